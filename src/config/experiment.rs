@@ -1,0 +1,630 @@
+//! The keys of an experiment file.
+//!
+//! Every struct refuses unknown keys, every number has a range, and every default says where it comes from. A key that
+//! changes a result is part of a network's identity; a key that does not (checkpoint cadence, figures) is not.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use garde::Validate;
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{config::named, detectors::DetectorConfig};
+
+/// An experiment: data, networks, the methods that score with them, and the tables and figures to make of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// One line, printed by `list` and above the tables.
+    #[garde(length(min = 1))]
+    pub title: String,
+    /// What the experiment shows, what it costs, and what is known about its result.
+    #[garde(skip)]
+    #[serde(default)]
+    pub about: String,
+    /// One full repetition (initial weights, batch order, augmentation, draws) per seed.
+    #[garde(length(min = 1))]
+    #[serde(default = "default_seeds")]
+    pub seeds: Vec<u64>,
+    /// The in-distribution data and the sets to tell from it.
+    #[garde(dive)]
+    pub data: Data,
+    /// Networks by name; one may start `from` another.
+    #[garde(length(min = 1), dive)]
+    pub networks: BTreeMap<String, Network>,
+    /// A method is a network and the detector that reads it.
+    #[garde(length(min = 1), dive)]
+    pub methods: Vec<Method>,
+    /// How scores become numbers.
+    #[garde(dive)]
+    #[serde(default)]
+    pub evaluation: Evaluation,
+    /// A grid: path of a key, values to try. `networks.tuned.loss.sparsity.weight: [0, 0.01]`
+    #[garde(skip)]
+    #[serde(default)]
+    pub sweep: IndexMap<String, Vec<serde_json::Value>>,
+    /// The tables to print and write.
+    #[garde(dive)]
+    #[serde(default)]
+    pub tables: Vec<Table>,
+    /// The figures to draw.
+    #[garde(dive)]
+    #[serde(default)]
+    pub figures: Vec<Figure>,
+}
+
+fn default_seeds() -> Vec<u64> {
+    vec![0]
+}
+
+/// The data of an experiment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// In-distribution: its train split trains the networks, its test split is what OOD data are told from.
+    #[garde(dive)]
+    pub id: Dataset,
+    /// Out-of-distribution sets; their test images are brought to the shape of the ID images.
+    #[garde(length(min = 1), dive)]
+    pub ood: Vec<Dataset>,
+}
+
+/// A data set: a known name (`svhn`), or a map that changes or replaces what is known about it.
+///
+/// `{ name: mine, format: folder, path: ~/pictures }` is a set of your own.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+#[schemars(transform = named::string_or_object)]
+pub struct Dataset {
+    /// The name in tables, and the key of the built-in description (see `oodkit list`).
+    #[garde(length(min = 1))]
+    pub name: String,
+    /// How the files are laid out; known for built-in names.
+    #[garde(skip)]
+    #[serde(default)]
+    pub format: Option<crate::data::Format>,
+    /// Where the files are; `<data root>/<name>` unless given. Relative paths start at the data root.
+    #[garde(skip)]
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Per-channel mean of the pixels in 0..1; known for built-in names, required of an ID set.
+    #[garde(inner(inner(range(min = 0.0, max = 1.0))))]
+    #[serde(default)]
+    pub mean: Option<Vec<f32>>,
+    /// Per-channel standard deviation of the pixels in 0..1.
+    #[garde(inner(inner(range(min = 1e-6, max = 1.0))))]
+    #[serde(default)]
+    pub std: Option<Vec<f32>>,
+    /// Use only the first so many train images (the table then says "subset").
+    #[garde(inner(range(min = 1)))]
+    #[serde(default)]
+    pub train_limit: Option<usize>,
+    /// Use only the first so many test images (the table then says "subset").
+    #[garde(inner(range(min = 1)))]
+    #[serde(default)]
+    pub test_limit: Option<usize>,
+    /// What a reader of the table must know of these files: `JPEG-recompressed`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// A network: how it is built or where it starts, its loss and its training recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// The architecture; exactly one of `backbone` and `from` is given.
+    #[garde(dive)]
+    #[serde(default)]
+    pub backbone: Option<Backbone>,
+    /// The network of this experiment whose trained weights this one starts from (fine-tuning).
+    #[garde(skip)]
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Published weights (`.safetensors`, or a zip-format `.pth`) to start from, with `backbone`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub weights: Option<PathBuf>,
+    /// The training recipe. Absent: the weights are used as they are (only with `weights`).
+    #[garde(dive)]
+    #[serde(default)]
+    pub train: Option<Train>,
+    /// The training objective, a weighted sum of terms.
+    #[garde(dive)]
+    #[serde(default)]
+    pub loss: Loss,
+}
+
+/// An architecture: a name (`lenet`), or a name with its settings (`wide_resnet: { depth: 40, width: 2 }`).
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Validate)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = named::backbone_names)]
+pub enum Backbone {
+    /// LeNet-5 in the form that DDU uses: 28×28 or larger, 84 features.
+    Lenet(#[garde(skip)] Empty),
+    /// Wide ResNet (Zagoruyko & Komodakis 2016) as in energy_ood. `wrn40_2` and `wrn28_10` are short for the usual ones.
+    WideResnet(#[garde(dive)] WideResnet),
+    /// ResNet-18 with the 3×3 stem for 32×32 images (OpenOOD's `resnet18_32x32`).
+    Resnet18(#[garde(skip)] Empty),
+    /// VGG-19 with batch normalisation and one linear layer (DDU's form).
+    Vgg19Bn(#[garde(skip)] Empty),
+}
+
+/// No settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+/// Settings of a Wide ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct WideResnet {
+    /// Layers, 6n + 4: 16, 22, 28, 40.
+    #[garde(range(min = 10), custom(depth_is_6n_plus_4))]
+    pub depth: usize,
+    /// How many times wider than a plain ResNet.
+    #[garde(range(min = 1))]
+    pub width: usize,
+    /// Dropout probability inside each block: 0.3 in energy_ood and in the WRN paper for CIFAR.
+    #[garde(range(min = 0.0, max = 0.99))]
+    #[serde(default = "default_wrn_dropout")]
+    pub dropout: f64,
+}
+
+fn default_wrn_dropout() -> f64 {
+    0.3
+}
+
+fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
+    if depth % 6 == 4 { Ok(()) } else { Err(garde::Error::new("must be 6n + 4 (10, 16, 22, 28, 34, 40, …)")) }
+}
+
+/// A training recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Passes over the train split.
+    #[garde(range(min = 1))]
+    pub epochs: usize,
+    /// Images a step; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
+    #[garde(range(min = 1))]
+    pub batch_size: usize,
+    /// The optimiser.
+    #[garde(dive)]
+    pub optimizer: Optimizer,
+    /// The learning rate over time; constant unless given.
+    #[garde(dive)]
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Epochs over which the learning rate rises linearly from zero; may be fractional. Ours: none.
+    #[garde(range(min = 0.0))]
+    #[serde(default)]
+    pub warmup_epochs: f64,
+    /// Random changes of the train images.
+    #[garde(dive)]
+    #[serde(default)]
+    pub augment: Augment,
+    /// Train images held out, drawn by seed, to watch accuracy and to choose `keep: best`. Ours: none.
+    #[garde(skip)]
+    #[serde(default)]
+    pub validation: usize,
+    /// Which weights are the result.
+    #[garde(skip)]
+    #[serde(default)]
+    pub keep: Keep,
+    /// Stop after so many steps, whatever the epochs say.
+    #[garde(inner(range(min = 1)))]
+    #[serde(default)]
+    pub max_steps: Option<usize>,
+    /// When to save what is needed to continue. Not part of the network's identity.
+    #[garde(dive)]
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+}
+
+/// How weights follow gradients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent in PyTorch's form.
+    Sgd(#[garde(dive)] Sgd),
+}
+
+/// `torch.optim.SGD`: g ← g + wd·w; v ← μ·v + g; g ← g + μ·v (Nesterov) or v; w ← w − lr·g.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sgd {
+    /// Learning rate before the schedule.
+    #[garde(range(min = 0.0, max = 1000.0))]
+    pub lr: f64,
+    /// μ. PyTorch's default: 0.
+    #[garde(range(min = 0.0, max = 0.9999))]
+    #[serde(default)]
+    pub momentum: f64,
+    /// Nesterov's form. PyTorch's default: false.
+    #[garde(skip)]
+    #[serde(default)]
+    pub nesterov: bool,
+    /// Decay of all weights, batch-norm's too, as energy_ood does. PyTorch's default: 0.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(default)]
+    pub weight_decay: f64,
+}
+
+/// The learning rate as a factor of the optimiser's `lr`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// The same throughout.
+    #[default]
+    Constant,
+    /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
+    Cosine(#[garde(dive)] Cosine),
+    /// Multiplied by `gamma` at each milestone (DDU).
+    MultiStep(#[garde(dive)] MultiStep),
+}
+
+/// Settings of the cosine schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cosine {
+    /// The learning rate that the last step approaches: 1e-6 in energy_ood and OpenOOD.
+    #[garde(range(min = 0.0))]
+    #[serde(default = "default_final_lr")]
+    pub final_lr: f64,
+}
+
+fn default_final_lr() -> f64 {
+    1e-6
+}
+
+/// Settings of the multi-step schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MultiStep {
+    /// Epochs (counted from 0) at whose start the rate falls; rising.
+    #[garde(length(min = 1))]
+    pub milestones: Vec<usize>,
+    /// The factor. PyTorch's default: 0.1.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(default = "default_gamma")]
+    pub gamma: f64,
+}
+
+fn default_gamma() -> f64 {
+    0.1
+}
+
+/// Random changes of train images. Ours: none unless asked for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Mirror left-right with probability one half.
+    #[garde(skip)]
+    #[serde(default)]
+    pub flip: bool,
+    /// Pad by so many black pixels and cut a random window of the original size; 4 for CIFAR in every recipe.
+    #[garde(range(max = 64))]
+    #[serde(default)]
+    pub crop_padding: usize,
+}
+
+/// Which weights a training run leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Those of the last step.
+    #[default]
+    Last,
+    /// Those of the epoch with the best accuracy on the held-out `validation` images; ties go to the later epoch.
+    Best,
+}
+
+/// When to save a checkpoint. Ours: every two minutes and at the end of training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// Every so many steps.
+    #[garde(inner(range(min = 1)))]
+    pub every_steps: Option<usize>,
+    /// Every so many minutes of training.
+    #[garde(range(min = 0.0))]
+    pub every_minutes: f64,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every_steps: None, every_minutes: 2.0 }
+    }
+}
+
+/// The training objective: the sum of its terms, each times its weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    /// Classification.
+    #[garde(dive)]
+    #[serde(default)]
+    pub cross_entropy: Option<CrossEntropy>,
+    /// The sparsity paper's L1 term.
+    #[garde(dive)]
+    #[serde(default)]
+    pub sparsity: Option<Sparsity>,
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self { cross_entropy: Some(CrossEntropy::default()), sparsity: None }
+    }
+}
+
+/// Mean over the batch of −log softmax of the true class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrossEntropy {
+    /// Factor of the term.
+    #[garde(range(min = 0.0))]
+    pub weight: f64,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+/// Mean over the batch of the L1 norm of the logits or features (Chen & Li 2023, eq. 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sparsity {
+    /// λ: 0.01 in the paper; 0 is the control, plain fine-tuning.
+    #[garde(range(min = 0.0))]
+    pub weight: f64,
+    /// What is made sparse. The paper's section 2.3 takes the vector after the fully connected layer.
+    #[garde(skip)]
+    #[serde(default)]
+    pub target: SparsityTarget,
+}
+
+/// What the sparsity term takes the norm of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SparsityTarget {
+    /// The K logits (the paper's f).
+    #[default]
+    Logits,
+    /// The D penultimate features (the other reading of "feature vector").
+    Features,
+}
+
+/// A row of a comparison: a network and the detector that reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    /// The name in tables.
+    #[garde(length(min = 1))]
+    pub name: String,
+    /// A network of this experiment.
+    #[garde(skip)]
+    pub network: String,
+    /// A detector, bare or with settings: `energy`, `energy: { temperature: 2 }`.
+    #[garde(dive)]
+    pub detector: DetectorConfig,
+}
+
+/// How scores become numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// Images a forward pass. Ours: 256; does not change results.
+    #[garde(range(min = 1))]
+    pub batch_size: usize,
+    /// Score random subsets of each OOD set, several times, as energy_ood does.
+    #[garde(dive)]
+    pub redraw: Option<Redraw>,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self { batch_size: 256, redraw: None }
+    }
+}
+
+/// The subset protocol of energy_ood: mean ± population standard deviation over draws of part of each OOD set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redraw {
+    /// Subsets drawn: 10 in energy_ood and in the sparsity paper.
+    #[garde(range(min = 1))]
+    pub draws: usize,
+    /// Size of a subset as a fraction of the ID test set: 1/5 in energy_ood. A smaller OOD set is used whole.
+    #[garde(range(min = 1e-6, max = 1000.0))]
+    pub id_fraction: f64,
+}
+
+impl Default for Redraw {
+    fn default() -> Self {
+        Self { draws: 10, id_fraction: 0.2 }
+    }
+}
+
+/// A table to print and to write as Markdown, CSV, LaTeX and JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// The name of its files, `table_<name>.md`; letters, digits, `_` and `-`.
+    #[garde(length(min = 1), custom(file_name))]
+    pub name: String,
+    /// What stands above it.
+    #[garde(skip)]
+    #[serde(default)]
+    pub title: Option<String>,
+    /// What a row is.
+    #[garde(skip)]
+    pub rows: Rows,
+    /// The methods shown, in this order; all unless given. With `rows: ood` each is a group of columns.
+    #[garde(skip)]
+    #[serde(default)]
+    pub methods: Option<Vec<String>>,
+    /// The numbers shown.
+    #[garde(length(min = 1))]
+    pub columns: Vec<Column>,
+    /// The mean over the OOD sets, or each set as columns of its own (for `rows: method` and `rows: sweep`).
+    #[garde(skip)]
+    #[serde(default)]
+    pub over: Over,
+    /// Which class is positive and which threshold is taken.
+    #[garde(skip)]
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Whole OOD sets, or the draws of `evaluation.redraw`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// The paper's numbers to stand beside ours.
+    #[garde(dive)]
+    #[serde(default)]
+    pub expect: Option<Expect>,
+}
+
+fn file_name(name: &str, _: &()) -> garde::Result {
+    if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be letters, digits, `_` or `-`: it names files"))
+    }
+}
+
+/// What a row of a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rows {
+    /// One method.
+    Method,
+    /// One OOD set, then their mean; methods stand side by side.
+    Ood,
+    /// One cell of the sweep, for each method shown.
+    Sweep,
+}
+
+/// A number in a table. All but `accuracy` follow the table's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// Share of ID test images classified rightly.
+    Accuracy,
+    /// False positive rate at 95 % true positive rate.
+    Fpr95,
+    /// Area under the ROC curve.
+    Auroc,
+    /// Area under the precision-recall curve of the protocol's positive class, as the protocol integrates it.
+    Aupr,
+    /// Area under the precision-recall curve with ID positive, integrated by the protocol's rule.
+    AuprIn,
+    /// Area under the precision-recall curve with OOD positive, integrated by the protocol's rule.
+    AuprOut,
+}
+
+/// How several OOD sets become columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    /// Their unweighted mean.
+    #[default]
+    OodMean,
+    /// Each by itself.
+    Each,
+}
+
+/// The two conventions of the field; see `metrics::ranking`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// ID positive, threshold whose recall is closest to 95 %, step-wise average precision (energy_ood, the sparsity paper).
+    #[default]
+    IdPositiveClosest,
+    /// OOD positive, first threshold with recall ≥ 95 %, trapezoid under the PR curve (OpenOOD).
+    OodPositiveFirst,
+}
+
+/// Which OOD images a number is computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// All of them; ± is over seeds.
+    #[default]
+    Full,
+    /// The draws of `evaluation.redraw`; ± is over draws (one seed) or over seeds of the mean over draws.
+    Redraw,
+}
+
+/// A paper's printed numbers, and how their rows and columns are called there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// A CSV in `experiments/`; lines that start with `#` are comments.
+    #[garde(skip)]
+    pub file: PathBuf,
+    /// How the paper is cited in the table: `Chen & Li 2023, table 2`.
+    #[garde(skip)]
+    pub source: String,
+    /// Only lines with these values: `{ id_dataset: CIFAR-10 }`.
+    #[garde(skip)]
+    #[serde(default, rename = "where")]
+    pub filter: IndexMap<String, String>,
+    /// The CSV's column that names the row.
+    #[garde(skip)]
+    pub row: String,
+    /// Our row names to the CSV's, where they differ: `{ textures: Texture, mean: Mean }`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub rows: IndexMap<String, String>,
+    /// Our columns to the CSV's: `fpr95: fpr95`, or `EBD.fpr95: fpr95_base` with `rows: ood`.
+    #[garde(skip)]
+    pub columns: IndexMap<String, String>,
+}
+
+/// A figure, written as SVG and PNG.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Figure {
+    /// ROC curves of some methods, one panel per OOD set (the sparsity paper's figure 2b).
+    Roc(#[garde(dive)] MethodsFigure),
+    /// Score histograms of ID and OOD images, one panel per method (figure 3).
+    Histogram(#[garde(dive)] MethodsFigure),
+    /// ID accuracy of some networks as bars (figure 2a).
+    Accuracy(#[garde(dive)] NetworksFigure),
+    /// Numbers of one method along the sweep.
+    Sweep(#[garde(dive)] SweepFigure),
+}
+
+/// A figure that compares methods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MethodsFigure {
+    /// Methods, in this order.
+    #[garde(length(min = 1))]
+    pub methods: Vec<String>,
+}
+
+/// A figure that compares networks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworksFigure {
+    /// Networks, in this order.
+    #[garde(length(min = 1))]
+    pub networks: Vec<String>,
+}
+
+/// A figure along the sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SweepFigure {
+    /// The method.
+    #[garde(skip)]
+    pub method: String,
+    /// The numbers, a line each.
+    #[garde(length(min = 1))]
+    pub columns: Vec<Column>,
+}

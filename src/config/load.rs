@@ -1,0 +1,1 @@
+//! Reading an experiment file with precise errors.

@@ -1,0 +1,154 @@
+//! Values that may be written short: `energy` for `energy: {}`, `svhn` for `{ name: svhn }`.
+
+use std::{fmt, marker::PhantomData};
+
+use schemars::{Schema, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        self, IntoDeserializer, MapAccess, Visitor,
+        value::{MapAccessDeserializer, MapDeserializer},
+    },
+};
+
+use crate::config::{Backbone, Dataset, Empty, WideResnet};
+
+/// Deserialises `T` from a map, or from a string that `short` turns into the same.
+pub fn string_or_map<'de, D, T>(
+    deserializer: D,
+    expecting: &'static str,
+    short: fn(&str) -> Result<T, String>,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct StringOrMap<T> {
+        expecting: &'static str,
+        short: fn(&str) -> Result<T, String>,
+        result: PhantomData<T>,
+    }
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for StringOrMap<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str(self.expecting)
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<T, E> {
+            (self.short)(value).map_err(E::custom)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_any(StringOrMap { expecting, short, result: PhantomData })
+}
+
+/// An externally tagged enum's variant by its name, with default settings: `energy` as if it were `energy: {}`.
+pub fn variant_by_name<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
+    let empty = MapDeserializer::new(std::iter::empty::<(&str, &str)>());
+    struct Settings<M>(M);
+    impl<'de, M: Deserializer<'de, Error = de::value::Error>> IntoDeserializer<'de> for Settings<M> {
+        type Deserializer = M;
+        fn into_deserializer(self) -> M {
+            self.0
+        }
+    }
+    let entry = MapDeserializer::new(std::iter::once((name, Settings(empty))));
+    T::deserialize(MapAccessDeserializer::new(entry)).map_err(|error: de::value::Error| error.to_string())
+}
+
+impl<'de> Deserialize<'de> for Dataset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(remote = "Dataset", deny_unknown_fields)]
+        struct Long {
+            name: String,
+            #[serde(default)]
+            format: Option<crate::data::Format>,
+            #[serde(default)]
+            path: Option<std::path::PathBuf>,
+            #[serde(default)]
+            mean: Option<Vec<f32>>,
+            #[serde(default)]
+            std: Option<Vec<f32>>,
+            #[serde(default)]
+            train_limit: Option<usize>,
+            #[serde(default)]
+            test_limit: Option<usize>,
+            #[serde(default)]
+            note: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Wrapper(#[serde(with = "Long")] Dataset);
+
+        fn short(name: &str) -> Result<Wrapper, String> {
+            Ok(Wrapper(Dataset::named(name)))
+        }
+        string_or_map(deserializer, "a data set's name, or a map with `name` and more", short).map(|wrapper| wrapper.0)
+    }
+}
+
+impl Dataset {
+    /// The data set that oodkit knows by this name, as it comes.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            format: None,
+            path: None,
+            mean: None,
+            std: None,
+            train_limit: None,
+            test_limit: None,
+            note: None,
+        }
+    }
+}
+
+/// Short names of architectures with settings.
+const PRESETS: [(&str, WideResnet); 2] = [
+    ("wrn40_2", WideResnet { depth: 40, width: 2, dropout: 0.3 }),
+    ("wrn28_10", WideResnet { depth: 28, width: 10, dropout: 0.3 }),
+];
+
+impl<'de> Deserialize<'de> for Backbone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(remote = "Backbone", rename_all = "snake_case")]
+        enum Long {
+            Lenet(Empty),
+            WideResnet(WideResnet),
+            Resnet18(Empty),
+            Vgg19Bn(Empty),
+        }
+        #[derive(Deserialize)]
+        struct Wrapper(#[serde(with = "Long")] Backbone);
+
+        fn short(name: &str) -> Result<Wrapper, String> {
+            match PRESETS.iter().find(|(preset, _)| *preset == name) {
+                Some((_, settings)) => Ok(Wrapper(Backbone::WideResnet(settings.clone()))),
+                None => variant_by_name(name),
+            }
+        }
+        string_or_map(deserializer, "an architecture's name, or a map of its name and settings", short)
+            .map(|wrapper| wrapper.0)
+    }
+}
+
+/// Schema transform: the value may also be a plain string.
+pub fn string_or_object(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "type": "string" }, long] });
+}
+
+/// Schema transform of [`Backbone`]: the names, short or with settings.
+pub fn backbone_names(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({
+        "anyOf": [{ "enum": ["lenet", "wrn40_2", "wrn28_10", "resnet18", "vgg19_bn"] }, long]
+    });
+}

@@ -1,0 +1,1 @@
+//! `key=value` on a typed experiment.

@@ -1,0 +1,95 @@
+//! One error type for the whole program.
+//!
+//! The variants are the exit codes: what the user gave is wrong ([`Error::Input`], 2), the user stopped it
+//! ([`Error::Interrupted`], 130), anything else (1). Messages are lower-case fragments that name the thing, the place
+//! and the value; the hint says what to type next.
+
+use std::path::{Path, PathBuf};
+
+/// The result of anything in oodkit that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file, value or argument that the user gave cannot be used. Exit code 2.
+    #[error("{message}")]
+    Input {
+        /// What is wrong, where, and with which value.
+        message: String,
+        /// What to do about it: printed as `hint: …` after a blank line.
+        hint: Option<String>,
+    },
+    /// Ctrl-C or SIGTERM, after the checkpoint was written. Exit code 130.
+    #[error("interrupted")]
+    Interrupted,
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// A verb: `read`, `write`, `create`, `lock`.
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The work itself failed, such as a loss that is no longer finite.
+    #[error("{0}")]
+    Failed(String),
+    /// A tensor operation failed: a defect of oodkit unless the device ran out of memory.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Something the user gave is wrong.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::Input { message: message.into(), hint: None }
+    }
+
+    /// The same error with advice; replaces an earlier hint. Other variants are returned unchanged.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        match self {
+            Self::Input { message, .. } => Self::Input { message, hint: Some(hint.into()) },
+            other => other,
+        }
+    }
+
+    /// For `map_err` on file operations: `File::open(p).map_err(Error::io("read", p))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The process exit code: 2 wrong input, 130 interrupted, 1 anything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input { .. } => 2,
+            Self::Interrupted => 130,
+            Self::Io { .. } | Self::Failed(_) | Self::Candle(_) => 1,
+        }
+    }
+}
+
+/// ` (did you mean "x"?)` for the candidate nearest to `given`, or nothing when none is near.
+pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(given, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| format!(" (did you mean \"{candidate}\"?)"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_name_is_suggested() {
+        assert_eq!(did_you_mean("epoch", ["epochs", "batch_size"]), " (did you mean \"epochs\"?)");
+        assert_eq!(did_you_mean("zzz", ["epochs", "batch_size"]), "");
+    }
+}

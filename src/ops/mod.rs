@@ -1,0 +1,1 @@
+//! Differentiable primitives that candle lacks, gets wrong, or does slowly.

@@ -1,0 +1,61 @@
+//! What a run tells those who watch it: progress bar, JSONL, TensorBoard, tests.
+
+use crate::Result;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<'a> {
+    /// Training of a network starts, or continues.
+    Started {
+        /// `tuned, λ=0.01, seed 0`: what the progress bar is called.
+        what: &'a str,
+        /// Steps already done.
+        step: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// A step was taken.
+    Step {
+        /// From 1.
+        step: u64,
+        /// From 0.
+        epoch: u64,
+        /// The learning rate it used.
+        lr: f64,
+        /// The whole loss.
+        loss: f64,
+        /// Each term, unweighted, by name.
+        terms: &'a [(&'static str, f64)],
+        /// Share of the batch classified rightly.
+        accuracy: f64,
+    },
+    /// An epoch ended.
+    Epoch {
+        /// From 0.
+        epoch: u64,
+        /// Steps done.
+        step: u64,
+        /// Mean loss over the epoch's images.
+        loss: f64,
+        /// Share of the epoch's train images classified rightly (as seen while training).
+        accuracy: f64,
+        /// Accuracy on held-out train images, if some are.
+        validation: Option<f64>,
+    },
+    /// A checkpoint was written.
+    Checkpoint {
+        /// Steps done.
+        step: u64,
+    },
+    /// Training ended.
+    Finished {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// Called on the training thread; a failure stops the run.
+    fn on(&mut self, event: &Event<'_>) -> Result<()>;
+}

@@ -1,0 +1,4 @@
+//! Plan and execute an experiment, and record what came of it.
+
+pub mod events;
+pub mod results;

@@ -1,0 +1,131 @@
+//! `results.json`: everything that tables and figures are made from.
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::{MeanStd, Metrics};
+
+/// The version of the format; files of another version are refused.
+pub const SCHEMA: u32 = 1;
+
+/// The record of one experiment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// [`SCHEMA`] when it was written.
+    pub schema: u32,
+    /// The experiment's name: its file's stem.
+    pub experiment: String,
+    /// Its title.
+    pub title: String,
+    /// Whether this was `smoke=1`: a few steps on tiny synthetic data, worthless as numbers.
+    pub smoke: bool,
+    /// The sets in use, by name; the first is the ID set.
+    pub datasets: IndexMap<String, DatasetRecord>,
+    /// One per cell of the sweep, in order; a single one without a sweep.
+    pub cells: Vec<Cell>,
+    /// What it ran on.
+    pub environment: Environment,
+    /// The resolved experiment (all defaults filled in, overrides applied).
+    pub config: serde_json::Value,
+}
+
+/// What a table's reader must know of a data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetRecord {
+    /// Train images used, for the ID set.
+    pub train: Option<usize>,
+    /// Train images in the complete set, if known.
+    pub train_full: Option<usize>,
+    /// Test images used.
+    pub test: usize,
+    /// Test images in the complete set, if known.
+    pub test_full: Option<usize>,
+    /// Such as `JPEG-recompressed`.
+    pub note: Option<String>,
+    /// SHA-256 of the test images as read.
+    pub sha256: String,
+}
+
+/// One cell of the sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cell {
+    /// `weight=0.01`, or `default` without a sweep. Readable, unique, a valid file name.
+    pub name: String,
+    /// The swept paths and their values here; empty without a sweep.
+    pub values: IndexMap<String, serde_json::Value>,
+    /// One per seed.
+    pub seeds: Vec<SeedResult>,
+}
+
+/// One repetition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedResult {
+    /// The seed.
+    pub seed: u64,
+    /// By the experiment's network names.
+    pub networks: IndexMap<String, NetworkResult>,
+    /// By the experiment's method names.
+    pub methods: IndexMap<String, MethodResult>,
+}
+
+/// A trained network as this experiment used it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkResult {
+    /// Where it is, relative to the runs root.
+    pub folder: PathBuf,
+    /// Share of ID test images classified rightly, 0..1.
+    pub accuracy: f64,
+    /// Optimiser steps of its own (without those of the network it started from).
+    pub steps: u64,
+    /// Mean total loss over the last epoch.
+    pub final_loss: f64,
+    /// Seconds of training, its own, on whatever machine trained it.
+    pub train_seconds: f64,
+    /// Weights and biases.
+    pub parameters: usize,
+}
+
+/// A method's scores against each OOD set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MethodResult {
+    /// The network it reads.
+    pub network: String,
+    /// By OOD set.
+    pub ood: IndexMap<String, OodResult>,
+    /// Score files (`.npy`, f32, one number per image) by set, the ID set included; relative to the runs root.
+    pub scores: IndexMap<String, PathBuf>,
+    /// Seconds to fit.
+    pub fit_seconds: f64,
+    /// Seconds to score all sets, forward passes not included.
+    pub score_seconds: f64,
+}
+
+/// One OOD set against the ID test set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OodResult {
+    /// On all images.
+    pub full: Metrics,
+    /// Over random subsets, by the metric's key (the fields of [`Metrics`]); if `evaluation.redraw` is set.
+    pub redraw: Option<IndexMap<String, MeanStd>>,
+}
+
+/// What it ran on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// oodkit's version.
+    pub oodkit: String,
+    /// The commit it was built from, with `-dirty` if files had changed; `unknown` outside git.
+    pub commit: String,
+    /// `cpu (2 threads, AMD EPYC)`.
+    pub device: String,
+}
