@@ -16,5 +16,7 @@ pub mod run;
 pub mod train;
 
 mod error;
+mod fs;
+mod tensor_file;
 
 pub use error::{Error, Result, did_you_mean};

@@ -1,1 +1,22 @@
-fn main() {}
+//! The `oodkit` program: parse, call, print the error, exit code.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use oodkit::Error;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match &error {
+                Error::Interrupted => eprintln!("interrupted\n\nhint: the same command continues where it stopped"),
+                Error::Input { message, hint: Some(hint) } => eprintln!("error: {message}\n\nhint: {hint}"),
+                other => eprintln!("error: {other}"),
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -497,6 +497,10 @@ fn file_name(name: &str, _: &()) -> garde::Result {
 }
 
 /// What a row of a table is.
+///
+/// In a sweep, a method that the sweep does not reach (its network and detector are the same in every cell) stands once;
+/// one that it reaches stands once per cell, as `Sparsity (weight=0.01)`. A paper's number for `Sparsity` stands beside
+/// the cell with the file's own values; `expect.rows` can name the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rows {
@@ -586,6 +590,8 @@ pub struct Expect {
 }
 
 /// A figure, written as SVG and PNG.
+///
+/// Of a method that the sweep reaches, `roc` and `histogram` show the cell with the file's own values, or the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Figure {
@@ -595,7 +601,7 @@ pub enum Figure {
     Histogram(#[garde(dive)] MethodsFigure),
     /// ID accuracy of some networks as bars (figure 2a).
     Accuracy(#[garde(dive)] NetworksFigure),
-    /// Numbers of one method along the sweep.
+    /// Numbers of one method along the sweep, by the protocol of the first table.
     Sweep(#[garde(dive)] SweepFigure),
 }
 

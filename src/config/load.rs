@@ -1,1 +1,228 @@
 //! Reading an experiment file with precise errors.
+//!
+//! `!include ../configs/train/sgd_100.yaml` puts a file's content in its place; its path starts at the including file and
+//! must stay inside the folder that holds `experiments/`. `<<: !include …` merges a map, and keys beside it win.
+
+use std::{
+    cell::RefCell,
+    path::{Component, Path, PathBuf},
+    rc::Rc,
+};
+
+use serde::Deserialize;
+use serde_saphyr::{
+    IncludeRequest, IncludeResolveError, ResolvedInclude, SafeFileReadMode, SafeFileResolver, SymlinkPolicy,
+};
+
+use crate::{
+    Error, Result,
+    config::{
+        Experiment,
+        check::{self, Step},
+        explain::{Source, explain, is_empty},
+        sweep,
+    },
+};
+
+/// The largest file that is read as an experiment: ours are two kilobytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// An experiment and where it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The file's stem: the name in `make exp=`, folders and tables.
+    pub name: String,
+    /// The file as it was given.
+    pub path: PathBuf,
+    /// Its content, checked, with includes resolved and defaults filled in.
+    pub experiment: Experiment,
+}
+
+/// Reads and checks an experiment file.
+///
+/// # Errors
+/// [`Error::Input`] with file, line, column and the line itself, if the file is not there, is no YAML, has unknown keys or
+/// wrong types, numbers out of range, or names that refer to nothing.
+pub fn load(path: &Path) -> Result<Loaded> {
+    let text = read(path)?;
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let includes = Includes::of(path)?;
+    let experiment = parse_with(text, path.display().to_string(), Some(includes))?;
+    Ok(Loaded { name, path: path.to_path_buf(), experiment })
+}
+
+/// Parses and checks an experiment that is not in a file; `name` stands for the file in messages.
+///
+/// # Errors
+/// As [`load`]; `!include` is refused.
+pub fn parse(text: &str, name: &str) -> Result<Experiment> {
+    parse_with(text.to_owned(), name.to_owned(), None)
+}
+
+fn read(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::input(format!("there is no experiment file {shown}")),
+        _ => Error::io("read", path)(error),
+    })?;
+    if !metadata.is_file() {
+        return Err(Error::input(format!("{shown} is not a file")));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(Error::input(format!("{shown} has {} bytes: too large for an experiment file", metadata.len())));
+    }
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let byte = error.as_bytes().get(valid.len()).copied().unwrap_or_default();
+        Error::input(format!("{shown}:{line}: byte 0x{byte:02x} is not UTF-8 text"))
+            .hint("save the file as UTF-8 in your editor")
+    })
+}
+
+/// An experiment whose ranges and references are checked while its keys can still be located.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Checked(Experiment);
+
+impl garde::Validate for Checked {
+    type Context = ();
+
+    fn validate_into(&self, (): &(), _: &mut dyn FnMut() -> garde::Path, report: &mut garde::Report) {
+        let mut problems = check::problems(&self.0);
+        if problems.is_empty() {
+            problems = sweep::problems(&self.0);
+        }
+        for problem in problems {
+            let path = problem.path.0.iter().fold(garde::Path::empty(), |path, step| match step {
+                Step::Key(key) => path.join(key.as_str()),
+                Step::Index(index) => path.join(*index),
+            });
+            report.append(path, garde::Error::new(problem.message));
+        }
+    }
+}
+
+fn parse_with(text: String, name: String, includes: Option<Includes>) -> Result<Experiment> {
+    let sources = Rc::new(RefCell::new(vec![Source { name, text: text.clone(), included_at: None }]));
+    let read = Rc::clone(&sources);
+    let options = serde_saphyr::options! {
+        // `no` is text and `True` is not: only true and false are booleans.
+        strict_booleans: true,
+        with_snippet: false,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+    }
+    .with_include_resolver(move |request| resolve(includes.as_ref(), request, &read));
+    match serde_saphyr::from_str_with_options_valid::<Checked>(&text, options) {
+        Ok(Checked(experiment)) => Ok(experiment),
+        Err(error) => Err(explain(&error, &sources.borrow())),
+    }
+}
+
+/// Where `!include` may look.
+struct Includes {
+    resolver: SafeFileResolver,
+    /// The experiment's folder, as the user wrote it.
+    folder: PathBuf,
+    /// The experiment's folder from the root of the file system.
+    full_folder: PathBuf,
+    /// What includes must not leave.
+    root: PathBuf,
+}
+
+impl Includes {
+    /// The folder that holds `experiments/` if the file is in one, else the file's own.
+    fn of(path: &Path) -> Result<Self> {
+        let full = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
+        let own = full.parent().unwrap_or(&full);
+        let root = own
+            .ancestors()
+            .find(|folder| folder.file_name().is_some_and(|name| name == "experiments"))
+            .and_then(Path::parent)
+            .unwrap_or(own);
+        let resolver = SafeFileResolver::new(root)
+            .and_then(|resolver| resolver.with_root_file(&full))
+            .map_err(Error::io("read", path))?
+            .with_read_mode(SafeFileReadMode::Text)
+            .with_symlink_policy(SymlinkPolicy::FollowWithinRoot);
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        Ok(Self { resolver, folder, full_folder: own.to_path_buf(), root: root.to_path_buf() })
+    }
+}
+
+fn resolve(
+    includes: Option<&Includes>,
+    request: IncludeRequest<'_>,
+    sources: &RefCell<Vec<Source>>,
+) -> Result<ResolvedInclude, IncludeResolveError> {
+    use serde_saphyr::ResolveProblem as Problem;
+    let Some(includes) = includes else {
+        return Err(IncludeResolveError::Message("there is no file here that an include could start from".into()));
+    };
+    let (spec, location) = (request.spec.to_owned(), request.location);
+    let outside = || {
+        IncludeResolveError::Message(format!(
+            "`{spec}` is outside the folder that holds experiments/\nhint: an experiment may include files of its own \
+             repository only, by a relative path: `!include ../configs/train/sgd_100.yaml`"
+        ))
+    };
+    let from =
+        request.from_id.map_or(includes.full_folder.as_path(), |id| Path::new(id).parent().unwrap_or(Path::new("")));
+    // Checked before the library looks at the file, so that its other refusals tell nothing about files outside.
+    if !normal(&from.join(&spec)).starts_with(&includes.root) {
+        return Err(outside());
+    }
+    let folder = match request.from_id {
+        Some(_) => from.strip_prefix(&includes.root).unwrap_or(from).to_path_buf(),
+        None => includes.folder.clone(),
+    };
+    let resolved = includes.resolver.resolve(request).map_err(|error| {
+        let IncludeResolveError::FileInclude(problem) = error else { return error };
+        let message = match *problem {
+            Problem::ResolveFailed { err, .. } => {
+                let looked_for = normal(&folder.join(&spec));
+                let reason = match err.kind() {
+                    std::io::ErrorKind::NotFound => "is not there".to_owned(),
+                    _ => format!("cannot be read: {err}"),
+                };
+                format!(
+                    "the included file {} {reason}\nhint: its path starts at the folder of this file",
+                    looked_for.display()
+                )
+            }
+            Problem::ResolvesOutsideRoot { .. } | Problem::AbsolutePathNotAllowed { .. } => return outside(),
+            Problem::TargetIsRootFile { .. } => "this file includes itself".to_owned(),
+            Problem::InvalidExtension { .. } => format!("`{spec}` is not a .yaml file"),
+            Problem::HiddenFile { .. } => format!("`{spec}` is hidden (its path has a name that starts with a dot)"),
+            Problem::TargetNotRegularFile { .. } => format!("`{spec}` is not a file"),
+            Problem::EmptyPath => "`!include` needs the name of a file".to_owned(),
+            other => return IncludeResolveError::FileInclude(Box::new(other)),
+        };
+        IncludeResolveError::Message(message)
+    })?;
+    let text = match &resolved.source {
+        serde_saphyr::InputSource::Text(text) | serde_saphyr::InputSource::AnchoredText { text, .. } => text.clone(),
+        _ => String::new(),
+    };
+    if is_empty(&text) {
+        return Err(IncludeResolveError::Message(format!("the included file {} is empty", resolved.name)));
+    }
+    sources.borrow_mut().push(Source { name: resolved.name.clone(), text, included_at: Some(location) });
+    Ok(resolved)
+}
+
+/// `experiments/../configs/x.yaml` as `configs/x.yaml`, without asking the file system.
+fn normal(path: &Path) -> PathBuf {
+    let mut parts = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir if parts.file_name().is_some() => {
+                parts.pop();
+            }
+            Component::CurDir => {}
+            other => parts.push(other),
+        }
+    }
+    parts
+}

@@ -1,12 +1,20 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types: read it to know every key. [`load`] reads a file into them with precise errors,
-//! [`overrides`] applies `key=value`, and [`sweep`] expands the grid.
+//! [`experiment`] holds the types: read it to know every key. [`load`] reads a file into them with precise errors
+//! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot, [`overrides`] applies `key=value`, [`sweep`] expands
+//! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
+pub mod check;
 pub mod experiment;
+pub mod explain;
 pub mod load;
 pub mod named;
 pub mod overrides;
+pub mod schema;
+pub mod smoke;
 pub mod sweep;
 
+pub use check::check;
 pub use experiment::*;
+pub use schema::schema;
+pub use smoke::smoke;

@@ -11,7 +11,10 @@ use serde::{
     },
 };
 
-use crate::config::{Backbone, Dataset, Empty, WideResnet};
+use crate::{
+    config::{Backbone, Dataset, Empty, WideResnet},
+    did_you_mean,
+};
 
 /// Deserialises `T` from a map, or from a string that `short` turns into the same.
 pub fn string_or_map<'de, D, T>(
@@ -49,17 +52,53 @@ where
 }
 
 /// An externally tagged enum's variant by its name, with default settings: `energy` as if it were `energy: {}`.
+///
+/// The error is in words for the user, with the nearest name.
 pub fn variant_by_name<T: for<'de> Deserialize<'de>>(name: &str) -> Result<T, String> {
     let empty = MapDeserializer::new(std::iter::empty::<(&str, &str)>());
     struct Settings<M>(M);
-    impl<'de, M: Deserializer<'de, Error = de::value::Error>> IntoDeserializer<'de> for Settings<M> {
+    impl<'de, M: Deserializer<'de, Error = Wrong>> IntoDeserializer<'de, Wrong> for Settings<M> {
         type Deserializer = M;
         fn into_deserializer(self) -> M {
             self.0
         }
     }
     let entry = MapDeserializer::new(std::iter::once((name, Settings(empty))));
-    T::deserialize(MapAccessDeserializer::new(entry)).map_err(|error: de::value::Error| error.to_string())
+    T::deserialize(MapAccessDeserializer::new(entry)).map_err(|Wrong(words)| words.replace("{name}", name))
+}
+
+/// What is wrong with a short name.
+#[derive(Debug)]
+struct Wrong(String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+impl de::Error for Wrong {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self(unknown_name(variant, expected))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self(format!("`{{name}}` needs settings: `{{name}}: {{ {field}: … }}`"))
+    }
+}
+
+/// `unknown name "lenett" (did you mean "lenet"?)`, or all names when none is near.
+fn unknown_name(name: &str, known: &[&str]) -> String {
+    match did_you_mean(name, known.iter().copied()).as_str() {
+        "" => format!("unknown name `{name}`; the names are {}", known.join(", ")),
+        near => format!("unknown name `{name}`{near}"),
+    }
 }
 
 impl<'de> Deserialize<'de> for Dataset {
@@ -84,6 +123,7 @@ impl<'de> Deserialize<'de> for Dataset {
             note: Option<String>,
         }
         #[derive(Deserialize)]
+        #[serde(transparent)]
         struct Wrapper(#[serde(with = "Long")] Dataset);
 
         fn short(name: &str) -> Result<Wrapper, String> {
@@ -109,11 +149,33 @@ impl Dataset {
     }
 }
 
+/// The architectures' names.
+const VARIANTS: [&str; 4] = ["lenet", "wide_resnet", "resnet18", "vgg19_bn"];
+
 /// Short names of architectures with settings.
 const PRESETS: [(&str, WideResnet); 2] = [
     ("wrn40_2", WideResnet { depth: 40, width: 2, dropout: 0.3 }),
     ("wrn28_10", WideResnet { depth: 28, width: 10, dropout: 0.3 }),
 ];
+
+impl Backbone {
+    /// The names that may stand for an architecture.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        VARIANTS.into_iter().chain(PRESETS.iter().map(|(preset, _)| *preset))
+    }
+
+    /// The architecture that a bare name stands for.
+    ///
+    /// # Errors
+    /// A message that lists the names, if there is no such name or it needs settings.
+    pub fn by_name(name: &str) -> Result<Self, String> {
+        match PRESETS.iter().find(|(preset, _)| *preset == name) {
+            Some((_, settings)) => Ok(Self::WideResnet(settings.clone())),
+            None if VARIANTS.contains(&name) => variant_by_name(name),
+            None => Err(unknown_name(name, &Self::names().collect::<Vec<_>>())),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Backbone {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -126,13 +188,11 @@ impl<'de> Deserialize<'de> for Backbone {
             Vgg19Bn(Empty),
         }
         #[derive(Deserialize)]
+        #[serde(transparent)]
         struct Wrapper(#[serde(with = "Long")] Backbone);
 
         fn short(name: &str) -> Result<Wrapper, String> {
-            match PRESETS.iter().find(|(preset, _)| *preset == name) {
-                Some((_, settings)) => Ok(Wrapper(Backbone::WideResnet(settings.clone()))),
-                None => variant_by_name(name),
-            }
+            Backbone::by_name(name).map(Wrapper)
         }
         string_or_map(deserializer, "an architecture's name, or a map of its name and settings", short)
             .map(|wrapper| wrapper.0)

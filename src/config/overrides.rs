@@ -1,1 +1,176 @@
 //! `key=value` on a typed experiment.
+//!
+//! An override names a key of the resolved experiment, with all defaults filled in, by its path:
+//! `networks.tuned.loss.sparsity.weight=0.05`, `data.ood.0=svhn`, `seeds=[0,1,2]`. The value is YAML. A key that may be
+//! absent exists even where it is (`evaluation.redraw={draws: 5}`), but nothing below it does until it is set. A name of
+//! the file's own choosing (a network, a swept path) must be in the file.
+
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    config::{Experiment, check::check, explain::type_words},
+    did_you_mean,
+};
+
+/// The experiment with `key=value` overrides applied in order, checked as if the file had said so.
+///
+/// # Errors
+/// [`Error::Input`] that quotes the override: no such key (with the nearest), not YAML, the wrong type, out of range, or a
+/// name that refers to nothing.
+pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment> {
+    if overrides.is_empty() {
+        return Ok(experiment.clone());
+    }
+    let mut tree = to_tree(experiment)?;
+    for text in overrides {
+        let quoted = |error| prefix(&format!("override `{text}`"), error);
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| quoted(Error::input("there is no `=`")).hint("an override is key=value: seeds=[0,1,2]"))?;
+        let value = parse_value(value).map_err(quoted)?;
+        set(&mut tree, key.trim(), value).map_err(quoted)?;
+        // Typed after each one, so that a message names the right override.
+        let typed = to_experiment(&tree).map_err(quoted)?;
+        tree = to_tree(&typed)?;
+    }
+    let experiment = to_experiment(&tree)?;
+    check(&experiment).map_err(|error| prefix(&format!("override {}", quote_all(overrides)), error))?;
+    Ok(experiment)
+}
+
+/// The experiment with `key=[values]` added to its sweep, replacing what the file sweeps over that key.
+///
+/// # Errors
+/// [`Error::Input`] that quotes the text, if it is not `key=[values]`; the key and the values are checked by
+/// [`sweep::cells`](super::sweep::cells).
+pub fn apply_sweep(experiment: &Experiment, sweeps: &[String]) -> Result<Experiment> {
+    let mut experiment = experiment.clone();
+    for text in sweeps {
+        let quoted = |error| prefix(&format!("sweep `{text}`"), error);
+        let (key, values) = text
+            .split_once('=')
+            .ok_or_else(|| quoted(Error::input("there is no `=`")).hint("a sweep is key=[values]: seeds=[[0],[1]]"))?;
+        let Value::Array(values) = parse_value(values).map_err(quoted)? else {
+            return Err(quoted(Error::input("the values are not a list")).hint("write them in brackets: key=[0, 0.1]"));
+        };
+        experiment.sweep.insert(key.trim().to_owned(), values);
+    }
+    Ok(experiment)
+}
+
+fn quote_all(overrides: &[String]) -> String {
+    overrides.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" ")
+}
+
+/// The same input error with `what: ` before it.
+pub(super) fn prefix(what: &str, error: Error) -> Error {
+    match error {
+        Error::Input { message, hint } => Error::Input { message: format!("{what}: {message}"), hint },
+        other => other,
+    }
+}
+
+/// The experiment as a tree of its keys, with all defaults.
+pub(super) fn to_tree(experiment: &Experiment) -> Result<Value> {
+    serde_json::to_value(experiment).map_err(|error| Error::Failed(format!("cannot write the experiment: {error}")))
+}
+
+/// The experiment that a tree says; its types are checked, its ranges and references are not.
+pub(super) fn to_experiment(tree: &Value) -> Result<Experiment> {
+    serde_path_to_error::deserialize(tree).map_err(|error| {
+        let path = error.path().to_string().replace('[', ".").replace(']', "");
+        let reason = words(&error.inner().to_string());
+        Error::input(if path == "." { reason } else { format!("{path}: {reason}") })
+    })
+}
+
+/// serde's `invalid type: string "x", expected usize` in our words.
+fn words(reason: &str) -> String {
+    let found_and_expected = |rest: &str| {
+        let (found, expected) = rest.split_once(", expected ")?;
+        Some(format!("expected {}, found {}", type_words(expected), type_words(found)))
+    };
+    let invalid = reason.strip_prefix("invalid type: ").or_else(|| reason.strip_prefix("invalid value: "));
+    if let Some(said) = invalid.and_then(found_and_expected) {
+        return said;
+    }
+    for (kind, what) in [("unknown field `", "key"), ("unknown variant `", "value")] {
+        if let Some((given, expected)) = reason.strip_prefix(kind).and_then(|rest| rest.split_once('`')) {
+            let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+            let near = did_you_mean(given, names.iter().copied());
+            return format!("unknown {what} `{given}`{near}; {what}s here: {}", names.join(", "));
+        }
+    }
+    reason.replace("missing field", "missing key")
+}
+
+fn parse_value(text: &str) -> Result<Value> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    if text.trim().is_empty() {
+        return Err(Error::input("there is no value after `=`").hint("`null` unsets a key, `\"\"` is empty text"));
+    }
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let source = super::explain::Source { name: "value".into(), text: text.to_owned(), included_at: None };
+        super::explain::explain(&error, &[source])
+    })
+}
+
+/// Replaces what stands at `path`, which must exist.
+pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
+    *find(tree, path)? = value;
+    Ok(())
+}
+
+/// What stands at a dotted path. A key may itself have dots (`sweep.networks.tuned.loss.sparsity.weight`): the longest
+/// key that fits is taken.
+fn find<'a>(tree: &'a mut Value, path: &str) -> Result<&'a mut Value> {
+    if path.is_empty() {
+        return Err(Error::input("there is no key before `=`").hint("an override is key=value: seeds=[0,1,2]"));
+    }
+    let mut node = tree;
+    let mut rest = path;
+    while !rest.is_empty() {
+        let done = path[..path.len() - rest.len()].trim_end_matches('.');
+        let place = if done.is_empty() { "here".to_owned() } else { format!("in {done}") };
+        let (first, after_first) = rest.split_once('.').unwrap_or((rest, ""));
+        match node {
+            Value::Object(map) => {
+                let fits = |key: &&String| {
+                    rest.strip_prefix(key.as_str()).is_some_and(|after| after.is_empty() || after.starts_with('.'))
+                };
+                let Some(key) = map.keys().filter(fits).max_by_key(|key| key.len()).cloned() else {
+                    let keys: Vec<&str> = map.keys().map(String::as_str).collect();
+                    let near = did_you_mean(first, keys.iter().copied());
+                    let error = Error::input(format!("there is no key `{first}` {place}{near}"));
+                    return Err(if keys.is_empty() {
+                        error
+                    } else {
+                        error.hint(format!("keys {place}: {}", keys.join(", ")))
+                    });
+                };
+                rest = rest[key.len()..].trim_start_matches('.');
+                node = map.get_mut(&key).ok_or_else(|| Error::Failed(format!("key {key} vanished")))?;
+            }
+            Value::Array(entries) => {
+                let count = entries.len();
+                let entry = first.parse::<usize>().ok().and_then(|index| entries.get_mut(index));
+                node = entry.ok_or_else(|| {
+                    let last = count.saturating_sub(1);
+                    Error::input(match count {
+                        0 => format!("there is no `{first}` {place}: the list is empty"),
+                        1 => format!("there is no `{first}` {place}: the list has one entry, 0"),
+                        _ => format!("there is no `{first}` {place}: the list has entries 0 to {last}"),
+                    })
+                })?;
+                rest = after_first;
+            }
+            Value::Null => {
+                return Err(Error::input(format!("`{done}` is not set, so it has no `{first}`"))
+                    .hint(format!("set it whole: {done}={{{first}: …}}")));
+            }
+            other => return Err(Error::input(format!("`{done}` is {other}, so it has no `{first}`"))),
+        }
+    }
+    Ok(node)
+}

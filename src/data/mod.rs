@@ -3,8 +3,36 @@
 //! A format is one file with one function that reads a split into an [`ImageSet`]; [`registry`] lists the sets oodkit
 //! knows by name; [`batches`] turns a set into shuffled, augmented train batches on a thread.
 
+pub mod batches;
+pub mod download;
+pub mod registry;
+pub mod store;
+pub mod synthetic;
+
+mod augment;
+mod cifar;
+mod conform;
+mod fer2013;
+mod folder;
+mod idx;
+mod image_set;
+mod mat;
+mod svhn;
+
+use std::{
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use image_set::{ImageSet, Normalisation};
+
+use crate::{Error, Result, config::Dataset, did_you_mean};
+use registry::{Known, known};
 
 /// How the files of a data set are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,27 +64,228 @@ pub enum Split {
     Test,
 }
 
-/// The images of one split, in memory as bytes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageSet {
-    /// The data set's name.
-    pub name: String,
-    /// Which part of it.
-    pub split: Split,
-    /// 1 (grey) or 3 (RGB).
-    pub channels: usize,
-    /// Rows of a picture.
-    pub height: usize,
-    /// Columns of a picture.
-    pub width: usize,
-    /// (N, C, H, W), 0..=255.
-    pub pixels: Vec<u8>,
-    /// One class per image, from 0; `None` for unlabelled sets.
-    pub labels: Option<Vec<u32>>,
-    /// How many classes the set has; 0 without labels.
-    pub classes: usize,
-    /// How many images the complete split has, if known: fewer here means "subset" in every caption.
-    pub full_size: Option<usize>,
-    /// What a reader of a table must know of these images: `JPEG-recompressed`, `synthetic`.
-    pub note: Option<String>,
+impl Split {
+    /// `train` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The file that marks a folder whose images are synthetic: [`load`] says so in the set's note.
+const SYNTHETIC: &str = "SYNTHETIC";
+
+/// Reads a split of `dataset` under the data root, at the shape of its files.
+///
+/// Pictures of a folder take the shape of the first one by name. The data set's limit is applied, `full_size` is that of
+/// the complete known set (of the files found, for your own), and the note holds the config's and `synthetic`.
+///
+/// # Errors
+/// `Error::Input` when the name is unknown, files are missing, damaged or not what their format says; `Error::Io` when
+/// the operating system refuses.
+pub fn load(dataset: &Dataset, split: Split, root: &Path) -> Result<ImageSet> {
+    load_as(dataset, split, root, None)
+}
+
+/// [`load`], with every image brought to `shape` (channels, rows, columns) by [`ImageSet::conform`]'s rules.
+///
+/// Pictures of a folder are brought to it one by one as they are read, so large originals are never held together.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usize; 3]>) -> Result<ImageSet> {
+    let known = known(&dataset.name);
+    let format = format(dataset)?;
+    let folder = folder(dataset, root);
+    let limit = limit(dataset, split);
+    let images = match store::read(&folder, &dataset.name, split)? {
+        Some(images) => images,
+        None => {
+            check_split(dataset, format, split, &folder)?;
+            match format {
+                Format::Idx => idx::read(&folder, split)?,
+                Format::Cifar10 => cifar::read(&folder, split, cifar::Kind::Cifar10)?,
+                Format::Cifar100 => cifar::read(&folder, split, cifar::Kind::Cifar100)?,
+                Format::Svhn => svhn::read(&folder, split)?,
+                Format::Fer2013 => fer2013::read(&folder, split)?,
+                Format::ClassFolders => folder::read_classes(&folder, split, shape, limit)?,
+                Format::Folder => folder::read_flat(&folder, split, shape, limit)?,
+            }
+        }
+    };
+    if images.is_empty() {
+        return Err(damaged(&folder, format!("its {split} files hold no images")));
+    }
+    let mut images = from_class_zero(images, known, &folder)?;
+    images.name.clone_from(&dataset.name);
+    images.full_size = known.and_then(|known| known.size(split)).or(images.full_size);
+    let synthetic = folder.join(SYNTHETIC).is_file().then(|| "synthetic".to_owned());
+    let notes: Vec<String> = dataset.note.iter().cloned().chain(synthetic).chain(images.note.take()).collect();
+    images.note = (!notes.is_empty()).then(|| notes.join(", "));
+    if let Some(limit) = limit {
+        images = images.take(limit);
+    }
+    match shape {
+        Some([channels, height, width]) => images.conform(channels, height, width),
+        None => Ok(images),
+    }
+}
+
+/// Whether the files of `splits` are there, without reading them.
+///
+/// # Errors
+/// `Error::Input` when the name is unknown and no format is given, or a file is missing: names the set, where it was
+/// looked for, and how to get it.
+pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
+    let format = format(dataset)?;
+    let folder = folder(dataset, root);
+    for &split in splits {
+        if !store::path(&folder, split).is_file() {
+            check_split(dataset, format, split, &folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// The statistics by which images of an ID set are normalised: the config's, else the registry's.
+///
+/// # Errors
+/// `Error::Input` when neither has them, or the config has only one of `mean` and `std` or not equally many values.
+pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
+    let name = &dataset.name;
+    match (&dataset.mean, &dataset.std) {
+        (Some(mean), Some(std)) if mean.len() == std.len() => {
+            Ok(Normalisation { mean: mean.clone(), std: std.clone() })
+        }
+        (Some(mean), Some(std)) => {
+            let (means, stds) = (mean.len(), std.len());
+            Err(Error::input(format!("data set \"{name}\" has {means} values under `mean` but {stds} under `std`")))
+        }
+        (None, None) => match known(name).filter(|known| !known.mean.is_empty()) {
+            Some(known) => Ok(Normalisation { mean: known.mean.to_vec(), std: known.std.to_vec() }),
+            None => Err(Error::input(format!("data set \"{name}\" has no `mean` and `std`, which an ID set needs"))
+                .hint(format!("{{ name: {name}, mean: [..], std: [..] }}: one value per channel, of pixels in 0..1"))),
+        },
+        (mean, _) => {
+            let (given, missing) = if mean.is_some() { ("mean", "std") } else { ("std", "mean") };
+            Err(Error::input(format!("data set \"{name}\" has `{given}` but no `{missing}`")))
+        }
+    }
+}
+
+/// Channels, rows and columns of a known set's images; `None` where they vary or the set is your own.
+pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
+    known(&dataset.name).and_then(|known| known.shape)
+}
+
+/// How many classes a known set has; `None` for your own and for sets that are read without labels.
+pub fn classes(dataset: &Dataset) -> Option<usize> {
+    known(&dataset.name).map(|known| known.classes).filter(|classes| *classes > 0)
+}
+
+/// How many images a split of the complete set has; `None` for your own sets and where no one set is the complete one.
+pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {
+    known(&dataset.name).and_then(|known| known.size(split))
+}
+
+/// How the data set's files are laid out: as the config says, else as is known.
+fn format(dataset: &Dataset) -> Result<Format> {
+    let name = &dataset.name;
+    dataset.format.or_else(|| known(name).map(|known| known.format)).ok_or_else(|| {
+        let suggestion = did_you_mean(name, registry::all().iter().map(|known| known.name));
+        Error::input(format!("unknown data set \"{name}\"{suggestion}")).hint(
+            "`oodkit list` shows the known ones; a set of your own needs a `format`, and a `path` if it is elsewhere",
+        )
+    })
+}
+
+/// Where the data set's files are: `path` (relative paths start at the root, `~/` at the home folder), else the known
+/// folder, else its name.
+pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
+    match &dataset.path {
+        Some(path) => match (path.strip_prefix("~"), std::env::home_dir()) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => root.join(path),
+        },
+        None => root.join(known(&dataset.name).map_or(dataset.name.as_str(), |known| known.folder)),
+    }
+}
+
+/// The most images that the config wants of a split.
+fn limit(dataset: &Dataset, split: Split) -> Option<usize> {
+    match split {
+        Split::Train => dataset.train_limit,
+        Split::Test => dataset.test_limit,
+    }
+}
+
+/// Refuses a split whose files are not there.
+fn check_split(dataset: &Dataset, format: Format, split: Split, folder: &Path) -> Result<()> {
+    let missing = match format {
+        Format::Idx => idx::locate(folder, split).err(),
+        Format::Cifar10 => cifar::locate(folder, split, cifar::Kind::Cifar10).err(),
+        Format::Cifar100 => cifar::locate(folder, split, cifar::Kind::Cifar100).err(),
+        Format::Svhn => svhn::locate(folder, split).err(),
+        Format::Fer2013 => fer2013::locate(folder).err(),
+        Format::ClassFolders => folder::locate_classes(folder, split).err(),
+        Format::Folder => folder::locate_flat(folder, split).err(),
+    };
+    let Some(missing) = missing else { return Ok(()) };
+    let error =
+        Error::input(format!("data set \"{}\" ({split}) is not in {}: no {missing}", dataset.name, folder.display()));
+    Err(match known(&dataset.name) {
+        Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get),
+        Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get)),
+        None => error.hint("put its files there, or say where they are with `path`"),
+    })
+}
+
+/// Labels moved to start at 0 and checked against the number of classes.
+fn from_class_zero(mut images: ImageSet, known: Option<&Known>, folder: &Path) -> Result<ImageSet> {
+    let Some(labels) = &mut images.labels else { return Ok(images) };
+    let first = known.map_or(0, |known| known.first_label);
+    let found = labels.iter().max().map_or(0, |label| *label as usize + 1).saturating_sub(first as usize);
+    let classes = match known.map_or(0, |known| known.classes) {
+        0 => images.classes.max(found),
+        classes => classes,
+    };
+    for (i, label) in labels.iter_mut().enumerate() {
+        let label_in_file = *label;
+        *label = label_in_file.checked_sub(first).filter(|label| (*label as usize) < classes).ok_or_else(|| {
+            let last = first as usize + classes - 1;
+            damaged(folder, format!("label {label_in_file} of {} image {i} is not in {first}..={last}", images.split))
+        })?;
+    }
+    images.classes = classes;
+    Ok(images)
+}
+
+/// The error of a file whose content is not what its format says.
+fn damaged(path: &Path, what: impl fmt::Display) -> Error {
+    Error::input(format!("{}: {what}", path.display()))
+        .hint("the file is damaged or not the one meant: get it again (data/README.md says from where)")
+}
+
+/// For `map_err` on reads: truncated or malformed content is the file's fault, anything else the system's.
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error + use<'_> {
+    move |error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(path, "ends too early"),
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => damaged(path, error),
+        _ => Error::io("read", path)(error),
+    }
+}
+
+/// Opens a file; its length comes with it.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    Ok((file, length))
 }

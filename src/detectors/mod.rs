@@ -1,11 +1,28 @@
 //! Detectors: what turns a network's outputs into scores. Larger means more anomalous, everywhere.
 //!
-//! A detector is one file: its settings, a pure function, and the two impls. It is listed once, in [`registry!`] below;
+//! A detector is one file: its settings, a pure function, and the two impls. It is listed once, in `registry!` below;
 //! the contract tests in `tests/detectors.rs` then cover it.
 
-use candle_core::Tensor;
+pub mod energy;
+pub mod max_logit;
+pub mod msp;
+mod registry;
+pub mod softmax_entropy;
+
+use candle_core::{DType, Tensor};
 
 use crate::{Error, Result};
+
+registry::registry! {
+    /// One minus the maximum softmax probability (Hendrycks & Gimpel 2017).
+    Msp = msp,
+    /// Shannon entropy of the softmax.
+    SoftmaxEntropy = softmax_entropy,
+    /// The negated maximum logit (Hendrycks et al. 2022).
+    MaxLogit = max_logit,
+    /// The free energy of the logits (Liu et al. 2020).
+    Energy = energy,
+}
 
 /// The outputs of one network on one set, computed once and shared by every detector.
 #[derive(Debug, Clone)]
@@ -30,7 +47,7 @@ pub trait Detector {
 
 /// Scores images by their outputs.
 pub trait Scorer {
-    /// One score per row of the bank.
+    /// One score per row of the bank. A row's score does not depend on the other rows.
     fn score(&self, bank: &Bank) -> Result<Scores>;
 }
 
@@ -41,8 +58,8 @@ pub struct Scores(Vec<f32>);
 impl Scores {
     /// Refuses NaN and infinities: a metric of such scores would be meaningless.
     pub fn new(scores: Vec<f32>) -> Result<Self> {
-        match scores.iter().position(|score| !score.is_finite()) {
-            Some(index) => Err(Error::Failed(format!("score {index} is {}", scores[index]))),
+        match scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
+            Some((index, score)) => Err(Error::Failed(format!("the score of image {index} is {score}"))),
             None => Ok(Self(scores)),
         }
     }
@@ -53,10 +70,44 @@ impl Scores {
     }
 }
 
-/// A detector and its settings.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum DetectorConfig {
-    /// Placeholder until the registry macro lands in this file.
-    Msp(#[garde(skip)] crate::config::Empty),
+/// Applies `score` to each row of (N, K) logits, which it gets in f64.
+///
+/// # Errors
+/// If there is no image or no class, or a logit is NaN or infinite.
+fn score_rows(logits: &Tensor, score: impl Fn(&[f64]) -> f64) -> Result<Vec<f32>> {
+    let (images, classes) = logits.dims2()?;
+    if images == 0 || classes == 0 {
+        return Err(Error::Failed(format!("there is nothing to score: the logits are {images} × {classes}")));
+    }
+    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut row = Vec::with_capacity(classes);
+    let mut scores = Vec::with_capacity(images);
+    for (image, logits) in logits.chunks_exact(classes).enumerate() {
+        if let Some((class, logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
+            return Err(Error::Failed(format!("logit {class} of image {image} is {logit}")));
+        }
+        row.clear();
+        row.extend(logits.iter().copied().map(f64::from));
+        scores.push(score(&row) as f32);
+    }
+    Ok(scores)
+}
+
+/// A row of logits as its largest value m, and r = Σ exp(f − m) over the *other* classes.
+///
+/// logsumexp(f) = m + ln(1 + r), and 1 + r never overflows; keeping the 1 apart keeps the digits of a tiny r.
+struct Peak {
+    max: f64,
+    rest: f64,
+}
+
+impl Peak {
+    fn of(row: &[f64]) -> Self {
+        let (argmax, max) =
+            row.iter().copied().enumerate().fold((0, f64::NEG_INFINITY), |best, (class, logit)| {
+                if logit > best.1 { (class, logit) } else { best }
+            });
+        let others = row.iter().enumerate().filter(|(class, _)| *class != argmax);
+        Self { max, rest: others.map(|(_, logit)| (logit - max).exp()).sum() }
+    }
 }

@@ -1,1 +1,80 @@
-//! Loss terms, one file each.
+//! Loss terms, one file each, and the training objective that they add up to.
+
+pub mod cross_entropy;
+pub mod sparsity;
+
+pub use cross_entropy::cross_entropy;
+pub use sparsity::sparsity;
+
+use candle_core::Tensor;
+
+use crate::{Error, Result, config, nn};
+
+/// What one training step offers to the loss terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// What the network made of the batch.
+    pub outputs: &'a nn::Outputs,
+    /// (N) u32 classes.
+    pub labels: &'a Tensor,
+}
+
+/// A loss term: a scalar of one step.
+type Term = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
+
+/// The training objective: Σ weight × term.
+pub struct Objective {
+    terms: Vec<(&'static str, f64, Term)>,
+}
+
+impl Objective {
+    /// The objective that a file describes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if no term has a weight above 0: there would be nothing to learn.
+    pub fn new(loss: &config::Loss) -> Result<Self> {
+        let mut terms: Vec<(&'static str, f64, Term)> = Vec::new();
+        if let Some(config) = &loss.cross_entropy {
+            let term = |step: &Step| cross_entropy(&step.outputs.logits, step.labels);
+            terms.push(("cross_entropy", config.weight, Box::new(term)));
+        }
+        if let Some(config) = &loss.sparsity {
+            let target = config.target;
+            let term = move |step: &Step| match target {
+                config::SparsityTarget::Logits => sparsity(&step.outputs.logits),
+                config::SparsityTarget::Features => sparsity(&step.outputs.features),
+            };
+            terms.push(("sparsity", config.weight, Box::new(term)));
+        }
+        if !terms.iter().any(|(_, weight, _)| *weight > 0.0) {
+            return Err(Error::input("the loss is empty: no term has a weight above 0")
+                .hint("write `loss: { cross_entropy: {} }`, or leave `loss` out for the same"));
+        }
+        Ok(Self { terms })
+    }
+
+    /// The total to differentiate, and each term by name, unweighted and without a graph, for the record.
+    ///
+    /// A term of weight 0 is recorded but is no part of the total's graph: training is the same, to the bit, as without
+    /// the term.
+    ///
+    /// # Errors
+    /// If shapes do not fit or a label is not a class.
+    pub fn value(&self, step: &Step) -> candle_core::Result<(Tensor, Vec<(&'static str, Tensor)>)> {
+        let mut total: Option<Tensor> = None;
+        let mut record = Vec::with_capacity(self.terms.len());
+        for (name, weight, term) in &self.terms {
+            let value = term(step)?;
+            record.push((*name, value.detach()));
+            if *weight > 0.0 {
+                let weighted = (value * *weight)?;
+                total = Some(match total {
+                    None => weighted,
+                    Some(sum) => (sum + weighted)?,
+                });
+            }
+        }
+        let total = total.ok_or_else(|| candle_core::Error::Msg("the loss is empty".into()))?;
+        Ok((total, record))
+    }
+}

@@ -1,4 +1,15 @@
 //! Numbers from scores. All in f64, all fractions of 1.
+//!
+//! [`ranking`] computes them, [`aggregate`] averages them and says which one a table's column means, [`files`] reads and
+//! writes the scores.
+
+pub mod aggregate;
+pub mod files;
+pub mod ranking;
+
+pub use aggregate::{accuracy, higher_is_better, metric_for, redraw};
+pub use files::{read_scores, run_cli, write_npy};
+pub use ranking::{Ranking, metrics};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +34,42 @@ pub struct Metrics {
     pub aupr_in_trapezoid: f64,
     /// Trapezoid under the precision-recall curve, OOD positive (OpenOOD's AUPR_OUT).
     pub aupr_out_trapezoid: f64,
+}
+
+impl Metrics {
+    /// The fields' names, in order.
+    pub const KEYS: [&str; 7] = [
+        "auroc",
+        "fpr95_id_positive_closest",
+        "fpr95_ood_positive_first",
+        "aupr_in_ap",
+        "aupr_out_ap",
+        "aupr_in_trapezoid",
+        "aupr_out_trapezoid",
+    ];
+
+    /// The values, in the order of [`Metrics::KEYS`].
+    pub fn values(&self) -> [f64; 7] {
+        [
+            self.auroc,
+            self.fpr95_id_positive_closest,
+            self.fpr95_ood_positive_first,
+            self.aupr_in_ap,
+            self.aupr_out_ap,
+            self.aupr_in_trapezoid,
+            self.aupr_out_trapezoid,
+        ]
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
+        Self::KEYS.into_iter().zip(self.values())
+    }
+
+    /// The value of the field `key`, if there is such a field.
+    pub fn get(&self, key: &str) -> Option<f64> {
+        self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
 }
 
 /// A mean, its population standard deviation, and over how many.

@@ -1,13 +1,41 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
+pub mod layers;
+pub mod lenet;
+pub mod params;
+pub mod resnet;
+pub mod vgg;
+pub mod weights;
+pub mod wide_resnet;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::{Error, config::Backbone};
+
+/// The network that `backbone` describes, for images and classes of `shape`, with parameters from `vb`.
+///
+/// # Errors
+/// [`Error::Input`] when images of this shape do not fit the network.
+pub fn build(backbone: &Backbone, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    if [shape.channels, shape.height, shape.width, shape.classes].contains(&0) {
+        return Err(Error::input(format!("no network can be built for {shape:?}: every size must be at least 1")));
+    }
+    Ok(match backbone {
+        Backbone::Lenet(_) => Box::new(lenet::LeNet::new(shape, vb)?),
+        Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, shape, vb)?),
+        Backbone::Resnet18(_) => Box::new(resnet::ResNet18::new(shape, vb)?),
+        Backbone::Vgg19Bn(_) => Box::new(vgg::Vgg19::new(shape, vb)?),
+    })
+}
 
 /// Whether the network learns or is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Running statistics, no dropout.
+    /// Running statistics, no dropout; parameters are constants, so gradients exist with respect to the images only, and
+    /// without those no graph is kept.
     Eval,
     /// Batch statistics (and their running averages updated), dropout drawn from the stream of (seed, step).
     Train {

@@ -42,7 +42,7 @@ pub enum Event<'a> {
         /// Accuracy on held-out train images, if some are.
         validation: Option<f64>,
     },
-    /// A checkpoint was written.
+    /// A checkpoint is about to be written: what was observed so far must be safe on disk.
     Checkpoint {
         /// Steps done.
         step: u64,
@@ -58,4 +58,10 @@ pub enum Event<'a> {
 pub trait Observer {
     /// Called on the training thread; a failure stops the run.
     fn on(&mut self, event: &Event<'_>) -> Result<()>;
+
+    /// The observer's name and the bytes it has written (and handed to the disk), if it writes a file that a continued run must cut back to
+    /// where the checkpoint was.
+    fn bookmark(&mut self) -> Result<Option<(&'static str, u64)>> {
+        Ok(None)
+    }
 }

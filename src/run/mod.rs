@@ -1,4 +1,16 @@
 //! Plan and execute an experiment, and record what came of it.
+//!
+//! [`mod@plan`] turns a file into a graph of networks, [`execute`] does what is missing of it, [`store`] keeps it, and
+//! [`results`] is the record that tables are made from.
 
+pub mod bank;
 pub mod events;
+pub mod execute;
+pub mod interrupt;
+pub mod journal;
+pub mod jsonl;
+pub mod plan;
+pub mod progress;
 pub mod results;
+pub mod store;
+pub mod tensorboard;

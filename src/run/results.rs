@@ -84,8 +84,8 @@ pub struct NetworkResult {
     pub accuracy: f64,
     /// Optimiser steps of its own (without those of the network it started from).
     pub steps: u64,
-    /// Mean total loss over the last epoch.
-    pub final_loss: f64,
+    /// Mean total loss over the last epoch; `null` if it was not trained here.
+    pub final_loss: Option<f64>,
     /// Seconds of training, its own, on whatever machine trained it.
     pub train_seconds: f64,
     /// Weights and biases.

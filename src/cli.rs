@@ -1,0 +1,283 @@
+//! The command line: parse, call, print. Data goes to stdout, everything else to stderr.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use candle_core::Device;
+use clap::{Args, Parser, Subcommand};
+
+use oodkit::{
+    Error, Result,
+    config::{self, load::Loaded, overrides},
+    data, did_you_mean, metrics, report,
+    run::{
+        execute::{Context, execute},
+        interrupt::Interrupt,
+        plan::{Plan, plan},
+        results::{Results, SCHEMA},
+        store::{Store, read_json, write_json},
+    },
+};
+
+/// Train, fine-tune, score and compare out-of-distribution methods from YAML.
+#[derive(Debug, Parser)]
+#[command(name = "oodkit", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OODKIT_COMMIT"), ")"))]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do what is missing of an experiment, then print its tables and where they are
+    Run(Experiment),
+    /// Print an experiment's graph of networks and what of it is done; computes nothing
+    Plan(Experiment),
+    /// Print an experiment's tables again from its results; computes nothing
+    Table(Experiment),
+    /// List experiments, data sets, detectors and architectures
+    List(Folders),
+    /// Download data sets from the hub into the data folder
+    Data(Download),
+    /// Measure scores of your own: larger means more anomalous
+    Metrics(Measure),
+    /// Print the JSON schema of an experiment file, for editors
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct Experiment {
+    /// A name in the experiments folder, or a path to a YAML file
+    experiment: String,
+    /// Change a key: networks.tuned.loss.sparsity.weight=0.05 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Try several values of a key: networks.tuned.loss.sparsity.weight=[0,0.1] (repeatable)
+    #[arg(long = "sweep", value_name = "KEY=[VALUES]")]
+    sweep: Vec<String>,
+    /// A few steps on tiny synthetic data through the very same path; the numbers mean nothing
+    #[arg(long)]
+    smoke: bool,
+    #[command(flatten)]
+    folders: Folders,
+}
+
+#[derive(Debug, Args)]
+struct Folders {
+    /// Where experiment files are
+    #[arg(long, value_name = "DIR", default_value = "experiments", env = "OODKIT_EXPERIMENTS")]
+    experiments: PathBuf,
+    /// Where data sets are
+    #[arg(long, value_name = "DIR", default_value = "data", env = "OODKIT_DATA")]
+    data: PathBuf,
+    /// Where everything produced goes
+    #[arg(long, value_name = "DIR", default_value = "runs", env = "OODKIT_RUNS")]
+    runs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Download {
+    /// Data sets, such as cifar10 (see `oodkit list`)
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Where data sets are
+    #[arg(long, value_name = "DIR", default_value = "data", env = "OODKIT_DATA")]
+    data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Measure {
+    /// Scores of in-distribution images: .npy, or .csv with one number a line
+    #[arg(long)]
+    id: PathBuf,
+    /// Scores of out-of-distribution images
+    #[arg(long)]
+    ood: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Run(experiment) => run(&experiment),
+            Command::Plan(experiment) => {
+                let opened = Opened::new(&experiment)?;
+                print(&opened.plan.describe(&opened.store))
+            }
+            Command::Table(experiment) => {
+                let opened = Opened::new(&experiment)?;
+                let results = opened.results()?;
+                print(&opened.report(&results, &experiment.folders)?)
+            }
+            Command::List(folders) => list(&folders),
+            Command::Data(download) => data::download::download(&download.names, &download.data, true),
+            Command::Metrics(measure) => print(&metrics::files::run_cli(&measure.id, &measure.ood, measure.json)?),
+            Command::Schema => {
+                let schema = serde_json::to_string_pretty(&config::schema())
+                    .map_err(|error| Error::Failed(format!("cannot serialise the schema: {error}")))?;
+                print(&(schema + "\n"))
+            }
+        }
+    }
+}
+
+/// An experiment, read and planned.
+struct Opened {
+    plan: Plan,
+    store: Store,
+    /// Where its results go.
+    out: PathBuf,
+    data: PathBuf,
+}
+
+impl Opened {
+    fn new(arguments: &Experiment) -> Result<Self> {
+        let mut loaded = find(&arguments.experiment, &arguments.folders.experiments)?;
+        let plain = loaded.experiment.clone();
+        loaded.experiment = overrides::apply(&loaded.experiment, &arguments.set)?;
+        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &arguments.sweep)?;
+        let mut name = loaded.name.clone();
+        if loaded.experiment != plain {
+            // A changed experiment must not overwrite the results of the file as it stands.
+            name = format!("{name}-{}", oodkit::run::plan::fingerprint(&loaded.experiment)?);
+        }
+        let (mut runs, mut data) = (arguments.folders.runs.clone(), arguments.folders.data.clone());
+        if arguments.smoke {
+            loaded.experiment = config::smoke(loaded.experiment);
+            runs = runs.join("smoke");
+            data = runs.join("data");
+        }
+        let plan = plan(&loaded)?;
+        Ok(Self { plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
+    }
+
+    fn results(&self) -> Result<Results> {
+        let path = self.out.join("results.json");
+        if !path.exists() {
+            return Err(Error::input(format!(
+                "no results of {} yet: {} does not exist",
+                self.plan.name,
+                path.display()
+            ))
+            .hint(format!("make exp={}", self.plan.name)));
+        }
+        let results: Results = read_json(&path)?;
+        if results.schema != SCHEMA {
+            return Err(Error::input(format!(
+                "{} is of schema {}, this program reads {SCHEMA}",
+                path.display(),
+                results.schema
+            ))
+            .hint(format!("make exp={}: networks and scores are used again", self.plan.name)));
+        }
+        Ok(results)
+    }
+
+    /// Writes tables and figures; returns the tables and the paths of the files, for people.
+    fn report(&self, results: &Results, folders: &Folders) -> Result<String> {
+        let report = report::write(results, &self.plan.experiment, &folders.experiments, self.store.root(), &self.out)?;
+        let mut text = report.text;
+        text.push_str("\nfiles\n");
+        for file in &report.files {
+            text.push_str(&format!("  {}\n", file.display()));
+        }
+        Ok(text)
+    }
+}
+
+fn run(arguments: &Experiment) -> Result<()> {
+    let opened = Opened::new(arguments)?;
+    if arguments.smoke {
+        eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
+        let data = &opened.plan.experiment.data;
+        for dataset in std::iter::once(&data.id).chain(&data.ood) {
+            data::synthetic::write(dataset, &opened.data, 32, 24, 0)?;
+        }
+    }
+    let context = Context {
+        data: opened.data.clone(),
+        store: opened.store.clone(),
+        device: Device::Cpu,
+        smoke: arguments.smoke,
+        interrupt: Interrupt::on_signals()?,
+    };
+    let results = execute(&opened.plan, &context)?;
+    write_json(&opened.out.join("results.json"), &results)?;
+    print(&opened.report(&results, &arguments.folders)?)
+}
+
+/// An experiment by name or path.
+fn find(name: &str, folder: &Path) -> Result<Loaded> {
+    let given = Path::new(name);
+    if given.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        return config::load::load(given);
+    }
+    let path = folder.join(format!("{name}.yaml"));
+    if path.is_file() {
+        return config::load::load(&path);
+    }
+    let names = experiment_names(folder)?;
+    let near = did_you_mean(name, names.iter().map(String::as_str));
+    Err(Error::input(format!("no experiment \"{name}\" in {}{near}", folder.display())).hint(match names.is_empty() {
+        true => "start oodkit in the repository's root folder, or give --experiments DIR".to_owned(),
+        false => format!("there are: {}", names.join(", ")),
+    }))
+}
+
+fn experiment_names(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(|error| {
+        Error::input(format!("cannot read the experiments folder {}: {error}", folder.display()))
+            .hint("start oodkit in the repository's root folder, or give --experiments DIR")
+    })?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn list(folders: &Folders) -> Result<()> {
+    let mut text = String::from("experiments (make exp=NAME)\n");
+    for name in experiment_names(&folders.experiments)? {
+        match config::load::load(&folders.experiments.join(format!("{name}.yaml"))) {
+            Ok(loaded) => text.push_str(&format!("  {name:<24} {}\n", loaded.experiment.title)),
+            Err(_) => text.push_str(&format!("  {name:<24} cannot be read: oodkit plan {name} says why\n")),
+        }
+    }
+    text.push_str("\ndata sets\n");
+    for known in data::registry::all() {
+        let set = config::Dataset::named(known.name);
+        let state = match data::check(&set, &[data::Split::Test], &folders.data) {
+            Ok(()) => "here",
+            Err(_) => "-",
+        };
+        text.push_str(&format!("  {:<24} {state:<6} {}\n", known.name, known.title));
+    }
+    text.push_str("\ndetectors\n");
+    for name in oodkit::detectors::DetectorConfig::NAMES {
+        text.push_str(&format!("  {name}\n"));
+    }
+    text.push_str("\narchitectures\n");
+    for name in config::Backbone::names() {
+        text.push_str(&format!("  {name}\n"));
+    }
+    print(&text)
+}
+
+/// Writes to stdout; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout")(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,432 @@
+//! What the types cannot refuse: ranges, and names that must refer to something.
+//!
+//! Every problem is found, not only the first, and carries the path of its key; [`load`](super::load) turns the path
+//! into a line and a column.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use garde::Validate;
+
+use crate::{
+    Error, Result,
+    config::{
+        Column, Dataset, Expect, Experiment, Figure, Keep, Network, Optimizer, Rows, Sampling, Schedule, Table, Train,
+    },
+    data::{Format, registry},
+    did_you_mean,
+};
+
+/// Something wrong with an experiment, and the key it is wrong at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// From the root.
+    pub path: Path,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// The path of a key, written `methods.0.network`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Path(pub Vec<Step>);
+
+/// One step of a [`Path`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Into a map.
+    Key(String),
+    /// Into a list, from 0.
+    Index(usize),
+}
+
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl Path {
+    /// The path of a key below this one.
+    #[must_use]
+    pub fn join(&self, step: impl Into<Step>) -> Self {
+        let mut path = self.clone();
+        path.0.push(step.into());
+        path
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            if position > 0 {
+                formatter.write_str(".")?;
+            }
+            match step {
+                Step::Key(key) => formatter.write_str(key)?,
+                Step::Index(index) => write!(formatter, "{index}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses an experiment with values out of range or names that refer to nothing.
+///
+/// # Errors
+/// [`Error::Input`] with one line per problem: the key's dotted path and what is wrong with it.
+pub fn check(experiment: &Experiment) -> Result<()> {
+    let problems = problems(experiment);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
+    Err(Error::input(lines.join("\n")))
+}
+
+/// Everything that is wrong with the values of an experiment: ranges first, then references.
+pub fn problems(experiment: &Experiment) -> Vec<Problem> {
+    let mut found = Found::default();
+    found.ranges(experiment);
+    found.numbers(experiment);
+    found.data(experiment);
+    found.networks(experiment);
+    found.methods(experiment);
+    found.tables(experiment);
+    found.figures(experiment);
+    if let Some(seed) = first_repeated(&experiment.seeds) {
+        found.add(root("seeds").join(seed), format!("seed {} is given twice", experiment.seeds[seed]));
+    }
+    found.problems
+}
+
+fn root(key: &str) -> Path {
+    Path::default().join(key)
+}
+
+/// Where an entry stands that is equal to an earlier one.
+fn first_repeated<T: Ord>(entries: impl IntoIterator<Item = T>) -> Option<usize> {
+    let mut seen = BTreeSet::new();
+    entries.into_iter().position(|entry| !seen.insert(entry))
+}
+
+#[derive(Default)]
+struct Found {
+    problems: Vec<Problem>,
+}
+
+impl Found {
+    fn add(&mut self, path: Path, message: impl Into<String>) {
+        self.problems.push(Problem { path, message: message.into() });
+    }
+
+    fn ranges(&mut self, experiment: &Experiment) {
+        let Err(report) = experiment.validate() else { return };
+        let tree = serde_json::to_value(experiment).unwrap_or_default();
+        for (path, error) in report.iter() {
+            self.add(path_in(&tree, &path.to_string()), range_words(error.message()));
+        }
+    }
+
+    /// NaN compares as neither too small nor too large; written as JSON it is `null`, which reading back refuses.
+    fn numbers(&mut self, experiment: &Experiment) {
+        let Ok(tree) = serde_json::to_value(experiment) else { return };
+        if let Err(error) = serde_path_to_error::deserialize::<_, Experiment>(&tree)
+            && self.problems.is_empty()
+        {
+            self.add(path_in(&tree, &error.path().to_string()), "must be a finite number");
+        }
+    }
+
+    fn data(&mut self, experiment: &Experiment) {
+        let data = root("data");
+        for (index, dataset) in experiment.data.ood.iter().enumerate() {
+            if dataset.name == experiment.data.id.name {
+                let message = format!("\"{}\" is the in-distribution set itself", dataset.name);
+                self.add(data.join("ood").join(index), message);
+            }
+        }
+        if let Some(index) = first_repeated(experiment.data.ood.iter().map(|dataset| &dataset.name)) {
+            let message = format!("\"{}\" is given twice", experiment.data.ood[index].name);
+            self.add(data.join("ood").join(index), message);
+        }
+        self.dataset(data.join("id"), &experiment.data.id);
+        self.in_distribution(data.join("id"), &experiment.data.id);
+        for (index, dataset) in experiment.data.ood.iter().enumerate() {
+            self.dataset(data.join("ood").join(index), dataset);
+        }
+    }
+
+    /// What a set must have so that networks can learn it: labels, and statistics to normalise by.
+    fn in_distribution(&mut self, path: Path, dataset: &Dataset) {
+        let known = registry::known(&dataset.name);
+        let Some(format) = dataset.format.or(known.map(|known| known.format)) else { return };
+        if format == Format::Folder {
+            self.add(path, format!("\"{}\" has no labels, so no network can learn it", dataset.name));
+            return;
+        }
+        let has = |own: &Option<Vec<f32>>, known: Option<&[f32]>| {
+            own.is_some() || known.is_some_and(|numbers| !numbers.is_empty())
+        };
+        if !has(&dataset.mean, known.map(|known| known.mean)) || !has(&dataset.std, known.map(|known| known.std)) {
+            let message = format!("\"{}\" needs mean and std, one number per channel, to be learned", dataset.name);
+            self.add(path, message);
+        }
+    }
+
+    fn dataset(&mut self, path: Path, dataset: &Dataset) {
+        if dataset.format.is_none() && registry::known(&dataset.name).is_none() {
+            let near = did_you_mean(&dataset.name, registry::all().iter().map(|known| known.name));
+            let advice = if near.is_empty() { "; a set of your own needs `format`, see `oodkit list`" } else { "" };
+            self.add(path.join("name"), format!("oodkit knows no data set \"{}\"{near}{advice}", dataset.name));
+        }
+        if let (Some(mean), Some(std)) = (&dataset.mean, &dataset.std)
+            && mean.len() != std.len()
+        {
+            let message = format!("{} numbers, but mean has {}: one per channel each", std.len(), mean.len());
+            self.add(path.join("std"), message);
+        }
+    }
+
+    fn networks(&mut self, experiment: &Experiment) {
+        for (name, network) in &experiment.networks {
+            let path = root("networks").join(name.as_str());
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || !name.chars().all(is_name) {
+                self.add(path.clone(), "a network's name must be letters, digits, `_` or `-`: it names files");
+            }
+            self.origin(&path, name, network, &experiment.networks);
+            if let Some(train) = &network.train {
+                self.train(&path.join("train"), train);
+            }
+            if network.loss.cross_entropy.is_none() && network.loss.sparsity.is_none() {
+                self.add(path.join("loss"), "no term: give cross_entropy, sparsity or both");
+            }
+        }
+    }
+
+    fn origin(&mut self, path: &Path, name: &str, network: &Network, networks: &BTreeMap<String, Network>) {
+        match (&network.backbone, &network.from) {
+            (Some(_), Some(_)) => {
+                self.add(path.join("from"), "give backbone or from, not both: from takes its network's backbone");
+            }
+            (None, None) => {
+                self.add(path.clone(), "give backbone (a new network) or from (the network it starts from)")
+            }
+            (Some(_), None) => {}
+            (None, Some(from)) => {
+                if !networks.contains_key(from) {
+                    self.add(path.join("from"), no_such("network", from, networks.keys().map(String::as_str)));
+                } else if let Some(cycle) = cycle(name, networks) {
+                    self.add(path.join("from"), format!("networks start from each other: {cycle}"));
+                }
+                if network.weights.is_some() {
+                    self.add(
+                        path.join("weights"),
+                        "weights go with backbone: from already says where this network starts",
+                    );
+                }
+            }
+        }
+        if network.train.is_none() && network.weights.is_none() {
+            self.add(path.clone(), "give train (a recipe), or weights (a file) to use as they are");
+        }
+    }
+
+    fn train(&mut self, path: &Path, train: &Train) {
+        if train.keep == Keep::Best && train.validation == 0 {
+            self.add(path.join("keep"), "best needs held-out images to choose by: set validation");
+        }
+        let Optimizer::Sgd(sgd) = &train.optimizer;
+        if sgd.nesterov && sgd.momentum == 0.0 {
+            self.add(path.join("optimizer").join("sgd").join("nesterov"), "needs momentum above 0");
+        }
+        if let Schedule::MultiStep(steps) = &train.schedule
+            && !steps.milestones.is_sorted_by(|a, b| a < b)
+        {
+            self.add(path.join("schedule").join("multi_step").join("milestones"), "must rise");
+        }
+    }
+
+    fn methods(&mut self, experiment: &Experiment) {
+        let methods = root("methods");
+        for (index, method) in experiment.methods.iter().enumerate() {
+            if !experiment.networks.contains_key(&method.network) {
+                let message = no_such("network", &method.network, experiment.networks.keys().map(String::as_str));
+                self.add(methods.join(index).join("network"), message);
+            }
+        }
+        if let Some(index) = first_repeated(experiment.methods.iter().map(|method| &method.name)) {
+            let message = format!("a method is called \"{}\" already", experiment.methods[index].name);
+            self.add(methods.join(index).join("name"), message);
+        }
+    }
+
+    fn tables(&mut self, experiment: &Experiment) {
+        let tables = root("tables");
+        if let Some(index) = first_repeated(experiment.tables.iter().map(|table| &table.name)) {
+            let message = format!("a table is called \"{}\" already", experiment.tables[index].name);
+            self.add(tables.join(index).join("name"), message);
+        }
+        for (index, table) in experiment.tables.iter().enumerate() {
+            let path = tables.join(index);
+            if let Some(methods) = &table.methods {
+                self.method_names(&path.join("methods"), methods, experiment);
+            }
+            if table.sampling == Sampling::Redraw && experiment.evaluation.redraw.is_none() {
+                self.add(path.join("sampling"), "redraw needs evaluation.redraw: `evaluation: { redraw: {} }`");
+            }
+            if table.rows == Rows::Sweep && experiment.sweep.is_empty() {
+                self.add(path.join("rows"), "this experiment has no sweep");
+            }
+            if let Some(column) = first_repeated(&table.columns) {
+                self.add(path.join("columns").join(column), "is given twice");
+            }
+            if let Some(expect) = &table.expect {
+                self.expect(&path.join("expect"), expect, table, experiment);
+            }
+        }
+    }
+
+    fn method_names(&mut self, path: &Path, names: &[String], experiment: &Experiment) {
+        for (index, name) in names.iter().enumerate() {
+            if !experiment.methods.iter().any(|method| method.name == *name) {
+                let message = no_such("method", name, experiment.methods.iter().map(|method| method.name.as_str()));
+                self.add(path.join(index), message);
+            }
+        }
+        if let Some(index) = first_repeated(names) {
+            self.add(path.join(index), format!("\"{}\" is given twice", names[index]));
+        }
+    }
+
+    /// The keys of `expect.columns` are the table's columns; with `rows: ood`, each method's: `EBD.fpr95`.
+    fn expect(&mut self, path: &Path, expect: &Expect, table: &Table, experiment: &Experiment) {
+        let columns: Vec<String> = table.columns.iter().map(column_name).collect();
+        let known: Vec<String> = if table.rows == Rows::Ood {
+            let all = || experiment.methods.iter().map(|method| method.name.clone()).collect();
+            let methods: Vec<String> = table.methods.clone().unwrap_or_else(all);
+            methods.iter().flat_map(|method| columns.iter().map(move |column| format!("{method}.{column}"))).collect()
+        } else {
+            columns
+        };
+        for key in expect.columns.keys() {
+            if !known.contains(key) {
+                let message = no_such("column", key, known.iter().map(String::as_str));
+                self.add(path.join("columns").join(key.as_str()), message);
+            }
+        }
+        if expect.columns.is_empty() {
+            self.add(path.join("columns"), "must not be empty");
+        }
+    }
+
+    fn figures(&mut self, experiment: &Experiment) {
+        for (index, figure) in experiment.figures.iter().enumerate() {
+            let path = root("figures").join(index);
+            match figure {
+                Figure::Roc(figure) => {
+                    self.method_names(&path.join("roc").join("methods"), &figure.methods, experiment)
+                }
+                Figure::Histogram(figure) => {
+                    self.method_names(&path.join("histogram").join("methods"), &figure.methods, experiment);
+                }
+                Figure::Accuracy(figure) => {
+                    let path = path.join("accuracy").join("networks");
+                    for (index, name) in figure.networks.iter().enumerate() {
+                        if !experiment.networks.contains_key(name) {
+                            let message = no_such("network", name, experiment.networks.keys().map(String::as_str));
+                            self.add(path.join(index), message);
+                        }
+                    }
+                }
+                Figure::Sweep(figure) => {
+                    let path = path.join("sweep");
+                    if experiment.sweep.is_empty() {
+                        self.add(path.clone(), "this experiment has no sweep");
+                    }
+                    if !experiment.methods.iter().any(|method| method.name == figure.method) {
+                        let names = experiment.methods.iter().map(|method| method.name.as_str());
+                        self.add(path.join("method"), no_such("method", &figure.method, names));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `networks.a → b → a` if following `from` comes back to where it started.
+fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
+    let mut names = vec![start];
+    while let Some(next) = networks.get(*names.last()?).and_then(|network| network.from.as_deref()) {
+        let back = names.contains(&next);
+        names.push(next);
+        if back {
+            return (next == start).then(|| names.join(" → "));
+        }
+    }
+    None
+}
+
+fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = did_you_mean(name, known.iter().copied());
+    if near.is_empty() {
+        format!("there is no {what} \"{name}\"; there is {}", known.join(", "))
+    } else {
+        format!("there is no {what} \"{name}\"{near}")
+    }
+}
+
+fn column_name(column: &Column) -> String {
+    match serde_json::to_value(column) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{column:?}"),
+    }
+}
+
+/// garde's wording as advice: it says `lower than 1` where we say `must be at least 1`.
+fn range_words(message: &str) -> String {
+    let infinite = |bound: &str| bound.parse::<f64>().is_ok_and(|bound| bound.abs() > 1e30);
+    if let Some(bound) = message.strip_prefix("lower than ") {
+        if infinite(bound) { "must be a finite number".into() } else { format!("must be at least {bound}") }
+    } else if let Some(bound) = message.strip_prefix("greater than ") {
+        if infinite(bound) { "must be a finite number".into() } else { format!("must be at most {bound}") }
+    } else if message == "length is lower than 1" {
+        "must not be empty".into()
+    } else {
+        message.into()
+    }
+}
+
+/// The path that a library writes as `figures[0].methods` or `backbone[0].depth`, in the words of the file.
+///
+/// An enum's value is `[0]` of it there, and `wide_resnet` in the file.
+fn path_in(tree: &serde_json::Value, written: &str) -> Path {
+    let mut path = Path::default();
+    let mut node = Some(tree);
+    for part in written.split(['.', '[']).map(|part| part.trim_end_matches(']')).filter(|part| !part.is_empty()) {
+        let step = match (node, part.parse::<usize>()) {
+            (Some(serde_json::Value::Array(_)), Ok(index)) => Step::Index(index),
+            (Some(serde_json::Value::Object(map)), Ok(0)) if map.len() == 1 => {
+                map.keys().next().map_or(Step::Index(0), |key| Step::Key(key.clone()))
+            }
+            (Some(serde_json::Value::Object(map)), _) if map.contains_key(part) => part.into(),
+            // Below a short form such as `lenet`, or between an option and its content: the file has no such step.
+            _ => continue,
+        };
+        node = match &step {
+            Step::Key(key) => node.and_then(|node| node.get(key)),
+            Step::Index(index) => node.and_then(|node| node.get(index)),
+        };
+        path.0.push(step);
+    }
+    path
+}

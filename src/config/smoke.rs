@@ -1,0 +1,50 @@
+//! `smoke=1`: the same path in seconds.
+
+use crate::config::{Dataset, Experiment};
+
+/// Values tried per swept key.
+const SWEEP_VALUES: usize = 2;
+/// Images a training step.
+const BATCH: usize = 8;
+/// Training steps of each network.
+const STEPS: usize = 2;
+/// Held-out images.
+const VALIDATION: usize = 8;
+/// Images a forward pass of the evaluation.
+const EVALUATION_BATCH: usize = 16;
+/// Subsets of the redraw protocol.
+const DRAWS: usize = 2;
+/// Train images of a set.
+const TRAIN_IMAGES: usize = 32;
+/// Test images of a set.
+const TEST_IMAGES: usize = 24;
+
+/// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network.
+///
+/// Its numbers mean nothing; that it runs through says that the whole path works. Values that are smaller already stay.
+#[must_use]
+pub fn smoke(mut experiment: Experiment) -> Experiment {
+    experiment.seeds.truncate(1);
+    for values in experiment.sweep.values_mut() {
+        values.truncate(SWEEP_VALUES);
+    }
+    for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
+        train.epochs = 1;
+        train.batch_size = train.batch_size.min(BATCH);
+        train.max_steps = Some(train.max_steps.map_or(STEPS, |steps| steps.min(STEPS)));
+        train.validation = train.validation.min(VALIDATION);
+    }
+    experiment.evaluation.batch_size = experiment.evaluation.batch_size.min(EVALUATION_BATCH);
+    if let Some(redraw) = &mut experiment.evaluation.redraw {
+        redraw.draws = redraw.draws.min(DRAWS);
+    }
+    limit(&mut experiment.data.id);
+    experiment.data.ood.iter_mut().for_each(limit);
+    experiment
+}
+
+fn limit(dataset: &mut Dataset) {
+    let at_most = |limit: Option<usize>, images: usize| Some(limit.map_or(images, |limit| limit.min(images)));
+    dataset.train_limit = at_most(dataset.train_limit, TRAIN_IMAGES);
+    dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
+}

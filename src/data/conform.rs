@@ -1,0 +1,127 @@
+//! Bringing pictures to one shape: grey ↔ RGB, resize, centre crop.
+//!
+//! The steps are torchvision's `Resize(s)` and `CenterCrop(s)` on PIL images, which energy_ood and OpenOOD apply to their
+//! OOD sets; values agree with Pillow's to one grey level (Pillow rounds between its two passes, we do not).
+
+use image::{ImageBuffer, Luma, imageops};
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+
+/// All images of `pixels` (N, C, H, W) at the shape `to` = \[C', H', W'\].
+pub(super) fn images(pixels: &[u8], from: [usize; 3], to: [usize; 3]) -> Result<Vec<u8>> {
+    check(from)?;
+    check(to)?;
+    let length = from.iter().product::<usize>();
+    let mut result = vec![0; pixels.len() / length * to.iter().product::<usize>()];
+    result
+        .par_chunks_exact_mut(to.iter().product())
+        .zip(pixels.par_chunks_exact(length))
+        .try_for_each(|(out, image)| one(image, from, to, out))?;
+    Ok(result)
+}
+
+/// One image (C, H, W) at the shape `to`, into `out`.
+pub(super) fn one(image: &[u8], from: [usize; 3], to: [usize; 3], out: &mut [u8]) -> Result<()> {
+    let [_, height, width] = from;
+    let grey;
+    let planes = if from[0] == 3 && to[0] == 1 {
+        grey = luma(image);
+        &grey
+    } else {
+        image
+    };
+    let planes: Vec<Vec<u8>> = planes
+        .chunks_exact(height * width)
+        .map(|plane| resize(plane, [height, width], [to[1], to[2]]))
+        .collect::<Result<_>>()?;
+    // A grey picture's one plane is repeated for R, G and B.
+    for (out, plane) in out.chunks_exact_mut(to[1] * to[2]).zip(planes.iter().cycle()) {
+        out.copy_from_slice(plane);
+    }
+    Ok(())
+}
+
+/// Luma of planes R, G, B, in Pillow's fixed-point form of 0.299 R + 0.587 G + 0.114 B.
+fn luma(image: &[u8]) -> Vec<u8> {
+    let (red, rest) = image.split_at(image.len() / 3);
+    let (green, blue) = rest.split_at(rest.len() / 2);
+    let pixels = red.iter().zip(green).zip(blue);
+    pixels
+        .map(|((&r, &g), &b)| {
+            ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+        })
+        .collect()
+}
+
+/// One plane scaled so that it just covers `to`, then cut about the centre.
+fn resize(plane: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Result<Vec<u8>> {
+    let (scaled_rows, scaled_columns) = if height * columns <= width * rows {
+        (rows, width * rows / height)
+    } else {
+        (height * columns / width, columns)
+    };
+    let scaled = if [scaled_rows, scaled_columns] == [height, width] {
+        plane.to_vec()
+    } else {
+        let too_large = || Error::input(format!("a {height}×{width} picture is too large to resize"));
+        let side = |length: usize| u32::try_from(length).map_err(|_| too_large());
+        let plane = ImageBuffer::<Luma<u8>, _>::from_raw(side(width)?, side(height)?, plane).ok_or_else(too_large)?;
+        imageops::resize(&plane, side(scaled_columns)?, side(scaled_rows)?, imageops::FilterType::Triangle).into_raw()
+    };
+    let top = centre(scaled_rows - rows);
+    let left = centre(scaled_columns - columns);
+    let kept = scaled.chunks_exact(scaled_columns).skip(top).take(rows);
+    Ok(kept.flat_map(|row| &row[left..left + columns]).copied().collect())
+}
+
+/// Half of `excess`, a half rounded to even as Python's `round` does in torchvision's `CenterCrop`.
+fn centre(excess: usize) -> usize {
+    let half = excess / 2;
+    if excess % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
+}
+
+/// Refuses shapes that no image has.
+fn check([channels, height, width]: [usize; 3]) -> Result<()> {
+    if (channels == 1 || channels == 3) && height > 0 && width > 0 {
+        return Ok(());
+    }
+    Err(Error::input(format!("{channels} channels of {height}×{width} pixels: images have 1 or 3 channels and a size")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixels(values: &serde_json::Value) -> Vec<u8> {
+        values.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u8).collect()
+    }
+
+    #[test]
+    fn resizes_crops_and_greys_as_torchvision_on_pillow() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/data/conform.json")).unwrap();
+        let shape = |v: &serde_json::Value| -> [usize; 3] { serde_json::from_value(v.clone()).unwrap() };
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() >= 6);
+        for case in cases {
+            let ours = images(&pixels(&case["image"]), shape(&case["from"]), shape(&case["to"])).unwrap();
+            let theirs = pixels(&case["expected"]);
+            assert_eq!(ours.len(), theirs.len());
+            // Pillow rounds to a byte between its passes: one grey level.
+            let worst = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            assert!(worst <= 1, "{} differs by {worst}", case["name"]);
+        }
+    }
+
+    #[test]
+    fn grey_to_rgb_repeats() {
+        assert_eq!(images(&[1, 2, 3, 4], [1, 2, 2], [3, 2, 2]).unwrap(), [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused() {
+        assert!(images(&[0; 4], [1, 2, 2], [2, 2, 2]).is_err());
+        assert!(images(&[0; 4], [1, 2, 2], [1, 0, 2]).is_err());
+    }
+}

@@ -1,0 +1,232 @@
+//! MNIST's IDX files, plain or gzipped.
+//!
+//! A file is two zero bytes, a type (8: unsigned byte), the number of dimensions, each size as a big-endian u32, then the
+//! values in row-major order (LeCun, Cortes, Burges: the MNIST home page).
+
+use std::{
+    io::{BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use flate2::read::MultiGzDecoder;
+
+use super::{ImageSet, Split, damaged, open, unreadable};
+use crate::Result;
+
+/// No deflate stream grows by more than this (zlib's technical notes).
+pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// Most values in a file. Ours: 4 GiB, six times EMNIST, so that a gzip bomb stays harmless.
+const MAX_VALUES: u64 = 4 << 30;
+
+/// Longest side of an image. Ours: far above any set in this format.
+const MAX_SIDE: usize = 4096;
+
+/// The files of a split.
+pub(super) struct Files {
+    images: PathBuf,
+    labels: Option<PathBuf>,
+    transposed: bool,
+}
+
+/// Finds the files of a split, or says which was looked for.
+pub(super) fn locate(folder: &Path, split: Split) -> Result<Files, String> {
+    // EMNIST's official files hold each letter transposed.
+    let stems: [(&str, bool); 2] = match split {
+        Split::Train => [("train", false), ("emnist-letters-train", true)],
+        Split::Test => [("t10k", false), ("emnist-letters-test", true)],
+    };
+    let find = |stem: &str, kind: &str| {
+        // With a dot in some unpacked copies.
+        let names = ["-", "."].map(|separator| format!("{stem}-{}", kind.replacen('-', separator, 1)));
+        let mut files = names.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]);
+        files.find(|file| file.is_file())
+    };
+    for (stem, transposed) in stems {
+        if let Some(images) = find(stem, "images-idx3-ubyte") {
+            return Ok(Files { images, labels: find(stem, "labels-idx1-ubyte"), transposed });
+        }
+    }
+    Err(format!("{}-images-idx3-ubyte or {0}-images-idx3-ubyte.gz", stems[0].0))
+}
+
+/// Reads a split; labels as in the file.
+pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
+    let files = locate(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
+    let Values { dims: [n, height, width], mut values } = read_values(&files.images)?;
+    if height == 0 || width == 0 || height > MAX_SIDE || width > MAX_SIDE {
+        return Err(damaged(&files.images, format!("its images are {height}×{width} pixels")));
+    }
+    if files.transposed {
+        if height != width {
+            return Err(damaged(&files.images, format!("its images are {height}×{width} pixels, not square")));
+        }
+        values.chunks_exact_mut(height * width).for_each(|image| transpose(image, height));
+    }
+    let labels = match &files.labels {
+        None => None,
+        Some(path) => {
+            let Values { dims: [labels], values } = read_values(path)?;
+            if labels != n {
+                let what = format!("{labels} labels for the {n} images of {}", files.images.display());
+                return Err(damaged(path, what));
+            }
+            Some(values.into_iter().map(u32::from).collect())
+        }
+    };
+    Ok(ImageSet {
+        name: String::new(),
+        split,
+        channels: 1,
+        height,
+        width,
+        pixels: values,
+        labels,
+        classes: 0,
+        full_size: Some(n),
+        note: None,
+    })
+}
+
+/// A file of unsigned bytes with `D` dimensions.
+#[derive(Debug)]
+struct Values<const D: usize> {
+    dims: [usize; D],
+    values: Vec<u8>,
+}
+
+/// Reads a file, which must hold exactly what its header claims.
+fn read_values<const D: usize>(path: &Path) -> Result<Values<D>> {
+    let (file, length) = open(path)?;
+    let zipped = path.extension().is_some_and(|extension| extension == "gz");
+    let file = BufReader::new(file);
+    let mut reader: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let unreadable = unreadable(path);
+
+    let mut magic = [0; 4];
+    reader.read_exact(&mut magic).map_err(&unreadable)?;
+    if magic != [0, 0, 8, D as u8] {
+        let expected = u32::from_be_bytes([0, 0, 8, D as u8]);
+        let what = format!(
+            "begins with {:#010x}, not the {expected:#010x} of IDX bytes in {D} dimensions",
+            u32::from_be_bytes(magic)
+        );
+        return Err(damaged(path, what));
+    }
+    let mut dims = [0; D];
+    let mut claimed = 1u64;
+    for dim in &mut dims {
+        let mut size = [0; 4];
+        reader.read_exact(&mut size).map_err(&unreadable)?;
+        let size = u32::from_be_bytes(size);
+        *dim = size as usize;
+        claimed = claimed.saturating_mul(u64::from(size));
+    }
+    // Before any allocation: what the header claims must fit into a file of this length.
+    let possible = if zipped { length.saturating_mul(MAX_DEFLATE_RATIO) } else { length };
+    if claimed > possible {
+        return Err(damaged(path, format!("claims {dims:?} values, more than its {length} bytes can hold")));
+    }
+    if claimed > MAX_VALUES {
+        return Err(damaged(path, format!("claims {dims:?} values; more than {MAX_VALUES} are not read")));
+    }
+    let mut values = Vec::new();
+    reader.take(claimed + 1).read_to_end(&mut values).map_err(&unreadable)?;
+    if values.len() as u64 != claimed {
+        let found = if (values.len() as u64) < claimed { format!("only {}", values.len()) } else { "more".into() };
+        return Err(damaged(path, format!("claims {dims:?} values but holds {found}")));
+    }
+    Ok(Values { dims, values })
+}
+
+/// Swaps rows and columns of a square image.
+fn transpose(image: &mut [u8], side: usize) {
+    for row in 0..side {
+        for column in row + 1..side {
+            image.swap(row * side + column, column * side + row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::data::synthetic::{gzip, idx};
+
+    fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn error(name: &str, bytes: Vec<u8>) -> String {
+        let folder = folder(&[(name, bytes)]);
+        let message = read(folder.path(), Split::Test).unwrap_err().to_string();
+        message.replace(&folder.path().display().to_string(), "FOLDER")
+    }
+
+    #[test]
+    fn reads_plain_and_zipped_files_with_and_without_labels() {
+        let pixels: Vec<u8> = (0..12).collect();
+        let images = idx(&[3, 2, 2], &pixels);
+        let plain =
+            folder(&[("t10k-images-idx3-ubyte", images.clone()), ("t10k-labels-idx1-ubyte", idx(&[3], &[7, 0, 1]))]);
+        let set = read(plain.path(), Split::Test).unwrap();
+        assert_eq!((set.shape(), &set.pixels, set.labels), ([1, 2, 2], &pixels, Some(vec![7, 0, 1])));
+        let zipped = folder(&[("train-images.idx3-ubyte.gz", gzip(&images).unwrap())]);
+        let set = read(zipped.path(), Split::Train).unwrap();
+        assert_eq!((set.shape(), &set.pixels, set.labels), ([1, 2, 2], &pixels, None));
+    }
+
+    #[test]
+    fn emnist_letters_are_turned_upright() {
+        let folder = folder(&[("emnist-letters-test-images-idx3-ubyte", idx(&[1, 2, 2], &[1, 2, 3, 4]))]);
+        assert_eq!(read(folder.path(), Split::Test).unwrap().pixels, [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn claims_are_checked_before_anything_is_allocated() {
+        let name = "t10k-images-idx3-ubyte";
+        let huge = idx(&[1_000_000, 1000, 1000], &[0; 4]);
+        assert_eq!(
+            error(name, huge.clone()),
+            format!("FOLDER/{name}: claims [1000000, 1000, 1000] values, more than its 20 bytes can hold")
+        );
+        let zipped = error(&format!("{name}.gz"), gzip(&huge).unwrap());
+        assert!(zipped.contains("claims [1000000, 1000, 1000] values, more than its"), "{zipped}");
+        // A bomb: 16 MB of zeros in some 16 kB, under a header that claims little.
+        let bomb = gzip(&idx(&[2, 2, 2], &vec![0; 16 << 20])).unwrap();
+        assert_eq!(
+            error(&format!("{name}.gz"), bomb),
+            format!("FOLDER/{name}.gz: claims [2, 2, 2] values but holds more")
+        );
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        let name = "t10k-images-idx3-ubyte";
+        for (bytes, expected) in [
+            (vec![], "ends too early"),
+            (vec![0, 0, 8], "ends too early"),
+            (vec![0, 0, 8, 3, 0, 0], "ends too early"),
+            (idx(&[4], &[0; 4]), "begins with 0x00000801, not the 0x00000803 of IDX bytes in 3 dimensions"),
+            (idx(&[2, 2, 2], &[0; 7]), "claims [2, 2, 2] values but holds only 7"),
+            (idx(&[2, 2, 2], &[0; 9]), "claims [2, 2, 2] values but holds more"),
+            (idx(&[2, 0, 2], &[]), "its images are 0×2 pixels"),
+            (idx(&[1, 1, 5000], &[0; 5000]), "its images are 1×5000 pixels"),
+        ] {
+            assert_eq!(error(name, bytes), format!("FOLDER/{name}: {expected}"));
+        }
+        assert_eq!(
+            error(&format!("{name}.gz"), b"not gzip at all".to_vec()),
+            format!("FOLDER/{name}.gz: invalid gzip header")
+        );
+        let folder = folder(&[(name, idx(&[2, 1, 1], &[0; 2])), ("t10k-labels-idx1-ubyte", idx(&[3], &[0; 3]))]);
+        let message = read(folder.path(), Split::Test).unwrap_err().to_string();
+        assert!(message.contains("3 labels for the 2 images of"), "{message}");
+    }
+}

@@ -1,0 +1,245 @@
+//! The images of one split in memory, and how they become tensors.
+
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+use sha2::{Digest, Sha256};
+
+use super::{Split, conform};
+use crate::{Error, Result};
+
+/// The images of one split, in memory as bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSet {
+    /// The data set's name.
+    pub name: String,
+    /// Which part of it.
+    pub split: Split,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// Rows of a picture.
+    pub height: usize,
+    /// Columns of a picture.
+    pub width: usize,
+    /// (N, C, H, W), 0..=255.
+    pub pixels: Vec<u8>,
+    /// One class per image, from 0; `None` for unlabelled sets.
+    pub labels: Option<Vec<u32>>,
+    /// How many classes the set has; 0 without labels.
+    pub classes: usize,
+    /// How many images the complete split has, if known: fewer here means "subset" in every caption.
+    pub full_size: Option<usize>,
+    /// What a reader of a table must know of these images: `JPEG-recompressed`, `synthetic`.
+    pub note: Option<String>,
+}
+
+/// Per-channel mean and standard deviation of pixels in 0..1, by which images are normalised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalisation {
+    /// Mean of each channel.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel; positive.
+    pub std: Vec<f32>,
+}
+
+impl Normalisation {
+    /// For each channel the normalised value of every byte: (p / 255 − mean) / std in f32, in torchvision's order.
+    ///
+    /// # Errors
+    /// `Error::Input` when there are not `channels` means and standard deviations, or one is unusable.
+    pub(super) fn tables(&self, channels: usize) -> Result<Vec<[f32; 256]>> {
+        for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if values.len() != channels {
+                let what = format!("`{key}` has {} values but the images have {channels} channels", values.len());
+                return Err(Error::input(what).hint(format!("give {channels} values under `{key}` of the ID data set")));
+            }
+        }
+        let pairs = self.mean.iter().zip(&self.std);
+        pairs
+            .map(|(&mean, &std)| {
+                if !mean.is_finite() || !std.is_finite() || std <= 0.0 {
+                    return Err(Error::input(format!("mean {mean} and std {std} cannot normalise images")));
+                }
+                Ok(std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std))
+            })
+            .collect()
+    }
+}
+
+impl ImageSet {
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.image_len().max(1)
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.pixels.is_empty()
+    }
+
+    /// Channels, rows, columns.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.channels, self.height, self.width]
+    }
+
+    /// Bytes of one image: C·H·W.
+    pub fn image_len(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// The bytes of image `i`: (C, H, W).
+    ///
+    /// # Panics
+    /// When `i` is not below [`ImageSet::len`].
+    pub fn image(&self, i: usize) -> &[u8] {
+        let length = self.image_len();
+        &self.pixels[i * length..(i + 1) * length]
+    }
+
+    /// The first `n` images, or all if there are fewer.
+    #[must_use]
+    pub fn take(mut self, n: usize) -> Self {
+        let n = n.min(self.len());
+        self.pixels.truncate(n * self.image_len());
+        if let Some(labels) = &mut self.labels {
+            labels.truncate(n);
+        }
+        self
+    }
+
+    /// The images at `indices`, in that order.
+    ///
+    /// # Panics
+    /// When an index is not below [`ImageSet::len`].
+    #[must_use]
+    pub fn subset(&self, indices: &[usize]) -> Self {
+        let mut pixels = Vec::with_capacity(indices.len() * self.image_len());
+        for &i in indices {
+            pixels.extend_from_slice(self.image(i));
+        }
+        let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+        Self { pixels, labels, name: self.name.clone(), note: self.note.clone(), ..*self }
+    }
+
+    /// The same images at another shape, as torchvision's `Resize` and `CenterCrop` would make them.
+    ///
+    /// Grey becomes RGB by repetition, RGB becomes grey by luma (0.299, 0.587, 0.114); bilinear resizing (with
+    /// anti-aliasing when it shrinks) brings the shorter side to fit, the longer is cropped about the centre. Images
+    /// that already have the shape are returned as they are.
+    ///
+    /// # Errors
+    /// `Error::Input` when `channels` is neither 1 nor 3, or a side is 0.
+    pub fn conform(mut self, channels: usize, height: usize, width: usize) -> Result<Self> {
+        let to = [channels, height, width];
+        if to != self.shape() {
+            self.pixels = conform::images(&self.pixels, self.shape(), to)?;
+            [self.channels, self.height, self.width] = to;
+        }
+        Ok(self)
+    }
+
+    /// SHA-256 of the shape, the pixels and the labels, in hexadecimal: what results depend on, whatever the file.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for size in [self.len(), self.channels, self.height, self.width] {
+            hash.update((size as u64).to_le_bytes());
+        }
+        hash.update(&self.pixels);
+        // A count first, so that no labels and no images are told apart.
+        hash.update((self.labels.as_ref().map_or(0, Vec::len) as u64).to_le_bytes());
+        for label in self.labels.iter().flatten() {
+            hash.update(label.to_le_bytes());
+        }
+        format!("{:x}", hash.finalize())
+    }
+
+    /// Images `range`, normalised: (n, C, H, W) f32.
+    ///
+    /// # Errors
+    /// `Error::Failed` when the range leaves the set; `Error::Input` when the normalisation is not for C channels;
+    /// `Error::Candle` when the device refuses.
+    pub fn tensor(&self, range: Range<usize>, norm: &Normalisation, device: &Device) -> Result<Tensor> {
+        if range.start > range.end || range.end > self.len() {
+            return Err(Error::Failed(format!("images {range:?} of {}, which has {}", self.name, self.len())));
+        }
+        let tables = norm.tables(self.channels)?;
+        let images = range.len();
+        let bytes = &self.pixels[range.start * self.image_len()..range.end * self.image_len()];
+        normalised(bytes, images, self.shape(), &tables, device)
+    }
+}
+
+/// Bytes (n, C, H, W) through the channels' tables onto the device as f32.
+pub(super) fn normalised(
+    bytes: &[u8],
+    n: usize,
+    [channels, height, width]: [usize; 3],
+    tables: &[[f32; 256]],
+    device: &Device,
+) -> Result<Tensor> {
+    let mut values = Vec::with_capacity(bytes.len());
+    for (plane, table) in bytes.chunks_exact(height * width).zip(tables.iter().cycle()) {
+        values.extend(plane.iter().map(|&byte| table[usize::from(byte)]));
+    }
+    Ok(Tensor::from_vec(values, (n, channels, height, width), device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set() -> ImageSet {
+        ImageSet {
+            name: "three".into(),
+            split: Split::Test,
+            channels: 1,
+            height: 2,
+            width: 2,
+            pixels: (0..12).collect(),
+            labels: Some(vec![0, 1, 2]),
+            classes: 3,
+            full_size: Some(3),
+            note: None,
+        }
+    }
+
+    #[test]
+    fn takes_and_picks_images_with_their_labels() {
+        assert_eq!(set().len(), 3);
+        assert_eq!(set().take(2).labels, Some(vec![0, 1]));
+        assert_eq!(set().take(9), set());
+        let picked = set().subset(&[2, 0]);
+        assert_eq!(picked.pixels, [8, 9, 10, 11, 0, 1, 2, 3]);
+        assert_eq!(picked.labels, Some(vec![2, 0]));
+        assert_eq!(picked.full_size, Some(3));
+    }
+
+    #[test]
+    fn the_digest_sees_shape_pixels_and_labels_only() {
+        let digest = set().sha256();
+        assert_eq!(ImageSet { name: "other".into(), note: Some("synthetic".into()), ..set() }.sha256(), digest);
+        assert_ne!(ImageSet { height: 1, width: 4, ..set() }.sha256(), digest);
+        assert_ne!(ImageSet { labels: None, ..set() }.sha256(), digest);
+        assert_ne!(ImageSet { labels: Some(vec![0, 1, 1]), ..set() }.sha256(), digest);
+        assert_ne!(ImageSet { pixels: (1..13).collect(), ..set() }.sha256(), digest);
+    }
+
+    #[test]
+    fn pixels_are_normalised_as_torchvision_does() {
+        let norm = Normalisation { mean: vec![0.5], std: vec![0.25] };
+        let tensor = set().tensor(1..3, &norm, &Device::Cpu).unwrap();
+        assert_eq!(tensor.dims(), [2, 1, 2, 2]);
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values[0], (4.0f32 / 255.0 - 0.5) / 0.25);
+        assert_eq!(values[7], (11.0f32 / 255.0 - 0.5) / 0.25);
+    }
+
+    #[test]
+    fn wrong_ranges_and_statistics_are_errors() {
+        let norm = |mean: &[f32], std: &[f32]| Normalisation { mean: mean.into(), std: std.into() };
+        let message = |range, norm| set().tensor(range, &norm, &Device::Cpu).unwrap_err().to_string();
+        assert_eq!(message(0..4, norm(&[0.0], &[1.0])), "images 0..4 of three, which has 3");
+        assert_eq!(message(0..1, norm(&[0.0; 3], &[1.0; 3])), "`mean` has 3 values but the images have 1 channels");
+        assert_eq!(message(0..1, norm(&[0.0], &[0.0])), "mean 0 and std 0 cannot normalise images");
+    }
+}

@@ -1,0 +1,235 @@
+//! Tiny synthetic data sets in every format's own files, for tests and smoke runs.
+//!
+//! A smoke run goes through the same readers as a real one. Each class is a grating of its own direction under noise, so
+//! that a network can learn it; each data set has its own wavelengths, so that sets can be told apart.
+
+use std::{
+    f32::consts::PI,
+    fs,
+    io::Write,
+    path::{Component, Path},
+};
+
+use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
+use image::{ColorType, ImageFormat};
+use rand::Rng as _;
+
+use super::{Format, SYNTHETIC, Split, cifar, folder, format, known};
+use crate::{Error, Result, config::Dataset, rng};
+
+/// Writes `train` and `test` images of `dataset` in its own format to where [`super::load`] looks for it under `root`,
+/// with a file `SYNTHETIC` beside them.
+///
+/// Formats with fixed sizes have them; the images of known sets have their shape; others are 28×28 grey (IDX) or 32×32
+/// RGB. Classes are dealt out in turn. The same arguments write the same bytes.
+///
+/// # Errors
+/// `Error::Input` when the name is unknown and no format is given, or the place is outside `root` or holds files that are
+/// not synthetic; `Error::Io` when it cannot be written.
+pub fn write(dataset: &Dataset, root: &Path, train: usize, test: usize, seed: u64) -> Result<()> {
+    let format = format(dataset)?;
+    let folder = folder(dataset, root);
+    let inside =
+        folder.strip_prefix(root).is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_))));
+    if !inside || folder == root {
+        let (name, folder, root) = (&dataset.name, folder.display(), root.display());
+        return Err(Error::input(format!(
+            "synthetic data for \"{name}\" would go to {folder}, which is not under {root}"
+        )));
+    }
+    if folder.exists() && !folder.join(SYNTHETIC).is_file() {
+        return Err(Error::input(format!("{} exists and is not synthetic: not overwritten", folder.display())));
+    }
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    save(&folder.join(SYNTHETIC), b"Made by oodkit to test itself; not real data.\n")?;
+
+    let mut painter = Painter::new(dataset, format, seed);
+    if format == Format::Fer2013 {
+        let mut table = "emotion,pixels,Usage\n".to_owned();
+        for (usage, n) in [("Training", train), ("PublicTest", 1), ("PrivateTest", test)] {
+            for i in 0..n {
+                let pixels: Vec<String> = painter.image(i).iter().map(u8::to_string).collect();
+                table.push_str(&format!("{},{},{usage}\n", painter.class(i), pixels.join(" ")));
+            }
+        }
+        return save(&folder.join("fer2013.csv"), table.as_bytes());
+    }
+    for (split, n) in [(Split::Train, train), (Split::Test, test)] {
+        if n > 0 {
+            write_split(&mut painter, format, &folder, split, n)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes `n` images of one split.
+fn write_split(painter: &mut Painter, format: Format, folder: &Path, split: Split, n: usize) -> Result<()> {
+    match format {
+        Format::Idx => {
+            let stem = if split == Split::Train { "train" } else { "t10k" };
+            let images: Vec<u8> = (0..n).flat_map(|i| painter.image(i)).collect();
+            let labels: Vec<u8> = (0..n).map(|i| (painter.class(i) + painter.first_label) as u8).collect();
+            let [_, height, width] = painter.shape;
+            let images = gzip(&idx(&[n, height, width], &images))?;
+            save(&folder.join(format!("{stem}-images-idx3-ubyte.gz")), &images)?;
+            save(&folder.join(format!("{stem}-labels-idx1-ubyte.gz")), &gzip(&idx(&[n], &labels))?)
+        }
+        Format::Cifar10 | Format::Cifar100 => {
+            let fine = format == Format::Cifar100;
+            let files = if fine { cifar::Kind::Cifar100 } else { cifar::Kind::Cifar10 }.files(split);
+            let each = n.div_ceil(files.len());
+            for (k, file) in files.iter().enumerate() {
+                let mut records = Vec::new();
+                for i in k * each..n.min((k + 1) * each) {
+                    // CIFAR-100's coarse label comes first; it is not used.
+                    records.extend(fine.then_some(0));
+                    records.push(painter.class(i) as u8);
+                    records.extend(painter.image(i));
+                }
+                save(&folder.join(file), &records)?;
+            }
+            Ok(())
+        }
+        Format::Svhn => {
+            let images: Vec<u8> = (0..n).flat_map(|i| column_major(&painter.image(i))).collect();
+            let labels: Vec<u8> =
+                (0..n).map(|i| if painter.class(i) == 0 { 10 } else { painter.class(i) as u8 }).collect();
+            let arrays = [("X", vec![32, 32, 3, n], images), ("y", vec![n, 1], labels)];
+            save(&folder.join(format!("{split}_32x32.mat")), &mat(&arrays, true, false)?)
+        }
+        Format::ClassFolders => (0..n).try_for_each(|i| {
+            painter.save_picture(i, &folder.join(split.name()).join(format!("class_{:03}", painter.class(i))))
+        }),
+        Format::Folder => (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name()))),
+        // One file for all splits: written by the caller.
+        Format::Fer2013 => Ok(()),
+    }
+}
+
+/// Paints the images of a data set.
+struct Painter {
+    shape: [usize; 3],
+    classes: usize,
+    first_label: usize,
+    /// Pixels per wave, of each channel.
+    wavelengths: [f32; 3],
+    rng: rng::Rng,
+}
+
+impl Painter {
+    fn new(dataset: &Dataset, format: Format, seed: u64) -> Self {
+        let known = known(&dataset.name);
+        let (shape, classes) = match format {
+            Format::Idx => ([1, 28, 28], 10),
+            Format::Cifar10 | Format::Svhn => ([3, 32, 32], 10),
+            Format::Cifar100 => ([3, 32, 32], 100),
+            Format::Fer2013 => ([1, 48, 48], 7),
+            Format::ClassFolders | Format::Folder => ([3, 32, 32], 10),
+        };
+        // The file formats with a size of their own keep it, whatever the name.
+        let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder);
+        let known = known.filter(|_| free);
+        let mut rng = rng::stream(seed, "synthetic", &dataset.name);
+        Self {
+            shape: known.and_then(|known| known.shape).unwrap_or(shape),
+            classes: known.map(|known| known.classes).filter(|classes| *classes > 0).unwrap_or(classes),
+            first_label: known.map_or(0, |known| known.first_label as usize),
+            wavelengths: std::array::from_fn(|_| rng.random_range(3.0..12.0)),
+            rng,
+        }
+    }
+
+    /// The class of image `i`, from 0.
+    fn class(&self, i: usize) -> usize {
+        i % self.classes
+    }
+
+    /// Image `i`: (C, H, W).
+    fn image(&mut self, i: usize) -> Vec<u8> {
+        let [channels, height, width] = self.shape;
+        let (sin, cos) = (PI * self.class(i) as f32 / self.classes as f32).sin_cos();
+        let phase = self.rng.random_range(0.0..2.0 * PI);
+        let mut image = Vec::with_capacity(channels * height * width);
+        for wavelength in &self.wavelengths[..channels] {
+            for y in 0..height {
+                for x in 0..width {
+                    let wave = (2.0 * PI / wavelength * (x as f32 * cos + y as f32 * sin) + phase).sin();
+                    // `as` saturates at the ends of a byte.
+                    image.push((128.0 + 90.0 * wave + self.rng.random_range(-30.0..30.0)) as u8);
+                }
+            }
+        }
+        image
+    }
+
+    fn save_picture(&mut self, i: usize, folder: &Path) -> Result<()> {
+        let image = self.image(i);
+        let [channels, height, width] = self.shape;
+        let plane = height * width;
+        let interleaved: Vec<u8> =
+            (0..plane).flat_map(|p| (0..channels).map(move |c| c * plane + p)).map(|at| image[at]).collect();
+        let colour = if channels == 1 { ColorType::L8 } else { ColorType::Rgb8 };
+        let mut png = std::io::Cursor::new(Vec::new());
+        image::write_buffer_with_format(&mut png, &interleaved, width as u32, height as u32, colour, ImageFormat::Png)
+            .map_err(|error| Error::Failed(format!("cannot encode a PNG: {error}")))?;
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        save(&folder.join(format!("{i:05}.png")), png.get_ref())
+    }
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(Error::io("write", path))
+}
+
+/// An IDX file of bytes.
+pub(super) fn idx(dims: &[usize], values: &[u8]) -> Vec<u8> {
+    let mut file = vec![0, 0, 8, dims.len() as u8];
+    for dim in dims {
+        file.extend((*dim as u32).to_be_bytes());
+    }
+    file.extend_from_slice(values);
+    file
+}
+
+/// `bytes` as a gzip file without a time stamp.
+pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Error::io("write", "gzip"))
+}
+
+/// Planes of a 32×32 image with the row varying fastest.
+fn column_major(image: &[u8]) -> Vec<u8> {
+    let transposed = |plane: &[u8]| -> Vec<u8> { (0..32 * 32).map(|at| plane[at % 32 * 32 + at / 32]).collect() };
+    image.chunks_exact(32 * 32).flat_map(transposed).collect()
+}
+
+/// A MATLAB v5 file of byte arrays.
+pub(super) fn mat(arrays: &[(&str, Vec<usize>, Vec<u8>)], compressed: bool, big_endian: bool) -> Result<Vec<u8>> {
+    let word = |value: usize| if big_endian { (value as u32).to_be_bytes() } else { (value as u32).to_le_bytes() };
+    let element = |kind: usize, data: &[u8]| {
+        let mut element = [word(kind), word(data.len())].concat();
+        element.extend_from_slice(data);
+        element.resize(element.len().next_multiple_of(8), 0);
+        element
+    };
+    let mut file = b"MATLAB 5.0 MAT-file".to_vec();
+    file.resize(124, b' ');
+    file.extend(if big_endian { *b"\x01\x00MI" } else { *b"\x00\x01IM" });
+    for (name, dims, values) in arrays {
+        // Class 9 is uint8; element types: 6 uint32, 5 int32, 1 int8, 2 uint8, 14 array, 15 compressed.
+        let flags = element(6, &[word(9), word(0)].concat());
+        let dims = element(5, &dims.iter().flat_map(|dim| word(*dim)).collect::<Vec<u8>>());
+        let array = element(14, &[flags, dims, element(1, name.as_bytes()), element(2, values)].concat());
+        if compressed {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+            let zipped =
+                encoder.write_all(&array).and_then(|()| encoder.finish()).map_err(Error::io("write", "zlib"))?;
+            // Compressed elements are not padded.
+            file.extend([word(15), word(zipped.len())].concat());
+            file.extend(zipped);
+        } else {
+            file.extend(array);
+        }
+    }
+    Ok(file)
+}

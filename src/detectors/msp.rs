@@ -1,0 +1,45 @@
+//! The maximum softmax probability: a network is less sure of what it has not seen.
+//!
+//! score = 1 − max_c softmax(f)_c, in 0..1.
+//!
+//! - Paper: Hendrycks & Gimpel, *A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+//!   Networks*, ICLR 2017, <https://arxiv.org/abs/1610.02136>.
+//! - Reference code: OpenOOD `postprocessors/base_postprocessor.py`; energy_ood `CIFAR/test.py` (`-np.max(smax)`).
+//! - Deviations: one is added, which changes no order, and the score is summed from the *other* classes'
+//!   probabilities in f64. Confidences that the reference rounds to exactly 1 in f32, and so ties, keep their order.
+
+use candle_core::Tensor;
+
+use super::{Bank, Detector, Peak, Scorer, Scores, score_rows};
+use crate::Result;
+
+/// The maximum softmax probability has no settings.
+#[derive(
+    Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Msp")]
+pub struct Config {}
+
+/// One minus the maximum softmax probability of each row of (N, K) logits, in 0..1.
+///
+/// # Errors
+/// If there is nothing to score, or a logit is NaN or infinite.
+pub fn msp(logits: &Tensor) -> Result<Vec<f32>> {
+    score_rows(logits, |row| {
+        let rest = Peak::of(row).rest;
+        rest / (1.0 + rest)
+    })
+}
+
+impl Detector for Config {
+    fn fit(&self, _: Option<&Bank>) -> Result<Box<dyn Scorer>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Scorer for Config {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        Scores::new(msp(&bank.logits)?)
+    }
+}

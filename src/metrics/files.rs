@@ -1,0 +1,268 @@
+//! Score files: NumPy's `.npy` and plain `.csv`, and the metrics of two of them.
+//!
+//! The `.npy` reader is our own: npyz 0.9 multiplies the header's dimensions unchecked and parses nested brackets by
+//! recursion, so that a hostile header ends the program. Only what scores need is read: one number per image.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, BufWriter, Read, Write},
+    path::Path,
+};
+
+use super::ranking;
+use crate::{Error, Result, fs::write_atomic};
+
+/// Reads one score per image from a `.npy` file (one-dimensional or N × 1, any real number type but f2) or a `.csv` file
+/// (one number per line, the first line may be a title). Every number is kept exactly.
+///
+/// # Errors
+/// [`Error::Input`] if the file is not of that form, is empty, or holds NaN or an infinity; with its index or line.
+pub fn read_scores(path: &Path) -> Result<Vec<f64>> {
+    let scores = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("npy") => read_npy(path)?,
+        Some("csv") => read_csv(path)?,
+        _ => {
+            return Err(Error::input(format!("{}: scores are read from .npy and .csv files", path.display()))
+                .hint("in Python: numpy.save(\"scores.npy\", scores)"));
+        }
+    };
+    if scores.is_empty() {
+        return Err(Error::input(format!("{}: there are no scores", path.display())));
+    }
+    match scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
+        Some((index, score)) => {
+            Err(Error::input(format!("{}: the score with index {index} (counted from 0) is {score}", path.display()))
+                .hint("a score that is not a finite number has no place in a ranking; find out where it comes from"))
+        }
+        None => Ok(scores),
+    }
+}
+
+/// Writes scores as a one-dimensional `.npy` file of f32 (little-endian, format 1.0), whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be written.
+pub fn write_npy(path: &Path, scores: &[f32]) -> Result<()> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}", scores.len());
+    // The header ends with a newline on a multiple of 64 bytes, so that the numbers can be memory-mapped.
+    let padding = (PREFIX + header.len() + 1).next_multiple_of(64) - (PREFIX + header.len() + 1);
+    header.push_str(&" ".repeat(padding));
+    header.push('\n');
+    write_atomic(path, |file| {
+        let mut file = BufWriter::new(file);
+        file.write_all(MAGIC)?;
+        file.write_all(&[1, 0])?;
+        file.write_all(&(header.len() as u16).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        for score in scores {
+            file.write_all(&score.to_le_bytes())?;
+        }
+        file.flush()
+    })
+}
+
+/// `oodkit metrics`: what two score files give, as lines of name and value, or as one JSON object.
+///
+/// Values are fractions of 1 with as many digits as it takes to read the same f64 back. JSON has the keys of
+/// [`Metrics`](super::Metrics), then `n_id` and `n_ood`.
+///
+/// # Errors
+/// As [`read_scores`].
+pub fn run_cli(id: &Path, ood: &Path, json: bool) -> Result<String> {
+    let (id, ood) = (read_scores(id)?, read_scores(ood)?);
+    let metrics = ranking::metrics(&id, &ood)?;
+    let counts = [("n_id", id.len()), ("n_ood", ood.len())];
+    if json {
+        let mut object: serde_json::Map<_, _> =
+            metrics.iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        object.extend(counts.map(|(key, count)| (key.to_owned(), count.into())));
+        return Ok(format!("{:#}", serde_json::Value::Object(object)));
+    }
+    let values = metrics.iter().map(|(key, value)| (key, value.to_string()));
+    let lines: Vec<(&str, String)> = values.chain(counts.map(|(key, count)| (key, count.to_string()))).collect();
+    let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
+    Ok(lines.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect::<Vec<_>>().join("\n"))
+}
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// Bytes before the header's text in format 1.0: magic, version, length.
+const PREFIX: usize = 10;
+
+/// NumPy itself refuses longer headers (`max_header_size`).
+const LONGEST_HEADER: usize = 10_000;
+
+/// Bytes read at a time; a multiple of every item size.
+const BLOCK: usize = 1 << 20;
+
+fn read_npy(path: &Path) -> Result<Vec<f64>> {
+    let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+    let io = || Error::io("read", path);
+    let file = File::open(path).map_err(io())?;
+    let size = file.metadata().map_err(io())?.len();
+    let mut reader = BufReader::new(file);
+
+    let mut prefix = Vec::new();
+    reader.by_ref().take(8).read_to_end(&mut prefix).map_err(io())?;
+    let wide = match prefix.strip_prefix(MAGIC) {
+        Some([1, 0]) => false,
+        Some([2 | 3, 0]) => true,
+        Some([major, minor]) => return Err(bad(format!("version {major}.{minor} of the .npy format is unknown"))),
+        _ => return Err(bad("not a .npy file: it does not start with \\x93NUMPY and a version".into())),
+    };
+    let mut length = [0; 4];
+    let digits = if wide { &mut length[..] } else { &mut length[..2] };
+    reader.read_exact(digits).map_err(|_| bad("the .npy header is cut off".into()))?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > LONGEST_HEADER {
+        return Err(bad(format!("the .npy header claims {length} bytes; at most {LONGEST_HEADER} are read")));
+    }
+    let mut header = vec![0; length];
+    reader.read_exact(&mut header).map_err(|_| bad("the .npy header is cut off".into()))?;
+    let header = String::from_utf8_lossy(&header);
+    let (item, shape) = parse_header(&header).map_err(bad)?;
+
+    let count = match shape[..] {
+        [count] | [count, 1] => count,
+        _ => {
+            return Err(bad(format!(
+                "the array's shape is {shape:?}, but scores are one number per image, (N) or (N, 1)"
+            )));
+        }
+    };
+    let start = if wide { PREFIX + 2 } else { PREFIX } + length;
+    let claimed = count.checked_mul(item.size as u64).and_then(|bytes| bytes.checked_add(start as u64));
+    if claimed != Some(size) {
+        return Err(bad(format!(
+            "the header says {count} numbers of {} bytes, but {} bytes follow it",
+            item.size,
+            size.saturating_sub(start as u64)
+        )));
+    }
+
+    // As large as the file says it is, which was just compared with the file itself.
+    let mut scores = Vec::with_capacity(count as usize);
+    let mut block = vec![0; BLOCK];
+    let mut left = count as usize * item.size;
+    while left > 0 {
+        let block = &mut block[..left.min(BLOCK)];
+        reader.read_exact(block).map_err(io())?;
+        for bytes in block.chunks_exact(item.size) {
+            let index = scores.len();
+            let score = item.decode(bytes).ok_or_else(|| {
+                bad(format!("the integer with index {index} is beyond ±2^53: f64 cannot hold it exactly"))
+            })?;
+            scores.push(score);
+        }
+        left -= block.len();
+    }
+    Ok(scores)
+}
+
+/// How a number is stored: NumPy's type string, such as `<f4`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Item {
+    big_endian: bool,
+    kind: char,
+    size: usize,
+}
+
+impl Item {
+    fn parse(descr: &str) -> Option<Self> {
+        let mut chars = descr.chars();
+        let big_endian = match chars.next()? {
+            '<' | '|' | '=' => false,
+            '>' => true,
+            _ => return None,
+        };
+        let kind = chars.next()?;
+        let size = chars.as_str().parse().ok()?;
+        matches!((kind, size), ('f', 4 | 8) | ('i' | 'u', 1 | 2 | 4 | 8) | ('b', 1)).then_some(Self {
+            big_endian,
+            kind,
+            size,
+        })
+    }
+
+    /// The number in `bytes` of length `size`; `None` if f64 cannot hold it.
+    fn decode(self, bytes: &[u8]) -> Option<f64> {
+        // Into the low bytes of a little-endian u64.
+        let mut low = [0; 8];
+        for (place, byte) in low.iter_mut().zip(bytes) {
+            *place = *byte;
+        }
+        if self.big_endian {
+            low[..self.size].reverse();
+        }
+        let unsigned = u64::from_le_bytes(low);
+        let exact = |integer: i128| (integer.unsigned_abs() <= 1 << 53).then_some(integer as f64);
+        match (self.kind, self.size) {
+            ('f', 4) => Some(f64::from(f32::from_bits(unsigned as u32))),
+            ('f', _) => Some(f64::from_bits(unsigned)),
+            ('i', size) => {
+                let unused = 64 - 8 * size as u32;
+                exact(i128::from((unsigned << unused).cast_signed() >> unused))
+            }
+            _ => exact(i128::from(unsigned)),
+        }
+    }
+}
+
+/// The item type and shape in a header such as `{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }`.
+///
+/// The order of a one-dimensional or N × 1 array is the same in C and Fortran.
+fn parse_header(header: &str) -> Result<(Item, Vec<u64>), String> {
+    let value = |key: &str| {
+        let (_, rest) = header.split_once(&format!("'{key}'")).ok_or(format!("the .npy header lacks '{key}'"))?;
+        Ok::<_, String>(rest.trim_start().trim_start_matches(':').trim_start())
+    };
+    let descr = value("descr")?;
+    let quoted = descr.strip_prefix('\'').and_then(|rest| rest.split_once('\'')).map(|(descr, _)| descr);
+    let item = quoted.and_then(Item::parse).ok_or_else(|| {
+        let shown: String = quoted.unwrap_or(descr).chars().take(20).collect();
+        format!("numbers of type {shown:?} are not read; use scores.astype(\"float32\")")
+    })?;
+    let shape = value("shape")?;
+    let shape = shape
+        .strip_prefix('(')
+        .and_then(|rest| rest.split_once(')'))
+        .map(|(numbers, _)| numbers)
+        .and_then(|numbers| {
+            let numbers = numbers.split(',').map(str::trim).filter(|number| !number.is_empty());
+            numbers.map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()
+        })
+        .ok_or("the .npy header's shape is not a tuple of numbers")?;
+    Ok((item, shape))
+}
+
+fn read_csv(path: &Path) -> Result<Vec<f64>> {
+    let io = || Error::io("read", path);
+    let mut reader = BufReader::new(File::open(path).map_err(io())?);
+    let mut scores = Vec::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).map_err(io())? == 0 {
+            break;
+        }
+        let text = std::str::from_utf8(&line).unwrap_or("\u{fffd}").trim_start_matches('\u{feff}').trim();
+        match text.parse::<f64>() {
+            Ok(score) if score.is_finite() => scores.push(score),
+            Ok(score) => {
+                let index = scores.len();
+                return Err(Error::input(format!(
+                    "{}, line {number}: the score with index {index} (counted from 0) is {score}",
+                    path.display()
+                )));
+            }
+            Err(_) if text.is_empty() => {}
+            Err(_) if number == 1 && !text.contains([',', ';', '\t']) && text.starts_with(char::is_alphabetic) => {}
+            Err(_) => {
+                let shown: String = text.chars().take(40).collect();
+                return Err(Error::input(format!("{}, line {number}: {shown:?} is not a number", path.display()))
+                    .hint("one number per line; the first line may be a title"));
+            }
+        }
+    }
+    Ok(scores)
+}

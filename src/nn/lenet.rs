@@ -1,0 +1,65 @@
+//! LeNet-5 (LeCun et al. 1998) in the form of DDU (`omegafragger/DDU`, `net/lenet.py`): unpadded convolutions, max-pooling,
+//! ReLU; 84 features.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::{
+    Error, Result,
+    nn::{
+        Head, Mode, Network, Outputs, Shape,
+        layers::{Conv2d, Linear},
+    },
+    ops,
+};
+
+/// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
+#[derive(Debug, Clone)]
+pub struct LeNet {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    fc1: Linear,
+    fc2: Linear,
+    fc3: Linear,
+}
+
+impl LeNet {
+    /// For images of 16×16 pixels or more; 256 inputs to the first linear layer at 28×28.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for smaller images.
+    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+        let left =
+            |size: usize| size.checked_sub(4).and_then(|size| (size / 2).checked_sub(4)).map_or(0, |size| size / 2);
+        let inputs = 16 * left(shape.height) * left(shape.width);
+        if inputs == 0 {
+            let message = format!("lenet needs images of at least 16×16 pixels, not {}×{}", shape.height, shape.width);
+            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18`"));
+        }
+        Ok(Self {
+            conv1: Conv2d::biased(shape.channels, 6, 5, 0, &vb.pp("conv1"))?,
+            conv2: Conv2d::biased(6, 16, 5, 0, &vb.pp("conv2"))?,
+            fc1: Linear::new(inputs, 120, &vb.pp("fc1"))?,
+            fc2: Linear::new(120, 84, &vb.pp("fc2"))?,
+            fc3: Linear::new(84, shape.classes, &vb.pp("fc3"))?,
+        })
+    }
+}
+
+impl Network for LeNet {
+    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        // ReLU after the pool: equal to before it, on a quarter of the values.
+        let conv1 = ops::relu(&ops::max_pool2d(&self.conv1.forward(images, mode)?, 2, 2, 0)?)?;
+        let conv2 = ops::relu(&ops::max_pool2d(&self.conv2.forward(&conv1, mode)?, 2, 2, 0)?)?;
+        let hidden = ops::relu(&self.fc1.forward(&conv2.flatten_from(1)?, mode)?)?;
+        let features = ops::relu(&self.fc2.forward(&hidden, mode)?)?;
+        let logits = self.fc3.forward(&features, mode)?;
+        Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
+    }
+
+    fn head(&self) -> Head {
+        self.fc3.head()
+    }
+}

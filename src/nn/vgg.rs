@@ -1,0 +1,91 @@
+//! VGG-19 (Simonyan & Zisserman 2015) with batch normalisation and a single linear layer: DDU's form
+//! (`omegafragger/DDU`, `net/vgg.py`, without spectral normalisation and with ReLU), for small images.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::{
+    Error, Result,
+    nn::{
+        Head, Mode, Network, Outputs, Shape,
+        layers::{BatchNorm2d, Conv2d, ConvInit, Linear},
+    },
+    ops,
+};
+
+/// Convolutions and channels of each of the five stages.
+const STAGES: [(&str, usize, usize); 5] =
+    [("block1", 2, 64), ("block2", 2, 128), ("block3", 4, 256), ("block4", 4, 512), ("block5", 4, 512)];
+
+/// 512 features. Taps: `block1` to `block5`, what leaves each stage, after its pool.
+///
+/// The parameters of layer i are `features.<i>`, counted as in PyTorch's `Sequential` of convolution, normalisation, ReLU
+/// and pools.
+#[derive(Debug, Clone)]
+pub struct Vgg19 {
+    stages: Vec<Stage>,
+    classifier: Linear,
+}
+
+#[derive(Debug, Clone)]
+struct Stage {
+    name: &'static str,
+    layers: Vec<(Conv2d, BatchNorm2d)>,
+    pooled: bool,
+}
+
+impl Vgg19 {
+    /// PyTorch's default initialisation, as in DDU. Below 32×32 pixels the first stage has no pool (DDU's form for MNIST);
+    /// above 63×63 the features are averages over what the last pool leaves.
+    ///
+    /// # Errors
+    /// [`Error::Input`] below 16×16 pixels.
+    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+        let size = shape.height.min(shape.width);
+        if size < 16 {
+            let message =
+                format!("vgg19_bn needs images of at least 16×16 pixels, not {}×{}", shape.height, shape.width);
+            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18`"));
+        }
+        let (mut inputs, mut index) = (shape.channels, 0);
+        let features = vb.pp("features");
+        let mut stages = Vec::new();
+        for (stage, (name, depth, channels)) in STAGES.into_iter().enumerate() {
+            let mut layers = Vec::new();
+            for _ in 0..depth {
+                let conv = Conv2d::new(inputs, channels, 3, 1, 1, ConvInit::Default, &features.pp(index))?;
+                layers.push((conv, BatchNorm2d::new(channels, &features.pp(index + 1))?));
+                inputs = channels;
+                index += 3;
+            }
+            let pooled = stage > 0 || size >= 32;
+            index += usize::from(pooled);
+            stages.push(Stage { name, layers, pooled });
+        }
+        Ok(Self { stages, classifier: Linear::new(512, shape.classes, &vb.pp("classifier"))? })
+    }
+}
+
+impl Network for Vgg19 {
+    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        let mut taps = BTreeMap::new();
+        let mut x = images.clone();
+        for stage in &self.stages {
+            for (conv, bn) in &stage.layers {
+                x = bn.forward_relu(&conv.forward(&x, mode)?, mode)?;
+            }
+            if stage.pooled {
+                x = ops::max_pool2d(&x, 2, 2, 0)?;
+            }
+            taps.insert(stage.name, x.clone());
+        }
+        let features = ops::global_avg_pool2d(&x)?;
+        Ok(Outputs { logits: self.classifier.forward(&features, mode)?, features, taps })
+    }
+
+    fn head(&self) -> Head {
+        self.classifier.head()
+    }
+}

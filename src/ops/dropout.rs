@@ -1,0 +1,65 @@
+//! Dropout from a named random stream.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use rand::RngCore as _;
+use rayon::prelude::*;
+
+use super::{BLOCK, Float, by_float, elements};
+use crate::rng::Rng;
+
+/// Sets each element to 0 with probability `p` and scales the others by 1 / (1 − p) (Srivastava et al. 2014, inverted).
+///
+/// `p` in [0, 1). Element i of `x`, in order, is decided by word i of `rng`, which is taken as it was made: the same
+/// generator drops the same elements.
+///
+/// # Errors
+/// When `p` is outside [0, 1).
+pub fn dropout(x: &Tensor, p: f64, rng: Rng) -> Result<Tensor> {
+    if !(0.0..1.0).contains(&p) {
+        bail!("dropout: probability {p} is outside [0, 1)");
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    x.contiguous()?.apply_op1(Dropout { p, rng })
+}
+
+/// The operation is linear, so its backward is itself. It keeps the generator instead of a mask.
+#[derive(Clone)]
+struct Dropout {
+    p: f64,
+    rng: Rng,
+}
+
+impl Dropout {
+    fn run<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements::<T>(x, layout)?;
+        let mut y = vec![T::zero(); x.len()];
+        let scale = T::from_f64(1.0 / (1.0 - self.p));
+        let threshold = (self.p * 2f64.powi(32)) as u32;
+        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
+            let mut rng = self.rng.clone();
+            rng.set_word_pos((block * BLOCK) as u128);
+            for (y, x) in y.iter_mut().zip(x) {
+                if rng.next_u32() >= threshold {
+                    *y = *x * scale;
+                }
+            }
+        });
+        Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
+    }
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        by_float!(x, self.run(x, layout))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(gradient.contiguous()?.apply_op1_no_bwd(self)?))
+    }
+}

@@ -1,0 +1,88 @@
+//! A safe matrix product over slices.
+
+use super::Float;
+
+/// A matrix stored row after row, or its transpose.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    columns: usize,
+    row_stride: isize,
+    column_stride: isize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// `data` read as `rows` rows of `columns` elements.
+    ///
+    /// # Panics
+    /// When `data` has another length.
+    pub(super) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns, "a {rows}x{columns} matrix needs as many elements");
+        Self { data, rows, columns, row_stride: columns as isize, column_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// result = left · right, or result += left · right when `accumulate`. On the calling thread.
+///
+/// # Panics
+/// When the shapes do not fit: (m, k) · (k, n) into m·n elements, row after row.
+pub(super) fn matmul<T: Float>(result: &mut [T], accumulate: bool, left: Matrix<T>, right: Matrix<T>) {
+    let (m, k, n) = (left.rows, left.columns, right.columns);
+    assert_eq!(right.rows, k, "inner sizes differ");
+    assert_eq!(result.len(), m * n, "a {m}x{n} result needs as many elements");
+    let one = T::from_f64(1.0);
+    #[expect(unsafe_code, reason = "gemm takes raw pointers")]
+    // SAFETY: `Matrix` guarantees rows·columns elements behind its strides, asserted when it was made; `result` has m·n
+    // elements (asserted above), is borrowed mutably and therefore overlaps neither operand. `Float` is f32 or f64, which
+    // gemm supports. With `read_dst` false gemm only writes `result`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            result.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            left.data.as_ptr(),
+            left.column_stride,
+            left.row_stride,
+            right.data.as_ptr(),
+            right.column_stride,
+            right.row_stride,
+            one,
+            one,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_and_transposes() {
+        let (a, b) = ([1.0f64, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0f64, -1.0, 2.0, 0.5, 0.0, 1.0]);
+        let mut result = [100.0; 4];
+        matmul(&mut result, false, Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2));
+        assert_eq!(result, [5.0, 3.0, 14.0, 4.5]);
+        matmul(&mut result, true, Matrix::new(&a, 2, 3), Matrix::new(&a, 2, 3).transposed());
+        assert_eq!(result, [19.0, 35.0, 46.0, 81.5]);
+    }
+}

@@ -1,0 +1,139 @@
+//! Max-pooling with a correct gradient.
+//!
+//! candle 0.11.1 divides the gradient of its max-pool by the window's size, trains every layer below with a fraction of
+//! its gradient, and refuses overlapping windows and padding.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{Float, by_float, elements};
+
+/// The largest value of each `kernel`×`kernel` window.
+///
+/// `x`: (N, C, H, W); result: (N, C, H', W') with H' = (H + 2·padding − kernel) / stride + 1, rounded down. Padding
+/// counts as −∞. NaN wins, as in PyTorch; among equal values the first (row by row) gets the gradient, as in PyTorch.
+///
+/// # Errors
+/// When the window does not fit, `stride` or `kernel` is 0, or `padding` exceeds half of `kernel`.
+pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    let (_, _, height, width) = x.dims4()?;
+    let fits = height.min(width) + 2 * padding >= kernel;
+    if kernel == 0 || stride == 0 || 2 * padding > kernel || !fits || height * width == 0 {
+        bail!("max_pool2d: input {:?}, kernel {kernel}, stride {stride}, padding {padding} do not fit", x.dims());
+    }
+    x.contiguous()?.apply_op1(MaxPool2d { kernel, stride, padding })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MaxPool2d {
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl MaxPool2d {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn output_size(&self, input: usize) -> usize {
+        (input + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    /// Input positions of window `r` along one axis of `size` positions.
+    fn window(&self, r: usize, size: usize) -> std::ops::Range<usize> {
+        let start = r * self.stride;
+        start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(size)
+    }
+
+    /// The position of the largest value in each window of one plane, row by row.
+    fn for_each_winner<T: Float>(&self, plane: &[T], height: usize, width: usize, mut visit: impl FnMut(usize)) {
+        for r in 0..self.output_size(height) {
+            let rows = self.window(r, height);
+            for q in 0..self.output_size(width) {
+                let columns = self.window(q, width);
+                let mut winner = rows.start * width + columns.start;
+                let mut largest = plane[winner];
+                for row in rows.clone() {
+                    let start = row * width + columns.start;
+                    for (offset, value) in plane[start..row * width + columns.end].iter().enumerate() {
+                        // The second test is true for NaN only.
+                        #[expect(clippy::eq_op, reason = "WithDType has no is_nan")]
+                        if *value > largest || *value != *value {
+                            (winner, largest) = (start + offset, *value);
+                        }
+                    }
+                }
+                visit(winner);
+            }
+        }
+    }
+
+    fn forward<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (images, channels, height, width) = layout.shape().dims4()?;
+        let (out_height, out_width) = (self.output_size(height), self.output_size(width));
+        let x = elements::<T>(x, layout)?;
+        let mut y = vec![T::zero(); images * channels * out_height * out_width];
+        let planes = y.par_chunks_mut(out_height * out_width).zip(x.par_chunks(height * width));
+        planes.with_min_len(8).for_each(|(y, x)| {
+            let mut y = y.iter_mut();
+            self.for_each_winner(x, height, width, |winner| {
+                if let Some(y) = y.next() {
+                    *y = x[winner];
+                }
+            });
+        });
+        Ok((T::to_cpu_storage_owned(y), (images, channels, out_height, out_width).into()))
+    }
+
+    fn backward<T: Float>(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        dy: &CpuStorage,
+        dyl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, _, height, width) = layout.shape().dims4()?;
+        let (x, dy) = (elements::<T>(x, layout)?, elements::<T>(dy, dyl)?);
+        let mut dx = vec![T::zero(); x.len()];
+        let windows = self.output_size(height) * self.output_size(width);
+        let planes = dx.par_chunks_mut(height * width).zip(x.par_chunks(height * width)).zip(dy.par_chunks(windows));
+        planes.with_min_len(8).for_each(|((dx, x), dy)| {
+            let mut dy = dy.iter();
+            self.for_each_winner(x, height, width, |winner| {
+                if let Some(dy) = dy.next() {
+                    dx[winner] += *dy;
+                }
+            });
+        });
+        Ok((T::to_cpu_storage_owned(dx), layout.shape().clone()))
+    }
+}
+
+impl CustomOp1 for MaxPool2d {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        by_float!(x, self.forward(x, layout))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(x.apply_op2_no_bwd(&gradient.contiguous()?, &MaxPool2dGradient(*self))?))
+    }
+}
+
+/// (x, dY) to dX.
+struct MaxPool2dGradient(MaxPool2d);
+
+impl CustomOp2 for MaxPool2dGradient {
+    fn name(&self) -> &'static str {
+        "max_pool2d's gradient"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, dy: &CpuStorage, dyl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let pool = &self.0;
+        by_float!(x, pool.backward(x, xl, dy, dyl))
+    }
+}

@@ -1,0 +1,172 @@
+//! Figures, as SVG and PNG.
+//!
+//! A kind of figure is one file with one function from results to a [`Picture`], which says what to draw but not how;
+//! [`canvas`] draws any picture. In a sweep, a method or network that the sweep reaches is shown with the file's own
+//! values (or those of the first cell), and its name says so; accuracy bars show it in every cell.
+
+mod accuracy;
+mod canvas;
+mod histogram;
+mod roc;
+mod scores;
+mod sweep;
+
+use std::path::Path;
+
+use crate::{
+    Error, Result,
+    config::{Figure, Protocol},
+    report::variants::{self, Variant},
+    run::results::Results,
+};
+
+/// A figure: panels in rows, one legend below them all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    /// Above all.
+    pub title: String,
+    /// Below the title, smaller.
+    pub subtitle: String,
+    /// Left to right, top to bottom.
+    pub panels: Vec<Panel>,
+    /// What the colours mean; an empty legend takes no room.
+    pub legend: Vec<(String, Style)>,
+}
+
+/// A pair of axes and what is drawn on them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// Above the panel.
+    pub title: String,
+    /// Below the horizontal axis.
+    pub x_label: String,
+    /// Beside the vertical axis.
+    pub y_label: String,
+    /// The horizontal axis.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// In the order of drawing.
+    pub marks: Vec<Mark>,
+}
+
+/// The range of an axis, and where it is labelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    /// Lowest and highest value shown; the second is larger.
+    pub range: (f64, f64),
+    /// Labelled places; none: round numbers are found.
+    pub ticks: Vec<(f64, String)>,
+}
+
+/// Something drawn in a panel, in the units of its axes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mark {
+    /// A line through points.
+    Line(Vec<(f64, f64)>, Style),
+    /// A filled outline.
+    Area(Vec<(f64, f64)>, Style),
+    /// A dot at each point.
+    Dots(Vec<(f64, f64)>, Style),
+    /// Small text, centred above a point.
+    Text((f64, f64), String),
+}
+
+/// How a mark looks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Style {
+    /// Red, green, blue.
+    pub color: (u8, u8, u8),
+    /// 0 (invisible) to 1.
+    pub opacity: f64,
+    /// Lines only.
+    pub dashed: bool,
+}
+
+/// For what is no method: the diagonal, thresholds, error bars.
+pub const GREY: Style = Style { color: (110, 110, 110), opacity: 1.0, dashed: false };
+
+/// Okabe & Ito's colours without yellow, which is too light for lines: told apart by colour-blind readers.
+const PALETTE: [(u8, u8, u8); 7] =
+    [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0)];
+
+impl Style {
+    /// The style of the `index`th of several lines; dashed when the colours come round again.
+    pub fn of(index: usize) -> Self {
+        let color = PALETTE[index % PALETTE.len()];
+        Self { color, opacity: 1.0, dashed: (index / PALETTE.len()) % 2 == 1 }
+    }
+
+    /// The same, lighter.
+    pub fn faint(self, opacity: f64) -> Self {
+        Self { opacity, ..self }
+    }
+
+    /// The same, dashed.
+    pub fn dashed(self) -> Self {
+        Self { dashed: true, ..self }
+    }
+}
+
+/// Draws a figure. Returns file names and their bytes: SVG, then PNG.
+///
+/// `protocol` is what numbers along a sweep follow. `runs_root` is where the score files' paths start.
+///
+/// # Errors
+/// The figure names a method or network that the results do not have, or a score file cannot be used.
+pub fn draw(
+    figure: &Figure,
+    results: &Results,
+    protocol: Protocol,
+    runs_root: &Path,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let (kind, names, mut picture) = match figure {
+        Figure::Roc(figure) => ("roc", figure.methods.clone(), roc::picture(&figure.methods, results, runs_root)?),
+        Figure::Histogram(figure) => {
+            ("histogram", figure.methods.clone(), histogram::picture(&figure.methods, results, runs_root)?)
+        }
+        Figure::Accuracy(figure) => {
+            ("accuracy", figure.networks.clone(), accuracy::picture(&figure.networks, results)?)
+        }
+        Figure::Sweep(figure) => ("sweep", vec![figure.method.clone()], sweep::picture(figure, results, protocol)?),
+    };
+    if results.smoke {
+        picture.title = format!("SMOKE RUN, numbers mean nothing: {}", picture.title);
+    }
+    let stem = file_stem(kind, &names);
+    Ok(vec![
+        (format!("{stem}.svg"), canvas::svg(&picture)?.into_bytes()),
+        (format!("{stem}.png"), canvas::png(&picture)?),
+    ])
+}
+
+/// `roc_EBD_Sparsity`: letters, digits and `-` of the names; long ones are cut.
+fn file_stem(kind: &str, names: &[String]) -> String {
+    let safe = |name: &String| -> String {
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+    };
+    let names = names.iter().map(safe).collect::<Vec<_>>().join("_");
+    format!("{kind}_{}", names.chars().take(80).collect::<String>())
+}
+
+/// The method with the file's own values, or an error that names the figure and what there is.
+fn method<'a>(results: &'a Results, figure: &str, name: &'a str) -> Result<Variant<'a>> {
+    let known = || results.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.methods.keys());
+    if !known().any(|known| known == name) {
+        let near = crate::did_you_mean(name, known().map(String::as_str));
+        return Err(Error::input(format!("figure {figure}: the results have no method \"{name}\"{near}")));
+    }
+    variants::representative(variants::of_method(results, name))
+        .ok_or_else(|| Error::input(format!("figure {figure}: the results are empty")))
+}
+
+/// The names of the OOD sets, in the order of the experiment.
+fn ood_sets(results: &Results) -> Vec<&str> {
+    results.datasets.keys().skip(1).map(String::as_str).collect()
+}
+
+/// The name of the ID set.
+fn id_set(results: &Results) -> Result<&str> {
+    let first = results.datasets.keys().next();
+    first.map(String::as_str).ok_or_else(|| Error::input("the results name no data set"))
+}

@@ -1,0 +1,575 @@
+//! A table as one neutral value, from results and a paper's CSV.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use crate::{
+    Error, Result,
+    config::{Column, Over, Protocol, Rows, Sampling, Table},
+    metrics::{self, MeanStd},
+    report::{
+        expect::Paper,
+        variants::{self, Variant},
+    },
+    run::results::{DatasetRecord, OodResult, Results},
+};
+
+/// The name of the row or column group that averages the OOD sets.
+pub const MEAN: &str = "mean";
+
+/// What every writer writes. All numbers are percent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rendered {
+    /// Names the files.
+    pub name: String,
+    /// What stands above the table.
+    pub title: String,
+    /// Set for a smoke run: to be shown loudly.
+    pub warning: Option<String>,
+    /// Sentences a reader needs: unit, protocol, data, seeds, the paper, device and commit.
+    pub caption: Vec<String>,
+    /// Headers of the columns that name a row.
+    pub labels: Vec<String>,
+    /// Headers of the columns with numbers.
+    pub columns: Vec<Header>,
+    /// In order.
+    pub rows: Vec<Row>,
+    /// Footnotes; a mark is an index into them.
+    pub notes: Vec<String>,
+}
+
+/// The header of a number.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Header {
+    /// What neighbouring columns share: an OOD set, or a method with `rows: ood`.
+    pub group: Option<String>,
+    /// Which number.
+    pub metric: Column,
+    /// Whether the paper's number and the difference stand beside ours.
+    pub paper: bool,
+    /// Footnotes to the group.
+    pub marks: Vec<usize>,
+}
+
+/// A row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// One for each of [`Rendered::labels`].
+    pub labels: Vec<String>,
+    /// Whether it sums up the rows above it.
+    pub summary: bool,
+    /// Footnotes to the row.
+    pub marks: Vec<usize>,
+    /// One for each of [`Rendered::columns`].
+    pub cells: Vec<Cell>,
+}
+
+/// A number, the paper's, and what lies between them.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Cell {
+    /// Ours, in percent; n counts seeds, or draws in a table of one seed with `sampling: redraw`.
+    pub ours: Option<MeanStd>,
+    /// The paper's, in percent.
+    pub paper: Option<f64>,
+    /// Ours less the paper's, of the unrounded mean.
+    pub difference: Option<f64>,
+    /// Whether ours is the best (or as good as the best, as printed) of those it competes with.
+    pub best: bool,
+}
+
+impl Header {
+    /// `FPR95 ↓`: the number and where better is.
+    pub fn title(&self) -> &'static str {
+        match self.metric {
+            Column::Accuracy => "Accuracy ↑",
+            Column::Fpr95 => "FPR95 ↓",
+            Column::Auroc => "AUROC ↑",
+            Column::Aupr => "AUPR ↑",
+            Column::AuprIn => "AUPR-In ↑",
+            Column::AuprOut => "AUPR-Out ↑",
+        }
+    }
+}
+
+/// The column as it is written in YAML.
+pub fn key(column: Column) -> &'static str {
+    match column {
+        Column::Accuracy => "accuracy",
+        Column::Fpr95 => "fpr95",
+        Column::Auroc => "auroc",
+        Column::Aupr => "aupr",
+        Column::AuprIn => "aupr_in",
+        Column::AuprOut => "aupr_out",
+    }
+}
+
+/// Two decimals, as every table and figure prints percent.
+pub fn two_decimals(number: f64) -> String {
+    // Not "-0.00".
+    format!("{:.2}", if number.abs() < 0.005 { 0.0 } else { number })
+}
+
+/// `96.51`, or `96.51 ± 0.19` if there is a spread to tell of.
+pub fn mean_std(number: &MeanStd, plus_minus: &str) -> String {
+    match number.n {
+        0 | 1 => two_decimals(number.mean),
+        _ => format!("{} {plus_minus} {}", two_decimals(number.mean), two_decimals(number.std)),
+    }
+}
+
+/// `+1.23`, `-1.23`, `0.00`.
+pub fn signed(number: f64) -> String {
+    let text = two_decimals(number);
+    if number >= 0.005 { format!("+{text}") } else { text }
+}
+
+/// Makes the table that the experiment asks for. Reads results and the paper's CSV, nothing else.
+///
+/// # Errors
+/// The table names a method or network that the results do not have, asks for draws that were not made, or expects a
+/// paper's numbers that cannot be read.
+pub fn build(table: &Table, results: &Results, experiments_dir: &Path) -> Result<Rendered> {
+    Builder::new(table, results, experiments_dir)?.build()
+}
+
+/// The mean over seeds of one number of a method, in percent. `set` is an OOD set; none means the mean over `sets`.
+///
+/// A seed that lacks the number is left out, as is a mean over sets of which one is missing.
+pub fn number(
+    variant: &Variant<'_>,
+    column: Column,
+    set: Option<&str>,
+    sets: &[&str],
+    protocol: Protocol,
+    sampling: Sampling,
+) -> Option<MeanStd> {
+    if column == Column::Accuracy {
+        let accuracies = variant.methods().filter_map(|(seed, method)| seed.networks.get(&method.network));
+        return over_seeds(&accuracies.map(|network| network.accuracy * 100.0).collect::<Vec<_>>());
+    }
+    let metric = metrics::metric_for(column, protocol)?;
+    let one_set = |ood: &OodResult| match sampling {
+        Sampling::Full => ood.full.get(metric).map(|value| MeanStd { mean: value, std: 0.0, n: 1 }),
+        Sampling::Redraw => ood.redraw.as_ref().and_then(|draws| draws.get(metric)).copied(),
+    };
+    let seeds: Vec<MeanStd> = variant
+        .methods()
+        .filter_map(|(_, method)| match set {
+            Some(set) => one_set(method.ood.get(set)?),
+            None => {
+                let means: Option<Vec<f64>> =
+                    sets.iter().map(|set| Some(one_set(method.ood.get(*set)?)?.mean)).collect();
+                let means = means.filter(|means| !means.is_empty())?;
+                Some(MeanStd { mean: means.iter().sum::<f64>() / means.len() as f64, std: 0.0, n: 1 })
+            }
+        })
+        .map(|number| MeanStd { mean: number.mean * 100.0, std: number.std * 100.0, n: number.n })
+        .collect();
+    match seeds.as_slice() {
+        // One seed: what spread there is, is that of its draws.
+        [one] if variant.cell.seeds.len() == 1 => Some(*one),
+        several => over_seeds(&several.iter().map(|seed| seed.mean).collect::<Vec<_>>()),
+    }
+}
+
+/// Nothing of nothing.
+fn over_seeds(values: &[f64]) -> Option<MeanStd> {
+    (!values.is_empty()).then(|| MeanStd::of(values))
+}
+
+/// A row before its numbers: who it is about, and its names in the paper's CSV, best first.
+struct RowPlan<'a> {
+    labels: Vec<String>,
+    keys: Vec<String>,
+    /// The method, unless the columns say.
+    variant: Option<Variant<'a>>,
+    /// The OOD set, unless the columns say; [`Slice::Mean`] for their mean.
+    slice: Option<Slice<'a>>,
+    marks: Vec<usize>,
+}
+
+/// A column before its numbers.
+struct ColumnPlan<'a> {
+    header: Header,
+    variant: Option<Variant<'a>>,
+    slice: Option<Slice<'a>>,
+    /// The paper's column.
+    theirs: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Slice<'a> {
+    Set(&'a str),
+    Mean,
+}
+
+struct Builder<'a> {
+    table: &'a Table,
+    results: &'a Results,
+    variants: Vec<Variant<'a>>,
+    sets: Vec<&'a str>,
+    paper: Option<Paper>,
+    notes: Vec<String>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(table: &'a Table, results: &'a Results, experiments_dir: &Path) -> Result<Self> {
+        let known: IndexMap<&str, ()> = results
+            .cells
+            .iter()
+            .flat_map(|cell| &cell.seeds)
+            .flat_map(|seed| seed.methods.keys())
+            .map(|name| (name.as_str(), ()))
+            .collect();
+        let shown: Vec<&str> = match &table.methods {
+            Some(methods) => methods.iter().map(String::as_str).collect(),
+            None => known.keys().copied().collect(),
+        };
+        if let Some(unknown) = shown.iter().find(|name| !known.contains_key(*name)) {
+            return Err(Error::input(format!(
+                "table \"{}\": the results have no method \"{unknown}\"{}",
+                table.name,
+                crate::did_you_mean(unknown, known.keys().copied())
+            ))
+            .hint("run the experiment again if the method is new in its file"));
+        }
+        let variants: Vec<_> = shown.iter().flat_map(|name| variants::of_method(results, name)).collect();
+        let drawn = |ood: &OodResult| ood.redraw.is_some();
+        if table.sampling == Sampling::Redraw
+            && !variants.iter().flat_map(Variant::methods).all(|(_, method)| method.ood.values().all(drawn))
+        {
+            return Err(Error::input(format!("table \"{}\": sampling: redraw, but no draws were made", table.name))
+                .hint("add evaluation: { redraw: {} } to the experiment and run it again"));
+        }
+        let paper = match &table.expect {
+            Some(expect) => Some(Paper::read(expect, &table.columns, experiments_dir)?),
+            None => None,
+        };
+        let sets = results.datasets.keys().skip(1).map(String::as_str).collect();
+        // The file was checked all the same: a smoke run is there to find what is broken.
+        let paper = paper.filter(|_| !results.smoke);
+        Ok(Self { table, results, variants, sets, paper, notes: Vec::new() })
+    }
+
+    fn build(mut self) -> Result<Rendered> {
+        let columns = self.columns();
+        let plans = self.rows();
+        let mut rows: Vec<Row> = plans.iter().map(|plan| self.row(plan, &columns)).collect();
+        self.mark_best(&mut rows, &columns);
+        let caption = self.caption(&rows);
+        let labels = match self.table.rows {
+            Rows::Method => vec!["Method".to_owned()],
+            Rows::Ood => vec!["OOD set".to_owned()],
+            Rows::Sweep => vec!["Sweep".to_owned(), "Method".to_owned()],
+        };
+        Ok(Rendered {
+            name: self.table.name.clone(),
+            title: self.table.title.clone().unwrap_or_else(|| self.results.title.clone()),
+            warning: self.results.smoke.then(|| "SMOKE RUN on synthetic data: numbers mean nothing".to_owned()),
+            caption,
+            labels,
+            columns: columns.into_iter().map(|column| column.header).collect(),
+            rows,
+            notes: self.notes,
+        })
+    }
+
+    fn columns(&mut self) -> Vec<ColumnPlan<'a>> {
+        let table = self.table;
+        // Groups: (variant, slice) with the names under which `expect.columns` may know them.
+        type Group<'a> = (Option<String>, Vec<String>, Option<Variant<'a>>, Option<Slice<'a>>);
+        let groups: Vec<Group<'a>> = match (table.rows, table.over) {
+            (Rows::Ood, _) => self
+                .variants
+                .iter()
+                .map(|variant| (Some(variant.label()), names(variant), Some(*variant), None))
+                .collect(),
+            (_, Over::OodMean) => vec![(None, vec![], None, Some(Slice::Mean))],
+            (_, Over::Each) => self
+                .sets
+                .iter()
+                .map(|set| (Some((*set).to_owned()), vec![(*set).to_owned()], None, Some(Slice::Set(set))))
+                .collect(),
+        };
+        let alone = groups.len() == 1;
+        let mut columns = Vec::new();
+        let mut plan = |this: &mut Self, (group, names, variant, slice): &Group<'a>, metric: Column| {
+            let mut keys: Vec<String> = names.iter().map(|name| format!("{name}.{}", key(metric))).collect();
+            if group.is_none() || alone {
+                keys.push(key(metric).to_owned());
+            }
+            let theirs = this.paper.as_ref().and_then(|paper| paper.column(&keys)).map(str::to_owned);
+            let marks = match slice {
+                Some(Slice::Set(set)) if this.paper.is_some() => this.not_the_papers(&[set]),
+                Some(Slice::Mean) if theirs.is_some() => {
+                    let sets = if metric == Column::Accuracy { Vec::new() } else { this.sets.clone() };
+                    this.not_the_papers(&sets)
+                }
+                _ => Vec::new(),
+            };
+            let header = Header { group: group.clone(), metric, paper: theirs.is_some(), marks };
+            columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs });
+        };
+        // With a group per OOD set, accuracy is the same in each: it stands once, before them.
+        let once = table.over == Over::Each && table.rows != Rows::Ood;
+        if once && table.columns.contains(&Column::Accuracy) {
+            plan(self, &(None, vec![], None, Some(Slice::Mean)), Column::Accuracy);
+        }
+        for group in &groups {
+            for metric in table.columns.iter().filter(|metric| !(once && **metric == Column::Accuracy)) {
+                plan(self, group, *metric);
+            }
+        }
+        columns
+    }
+
+    fn rows(&mut self) -> Vec<RowPlan<'a>> {
+        match self.table.rows {
+            Rows::Method => {
+                let one = |variant: &Variant<'a>| RowPlan {
+                    labels: vec![variant.label()],
+                    keys: names(variant),
+                    variant: Some(*variant),
+                    slice: None,
+                    marks: Vec::new(),
+                };
+                self.variants.iter().map(one).collect()
+            }
+            Rows::Sweep => {
+                let alone = self.variants.iter().all(|variant| variant.name == self.variants[0].name);
+                let one = |variant: &Variant<'a>| {
+                    let mut keys = names(variant);
+                    if alone {
+                        keys.insert(0, variant.cell.name.clone());
+                    }
+                    let cell = if variant.swept { variant.cell.name.clone() } else { "any".to_owned() };
+                    let labels = vec![cell, variant.name.to_owned()];
+                    RowPlan { labels, keys, variant: Some(*variant), slice: None, marks: Vec::new() }
+                };
+                self.by_cell().iter().map(one).collect()
+            }
+            Rows::Ood => {
+                let one = |this: &mut Self, name: &str, slice: Slice<'a>, sets: &[&str]| RowPlan {
+                    labels: vec![name.to_owned()],
+                    keys: vec![name.to_owned()],
+                    variant: None,
+                    slice: Some(slice),
+                    marks: if this.paper.is_some() { this.not_the_papers(sets) } else { Vec::new() },
+                };
+                let sets = self.sets.clone();
+                let mut rows: Vec<_> = sets.iter().map(|set| one(self, set, Slice::Set(set), &[set])).collect();
+                if sets.len() > 1 {
+                    let mut mean = one(self, MEAN, Slice::Mean, &sets);
+                    // The CSV's rows are the paper's sets and their mean.
+                    let paper = self.paper.as_ref().filter(|paper| paper.row(&mean.keys).is_some());
+                    if let Some(theirs) = paper.map(|paper| paper.len() - 1).filter(|theirs| *theirs != sets.len()) {
+                        let note = format!("not the paper's mean: over {} sets, the paper's over {theirs}", sets.len());
+                        mean.marks.push(self.note(note));
+                    }
+                    rows.push(mean);
+                }
+                rows
+            }
+        }
+    }
+
+    /// Cells in order, and in each the methods in order; methods that the sweep does not reach come first.
+    fn by_cell(&self) -> Vec<Variant<'a>> {
+        let (swept, fixed): (Vec<_>, Vec<_>) = self.variants.iter().copied().partition(|variant| variant.swept);
+        let cells = self.results.cells.iter();
+        let swept = cells.flat_map(|cell| {
+            swept.iter().copied().filter(|variant| variant.cell.name == cell.name).collect::<Vec<_>>()
+        });
+        fixed.into_iter().chain(swept).collect()
+    }
+
+    fn row(&mut self, plan: &RowPlan<'a>, columns: &[ColumnPlan<'a>]) -> Row {
+        let theirs = self.paper.as_ref().and_then(|paper| paper.row(&plan.keys)).map(str::to_owned);
+        let mut marks = plan.marks.clone();
+        let mut cells = Vec::new();
+        for column in columns {
+            let Some(variant) = plan.variant.or(column.variant) else { continue };
+            let set = match plan.slice.or(column.slice) {
+                Some(Slice::Set(set)) => Some(set),
+                _ => None,
+            };
+            let metric = column.header.metric;
+            let ours = number(&variant, metric, set, &self.sets, self.table.protocol, self.table.sampling);
+            let paper = self.paper.as_ref().zip(theirs.as_ref()).zip(column.theirs.as_ref());
+            let paper = paper.and_then(|((paper, row), column)| paper.number(row, column));
+            let difference = ours.zip(paper).map(|(ours, paper)| ours.mean - paper);
+            cells.push(Cell { ours, paper, difference, best: false });
+        }
+        // With several seeds, n counts them.
+        let planned = self.seeds().len();
+        let fewest = cells.iter().filter_map(|cell| cell.ours).map(|ours| ours.n).min();
+        if let Some(fewest) = fewest.filter(|fewest| planned > 1 && *fewest < planned) {
+            marks.push(self.note(format!("only {fewest} of {planned} seeds")));
+        }
+        Row { labels: plan.labels.clone(), summary: plan.slice == Some(Slice::Mean), marks, cells }
+    }
+
+    /// Methods compete: down a column, or with `rows: ood` along a row with their other selves in the same metric.
+    fn mark_best(&self, rows: &mut [Row], columns: &[ColumnPlan<'a>]) {
+        for metric in &self.table.columns {
+            let of_metric: Vec<usize> =
+                (0..columns.len()).filter(|index| columns[*index].header.metric == *metric).collect();
+            let contests: Vec<Vec<(usize, usize)>> = match self.table.rows {
+                Rows::Ood => {
+                    (0..rows.len()).map(|row| of_metric.iter().map(|column| (row, *column)).collect()).collect()
+                }
+                Rows::Method | Rows::Sweep => {
+                    of_metric.iter().map(|column| (0..rows.len()).map(|row| (row, *column)).collect()).collect()
+                }
+            };
+            for contest in contests {
+                // As printed: what looks equal is equal.
+                let printed = |(row, column): &(usize, usize), rows: &[Row]| {
+                    let ours = rows[*row].cells[*column].ours?;
+                    Some((ours.mean * if metrics::higher_is_better(*metric) { 100.0 } else { -100.0 }).round())
+                };
+                let values: Vec<f64> = contest.iter().filter_map(|place| printed(place, rows)).collect();
+                let Some(best) = values.iter().copied().max_by(f64::total_cmp).filter(|_| values.len() > 1) else {
+                    continue;
+                };
+                for place in contest {
+                    if printed(&place, rows) == Some(best) {
+                        rows[place.0].cells[place.1].best = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn seeds(&self) -> Vec<u64> {
+        let mut seeds: Vec<u64> =
+            self.results.cells.iter().flat_map(|cell| cell.seeds.iter().map(|seed| seed.seed)).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        seeds
+    }
+
+    fn caption(&self, rows: &[Row]) -> Vec<String> {
+        let Self { table, results, sets, .. } = self;
+        let mut caption = Vec::new();
+        let seeds = self.seeds();
+        let listed = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let spread = match (table.sampling, seeds.len()) {
+            (Sampling::Full, 0 | 1) => format!("one seed ({listed}), so no ±"),
+            (Sampling::Full, n) => {
+                format!("mean ± population standard deviation over n = {n} seeds ({listed})")
+            }
+            (Sampling::Redraw, 0 | 1) => {
+                let draws =
+                    rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.ours).map(|ours| ours.n).max();
+                let mean = if table.rows == Rows::Ood || table.over == Over::OodMean {
+                    "; a mean over OOD sets has no ±"
+                } else {
+                    ""
+                };
+                match draws {
+                    Some(n) if n > 1 => format!(
+                        "mean ± population standard deviation over n = {n} random subsets of each OOD set, \
+                         one seed ({listed}){mean}"
+                    ),
+                    _ => format!("mean over random subsets of each OOD set, one seed ({listed}){mean}"),
+                }
+            }
+            (Sampling::Redraw, n) => format!(
+                "mean ± population standard deviation over n = {n} seeds ({listed}) of the mean over random subsets \
+                 of each OOD set"
+            ),
+        };
+        caption.push(format!("Percent; {spread}."));
+        if sets.len() > 1 && (table.rows == Rows::Ood || table.over == Over::OodMean) {
+            caption.push(format!("OOD mean: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
+        }
+        if table.columns.iter().any(|column| *column != Column::Accuracy) {
+            caption.push(protocol(table.protocol).to_owned());
+        }
+        let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
+        if let Some((id, ood)) = data.split_first() {
+            caption.push(format!("In-distribution: {id}."));
+            caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
+        }
+        if let Some(paper) = &self.paper {
+            caption.push(format!("Paper: {}; difference = ours − paper.", paper.source()));
+        }
+        let environment = &results.environment;
+        caption.push(format!("oodkit {}, commit {}, {}.", environment.oodkit, environment.commit, environment.device));
+        caption
+    }
+
+    /// The footnotes that numbers on these OOD sets need beside a paper's.
+    fn not_the_papers(&mut self, sets: &[&str]) -> Vec<usize> {
+        let records = &self.results.datasets;
+        let mut marks = Vec::new();
+        let id = records.first().map(|(name, _)| name.as_str());
+        for name in id.into_iter().chain(sets.iter().copied()) {
+            if let Some(difference) = records.get(name).and_then(departure) {
+                marks.push(self.note(format!("not the paper's data: {name} is {difference}")));
+            }
+        }
+        marks
+    }
+
+    /// The index of the footnote, which is added unless it is there.
+    fn note(&mut self, note: String) -> usize {
+        self.notes.iter().position(|known| *known == note).unwrap_or_else(|| {
+            self.notes.push(note);
+            self.notes.len() - 1
+        })
+    }
+}
+
+/// What a paper's CSV may call the method: its full label first; its bare name only where it is the file's own.
+fn names(variant: &Variant<'_>) -> Vec<String> {
+    let mut names = vec![variant.label()];
+    if variant.swept && variant.base {
+        names.push(variant.name.to_owned());
+    }
+    names
+}
+
+/// How a data set departs from the complete, original one.
+fn departure(record: &DatasetRecord) -> Option<String> {
+    let subset = |used: Option<usize>, full: Option<usize>, of: &str| {
+        let (used, full) = used.zip(full)?;
+        (used < full).then(|| format!("a subset of {used} of {full} {of} images"))
+    };
+    let parts: Vec<String> = [
+        subset(record.train, record.train_full, "train"),
+        subset(Some(record.test), record.test_full, "test"),
+        record.note.clone(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn describe(name: &str, record: &DatasetRecord) -> String {
+    let part = |used: usize, full: Option<usize>, of: &str| match full {
+        Some(full) if full == used => format!("all {used} {of} images"),
+        Some(full) => format!("subset of {used} of {full} {of} images"),
+        None => format!("{used} {of} images"),
+    };
+    let train = record.train.map(|used| part(used, record.train_full, "train"));
+    let parts = [train, Some(part(record.test, record.test_full, "test")), record.note.clone()];
+    format!("{name} ({})", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::IdPositiveClosest => {
+            "Protocol id_positive_closest: ID is positive; FPR95 at the threshold whose true positive rate is closest to \
+             95 %; AUPR by average precision."
+        }
+        Protocol::OodPositiveFirst => {
+            "Protocol ood_positive_first: OOD is positive; FPR95 at the first threshold whose true positive rate is at \
+             least 95 %; AUPR by trapezoid."
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a method or network is called in a sweep.
+//!
+//! A sweep gives a method one result per cell, but only if the sweep reaches it: in `networks.tuned.loss...: [0, 0.01]`
+//! a method on `base` is the same in every cell. It then appears once, under its name; a method that the sweep reaches
+//! appears once per cell, as `name (cell)`.
+
+use serde_json::Value;
+
+use crate::run::results::{Cell, MethodResult, NetworkResult, Results, SeedResult};
+
+/// A method or network in the cell, or the only cell, that it appears with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Variant<'a> {
+    /// The method's or network's name.
+    pub name: &'a str,
+    /// Where its numbers are.
+    pub cell: &'a Cell,
+    /// Whether the sweep reaches it, so that other cells have other numbers.
+    pub swept: bool,
+    /// Whether the cell holds the experiment file's own values: it is what a paper's number stands beside.
+    pub base: bool,
+}
+
+impl<'a> Variant<'a> {
+    /// `Sparsity`, or `Sparsity (weight=0.01)` if the sweep reaches it.
+    pub fn label(&self) -> String {
+        if self.swept { format!("{} ({})", self.name, self.cell.name) } else { self.name.to_owned() }
+    }
+
+    /// The method's results by seed; seeds without it are left out.
+    pub fn methods(&self) -> impl Iterator<Item = (&'a SeedResult, &'a MethodResult)> + use<'a> {
+        let name = self.name;
+        self.cell.seeds.iter().filter_map(move |seed| seed.methods.get(name).map(|method| (seed, method)))
+    }
+
+    /// The network's results by seed; seeds without it are left out.
+    pub fn networks(&self) -> impl Iterator<Item = &'a NetworkResult> + use<'a> {
+        let name = self.name;
+        self.cell.seeds.iter().filter_map(move |seed| seed.networks.get(name))
+    }
+}
+
+/// The method in every cell in which it differs.
+pub fn of_method<'a>(results: &'a Results, name: &'a str) -> Vec<Variant<'a>> {
+    variants(results, name, |path| reaches_method(&results.config, path, name))
+}
+
+/// The network in every cell in which it differs.
+pub fn of_network<'a>(results: &'a Results, name: &'a str) -> Vec<Variant<'a>> {
+    variants(results, name, |path| reaches_network(&results.config, path, name))
+}
+
+/// The one variant that stands for a method or network where only one can be shown: the file's own values, or the first
+/// cell if the sweep does not have them.
+pub fn representative(variants: Vec<Variant<'_>>) -> Option<Variant<'_>> {
+    variants.iter().find(|variant| variant.base).copied().or_else(|| variants.first().copied())
+}
+
+fn variants<'a>(results: &'a Results, name: &'a str, reaches: impl Fn(&str) -> bool) -> Vec<Variant<'a>> {
+    let swept = results.cells.iter().any(|cell| cell.values.keys().any(|path| reaches(path)));
+    let cells = if swept { results.cells.as_slice() } else { results.cells.get(..1).unwrap_or_default() };
+    cells
+        .iter()
+        .map(|cell| {
+            let base = cell
+                .values
+                .iter()
+                .filter(|(path, _)| reaches(path))
+                .all(|(path, value)| at(&results.config, path).is_some_and(|own| same(own, value)));
+            Variant { name, cell, swept, base }
+        })
+        .collect()
+}
+
+/// Whether a swept path changes the method: its detector, its network, or what all methods share.
+fn reaches_method(config: &Value, path: &str, method: &str) -> bool {
+    let mut segments = path.split('.');
+    match (segments.next(), segments.next()) {
+        (Some("methods"), Some(which)) => {
+            position(config, method).is_none_or(|index| which == method || which.parse() == Ok(index))
+        }
+        (Some("networks"), _) => {
+            let network =
+                position(config, method).and_then(|index| config.get("methods")?.get(index)?.get("network")?.as_str());
+            network.is_none_or(|network| reaches_network(config, path, network))
+        }
+        _ => true,
+    }
+}
+
+/// Whether a swept path changes the network: itself, one that it starts from, or what all networks share.
+fn reaches_network(config: &Value, path: &str, network: &str) -> bool {
+    let mut segments = path.split('.');
+    match (segments.next(), segments.next()) {
+        (Some("methods" | "evaluation"), _) => false,
+        (Some("networks"), Some(changed)) => {
+            // No chain is longer than the number of networks, so a circle in a damaged record ends too.
+            let networks = config.get("networks").and_then(Value::as_object);
+            let mut current = Some(network);
+            for _ in 0..=networks.map_or(0, serde_json::Map::len) {
+                match current {
+                    Some(name) if name == changed => return true,
+                    Some(name) => {
+                        current = networks.and_then(|all| all.get(name)?.get("from")?.as_str());
+                    }
+                    None => return false,
+                }
+            }
+            false
+        }
+        _ => true,
+    }
+}
+
+fn position(config: &Value, method: &str) -> Option<usize> {
+    config.get("methods")?.as_array()?.iter().position(|entry| entry["name"] == method)
+}
+
+fn at<'a>(config: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(config, |value, segment| match value {
+        Value::Array(items) => {
+            items.get(segment.parse::<usize>().ok()?).or_else(|| items.iter().find(|item| item["name"] == segment))
+        }
+        other => other.get(segment),
+    })
+}
+
+/// `0` and `0.0` are one value.
+fn same(left: &Value, right: &Value) -> bool {
+    match (left.as_f64(), right.as_f64()) {
+        (Some(left), Some(right)) => left == right,
+        _ => left == right,
+    }
+}

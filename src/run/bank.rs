@@ -1,0 +1,69 @@
+//! One forward pass per network and data set, kept on disk for every detector and every later run.
+
+use std::{ops::Range, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    Error, Result,
+    data::{ImageSet, Normalisation},
+    detectors::Bank,
+    fs::write_atomic,
+    nn::{Mode, Network},
+    run::interrupt::Interrupt,
+};
+
+/// Runs `images` through the network in evaluation mode, `batch` at a time; the outputs are f32 on the CPU.
+///
+/// # Errors
+/// [`Error::Interrupted`] between batches when the user asks to stop.
+pub fn compute(
+    network: &dyn Network,
+    images: &ImageSet,
+    normalisation: &Normalisation,
+    batch: usize,
+    device: &Device,
+    interrupt: &Interrupt,
+    mut progress: impl FnMut(usize),
+) -> Result<Bank> {
+    let (mut logits, mut features) = (Vec::new(), Vec::new());
+    for start in (0..images.len()).step_by(batch) {
+        interrupt.check()?;
+        let range: Range<usize> = start..(start + batch).min(images.len());
+        progress(range.end);
+        let outputs = network.forward(&images.tensor(range, normalisation, device)?, Mode::Eval)?;
+        // Detached: a bank must not keep the graph of its forward pass alive.
+        logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+        features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+    }
+    Ok(Bank { logits: Tensor::cat(&logits, 0)?, features: Tensor::cat(&features, 0)?, labels: images.labels.clone() })
+}
+
+/// Reads a bank that [`write`] wrote, or `None` if there is none; `labels` come from the image set.
+///
+/// # Errors
+/// [`Error::Input`] if the file is something else.
+pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    let damaged = || {
+        Error::input(format!("{} does not hold a network's outputs", path.display()))
+            .hint("remove the file: it is made again")
+    };
+    let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|_| damaged())?;
+    match (tensors.remove("logits"), tensors.remove("features")) {
+        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, labels })),
+        _ => Err(damaged()),
+    }
+}
+
+/// Writes a bank's logits and features.
+pub fn write(path: &Path, bank: &Bank) -> Result<()> {
+    let tensors = [("features", &bank.features), ("logits", &bank.logits)];
+    let bytes = safetensors::serialize(tensors, None)
+        .map_err(|error| Error::Failed(format!("cannot serialise a bank: {error}")))?;
+    write_atomic(path, |file| file.write_all(&bytes))
+}

@@ -1,0 +1,150 @@
+//! What happened, as one JSON object a line: `{"event":"step","step":1,"epoch":0,"lr":0.1,"loss":2.3,...}`.
+//!
+//! Lines carry no time of day, so the log of a run that was interrupted and continued equals the log of one that was
+//! not, byte for byte, apart from the `started` line of each beginning.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufWriter, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Error, Result,
+    run::events::{Event, Observer},
+};
+
+/// Writes every event to a file.
+#[derive(Debug)]
+pub struct Jsonl {
+    path: PathBuf,
+    file: BufWriter<File>,
+    position: u64,
+}
+
+impl Jsonl {
+    /// Its name in a checkpoint.
+    pub const NAME: &str = "jsonl";
+
+    /// Starts the file anew, or continues it after its first `keep_bytes` (a [`Jsonl::position`] that a checkpoint
+    /// recorded): what was written after the checkpoint will be written again.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is shorter than `keep_bytes`.
+    pub fn open(path: &Path, keep_bytes: Option<u64>) -> Result<Self> {
+        let (file, position) = continue_file(path, keep_bytes)?;
+        Ok(Self { path: path.to_path_buf(), file: BufWriter::new(file), position })
+    }
+
+    /// Bytes written so far, all of them on disk: what a checkpoint records.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn position(&mut self) -> Result<u64> {
+        self.file.flush().and_then(|()| self.file.get_ref().sync_data()).map_err(Error::io("write", &self.path))?;
+        Ok(self.position)
+    }
+}
+
+impl Observer for Jsonl {
+    fn bookmark(&mut self) -> Result<Option<(&'static str, u64)>> {
+        Ok(Some((Self::NAME, self.position()?)))
+    }
+
+    fn on(&mut self, event: &Event<'_>) -> Result<()> {
+        let mut line = as_json(event).to_string();
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))?;
+        self.position += line.len() as u64;
+        match event {
+            // Steps come by the thousand; everything else is worth seeing at once.
+            Event::Step { .. } => Ok(()),
+            _ => self.file.flush().map_err(Error::io("write", &self.path)),
+        }
+    }
+}
+
+/// Opens a log to write at its end: empty, or cut to its first `keep` bytes. Returns the file and its length.
+pub(super) fn continue_file(path: &Path, keep: Option<u64>) -> Result<(File, u64)> {
+    let mut file =
+        OpenOptions::new().create(true).write(true).truncate(false).open(path).map_err(Error::io("open", path))?;
+    let length = file.metadata().map_err(Error::io("read", path))?.len();
+    let keep = keep.unwrap_or(0);
+    if length < keep {
+        return Err(Error::input(format!(
+            "{} has {length} bytes, but the checkpoint was taken when it had {keep}",
+            path.display()
+        ))
+        .hint("the log was changed by hand: delete the network's folder to train it anew"));
+    }
+    file.set_len(keep).and_then(|()| file.seek(SeekFrom::Start(keep))).map_err(Error::io("write", path))?;
+    Ok((file, keep))
+}
+
+fn as_json(event: &Event<'_>) -> Value {
+    match *event {
+        Event::Started { what, step, total } => json!({"event": "started", "what": what, "step": step, "total": total}),
+        Event::Step { step, epoch, lr, loss, terms, accuracy } => {
+            // A number that JSON does not have (NaN) becomes null.
+            let terms: Map<String, Value> =
+                terms.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            json!({
+                "event": "step", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "terms": terms, "accuracy": accuracy
+            })
+        }
+        Event::Epoch { epoch, step, loss, accuracy, validation } => json!({
+            "event": "epoch", "epoch": epoch, "step": step, "loss": loss, "accuracy": accuracy, "validation": validation
+        }),
+        Event::Checkpoint { step } => json!({"event": "checkpoint", "step": step}),
+        Event::Finished { step } => json!({"event": "finished", "step": step}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64) -> Event<'static> {
+        Event::Step { step, epoch: 0, lr: 0.1, loss: 2.5, terms: &[("cross_entropy", 2.5)], accuracy: 0.25 }
+    }
+
+    #[test]
+    fn a_continued_log_equals_an_undisturbed_one() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, cut) = (folder.path().join("whole.jsonl"), folder.path().join("cut.jsonl"));
+        let mut log = Jsonl::open(&whole, None)?;
+        (1..=4).try_for_each(|number| log.on(&step(number)))?;
+        log.position()?;
+
+        let mut log = Jsonl::open(&cut, None)?;
+        (1..=2).try_for_each(|number| log.on(&step(number)))?;
+        let checkpoint = log.position()?;
+        log.on(&step(3))?;
+        drop(log);
+        let mut log = Jsonl::open(&cut, Some(checkpoint))?;
+        (3..=4).try_for_each(|number| log.on(&step(number)))?;
+        log.position()?;
+
+        let text = std::fs::read_to_string(&cut).unwrap();
+        assert_eq!(text, std::fs::read_to_string(&whole).unwrap());
+        assert_eq!(
+            text.lines().next(),
+            Some(
+                r#"{"event":"step","step":1,"epoch":0,"lr":0.1,"loss":2.5,"terms":{"cross_entropy":2.5},"accuracy":0.25}"#
+            )
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_new_run_starts_anew_and_a_shortened_log_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        std::fs::write(&path, "left over\n").unwrap();
+        assert!(Jsonl::open(&path, Some(11)).unwrap_err().to_string().contains("has 10 bytes"));
+        assert_eq!(Jsonl::open(&path, None)?.position()?, 0);
+        Ok(())
+    }
+}

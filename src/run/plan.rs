@@ -1,0 +1,278 @@
+//! An experiment as a graph of networks: what must be trained, what is shared, what is done.
+//!
+//! A node is a network and a seed. Its identity is a hash of everything that can change its weights: architecture, data
+//! set, loss, recipe, and the identity of what it starts from. Two networks with the same identity are the same node, in
+//! whatever experiment, sweep cell or table they are named.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+
+use indexmap::IndexMap;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Error, Result,
+    config::{Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
+    data::{Normalisation, normalisation},
+    run::store::{Progress, Store},
+};
+
+/// Changes when the meaning of a recipe changes, so that old weights are not taken for new ones.
+const IDENTITY: u32 = 1;
+
+/// What an experiment comes to.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The experiment's name: its file's stem.
+    pub name: String,
+    /// The experiment as read, overrides applied, the sweep not expanded.
+    pub experiment: Experiment,
+    /// The cells of the sweep; a single one without a sweep.
+    pub cells: Vec<Cell>,
+    /// Every network to have, each once; what a node starts from stands before it.
+    pub nodes: Vec<Node>,
+}
+
+/// One cell of the sweep.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// `weight=0.01`, or `default` without a sweep.
+    pub name: String,
+    /// Swept paths and their values.
+    pub values: IndexMap<String, Value>,
+    /// The experiment of this cell, without a sweep.
+    pub experiment: Experiment,
+    /// For each seed, in order: network name → index into [`Plan::nodes`].
+    pub networks: Vec<BTreeMap<String, usize>>,
+}
+
+/// A network with a seed.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What people call it: `lenet on fashion_mnist`.
+    pub label: String,
+    /// The first 12 hexadecimal digits of its identity's SHA-256.
+    pub hash: String,
+    /// What was hashed.
+    pub identity: Value,
+    /// The seed of its initial weights, batch order, augmentation and dropout.
+    pub seed: u64,
+    /// The node it starts from, an index into [`Plan::nodes`].
+    pub upstream: Option<usize>,
+    /// Its architecture.
+    pub backbone: Backbone,
+    /// Published weights it starts from.
+    pub weights: Option<PathBuf>,
+    /// What it learns from.
+    pub data: Dataset,
+    /// What it learns to do.
+    pub loss: Loss,
+    /// How it learns; `None` uses the weights as they are.
+    pub train: Option<Train>,
+    /// Where it is used: the network's name and the sweep cell's.
+    pub uses: Vec<(String, String)>,
+}
+
+impl Node {
+    /// Its folder, relative to the runs root.
+    pub fn folder(&self) -> PathBuf {
+        let name = format!("{}-{}", self.label.replace(" on ", "-").replace(' ', "_"), self.hash);
+        ["networks", &name, &format!("seed{}", self.seed)].iter().collect()
+    }
+}
+
+/// Makes the plan; touches no data.
+///
+/// # Errors
+/// If a sweep path or value does not fit the experiment, or a weights file cannot be read.
+pub fn plan(loaded: &Loaded) -> Result<Plan> {
+    let mut nodes: Vec<Node> = Vec::new();
+    let mut cells = Vec::new();
+    for cell in sweep::cells(&loaded.experiment)? {
+        let mut networks = Vec::new();
+        for &seed in &cell.experiment.seeds {
+            let mut indices = BTreeMap::new();
+            for name in cell.experiment.networks.keys() {
+                resolve(name, seed, &cell, &mut nodes, &mut indices)?;
+            }
+            networks.push(indices);
+        }
+        cells.push(Cell { name: cell.name, values: cell.values, experiment: cell.experiment, networks });
+    }
+    Ok(Plan { name: loaded.name.clone(), experiment: loaded.experiment.clone(), cells, nodes })
+}
+
+/// The node of network `name`, after those it starts from; cycles were refused when the file was read.
+fn resolve(
+    name: &str,
+    seed: u64,
+    cell: &sweep::SweepCell,
+    nodes: &mut Vec<Node>,
+    indices: &mut BTreeMap<String, usize>,
+) -> Result<usize> {
+    if let Some(&index) = indices.get(name) {
+        return Ok(index);
+    }
+    let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
+    let upstream = network.from.as_deref().map(|from| resolve(from, seed, cell, nodes, indices)).transpose()?;
+    let backbone = match (&network.backbone, upstream) {
+        (Some(backbone), _) => backbone.clone(),
+        (None, Some(upstream)) => nodes[upstream].backbone.clone(),
+        (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
+    };
+    let data = &cell.experiment.data.id;
+    let identity = identity(network, &backbone, data, upstream.map(|index| nodes[index].hash.as_str()))?;
+    let hash = short_hash(&identity);
+    let index = match nodes.iter().position(|node| node.hash == hash && node.seed == seed) {
+        Some(index) => index,
+        None => {
+            let tuned = if upstream.is_some() { " tuned" } else { "" };
+            nodes.push(Node {
+                label: format!("{}{tuned} on {}", backbone_label(&backbone), data.name),
+                hash,
+                identity,
+                seed,
+                upstream,
+                backbone,
+                weights: network.weights.clone(),
+                data: data.clone(),
+                loss: network.loss.clone(),
+                train: network.train.clone(),
+                uses: Vec::new(),
+            });
+            nodes.len() - 1
+        }
+    };
+    nodes[index].uses.push((name.to_owned(), cell.name.clone()));
+    indices.insert(name.to_owned(), index);
+    Ok(index)
+}
+
+/// Everything that can change the weights, and nothing that cannot.
+fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream: Option<&str>) -> Result<Value> {
+    let mut train = to_json(&network.train)?;
+    if let Some(train) = train.as_object_mut() {
+        train.remove("checkpoint");
+    }
+    // Where the files are does not matter; what was read is compared by digest when a network is used.
+    let mut data = to_json(dataset)?;
+    if let Some(data) = data.as_object_mut() {
+        for key in ["path", "note", "test_limit", "mean", "std"] {
+            data.remove(key);
+        }
+    }
+    // A term of weight zero adds nothing, so "plain fine-tuning" and "λ = 0" are one network.
+    let mut loss = to_json(&network.loss)?;
+    if let Some(loss) = loss.as_object_mut() {
+        loss.retain(|_, term| term["weight"] != json!(0.0));
+    }
+    let weights = match &network.weights {
+        Some(path) => Some(file_digest(path)?),
+        None => None,
+    };
+    let Normalisation { mean, std } = normalisation(dataset)?;
+    let mut identity = json!({
+        "identity": IDENTITY, "backbone": to_json(backbone)?, "data": data, "train": train, "loss": loss,
+        "from": upstream, "weights": weights, "normalisation": [mean, std],
+    });
+    if network.train.is_none() {
+        identity["loss"] = Value::Null;
+    }
+    Ok(without_nulls(identity))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| Error::Failed(format!("cannot serialise the configuration: {error}")))
+}
+
+/// Without nulls and with sorted keys, so that a new optional key leaves old identities as they were.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<String, Value> = map.into_iter().filter(|(_, value)| !value.is_null()).collect();
+            Value::Object(sorted.into_iter().map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// The first 12 hexadecimal digits of the SHA-256 of a JSON value.
+pub(crate) fn short_hash(value: &Value) -> String {
+    let digest = Sha256::digest(value.to_string());
+    digest.iter().take(6).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A short hash of an experiment: equal experiments have equal fingerprints.
+pub fn fingerprint(experiment: &Experiment) -> Result<String> {
+    Ok(short_hash(&without_nulls(to_json(experiment)?))[..8].to_owned())
+}
+
+fn file_digest(path: &std::path::Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(|error| {
+        Error::input(format!("cannot read the weights {}: {error}", path.display()))
+            .hint("`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in")
+    })?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(Error::io("read", path))?;
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+fn backbone_label(backbone: &Backbone) -> String {
+    match backbone {
+        Backbone::Lenet(_) => "lenet".to_owned(),
+        Backbone::WideResnet(settings) => format!("wrn{}_{}", settings.depth, settings.width),
+        Backbone::Resnet18(_) => "resnet18".to_owned(),
+        Backbone::Vgg19Bn(_) => "vgg19_bn".to_owned(),
+    }
+}
+
+impl Plan {
+    /// The graph and what of it is done, for people.
+    pub fn describe(&self, store: &Store) -> String {
+        let mut text = format!("{}: {}\n", self.name, self.experiment.title);
+        let cells: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
+        let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
+        let ood: Vec<&str> = self.experiment.data.ood.iter().map(|set| set.name.as_str()).collect();
+        let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
+        let _ = writeln!(text, "cells    {}", cells.join(", "));
+        let _ = writeln!(text, "seeds    {}", seeds.join(", "));
+        let _ = writeln!(text, "networks");
+        let mut left = 0;
+        for (index, node) in self.nodes.iter().enumerate() {
+            let state = match store.progress(node) {
+                Progress::Done => "done".to_owned(),
+                Progress::Partial => "to be continued".to_owned(),
+                Progress::Missing => "to do".to_owned(),
+            };
+            left += usize::from(state != "done");
+            let from = node.upstream.map(|upstream| format!(" from #{upstream}")).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  #{index:<3} {:<16} seed {:<4} {:<32} {}{from}",
+                state,
+                node.seed,
+                self.uses(node),
+                node.folder().display()
+            );
+        }
+        let _ = writeln!(text, "{} networks, {} to train", self.nodes.len(), left);
+        text
+    }
+
+    /// `base`, or `tuned [weight=0.01]` where only some cells use the node under that name.
+    pub fn uses(&self, node: &Node) -> String {
+        let mut by_name: IndexMap<&str, Vec<&str>> = IndexMap::new();
+        for (name, cell) in &node.uses {
+            by_name.entry(name).or_default().push(cell);
+        }
+        let named = by_name.into_iter().map(|(name, cells)| match cells.len() == self.cells.len() {
+            true => name.to_owned(),
+            false => format!("{name} [{}]", cells.join("; ")),
+        });
+        named.collect::<Vec<_>>().join(", ")
+    }
+}

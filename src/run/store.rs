@@ -1,0 +1,191 @@
+//! Where trained networks and their outputs are kept, and who may write there.
+//!
+//! ```text
+//! runs/networks/<architecture>-<data>-<hash>/seed<k>/
+//!     lock                     held by the process that works here
+//!     checkpoint.safetensors   what is needed to continue; gone when training is done
+//!     metrics.jsonl  events.out.tfevents.*
+//!     model.safetensors
+//!     network.json             written last: it exists if and only if the network is done
+//!     outputs/<set>-<digest>.safetensors          logits and features
+//!     scores/<detector>-<hash>/<set>-<digest>.npy
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{Error, Result, fs::write_atomic, run::interrupt::Interrupt, run::plan::Node, run::results::Environment};
+
+/// The folder of everything produced.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// How far a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Trained.
+    Done,
+    /// There is a checkpoint.
+    Partial,
+    /// Nothing there.
+    Missing,
+}
+
+/// `network.json`: what was trained, from what, and how it went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRecord {
+    /// [`NetworkRecord::SCHEMA`] when it was written.
+    pub schema: u32,
+    /// What the folder's hash was made from.
+    pub identity: Value,
+    /// The seed.
+    pub seed: u64,
+    /// Input channels, rows, columns, and classes.
+    pub shape: [usize; 4],
+    /// Optimiser steps of its own.
+    pub steps: u64,
+    /// Mean total loss over the last epoch; `null` if it was not trained here.
+    pub final_loss: Option<f64>,
+    /// Seconds of training.
+    pub train_seconds: f64,
+    /// Weights and biases.
+    pub parameters: usize,
+    /// Train images.
+    pub train_images: usize,
+    /// Train images of the complete set, if known.
+    pub train_full: Option<usize>,
+    /// SHA-256 of the train images as read.
+    pub train_sha256: String,
+    /// What it was trained on.
+    pub environment: Environment,
+}
+
+impl NetworkRecord {
+    /// The version of the format; records of another one are refused.
+    pub const SCHEMA: u32 = 1;
+}
+
+impl Store {
+    /// A store under `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The runs root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of a node.
+    pub fn folder(&self, node: &Node) -> PathBuf {
+        self.root.join(node.folder())
+    }
+
+    /// How far a node is.
+    pub fn progress(&self, node: &Node) -> Progress {
+        let folder = self.folder(node);
+        if folder.join("network.json").exists() {
+            Progress::Done
+        } else if folder.join("checkpoint.safetensors").exists() {
+            Progress::Partial
+        } else {
+            Progress::Missing
+        }
+    }
+
+    /// The record of a finished node.
+    ///
+    /// # Errors
+    /// If the file is not such a record, is of another version, or belongs to another recipe.
+    pub fn record(&self, node: &Node) -> Result<NetworkRecord> {
+        let path = self.folder(node).join("network.json");
+        let record: NetworkRecord = read_json(&path)?;
+        if record.schema != NetworkRecord::SCHEMA || record.identity != node.identity {
+            return Err(Error::input(format!("{} is the record of another network or version", path.display()))
+                .hint(format!("remove the folder {} to train it anew", self.folder(node).display())));
+        }
+        Ok(record)
+    }
+
+    /// Takes the node's folder for this process, waiting while another one holds it.
+    ///
+    /// The lock ends with the returned value or with the process, however that ends.
+    pub fn lock(&self, node: &Node, interrupt: &Interrupt) -> Result<Lock> {
+        let folder = self.folder(node);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let path = folder.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(&path)
+            .map_err(Error::io("create", &path))?;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    remove_leftovers(&folder)?;
+                    return Ok(Lock { _file: file });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if !told {
+                        eprintln!("waiting: another process works on {}", folder.display());
+                        told = true;
+                    }
+                    interrupt.check()?;
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+            }
+        }
+    }
+}
+
+/// Removes the temporary files of processes that were killed while they held the folder.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds a node's folder.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Reads a JSON file that oodkit wrote.
+///
+/// # Errors
+/// [`Error::Input`] naming the file and the place if it is not what was written.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|error| {
+        Error::input(format!("{} is not a record that this version of oodkit wrote: {error}", path.display()))
+            .hint("remove the file and run the experiment again: what is still good is not repeated")
+    })
+}
+
+/// Writes a JSON file whole or not at all.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Failed(format!("cannot serialise {}: {error}", path.display())))?;
+    write_atomic(path, |file| {
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")
+    })
+}

@@ -1,0 +1,145 @@
+//! What is needed to continue training, in one file.
+//!
+//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<name>` and `best.<name>`, and [`State`] as JSON
+//! in its metadata. Random streams are named by step (see [`crate::rng`]), so the step is all there is to save of them.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, fs::write_atomic};
+
+/// Where training stands, beside the tensors.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Seconds of training so far.
+    pub seconds: f64,
+    /// Sums over the images of the epoch under way.
+    pub epoch: EpochSums,
+    /// Mean loss over the last epoch that was finished.
+    pub last_loss: Option<f64>,
+    /// Best validation accuracy so far, if weights are chosen by it.
+    pub best: Option<f64>,
+    /// Bytes that each observer had written, by its name: what came after them is written again.
+    pub positions: BTreeMap<String, u64>,
+}
+
+/// Sums over images.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochSums {
+    /// Loss times images.
+    pub loss: f64,
+    /// Images classified rightly.
+    pub correct: u64,
+    /// Images.
+    pub images: u64,
+}
+
+/// A checkpoint as read back.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where training stood.
+    pub state: State,
+    /// Weights and running statistics.
+    pub model: BTreeMap<String, Tensor>,
+    /// The optimiser's tensors.
+    pub optimizer: BTreeMap<String, Tensor>,
+    /// The best weights so far; empty unless weights are chosen by validation accuracy.
+    pub best: BTreeMap<String, Tensor>,
+}
+
+impl Checkpoint {
+    /// Reads the checkpoint at `path`, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file is not a checkpoint of this version.
+    pub fn read(path: &Path, device: &Device) -> Result<Option<Self>> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        let damaged = |reason: String| {
+            Error::input(format!("{} is not a checkpoint of this version: {reason}", path.display()))
+                .hint("remove the file to train this network from the start")
+        };
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let state = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|entries| entries.get("state"))
+            .ok_or_else(|| damaged("it has no state".to_owned()))?;
+        let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, device)?;
+        let mut parts = ["model.", "optimizer.", "best."].map(|prefix| {
+            let part = tensors
+                .iter()
+                .filter_map(|(name, tensor)| name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone())));
+            part.collect::<BTreeMap<_, _>>()
+        });
+        let [model, optimizer, best] = parts.each_mut().map(std::mem::take);
+        Ok(Some(Self { state, model, optimizer, best }))
+    }
+
+    /// Writes the checkpoint whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let parts = [("model.", &self.model), ("optimizer.", &self.optimizer), ("best.", &self.best)];
+        let tensors = parts.into_iter().flat_map(|(prefix, part)| {
+            part.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
+        });
+        let tensors: BTreeMap<String, Tensor> = tensors.collect();
+        let state = serde_json::to_string(&self.state)
+            .map_err(|error| Error::Failed(format!("cannot serialise the training state: {error}")))?;
+        let metadata = [("state".to_owned(), state)].into_iter().collect();
+        let bytes = safetensors::serialize(&tensors, Some(metadata))
+            .map_err(|error| Error::Failed(format!("cannot serialise a checkpoint: {error}")))?;
+        write_atomic(path, |file| file.write_all(&bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", "temporary folder"))?;
+        let path = folder.path().join("checkpoint.safetensors");
+        assert!(Checkpoint::read(&path, &Device::Cpu)?.is_none());
+
+        let tensor = Tensor::new(&[0.1f32, -2.5], &Device::Cpu)?;
+        let state = State {
+            step: 17,
+            seconds: 0.1 + 0.2,
+            last_loss: Some(1.0 / 3.0),
+            positions: [("jsonl".to_owned(), 12)].into(),
+            ..State::default()
+        };
+        let written = Checkpoint {
+            state: state.clone(),
+            model: [("fc.weight".to_owned(), tensor.clone())].into(),
+            optimizer: [("fc.weight".to_owned(), tensor.affine(2.0, 0.0)?)].into(),
+            best: BTreeMap::new(),
+        };
+        written.write(&path)?;
+        let read = Checkpoint::read(&path, &Device::Cpu)?.expect("was written");
+        assert_eq!(read.state, state);
+        assert_eq!(read.model["fc.weight"].to_vec1::<f32>()?, [0.1, -2.5]);
+        assert_eq!(read.optimizer["fc.weight"].to_vec1::<f32>()?, [0.2, -5.0]);
+        assert!(read.best.is_empty());
+
+        for cut in [0, 7, 8, 20, 60] {
+            let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            let damaged = folder.path().join("damaged");
+            std::fs::write(&damaged, &bytes[..cut]).map_err(Error::io("write", &damaged))?;
+            assert!(matches!(Checkpoint::read(&damaged, &Device::Cpu), Err(Error::Input { .. })), "cut at {cut}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! The training loop.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::{
+    Error, Result,
+    config::{Keep, Optimizer, Train},
+    data::{
+        ImageSet, Normalisation,
+        batches::{TrainBatches, steps_per_epoch},
+    },
+    losses::{Objective, Step},
+    nn::{Mode, Network, params::Params},
+    run::{
+        events::{Event, Observer},
+        interrupt::Interrupt,
+    },
+    train::{
+        checkpoint::{Checkpoint, EpochSums, State},
+        optim::Sgd,
+        schedule,
+    },
+};
+
+/// What is to be trained, on what, and how.
+pub struct Job<'a> {
+    /// What people call it.
+    pub what: &'a str,
+    /// The network, built from `params`.
+    pub network: &'a dyn Network,
+    /// Its weights, changed in place.
+    pub params: &'a Params,
+    /// What it learns to do.
+    pub objective: &'a Objective,
+    /// The recipe.
+    pub recipe: &'a Train,
+    /// The seed of batch order, augmentation and dropout.
+    pub seed: u64,
+    /// The train images, without those held out.
+    pub images: Arc<ImageSet>,
+    /// Train images held out, if the recipe asks for some.
+    pub validation: Option<&'a ImageSet>,
+    /// The statistics that images are normalised with.
+    pub normalisation: &'a Normalisation,
+    /// Where the network is.
+    pub device: &'a Device,
+    /// Where to save what is needed to continue.
+    pub checkpoint: &'a Path,
+}
+
+/// How training went. The weights are in the job's [`Params`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fitted {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Mean loss over the last epoch.
+    pub final_loss: f64,
+    /// Seconds, over all the sittings it took.
+    pub seconds: f64,
+}
+
+/// Trains `job.params`, from `saved` if given, and leaves the weights that the recipe keeps.
+///
+/// The same job gives the same bits on the CPU with the same number of threads, however often it is interrupted.
+///
+/// # Errors
+/// [`Error::Interrupted`] after saving a checkpoint when the user asks to stop; [`Error::Failed`] naming step and term when
+/// the loss is no longer finite, in which case no weight was changed by that step.
+pub fn fit(
+    job: &Job<'_>,
+    saved: Option<Checkpoint>,
+    observers: &mut [&mut dyn Observer],
+    interrupt: &Interrupt,
+) -> Result<Fitted> {
+    let recipe = job.recipe;
+    let Optimizer::Sgd(config) = &recipe.optimizer;
+    let mut optimizer = Sgd::new(config, job.params.trainable())?;
+    let (mut state, mut best) = match saved {
+        Some(saved) => {
+            job.params.load(&saved.model)?;
+            optimizer.load_state(&saved.optimizer)?;
+            (saved.state, saved.best)
+        }
+        None => (State::default(), BTreeMap::new()),
+    };
+    let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
+    let every_step = recipe.epochs as u64 * per_epoch;
+    let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
+    tell(observers, Event::Started { what: job.what, step: state.step, total })?;
+
+    let seconds_before = state.seconds;
+    let started = Instant::now();
+    let mut last_save = Instant::now();
+    let batches = TrainBatches::new(
+        job.images.clone(),
+        job.normalisation.clone(),
+        recipe.augment.clone(),
+        recipe.batch_size,
+        job.seed,
+        state.step..total,
+        job.device.clone(),
+    )?;
+    for batch in batches {
+        let batch = batch?;
+        let lr = schedule::lr(recipe, per_epoch, total, state.step);
+        let outputs = job.network.forward(&batch.images, Mode::Train { seed: job.seed, step: state.step })?;
+        let (loss, terms) = job.objective.value(&Step { outputs: &outputs, labels: &batch.labels })?;
+        let terms = scalars(&terms)?;
+        let value = scalar(&loss)?;
+        refuse_non_finite(value, &terms, state.step, batch.epoch)?;
+        optimizer.step(&loss.backward()?, lr)?;
+
+        let images = batch.labels.dim(0)? as u64;
+        let correct = count_correct(&outputs.logits, &batch.labels)?;
+        state.step += 1;
+        state.epoch.loss += value * images as f64;
+        state.epoch.correct += correct;
+        state.epoch.images += images;
+        let accuracy = correct as f64 / images as f64;
+        tell(
+            observers,
+            Event::Step { step: state.step, epoch: batch.epoch, lr, loss: value, terms: &terms, accuracy },
+        )?;
+
+        if state.step.is_multiple_of(per_epoch) || state.step == total {
+            let sums = std::mem::take::<EpochSums>(&mut state.epoch);
+            let loss = sums.loss / sums.images as f64;
+            state.last_loss = Some(loss);
+            let validation = job.validation.map(|images| validate(job, images)).transpose()?;
+            if recipe.keep == Keep::Best && validation >= state.best {
+                state.best = validation;
+                best = job.params.all()?;
+            }
+            let accuracy = sums.correct as f64 / sums.images as f64;
+            tell(observers, Event::Epoch { epoch: batch.epoch, step: state.step, loss, accuracy, validation })?;
+        }
+
+        let stop = interrupt.is_set();
+        let due = recipe.checkpoint.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps as u64))
+            || last_save.elapsed() >= Duration::from_secs_f64(recipe.checkpoint.every_minutes * 60.0);
+        if state.step == total || stop || due {
+            state.seconds = seconds_before + started.elapsed().as_secs_f64();
+            last_save = Instant::now();
+            tell(observers, Event::Checkpoint { step: state.step })?;
+            state.positions = positions(observers)?;
+            let (model, optimizer) = (job.params.all()?, optimizer.state());
+            Checkpoint { state: state.clone(), model, optimizer, best: best.clone() }.write(job.checkpoint)?;
+            if stop {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+    if recipe.keep == Keep::Best && !best.is_empty() {
+        job.params.load(&best)?;
+    }
+    tell(observers, Event::Finished { step: state.step })?;
+    let final_loss = state.last_loss.unwrap_or(f64::NAN);
+    Ok(Fitted { steps: state.step, final_loss, seconds: state.seconds })
+}
+
+fn tell(observers: &mut [&mut dyn Observer], event: Event<'_>) -> Result<()> {
+    observers.iter_mut().try_for_each(|observer| observer.on(&event))
+}
+
+fn positions(observers: &mut [&mut dyn Observer]) -> Result<BTreeMap<String, u64>> {
+    let mut positions = BTreeMap::new();
+    for observer in observers {
+        positions.extend(observer.bookmark()?.map(|(name, bytes)| (name.to_owned(), bytes)));
+    }
+    Ok(positions)
+}
+
+fn scalar(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.to_dtype(DType::F64)?.to_scalar()?)
+}
+
+fn scalars(terms: &[(&'static str, Tensor)]) -> Result<Vec<(&'static str, f64)>> {
+    terms.iter().map(|(name, value)| Ok((*name, scalar(value)?))).collect()
+}
+
+/// Checked before the step, so that the weights are still those that gave the bad loss.
+fn refuse_non_finite(loss: f64, terms: &[(&'static str, f64)], step: u64, epoch: u64) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    let term = match terms.iter().find(|(_, value)| !value.is_finite()) {
+        Some((name, value)) => format!("the term {name} is {value}"),
+        None => "no single term is, only their sum".to_owned(),
+    };
+    Err(Error::Failed(format!(
+        "the loss is {loss} at step {step} (epoch {epoch}): {term}\n\nhint: a lower optimizer.sgd.lr or a warm-up \
+         (warmup_epochs) usually helps; the last checkpoint is from before this step"
+    )))
+}
+
+fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
+    let right = logits.detach().argmax(D::Minus1)?.eq(labels)?;
+    Ok(right.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()?.into())
+}
+
+fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
+    let batch = job.recipe.batch_size;
+    let mut correct = 0;
+    for start in (0..images.len()).step_by(batch) {
+        let range = start..(start + batch).min(images.len());
+        let labels = images.labels.as_deref().unwrap_or_default();
+        let labels = Tensor::new(&labels[range.clone()], job.device)?;
+        let inputs = images.tensor(range, job.normalisation, job.device)?;
+        correct += count_correct(&job.network.forward(&inputs, Mode::Eval)?.logits, &labels)?;
+    }
+    Ok(correct as f64 / images.len() as f64)
+}

@@ -1,0 +1,285 @@
+//! Experiment files: all of them load, and what they mean survives writing, overriding, sweeping and shrinking.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use oodkit::config::{self, Experiment, Schedule, load, overrides, sweep};
+use serde_json::{Value, json};
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files
+}
+
+fn experiment(name: &str) -> Experiment {
+    load::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.yaml"))).unwrap().experiment
+}
+
+fn with(experiment: &Experiment, texts: &[&str]) -> Experiment {
+    let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+    overrides::apply(experiment, &texts).unwrap()
+}
+
+#[test]
+fn every_experiment_loads_and_its_card_is_complete() {
+    let files = files();
+    assert!(files.len() >= 5);
+    for path in files {
+        let loaded = load::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        let text = fs::read_to_string(&path).unwrap();
+        for line in ["# paper:", "# command:", "# cost:", "# known:"] {
+            assert!(text.contains(line), "{} has no `{line}`", path.display());
+        }
+        let names_itself = text.contains(&format!("exp={}", loaded.name)) || loaded.name == "quickstart";
+        assert!(names_itself, "{}: the command is another's", path.display());
+        assert!(!sweep::cells(&loaded.experiment).unwrap().is_empty());
+        for expect in loaded.experiment.tables.iter().filter_map(|table| table.expect.as_ref()) {
+            let paper = path.parent().unwrap().join(&expect.file);
+            let text = fs::read_to_string(&paper).unwrap_or_else(|error| panic!("{}: {error}", paper.display()));
+            let header = text.lines().find(|line| !line.starts_with('#')).unwrap();
+            let columns: BTreeSet<&str> = header.split(',').collect();
+            let named = expect.columns.values().chain(expect.filter.keys()).chain([&expect.row]);
+            for column in named {
+                assert!(columns.contains(column.as_str()), "{} has no column {column}", paper.display());
+            }
+            for row in expect.rows.values() {
+                assert!(text.contains(&format!(",{row},")), "{} has no row {row}", paper.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_resolved_experiment_written_as_yaml_reads_back_the_same() {
+    for path in files() {
+        let experiment = load::load(&path).unwrap().experiment;
+        let text = serde_saphyr::to_string(&experiment).unwrap();
+        assert_eq!(load::parse(&text, "resolved").unwrap_or_else(|error| panic!("{error}\n{text}")), experiment);
+        let small = config::smoke(experiment);
+        let text = serde_saphyr::to_string(&small).unwrap();
+        assert_eq!(load::parse(&text, "smoke").unwrap_or_else(|error| panic!("{error}\n{text}")), small);
+    }
+}
+
+#[test]
+fn keys_beside_a_merge_win() {
+    let train = experiment("cifar10_sparsity_cpu").networks["base"].train.clone().unwrap();
+    assert_eq!(train.epochs, 7);
+    assert_eq!(train.batch_size, 128);
+    assert!(matches!(train.schedule, Schedule::Cosine(_)));
+}
+
+#[test]
+fn paper_recipe_is_the_papers() {
+    for name in ["cifar10_sparsity", "cifar100_sparsity"] {
+        let experiment = experiment(name);
+        let tree = serde_json::to_value(&experiment).unwrap();
+        let sgd = |lr: f64| json!({ "lr": lr, "momentum": 0.9, "nesterov": true, "weight_decay": 5e-4 });
+        for (network, epochs, lr) in [("base", 100, 0.1), ("plain", 10, 0.001), ("tuned", 10, 0.001)] {
+            let train = &tree["networks"][network]["train"];
+            assert_eq!(train["epochs"], epochs);
+            assert_eq!(train["batch_size"], 128);
+            assert_eq!(train["optimizer"]["sgd"], sgd(lr));
+            assert_eq!(train["augment"], json!({ "flip": true, "crop_padding": 4 }));
+        }
+        assert_eq!(tree["networks"]["tuned"]["loss"]["sparsity"], json!({ "weight": 0.01, "target": "logits" }));
+        assert_eq!(tree["networks"]["plain"]["loss"]["sparsity"]["weight"], 0.0);
+        assert_eq!(tree["networks"]["base"]["backbone"]["wide_resnet"]["depth"], 40);
+        assert_eq!(tree["evaluation"]["redraw"], json!({ "draws": 10, "id_fraction": 0.2 }));
+    }
+}
+
+#[test]
+fn overrides_reach_every_kind_of_key() {
+    let quickstart = experiment("quickstart");
+    let changed = with(
+        &quickstart,
+        &[
+            "seeds=[0,1,2]",
+            "networks.tuned.loss.sparsity.weight=0.05",
+            "networks.base.train.epochs=2",
+            "networks.base.train.max_steps=3",
+            "networks.base.backbone=wrn40_2",
+            "data.ood=[svhn, {name: mnist, test_limit: 5}]",
+            "methods.0.name=Softmax",
+            "methods.3.detector.energy.temperature=2",
+            "evaluation.redraw={draws: 3}",
+            "evaluation.redraw.draws=4",
+            "title=a=b",
+            "sweep.networks.tuned.loss.sparsity.weight=[0, 1]",
+        ],
+    );
+    let tree = serde_json::to_value(&changed).unwrap();
+    assert_eq!(tree["seeds"], json!([0, 1, 2]));
+    assert_eq!(tree["networks"]["tuned"]["loss"]["sparsity"]["weight"], 0.05);
+    assert_eq!(tree["networks"]["base"]["train"]["epochs"], 2);
+    assert_eq!(tree["networks"]["base"]["train"]["max_steps"], 3);
+    assert_eq!(tree["networks"]["base"]["backbone"]["wide_resnet"]["width"], 2);
+    assert_eq!(tree["data"]["ood"][1]["test_limit"], 5);
+    assert_eq!(tree["methods"][0]["name"], "Softmax");
+    assert_eq!(tree["methods"][3]["detector"]["energy"]["temperature"], 2.0);
+    assert_eq!(tree["evaluation"]["redraw"], json!({ "draws": 4, "id_fraction": 0.2 }));
+    assert_eq!(tree["title"], "a=b");
+    assert_eq!(sweep::cells(&changed).unwrap().len(), 2);
+    assert_eq!(with(&quickstart, &[]), quickstart);
+}
+
+#[test]
+fn a_sweep_is_a_grid_in_the_files_order() {
+    let swept = with(
+        &experiment("quickstart"),
+        &["sweep={networks.tuned.loss.sparsity.weight: [0, 0.01], networks.tuned.train.epochs: [1, 2, 3]}"],
+    );
+    let cells = sweep::cells(&swept).unwrap();
+    let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
+    let expected = ["weight=0,epochs=1", "weight=0,epochs=2", "weight=0,epochs=3", "weight=0.01,epochs=1"];
+    assert_eq!(names[..4], expected);
+    assert_eq!(names.len(), 6);
+    let last = &cells[5];
+    assert_eq!(last.values["networks.tuned.train.epochs"], 3);
+    let tuned = &last.experiment.networks["tuned"];
+    assert_eq!(tuned.train.as_ref().unwrap().epochs, 3);
+    assert_eq!(tuned.loss.sparsity.as_ref().unwrap().weight, 0.01);
+    assert!(last.experiment.sweep.is_empty());
+    assert_eq!(last.experiment.networks["base"], swept.networks["base"]);
+}
+
+#[test]
+fn cell_names_are_short_unambiguous_and_name_files() {
+    let names = |text: &str| -> Vec<String> {
+        let swept = with(&experiment("quickstart"), &[&format!("sweep={text}")]);
+        sweep::cells(&swept).unwrap().into_iter().map(|cell| cell.name).collect()
+    };
+    let unswept = sweep::cells(&experiment("cifar10_sparsity")).unwrap();
+    assert_eq!(unswept.len(), 1);
+    assert_eq!((unswept[0].name.as_str(), &unswept[0].experiment), ("default", &experiment("cifar10_sparsity")));
+    assert_eq!(
+        names("{networks.base.train.epochs: [1], networks.tuned.train.epochs: [2]}"),
+        ["base.train.epochs=1,tuned.train.epochs=2"]
+    );
+    assert_eq!(names("{networks.base.backbone: [lenet, wrn40_2]}"), ["backbone=lenet", "backbone=wrn40_2"]);
+    assert_eq!(names("{data.ood: [[mnist], [svhn, digits]]}"), ["ood=mnist", "ood=svhn-digits"]);
+    // Equal after what a file name cannot hold is taken out.
+    assert_eq!(names("{methods.0.name: ['a/b', 'a:b']}"), ["name=a-b+0", "name=a-b+1"]);
+    let long = names(&format!("{{methods.0.name: [{0}1, {0}2]}}", "x".repeat(300)));
+    assert!(long[0].len() < 140 && long[0] != long[1]);
+}
+
+#[test]
+fn smoke_is_small_valid_and_settled() {
+    for path in files() {
+        let small = config::smoke(load::load(&path).unwrap().experiment);
+        config::check(&small).unwrap();
+        assert_eq!(small.seeds.len(), 1);
+        assert!(sweep::cells(&small).unwrap().len() <= 2);
+        for train in small.networks.values().filter_map(|network| network.train.as_ref()) {
+            assert!(train.epochs == 1 && train.batch_size <= 8 && train.max_steps.unwrap() <= 2);
+        }
+        for dataset in small.data.ood.iter().chain([&small.data.id]) {
+            assert!(dataset.train_limit.unwrap() <= 32 && dataset.test_limit.unwrap() <= 24);
+        }
+        assert_eq!(config::smoke(small.clone()), small);
+    }
+}
+
+/// Whether `value` has the keys, types and names that `schema` allows: what editors check, without ranges.
+fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return fits(value, root.pointer(name.trim_start_matches('#')).ok_or(format!("no {name}"))?, root);
+    }
+    for word in ["anyOf", "oneOf"] {
+        if let Some(choices) = schema[word].as_array() {
+            let errors: Vec<String> = choices.iter().filter_map(|choice| fits(value, choice, root).err()).collect();
+            if errors.len() == choices.len() {
+                return Err(errors.join(" | "));
+            }
+        }
+    }
+    let names = schema["enum"].as_array();
+    if names.is_some_and(|names| !names.contains(value)) || schema.get("const").is_some_and(|only| only != value) {
+        return Err(format!("{value} is not a name"));
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let allowed = |name: &Value| name == kind || (name == "number" && kind == "integer");
+    match &schema["type"] {
+        Value::String(_) if !allowed(&schema["type"]) => return Err(format!("{value} is no {}", schema["type"])),
+        Value::Array(kinds) if !kinds.iter().any(allowed) => return Err(format!("{value} is none of {kinds:?}")),
+        _ => {}
+    }
+    if let Value::Array(entries) = value
+        && schema["items"].is_object()
+    {
+        entries.iter().try_for_each(|entry| fits(entry, &schema["items"], root))?;
+    }
+    let Value::Object(map) = value else { return Ok(()) };
+    for key in schema["required"].as_array().into_iter().flatten() {
+        if !map.contains_key(key.as_str().unwrap()) {
+            return Err(format!("{key} is missing"));
+        }
+    }
+    for (key, entry) in map {
+        match (schema["properties"].get(key), &schema["additionalProperties"]) {
+            (Some(inner), _) => fits(entry, inner, root).map_err(|error| format!("{key}: {error}"))?,
+            (None, Value::Bool(false)) => return Err(format!("{key} is unknown")),
+            (None, inner @ Value::Object(_)) => fits(entry, inner, root).map_err(|error| format!("{key}: {error}"))?,
+            (None, _) => {}
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_schema_accepts_what_loads_and_refuses_what_does_not() {
+    let schema = config::schema();
+    for path in files() {
+        let tree = serde_json::to_value(load::load(&path).unwrap().experiment).unwrap();
+        fits(&tree, &schema, &schema).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    let good = json!({
+        "title": "x",
+        "data": { "id": "mnist", "ood": ["svhn", { "name": "digits" }] },
+        "networks": { "base": { "backbone": "lenet", "weights": "x.pth" } },
+        "methods": [{ "name": "a", "network": "base", "detector": "energy" }],
+    });
+    fits(&good, &schema, &schema).unwrap();
+    for (place, wrong) in [
+        ("/title", json!(3)),
+        ("/data/id", json!({ "nam": "mnist" })),
+        ("/networks/base/backbone", json!("lenett")),
+        ("/networks/base", json!({ "backbones": "lenet" })),
+        ("/methods/0/detector", json!("energyy")),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(place).unwrap() = wrong;
+        assert!(fits(&bad, &schema, &schema).is_err(), "the schema accepts a wrong {place}");
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_described() {
+    let schema = config::schema();
+    let mut undescribed = Vec::new();
+    let definitions = schema["$defs"].as_object().unwrap().iter().map(|(name, inner)| (name.as_str(), inner));
+    for (name, definition) in definitions.chain([("Experiment", &schema)]) {
+        for (key, property) in definition["properties"].as_object().into_iter().flatten() {
+            if property.get("description").is_none() {
+                undescribed.push(format!("{name}.{key}"));
+            }
+        }
+    }
+    assert_eq!(undescribed, Vec::<String>::new());
+}

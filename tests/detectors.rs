@@ -1,0 +1,246 @@
+//! The contract of every detector, by a loop over the registry, and golden values of each.
+
+use candle_core::{Device, Tensor};
+use garde::Validate;
+use oodkit::{
+    detectors::{
+        Bank, DetectorConfig, energy::energy, max_logit::max_logit, msp::msp, softmax_entropy::softmax_entropy,
+    },
+    metrics::metrics,
+    rng,
+};
+use rand_distr::{Distribution, StandardNormal};
+
+const CLASSES: usize = 6;
+
+fn bank(logits: Vec<f32>, classes: usize) -> Bank {
+    let images = logits.len() / classes;
+    Bank {
+        logits: Tensor::from_vec(logits, (images, classes), &Device::Cpu).unwrap(),
+        features: Tensor::zeros((images, 3), candle_core::DType::F32, &Device::Cpu).unwrap(),
+        labels: None,
+    }
+}
+
+/// `images` rows of standard normal logits; one class of each stands out by `confidence`.
+fn synthetic(images: usize, confidence: f32, name: &str) -> Vec<f32> {
+    let mut rng = rng::stream(0, "detector test", name);
+    let mut logits: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(images * CLASSES).collect();
+    for (image, row) in logits.chunks_exact_mut(CLASSES).enumerate() {
+        row[image % CLASSES] += confidence;
+    }
+    logits
+}
+
+fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
+    let detector = config.build();
+    let train = self::bank(synthetic(120, 8.0, "train"), CLASSES);
+    let scorer = detector.fit(detector.needs_fit().then_some(&train))?;
+    Ok(scorer.score(bank)?.as_slice().to_vec())
+}
+
+fn every_detector() -> impl Iterator<Item = DetectorConfig> {
+    DetectorConfig::NAMES.iter().map(|name| DetectorConfig::default_of(name).unwrap())
+}
+
+#[test]
+fn the_registry_lists_each_detector_once() {
+    assert_eq!(DetectorConfig::NAMES, ["msp", "softmax_entropy", "max_logit", "energy"]);
+    for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
+        assert_eq!(config.name(), *name);
+        config.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_bare_name_and_a_map_are_the_same() {
+    for config in every_detector() {
+        let name = config.name();
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), [name]);
+        assert_eq!(serde_json::from_value::<DetectorConfig>(json).unwrap(), config);
+        for yaml in [name.to_owned(), format!("{name}: {{}}"), format!("\"{name}\"")] {
+            assert_eq!(serde_saphyr::from_str::<DetectorConfig>(&yaml).unwrap(), config, "{yaml}");
+        }
+    }
+}
+
+#[test]
+fn settings_are_read_and_checked() {
+    let energy = |temperature| DetectorConfig::Energy(oodkit::detectors::energy::Config { temperature });
+    let read = |yaml: &str| serde_saphyr::from_str::<DetectorConfig>(yaml).map_err(|error| error.to_string());
+    assert_eq!(read("energy: { temperature: 2 }").unwrap(), energy(2.0));
+    assert!(energy(0.0).validate().is_err() && energy(-1.0).validate().is_err());
+
+    for (yaml, expected) in [
+        (
+            "enrgy",
+            "there is no detector \"enrgy\" (did you mean \"energy\"?); there are msp, softmax_entropy, max_logit, energy",
+        ),
+        (
+            "enrgy: {}",
+            "there is no detector \"enrgy\" (did you mean \"energy\"?); there are msp, softmax_entropy, max_logit, energy",
+        ),
+        ("zzz", "there is no detector \"zzz\"; there are msp"),
+        ("energy: { temprature: 2 }", "unknown field `temprature`"),
+        ("msp: { temperature: 2 }", "unknown field `temperature`"),
+        ("{ energy: {}, msp: {} }", "a method has one detector, but `msp` follows `energy`"),
+        ("{}", "expected a detector's name, or a map of one name to its settings"),
+        ("[energy]", "a detector's name, or a map of one name to its settings"),
+        ("3", "a detector's name, or a map of one name to its settings"),
+    ] {
+        let error = read(yaml).unwrap_err();
+        assert!(error.contains(expected), "{yaml}: {error}");
+    }
+    let error = DetectorConfig::default_of("mspp").unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("did you mean \"msp\"?"));
+}
+
+#[test]
+fn the_schema_allows_names_and_maps() {
+    let schema = serde_json::to_value(schemars::schema_for!(DetectorConfig)).unwrap();
+    let forms = schema["anyOf"].as_array().unwrap();
+    assert_eq!(forms[0]["enum"], serde_json::json!(DetectorConfig::NAMES));
+    let long = forms[1].to_string();
+    for name in DetectorConfig::NAMES {
+        assert!(long.contains(&format!("\"required\":[\"{name}\"]")), "{long}");
+    }
+}
+
+#[test]
+fn one_finite_score_per_image() {
+    for config in every_detector() {
+        let scores = score(&config, &bank(synthetic(37, 8.0, "id"), CLASSES)).unwrap();
+        assert_eq!(scores.len(), 37);
+        assert!(scores.iter().all(|score| score.is_finite()));
+    }
+}
+
+#[test]
+fn batches_and_order_do_not_matter_to_the_bit() {
+    let logits = synthetic(41, 3.0, "id");
+    let rows: Vec<&[f32]> = logits.chunks_exact(CLASSES).collect();
+    let reversed = rows.iter().rev().copied().flatten().copied().collect();
+    for config in every_detector() {
+        let whole = score(&config, &bank(logits.clone(), CLASSES)).unwrap();
+        let parts = rows.chunks(7).flat_map(|rows| score(&config, &bank(rows.concat(), CLASSES)).unwrap());
+        assert_eq!(whole, parts.collect::<Vec<_>>(), "{}", config.name());
+        let mut backwards = score(&config, &bank(Vec::clone(&reversed), CLASSES)).unwrap();
+        backwards.reverse();
+        assert_eq!(whole, backwards, "{}", config.name());
+    }
+}
+
+#[test]
+fn the_order_of_classes_does_not_matter() {
+    let logits = synthetic(20, 3.0, "id");
+    let mirrored: Vec<f32> = logits.chunks_exact(CLASSES).flat_map(|row| row.iter().rev().copied()).collect();
+    for config in every_detector() {
+        let (a, b) = (score(&config, &bank(logits.clone(), CLASSES)), score(&config, &bank(mirrored.clone(), CLASSES)));
+        for (a, b) in a.unwrap().iter().zip(b.unwrap()) {
+            assert!((a - b).abs() <= 1e-6 * a.abs().max(1.0), "{}: {a} and {b}", config.name());
+        }
+    }
+}
+
+#[test]
+fn unsure_images_score_higher() {
+    let (id, ood) = (bank(synthetic(200, 8.0, "id"), CLASSES), bank(synthetic(200, 0.0, "ood"), CLASSES));
+    for config in every_detector() {
+        let auroc = metrics(&score(&config, &id).unwrap(), &score(&config, &ood).unwrap()).unwrap().auroc;
+        assert!(auroc > 0.9, "{}: AUROC {auroc}", config.name());
+    }
+}
+
+#[test]
+fn more_evidence_for_the_likeliest_class_scores_lower() {
+    for config in every_detector() {
+        let logits: Vec<f32> = (0..30).flat_map(|evidence| [0.5, -1.0, 1.0 + evidence as f32 * 0.5]).collect();
+        let scores = score(&config, &bank(logits, 3)).unwrap();
+        assert!(scores.windows(2).all(|pair| pair[0] > pair[1]), "{}: {scores:?}", config.name());
+    }
+}
+
+#[test]
+fn nothing_and_nonsense_are_errors() {
+    for config in every_detector() {
+        for (images, classes) in [(0, 4), (4, 0), (0, 0)] {
+            let logits = Tensor::zeros((images, classes), candle_core::DType::F32, &Device::Cpu).unwrap();
+            assert!(score(&config, &Bank { logits, ..bank(vec![0.0], 1) }).is_err());
+        }
+        assert!(
+            score(
+                &config,
+                &Bank {
+                    logits: Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(),
+                    ..bank(vec![0.0], 1)
+                }
+            )
+            .is_err()
+        );
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = score(&config, &bank(vec![0.0, 1.0, 2.0, bad], 2)).unwrap_err();
+            assert_eq!(error.to_string(), format!("logit 1 of image 1 is {bad}"));
+        }
+    }
+}
+
+#[test]
+fn extreme_logits_stay_finite() {
+    for config in every_detector() {
+        let scores = score(&config, &bank(vec![3e38, -3e38, 0.0, -3e38, -3e38, -3e38, 1e-45, 0.0, -0.0], 3)).unwrap();
+        assert_eq!(scores.len(), 3, "{}", config.name());
+    }
+}
+
+#[test]
+fn sure_images_are_told_apart_where_f32_confidence_is_one() {
+    let logits = Tensor::new(&[[30f32, 0.0, 0.0], [40.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+    let scores = msp(&logits).unwrap();
+    assert!(scores[0] > scores[1] && scores[1] > 0.0, "{scores:?}");
+    assert!((scores[0] / (2.0 * (-30f32).exp()) - 1.0).abs() < 1e-6);
+}
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    logits: Vec<Vec<f32>>,
+    scores: Vec<GoldenScores>,
+}
+
+#[derive(serde::Deserialize)]
+struct GoldenScores {
+    detector: String,
+    expected: Vec<f64>,
+}
+
+#[test]
+fn equal_to_scipy_and_pytorch_ood() {
+    let golden: Golden = serde_json::from_str(include_str!("golden/detectors.json")).unwrap();
+    let bank = bank(golden.logits.concat(), golden.logits[0].len());
+    let mut seen = Vec::new();
+    for reference in &golden.scores {
+        let config: DetectorConfig = serde_saphyr::from_str(&reference.detector).unwrap();
+        seen.push(config.name());
+        let scores = score(&config, &bank).unwrap();
+        assert_eq!(scores.len(), reference.expected.len());
+        for (score, expected) in scores.iter().zip(&reference.expected) {
+            let error = (f64::from(*score) - expected).abs();
+            assert!(error <= 1e-6 * expected.abs().max(1.0), "{}: {score}, expected {expected}", reference.detector);
+        }
+    }
+    assert!(DetectorConfig::NAMES.iter().all(|name| seen.contains(name)), "every detector has golden values");
+}
+
+#[test]
+fn functions_are_what_the_detectors_compute() {
+    let bank = bank(synthetic(10, 2.0, "id"), CLASSES);
+    for (name, scores) in [
+        ("msp", msp(&bank.logits)),
+        ("softmax_entropy", softmax_entropy(&bank.logits)),
+        ("max_logit", max_logit(&bank.logits)),
+        ("energy", energy(&bank.logits, 1.0)),
+    ] {
+        assert_eq!(score(&DetectorConfig::default_of(name).unwrap(), &bank).unwrap(), scores.unwrap());
+    }
+}

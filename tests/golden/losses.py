@@ -1,0 +1,34 @@
+"""Reference values and gradients of the loss terms, in f64: losses.json. Run with torch (version in the file)."""
+import json
+import pathlib
+
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+logits = torch.cat([
+    torch.randn(4, 4) * 2,
+    torch.tensor([[0.0, 0, 0, 0], [3, 3, -1, 0], [80, -80, 0, 1], [-500, -501, -502, -503]]),
+]).double()
+labels = torch.tensor([0, 3, 1, 2, 0, 1, 1, 3])
+
+
+def case(name, value):
+    activations = logits.clone().requires_grad_()
+    loss = value(activations)
+    (gradient,) = torch.autograd.grad(loss, activations)
+    return {"term": name, "value": loss.item(), "gradient": gradient.tolist()}
+
+
+record = {
+    "made_by": f"tests/golden/losses.py: torch {torch.__version__}",
+    "logits": logits.tolist(),
+    "labels": labels.tolist(),
+    "cases": [
+        case("cross_entropy", lambda f: F.cross_entropy(f, labels)),
+        case("sparsity", lambda f: f.abs().sum(dim=1).mean()),
+        case("total", lambda f: 1.5 * F.cross_entropy(f, labels) + 0.01 * f.abs().sum(dim=1).mean()),
+    ],
+}
+text = json.dumps(record).replace('{"term"', '\n{"term"')
+pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")

@@ -1,0 +1,201 @@
+//! Loss terms against PyTorch and central differences, and the objective that adds them up.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use oodkit::{
+    config,
+    losses::{Objective, Step, cross_entropy, sparsity},
+    nn::Outputs,
+};
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    logits: Vec<Vec<f64>>,
+    labels: Vec<u32>,
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    term: String,
+    value: f64,
+    gradient: Vec<Vec<f64>>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("golden/losses.json")).unwrap()
+}
+
+impl Golden {
+    fn logits(&self, dtype: DType) -> Var {
+        let logits = Tensor::new(self.logits.clone(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        Var::from_tensor(&logits).unwrap()
+    }
+
+    fn labels(&self) -> Tensor {
+        Tensor::new(self.labels.clone(), &Device::Cpu).unwrap()
+    }
+}
+
+fn outputs(logits: &Tensor, features: &Tensor) -> Outputs {
+    Outputs { logits: logits.clone(), features: features.clone(), taps: BTreeMap::new() }
+}
+
+fn objective(yaml: &str) -> Objective {
+    Objective::new(&serde_saphyr::from_str(yaml).unwrap()).unwrap()
+}
+
+fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Tensor> {
+    match term {
+        "cross_entropy" => cross_entropy(logits, labels),
+        "sparsity" => sparsity(logits),
+        _ => {
+            let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
+            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels })?.0)
+        }
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn values_and_gradients_are_pytorchs() {
+    let golden = golden();
+    assert_eq!(golden.cases.len(), 3);
+    for case in &golden.cases {
+        for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-6)] {
+            let logits = golden.logits(dtype);
+            let loss = value(&case.term, &logits, &golden.labels()).unwrap();
+            let got = numbers(&loss)[0];
+            assert!(
+                (got - case.value).abs() <= tolerance * case.value.abs(),
+                "{}: {got}, not {}",
+                case.term,
+                case.value
+            );
+            let gradient = numbers(loss.backward().unwrap().get(&logits).unwrap());
+            for (got, expected) in gradient.iter().zip(case.gradient.concat()) {
+                assert!((got - expected).abs() <= tolerance, "{} in {dtype:?}: {got}, not {expected}", case.term);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_are_central_differences() {
+    const H: f64 = 1e-5;
+    // No entry within H of 0, where the L1 norm has a kink.
+    let points: Vec<f64> = (0..15).map(|i| ((i * 7) % 15) as f64 * 0.37 - 2.5).collect();
+    let labels = Tensor::new(&[2u32, 0, 1], &Device::Cpu).unwrap();
+    let at = |points: &[f64]| Var::from_slice(points, (3, 5), &Device::Cpu).unwrap();
+    for term in ["cross_entropy", "sparsity", "total"] {
+        let logits = at(&points);
+        let loss = value(term, &logits, &labels).unwrap();
+        let gradient = numbers(loss.backward().unwrap().get(&logits).unwrap());
+        for (place, got) in gradient.iter().enumerate() {
+            let shifted = |by: f64| {
+                let mut points = points.clone();
+                points[place] += by;
+                numbers(&value(term, &at(&points), &labels).unwrap())[0]
+            };
+            let expected = (shifted(H) - shifted(-H)) / (2.0 * H);
+            assert!((got - expected).abs() < 1e-9, "{term} at {place}: {got}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_l1_norm_leaves_exact_zeros_alone() {
+    let activations = Var::new(&[[0f32, -0.0, 2.0, -3.0]], &Device::Cpu).unwrap();
+    let loss = sparsity(&activations).unwrap();
+    assert_eq!(numbers(&loss), [5.0]);
+    assert_eq!(numbers(loss.backward().unwrap().get(&activations).unwrap()), [0.0, 0.0, 1.0, -1.0]);
+}
+
+#[test]
+fn nan_is_not_hidden() {
+    let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
+    let logits = Tensor::new(&[[1.0f32, f32::NAN, 0.0]], &Device::Cpu).unwrap();
+    assert!(numbers(&cross_entropy(&logits, &labels).unwrap())[0].is_nan());
+    assert!(numbers(&sparsity(&logits).unwrap())[0].is_nan());
+}
+
+/// Two linear layers on fixed numbers: weights whose gradients show what the objective differentiates.
+fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
+    let golden = golden();
+    let input = golden.logits(DType::F32);
+    let first = Var::from_tensor(&(Tensor::eye(4, DType::F32, &Device::Cpu).unwrap() * 0.5).unwrap()).unwrap();
+    let second = Var::from_tensor(&Tensor::eye(4, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    let features = input.matmul(&first).unwrap();
+    let logits = features.matmul(&second).unwrap();
+    let labels = golden.labels();
+    let (total, terms) =
+        objective(yaml).value(&Step { outputs: &outputs(&logits, &features), labels: &labels }).unwrap();
+    let gradients = total.backward().unwrap();
+    let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
+    (of(&first), of(&second), terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
+}
+
+#[test]
+fn a_weight_of_zero_is_recorded_but_changes_no_bit() {
+    let without = gradients("{ cross_entropy: {} }");
+    for target in ["logits", "features"] {
+        let with = gradients(&format!("{{ cross_entropy: {{}}, sparsity: {{ weight: 0, target: {target} }} }}"));
+        assert_eq!((&with.0, &with.1), (&without.0, &without.1));
+        assert_eq!(with.2.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["cross_entropy", "sparsity"]);
+        assert!(with.2[1].1 > 0.0, "the unweighted term is recorded");
+        assert_eq!(with.2[0], without.2[0]);
+    }
+    let changed = gradients("{ cross_entropy: {}, sparsity: { weight: 0.01 } }");
+    assert_ne!(changed.0, without.0);
+}
+
+#[test]
+fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
+    let logits = Var::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
+    let features = Tensor::new(&[[f32::INFINITY]], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
+    let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
+    let outputs = outputs(&logits, &features);
+    let (total, terms) = objective.value(&Step { outputs: &outputs, labels: &labels }).unwrap();
+    assert!(numbers(&total)[0].is_finite() && numbers(&terms[1].1)[0].is_infinite());
+}
+
+#[test]
+fn the_target_chooses_what_is_made_sparse() {
+    // The features do not depend on the last layer.
+    let (first, second, _) = gradients("{ sparsity: { weight: 1, target: features } }");
+    assert!(!first.is_empty() && second.is_empty());
+    let (first, second, _) = gradients("{ sparsity: { weight: 1, target: logits } }");
+    assert!(!first.is_empty() && !second.is_empty());
+}
+
+#[test]
+fn an_empty_objective_is_refused() {
+    for yaml in ["{}", "{ cross_entropy: { weight: 0 } }", "{ cross_entropy: { weight: 0 }, sparsity: { weight: 0 } }"]
+    {
+        let loss: config::Loss = serde_saphyr::from_str(yaml).unwrap();
+        let error = Objective::new(&loss).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.to_string(), "the loss is empty: no term has a weight above 0");
+    }
+}
+
+#[test]
+fn bad_shapes_and_labels_are_errors() {
+    let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let labels = |labels: &[u32]| Tensor::new(labels, &Device::Cpu).unwrap();
+    assert!(cross_entropy(&logits, &labels(&[0, 2])).is_ok());
+    assert!(cross_entropy(&logits, &labels(&[0, 3])).is_err());
+    assert!(cross_entropy(&logits, &labels(&[0])).is_err());
+    assert!(cross_entropy(&logits, &labels(&[0, 1, 2])).is_err());
+    for shape in [(0, 3), (3, 0)] {
+        let empty = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        assert!(cross_entropy(&empty, &Tensor::zeros(shape.0, DType::U32, &Device::Cpu).unwrap()).is_err());
+    }
+    assert!(sparsity(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap()).is_err());
+    assert!(sparsity(&Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap()).is_err());
+}

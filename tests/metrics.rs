@@ -1,0 +1,443 @@
+//! Ranking metrics against scikit-learn and energy_ood, their invariances, aggregation, and score files.
+
+use std::path::Path;
+
+use oodkit::{
+    Error,
+    config::{Column, Protocol},
+    metrics::{
+        MeanStd, Metrics, Ranking, accuracy, higher_is_better, metric_for, metrics, ranking::Positive, read_scores,
+        redraw, run_cli, write_npy,
+    },
+};
+use proptest::prelude::*;
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    f32: bool,
+    #[serde(deserialize_with = "numbers")]
+    id: Vec<f64>,
+    #[serde(deserialize_with = "numbers")]
+    ood: Vec<f64>,
+    expected: Metrics,
+}
+
+/// Numbers in a string: serde_json's own may be one bit off.
+fn numbers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let text: String = serde::Deserialize::deserialize(deserializer)?;
+    Ok(text.split(' ').map(|number| number.parse().unwrap()).collect())
+}
+
+fn golden() -> Vec<Case> {
+    serde_json::from_str::<Golden>(include_str!("golden/metrics.json")).unwrap().cases
+}
+
+fn narrow(scores: &[f64]) -> Vec<f32> {
+    scores.iter().map(|score| *score as f32).collect()
+}
+
+fn assert_close(got: &Metrics, expected: &Metrics, what: &str) {
+    for ((key, got), (_, expected)) in got.iter().zip(expected.iter()) {
+        assert!((got - expected).abs() <= 1e-12, "{what}: {key} is {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn equal_to_scikit_learn_and_energy_ood() {
+    let cases = golden();
+    assert!(cases.len() > 30);
+    for case in cases {
+        assert_close(&metrics(&case.id, &case.ood).unwrap(), &case.expected, &case.name);
+        if case.f32 {
+            let (id, ood) = (narrow(&case.id), narrow(&case.ood));
+            assert_close(&metrics(&id, &ood).unwrap(), &case.expected, &format!("{} in f32", case.name));
+        }
+    }
+}
+
+#[test]
+fn single_functions_are_the_fields() {
+    for case in golden() {
+        let ranking = Ranking::new(&case.id, &case.ood).unwrap();
+        let all = ranking.metrics();
+        assert_eq!(all.auroc, ranking.auroc());
+        assert_eq!(all.fpr95_id_positive_closest, ranking.fpr95_id_positive_closest());
+        assert_eq!(all.fpr95_ood_positive_first, ranking.fpr95_ood_positive_first());
+        assert_eq!(all.aupr_in_ap, ranking.average_precision(Positive::Id));
+        assert_eq!(all.aupr_out_ap, ranking.average_precision(Positive::Ood));
+        assert_eq!(all.aupr_in_trapezoid, ranking.trapezoid(Positive::Id));
+        assert_eq!(all.aupr_out_trapezoid, ranking.trapezoid(Positive::Ood));
+    }
+}
+
+fn message(error: Error) -> String {
+    assert_eq!(error.exit_code(), 2, "{error} is not an input error");
+    error.to_string()
+}
+
+#[test]
+fn bad_scores_are_refused_with_their_index() {
+    let refused = |id: &[f32], ood: &[f32]| message(metrics(id, ood).unwrap_err());
+    assert_eq!(refused(&[], &[1.0]), "there are no ID scores");
+    assert_eq!(refused(&[1.0], &[]), "there are no OOD scores");
+    assert_eq!(refused(&[1.0, f32::NAN, f32::NAN], &[1.0]), "ID score 1 is NaN");
+    assert_eq!(refused(&[1.0], &[0.0, 1.0, f32::NEG_INFINITY]), "OOD score 2 is -inf");
+}
+
+#[test]
+fn many_scores_keep_twelve_digits() {
+    // 300 000 distinct scores against closed forms: OOD i sits above exactly i + 1 of n ID scores.
+    let n = 150_000usize;
+    let id: Vec<f32> = (0..n).map(|i| (2 * i) as f32).collect();
+    let ood: Vec<f32> = (0..n).map(|i| (2 * i + 1) as f32).collect();
+    let got = metrics(&id, &ood).unwrap();
+    assert!((got.auroc - (n as f64 + 1.0) / (2.0 * n as f64)).abs() < 1e-15);
+    // With ID positive, threshold i accepts i ID and i − 1 OOD scores: mean of i / (2 i − 1), summed from the small end.
+    let ap = (1..=n).rev().map(|i| i as f64 / (2 * i - 1) as f64 - 0.5).sum::<f64>() / n as f64 + 0.5;
+    assert!((got.aupr_in_ap - ap).abs() < 1e-14);
+}
+
+/// energy_ood's walk over thresholds, literally, in O(n²).
+fn closest_by_enumeration(id: &[f32], ood: &[f32]) -> f64 {
+    let mut thresholds: Vec<f32> = id.iter().chain(ood).copied().collect();
+    thresholds.sort_by(f32::total_cmp);
+    thresholds.dedup();
+    let accepted = |scores: &[f32], at: f32| scores.iter().filter(|score| **score <= at).count();
+    let complete = thresholds.iter().position(|at| accepted(id, *at) == id.len()).unwrap();
+    let mut best = (f64::INFINITY, 0.0);
+    for at in thresholds[..=complete].iter().rev() {
+        let distance = (accepted(id, *at) as f64 / id.len() as f64 - 0.95).abs();
+        if distance < best.0 {
+            best = (distance, accepted(ood, *at) as f64 / ood.len() as f64);
+        }
+    }
+    best.1
+}
+
+/// OpenOOD's rule on every threshold, in O(n²).
+fn first_by_enumeration(id: &[f32], ood: &[f32]) -> f64 {
+    let mut thresholds = ood.to_vec();
+    thresholds.sort_by(|a, b| b.total_cmp(a));
+    let share =
+        |scores: &[f32], at: f32| scores.iter().filter(|score| **score >= at).count() as f64 / scores.len() as f64;
+    let at = thresholds.into_iter().find(|at| share(ood, *at) >= 0.95).unwrap();
+    share(id, at)
+}
+
+/// Scores with many ties, few ties, or none.
+fn scores() -> impl Strategy<Value = Vec<f32>> {
+    let value = prop_oneof![(0..4i32).prop_map(|x| x as f32), (0..60i32).prop_map(|x| x as f32), -1e6f32..1e6];
+    proptest::collection::vec(value, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn thresholds_are_those_of_the_literal_rules(id in scores(), ood in scores()) {
+        let got = metrics(&id, &ood).unwrap();
+        prop_assert_eq!(got.fpr95_id_positive_closest, closest_by_enumeration(&id, &ood));
+        prop_assert_eq!(got.fpr95_ood_positive_first, first_by_enumeration(&id, &ood));
+    }
+
+    #[test]
+    fn strictly_monotone_maps_change_nothing(id in scores(), ood in scores()) {
+        let map = |scores: &[f32]| -> Vec<f64> {
+            scores.iter().map(|score| f64::from(*score)).map(|score| score.cbrt().mul_add(3.0, -7.0)).collect()
+        };
+        prop_assert_eq!(metrics(&id, &ood).unwrap(), metrics(&map(&id), &map(&ood)).unwrap());
+    }
+
+    #[test]
+    fn swapping_the_classes_mirrors(id in scores(), ood in scores()) {
+        let (got, swapped) = (metrics(&id, &ood).unwrap(), metrics(&ood, &id).unwrap());
+        prop_assert!((got.auroc + swapped.auroc - 1.0).abs() < 1e-15);
+        let negate = |scores: &[f32]| -> Vec<f32> { scores.iter().map(|score| -score).collect() };
+        let mirrored = metrics(&negate(&ood), &negate(&id)).unwrap();
+        prop_assert!((got.auroc - mirrored.auroc).abs() < 1e-15);
+        prop_assert!((got.aupr_in_ap - mirrored.aupr_out_ap).abs() < 1e-14);
+        prop_assert!((got.aupr_in_trapezoid - mirrored.aupr_out_trapezoid).abs() < 1e-14);
+    }
+
+    #[test]
+    fn order_does_not_matter_to_the_bit(
+        (id, shuffled_id) in scores().prop_flat_map(|id| (Just(id.clone()), Just(id).prop_shuffle())),
+        (ood, shuffled_ood) in scores().prop_flat_map(|ood| (Just(ood.clone()), Just(ood).prop_shuffle())),
+    ) {
+        prop_assert_eq!(metrics(&id, &ood).unwrap(), metrics(&shuffled_id, &shuffled_ood).unwrap());
+    }
+
+    #[test]
+    fn repeating_all_scores_changes_nothing(id in scores(), ood in scores()) {
+        let got = metrics(&id, &ood).unwrap();
+        let twice = metrics(&[id.clone(), id].concat(), &[ood.clone(), ood].concat()).unwrap();
+        for ((key, a), (_, b)) in got.iter().zip(twice.iter()) {
+            prop_assert!((a - b).abs() < 1e-14, "{}: {} and {}", key, a, b);
+        }
+    }
+
+    #[test]
+    fn metrics_are_shares(id in scores(), ood in scores()) {
+        for (key, value) in metrics(&id, &ood).unwrap().iter() {
+            prop_assert!((0.0..=1.0).contains(&value), "{} is {}", key, value);
+        }
+    }
+}
+
+#[test]
+fn keys_are_the_fields() {
+    let metrics = metrics(&[0.0f32, 1.0], &[0.5, 2.0]).unwrap();
+    let serde_json::Value::Object(fields) = serde_json::to_value(metrics).unwrap() else { panic!() };
+    let fields: Vec<(&str, f64)> = fields.iter().map(|(key, value)| (key.as_str(), value.as_f64().unwrap())).collect();
+    assert_eq!(fields, metrics.iter().collect::<Vec<_>>());
+    assert_eq!(metrics.get("auroc"), Some(metrics.auroc));
+    assert_eq!(metrics.get("auc"), None);
+}
+
+#[test]
+fn means_and_population_deviations() {
+    assert_eq!(MeanStd::of(&[1.0, 2.0, 3.0, 6.0]), MeanStd { mean: 3.0, std: 3.5f64.sqrt(), n: 4 });
+    assert_eq!(MeanStd::of(&[0.1]), MeanStd { mean: 0.1, std: 0.0, n: 1 });
+    assert_eq!(MeanStd::of(&[0.1; 3]).std, 0.0);
+    let none = MeanStd::of(&[]);
+    assert!(none.mean.is_nan() && none.std.is_nan() && none.n == 0);
+}
+
+#[test]
+fn redraw_takes_random_subsets() {
+    let id: Vec<f32> = (0..50).map(|i| i as f32).collect();
+    let ood: Vec<f32> = (0..40).map(|i| (i + 20) as f32).collect();
+    let full = metrics(&id, &ood).unwrap();
+
+    let drawn = redraw(&id, &ood, 200, 10, 0, "svhn").unwrap();
+    assert_eq!(drawn.keys().collect::<Vec<_>>(), Metrics::KEYS.iter().collect::<Vec<_>>());
+    let auroc = drawn["auroc"];
+    assert_eq!(auroc.n, 200);
+    // The AUROC of a random subset is unbiased; 0.04 is several standard errors of the mean of 200 draws.
+    assert!(auroc.std > 0.01 && (auroc.mean - full.auroc).abs() < 0.04, "{auroc:?} and {}", full.auroc);
+
+    assert_eq!(drawn, redraw(&id, &ood, 200, 10, 0, "svhn").unwrap());
+    assert_ne!(drawn, redraw(&id, &ood, 200, 10, 1, "svhn").unwrap());
+    assert_ne!(drawn, redraw(&id, &ood, 200, 10, 0, "isun").unwrap());
+
+    // Without replacement: a subset as large as the set is the set, and a smaller set is used whole.
+    for size in [40, 41, 1000] {
+        for (key, value) in redraw(&id, &ood, 3, size, 0, "svhn").unwrap() {
+            assert_eq!((value.mean, value.std, value.n), (full.get(&key).unwrap(), 0.0, 3));
+        }
+    }
+    assert!(redraw(&id, &ood, 0, 10, 0, "svhn").is_err());
+    assert!(redraw(&id, &ood, 1, 0, 0, "svhn").is_err());
+    assert!(redraw(&id, &[], 1, 10, 0, "svhn").is_err());
+}
+
+#[test]
+fn accuracy_counts_the_first_largest() {
+    let logits = |rows: &[[f32; 3]]| {
+        candle_core::Tensor::from_slice(rows.as_flattened(), (rows.len(), 3), &candle_core::Device::Cpu).unwrap()
+    };
+    let rows = logits(&[[0.0, 1.0, 2.0], [3.0, 3.0, 1.0], [3.0, 3.0, 1.0], [-1.0, -2.0, -3.0]]);
+    assert_eq!(accuracy(&rows, &[2, 0, 1, 0]).unwrap(), 0.75);
+    assert_eq!(accuracy(&rows, &[7, 7, 7, 7]).unwrap(), 0.0);
+    assert_eq!(accuracy(&logits(&[[f32::NAN, f32::NAN, f32::NAN]]), &[0]).unwrap(), 0.0);
+    assert!(accuracy(&rows, &[0]).is_err());
+}
+
+#[test]
+fn columns_mean_what_the_protocol_says() {
+    use Protocol::{IdPositiveClosest, OodPositiveFirst};
+    let all = [Column::Fpr95, Column::Auroc, Column::Aupr, Column::AuprIn, Column::AuprOut];
+    let keys = |protocol| all.map(|column| metric_for(column, protocol).unwrap());
+    assert_eq!(
+        keys(IdPositiveClosest),
+        ["fpr95_id_positive_closest", "auroc", "aupr_in_ap", "aupr_in_ap", "aupr_out_ap"]
+    );
+    assert_eq!(
+        keys(OodPositiveFirst),
+        ["fpr95_ood_positive_first", "auroc", "aupr_out_trapezoid", "aupr_in_trapezoid", "aupr_out_trapezoid"]
+    );
+    assert_eq!(metric_for(Column::Accuracy, OodPositiveFirst), None);
+    for protocol in [IdPositiveClosest, OodPositiveFirst] {
+        assert!(keys(protocol).iter().all(|key| Metrics::KEYS.contains(key)));
+    }
+    assert_eq!(all.map(higher_is_better), [false, true, true, true, true]);
+}
+
+/// A `.npy` file of format `version` with this header and data.
+fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x93NUMPY".to_vec();
+    bytes.extend([version, 0]);
+    match version {
+        1 => bytes.extend((header.len() as u16).to_le_bytes()),
+        _ => bytes.extend((header.len() as u32).to_le_bytes()),
+    }
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+fn read(name: &str, bytes: &[u8]) -> oodkit::Result<Vec<f64>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    read_scores(&path)
+}
+
+/// The message without the temporary folder.
+fn refused(name: &str, bytes: &[u8]) -> String {
+    let message = message(read(name, bytes).unwrap_err());
+    message[message.find(name).unwrap()..].to_owned()
+}
+
+#[test]
+fn numpy_files_are_read() {
+    // Written by numpy.save; see tests/golden/npy.py.
+    for (name, expected) in [
+        ("f4", vec![0.5, -1.25, 3e38f32 as f64]),
+        ("f8_big_endian", vec![0.1, -2.5, 1e300]),
+        ("i8_column", vec![-3.0, 0.0, 9_007_199_254_740_992.0]),
+        ("u1_fortran_column", vec![0.0, 7.0, 255.0]),
+        ("bool", vec![1.0, 0.0]),
+        ("i2_big_endian_v2", vec![-2.0, 300.0]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/npy/{name}.npy"));
+        assert_eq!(read_scores(&path).unwrap(), expected, "{name}");
+    }
+}
+
+#[test]
+fn written_files_read_back_and_are_numpys_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.npy");
+    write_npy(&path, &[0.5, -1.25, 3e38]).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), include_bytes!("golden/npy/f4.npy"));
+    let many: Vec<f32> = (0..300_001).map(|i| i as f32 * 0.1).collect();
+    write_npy(&path, &many).unwrap();
+    assert_eq!(narrow(&read_scores(&path).unwrap()), many);
+    // A file is no folder.
+    assert!(write_npy(&path.join("scores.npy"), &many).is_err());
+}
+
+#[test]
+fn bad_numpy_files_are_refused() {
+    let f4 = |shape: &str| format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let numbers = |scores: &[f32]| scores.iter().flat_map(|score| score.to_le_bytes()).collect::<Vec<u8>>();
+    let cases: [(&str, Vec<u8>, &str); 17] = [
+        ("empty", vec![], "not a .npy file: it does not start with \\x93NUMPY and a version"),
+        ("text", b"1.0\n2.0\n3.0\n".to_vec(), "not a .npy file: it does not start with \\x93NUMPY and a version"),
+        ("version", npy(9, "", &[]), "version 9.0 of the .npy format is unknown"),
+        ("cut", b"\x93NUMPY\x01\x00\xff\xff".to_vec(), "the .npy header claims 65535 bytes; at most 10000 are read"),
+        (
+            "cut",
+            b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec(),
+            "the .npy header claims 4294967295 bytes; at most 10000 are read",
+        ),
+        ("cut", b"\x93NUMPY\x01\x00\x80\x00{'descr'".to_vec(), "the .npy header is cut off"),
+        ("cut", b"\x93NUMPY\x01\x00\x80".to_vec(), "the .npy header is cut off"),
+        ("keys", npy(1, "{}", &[]), "the .npy header lacks 'descr'"),
+        ("deep", npy(1, &"(".repeat(9999), &[]), "the .npy header lacks 'descr'"),
+        (
+            "claims",
+            npy(1, &f4("(1000000000000,)"), &[0; 4]),
+            "the header says 1000000000000 numbers of 4 bytes, but 4 bytes follow it",
+        ),
+        (
+            "overflow",
+            npy(1, &f4("(18446744073709551615,)"), &[0; 4]),
+            "the header says 18446744073709551615 numbers of 4 bytes, but 4 bytes follow it",
+        ),
+        ("short", npy(1, &f4("(2,)"), &[0; 7]), "the header says 2 numbers of 4 bytes, but 7 bytes follow it"),
+        (
+            "matrix",
+            npy(1, &f4("(2, 2)"), &[0; 16]),
+            "the array's shape is [2, 2], but scores are one number per image, (N) or (N, 1)",
+        ),
+        (
+            "scalar",
+            npy(1, &f4("()"), &[0; 4]),
+            "the array's shape is [], but scores are one number per image, (N) or (N, 1)",
+        ),
+        ("shape", npy(1, &f4("(-1,)"), &[0; 4]), "the .npy header's shape is not a tuple of numbers"),
+        ("none", npy(1, &f4("(0,)"), &[]), "there are no scores"),
+        ("nan", npy(1, &f4("(3,)"), &numbers(&[0.0, 1.0, f32::NAN])), "the score with index 2 (counted from 0) is NaN"),
+    ];
+    for (name, bytes, expected) in cases {
+        let name = format!("{name}.npy");
+        assert_eq!(refused(&name, &bytes), format!("{name}: {expected}"));
+    }
+    let typed = |descr: &str| {
+        refused("type.npy", &npy(2, &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"), &[0; 8]))
+    };
+    for descr in ["'<c8'", "'|O'", "'<f2'", "'<U3'", "''", "'é'"] {
+        assert!(typed(descr).contains("are not read; use scores.astype(\"float32\")"), "{}", typed(descr));
+    }
+    assert!(typed("[('a', '<f4')]").contains("numbers of type"));
+    let beyond = npy(1, "{'descr': '<i8', 'fortran_order': False, 'shape': (1,), }", &(1i64 << 53 | 1).to_le_bytes());
+    assert_eq!(
+        refused("big.npy", &beyond),
+        "big.npy: the integer with index 0 is beyond ±2^53: f64 cannot hold it exactly"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_numpy_file_panics(header in ".{0,80}", version in 1u8..4, data in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = read("any.npy", &npy(version, &header, &data));
+        let typed = format!("{{'descr': '<f4', 'shape': {header}}}");
+        let _ = read("any.npy", &npy(version, &typed, &data));
+    }
+}
+
+#[test]
+fn csv_files_are_read() {
+    assert_eq!(read("s.csv", b"1\n-2.5\n3e-1").unwrap(), [1.0, -2.5, 0.3]);
+    assert_eq!(read("s.csv", b"\xef\xbb\xbfscore\r\n1\r\n\r\n2\r\n").unwrap(), [1.0, 2.0]);
+    assert_eq!(refused("s.csv", b"score\n"), "s.csv: there are no scores");
+    assert_eq!(refused("s.csv", b"1\ntwo\n"), "s.csv, line 2: \"two\" is not a number");
+    assert_eq!(refused("s.csv", b"1,2\n"), "s.csv, line 1: \"1,2\" is not a number");
+    assert_eq!(refused("s.csv", b"id,ood\n1\n"), "s.csv, line 1: \"id,ood\" is not a number");
+    assert_eq!(refused("s.csv", b"a\n1\nNaN\n"), "s.csv, line 3: the score with index 1 (counted from 0) is NaN");
+    assert_eq!(refused("s.csv", b"1e999\n"), "s.csv, line 1: the score with index 0 (counted from 0) is inf");
+    assert_eq!(refused("s.csv", b"1\n\xff\xff\n"), "s.csv, line 2: \"\u{fffd}\" is not a number");
+    assert_eq!(refused("s.txt", b"1\n"), "s.txt: scores are read from .npy and .csv files");
+    assert!(read_scores(Path::new("missing.npy")).is_err());
+}
+
+#[test]
+fn the_command_prints_every_field_at_full_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = golden().into_iter().find(|case| case.name == "random").unwrap();
+    let path = |name: &str, scores: &[f64]| {
+        let path = folder.path().join(name);
+        let lines: Vec<String> = scores.iter().map(f64::to_string).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        path
+    };
+    let (id, ood) = (path("id.csv", &case.id), path("ood.csv", &case.ood));
+    let expected = metrics(&case.id, &case.ood).unwrap();
+
+    let text = run_cli(&id, &ood, true).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, [&Metrics::KEYS[..], &["n_id", "n_ood"]].concat());
+    for (key, value) in expected.iter() {
+        assert!(text.contains(&format!("\"{key}\": {value}")), "{key} is {value} in {text}");
+    }
+    assert_eq!((json["n_id"].as_u64(), json["n_ood"].as_u64()), (Some(150), Some(100)));
+
+    let plain = run_cli(&id, &ood, false).unwrap();
+    let lines: Vec<(&str, &str)> = plain.lines().map(|line| line.split_once("  ").unwrap()).collect();
+    assert_eq!(lines.len(), 9);
+    for ((name, value), (key, expected)) in lines.iter().zip(expected.iter()) {
+        assert_eq!((name.trim(), value.trim().parse()), (key, Ok(expected)));
+    }
+    assert!(message(run_cli(&id, &path("bad.csv", &[0.0, f64::NAN]), true).unwrap_err()).contains("bad.csv, line 2"));
+}

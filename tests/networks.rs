@@ -1,0 +1,222 @@
+//! The networks against PyTorch's: `tests/golden/make_networks.py`.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use common::{assert_close, numbers, uniform, values};
+use oodkit::{
+    config::{Backbone, Empty, WideResnet},
+    nn::{self, Mode, Network, Outputs, Shape, params::Params},
+};
+use serde_json::Value;
+
+const TRAIN: Mode = Mode::Train { seed: 0, step: 0 };
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/networks.json")).unwrap()
+}
+
+/// `parameter` of pattern.py.
+fn parameter(name: &str, shape: &[usize]) -> Tensor {
+    let values = uniform(name, shape);
+    let scaled = if shape.len() >= 2 {
+        values * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
+    } else if name.ends_with("running_var") || name.ends_with("weight") {
+        values.affine(0.3, 1.0)
+    } else {
+        values * 0.1
+    };
+    scaled.unwrap().to_dtype(DType::F32).unwrap()
+}
+
+fn sampled(tensor: &Tensor, most: usize) -> Vec<f64> {
+    let values = values(tensor);
+    values.iter().step_by((values.len() / most).max(1)).copied().collect()
+}
+
+fn check_outputs(name: &str, outputs: &Outputs, golden: &Value, tolerance: f64) {
+    assert_close(&format!("{name} logits"), &values(&outputs.logits), &numbers(&golden["logits"]), tolerance);
+    assert_close(
+        &format!("{name} features"),
+        &sampled(&outputs.features, 48),
+        &numbers(&golden["features"]),
+        tolerance,
+    );
+    let taps = golden["taps"].as_object().unwrap();
+    assert_eq!(taps.len(), outputs.taps.len(), "{name}: number of taps");
+    for (tap, expected) in taps {
+        let actual = &outputs.taps[tap.as_str()];
+        assert_eq!(serde_json::to_value(actual.dims()).unwrap(), expected["shape"], "{name} {tap}");
+        assert_close(&format!("{name} {tap}"), &sampled(actual, 48), &numbers(&expected["values"]), tolerance);
+    }
+}
+
+fn matches_pytorch(name: &str, backbone: Backbone) {
+    let golden = &golden()[name];
+    let dims: Vec<usize> = serde_json::from_value(golden["images"].clone()).unwrap();
+    let classes = golden["eval"]["logits"].as_array().unwrap().len() / dims[0];
+    let shape = Shape { channels: dims[1], height: dims[2], width: dims[3], classes };
+    // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
+        let params = Params::new(0, &Device::Cpu);
+        let network = nn::build(&backbone, shape, params.builder().set_dtype(dtype)).unwrap();
+        let all = params.all().unwrap();
+        assert_eq!(serde_json::to_value(all.keys().collect::<Vec<_>>()).unwrap(), golden["parameters"], "{name}");
+        assert_eq!(serde_json::to_value(params.count()).unwrap(), golden["trainable"], "{name}");
+        params.load(&all.iter().map(|(name, old)| (name.clone(), parameter(name, old.dims()))).collect()).unwrap();
+        let images = uniform("images", &dims).to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
+        let images = (images * 1.5).unwrap();
+
+        let outputs = network.forward(&images, Mode::Eval).unwrap();
+        check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
+        assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
+        let head = network.head();
+        let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
+        assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
+
+        let outputs = network.forward(&images, TRAIN).unwrap();
+        check_outputs(&format!("{name} train"), &outputs, &golden["train"], tolerance);
+        let after = params.all().unwrap();
+        for (buffer, expected) in golden["buffers"].as_object().unwrap() {
+            assert_close(&format!("{name} {buffer}"), &sampled(&after[buffer], 8), &numbers(expected), tolerance);
+        }
+        if dtype == DType::F64 {
+            check_gradients(name, &params, &outputs, golden);
+        }
+    }
+}
+
+fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Value) {
+    let labels = Tensor::from_iter((0..outputs.logits.dims()[0] as u32).map(|i| i % 5), &Device::Cpu).unwrap();
+    let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
+    assert_close("loss", &values(&loss), &[golden["loss"].as_f64().unwrap()], 1e-9);
+    let gradients = loss.backward().unwrap();
+    for (parameter, var) in params.trainable() {
+        let gradient = values(gradients.get(&var).unwrap_or_else(|| panic!("{name} {parameter}: no gradient")));
+        let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let toward = values(&uniform(&format!("toward {parameter}"), var.dims()));
+        let dot = gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum::<f64>();
+        let expected = numbers(&golden["gradients"][&parameter]);
+        // Biases before a batch normalisation would have gradients of rounding errors; there are none of those.
+        assert!(expected[0] > 1e-6, "{name} {parameter}: nothing to compare");
+        let relative = [norm / expected[0], dot / expected[0]];
+        assert_close(&format!("{name} {parameter} gradient"), &relative, &[1.0, expected[1] / expected[0]], 1e-7);
+    }
+}
+
+#[test]
+fn lenet_matches_pytorch() {
+    matches_pytorch("lenet 28", Backbone::Lenet(Empty {}));
+    matches_pytorch("lenet 32", Backbone::Lenet(Empty {}));
+}
+
+#[test]
+fn wide_resnet_matches_pytorch() {
+    let wrn = |depth, width| Backbone::WideResnet(WideResnet { depth, width, dropout: 0.0 });
+    matches_pytorch("wide_resnet 16 2", wrn(16, 2));
+    matches_pytorch("wide_resnet 10 1", wrn(10, 1));
+}
+
+#[test]
+fn resnet18_matches_pytorch() {
+    matches_pytorch("resnet18", Backbone::Resnet18(Empty {}));
+}
+
+#[test]
+fn vgg19_matches_pytorch() {
+    matches_pytorch("vgg19_bn 32", Backbone::Vgg19Bn(Empty {}));
+    matches_pytorch("vgg19_bn 28", Backbone::Vgg19Bn(Empty {}));
+}
+
+fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
+    let params = Params::new(1, &Device::Cpu);
+    let shape = Shape { channels: 1, height: 8, width: 8, classes: 3 };
+    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout });
+    (nn::build(&backbone, shape, params.builder()).unwrap(), params)
+}
+
+#[test]
+fn dropout_depends_on_seed_and_step_and_acts_in_training_only() {
+    let images = uniform("images", &[4, 1, 8, 8]).to_dtype(DType::F32).unwrap();
+    let logits = |dropout, mode| values(&small_wrn(dropout).0.forward(&images, mode).unwrap().logits);
+    let train = |seed, step| logits(0.3, Mode::Train { seed, step });
+    assert_eq!(train(0, 0), train(0, 0));
+    assert_ne!(train(0, 0), train(0, 1));
+    assert_ne!(train(0, 0), train(1, 0));
+    assert_ne!(train(0, 0), logits(0.0, TRAIN));
+    assert_eq!(logits(0.3, Mode::Eval), logits(0.0, Mode::Eval));
+}
+
+#[test]
+fn a_wide_resnet_starts_as_he_et_al() {
+    let params = Params::new(0, &Device::Cpu);
+    let shape = Shape { channels: 3, height: 32, width: 32, classes: 10 };
+    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 4, dropout: 0.0 });
+    nn::build(&backbone, shape, params.builder()).unwrap();
+    let all = params.all().unwrap();
+    let weight = values(&all["block2.layer.0.conv2.weight"]);
+    let deviation = (weight.iter().map(|v| v * v).sum::<f64>() / weight.len() as f64).sqrt();
+    assert!((deviation - (2.0f64 / (9.0 * 128.0)).sqrt()).abs() < 1e-3);
+    assert!(values(&all["fc.bias"]).iter().all(|v| *v == 0.0));
+    assert!(values(&all["fc.weight"]).iter().all(|v| v.abs() <= 1.0 / 16.0));
+}
+
+#[test]
+fn gradients_reach_the_images_in_inference() {
+    let (network, _) = small_wrn(0.0);
+    let images =
+        candle_core::Var::from_tensor(&uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap()).unwrap();
+    let outputs = network.forward(&images, Mode::Eval).unwrap();
+    let gradients = outputs.logits.sum_all().unwrap().backward().unwrap();
+    assert!(values(gradients.get(&images).unwrap()).iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn images_that_do_not_fit_are_refused() {
+    let build = |backbone: &Backbone, channels, size, classes| {
+        let shape = Shape { channels, height: size, width: size, classes };
+        nn::build(backbone, shape, Params::new(0, &Device::Cpu).builder()).map(|_| ())
+    };
+    let message = |result: oodkit::Result<()>| result.unwrap_err().to_string();
+    assert_eq!(
+        message(build(&Backbone::Lenet(Empty {}), 1, 8, 10)),
+        "lenet needs images of at least 16×16 pixels, not 8×8"
+    );
+    assert_eq!(
+        message(build(&Backbone::Vgg19Bn(Empty {}), 1, 8, 10)),
+        "vgg19_bn needs images of at least 16×16 pixels, not 8×8"
+    );
+    assert!(message(build(&Backbone::Resnet18(Empty {}), 0, 8, 10)).contains("channels: 0"));
+    assert!(build(&Backbone::Lenet(Empty {}), 1, 16, 10).is_ok());
+    assert!(build(&Backbone::Resnet18(Empty {}), 1, 8, 10).is_ok());
+}
+
+#[test]
+fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
+    let run = || -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
+        let params = Params::new(5, &Device::Cpu);
+        let shape = Shape { channels: 1, height: 28, width: 28, classes: 4 };
+        let network = nn::build(&Backbone::Lenet(Empty {}), shape, params.builder()).unwrap();
+        // Classes differ in brightness.
+        let brightness = Tensor::from_iter((0..33).map(|i| (i % 4) as f64 - 1.5), &Device::Cpu).unwrap();
+        let images = uniform("images", &[33, 1, 28, 28]).broadcast_add(&brightness.reshape((33, 1, 1, 1)).unwrap());
+        let images = images.unwrap().to_dtype(DType::F32).unwrap();
+        let labels = Tensor::from_iter((0..33).map(|i| i % 4u32), &Device::Cpu).unwrap();
+        let json = serde_json::json!({ "lr": 0.05, "momentum": 0.9, "nesterov": true, "weight_decay": 5e-4 });
+        let config = serde_json::from_value(json).unwrap();
+        let mut sgd = oodkit::train::optim::Sgd::new(&config, params.trainable()).unwrap();
+        let losses = (0..30).map(|step| {
+            let outputs = network.forward(&images, Mode::Train { seed: 0, step }).unwrap();
+            let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
+            sgd.step(&loss.backward().unwrap(), 0.05).unwrap();
+            values(&loss)[0]
+        });
+        let losses = losses.collect();
+        (losses, params.all().unwrap().iter().map(|(name, value)| (name.clone(), values(value))).collect())
+    };
+    let (losses, weights) = run();
+    assert!(losses[29] < 0.5 * losses[0], "{losses:?}");
+    assert_eq!(run(), (losses, weights));
+}

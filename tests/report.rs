@@ -1,0 +1,490 @@
+//! Tables and figures from hand-made results: every writer, every figure, and what goes wrong.
+
+use std::{fs, path::Path};
+
+use oodkit::{
+    Error,
+    config::{Experiment, Table},
+    metrics::{MeanStd, Metrics, write_npy},
+    report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
+    run::results::{Cell, DatasetRecord, Environment, MethodResult, NetworkResult, OodResult, Results, SeedResult},
+};
+use serde_json::{Value, json};
+
+const SETS: [&str; 3] = ["textures", "svhn", "places365"];
+
+/// The sparsity paper's experiment as a user would write it: λ swept over 0 and the file's own 0.01.
+fn experiment(tables: Value, figures: Value) -> Experiment {
+    let train = json!({"epochs": 1, "batch_size": 128, "optimizer": {"sgd": {"lr": 0.1}}});
+    serde_json::from_value(json!({
+        "title": "Sparsity & energy, 100 % of CIFAR_10",
+        "seeds": [0, 1, 2],
+        "data": {"id": "cifar10", "ood": SETS},
+        "networks": {
+            "base": {"backbone": "lenet", "train": train},
+            "tuned": {"from": "base", "train": train, "loss": {"cross_entropy": {}, "sparsity": {"weight": 0.01}}},
+        },
+        "methods": [
+            {"name": "MSP", "network": "base", "detector": "msp"},
+            {"name": "EBD", "network": "base", "detector": "energy"},
+            {"name": "Sparsity", "network": "tuned", "detector": "energy"},
+        ],
+        "sweep": {"networks.tuned.loss.sparsity.weight": [0, 0.01]},
+        "tables": tables,
+        "figures": figures,
+    }))
+    .unwrap()
+}
+
+fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
+    let note = note.map(str::to_owned);
+    DatasetRecord { train: None, train_full: None, test, test_full: Some(test_full), note, sha256: "0".repeat(64) }
+}
+
+/// How well a method does, from bad (0) to perfect (1), as a whole set of numbers that differ from each other.
+fn metrics(quality: f64) -> Metrics {
+    Metrics {
+        auroc: 0.5 + quality / 2.0,
+        fpr95_id_positive_closest: 1.0 - quality,
+        fpr95_ood_positive_first: 0.98 - quality * 0.98,
+        aupr_in_ap: 0.6 + quality * 0.4,
+        aupr_out_ap: 0.3 + quality * 0.7,
+        aupr_in_trapezoid: 0.61 + quality * 0.39,
+        aupr_out_trapezoid: 0.31 + quality * 0.69,
+    }
+}
+
+/// Three seeds in two cells; MSP and EBD are the same in both, as they read `base`. Two sets are not the papers'.
+fn results(experiment: &Experiment) -> Results {
+    let cell = |weight: f64| Cell {
+        name: format!("weight={weight}"),
+        values: [("networks.tuned.loss.sparsity.weight".to_owned(), json!(weight))].into_iter().collect(),
+        seeds: (0..3).map(|seed| seed_result(seed, weight)).collect(),
+    };
+    let cifar10 = DatasetRecord { train: Some(50_000), train_full: Some(50_000), ..record(10_000, 10_000, None) };
+    Results {
+        schema: oodkit::run::results::SCHEMA,
+        experiment: "cifar10_sparsity".into(),
+        title: experiment.title.clone(),
+        smoke: false,
+        datasets: [
+            ("cifar10".to_owned(), cifar10),
+            ("textures".to_owned(), record(5_640, 5_640, None)),
+            ("svhn".to_owned(), record(10_000, 26_032, None)),
+            ("places365".to_owned(), record(10_000, 10_000, Some("JPEG-recompressed"))),
+        ]
+        .into_iter()
+        .collect(),
+        cells: vec![cell(0.0), cell(0.01)],
+        environment: Environment {
+            oodkit: "0.1.0".into(),
+            commit: "0123abc".into(),
+            device: "cpu (2 threads, AMD EPYC)".into(),
+        },
+        config: serde_json::to_value(experiment).unwrap(),
+    }
+}
+
+fn seed_result(seed: u64, weight: f64) -> SeedResult {
+    let network = |name: &str, accuracy: f64| NetworkResult {
+        folder: format!("networks/{name}/seed{seed}").into(),
+        accuracy: accuracy + seed as f64 * 0.001,
+        steps: 391,
+        final_loss: Some(0.1),
+        train_seconds: 60.0,
+        parameters: 44_426,
+    };
+    let tuned = if weight > 0.0 { (0.94, 0.85) } else { (0.945, 0.70) };
+    let method = |name: &str, network: &str, quality: f64| {
+        let ood = SETS.iter().enumerate().map(|(index, set)| {
+            let quality = quality - index as f64 * 0.05 + seed as f64 * 0.01;
+            let full = metrics(quality);
+            let draws =
+                full.iter().map(|(key, value)| (key.to_owned(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
+            ((*set).to_owned(), OodResult { full, redraw: Some(draws.collect()) })
+        });
+        let scores = std::iter::once("cifar10")
+            .chain(SETS)
+            .map(|set| (set.to_owned(), format!("scores/{name}-{weight}/{set}.npy").into()));
+        let (ood, scores) = (ood.collect(), scores.collect());
+        (name.to_owned(), MethodResult { network: network.into(), ood, scores, fit_seconds: 0.0, score_seconds: 0.1 })
+    };
+    SeedResult {
+        seed,
+        networks: [("base".to_owned(), network("base", 0.9448)), ("tuned".to_owned(), network("tuned", tuned.0))]
+            .into_iter()
+            .collect(),
+        methods: [method("MSP", "base", 0.5), method("EBD", "base", 0.7), method("Sparsity", "tuned", tuned.1)]
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn expect_table2() -> Value {
+    json!({
+        "file": "paper/sparsity_table2.csv",
+        "source": "Chen & Li 2023, table 2",
+        "where": {"id_dataset": "CIFAR-10"},
+        "row": "method",
+        "columns": {"fpr95": "fpr95", "auroc": "auroc", "aupr": "aupr"},
+    })
+}
+
+fn expect_table1() -> Value {
+    json!({
+        "file": "paper/sparsity_table1.csv",
+        "source": "Chen & Li 2023, table 1",
+        "where": {"id_dataset": "CIFAR-10"},
+        "row": "ood_dataset",
+        "rows": {"textures": "Texture", "svhn": "SVHN", "places365": "Places365", "mean": "Mean"},
+        "columns": {
+            "EBD.fpr95": "fpr95_base", "EBD.auroc": "auroc_base",
+            "Sparsity.fpr95": "fpr95_tuned", "Sparsity.auroc": "auroc_tuned",
+        },
+    })
+}
+
+fn build(table: Value, results: &Results) -> oodkit::Result<Rendered> {
+    let table: Table = serde_json::from_value(table).unwrap();
+    table::build(&table, results, Path::new("experiments"))
+}
+
+/// The error's message and hint.
+fn refused(table: Value, results: &Results) -> String {
+    match build(table, results).unwrap_err() {
+        Error::Input { message, hint } => format!("{message}\nhint: {}", hint.unwrap_or_default()),
+        other => panic!("not an input error: {other}"),
+    }
+}
+
+fn compared() -> Rendered {
+    let results = results(&experiment(json!([]), json!([])));
+    let table = json!({
+        "name": "methods", "title": "OOD detection", "rows": "method",
+        "columns": ["accuracy", "fpr95", "auroc", "aupr"], "expect": expect_table2(),
+    });
+    build(table, &results).unwrap()
+}
+
+#[test]
+fn methods_beside_the_paper_in_every_format() {
+    let table = compared();
+    insta::assert_snapshot!("methods_terminal", terminal::text(&table, None));
+    insta::assert_snapshot!("methods_markdown", markdown::text(&table));
+    insta::assert_snapshot!("methods_csv", csv::text(&table));
+    insta::assert_snapshot!("methods_latex", latex::text(&table));
+    insta::assert_snapshot!("methods_json", json::text(&table));
+}
+
+#[test]
+fn a_narrow_terminal_gets_the_table_in_pieces() {
+    let text = terminal::text(&compared(), Some(80));
+    let table = text.lines().take_while(|line| !line.starts_with("* best"));
+    assert!(table.into_iter().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!("methods_terminal_narrow", text);
+}
+
+#[test]
+fn ood_sets_as_rows_with_methods_side_by_side() {
+    let results = results(&experiment(json!([]), json!([])));
+    let table = json!({
+        "name": "sets", "rows": "ood", "methods": ["EBD", "Sparsity"], "columns": ["fpr95", "auroc"],
+        "sampling": "redraw", "expect": expect_table1(),
+    });
+    let table = build(table, &results).unwrap();
+    insta::assert_snapshot!("sets_terminal", terminal::text(&table, None));
+    insta::assert_snapshot!("sets_latex", latex::text(&table));
+    insta::assert_snapshot!("sets_csv", csv::text(&table));
+}
+
+#[test]
+fn one_seed_takes_its_spread_from_the_draws() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    for cell in &mut results.cells {
+        cell.seeds.truncate(1);
+    }
+    let table = |sampling: &str| {
+        let table = json!({
+            "name": "sets", "rows": "ood", "methods": ["EBD"], "columns": ["auroc", "accuracy"], "sampling": sampling
+        });
+        terminal::text(&build(table, &results).unwrap(), None)
+    };
+    insta::assert_snapshot!("one_seed_redraw", table("redraw"));
+    insta::assert_snapshot!("one_seed_full", table("full"));
+}
+
+#[test]
+fn the_sweep_as_rows_with_a_set_per_column_group() {
+    let results = results(&experiment(json!([]), json!([])));
+    let table = json!({
+        "name": "lambda", "rows": "sweep", "columns": ["accuracy", "aupr_in", "aupr_out"], "over": "each",
+        "protocol": "ood_positive_first", "methods": ["Sparsity", "MSP"],
+    });
+    let table = build(table, &results).unwrap();
+    insta::assert_snapshot!("sweep_terminal", terminal::text(&table, None));
+    insta::assert_snapshot!("sweep_markdown", markdown::text(&table));
+}
+
+#[test]
+fn what_is_missing_is_a_dash_and_fewer_seeds_are_told() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    results.cells[0].seeds[1].methods["MSP"].ood.shift_remove("svhn");
+    results.cells[0].seeds.iter_mut().for_each(|seed| {
+        seed.methods["EBD"].ood.shift_remove("svhn");
+    });
+    results.cells[1].seeds[2].methods.shift_remove("Sparsity");
+    let table = json!({"name": "holes", "rows": "method", "columns": ["auroc"]});
+    insta::assert_snapshot!("missing_mean", terminal::text(&build(table, &results).unwrap(), None));
+    let table = json!({"name": "holes", "rows": "method", "columns": ["auroc"], "over": "each"});
+    insta::assert_snapshot!("missing_each", markdown::text(&build(table, &results).unwrap()));
+}
+
+#[test]
+fn a_smoke_run_is_loud_and_never_beside_a_paper() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    results.smoke = true;
+    let table = json!({"name": "smoke", "rows": "method", "columns": ["auroc"], "expect": expect_table2()});
+    let error = refused(table, &results);
+    assert!(error.contains("shows no \"fpr95\""), "the paper's file is checked all the same: {error}");
+    let table = json!({
+        "name": "smoke", "rows": "method", "columns": ["fpr95", "auroc", "aupr"], "expect": expect_table2()
+    });
+    let table = build(table, &results).unwrap();
+    assert!(table.columns.iter().all(|column| !column.paper));
+    assert!(table.notes.is_empty());
+    insta::assert_snapshot!("smoke_terminal", terminal::text(&table, None));
+    assert!(markdown::text(&table).contains("> **SMOKE RUN on synthetic data: numbers mean nothing**"));
+    assert!(latex::text(&table).contains("\\textbf{SMOKE RUN on synthetic data: numbers mean nothing}"));
+    assert!(csv::text(&table).contains("# SMOKE RUN on synthetic data: numbers mean nothing"));
+    assert!(json::text(&table).contains("SMOKE RUN"));
+}
+
+#[test]
+fn equals_are_all_best_and_a_lone_number_is_not() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    for cell in &mut results.cells {
+        for seed in &mut cell.seeds {
+            // A difference that two decimals do not show.
+            let mut twin = seed.methods["EBD"].clone();
+            twin.ood.values_mut().for_each(|ood| ood.full.auroc += 1e-6);
+            seed.methods.insert("MSP".into(), twin);
+        }
+    }
+    let best = |methods: Value| {
+        let table = json!({"name": "ties", "rows": "method", "columns": ["auroc"], "methods": methods});
+        let table = build(table, &results).unwrap();
+        table.rows.iter().map(|row| row.cells[0].best).collect::<Vec<_>>()
+    };
+    assert_eq!(best(json!(["MSP", "EBD"])), [true, true]);
+    assert_eq!(best(json!(["EBD"])), [false]);
+}
+
+#[test]
+fn names_cannot_break_a_format() {
+    let hostile = r"50% <of> a_b & c|d {e} $f #g ^h ~i \j *k* ±λ";
+    let mut results = results(&experiment(json!([]), json!([])));
+    for cell in &mut results.cells {
+        for seed in &mut cell.seeds {
+            let method = seed.methods.shift_remove("MSP").unwrap();
+            seed.methods.insert(hostile.to_owned(), method);
+        }
+    }
+    results.config["methods"][0]["name"] = json!(hostile);
+    results.title = format!("{hostile}\nsecond line, \"quoted\"");
+    let table = json!({"name": "hostile", "rows": "method", "columns": ["auroc"], "methods": [hostile]});
+    let table = build(table, &results).unwrap();
+    let line = |text: String| text.lines().filter(|line| line.contains("50")).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("hostile_markdown", line(markdown::text(&table)));
+    insta::assert_snapshot!("hostile_latex", line(latex::text(&table)));
+    insta::assert_snapshot!("hostile_csv", line(csv::text(&table)));
+    let parsed: Value = serde_json::from_str(&json::text(&table)).unwrap();
+    assert_eq!(parsed["rows"][0]["labels"][0], hostile);
+}
+
+#[test]
+fn the_csv_can_be_read_as_a_papers() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ours.csv"), csv::text(&compared())).unwrap();
+    let results = results(&experiment(json!([]), json!([])));
+    let table = json!({
+        "name": "again", "rows": "method", "columns": ["auroc"],
+        "expect": {"file": "ours.csv", "source": "us", "row": "method", "columns": {"auroc": "auroc"}},
+    });
+    let table = table::build(&serde_json::from_value(table).unwrap(), &results, folder.path()).unwrap();
+    let differences: Vec<_> = table.rows.iter().map(|row| row.cells[0].difference).collect();
+    assert_eq!(differences, [Some(0.0); 4]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    let table = |change: &dyn Fn(&mut Value)| {
+        let mut table = json!({
+            "name": "t", "rows": "method", "columns": ["fpr95", "auroc", "aupr"], "expect": expect_table2()
+        });
+        change(&mut table);
+        table
+    };
+    let mut messages = Vec::new();
+    let changes: [&dyn Fn(&mut Value); 9] = [
+        &|table| table["methods"] = json!(["EBD", "Sparsty"]),
+        &|table| table["expect"]["file"] = json!("paper/none.csv"),
+        &|table| table["expect"]["row"] = json!("methd"),
+        &|table| table["expect"]["where"] = json!({"id_datset": "CIFAR-10"}),
+        &|table| table["expect"]["where"] = json!({"id_dataset": "CIFAR-11"}),
+        &|table| table["expect"]["where"] = json!({}),
+        &|table| table["expect"]["rows"] = json!({"EBD": "EBB"}),
+        &|table| table["expect"]["columns"] = json!({"auroc": "aurok"}),
+        &|table| table["expect"]["columns"] = json!({"accuracy": "auroc"}),
+    ];
+    for change in changes {
+        messages.push(refused(table(change), &results));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["method,auroc\nEBD,nan\n", "# a comment\nmethod,auroc\nMSP,1\nEBD,9O.1\n", "method,auroc\nEBD,1,2\n"] {
+        fs::write(folder.path().join("broken.csv"), text).unwrap();
+        let table = json!({
+            "name": "t", "rows": "method", "columns": ["auroc"],
+            "expect": {"file": "broken.csv", "source": "us", "row": "method", "columns": {"auroc": "auroc"}},
+        });
+        let error = table::build(&serde_json::from_value(table).unwrap(), &results, folder.path()).unwrap_err();
+        messages.push(error.to_string().replace(&folder.path().display().to_string(), "…"));
+    }
+    for cell in &mut results.cells {
+        let methods = cell.seeds.iter_mut().flat_map(|seed| seed.methods.values_mut());
+        methods.flat_map(|method| method.ood.values_mut()).for_each(|ood| ood.redraw = None);
+    }
+    messages.push(refused(table(&|table| table["sampling"] = json!("redraw")), &results));
+    insta::assert_snapshot!("refused", messages.join("\n\n"));
+}
+
+/// Scores that look like a network's: bell-shaped, ID low and OOD higher by `apart`.
+fn scores(count: usize, apart: f64, salt: usize) -> Vec<f32> {
+    // The mean of twelve low-discrepancy numbers is nearly normal, and the same on every machine.
+    let number = |index: usize, term: usize| ((index * 12 + term + salt * 7919) as f64 * 0.618_033_988_749_895).fract();
+    let bell = |index| {
+        let mixed = index * 2_654_435_761 % 1_000_003;
+        (0..12).map(|term| number(mixed * (term + 3), term)).sum::<f64>() - 6.0
+    };
+    (0..count).map(|index| (bell(index) * 1.6 - 9.0 + apart) as f32).collect()
+}
+
+fn write_scores(results: &Results, runs: &Path) {
+    for cell in &results.cells {
+        for (name, method) in &cell.seeds[0].methods {
+            let quality = match (name.as_str(), cell.name.as_str()) {
+                ("MSP", _) => 1.5,
+                ("Sparsity", "weight=0.01") => 5.0,
+                _ => 2.5,
+            };
+            for (index, path) in method.scores.values().enumerate() {
+                let path = runs.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                let apart = if index == 0 { 0.0 } else { quality * (1.2 - 0.2 * index as f64) };
+                write_npy(&path, &scores(2_000, apart, index)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_report_is_tables_and_figures_in_files() {
+    let experiment = experiment(
+        json!([
+            {"name": "methods", "rows": "method", "columns": ["fpr95", "auroc", "aupr"], "expect": expect_table2()},
+            {"name": "lambda", "rows": "sweep", "columns": ["auroc"]},
+        ]),
+        json!([
+            {"roc": {"methods": ["EBD", "Sparsity"]}},
+            {"histogram": {"methods": ["EBD", "Sparsity"]}},
+            {"accuracy": {"networks": ["base", "tuned"]}},
+            {"sweep": {"method": "Sparsity", "columns": ["fpr95", "auroc", "accuracy"]}},
+        ]),
+    );
+    let results = results(&experiment);
+    let folder = tempfile::tempdir().unwrap();
+    let out = std::env::var_os("OODKIT_TEST_FIGURES").map_or(folder.path().join("out"), Into::into);
+    write_scores(&results, folder.path());
+    let report = report::write(&results, &experiment, Path::new("experiments"), folder.path(), &out).unwrap();
+
+    let names: Vec<_> = report.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "table_methods.md",
+            "table_methods.csv",
+            "table_methods.tex",
+            "table_methods.json",
+            "table_lambda.md",
+            "table_lambda.csv",
+            "table_lambda.tex",
+            "table_lambda.json",
+            "roc_EBD_Sparsity.svg",
+            "roc_EBD_Sparsity.png",
+            "histogram_EBD_Sparsity.svg",
+            "histogram_EBD_Sparsity.png",
+            "accuracy_base_tuned.svg",
+            "accuracy_base_tuned.png",
+            "sweep_Sparsity.svg",
+            "sweep_Sparsity.png",
+        ]
+    );
+    assert_eq!(report.text.matches("Sparsity (weight=0.01)").count(), 1);
+    for path in &report.files {
+        let bytes = fs::read(path).unwrap();
+        match path.extension().unwrap().to_str().unwrap() {
+            "svg" => is_a_drawing(&String::from_utf8(bytes).unwrap()),
+            "png" => is_a_picture(&bytes, &fs::read_to_string(path.with_extension("svg")).unwrap()),
+            _ => assert!(!bytes.is_empty()),
+        }
+    }
+    let again = report::write(&results, &experiment, Path::new("experiments"), folder.path(), &folder.path().join("b"));
+    for (first, second) in report.files.iter().zip(&again.unwrap().files) {
+        assert!(fs::read(first).unwrap() == fs::read(second).unwrap(), "{} differs", second.display());
+    }
+}
+
+/// Well-formed as far as figures go: elements nest, attributes are quoted, and text is there.
+fn is_a_drawing(svg: &str) {
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{}", &svg[..80]);
+    let mut open = Vec::new();
+    for tag in svg.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').expect("every < has its >");
+        assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else if !tag.ends_with('/') {
+            open.push(tag.split_whitespace().next().unwrap());
+        }
+    }
+    assert!(open.is_empty());
+    assert!(svg.contains("Sparsity &amp; energy, 100 % of CIFAR_10"));
+}
+
+/// Twice the SVG's size, with ink on it and a white border around.
+fn is_a_picture(png: &[u8], svg: &str) {
+    let picture = image::load_from_memory(png).unwrap().to_rgb8();
+    let (width, height) = picture.dimensions();
+    assert!(svg.contains(&format!("width=\"{}\" height=\"{}\"", width / 2, height / 2)), "{}", &svg[..120]);
+    let white = picture.pixels().filter(|pixel| pixel.0 == [255; 3]).count();
+    assert!(white > 0 && white < picture.pixels().len() * 99 / 100);
+    let edge =
+        (0..width).flat_map(|x| [(x, 0), (x, height - 1)]).chain((0..height).flat_map(|y| [(0, y), (width - 1, y)]));
+    assert!(edge.into_iter().all(|(x, y)| picture.get_pixel(x, y).0 == [255; 3]), "something is cut off");
+}
+
+#[test]
+fn a_figure_without_its_scores_names_the_file() {
+    let experiment = experiment(json!([]), json!([{"roc": {"methods": ["EBD"]}}]));
+    let folder = tempfile::tempdir().unwrap();
+    let write = |experiment: &Experiment| {
+        report::write(&results(experiment), experiment, Path::new("experiments"), folder.path(), folder.path())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(write(&experiment).contains("EBD-0/cifar10.npy"), "{}", write(&experiment));
+    let unknown: Experiment = self::experiment(json!([]), json!([{"histogram": {"methods": ["EBDD"]}}]));
+    assert!(write(&unknown).contains("no method \"EBDD\" (did you mean \"EBD\"?)"), "{}", write(&unknown));
+    let unswept = self::experiment(json!([]), json!([{"sweep": {"method": "EBD", "columns": ["auroc"]}}]));
+    assert!(write(&unswept).contains("no sweep reaches method \"EBD\""), "{}", write(&unswept));
+}
