@@ -1,7 +1,7 @@
 //! One error type for the whole program.
 //!
-//! The variants are the exit codes: what the user gave is wrong ([`Error::Input`], 2), the user stopped it
-//! ([`Error::Interrupted`], 130), anything else (1). Messages are lower-case fragments that name the thing, the place
+//! The variants are the exit codes: what the user gave is wrong or cannot be read ([`Error::Input`], 2), the user stopped
+//! it ([`Error::Interrupted`], 130), anything else (1). Messages are lower-case fragments that name the thing, the place
 //! and the value; the hint says what to type next.
 
 use std::path::{Path, PathBuf};
@@ -62,10 +62,10 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// The process exit code: 2 wrong input, 130 interrupted, 1 anything else.
+    /// The process exit code: 2 wrong input (a file that cannot be read is one), 130 interrupted, 1 anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Input { .. } => 2,
+            Self::Input { .. } | Self::Io { action: "read", .. } => 2,
             Self::Interrupted => 130,
             Self::Io { .. } | Self::Failed(_) | Self::Candle(_) => 1,
         }

@@ -33,15 +33,16 @@ const LEGACY: [u8; 14] = *b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19";
 /// [`Error::Io`] if the file cannot be read; [`Error::Input`], naming the file, if it is neither, is damaged, claims
 /// sizes that it does not have, holds element types that candle lacks, or is in PyTorch's older format.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let refuse = |reason: String| Error::input(format!("cannot use the weights {}: {reason}", path.display()));
+    let refuse = |reason: String| {
+        Error::input(format!("cannot use the weights {}: {reason}", path.display()))
+            .hint("save `model.state_dict()` with `torch.save`, or write a safetensors file")
+    };
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut start = Vec::new();
     file.by_ref().take(LEGACY.len() as u64).read_to_end(&mut start).map_err(Error::io("read", path))?;
     file.seek(SeekFrom::Start(0)).map_err(Error::io("read", path))?;
     let tensors = if start.starts_with(b"PK\x03\x04") {
-        pth::read(file).map_err(|reason| {
-            refuse(reason).hint("save `model.state_dict()` with `torch.save`, or write a safetensors file")
-        })?
+        pth::read(file).map_err(refuse)?
     } else if start == LEGACY {
         return Err(refuse("PyTorch's format from before 1.6".into()).hint(
             "convert it with a newer PyTorch: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \

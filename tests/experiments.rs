@@ -1,0 +1,63 @@
+//! Every file in `experiments/` is read, planned and smoke-run through the program, as a user would.
+
+use std::{fs, path::Path};
+
+use assert_cmd::Command;
+
+fn oodkit(runs: &Path) -> Command {
+    let mut command = Command::cargo_bin("oodkit").unwrap();
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("OODKIT_RUNS", runs).env("NO_COLOR", "1");
+    command
+}
+
+fn smoke(name: &str) {
+    let runs = tempfile::tempdir().unwrap();
+    let plan = oodkit(runs.path()).args(["plan", name]).output().unwrap();
+    assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("to train"));
+
+    let run = oodkit(runs.path()).args(["run", name, "--smoke"]).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(text.contains("SMOKE RUN"), "a smoke run must say so:\n{text}");
+    assert!(!text.contains("NaN"), "{text}");
+
+    let folder = runs.path().join("smoke/experiments").join(name);
+    let results: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("results.json")).unwrap()).unwrap();
+    assert_eq!(results["smoke"], true);
+    for file in text.lines().skip_while(|line| *line != "files").skip(1) {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file.trim()).exists(), "{file} was announced");
+    }
+
+    // The second run finds everything done, and says the same.
+    let again = oodkit(runs.path()).args(["run", name, "--smoke"]).output().unwrap();
+    assert_eq!(text, String::from_utf8_lossy(&again.stdout));
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("epoch"), "nothing is trained twice");
+    let table = oodkit(runs.path()).args(["table", name, "--smoke"]).output().unwrap();
+    assert_eq!(text, String::from_utf8_lossy(&table.stdout));
+    let plan = oodkit(runs.path()).args(["plan", name, "--smoke"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&plan.stdout).contains(" 0 to train"));
+}
+
+/// A test for each file, so that they run side by side and a failure names its file.
+macro_rules! smoke_tests {
+    ($($name:ident),* $(,)?) => {
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+        $(#[test] fn $name() { smoke(stringify!($name)); })*
+    };
+}
+
+smoke_tests!(cifar100_sparsity, cifar10_sparsity, cifar10_sparsity_cpu, fashion_sparsity, quickstart);
+
+#[test]
+fn every_experiment_is_smoke_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, TESTED, "add the new file to smoke_tests! above");
+}

@@ -1,0 +1,189 @@
+//! Killed at any moment, a run that is started again ends with the same bits.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use oodkit::rng;
+use rand::Rng as _;
+use serde_json::Value;
+
+/// LeNet on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation.
+const EXPERIMENT: &str = "\
+title: Killed again and again
+seeds: [0, 1]
+data:
+  id: { name: fashion_mnist_small, train_limit: 600, test_limit: 200 }
+  ood: [{ name: digits, test_limit: 200 }]
+networks:
+  base:
+    backbone: lenet
+    train: &recipe
+      epochs: 4
+      batch_size: 32
+      optimizer: { sgd: { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5.0e-4 } }
+      schedule: { cosine: {} }
+      augment: { flip: true, crop_padding: 2 }
+      validation: 100
+      keep: best
+      checkpoint: { every_steps: 3 }
+  tuned:
+    from: base
+    train: *recipe
+    loss: { cross_entropy: {}, sparsity: { weight: 0.01 } }
+methods:
+  - { name: EBD, network: base, detector: energy }
+  - { name: Sparsity, network: tuned, detector: energy }
+evaluation: { redraw: { draws: 3 } }
+tables:
+  - { name: methods, rows: method, columns: [accuracy, auroc] }
+";
+
+fn start(folder: &Path, runs: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .arg("run")
+        .arg(folder.join("killed.yaml"))
+        .arg("--runs")
+        .arg(folder.join(runs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Weights, outputs and scores by path, and the results without times.
+fn outcome(runs: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
+    let mut found = Vec::new();
+    files(&runs.join("networks"), &mut found);
+    let kept = found.into_iter().filter(|path| {
+        let extension = path.extension().unwrap_or_default();
+        assert!(!path.to_string_lossy().contains("checkpoint"), "{} is left over", path.display());
+        assert!(extension != "tmp", "{} is left over", path.display());
+        extension == "safetensors" || extension == "npy"
+    });
+    let bytes = kept.map(|path| (path.strip_prefix(runs).unwrap().to_path_buf(), fs::read(&path).unwrap())).collect();
+    let mut results = serde_json::from_slice(&fs::read(runs.join("experiments/killed/results.json")).unwrap()).unwrap();
+    remove_times(&mut results);
+    (bytes, results)
+}
+
+fn remove_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !key.ends_with("_seconds"));
+            map.values_mut().for_each(remove_times);
+        }
+        Value::Array(values) => values.iter_mut().for_each(remove_times),
+        _ => {}
+    }
+}
+
+/// Steps in `metrics.jsonl`, in the order they were written.
+fn steps(runs: &Path) -> BTreeMap<PathBuf, Vec<u64>> {
+    let mut found = Vec::new();
+    files(&runs.join("networks"), &mut found);
+    let logs = found.into_iter().filter(|path| path.ends_with("metrics.jsonl"));
+    let steps = logs.map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let steps = events.filter(|event| event["event"] == "step").map(|event| event["step"].as_u64().unwrap());
+        (path.strip_prefix(runs).unwrap().to_path_buf(), steps.collect())
+    });
+    steps.collect()
+}
+
+#[test]
+fn twenty_kills_do_not_change_a_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("killed.yaml"), EXPERIMENT).unwrap();
+    let begun = std::time::Instant::now();
+    assert!(start(folder.path(), "undisturbed").wait().unwrap().success());
+    let undisturbed = begun.elapsed();
+
+    let mut rng = rng::stream(0, "test", "kills");
+    let mut met_alive = 0;
+    for _ in 0..20 {
+        let mut child = start(folder.path(), "killed");
+        // Long enough to get somewhere, short enough to need twenty of them.
+        thread::sleep(undisturbed.mul_f64(rng.random_range(0.02..0.15)));
+        met_alive += usize::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(met_alive >= 10, "only {met_alive} of 20 kills met a running process: the experiment is too short");
+    // However far the kills let it come, this completes it.
+    assert!(start(folder.path(), "killed").wait().unwrap().success());
+
+    let (bytes, results) = outcome(&folder.path().join("killed"));
+    let (expected_bytes, expected_results) = outcome(&folder.path().join("undisturbed"));
+    assert_eq!(bytes.keys().collect::<Vec<_>>(), expected_bytes.keys().collect::<Vec<_>>());
+    for (path, content) in &bytes {
+        assert!(*content == expected_bytes[path], "{} differs", path.display());
+    }
+    assert_eq!(results, expected_results);
+    let steps = steps(&folder.path().join("killed"));
+    assert_eq!(steps.len(), 4);
+    for (path, steps) in steps {
+        assert_eq!(steps, (1..=64).collect::<Vec<_>>(), "{}", path.display());
+    }
+}
+
+/// Ctrl-C saves a checkpoint wherever it is, ends with 130, and the next run continues from that step.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_says_how_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    // Too long to finish, and no checkpoint of its own accord.
+    let long = EXPERIMENT.replace("epochs: 4", "epochs: 400").replace("every_steps: 3", "every_minutes: 60");
+    fs::write(folder.path().join("killed.yaml"), long).unwrap();
+    let run = |wait: Duration| {
+        let child = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .arg("run")
+            .arg(folder.path().join("killed.yaml"))
+            .arg("--runs")
+            .arg(folder.path().join("runs"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        thread::sleep(wait);
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130));
+        assert!(output.stdout.is_empty(), "data goes to stdout, and there is none yet");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let first = run(Duration::from_secs(2));
+    assert!(first.contains("interrupted\n\nhint: the same command continues where it stopped"), "{first}");
+    assert!(first.contains("stopping after this step"), "{first}");
+    let second = run(Duration::from_secs(2));
+    assert!(second.contains("continued at step"), "{second}");
+}
+
+/// Two processes with the same work do not corrupt each other: the second waits, then finds the work done.
+#[test]
+fn two_processes_share_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("killed.yaml"), EXPERIMENT).unwrap();
+    let mut both = [start(folder.path(), "shared"), start(folder.path(), "shared")];
+    for child in &mut both {
+        assert!(child.wait().unwrap().success());
+    }
+    for steps in steps(&folder.path().join("shared")).values() {
+        assert_eq!(*steps, (1..=64).collect::<Vec<_>>());
+    }
+}
