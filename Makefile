@@ -18,13 +18,13 @@ help: ## what can be done
 quickstart: build ## train, fine-tune, score and compare on the real data in this repository: under two minutes
 	@$(oodkit) run quickstart
 
-run: build need-exp ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
+run: need-exp build ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
 	@$(oodkit) run $(exp) $(options)
 
-plan: build need-exp ## exp=NAME: what would be done, and what is done
+plan: need-exp build ## exp=NAME: what would be done, and what is done
 	@$(oodkit) plan $(exp) $(options)
 
-table: build need-exp ## exp=NAME: the tables again
+table: need-exp build ## exp=NAME: the tables again
 	@$(oodkit) table $(exp) $(options)
 
 list: build ## experiments, data sets, detectors, architectures

@@ -16,8 +16,8 @@ use oodkit::{
         execute::{Context, execute},
         interrupt::Interrupt,
         plan::{Plan, plan},
-        results::{Results, SCHEMA},
-        store::{Store, read_json, write_json},
+        results::Results,
+        store::Store,
     },
 };
 
@@ -157,25 +157,11 @@ impl Opened {
     }
 
     fn results(&self) -> Result<Results> {
-        let path = self.out.join("results.json");
-        if !path.exists() {
-            return Err(Error::input(format!(
-                "no results of {} yet: {} does not exist",
-                self.plan.name,
-                path.display()
-            ))
-            .hint(format!("make exp={}", self.plan.name)));
-        }
-        let results: Results = read_json(&path)?;
-        if results.schema != SCHEMA {
-            return Err(Error::input(format!(
-                "{} is of schema {}, this program reads {SCHEMA}",
-                path.display(),
-                results.schema
-            ))
-            .hint(format!("make exp={}: networks and scores are used again", self.plan.name)));
-        }
-        Ok(results)
+        Results::read(&self.out)?.ok_or_else(|| {
+            let missing = self.out.join("results.json");
+            Error::input(format!("no results of {} yet: {} does not exist", self.plan.name, missing.display()))
+                .hint(format!("make exp={}", self.plan.name))
+        })
     }
 
     /// Writes tables and figures; returns the tables and the paths of the files, for people.
@@ -207,7 +193,7 @@ fn run(arguments: &Experiment) -> Result<()> {
         interrupt: Interrupt::on_signals()?,
     };
     let results = execute(&opened.plan, &context)?;
-    write_json(&opened.out.join("results.json"), &results)?;
+    results.write(&opened.plan.experiment, &opened.out)?;
     print(&opened.report(&results, &arguments.folders)?)
 }
 

@@ -1,11 +1,17 @@
 //! `results.json`: everything that tables and figures are made from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::{MeanStd, Metrics};
+use crate::{
+    Error, Result,
+    config::Experiment,
+    fs::write_atomic,
+    metrics::{MeanStd, Metrics},
+    run::store::{read_json, write_json},
+};
 
 /// The version of the format; files of another version are refused.
 pub const SCHEMA: u32 = 1;
@@ -30,6 +36,34 @@ pub struct Results {
     pub environment: Environment,
     /// The resolved experiment (all defaults filled in, overrides applied).
     pub config: serde_json::Value,
+}
+
+impl Results {
+    /// Writes `results.json`, and beside it the resolved experiment as `config.yaml`, into a folder.
+    pub fn write(&self, experiment: &Experiment, folder: &Path) -> Result<()> {
+        let config = serde_saphyr::to_string(experiment)
+            .map_err(|error| Error::Failed(format!("cannot serialise the configuration: {error}")))?;
+        write_atomic(&folder.join("config.yaml"), |file| file.write_all(config.as_bytes()))?;
+        write_json(&folder.join("results.json"), self)
+    }
+
+    /// Reads `results.json` from a folder, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file is of another version or is something else.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("results.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let results: Self = read_json(&path)?;
+        if results.schema != SCHEMA {
+            let schema = results.schema;
+            return Err(Error::input(format!("{} is of schema {schema}, this program reads {SCHEMA}", path.display()))
+                .hint("run the experiment again: networks and scores are used again"));
+        }
+        Ok(Some(results))
+    }
 }
 
 /// What a table's reader must know of a data set.
