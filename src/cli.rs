@@ -15,7 +15,7 @@ use oodkit::{
     run::{
         execute::{Context, execute},
         interrupt::Interrupt,
-        plan::{Plan, plan},
+        plan::{Plan, fingerprint, plan},
         results::Results,
         store::Store,
     },
@@ -137,16 +137,28 @@ struct Opened {
 
 impl Opened {
     fn new(arguments: &Experiment) -> Result<Self> {
-        let mut loaded = find(&arguments.experiment, &arguments.folders.experiments)?;
+        let folders = &arguments.folders;
+        let mut loaded = find(&arguments.experiment, &folders.experiments)?;
         let plain = loaded.experiment.clone();
         loaded.experiment = overrides::apply(&loaded.experiment, &arguments.set)?;
         loaded.experiment = overrides::apply_sweep(&loaded.experiment, &arguments.sweep)?;
+        // A paper's table that cannot be read must not be found out after hours of training.
+        for table in &loaded.experiment.tables {
+            if let Some(expect) = &table.expect {
+                report::expect::Paper::read(expect, &table.columns, &folders.experiments)?;
+            }
+        }
         let mut name = loaded.name.clone();
         if loaded.experiment != plain {
             // A changed experiment must not overwrite the results of the file as it stands.
-            name = format!("{name}-{}", oodkit::run::plan::fingerprint(&loaded.experiment)?);
+            name = format!("{name}-{}", fingerprint(&loaded.experiment)?);
         }
-        let (mut runs, mut data) = (arguments.folders.runs.clone(), arguments.folders.data.clone());
+        if loaded.path.parent() != Some(&folders.experiments) {
+            // Nor may a file of the same name from elsewhere.
+            let path = std::path::absolute(&loaded.path).map_err(Error::io("read", &loaded.path))?;
+            name = format!("{name}-{}", fingerprint(&path)?);
+        }
+        let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
         if arguments.smoke {
             loaded.experiment = config::smoke(loaded.experiment);
             runs = runs.join("smoke");
@@ -156,12 +168,20 @@ impl Opened {
         Ok(Self { plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
     }
 
+    /// The results on disk, if they are those of the experiment as it stands now.
     fn results(&self) -> Result<Results> {
-        Results::read(&self.out)?.ok_or_else(|| {
+        let hint = format!("make exp={}", self.plan.name);
+        let Some(results) = Results::read(&self.out)? else {
             let missing = self.out.join("results.json");
-            Error::input(format!("no results of {} yet: {} does not exist", self.plan.name, missing.display()))
-                .hint(format!("make exp={}", self.plan.name))
-        })
+            let message = format!("no results of {} yet: {} does not exist", self.plan.name, missing.display());
+            return Err(Error::input(message).hint(hint));
+        };
+        if !results.are_of(&self.plan.experiment)? {
+            let message =
+                format!("{} was changed since {} was written", self.plan.name, self.out.join("results.json").display());
+            return Err(Error::input(message).hint(format!("{hint}: what is still good is not repeated")));
+        }
+        Ok(results)
     }
 
     /// Writes tables and figures; returns the tables and the paths of the files, for people.

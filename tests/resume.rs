@@ -75,7 +75,9 @@ fn outcome(runs: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
         extension == "safetensors" || extension == "npy"
     });
     let bytes = kept.map(|path| (path.strip_prefix(runs).unwrap().to_path_buf(), fs::read(&path).unwrap())).collect();
-    let mut results = serde_json::from_slice(&fs::read(runs.join("experiments/killed/results.json")).unwrap()).unwrap();
+    // The folder's name has a hash of the experiment's path.
+    let experiment = fs::read_dir(runs.join("experiments")).unwrap().next().unwrap().unwrap().path();
+    let mut results = serde_json::from_slice(&fs::read(experiment.join("results.json")).unwrap()).unwrap();
     remove_times(&mut results);
     (bytes, results)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,7 +11,7 @@ use candle_nn::{Init, VarBuilder, init::NormalOrUniform, var_builder::SimpleBack
 use rand::Rng as _;
 use rand_distr::StandardNormal;
 
-use crate::{Error, Result, rng};
+use crate::{Result, nn::weights, rng};
 
 /// The parameters and buffers of one network, by PyTorch name.
 ///
@@ -52,29 +53,12 @@ impl Params {
     /// PyTorch's `num_batches_tracked` counters are ignored: nothing depends on them.
     ///
     /// # Errors
-    /// When `state` lacks a parameter, has one that the network does not know, or one of another shape. Nothing is
-    /// replaced then.
-    pub fn load(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+    /// [`Error::Input`](crate::Error::Input) naming `file`, where `state` came from, when it lacks a parameter, has one that
+    /// the network does not know, or one of another shape. Nothing is replaced then.
+    pub fn load(&self, state: &BTreeMap<String, Tensor>, file: &Path) -> Result<()> {
         let variables = self.variables();
-        let missing = variables.keys().filter(|name| !state.contains_key(*name)).cloned();
-        let unexpected = state.keys().filter(|name| !variables.contains_key(*name) && !is_counter(name)).cloned();
-        let reshaped = variables.iter().filter_map(|(name, var)| {
-            let given = state.get(name).filter(|given| given.dims() != var.dims())?;
-            Some(format!("{name} is {:?} instead of {:?}", given.dims(), var.dims()))
-        });
-        let problems: Vec<String> = [
-            ("missing", missing.collect::<Vec<_>>()),
-            ("unexpected", unexpected.collect()),
-            ("of another shape", reshaped.collect()),
-        ]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(problem, names)| format!("{problem}: {}", shortened(&names)))
-        .collect();
-        if !problems.is_empty() {
-            return Err(Error::input(format!("the weights do not fit the network: {}", problems.join("; ")))
-                .hint("the weights must come from the same architecture, input channels and number of classes"));
-        }
+        let wanted = variables.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect();
+        weights::match_names(&wanted, state).map_err(|mismatch| mismatch.in_file(file))?;
         for (name, var) in variables.iter() {
             if let Some(value) = state.get(name) {
                 var.set(&value.to_device(&self.device)?.to_dtype(var.dtype())?.contiguous()?)?;
@@ -149,17 +133,6 @@ fn is_buffer(name: &str) -> bool {
     name.ends_with("running_mean") || name.ends_with("running_var")
 }
 
-fn is_counter(name: &str) -> bool {
-    name.ends_with("num_batches_tracked")
-}
-
-/// The first few names, and how many more there are.
-fn shortened(names: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +192,7 @@ mod tests {
         let ones = Tensor::ones(2, DType::F32, &Device::Cpu).unwrap();
         let counter = Tensor::zeros((), DType::I64, &Device::Cpu).unwrap();
         let state = BTreeMap::from([("weight".into(), ones), ("bn.num_batches_tracked".into(), counter)]);
-        params.load(&state).unwrap();
+        params.load(&state, Path::new("test")).unwrap();
         assert_eq!(values(&weight), [1.0, 1.0]);
         assert_eq!(values(&before["weight"]), [0.0, 0.0]);
     }
@@ -232,10 +205,11 @@ mod tests {
         }
         let ones = |n: usize| Tensor::ones(n, DType::F32, &Device::Cpu).unwrap();
         let state = BTreeMap::from([("a".into(), ones(3)), ("c".into(), ones(2))]);
-        let error = params.load(&state).unwrap_err();
+        let error = params.load(&state, Path::new("test")).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the weights do not fit the network: missing: b; unexpected: c; of another shape: a is [3] instead of [2]"
+            "the weights test do not fit the network: 1 missing: b; 1 unexpected: c; 1 of another shape: a ([3] where [2] is \
+             wanted)"
         );
         assert_eq!(error.exit_code(), 2);
         assert_eq!(values(&params.all().unwrap()["a"]), [0.0, 0.0]);

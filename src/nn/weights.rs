@@ -51,7 +51,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     } else if start.get(8) == Some(&b'{') {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        read_safetensors(&bytes).map_err(refuse)?
+        read_safetensors(&bytes).map_err(refuse)?.0
     } else {
         let reason =
             if start.is_empty() { "it is empty" } else { "neither safetensors nor a zip archive of PyTorch's" };
@@ -153,8 +153,15 @@ pub fn match_names(wanted: &BTreeMap<String, Vec<usize>>, given: &BTreeMap<Strin
     if mismatch == Mismatch::default() { Ok(()) } else { Err(mismatch) }
 }
 
-fn read_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("a broken safetensors file: {error}"))?;
+/// What a safetensors file says beside its tensors.
+type Metadata = BTreeMap<String, String>;
+
+/// The tensors and the metadata in the bytes of a safetensors file; an error says what is wrong with them.
+pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, Metadata), String> {
+    let broken = |error| format!("a broken safetensors file: {error}");
+    let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let dtype = match view.dtype() {
@@ -167,7 +174,7 @@ fn read_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, String> {
             .map_err(|error| format!("tensor {name:?}: {error}"))?;
         tensors.insert(name.to_owned(), tensor);
     }
-    Ok(tensors)
+    Ok((tensors, metadata))
 }
 
 /// How many elements these sizes make; `None` if the strides of such a tensor, even an empty one, would overflow.

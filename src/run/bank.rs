@@ -1,6 +1,6 @@
 //! One forward pass per network and data set, kept on disk for every detector and every later run.
 
-use std::{ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,8 +8,10 @@ use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
     detectors::Bank,
-    fs::write_atomic,
-    nn::{Mode, Network},
+    nn::{
+        Mode, Network,
+        weights::{self, read_safetensors},
+    },
     run::interrupt::Interrupt,
 };
 
@@ -49,21 +51,20 @@ pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
-    let damaged = || {
-        Error::input(format!("{} does not hold a network's outputs", path.display()))
+    let damaged = |reason: &str| {
+        Error::input(format!("{} does not hold a network's outputs: {reason}", path.display()))
             .hint("remove the file: it is made again")
     };
-    let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|_| damaged())?;
+    let (mut tensors, _) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
     match (tensors.remove("logits"), tensors.remove("features")) {
         (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, labels })),
-        _ => Err(damaged()),
+        _ => Err(damaged("logits or features are missing")),
     }
 }
 
 /// Writes a bank's logits and features.
 pub fn write(path: &Path, bank: &Bank) -> Result<()> {
     let tensors = [("features", &bank.features), ("logits", &bank.logits)];
-    let bytes = safetensors::serialize(tensors, None)
-        .map_err(|error| Error::Failed(format!("cannot serialise a bank: {error}")))?;
-    write_atomic(path, |file| file.write_all(&bytes))
+    let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor.clone())).into();
+    weights::write(path, &tensors, &BTreeMap::new())
 }

@@ -4,6 +4,7 @@
 //! [`results`] is the record that tables are made from.
 
 pub mod bank;
+mod evaluation;
 pub mod events;
 pub mod execute;
 pub mod interrupt;
@@ -14,3 +15,4 @@ pub mod progress;
 pub mod results;
 pub mod store;
 pub mod tensorboard;
+mod training;

@@ -154,10 +154,10 @@ fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream:
     if let Some(train) = train.as_object_mut() {
         train.remove("checkpoint");
     }
-    // Where the files are does not matter; what was read is compared by digest when a network is used.
+    // What is tested on does not change the weights; the normalisation stands by itself below.
     let mut data = to_json(dataset)?;
     if let Some(data) = data.as_object_mut() {
-        for key in ["path", "note", "test_limit", "mean", "std"] {
+        for key in ["note", "test_limit", "mean", "std"] {
             data.remove(key);
         }
     }
@@ -181,7 +181,7 @@ fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream:
     Ok(without_nulls(identity))
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<Value> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::Failed(format!("cannot serialise the configuration: {error}")))
 }
 
@@ -206,9 +206,9 @@ pub(crate) fn short_hash(value: &Value) -> String {
     })
 }
 
-/// A short hash of an experiment: equal experiments have equal fingerprints.
-pub fn fingerprint(experiment: &Experiment) -> Result<String> {
-    Ok(short_hash(&without_nulls(to_json(experiment)?))[..8].to_owned())
+/// A short hash of a value's content: equal values have equal fingerprints.
+pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
+    Ok(short_hash(&without_nulls(to_json(value)?))[..8].to_owned())
 }
 
 fn file_digest(path: &std::path::Path) -> Result<String> {

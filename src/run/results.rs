@@ -10,7 +10,10 @@ use crate::{
     config::Experiment,
     fs::write_atomic,
     metrics::{MeanStd, Metrics},
-    run::store::{read_json, write_json},
+    run::{
+        plan::to_json,
+        store::{read_json, write_json},
+    },
 };
 
 /// The version of the format; files of another version are refused.
@@ -45,6 +48,19 @@ impl Results {
             .map_err(|error| Error::Failed(format!("cannot serialise the configuration: {error}")))?;
         write_atomic(&folder.join("config.yaml"), |file| file.write_all(config.as_bytes()))?;
         write_json(&folder.join("results.json"), self)
+    }
+
+    /// Whether these are the results of `experiment`, whatever its title, tables and figures are now.
+    pub fn are_of(&self, experiment: &Experiment) -> Result<bool> {
+        let without_presentation = |mut config: serde_json::Value| {
+            if let Some(config) = config.as_object_mut() {
+                for key in ["title", "about", "tables", "figures"] {
+                    config.remove(key);
+                }
+            }
+            config
+        };
+        Ok(without_presentation(self.config.clone()) == without_presentation(to_json(experiment)?))
     }
 
     /// Reads `results.json` from a folder, or `None` if there is none.

@@ -59,12 +59,12 @@ pub struct NetworkRecord {
     pub train_seconds: f64,
     /// Weights and biases.
     pub parameters: usize,
-    /// Train images.
+    /// Images it learned from; those held out for validation are not among them.
     pub train_images: usize,
     /// Train images of the complete set, if known.
     pub train_full: Option<usize>,
-    /// SHA-256 of the train images as read.
-    pub train_sha256: String,
+    /// SHA-256 of the train split as read, with those held out; `null` if it was not trained here.
+    pub train_sha256: Option<String>,
     /// What it was trained on.
     pub environment: Environment,
 }
@@ -155,7 +155,9 @@ impl Store {
 fn remove_leftovers(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "tmp") {
+        if path.is_dir() {
+            remove_leftovers(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "tmp") {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         }
     }

@@ -5,16 +5,20 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, fs::write_atomic};
+use crate::{
+    Error, Result,
+    nn::weights::{self, read_safetensors},
+};
 
 /// Where training stands, beside the tensors.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
+    /// SHA-256 of the train images it learns from: it must not continue on others.
+    pub data: String,
     /// Optimiser steps done.
     pub step: u64,
     /// Seconds of training so far.
@@ -55,11 +59,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the checkpoint at `path`, or `None` if there is none.
+    /// Reads the checkpoint at `path`, its tensors on the CPU, or `None` if there is none.
     ///
     /// # Errors
     /// [`Error::Input`] if the file is not a checkpoint of this version.
-    pub fn read(path: &Path, device: &Device) -> Result<Option<Self>> {
+    pub fn read(path: &Path) -> Result<Option<Self>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -69,14 +73,9 @@ impl Checkpoint {
             Error::input(format!("{} is not a checkpoint of this version: {reason}", path.display()))
                 .hint("remove the file to train this network from the start")
         };
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let state = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|entries| entries.get("state"))
-            .ok_or_else(|| damaged("it has no state".to_owned()))?;
+        let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
+        let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
         let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, device)?;
         let mut parts = ["model.", "optimizer.", "best."].map(|prefix| {
             let part = tensors
                 .iter()
@@ -96,10 +95,7 @@ impl Checkpoint {
         let tensors: BTreeMap<String, Tensor> = tensors.collect();
         let state = serde_json::to_string(&self.state)
             .map_err(|error| Error::Failed(format!("cannot serialise the training state: {error}")))?;
-        let metadata = [("state".to_owned(), state)].into_iter().collect();
-        let bytes = safetensors::serialize(&tensors, Some(metadata))
-            .map_err(|error| Error::Failed(format!("cannot serialise a checkpoint: {error}")))?;
-        write_atomic(path, |file| file.write_all(&bytes))
+        weights::write(path, &tensors, &[("state".to_owned(), state)].into())
     }
 }
 
@@ -111,9 +107,9 @@ mod tests {
     fn what_is_written_is_read_back() -> Result<()> {
         let folder = tempfile::tempdir().map_err(Error::io("create", "temporary folder"))?;
         let path = folder.path().join("checkpoint.safetensors");
-        assert!(Checkpoint::read(&path, &Device::Cpu)?.is_none());
+        assert!(Checkpoint::read(&path)?.is_none());
 
-        let tensor = Tensor::new(&[0.1f32, -2.5], &Device::Cpu)?;
+        let tensor = Tensor::new(&[0.1f32, -2.5], &candle_core::Device::Cpu)?;
         let state = State {
             step: 17,
             seconds: 0.1 + 0.2,
@@ -128,7 +124,7 @@ mod tests {
             best: BTreeMap::new(),
         };
         written.write(&path)?;
-        let read = Checkpoint::read(&path, &Device::Cpu)?.expect("was written");
+        let read = Checkpoint::read(&path)?.expect("was written");
         assert_eq!(read.state, state);
         assert_eq!(read.model["fc.weight"].to_vec1::<f32>()?, [0.1, -2.5]);
         assert_eq!(read.optimizer["fc.weight"].to_vec1::<f32>()?, [0.2, -5.0]);
@@ -138,7 +134,7 @@ mod tests {
             let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
             let damaged = folder.path().join("damaged");
             std::fs::write(&damaged, &bytes[..cut]).map_err(Error::io("write", &damaged))?;
-            assert!(matches!(Checkpoint::read(&damaged, &Device::Cpu), Err(Error::Input { .. })), "cut at {cut}");
+            assert!(matches!(Checkpoint::read(&damaged), Err(Error::Input { .. })), "cut at {cut}");
         }
         Ok(())
     }

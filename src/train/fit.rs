@@ -45,6 +45,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// The train images, without those held out.
     pub images: Arc<ImageSet>,
+    /// SHA-256 of the train images, with those held out.
+    pub data: &'a str,
     /// Train images held out, if the recipe asks for some.
     pub validation: Option<&'a ImageSet>,
     /// The statistics that images are normalised with.
@@ -84,11 +86,12 @@ pub fn fit(
     let mut optimizer = Sgd::new(config, job.params.trainable())?;
     let (mut state, mut best) = match saved {
         Some(saved) => {
-            job.params.load(&saved.model)?;
+            refuse_other_data(job, &saved.state)?;
+            job.params.load(&saved.model, job.checkpoint)?;
             optimizer.load_state(&saved.optimizer)?;
             (saved.state, saved.best)
         }
-        None => (State::default(), BTreeMap::new()),
+        None => (State { data: job.data.to_owned(), ..State::default() }, BTreeMap::new()),
     };
     let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
     let every_step = recipe.epochs as u64 * per_epoch;
@@ -146,6 +149,8 @@ pub fn fit(
         let due = recipe.checkpoint.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps as u64))
             || last_save.elapsed() >= Duration::from_secs_f64(recipe.checkpoint.every_minutes * 60.0);
         if state.step == total || stop || due {
+            // A checkpoint that cannot be continued must not replace one that can.
+            refuse_non_finite_weights(job.params, state.step)?;
             state.seconds = seconds_before + started.elapsed().as_secs_f64();
             last_save = Instant::now();
             tell(observers, Event::Checkpoint { step: state.step })?;
@@ -158,7 +163,7 @@ pub fn fit(
         }
     }
     if recipe.keep == Keep::Best && !best.is_empty() {
-        job.params.load(&best)?;
+        job.params.load(&best, job.checkpoint)?;
     }
     tell(observers, Event::Finished { step: state.step })?;
     let final_loss = state.last_loss.unwrap_or(f64::NAN);
@@ -195,9 +200,37 @@ fn refuse_non_finite(loss: f64, terms: &[(&'static str, f64)], step: u64, epoch:
         None => "no single term is, only their sum".to_owned(),
     };
     Err(Error::Failed(format!(
-        "the loss is {loss} at step {step} (epoch {epoch}): {term}\n\nhint: a lower optimizer.sgd.lr or a warm-up \
-         (warmup_epochs) usually helps; the last checkpoint is from before this step"
+        "the loss is {loss} at step {} (epoch {}): {term}\n\nhint: a lower optimizer.sgd.lr or a warm-up \
+         (warmup_epochs) usually helps",
+        step + 1,
+        epoch + 1
     )))
+}
+
+/// The last update may spoil weights whose loss was still finite.
+fn refuse_non_finite_weights(params: &Params, step: u64) -> Result<()> {
+    for (name, value) in params.trainable() {
+        if !scalar(&value.as_detached_tensor().abs()?.sum_all()?)?.is_finite() {
+            return Err(Error::Failed(format!(
+                "the weights are no longer finite after step {step}: {name} holds NaN or infinity\n\nhint: a lower \
+                 optimizer.sgd.lr or a warm-up (warmup_epochs) usually helps"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_other_data(job: &Job<'_>, state: &State) -> Result<()> {
+    if state.data == job.data {
+        return Ok(());
+    }
+    let folder = job.checkpoint.parent().unwrap_or(job.checkpoint);
+    Err(Error::input(format!(
+        "the checkpoint {} was taken on other train images than those of {} now",
+        job.checkpoint.display(),
+        job.images.name
+    ))
+    .hint(format!("put the old images back, or remove {} to start anew", folder.display())))
 }
 
 fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {

@@ -1,0 +1,229 @@
+//! Scoring with every method, and measuring each OOD set against the ID set.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    Error, Result,
+    config::{self, Method},
+    data::Split,
+    detectors::{Bank, Scores},
+    metrics::{aggregate, files, ranking},
+    run::{
+        bank,
+        execute::{LoadedSet, Runner},
+        plan::{Cell, Node, short_hash, to_json},
+        progress,
+        results::{self, MethodResult, NetworkResult, OodResult, SeedResult},
+        store::{read_json, write_json},
+        training::Trained,
+    },
+};
+
+/// Changes when a network's outputs or a detector's scores change their meaning or their bits, so that stored ones of an
+/// earlier version are not taken for new ones.
+const VERSION: u32 = 1;
+
+/// A network, its outputs on every set (the ID set first), and how they are evaluated.
+struct Subject<'a> {
+    node: &'a Node,
+    trained: Trained,
+    sets: &'a [Arc<LoadedSet>],
+    banks: Vec<Bank>,
+    seed: u64,
+    settings: &'a config::Evaluation,
+}
+
+/// What scoring with one detector cost, kept beside the scores.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScoringRecord {
+    fit_seconds: f64,
+    /// By score file.
+    score_seconds: BTreeMap<String, f64>,
+}
+
+/// A method's scores on every set.
+struct Scored {
+    scores: Vec<Scores>,
+    /// Score files by set, relative to the runs root.
+    paths: IndexMap<String, PathBuf>,
+    fit_seconds: f64,
+    score_seconds: f64,
+}
+
+impl Runner<'_> {
+    /// Scores and measures everything that one cell of the sweep asks for.
+    pub(super) fn evaluate_cell(&mut self, cell: &Cell) -> Result<results::Cell> {
+        let seeds = cell.experiment.seeds.iter().zip(&cell.networks);
+        let seeds = seeds.map(|(&seed, networks)| self.evaluate_seed(cell, seed, networks)).collect::<Result<_>>()?;
+        Ok(results::Cell { name: cell.name.clone(), values: cell.values.clone(), seeds })
+    }
+
+    fn evaluate_seed(&mut self, cell: &Cell, seed: u64, networks: &BTreeMap<String, usize>) -> Result<SeedResult> {
+        let experiment = &cell.experiment;
+        let sets = self.test_sets(&experiment.data)?;
+        let mut network_results = IndexMap::new();
+        let mut method_results = IndexMap::new();
+        for (name, &index) in networks {
+            let node = &self.plan.nodes[index];
+            let _lock = self.context.store.lock(node, &self.context.interrupt)?;
+            let trained = self.load(node)?;
+            let methods: Vec<&Method> = experiment.methods.iter().filter(|method| method.network == *name).collect();
+            // Without methods, its accuracy is all that is asked of it.
+            let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
+            let banks = used.iter().map(|set| self.bank(&trained, set, &experiment.evaluation));
+            let banks = banks.collect::<Result<Vec<_>>>()?;
+            let labels = banks[0]
+                .labels
+                .as_deref()
+                .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
+            network_results.insert(
+                name.clone(),
+                NetworkResult {
+                    folder: node.folder(),
+                    accuracy: aggregate::accuracy(&banks[0].logits, labels)?,
+                    steps: trained.record.steps,
+                    final_loss: trained.record.final_loss,
+                    train_seconds: trained.record.train_seconds,
+                    parameters: trained.record.parameters,
+                },
+            );
+            let subject = Subject { node, trained, sets: used, banks, seed, settings: &experiment.evaluation };
+            for method in methods {
+                method_results.insert(method.name.as_str(), self.method(method, &subject)?);
+            }
+        }
+        // In the file's order, not the networks'.
+        let in_order = experiment.methods.iter().filter_map(|method| {
+            let result = method_results.swap_remove(method.name.as_str())?;
+            Some((method.name.clone(), result))
+        });
+        Ok(SeedResult { seed, networks: network_results, methods: in_order.collect() })
+    }
+
+    /// The network's outputs on a set, from disk if they were computed before.
+    fn bank(&self, trained: &Trained, set: &LoadedSet, settings: &config::Evaluation) -> Result<Bank> {
+        // Images of one batch share matrix products, so the batch size can change the last bits.
+        let folder = format!("v{VERSION}-batch{}", settings.batch_size);
+        let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
+        if let Some(bank) = bank::read(&path, set.images.labels.clone())? {
+            return Ok(bank);
+        }
+        let bar = progress::forward_pass(&set.images.name, set.images.len());
+        let bank = bank::compute(
+            trained.network.as_ref(),
+            &set.images,
+            &trained.normalisation,
+            settings.batch_size,
+            &self.context.device,
+            &self.context.interrupt,
+            |done| bar.set_position(done as u64),
+        )?;
+        bar.finish_and_clear();
+        bank::write(&path, &bank)?;
+        Ok(bank)
+    }
+
+    /// Scores every set with one method and measures each OOD set against the ID set.
+    fn method(&mut self, method: &Method, subject: &Subject<'_>) -> Result<MethodResult> {
+        let scored = self.scores(method, subject)?;
+        let id = scored.scores[0].as_slice();
+        let mut ood = IndexMap::new();
+        for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
+            let name = &set.images.name;
+            let redraw = match &subject.settings.redraw {
+                None => None,
+                Some(redraw) => {
+                    let size = (id.len() as f64 * redraw.id_fraction).round().max(1.0) as usize;
+                    Some(aggregate::redraw(id, scores.as_slice(), redraw.draws, size, subject.seed, name)?)
+                }
+            };
+            ood.insert(name.clone(), OodResult { full: ranking::metrics(id, scores.as_slice())?, redraw });
+        }
+        Ok(MethodResult {
+            network: method.network.clone(),
+            ood,
+            scores: scored.paths,
+            fit_seconds: scored.fit_seconds,
+            score_seconds: scored.score_seconds,
+        })
+    }
+
+    /// A method's scores on every set, from disk if they were computed before.
+    fn scores(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Scored> {
+        let detector = json!([VERSION, subject.settings.batch_size, to_json(&method.detector)?]);
+        let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
+        let folder = subject.trained.folder.join("scores").join(&name);
+        let record_path = folder.join("record.json");
+        let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
+        let mut scored = Scored { scores: Vec::new(), paths: IndexMap::new(), fit_seconds: 0.0, score_seconds: 0.0 };
+        let mut scorer = None;
+        for (set, bank) in subject.sets.iter().zip(&subject.banks) {
+            let file = format!("{}.npy", set.file_stem());
+            let path = folder.join(&file);
+            scored.paths.insert(set.images.name.clone(), subject.node.folder().join("scores").join(&name).join(&file));
+            if let Some(seconds) = record.score_seconds.get(&file)
+                && path.exists()
+            {
+                scored.score_seconds += seconds;
+                scored.scores.push(stored_scores(&path, set.images.len())?);
+                continue;
+            }
+            let failed = |error| in_method(&method.name, subject, error);
+            let scorer = match &scorer {
+                Some(scorer) => scorer,
+                None => {
+                    let started = Instant::now();
+                    let detector = method.detector.build();
+                    let train = if detector.needs_fit() { Some(self.train_bank(subject)?) } else { None };
+                    let fitted = detector.fit(train.as_ref()).map_err(failed)?;
+                    record.fit_seconds = started.elapsed().as_secs_f64();
+                    scorer.insert(fitted)
+                }
+            };
+            let started = Instant::now();
+            let scores = scorer.score(bank).map_err(failed)?;
+            let seconds = started.elapsed().as_secs_f64();
+            files::write_npy(&path, scores.as_slice())?;
+            record.score_seconds.insert(file, seconds);
+            write_json(&record_path, &record)?;
+            scored.score_seconds += seconds;
+            scored.scores.push(scores);
+        }
+        scored.fit_seconds = record.fit_seconds;
+        Ok(scored)
+    }
+
+    fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+        let train = self.set(&subject.node.data, Split::Train, None)?;
+        self.refuse_other_images(subject.node, &train.sha256)?;
+        self.bank(&subject.trained, &train, subject.settings)
+    }
+}
+
+fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
+    match error {
+        Error::Failed(reason) | Error::Input { message: reason, .. } => {
+            Error::Failed(format!("method {name} on the network {}: {reason}", subject.trained.folder.display()))
+        }
+        other => other,
+    }
+}
+
+fn stored_scores(path: &Path, images: usize) -> Result<Scores> {
+    let scores: Vec<f32> = files::read_scores(path)?.into_iter().map(|score| score as f32).collect();
+    if scores.len() != images {
+        return Err(Error::input(format!("{} holds {} scores for {images} images", path.display(), scores.len()))
+            .hint("remove the file: it is made again"));
+    }
+    Scores::new(scores)
+}

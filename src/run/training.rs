@@ -1,0 +1,167 @@
+//! Training the nodes of a plan, once each.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    Error, Result,
+    data::{self, ImageSet, Normalisation, Split},
+    losses::Objective,
+    nn::{self, Network, Shape, params::Params, weights},
+    rng,
+    run::{
+        execute::Runner,
+        journal::Journal,
+        plan::Node,
+        store::{NetworkRecord, Progress, write_json},
+    },
+    train::{self, Job, checkpoint::Checkpoint},
+};
+
+/// A trained network, ready to be used.
+pub(super) struct Trained {
+    pub(super) network: Box<dyn Network>,
+    pub(super) record: NetworkRecord,
+    pub(super) folder: PathBuf,
+    pub(super) normalisation: Normalisation,
+}
+
+impl Runner<'_> {
+    /// Trains a node unless it is done.
+    pub(super) fn train(&mut self, index: usize) -> Result<()> {
+        let node = &self.plan.nodes[index];
+        let store = &self.context.store;
+        let _lock = store.lock(node, &self.context.interrupt)?;
+        let folder = store.folder(node);
+        let checkpoint = folder.join("checkpoint.safetensors");
+        if store.progress(node) == Progress::Done {
+            store.record(node)?;
+            return remove(&checkpoint);
+        }
+        // A network that is used as it is needs images for its shape only.
+        let train = self.set(&node.data, if node.train.is_some() { Split::Train } else { Split::Test }, None)?;
+        let (channels, height, width) = (train.images.channels, train.images.height, train.images.width);
+        let shape = Shape { channels, height, width, classes: train.images.classes };
+        let params = Params::new(node.seed, &self.context.device);
+        let network = nn::build(&node.backbone, shape, params.builder())?;
+        if let Some(upstream) = node.upstream {
+            let upstream = &self.plan.nodes[upstream];
+            self.refuse_other_images(upstream, &train.sha256)?;
+            let model = store.folder(upstream).join("model.safetensors");
+            params.load(&weights::read(&model)?, &model)?;
+        }
+        if let Some(path) = &node.weights {
+            params.load(&weights::read(path)?, path)?;
+        }
+        let mut train_images = 0;
+        let fitted = match &node.train {
+            None => None,
+            Some(recipe) => {
+                let what =
+                    format!("{}, seed {} ({}/{})", self.plan.uses(node), node.seed, index + 1, self.plan.nodes.len());
+                let (held_out, images) = hold_out(&train.images, recipe.validation, node.seed)?;
+                train_images = images.len();
+                let saved = Checkpoint::read(&checkpoint)?;
+                let positions = saved.as_ref().map(|saved| saved.state.positions.clone()).unwrap_or_default();
+                let mut journal = Journal::open(&folder, &positions)?;
+                let job = Job {
+                    what: &what,
+                    network: network.as_ref(),
+                    params: &params,
+                    objective: &Objective::new(&node.loss)?,
+                    recipe,
+                    seed: node.seed,
+                    images,
+                    data: &train.sha256,
+                    validation: held_out.as_ref(),
+                    normalisation: &data::normalisation(&node.data)?,
+                    device: &self.context.device,
+                    checkpoint: &checkpoint,
+                };
+                Some(train::fit(&job, saved, &mut journal.observers(), &self.context.interrupt)?)
+            }
+        };
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("oodkit".to_owned(), self.environment.oodkit.clone()),
+            ("identity".to_owned(), node.identity.to_string()),
+            ("seed".to_owned(), node.seed.to_string()),
+        ]);
+        weights::write(&folder.join("model.safetensors"), &params.all()?, &metadata)?;
+        let record = NetworkRecord {
+            schema: NetworkRecord::SCHEMA,
+            identity: node.identity.clone(),
+            seed: node.seed,
+            shape: [channels, height, width, shape.classes],
+            steps: fitted.map_or(0, |fitted| fitted.steps),
+            final_loss: fitted.map(|fitted| fitted.final_loss),
+            train_seconds: fitted.map_or(0.0, |fitted| fitted.seconds),
+            parameters: params.count(),
+            train_images,
+            train_full: fitted.and(train.images.full_size),
+            train_sha256: fitted.map(|_| train.sha256.clone()),
+            environment: self.environment.clone(),
+        };
+        write_json(&folder.join("network.json"), &record)?;
+        remove(&checkpoint)
+    }
+
+    /// Refuses to build on a network that learned other images than those that lie there now.
+    pub(super) fn refuse_other_images(&self, node: &Node, train_sha256: &str) -> Result<()> {
+        let Some(learned) = self.context.store.record(node)?.train_sha256 else { return Ok(()) };
+        if learned == train_sha256 {
+            return Ok(());
+        }
+        let folder = self.context.store.folder(node);
+        Err(Error::input(format!(
+            "the train images of {} are not those that {} was trained on (SHA-256 {} now, {} then)",
+            node.data.name,
+            folder.display(),
+            &train_sha256[..12],
+            learned.get(..12).unwrap_or("?")
+        ))
+        .hint(format!("put the old images back, or remove {} to train it anew", folder.display())))
+    }
+
+    /// Loads a finished node.
+    pub(super) fn load(&self, node: &Node) -> Result<Trained> {
+        let folder = self.context.store.folder(node);
+        let record = self.context.store.record(node)?;
+        let [channels, height, width, classes] = record.shape;
+        let params = Params::new(node.seed, &self.context.device);
+        let network = nn::build(&node.backbone, Shape { channels, height, width, classes }, params.builder())?;
+        let model = folder.join("model.safetensors");
+        params.load(&weights::read(&model)?, &model)?;
+        Ok(Trained { network, record, folder, normalisation: data::normalisation(&node.data)? })
+    }
+}
+
+/// The images held out by seed, and those to learn from.
+fn hold_out(images: &Arc<ImageSet>, count: usize, seed: u64) -> Result<(Option<ImageSet>, Arc<ImageSet>)> {
+    use rand::seq::SliceRandom;
+    if count == 0 {
+        return Ok((None, images.clone()));
+    }
+    if count >= images.len() {
+        return Err(Error::input(format!(
+            "train.validation holds out {count} of {}'s {} train images: none would be left",
+            images.name,
+            images.len()
+        )));
+    }
+    let mut order: Vec<usize> = (0..images.len()).collect();
+    order.shuffle(&mut rng::stream(seed, "validation", ""));
+    let (held_out, rest) = order.split_at_mut(count);
+    rest.sort_unstable();
+    Ok((Some(images.subset(held_out)), Arc::new(images.subset(rest))))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
