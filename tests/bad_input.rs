@@ -40,7 +40,7 @@ tables:
     columns: [fpr95, auroc]
     methods: [MSP, Sparsity]
     sampling: redraw
-    expect: { file: paper/x.csv, source: Nobody, row: method, columns: { fpr95: fpr95 } }
+    expect: { file: paper/x.csv, source: Nobody, row: method, sets: [fashion_mnist, digits], columns: { fpr95: fpr95 } }
 figures:
   - roc: { methods: [MSP] }
   - sweep: { method: Sparsity, columns: [auroc] }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use oodkit::{
     Error,
-    config::{Experiment, Table},
+    config::{self, Experiment, Table, load, overrides},
     metrics::{MeanStd, Metrics, write_npy},
     report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
     run::results::{Cell, DatasetRecord, Environment, MethodResult, NetworkResult, OodResult, Results, SeedResult},
@@ -39,6 +39,10 @@ fn experiment(tables: Value, figures: Value) -> Experiment {
 fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
     let note = note.map(str::to_owned);
     DatasetRecord { train: None, train_full: None, test, test_full: Some(test_full), note, sha256: "0".repeat(64) }
+}
+
+fn environment() -> Environment {
+    Environment { oodkit: "0.1.0".into(), commit: "0123abc".into(), device: "cpu (2 threads, AMD EPYC)".into() }
 }
 
 /// How well a method does, from bad (0) to perfect (1), as a whole set of numbers that differ from each other.
@@ -76,11 +80,8 @@ fn results(experiment: &Experiment) -> Results {
         .into_iter()
         .collect(),
         cells: vec![cell(0.0), cell(0.01)],
-        environment: Environment {
-            oodkit: "0.1.0".into(),
-            commit: "0123abc".into(),
-            device: "cpu (2 threads, AMD EPYC)".into(),
-        },
+        environment: environment(),
+        overrides: Vec::new(),
         config: serde_json::to_value(experiment).unwrap(),
     }
 }
@@ -93,6 +94,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
         final_loss: Some(0.1),
         train_seconds: 60.0,
         parameters: 44_426,
+        environment: environment(),
     };
     let tuned = if weight > 0.0 { (0.94, 0.85) } else { (0.945, 0.70) };
     let method = |name: &str, network: &str, quality: f64| {
@@ -126,6 +128,8 @@ fn expect_table2() -> Value {
         "source": "Chen & Li 2023, table 2",
         "where": {"id_dataset": "CIFAR-10"},
         "row": "method",
+        // Three of its six, so that there are differences to show.
+        "sets": SETS,
         "columns": {"fpr95": "fpr95", "auroc": "auroc", "aupr": "aupr"},
     })
 }
@@ -308,7 +312,7 @@ fn the_csv_can_be_read_as_a_papers() {
     let results = results(&experiment(json!([]), json!([])));
     let table = json!({
         "name": "again", "rows": "method", "columns": ["auroc"],
-        "expect": {"file": "ours.csv", "source": "us", "row": "method", "columns": {"auroc": "auroc"}},
+        "expect": {"file": "ours.csv", "source": "us", "row": "method", "sets": SETS, "columns": {"auroc": "auroc"}},
     });
     let table = table::build(&serde_json::from_value(table).unwrap(), &results, folder.path()).unwrap();
     let differences: Vec<_> = table.rows.iter().map(|row| row.cells[0].difference).collect();
@@ -356,6 +360,189 @@ fn what_does_not_fit_is_refused_by_name() {
     }
     messages.push(refused(table(&|table| table["sampling"] = json!("redraw")), &results));
     insta::assert_snapshot!("refused", messages.join("\n\n"));
+}
+
+/// Everything a reader is told beside the numbers.
+fn told(table: &Rendered) -> String {
+    let notes = table.notes.iter().enumerate().map(|(index, note)| format!("{} {note}", index + 1));
+    table.caption.iter().cloned().chain(notes).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_mean_over_other_sets_is_no_replication() {
+    let results = results(&experiment(json!([]), json!([])));
+    let with = |rows: &str, sets: Value| {
+        let mut expect = expect_table2();
+        expect["sets"] = sets;
+        let columns = json!(["accuracy", "auroc", "fpr95", "aupr"]);
+        build(json!({"name": "t", "rows": rows, "columns": columns, "expect": expect}), &results).unwrap()
+    };
+    let six = json!(["textures", "svhn", "places365", "lsun_crop", "lsun_resize", "isun"]);
+    for rows in ["method", "sweep"] {
+        let other = with(rows, six.clone());
+        let cells: Vec<_> = other.rows.iter().flat_map(|row| &row.cells).collect();
+        assert!(cells.iter().any(|cell| cell.paper.is_some()), "the paper's number is shown");
+        assert!(cells.iter().all(|cell| cell.difference.is_none()), "{rows}");
+        let note = other.notes.iter().position(|note| {
+            note == "not the paper's mean: over 3 (textures, svhn, places365), the paper's over 6 (textures, svhn, \
+                     places365, lsun_crop, lsun_resize, isun)"
+        });
+        let note = note.expect(&told(&other));
+        assert!(other.columns.iter().all(|column| column.paper == column.marks.contains(&note)));
+
+        let same = with(rows, json!(["svhn", "places365", "textures"]));
+        assert!(same.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.difference.is_some()), "in any order");
+        assert!(!told(&same).contains("not the paper's mean"));
+    }
+    // As many sets, but others.
+    assert!(told(&with("method", json!(["svhn", "isun", "textures"]))).contains("not the paper's mean"));
+    assert!(told(&with("method", json!([]))).contains("the paper's over unstated sets"));
+}
+
+#[test]
+fn a_mean_row_is_compared_by_names_too() {
+    let results = results(&experiment(json!([]), json!([])));
+    let folder = tempfile::tempdir().unwrap();
+    let with = |text: &str| {
+        fs::write(folder.path().join("paper.csv"), text).unwrap();
+        let table = json!({
+            "name": "t", "rows": "ood", "methods": ["EBD"], "columns": ["auroc"],
+            "expect": {"file": "paper.csv", "source": "P", "row": "set", "columns": {"EBD.auroc": "auroc"}},
+        });
+        table::build(&serde_json::from_value(table).unwrap(), &results, folder.path()).unwrap()
+    };
+    let same = with("set,auroc\ntextures,1\nsvhn,2\nplaces365,3\nmean,2\n");
+    assert!(same.rows[3].cells[0].difference.is_some() && !told(&same).contains("the paper's mean"), "{}", told(&same));
+    let other = with("set,auroc\ntextures,1\nsvhn,2\nisun,3\nmean,2\n");
+    let differences: Vec<_> = other.rows.iter().map(|row| row.cells[0].difference.is_some()).collect();
+    assert_eq!(differences, [true, true, false, false]);
+    assert_eq!(other.rows[3].cells[0].paper, Some(2.0));
+    let note = "not the paper's mean: over 3 (textures, svhn, places365), the paper's over 3 (isun, svhn, textures)";
+    assert!(other.notes.iter().any(|known| known == note), "{}", told(&other));
+    // What the paper does not have needs no excuse.
+    assert!(other.rows[2].marks.is_empty());
+}
+
+#[test]
+fn each_set_stands_beside_the_papers() {
+    let results = results(&experiment(json!([]), json!([])));
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("paper.csv"), "method,accuracy,svhn,textures\nEBD,90,80,\nMSP,91,81,\n").unwrap();
+    let with = |columns: Value| {
+        let table = json!({
+            "name": "t", "rows": "method", "columns": ["auroc", "accuracy"], "over": "each",
+            "expect": {"file": "paper.csv", "source": "P", "row": "method", "columns": columns},
+        });
+        let experiment = experiment(json!([table]), json!([]));
+        config::check(&experiment).unwrap();
+        table::build(&experiment.tables[0], &results, folder.path()).unwrap()
+    };
+    let table = with(json!({"accuracy": "accuracy", "svhn.auroc": "svhn", "textures.auroc": "textures"}));
+    // Accuracy, textures, svhn, places365; the paper leaves textures out.
+    assert_eq!(table.columns.iter().map(|column| column.paper).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(table.rows[1].cells[2].paper, Some(80.0));
+    assert_eq!(table.rows[1].cells[2].difference, Some(table.rows[1].cells[2].ours.unwrap().mean - 80.0));
+    assert!(told(&table).contains("Paper: P;"));
+    // Nothing of the paper's is shown, so it is not named.
+    let table = with(json!({"textures.auroc": "textures"}));
+    assert!(!told(&table).contains("Paper") && table.notes.is_empty(), "{}", told(&table));
+}
+
+#[test]
+fn a_set_larger_than_the_complete_one_is_no_subset() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    results.datasets["textures"].test = 6_000;
+    let table = json!({
+        "name": "t", "rows": "method", "columns": ["fpr95", "auroc", "aupr"], "expect": expect_table2()
+    });
+    let told = told(&build(table, &results).unwrap());
+    assert!(told.contains("textures (6000 test images (the complete set has 5640))"), "{told}");
+    assert!(
+        told.contains("not the paper's data: textures is a set of 6000 test images (the complete set has 5640)"),
+        "{told}"
+    );
+    assert!(!told.contains("subset of 6000"));
+}
+
+#[test]
+fn training_elsewhere_and_changes_on_the_command_line_are_told() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    let table = json!({"name": "t", "rows": "method", "columns": ["accuracy", "auroc", "fpr95", "aupr"],
+        "expect": expect_table2()});
+    let here = "oodkit 0.1.0, commit 0123abc, cpu (2 threads, AMD EPYC)";
+    let same = told(&build(table.clone(), &results).unwrap());
+    assert!(same.contains(&format!("\n{here}.\n")) && !same.contains("Trained"), "{same}");
+
+    let gpu = Environment { commit: "4567def".into(), device: "cuda (H100)".into(), ..environment() };
+    results.cells[1].seeds[2].networks["tuned"].environment = gpu.clone();
+    results.cells[1].seeds[1].networks["tuned"].environment = gpu;
+    results.overrides = vec!["networks.tuned.train.epochs=1".into(), "seeds=[0,\u{1b}1, 2]".into()];
+    let table = build(table, &results).unwrap();
+    let told = told(&table);
+    let elsewhere = "oodkit 0.1.0, commit 4567def, cuda (H100)";
+    assert!(told.contains(&format!("Trained: {here}; {elsewhere}. Scored: {here}.")), "{told}");
+    assert!(told.contains("Changed on the command line: networks.tuned.train.epochs=1, seeds=[0, 1, 2]."), "{told}");
+    let note = table.notes.iter().position(|note| note == "not the paper's setting: changed on the command line");
+    let note = note.expect(&told);
+    assert!(table.columns.iter().all(|column| column.marks.contains(&note) == column.paper));
+}
+
+#[test]
+fn what_a_table_or_text_may_not_say() {
+    const GOOD: &str = r#"title: T
+about: |
+  one line
+  and another
+seeds: [0]
+data: { id: mnist, ood: [fashion_mnist, digits] }
+networks: { base: { backbone: lenet, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }
+methods:
+  - { name: MSP, network: base, detector: msp }
+  - { name: EBD, network: base, detector: { energy: { temperature: 1 } } }
+sweep: { methods.1.detector.energy.temperature: [1, 2] }
+tables:
+  - { name: a, rows: method, columns: [fpr95], expect: { file: x.csv, source: P, row: m, sets: [digits], rows: { EBD (temperature=2): E }, columns: { fpr95: f } } }
+  - { name: b, rows: ood, columns: [auroc], expect: { file: x.csv, source: P, row: m, rows: { digits: D, svhn: S, mean: M }, columns: { EBD.auroc: f } } }
+  - { name: c, rows: sweep, methods: [EBD], over: each, columns: [aupr], expect: { file: x.csv, source: P, row: m, rows: { temperature=1: A }, columns: { digits.aupr: f } } }
+figures:
+  - { sweep: { method: EBD, columns: [auroc, fpr95] } }
+"#;
+    let experiment = load::parse(GOOD, "good").unwrap();
+    let fewer = ["data.ood=[digits]".to_owned()];
+    overrides::apply(&experiment, &fewer).expect("fewer sets on the command line break no table");
+    let mut said = Vec::new();
+    for (from, to) in [
+        ("sets: [digits], ", ""),
+        ("sets: [digits], ", "sets: [digits, digits], "),
+        ("rows: { digits: D", "sets: [digits], rows: { digits: D"),
+        ("rows: { temperature=1: A }", "sets: [digits]"),
+        ("EBD (temperature=2)", "EBDD"),
+        ("EBD (temperature=2)", "EBD (temperature=3)"),
+        ("EBD (temperature=2)", "mean"),
+        ("digits: D", "digit: D"),
+        ("mean: M", "maen: M"),
+        ("temperature=1: A", "temperature=3: A"),
+        ("EBD.auroc: f", "auroc: f"),
+        ("EBD.auroc: f", "EBD (temperature=3).auroc: f"),
+        ("digits.aupr: f", "digts.aupr: f"),
+        ("digits.aupr: f", "aupr: f"),
+        ("rows: ood,", "rows: ood, over: each,"),
+        ("title: T", r#"title: "T\e[2J""#),
+        ("title: T", r#"title: "two\nlines""#),
+        ("  one line", "  one\u{202e} line"),
+        ("name: MSP", r#"name: "MSP\a""#),
+        ("digits: D", r#""\e": D"#),
+        ("[auroc, fpr95]", "[auroc, auroc]"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let words = match load::parse(&GOOD.replacen(from, to, 1), "bad") {
+            Err(Error::Input { message, .. }) => message.lines().next().unwrap_or_default().to_owned(),
+            other => format!("ACCEPTED {other:?}"),
+        };
+        assert!(!words.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{words:?}");
+        said.push(format!("{from} → {}\n  {words}", to.escape_default()));
+    }
+    insta::assert_snapshot!("tables_and_texts_refused", said.join("\n"));
 }
 
 /// Scores that look like a network's: bell-shaped, ID low and OOD higher by `apart`.
@@ -487,4 +674,66 @@ fn a_figure_without_its_scores_names_the_file() {
     assert!(write(&unknown).contains("no method \"EBDD\" (did you mean \"EBD\"?)"), "{}", write(&unknown));
     let unswept = self::experiment(json!([]), json!([{"sweep": {"method": "EBD", "columns": ["auroc"]}}]));
     assert!(write(&unswept).contains("no sweep reaches method \"EBD\""), "{}", write(&unswept));
+}
+
+/// The width and height of an SVG.
+fn size(svg: &str) -> (u32, u32) {
+    let number = |key: &str| svg.split_once(key).unwrap().1.split('"').next().unwrap().parse().unwrap();
+    (number("width=\""), number("height=\""))
+}
+
+#[test]
+fn figures_of_one_name_do_not_overwrite_each_other() {
+    let sweep = |column: &str| json!({"sweep": {"method": "Sparsity", "columns": [column]}});
+    let experiment = experiment(json!([]), json!([sweep("auroc"), sweep("fpr95"), sweep("aupr")]));
+    let folder = tempfile::tempdir().unwrap();
+    let results = results(&experiment);
+    let report = report::write(&results, &experiment, Path::new("experiments"), folder.path(), folder.path()).unwrap();
+    let names: Vec<_> = report.files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "sweep_Sparsity.svg",
+            "sweep_Sparsity.png",
+            "sweep_Sparsity_2.svg",
+            "sweep_Sparsity_2.png",
+            "sweep_Sparsity_3.svg",
+            "sweep_Sparsity_3.png"
+        ]
+    );
+    let text = |index: usize| fs::read_to_string(&report.files[index]).unwrap();
+    assert!(text(0).contains("AUROC") && text(2).contains("FPR95") && text(4).contains("AUPR"));
+}
+
+#[test]
+fn a_thousand_cells_and_long_names_make_a_figure_that_can_be_opened() {
+    let experiment = experiment(
+        json!([]),
+        json!([
+            {"accuracy": {"networks": ["tuned"]}},
+            {"sweep": {"method": "Sparsity", "columns": ["fpr95", "auroc", "accuracy"]}},
+        ]),
+    );
+    let mut results = results(&experiment);
+    let cell = results.cells[0].clone();
+    results.title = "A title that does not end ".repeat(50);
+    results.cells = (0..1_000)
+        .map(|index| {
+            let weight = f64::from(index) * 0.001_234;
+            let values = [("networks.tuned.loss.sparsity.weight".to_owned(), json!(weight))].into_iter().collect();
+            Cell { name: format!("weight={weight}-and-much-more-{index}"), values, seeds: cell.seeds.clone() }
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let out =
+        std::env::var_os("OODKIT_TEST_FIGURES").map_or(folder.path().join("out"), |out| Path::new(&out).join("large"));
+    let report = report::write(&results, &experiment, Path::new("experiments"), folder.path(), &out).unwrap();
+    let svg = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    for path in report.files.iter().filter(|path| path.extension().unwrap() == "svg") {
+        let (width, height) = size(&fs::read_to_string(path).unwrap());
+        assert!(width <= 1_600 && height <= 600, "{}: {width} × {height}", path.display());
+    }
+    assert!(svg("accuracy_tuned.svg").contains("the first 16 of 1000 bars"));
+    assert!(svg("sweep_Sparsity.svg").contains("one of 84 values labelled"));
+    assert_eq!(svg("sweep_Sparsity.svg").matches("<circle").count(), 3_000, "no value is left out of the lines");
 }

@@ -13,7 +13,7 @@ use garde::Validate;
 use crate::{
     Error, Result,
     config::{
-        Column, Dataset, Expect, Experiment, Figure, Keep, Network, Optimizer, Rows, Sampling, Schedule, Table, Train,
+        Dataset, Experiment, Figure, Keep, Network, Optimizer, Over, Rows, Sampling, Schedule, Train, expect, sweep,
     },
     data::{Format, registry},
     did_you_mean,
@@ -96,6 +96,7 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     let mut found = Found::default();
     found.ranges(experiment);
     found.numbers(experiment);
+    found.texts(experiment);
     found.data(experiment);
     found.networks(experiment);
     found.methods(experiment);
@@ -107,12 +108,33 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     found.problems
 }
 
+/// What is wrong with the names of cells, in an experiment that is right otherwise: in a check of its own, because each
+/// cell of a sweep is checked as well.
+pub fn cell_problems(experiment: &Experiment) -> Vec<Problem> {
+    let tables = experiment.tables.iter().enumerate();
+    let named: Vec<_> = tables
+        .filter_map(|(index, table)| Some((index, table, table.expect.as_ref()?)))
+        .filter(|(_, _, expect)| expect::names_cells(expect))
+        .collect();
+    let mut found = Found::default();
+    if !named.is_empty()
+        && let Ok(cells) = sweep::cells(experiment)
+    {
+        let cells: Vec<String> = cells.into_iter().map(|cell| cell.name).collect();
+        for (index, table, expect) in named {
+            let path = root("tables").join(index).join("expect");
+            found.problems.extend(expect::problems(&path, expect, table, experiment, Some(&cells)));
+        }
+    }
+    found.problems
+}
+
 fn root(key: &str) -> Path {
     Path::default().join(key)
 }
 
 /// Where an entry stands that is equal to an earlier one.
-fn first_repeated<T: Ord>(entries: impl IntoIterator<Item = T>) -> Option<usize> {
+pub fn first_repeated<T: Ord>(entries: impl IntoIterator<Item = T>) -> Option<usize> {
     let mut seen = BTreeSet::new();
     entries.into_iter().position(|entry| !seen.insert(entry))
 }
@@ -142,6 +164,35 @@ impl Found {
             && self.problems.is_empty()
         {
             self.add(path_in(&tree, &error.path().to_string()), "must be a finite number");
+        }
+    }
+
+    /// Text goes to terminals and into Markdown, where a control character can do harm and a line break ends a line.
+    fn texts(&mut self, experiment: &Experiment) {
+        let Ok(tree) = serde_json::to_value(experiment) else { return };
+        self.texts_of(&Path::default(), &tree);
+    }
+
+    fn texts_of(&mut self, path: &Path, tree: &serde_json::Value) {
+        match tree {
+            serde_json::Value::String(text) => {
+                if let Some(message) = control_character(text, *path == root("about")) {
+                    self.add(path.clone(), message);
+                }
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, item)| self.texts_of(&path.join(index), item));
+            }
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    match control_character(key, false) {
+                        // The path is printed too.
+                        Some(message) => self.add(path.clone(), format!("{message}, in a key")),
+                        None => self.texts_of(&path.join(key.as_str()), value),
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -286,11 +337,14 @@ impl Found {
             if table.rows == Rows::Sweep && experiment.sweep.is_empty() {
                 self.add(path.join("rows"), "this experiment has no sweep");
             }
+            if table.rows == Rows::Ood && table.over == Over::Each {
+                self.add(path.join("over"), "with `rows: ood` each OOD set is a row already: remove over");
+            }
             if let Some(column) = first_repeated(&table.columns) {
                 self.add(path.join("columns").join(column), "is given twice");
             }
             if let Some(expect) = &table.expect {
-                self.expect(&path.join("expect"), expect, table, experiment);
+                self.problems.extend(expect::problems(&path.join("expect"), expect, table, experiment, None));
             }
         }
     }
@@ -304,27 +358,6 @@ impl Found {
         }
         if let Some(index) = first_repeated(names) {
             self.add(path.join(index), format!("\"{}\" is given twice", names[index]));
-        }
-    }
-
-    /// The keys of `expect.columns` are the table's columns; with `rows: ood`, each method's: `EBD.fpr95`.
-    fn expect(&mut self, path: &Path, expect: &Expect, table: &Table, experiment: &Experiment) {
-        let columns: Vec<String> = table.columns.iter().map(column_name).collect();
-        let known: Vec<String> = if table.rows == Rows::Ood {
-            let all = || experiment.methods.iter().map(|method| method.name.clone()).collect();
-            let methods: Vec<String> = table.methods.clone().unwrap_or_else(all);
-            methods.iter().flat_map(|method| columns.iter().map(move |column| format!("{method}.{column}"))).collect()
-        } else {
-            columns
-        };
-        for key in expect.columns.keys() {
-            if !known.contains(key) {
-                let message = no_such("column", key, known.iter().map(String::as_str));
-                self.add(path.join("columns").join(key.as_str()), message);
-            }
-        }
-        if expect.columns.is_empty() {
-            self.add(path.join("columns"), "must not be empty");
         }
     }
 
@@ -356,6 +389,9 @@ impl Found {
                         let names = experiment.methods.iter().map(|method| method.name.as_str());
                         self.add(path.join("method"), no_such("method", &figure.method, names));
                     }
+                    if let Some(column) = first_repeated(&figure.columns) {
+                        self.add(path.join("columns").join(column), "is given twice");
+                    }
                 }
             }
         }
@@ -375,7 +411,8 @@ fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
     None
 }
 
-fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// `there is no method "EBDD" (did you mean "EBD"?)`, or what there is when none is near.
+pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let near = did_you_mean(name, known.iter().copied());
     if near.is_empty() {
@@ -385,10 +422,13 @@ fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>)
     }
 }
 
-fn column_name(column: &Column) -> String {
-    match serde_json::to_value(column) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => format!("{column:?}"),
+/// What is wrong with a text that would not stay in its line.
+fn control_character(text: &str, lines: bool) -> Option<String> {
+    // Also the characters that change the direction of what stands around them.
+    let hidden = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    match text.chars().find(|c| hidden(*c) && !(lines && matches!(c, '\n' | '\t')))? {
+        '\n' | '\r' if !lines => Some("must be one line".to_owned()),
+        other => Some(format!("must not have the control character U+{:04X}", u32::from(other))),
     }
 }
 

@@ -584,7 +584,13 @@ pub struct Expect {
     #[garde(skip)]
     #[serde(default)]
     pub rows: IndexMap<String, String>,
-    /// Our columns to the CSV's: `fpr95: fpr95`, or `EBD.fpr95: fpr95_base` with `rows: ood`.
+    /// The OOD sets, by our names, that the paper's means are over: needed where a column is a mean over OOD sets. With
+    /// other sets than these, no difference is shown.
+    #[garde(skip)]
+    #[serde(default)]
+    pub sets: Vec<String>,
+    /// Our columns to the CSV's: `fpr95: fpr95`; `EBD.fpr95: fpr95_base` with `rows: ood`; `svhn.fpr95: fpr95_svhn` with
+    /// `over: each`.
     #[garde(skip)]
     pub columns: IndexMap<String, String>,
 }

@@ -94,6 +94,9 @@ impl garde::Validate for Checked {
         if problems.is_empty() {
             problems = sweep::problems(&self.0);
         }
+        if problems.is_empty() {
+            problems = check::cell_problems(&self.0);
+        }
         for problem in problems {
             let path = problem.path.0.iter().fold(garde::Path::empty(), |path, step| match step {
                 Step::Key(key) => path.join(key.as_str()),

@@ -1,10 +1,11 @@
 //! What an experiment file may say, and how it is read.
 //!
 //! [`experiment`] holds the types: read it to know every key. [`load`] reads a file into them with precise errors
-//! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot, [`overrides`] applies `key=value`, [`sweep`] expands
+//! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
 pub mod check;
+pub mod expect;
 pub mod experiment;
 pub mod explain;
 pub mod load;

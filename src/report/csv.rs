@@ -2,7 +2,7 @@
 //!
 //! A number is up to five columns: `svhn.fpr95` (percent), `_std`, `_n`, `_paper` and `_difference`.
 
-use crate::report::table::{self, Rendered};
+use crate::{config::expect::column_name, report::table::Rendered};
 
 /// The table as CSV; a missing number is an empty field.
 pub fn text(table: &Rendered) -> String {
@@ -41,7 +41,7 @@ pub fn text(table: &Rendered) -> String {
 fn header(table: &Rendered) -> Vec<String> {
     let mut header: Vec<String> = table.labels.iter().map(|label| label.to_lowercase().replace(' ', "_")).collect();
     for column in &table.columns {
-        let metric = table::key(column.metric);
+        let metric = column_name(column.metric);
         let name = column.group.as_ref().map_or(metric.to_owned(), |group| format!("{group}.{metric}"));
         header.push(name.clone());
         let paper = if column.paper { ["_paper", "_difference"].as_slice() } else { &[] };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
-    config::{Column, Expect},
+    config::{Column, Expect, expect::column_name},
     did_you_mean,
 };
 
@@ -14,7 +14,6 @@ pub struct Paper {
     /// By the CSV's row name: percent by the CSV's column; empty fields are absent.
     rows: BTreeMap<String, BTreeMap<String, f64>>,
     expect: Expect,
-    file: String,
 }
 
 impl Paper {
@@ -48,7 +47,7 @@ impl Paper {
         let mut wanted = Vec::new();
         for (ours, theirs) in &expect.columns {
             let metric = ours.rsplit('.').next().unwrap_or(ours);
-            let shown: Vec<&str> = columns.iter().map(|column| super::table::key(*column)).collect();
+            let shown: Vec<&str> = columns.iter().map(|column| column_name(*column)).collect();
             if !shown.contains(&metric) {
                 return Err(Error::input(format!(
                     "expect.columns: the table shows no \"{metric}\"{}",
@@ -93,7 +92,7 @@ impl Paper {
             ))
             .hint(format!("its rows are {}", rows.keys().cloned().collect::<Vec<_>>().join(", "))));
         }
-        Ok(Self { rows, expect: expect.clone(), file })
+        Ok(Self { rows, expect: expect.clone() })
     }
 
     /// Where the numbers come from, as the experiment cites it.
@@ -101,19 +100,14 @@ impl Paper {
         &self.expect.source
     }
 
-    /// The file the numbers were read from.
-    pub fn file(&self) -> &str {
-        &self.file
+    /// The OOD sets, by our names, that the paper's means are over, as the experiment states them.
+    pub fn sets(&self) -> &[String] {
+        &self.expect.sets
     }
 
-    /// How many rows `where` leaves.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Never: an empty selection is an error.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// All rows but this one.
+    pub fn others(&self, row: &str) -> Vec<&str> {
+        self.rows.keys().map(String::as_str).filter(|name| *name != row).collect()
     }
 
     /// Whether some column of ours with one of these keys (best first) stands beside one of the paper's.

@@ -68,9 +68,12 @@ fn header(table: &Rendered) -> String {
         let mut at = labels.len() + 1;
         for same in table.columns.chunk_by(|left, right| left.group == right.group) {
             let span: usize = same.iter().map(width).sum();
-            match same.first().and_then(|first| Some((first.group.as_ref()?, &first.marks))) {
-                Some((group, notes)) => {
-                    line.push(format!("\\multicolumn{{{span}}}{{c}}{{{}{}}}", escape(group), marks(notes)));
+            match same.first().and_then(|first| first.group.as_ref()) {
+                Some(group) => {
+                    let mut notes: Vec<usize> = same.iter().flat_map(|column| column.marks.iter().copied()).collect();
+                    notes.sort_unstable();
+                    notes.dedup();
+                    line.push(format!("\\multicolumn{{{span}}}{{c}}{{{}{}}}", escape(group), marks(&notes)));
                     rules.push_str(&format!("\\cmidrule(lr){{{at}-{}}}", at + span - 1));
                 }
                 None => line.extend(vec![String::new(); span]),

@@ -13,7 +13,10 @@ pub mod table;
 pub mod terminal;
 pub mod variants;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use crate::{Result, config::Experiment, fs::write_atomic, run::results::Results};
 
@@ -28,7 +31,8 @@ pub struct Report {
 
 /// Makes every table and figure of `experiment` from `results`: nothing is trained or scored.
 ///
-/// Tables become `table_<name>.{md,csv,tex,json}`, figures `<kind>_<what>.{svg,png}`, in `out` (created if need be).
+/// Tables become `table_<name>.{md,csv,tex,json}`, figures `<kind>_<what>.{svg,png}` (the second
+/// of that name `<kind>_<what>_2`), in `out` (created if need be).
 /// `experiments_dir` is where [`crate::config::Expect::file`] starts, `runs_root` where the score files' paths start.
 ///
 /// # Errors
@@ -62,10 +66,17 @@ pub fn write(
         }
     }
     let protocol = experiment.tables.first().map(|table| table.protocol).unwrap_or_default();
+    // In lower case: some file systems do not tell `MSP` from `msp`.
+    let mut taken = BTreeSet::new();
     for figure in &experiment.figures {
-        for (name, bytes) in figures::draw(figure, results, protocol, runs_root)? {
-            let path = out.join(name);
-            write_atomic(&path, |file| file.write_all(&bytes))?;
+        let drawn = figures::draw(figure, results, protocol, runs_root)?;
+        let stem = (1..)
+            .map(|number| if number == 1 { drawn.stem.clone() } else { format!("{}_{number}", drawn.stem) })
+            .find(|stem| taken.insert(stem.to_lowercase()))
+            .unwrap_or_default();
+        for (extension, bytes) in [("svg", drawn.svg.as_bytes()), ("png", &drawn.png)] {
+            let path = out.join(format!("{stem}.{extension}"));
+            write_atomic(&path, |file| file.write_all(bytes))?;
             report.files.push(path);
         }
     }

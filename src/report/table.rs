@@ -7,17 +7,17 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
-    config::{Column, Over, Protocol, Rows, Sampling, Table},
+    config::{
+        Column, Over, Protocol, Rows, Sampling, Table,
+        expect::{MEAN, column_keys},
+    },
     metrics::{self, MeanStd},
     report::{
         expect::Paper,
         variants::{self, Variant},
     },
-    run::results::{DatasetRecord, OodResult, Results},
+    run::results::{DatasetRecord, Environment, OodResult, Results},
 };
-
-/// The name of the row or column group that averages the OOD sets.
-pub const MEAN: &str = "mean";
 
 /// What every writer writes. All numbers are percent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -73,7 +73,7 @@ pub struct Cell {
     pub ours: Option<MeanStd>,
     /// The paper's, in percent.
     pub paper: Option<f64>,
-    /// Ours less the paper's, of the unrounded mean.
+    /// Ours less the paper's, of the unrounded mean; none where the two are means over different sets.
     pub difference: Option<f64>,
     /// Whether ours is the best (or as good as the best, as printed) of those it competes with.
     pub best: bool,
@@ -90,18 +90,6 @@ impl Header {
             Column::AuprIn => "AUPR-In ↑",
             Column::AuprOut => "AUPR-Out ↑",
         }
-    }
-}
-
-/// The column as it is written in YAML.
-pub fn key(column: Column) -> &'static str {
-    match column {
-        Column::Accuracy => "accuracy",
-        Column::Fpr95 => "fpr95",
-        Column::Auroc => "auroc",
-        Column::Aupr => "aupr",
-        Column::AuprIn => "aupr_in",
-        Column::AuprOut => "aupr_out",
     }
 }
 
@@ -179,14 +167,17 @@ fn over_seeds(values: &[f64]) -> Option<MeanStd> {
     (!values.is_empty()).then(|| MeanStd::of(values))
 }
 
-/// A row before its numbers: who it is about, and its names in the paper's CSV, best first.
+/// A row before its numbers: who it is about.
 struct RowPlan<'a> {
     labels: Vec<String>,
-    keys: Vec<String>,
+    /// The paper's row.
+    theirs: Option<String>,
     /// The method, unless the columns say.
     variant: Option<Variant<'a>>,
     /// The OOD set, unless the columns say; [`Slice::Mean`] for their mean.
     slice: Option<Slice<'a>>,
+    /// Whether the paper's numbers are about the same sets.
+    comparable: bool,
     marks: Vec<usize>,
 }
 
@@ -197,6 +188,8 @@ struct ColumnPlan<'a> {
     slice: Option<Slice<'a>>,
     /// The paper's column.
     theirs: Option<String>,
+    /// Whether the paper's numbers are about the same sets.
+    comparable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -254,11 +247,11 @@ impl<'a> Builder<'a> {
     }
 
     fn build(mut self) -> Result<Rendered> {
-        let columns = self.columns();
         let plans = self.rows();
+        let columns = self.columns(&plans);
         let mut rows: Vec<Row> = plans.iter().map(|plan| self.row(plan, &columns)).collect();
         self.mark_best(&mut rows, &columns);
-        let caption = self.caption(&rows);
+        let caption = self.caption(&rows, columns.iter().any(|column| column.theirs.is_some()));
         let labels = match self.table.rows {
             Rows::Method => vec!["Method".to_owned()],
             Rows::Ood => vec!["OOD set".to_owned()],
@@ -276,7 +269,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn columns(&mut self) -> Vec<ColumnPlan<'a>> {
+    fn columns(&mut self, rows: &[RowPlan<'a>]) -> Vec<ColumnPlan<'a>> {
         let table = self.table;
         // Groups: (variant, slice) with the names under which `expect.columns` may know them.
         type Group<'a> = (Option<String>, Vec<String>, Option<Variant<'a>>, Option<Slice<'a>>);
@@ -296,21 +289,30 @@ impl<'a> Builder<'a> {
         let alone = groups.len() == 1;
         let mut columns = Vec::new();
         let mut plan = |this: &mut Self, (group, names, variant, slice): &Group<'a>, metric: Column| {
-            let mut keys: Vec<String> = names.iter().map(|name| format!("{name}.{}", key(metric))).collect();
-            if group.is_none() || alone {
-                keys.push(key(metric).to_owned());
-            }
-            let theirs = this.paper.as_ref().and_then(|paper| paper.column(&keys)).map(str::to_owned);
-            let marks = match slice {
-                Some(Slice::Set(set)) if this.paper.is_some() => this.not_the_papers(&[set]),
-                Some(Slice::Mean) if theirs.is_some() => {
-                    let sets = if metric == Column::Accuracy { Vec::new() } else { this.sets.clone() };
-                    this.not_the_papers(&sets)
+            let theirs = this.paper.as_ref().and_then(|paper| {
+                let column = paper.column(&column_keys(names, metric, alone))?;
+                let mut rows = rows.iter().filter_map(|row| row.theirs.as_ref());
+                rows.any(|row| paper.number(row, column).is_some()).then(|| column.to_owned())
+            });
+            let (mut marks, mut comparable) = (Vec::new(), true);
+            if theirs.is_some() {
+                marks = match slice {
+                    Some(Slice::Set(set)) => this.not_the_papers(&[set]),
+                    Some(Slice::Mean) if metric == Column::Accuracy => this.not_the_papers(&[]),
+                    Some(Slice::Mean) => this.not_the_papers(&this.sets.clone()),
+                    None => Vec::new(),
+                };
+                if *slice == Some(Slice::Mean) && metric != Column::Accuracy {
+                    let mark = this.not_the_papers_mean();
+                    comparable = mark.is_none();
+                    marks.extend(mark);
                 }
-                _ => Vec::new(),
-            };
+                if !this.results.overrides.is_empty() {
+                    marks.push(this.note("not the paper's setting: changed on the command line".to_owned()));
+                }
+            }
             let header = Header { group: group.clone(), metric, paper: theirs.is_some(), marks };
-            columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs });
+            columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs, comparable });
         };
         // With a group per OOD set, accuracy is the same in each: it stands once, before them.
         let once = table.over == Over::Each && table.rows != Rows::Ood;
@@ -330,9 +332,10 @@ impl<'a> Builder<'a> {
             Rows::Method => {
                 let one = |variant: &Variant<'a>| RowPlan {
                     labels: vec![variant.label()],
-                    keys: names(variant),
+                    theirs: self.their_row(&names(variant)),
                     variant: Some(*variant),
                     slice: None,
+                    comparable: true,
                     marks: Vec::new(),
                 };
                 self.variants.iter().map(one).collect()
@@ -346,33 +349,50 @@ impl<'a> Builder<'a> {
                     }
                     let cell = if variant.swept { variant.cell.name.clone() } else { "any".to_owned() };
                     let labels = vec![cell, variant.name.to_owned()];
-                    RowPlan { labels, keys, variant: Some(*variant), slice: None, marks: Vec::new() }
+                    let theirs = self.their_row(&keys);
+                    RowPlan {
+                        labels,
+                        theirs,
+                        variant: Some(*variant),
+                        slice: None,
+                        comparable: true,
+                        marks: Vec::new(),
+                    }
                 };
                 self.by_cell().iter().map(one).collect()
             }
             Rows::Ood => {
-                let one = |this: &mut Self, name: &str, slice: Slice<'a>, sets: &[&str]| RowPlan {
-                    labels: vec![name.to_owned()],
-                    keys: vec![name.to_owned()],
-                    variant: None,
-                    slice: Some(slice),
-                    marks: if this.paper.is_some() { this.not_the_papers(sets) } else { Vec::new() },
+                let one = |this: &mut Self, name: &str, slice: Slice<'a>, sets: &[&str]| {
+                    let theirs = this.their_row(&[name.to_owned()]);
+                    let marks = if theirs.is_some() { this.not_the_papers(sets) } else { Vec::new() };
+                    RowPlan {
+                        labels: vec![name.to_owned()],
+                        theirs,
+                        variant: None,
+                        slice: Some(slice),
+                        comparable: true,
+                        marks,
+                    }
                 };
                 let sets = self.sets.clone();
                 let mut rows: Vec<_> = sets.iter().map(|set| one(self, set, Slice::Set(set), &[set])).collect();
                 if sets.len() > 1 {
                     let mut mean = one(self, MEAN, Slice::Mean, &sets);
-                    // The CSV's rows are the paper's sets and their mean.
-                    let paper = self.paper.as_ref().filter(|paper| paper.row(&mean.keys).is_some());
-                    if let Some(theirs) = paper.map(|paper| paper.len() - 1).filter(|theirs| *theirs != sets.len()) {
-                        let note = format!("not the paper's mean: over {} sets, the paper's over {theirs}", sets.len());
-                        mean.marks.push(self.note(note));
+                    if mean.theirs.is_some() {
+                        let mark = self.not_the_papers_mean();
+                        mean.comparable = mark.is_none();
+                        mean.marks.extend(mark);
                     }
                     rows.push(mean);
                 }
                 rows
             }
         }
+    }
+
+    /// The paper's row for ours with these names, best first.
+    fn their_row(&self, names: &[String]) -> Option<String> {
+        self.paper.as_ref()?.row(names).map(str::to_owned)
     }
 
     /// Cells in order, and in each the methods in order; methods that the sweep does not reach come first.
@@ -386,7 +406,6 @@ impl<'a> Builder<'a> {
     }
 
     fn row(&mut self, plan: &RowPlan<'a>, columns: &[ColumnPlan<'a>]) -> Row {
-        let theirs = self.paper.as_ref().and_then(|paper| paper.row(&plan.keys)).map(str::to_owned);
         let mut marks = plan.marks.clone();
         let mut cells = Vec::new();
         for column in columns {
@@ -397,9 +416,11 @@ impl<'a> Builder<'a> {
             };
             let metric = column.header.metric;
             let ours = number(&variant, metric, set, &self.sets, self.table.protocol, self.table.sampling);
-            let paper = self.paper.as_ref().zip(theirs.as_ref()).zip(column.theirs.as_ref());
+            let paper = self.paper.as_ref().zip(plan.theirs.as_ref()).zip(column.theirs.as_ref());
             let paper = paper.and_then(|((paper, row), column)| paper.number(row, column));
-            let difference = ours.zip(paper).map(|(ours, paper)| ours.mean - paper);
+            // Accuracy is about no OOD set.
+            let comparable = metric == Column::Accuracy || plan.comparable && column.comparable;
+            let difference = ours.zip(paper).filter(|_| comparable).map(|(ours, paper)| ours.mean - paper);
             cells.push(Cell { ours, paper, difference, best: false });
         }
         // With several seeds, n counts them.
@@ -451,7 +472,7 @@ impl<'a> Builder<'a> {
         seeds
     }
 
-    fn caption(&self, rows: &[Row]) -> Vec<String> {
+    fn caption(&self, rows: &[Row], compared: bool) -> Vec<String> {
         let Self { table, results, sets, .. } = self;
         let mut caption = Vec::new();
         let seeds = self.seeds();
@@ -494,11 +515,15 @@ impl<'a> Builder<'a> {
             caption.push(format!("In-distribution: {id}."));
             caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
         }
-        if let Some(paper) = &self.paper {
+        if let Some(paper) = self.paper.as_ref().filter(|_| compared) {
             caption.push(format!("Paper: {}; difference = ours − paper.", paper.source()));
         }
-        let environment = &results.environment;
-        caption.push(format!("oodkit {}, commit {}, {}.", environment.oodkit, environment.commit, environment.device));
+        if !results.overrides.is_empty() {
+            // Typed by hand: nothing checked that it stays in its line.
+            let changed = results.overrides.join(", ").replace(char::is_control, " ");
+            caption.push(format!("Changed on the command line: {changed}."));
+        }
+        caption.push(environments(results));
         caption
     }
 
@@ -513,6 +538,26 @@ impl<'a> Builder<'a> {
             }
         }
         marks
+    }
+
+    /// The footnote that our mean needs beside a paper's, unless both are over the same sets.
+    fn not_the_papers_mean(&mut self) -> Option<usize> {
+        let paper = self.paper.as_ref()?;
+        let (same, theirs): (bool, Vec<&str>) = if self.table.rows == Rows::Ood {
+            // The CSV's other rows are the paper's sets.
+            let theirs = paper.others(paper.row(&[MEAN.to_owned()])?);
+            let ours: Vec<_> = self.sets.iter().map(|set| paper.row(&[(*set).to_owned()])).collect();
+            (theirs.len() == ours.len() && theirs.iter().all(|set| ours.contains(&Some(set))), theirs)
+        } else {
+            let theirs: Vec<&str> = paper.sets().iter().map(String::as_str).collect();
+            (theirs.len() == self.sets.len() && theirs.iter().all(|set| self.sets.contains(set)), theirs)
+        };
+        let of = |sets: &[&str]| match sets.len() {
+            0 => "unstated sets".to_owned(),
+            n => format!("{n} ({})", sets.join(", ")),
+        };
+        let note = format!("not the paper's mean: over {}, the paper's over {}", of(&self.sets), of(&theirs));
+        (!same).then(|| self.note(note))
     }
 
     /// The index of the footnote, which is added unless it is there.
@@ -535,13 +580,14 @@ fn names(variant: &Variant<'_>) -> Vec<String> {
 
 /// How a data set departs from the complete, original one.
 fn departure(record: &DatasetRecord) -> Option<String> {
-    let subset = |used: Option<usize>, full: Option<usize>, of: &str| {
-        let (used, full) = used.zip(full)?;
-        (used < full).then(|| format!("a subset of {used} of {full} {of} images"))
+    let other = |used: usize, full: Option<usize>, of: &str| match full? {
+        full if used < full => Some(format!("a subset of {used} of {full} {of} images")),
+        full if used > full => Some(format!("a set of {used} {of} images (the complete set has {full})")),
+        _ => None,
     };
     let parts: Vec<String> = [
-        subset(record.train, record.train_full, "train"),
-        subset(Some(record.test), record.test_full, "test"),
+        record.train.and_then(|train| other(train, record.train_full, "train")),
+        other(record.test, record.test_full, "test"),
         record.note.clone(),
     ]
     .into_iter()
@@ -553,12 +599,36 @@ fn departure(record: &DatasetRecord) -> Option<String> {
 fn describe(name: &str, record: &DatasetRecord) -> String {
     let part = |used: usize, full: Option<usize>, of: &str| match full {
         Some(full) if full == used => format!("all {used} {of} images"),
-        Some(full) => format!("subset of {used} of {full} {of} images"),
+        Some(full) if used < full => format!("subset of {used} of {full} {of} images"),
+        Some(full) => format!("{used} {of} images (the complete set has {full})"),
         None => format!("{used} {of} images"),
     };
     let train = record.train.map(|used| part(used, record.train_full, "train"));
     let parts = [train, Some(part(record.test, record.test_full, "test")), record.note.clone()];
     format!("{name} ({})", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+/// What made the numbers: one line for training and scoring if they are the same.
+fn environments(results: &Results) -> String {
+    let words = |environment: &Environment| {
+        format!("oodkit {}, commit {}, {}", environment.oodkit, environment.commit, environment.device)
+    };
+    let scored = &results.environment;
+    let networks = results.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.networks.values());
+    let mut trained: Vec<&Environment> = Vec::new();
+    for network in networks {
+        let known = |other: &&Environment| {
+            (&other.commit, &other.device) == (&network.environment.commit, &network.environment.device)
+        };
+        if !trained.iter().any(known) {
+            trained.push(&network.environment);
+        }
+    }
+    if trained.iter().all(|trained| (&trained.commit, &trained.device) == (&scored.commit, &scored.device)) {
+        return format!("{}.", words(scored));
+    }
+    let trained: Vec<String> = trained.into_iter().map(words).collect();
+    format!("Trained: {}. Scored: {}.", trained.join("; "), words(scored))
 }
 
 fn protocol(protocol: Protocol) -> &'static str {

@@ -6,7 +6,10 @@
 
 use serde_json::Value;
 
-use crate::run::results::{Cell, MethodResult, NetworkResult, Results, SeedResult};
+use crate::{
+    config::expect::in_cell,
+    run::results::{Cell, MethodResult, NetworkResult, Results, SeedResult},
+};
 
 /// A method or network in the cell, or the only cell, that it appears with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +27,7 @@ pub struct Variant<'a> {
 impl<'a> Variant<'a> {
     /// `Sparsity`, or `Sparsity (weight=0.01)` if the sweep reaches it.
     pub fn label(&self) -> String {
-        if self.swept { format!("{} ({})", self.name, self.cell.name) } else { self.name.to_owned() }
+        if self.swept { in_cell(self.name, &self.cell.name) } else { self.name.to_owned() }
     }
 
     /// The method's results by seed; seeds without it are left out.

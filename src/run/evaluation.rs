@@ -95,6 +95,7 @@ impl Runner<'_> {
                     final_loss: trained.record.final_loss,
                     train_seconds: trained.record.train_seconds,
                     parameters: trained.record.parameters,
+                    environment: trained.record.environment.clone(),
                 },
             );
             let subject = Subject { node, trained, sets: used, banks, seed, settings: &experiment.evaluation };

@@ -53,6 +53,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         datasets: runner.dataset_records()?,
         cells,
         environment: runner.environment.clone(),
+        overrides: Vec::new(),
         config: to_json(&plan.experiment)?,
     })
 }

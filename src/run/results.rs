@@ -35,8 +35,10 @@ pub struct Results {
     pub datasets: IndexMap<String, DatasetRecord>,
     /// One per cell of the sweep, in order; a single one without a sweep.
     pub cells: Vec<Cell>,
-    /// What it ran on.
+    /// What it was scored on.
     pub environment: Environment,
+    /// What the command line changed in the experiment's file, as it was written there: `data.id.train_limit=1000`.
+    pub overrides: Vec<String>,
     /// The resolved experiment (all defaults filled in, overrides applied).
     pub config: serde_json::Value,
 }
@@ -140,6 +142,8 @@ pub struct NetworkResult {
     pub train_seconds: f64,
     /// Weights and biases.
     pub parameters: usize,
+    /// What it was trained on.
+    pub environment: Environment,
 }
 
 /// A method's scores against each OOD set.

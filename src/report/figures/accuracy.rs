@@ -4,18 +4,21 @@ use crate::{
     Error, Result,
     metrics::MeanStd,
     report::{
-        figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set},
+        figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, title},
         table::mean_std,
         variants,
     },
     run::results::Results,
 };
 
+/// Bars at most: more have no room for their names.
+const MOST_BARS: usize = 16;
+
 /// The picture: a bar per network, per cell for a network that the sweep reaches.
 pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
     let mut marks = Vec::new();
     let mut ticks = Vec::new();
-    let mut seeds = 0;
+    let (mut seeds, mut bars) = (0, 0);
     for (index, name) in names.iter().enumerate() {
         let variants = variants::of_network(results, name);
         let mut found = false;
@@ -24,8 +27,12 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
             if accuracies.is_empty() {
                 continue;
             }
+            (found, bars) = (true, bars + 1);
+            if ticks.len() == MOST_BARS {
+                continue;
+            }
             let bar = MeanStd::of(&accuracies);
-            (found, seeds) = (true, seeds.max(bar.n));
+            seeds = seeds.max(bar.n);
             let at = ticks.len() as f64;
             let (left, right) = (at - 0.32, at + 0.32);
             let outline = vec![(left, 0.0), (left, bar.mean), (right, bar.mean), (right, 0.0)];
@@ -56,9 +63,10 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
     } else {
         "one seed".to_owned()
     };
+    let some = if bars > MOST_BARS { format!(" · the first {MOST_BARS} of {bars} bars") } else { String::new() };
     Ok(Picture {
         title: format!("Accuracy on {}", id_set(results)?),
-        subtitle: format!("{} · {spread}", results.title),
+        subtitle: format!("{} · {spread}{some}", title(results)),
         panels: vec![Panel {
             title: String::new(),
             x_label: String::new(),

@@ -17,7 +17,7 @@ use plotters::{
 
 use crate::{
     Error, Result,
-    report::figures::{Axis, Mark, Panel, Picture, Style},
+    report::figures::{Axis, Mark, Panel, Picture, Style, shortened},
 };
 
 /// DejaVu Sans, cut to Latin, Greek and signs; see `assets/README.md`.
@@ -33,12 +33,15 @@ const SMOOTHING: u32 = 2;
 const PANEL_WIDTH: i32 = 330;
 const PANEL_HEIGHT: i32 = 250;
 const MOST_COLUMNS: usize = 3;
+/// However long the texts: a PNG of twice that many pixels can still be opened everywhere.
+const MOST_WIDTH: i32 = 1_600;
 const MARGIN: i32 = 14;
 /// Room beside a panel's axes for ticks and labels.
 const LEFT: i32 = 62;
 const RIGHT: i32 = 16;
 const BOTTOM: i32 = 50;
 const HEADING: i32 = 54;
+const HEADING_INDENT: i32 = 6;
 const LEGEND_LINE: i32 = 20;
 
 const TITLE: i32 = 17;
@@ -111,17 +114,19 @@ impl Layout {
         let longest = longest.map(|line| text_width(line, TICK)).collect::<Result<Vec<_>>>()?;
         let needed = LEFT + RIGHT + ticks * (longest.into_iter().max().unwrap_or(0) + 14);
         let panel_width = PANEL_WIDTH.max(needed).max(if panels == 1 { 460 } else { 0 });
+        let panel_width = panel_width.min((MOST_WIDTH - 2 * MARGIN) / columns as i32);
         let headings = [(picture.title.as_str(), TITLE), (picture.subtitle.as_str(), LABEL)];
         let heading = headings.iter().map(|(text, size)| text_width(text, *size)).collect::<Result<Vec<_>>>()?;
-        let width = (columns as i32 * panel_width).max(heading.into_iter().max().unwrap_or(0)) + 2 * MARGIN;
+        let heading = 2 * HEADING_INDENT + heading.into_iter().max().unwrap_or(0);
+        let width = ((columns as i32 * panel_width).max(heading) + 2 * MARGIN).min(MOST_WIDTH);
 
         let mut legend: Vec<Vec<(i32, usize)>> = Vec::new();
         let mut end = width;
         for (index, (name, _)) in picture.legend.iter().enumerate() {
-            let length = 30 + text_width(name, LABEL)? + 22;
+            let length = (30 + text_width(name, LABEL)? + 22).min(width - 2 * MARGIN);
             if end + length > width - MARGIN {
                 legend.push(Vec::new());
-                end = MARGIN + 6;
+                end = MARGIN + HEADING_INDENT;
             }
             if let Some(line) = legend.last_mut() {
                 line.push((end, index));
@@ -140,6 +145,22 @@ fn text_width(text: &str, size: i32) -> Result<i32> {
     Ok(width as i32)
 }
 
+/// The text, cut so that it is no wider.
+fn fitting(text: &str, size: i32, width: i32) -> Result<String> {
+    let mut length = text.chars().count();
+    let mut cut = text.to_owned();
+    loop {
+        let own = text_width(&cut, size)?;
+        if own <= width || length <= 1 {
+            return Ok(cut);
+        }
+        // Letters are about equally wide, so a long text is cut in few steps.
+        let guess = length as f64 * f64::from(width.max(0)) / f64::from(own);
+        length = (guess as usize).clamp(1, length - 1);
+        cut = shortened(text, length);
+    }
+}
+
 struct Canvas<'a, B: DrawingBackend> {
     area: &'a DrawingArea<B, Shift>,
     scale: i32,
@@ -148,8 +169,11 @@ struct Canvas<'a, B: DrawingBackend> {
 impl<B: DrawingBackend> Canvas<'_, B> {
     fn picture(&self, picture: &Picture, layout: &Layout) -> Result<()> {
         self.area.fill(&RGBColor(255, 255, 255)).map_err(failed)?;
-        self.text(&picture.title, (MARGIN + 6, 22), TITLE, INK, (HPos::Left, VPos::Center), false)?;
-        self.text(&picture.subtitle, (MARGIN + 6, 42), LABEL, PALE_INK, (HPos::Left, VPos::Center), false)?;
+        let left = MARGIN + HEADING_INDENT;
+        let title = fitting(&picture.title, TITLE, layout.width - 2 * left)?;
+        let subtitle = fitting(&picture.subtitle, LABEL, layout.width - 2 * left)?;
+        self.text(&title, (left, 22), TITLE, INK, (HPos::Left, VPos::Center), false)?;
+        self.text(&subtitle, (left, 42), LABEL, PALE_INK, (HPos::Left, VPos::Center), false)?;
         for (index, panel) in picture.panels.iter().enumerate() {
             let (column, row) = ((index % layout.columns) as i32, (index / layout.columns) as i32);
             let frame = Frame {
@@ -166,7 +190,8 @@ impl<B: DrawingBackend> Canvas<'_, B> {
             for (x, index) in line {
                 let Some((name, style)) = picture.legend.get(*index) else { continue };
                 self.line(&[(f64::from(*x), f64::from(y)), (f64::from(*x + 24), f64::from(y))], *style, 2.4)?;
-                self.text(name, (x + 30, y), LABEL, INK, (HPos::Left, VPos::Center), false)?;
+                let name = fitting(name, LABEL, layout.width - MARGIN - x - 30)?;
+                self.text(&name, (x + 30, y), LABEL, INK, (HPos::Left, VPos::Center), false)?;
             }
         }
         self.area.present().map_err(failed)
@@ -174,7 +199,8 @@ impl<B: DrawingBackend> Canvas<'_, B> {
 
     fn panel(&self, panel: &Panel, frame: &Frame) -> Result<()> {
         let middle = (frame.left + frame.right) / 2;
-        self.text(&panel.title, (middle, frame.top - 14), PANEL_TITLE, INK, (HPos::Center, VPos::Center), false)?;
+        let title = fitting(&panel.title, PANEL_TITLE, frame.right - frame.left)?;
+        self.text(&title, (middle, frame.top - 14), PANEL_TITLE, INK, (HPos::Center, VPos::Center), false)?;
         let (left, right) = (f64::from(frame.left), f64::from(frame.right));
         let (top, bottom) = (f64::from(frame.top), f64::from(frame.bottom));
         let y_ticks = ticks(&panel.y, 5);
@@ -191,7 +217,9 @@ impl<B: DrawingBackend> Canvas<'_, B> {
             }
             for (row, line) in label.lines().enumerate() {
                 let at = (x.round() as i32, frame.bottom + 12 + row as i32 * 14);
-                self.text(line, at, TICK, PALE_INK, (HPos::Center, VPos::Center), false)?;
+                let room = (frame.right - frame.left) / panel.x.ticks.len().max(1) as i32 - 4;
+                let line = if panel.x.ticks.is_empty() { line.to_owned() } else { fitting(line, TICK, room)? };
+                self.text(&line, at, TICK, PALE_INK, (HPos::Center, VPos::Center), false)?;
             }
         }
         for mark in &panel.marks {
@@ -199,7 +227,8 @@ impl<B: DrawingBackend> Canvas<'_, B> {
         }
         self.line(&[(left, top), (left, bottom), (right, bottom)], AXIS, 1.0)?;
         let label = (middle, frame.bottom + 34);
-        self.text(&panel.x_label, label, LABEL, INK, (HPos::Center, VPos::Center), false)?;
+        let x_label = fitting(&panel.x_label, LABEL, frame.right - frame.left)?;
+        self.text(&x_label, label, LABEL, INK, (HPos::Center, VPos::Center), false)?;
         let widest = y_ticks.iter().map(|(_, label)| text_width(label, TICK)).collect::<Result<Vec<_>>>()?;
         let x = frame.left - 6 - widest.into_iter().max().unwrap_or(0) - 12;
         self.text(&panel.y_label, (x, (frame.top + frame.bottom) / 2), LABEL, INK, (HPos::Center, VPos::Center), true)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     Result,
-    report::figures::{Axis, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores},
+    report::figures::{Axis, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores, title},
     run::results::Results,
 };
 
@@ -46,7 +46,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
     legend.extend(sets.iter().enumerate().map(|(index, set)| ((*set).to_owned(), Style::of(index + 1))));
     Ok(Picture {
         title: "Scores of ID and OOD images".to_owned(),
-        subtitle: format!("{} · seed {}", results.title, seed.unwrap_or_default()),
+        subtitle: format!("{} · seed {}", title(results), seed.unwrap_or_default()),
         panels,
         legend,
     })

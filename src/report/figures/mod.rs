@@ -108,18 +108,31 @@ impl Style {
     }
 }
 
-/// Draws a figure. Returns file names and their bytes: SVG, then PNG.
+/// Panels at most, so that a picture stays one that can be opened.
+const MOST_PANELS: usize = 24;
+/// Entries of a legend at most: beyond them nobody can tell lines apart.
+const MOST_IN_LEGEND: usize = 28;
+/// Characters of an experiment's title in a subtitle: what stands after it must be seen.
+const LONGEST_TITLE: usize = 100;
+
+/// A figure as files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawn {
+    /// The file names without extension.
+    pub stem: String,
+    /// The SVG document.
+    pub svg: String,
+    /// The PNG file.
+    pub png: Vec<u8>,
+}
+
+/// Draws a figure.
 ///
 /// `protocol` is what numbers along a sweep follow. `runs_root` is where the score files' paths start.
 ///
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
-pub fn draw(
-    figure: &Figure,
-    results: &Results,
-    protocol: Protocol,
-    runs_root: &Path,
-) -> Result<Vec<(String, Vec<u8>)>> {
+pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
     let (kind, names, mut picture) = match figure {
         Figure::Roc(figure) => ("roc", figure.methods.clone(), roc::picture(&figure.methods, results, runs_root)?),
         Figure::Histogram(figure) => {
@@ -133,11 +146,34 @@ pub fn draw(
     if results.smoke {
         picture.title = format!("SMOKE RUN, numbers mean nothing: {}", picture.title);
     }
-    let stem = file_stem(kind, &names);
-    Ok(vec![
-        (format!("{stem}.svg"), canvas::svg(&picture)?.into_bytes()),
-        (format!("{stem}.png"), canvas::png(&picture)?),
-    ])
+    cap(&mut picture);
+    Ok(Drawn { stem: file_stem(kind, &names), svg: canvas::svg(&picture)?, png: canvas::png(&picture)? })
+}
+
+/// Leaves out what is too much for one picture, and says so.
+fn cap(picture: &mut Picture) {
+    let (panels, entries) = (picture.panels.len(), picture.legend.len());
+    if panels > MOST_PANELS {
+        picture.panels.truncate(MOST_PANELS);
+        picture.subtitle.push_str(&format!(" · the first {MOST_PANELS} of {panels} panels"));
+    }
+    if entries > MOST_IN_LEGEND {
+        picture.legend.truncate(MOST_IN_LEGEND);
+        picture.subtitle.push_str(&format!(" · the first {MOST_IN_LEGEND} of {entries} names"));
+    }
+}
+
+/// The experiment's title as part of a subtitle.
+fn title(results: &Results) -> String {
+    shortened(&results.title, LONGEST_TITLE)
+}
+
+/// At most so many characters, the last of them `…` if some are missing.
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        None => text.to_owned(),
+    }
 }
 
 /// `roc_EBD_Sparsity`: letters, digits and `-` of the names; long ones are cut.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     Result,
-    report::figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores},
+    report::figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores, title},
     run::results::Results,
 };
 
@@ -39,7 +39,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
     let seed = variants.first().and_then(|variant| variant.methods().next()).map(|(seed, _)| seed.seed);
     Ok(Picture {
         title: "ROC curves".to_owned(),
-        subtitle: format!("{} · seed {}", results.title, seed.unwrap_or_default()),
+        subtitle: format!("{} · seed {}", title(results), seed.unwrap_or_default()),
         panels,
         legend,
     })

@@ -10,12 +10,15 @@ use crate::{
     config::{Column, Protocol, Sampling, SweepFigure},
     metrics::MeanStd,
     report::{
-        figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets},
+        figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
         table::{Header, number},
         variants::{self, Variant},
     },
     run::results::Results,
 };
+
+/// Values of the axis that are labelled, at most.
+const MOST_TICKS: usize = 12;
 
 /// The picture: means over the OOD sets.
 pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> Result<Picture> {
@@ -45,6 +48,8 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         lines.entry(others.join(", ")).or_default().push((place as f64, *variant));
     }
     let sets = ood_sets(results);
+    // Every so manyth value is labelled.
+    let every = values.len().div_ceil(MOST_TICKS).max(1);
     let panels = figure.columns.iter().map(|column| {
         let mut marks = Vec::new();
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -77,7 +82,12 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
                 .to_owned(),
             x: Axis {
                 range: (-0.3, values.len() as f64 - 0.7),
-                ticks: values.iter().enumerate().map(|(place, value)| (place as f64, value.clone())).collect(),
+                ticks: values
+                    .iter()
+                    .enumerate()
+                    .step_by(every)
+                    .map(|(place, value)| (place as f64, value.clone()))
+                    .collect(),
             },
             y: Axis { range, ticks: Vec::new() },
             marks,
@@ -91,10 +101,14 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         Protocol::IdPositiveClosest => "ID positive, closest threshold",
         Protocol::OodPositiveFirst => "OOD positive, first threshold",
     };
+    let some = match every {
+        1 => String::new(),
+        every => format!(" · one of {every} values labelled"),
+    };
     let named = lines.len() > 1;
     Ok(Picture {
         title: format!("{} along the sweep", figure.method),
-        subtitle: format!("{} · {protocol} · {spread}", results.title),
+        subtitle: format!("{} · {protocol} · {spread}{some}", title(results)),
         panels,
         legend: lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect(),
     })
