@@ -387,7 +387,7 @@ fn a_mean_over_other_sets_is_no_replication() {
             note == "not the paper's mean: over 3 (textures, svhn, places365), the paper's over 6 (textures, svhn, \
                      places365, lsun_crop, lsun_resize, isun)"
         });
-        let note = note.expect(&told(&other));
+        let note = note.unwrap_or_else(|| panic!("{}", told(&other)));
         assert!(other.columns.iter().all(|column| column.paper == column.marks.contains(&note)));
 
         let same = with(rows, json!(["svhn", "places365", "textures"]));
