@@ -210,6 +210,7 @@ fn run(arguments: &Experiment) -> Result<()> {
         store: opened.store.clone(),
         device: Device::Cpu,
         smoke: arguments.smoke,
+        overrides: arguments.set.iter().chain(&arguments.sweep).cloned().collect(),
         interrupt: Interrupt::on_signals()?,
     };
     let results = execute(&opened.plan, &context)?;

@@ -28,6 +28,8 @@ pub struct Context {
     pub device: Device,
     /// Whether this is `smoke=1`; noted in the results.
     pub smoke: bool,
+    /// What the command line changed; noted in the results.
+    pub overrides: Vec<String>,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
 }
@@ -53,7 +55,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         datasets: runner.dataset_records()?,
         cells,
         environment: runner.environment.clone(),
-        overrides: Vec::new(),
+        overrides: context.overrides.clone(),
         config: to_json(&plan.experiment)?,
     })
 }
