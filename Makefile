@@ -2,11 +2,20 @@
 #
 #   make exp=cifar10_sparsity set="seeds=[0,1,2] networks.tuned.loss.sparsity.weight=0.05"
 
-.DEFAULT_GOAL := $(if $(exp),run,help)
+.DEFAULT_GOAL := $(if $(value exp),run,help)
 SHELL := /bin/sh
 
 oodkit  := target/release/oodkit
-options := $(foreach change,$(set),--set '$(change)') $(foreach grid,$(sweep),--sweep '$(grid)') $(if $(smoke),--smoke)
+
+# What the user gave reaches the program as it is, whatever spaces, quotes and dollars it holds: through the environment,
+# never as text of a shell command. The program parts several key=value.
+export OODKIT_EXP := $(value exp)
+export OODKIT_SET := $(value set)
+export OODKIT_SWEEP := $(value sweep)
+
+$(if $(filter-out 0 1,$(smoke)),$(error smoke is 1 or 0, not "$(smoke)"))
+options := "$$OODKIT_EXP" $(if $(value set),--set="$$OODKIT_SET") $(if $(value sweep),--sweep="$$OODKIT_SWEEP") \
+  $(if $(filter 1,$(smoke)),--smoke)
 
 help: ## what can be done
 	@echo "make            this help"
@@ -19,21 +28,21 @@ quickstart: build ## train, fine-tune, score and compare on the real data in thi
 	@$(oodkit) run quickstart
 
 run: need-exp build ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
-	@$(oodkit) run $(exp) $(options)
+	@$(oodkit) run $(options)
 
 plan: need-exp build ## exp=NAME: what would be done, and what is done
-	@$(oodkit) plan $(exp) $(options)
+	@$(oodkit) plan $(options)
 
 table: need-exp build ## exp=NAME: the tables again
-	@$(oodkit) table $(exp) $(options)
+	@$(oodkit) table $(options)
 
 list: build ## experiments, data sets, detectors, architectures
 	@$(oodkit) list
 
 data: tools ## set="NAME ...": download data sets (builds the hub client the first time)
-	@test -n "$(set)" || { echo 'which? make data set=cifar10   (make list shows them)' >&2; exit 2; }
+	@test -n "$$OODKIT_SET" || { echo 'which? make data set=cifar10   (make list shows them)' >&2; exit 2; }
 	@cargo build --release --locked --features hub
-	@$(oodkit) data $(set)
+	@$(oodkit) data $$OODKIT_SET
 
 schema: build ## the JSON schema of an experiment file, for editors
 	@$(oodkit) schema
@@ -41,10 +50,13 @@ schema: build ## the JSON schema of an experiment file, for editors
 build: tools ## the program, in target/release
 	@cargo build --release --locked --quiet
 
+# The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and
+# the crate is compiled for them once.
 test: tools ## format, lints, all tests, documentation tests
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked
+	cargo clippy --locked --all-targets --features hub -- -D warnings
+	cargo test --locked --features hub
 
 bench: build ## training steps beside PyTorch's: ratio, time, memory (installs PyTorch into its own environment)
 	benches/run
@@ -58,6 +70,6 @@ tools:
 	  echo "hint: apt-get install build-essential" >&2; exit 2; }
 
 need-exp:
-	@test -n "$(exp)" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
+	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
 .PHONY: help quickstart run plan table list data schema build test bench tools need-exp

@@ -51,10 +51,10 @@ enum Command {
 struct Experiment {
     /// A name in the experiments folder, or a path to a YAML file
     experiment: String,
-    /// Change a key: networks.tuned.loss.sparsity.weight=0.05 (repeatable)
+    /// Change keys: "networks.tuned.loss.sparsity.weight=0.05 seeds=[0, 1]" (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Try several values of a key: networks.tuned.loss.sparsity.weight=[0,0.1] (repeatable)
+    /// Try several values of keys: "networks.tuned.loss.sparsity.weight=[0, 0.1]" (repeatable)
     #[arg(long = "sweep", value_name = "KEY=[VALUES]")]
     sweep: Vec<String>,
     /// A few steps on tiny synthetic data through the very same path; the numbers mean nothing
@@ -140,8 +140,9 @@ impl Opened {
         let folders = &arguments.folders;
         let mut loaded = find(&arguments.experiment, &folders.experiments)?;
         let plain = loaded.experiment.clone();
-        loaded.experiment = overrides::apply(&loaded.experiment, &arguments.set)?;
-        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &arguments.sweep)?;
+        let parts = |texts: &[String]| texts.iter().flat_map(|text| overrides::split(text)).collect::<Vec<_>>();
+        loaded.experiment = overrides::apply(&loaded.experiment, &parts(&arguments.set))?;
+        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &parts(&arguments.sweep))?;
         // A paper's table that cannot be read must not be found out after hours of training.
         for table in &loaded.experiment.tables {
             if let Some(expect) = &table.expect {

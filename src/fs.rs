@@ -40,8 +40,8 @@ impl Drop for Temporary {
     }
 }
 
-/// A hidden name in `folder` that no other write, in this process or another, is using.
-fn temporary_name(folder: &Path, path: &Path) -> PathBuf {
+/// A hidden name in `folder`, made of `path`'s, that no other write, in this process or another, is using.
+pub(crate) fn temporary_name(folder: &Path, path: &Path) -> PathBuf {
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let write = WRITES.fetch_add(1, Ordering::Relaxed);

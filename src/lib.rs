@@ -15,6 +15,7 @@ pub mod rng;
 pub mod run;
 pub mod train;
 
+mod digest;
 mod error;
 mod fs;
 mod tensor_file;

@@ -131,6 +131,18 @@ fn overrides_reach_every_kind_of_key() {
 }
 
 #[test]
+fn images_held_out_are_fewer_than_a_limit_leaves() {
+    let quickstart = experiment("quickstart");
+    let held_out = |images| {
+        let texts = ["data.id.train_limit=100".to_owned(), format!("networks.base.train.validation={images}")];
+        overrides::apply(&quickstart, &texts).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(held_out(99), Ok(()));
+    let error = held_out(100).unwrap_err();
+    assert!(error.ends_with("validation: 100 of 100 train images: none would be left to learn from"), "{error}");
+}
+
+#[test]
 fn a_sweep_is_a_grid_in_the_files_order() {
     let swept = with(
         &experiment("quickstart"),
@@ -151,6 +163,19 @@ fn a_sweep_is_a_grid_in_the_files_order() {
 }
 
 #[test]
+fn a_swept_value_may_need_another_swept_value() {
+    // Each cross-entropy of 0 has a sparsity term beside it in every cell, though not in the file itself.
+    let text = serde_saphyr::to_string(&with(
+        &experiment("quickstart"),
+        &[
+            "networks.tuned.loss.sparsity.weight=0",
+            "sweep={networks.tuned.loss.cross_entropy.weight: [1, 0], networks.tuned.loss.sparsity.weight: [0.1, 0.2]}",
+        ],
+    ));
+    assert_eq!(sweep::cells(&load::parse(&text.unwrap(), "text").unwrap()).unwrap().len(), 4);
+}
+
+#[test]
 fn cell_names_are_short_unambiguous_and_name_files() {
     let names = |text: &str| -> Vec<String> {
         let swept = with(&experiment("quickstart"), &[&format!("sweep={text}")]);
@@ -164,7 +189,7 @@ fn cell_names_are_short_unambiguous_and_name_files() {
         ["base.train.epochs=1,tuned.train.epochs=2"]
     );
     assert_eq!(names("{networks.base.backbone: [lenet, wrn40_2]}"), ["backbone=lenet", "backbone=wrn40_2"]);
-    assert_eq!(names("{data.ood: [[mnist], [svhn, digits]]}"), ["ood=mnist", "ood=svhn-digits"]);
+    assert_eq!(names("{evaluation.redraw: [null, {draws: 3}]}"), ["redraw=null", "redraw=draws-3"]);
     // Equal after what a file name cannot hold is taken out.
     assert_eq!(names("{methods.0.name: ['a/b', 'a:b']}"), ["name=a-b+0", "name=a-b+1"]);
     let long = names(&format!("{{methods.0.name: [{0}1, {0}2]}}", "x".repeat(300)));
@@ -174,7 +199,11 @@ fn cell_names_are_short_unambiguous_and_name_files() {
 #[test]
 fn smoke_is_small_valid_and_settled() {
     for path in files() {
-        let small = config::smoke(load::load(&path).unwrap().experiment);
+        let mut experiment = load::load(&path).unwrap().experiment;
+        // Sets that are elsewhere: made-up images are not to be written there.
+        experiment.data.id.path = Some("/somewhere/else".into());
+        experiment.data.ood[0].path = Some("~/pictures".into());
+        let small = config::smoke(experiment);
         config::check(&small).unwrap();
         assert_eq!(small.seeds.len(), 1);
         assert!(sweep::cells(&small).unwrap().len() <= 2);
@@ -183,6 +212,7 @@ fn smoke_is_small_valid_and_settled() {
         }
         for dataset in small.data.ood.iter().chain([&small.data.id]) {
             assert!(dataset.train_limit.unwrap() <= 32 && dataset.test_limit.unwrap() <= 24);
+            assert_eq!(dataset.path, None);
         }
         assert_eq!(config::smoke(small.clone()), small);
     }
@@ -267,6 +297,75 @@ fn the_schema_accepts_what_loads_and_refuses_what_does_not() {
         *bad.pointer_mut(place).unwrap() = wrong;
         assert!(fits(&bad, &schema, &schema).is_err(), "the schema accepts a wrong {place}");
     }
+}
+
+/// The properties in a schema, at any depth, that are numbers (or lists of numbers) without a range.
+fn boundless(node: &Value, found: &mut BTreeSet<String>) {
+    let is = |node: &Value, kind: &str| {
+        node["type"] == kind || node["type"].as_array().is_some_and(|kinds| kinds.contains(&json!(kind)))
+    };
+    for (key, property) in node["properties"].as_object().into_iter().flatten() {
+        let number = if is(property, "array") { &property["items"] } else { property };
+        let bounded = number.get("minimum").is_some() && number.get("maximum").is_some();
+        if (is(number, "integer") || is(number, "number")) && !bounded {
+            found.insert(key.clone());
+        }
+    }
+    match node {
+        Value::Object(map) => map.values().for_each(|inner| boundless(inner, found)),
+        Value::Array(entries) => entries.iter().for_each(|inner| boundless(inner, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_number_has_a_range() {
+    let mut found = BTreeSet::new();
+    boundless(&config::schema(), &mut found);
+    // Any seed will do. The ranges of `mean` and `std`, lists that may be absent, are checked but are not in the schema.
+    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["mean", "seeds", "std"]);
+}
+
+#[test]
+fn one_argument_may_hold_several_overrides() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["plan", "quickstart", "--set=seeds=[3, 5] data.ood=[digits, textures_small] title='two words'"])
+        .args(["--sweep", "networks.tuned.loss.sparsity.weight=[0, 0.5] networks.tuned.train.epochs=[1, 2]"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["seed 5", "against digits, textures_small\n", "weight=0.5,epochs=2"] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+}
+
+/// The front door gives the program what the user typed, whatever the shell and make would make of it.
+#[test]
+fn make_passes_values_as_they_are() {
+    let make = |arguments: &[&str]| {
+        let output = std::process::Command::new("make")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            // Nothing is built; the program is one that prints its arguments.
+            .args(["--no-print-directory", "--assume-old=build", "oodkit=printf '[%s]'"])
+            .args(arguments)
+            // Make's own, where a make runs the tests.
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+            .output()
+            .expect("make is there");
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let spaces = "data.ood=[digits, textures_small] title='two words' about=\"a \\ `b` $(c) $d; 'e\"";
+    assert_eq!(
+        make(&["plan", "exp=quickstart", &format!("set={}", spaces.replace('$', "$$"))]),
+        (true, format!("[plan][quickstart][--set={}]", spaces.replace('$', "$$")))
+    );
+    assert_eq!(make(&["exp=x; y", "sweep=a=[1, 2]", "smoke=1"]).1, "[run][x; y][--sweep=a=[1, 2]][--smoke]");
+    assert_eq!(make(&["table", "exp=x", "smoke=0"]), (true, "[table][x]".into()));
+    assert_eq!(make(&["run", "exp=x", "smoke=yes"]), (false, String::new()));
+    assert!(!make(&["plan"]).0, "no experiment was named");
 }
 
 #[test]

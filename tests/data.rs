@@ -62,9 +62,9 @@ fn every_format_goes_through_its_reader() {
             if let Some(shape) = data::shape(&dataset) {
                 assert_eq!(set.shape(), shape, "{name}");
             }
-            match data::classes(&dataset) {
-                Some(classes) => assert_eq!(set.classes, classes, "{name}"),
-                None => assert_eq!(set.classes == 0, set.labels.is_none(), "{name}"),
+            match registry::known(name).map_or(0, |known| known.classes) {
+                classes @ 1.. => assert_eq!(set.classes, classes, "{name}"),
+                0 => assert_eq!(set.classes == 0, set.labels.is_none(), "{name}"),
             }
             // Dealt out in turn; class folders are read class by class.
             if let Some(labels) = &set.labels {
@@ -79,7 +79,13 @@ fn every_format_goes_through_its_reader() {
             let limited = Dataset { train_limit: Some(5), test_limit: Some(3), ..dataset.clone() };
             let limited = data::load(&limited, split, root.path()).unwrap();
             let limit = if split == Split::Train { 5 } else { 3 };
-            assert_eq!(limited, set.clone().take(limit), "{name}");
+            let labels: Option<Vec<u32>> = limited.labels.clone();
+            assert_eq!((limited.len(), limited.full_size), (limit, set.full_size), "{name}");
+            // Five images are of five classes, whether the files have them in turn or class by class.
+            assert!(labels.is_none_or(|labels| labels == (0..limit as u32).collect::<Vec<_>>()), "{name}");
+            if dataset.format != Some(Format::ClassFolders) {
+                assert_eq!(limited, set.clone().take(limit), "{name}");
+            }
             let small = data::load_as(&dataset, split, root.path(), Some([3, 9, 7])).unwrap();
             assert_eq!(small, set.conform(3, 9, 7).unwrap(), "{name}");
         }
@@ -99,6 +105,47 @@ fn the_same_seed_writes_the_same_bytes() {
     };
     assert!(bytes(1) == bytes(1));
     assert!(bytes(1) != bytes(2));
+}
+
+#[test]
+fn synthetic_data_are_made_once_and_whole_however_many_ask() {
+    let root = tempfile::tempdir().unwrap();
+    let names = ["mnist", "svhn", "textures"];
+    let write = |name: &str, train| synthetic::write(&Dataset::named(name), root.path(), train, 4, 0).unwrap();
+    let load = |name: &str| data::load(&Dataset::named(name), Split::Train, root.path()).unwrap();
+    // A reader that has its own set made meets all of it while others ask for the same.
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for name in names {
+                    write(name, 12);
+                    assert_eq!(load(name).len(), 12, "{name}");
+                }
+            });
+        }
+    });
+    let left: Vec<PathBuf> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left.len(), names.len() + 1, "three sets and the lock: {left:?}");
+
+    // The same again leaves the files as they are; other arguments, or a file that is gone, make them anew.
+    let file = root.path().join("mnist/train-images-idx3-ubyte.gz");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, b"touched").unwrap();
+    write("mnist", 12);
+    assert_eq!(fs::read(&file).unwrap(), b"touched");
+    write("mnist", 13);
+    assert_eq!(load("mnist").len(), 13);
+    write("mnist", 12);
+    assert_eq!(fs::read(&file).unwrap(), whole);
+    fs::remove_file(&file).unwrap();
+    write("mnist", 12);
+    assert_eq!(fs::read(&file).unwrap(), whole);
+
+    // A folder of an earlier version, whose mark says less, and what a killed process left.
+    fs::write(root.path().join("mnist/SYNTHETIC"), "Made by oodkit to test itself; not real data.\n").unwrap();
+    fs::create_dir(root.path().join(".mnist.1-0.tmp")).unwrap();
+    write("mnist", 12);
+    assert_eq!(load("mnist").len(), 12);
 }
 
 #[test]
@@ -205,7 +252,7 @@ fn damaged_files_are_errors_and_never_panics() {
         synthetic::write(&dataset, root.path(), 5, 3, 0).unwrap();
         let mut rng = rng::stream(0, "damage", &dataset.name);
         let mut found = files(root.path());
-        found.retain(|file| !file.ends_with("SYNTHETIC"));
+        found.retain(|file| !file.ends_with("SYNTHETIC") && !file.ends_with(".synthetic.lock"));
         // Pictures are alike: two of them stand for all.
         let pictures = found.iter().filter(|file| file.extension().is_some_and(|e| e == "png")).count();
         let found = if pictures > 0 { &found[..2] } else { &found[..] };

@@ -13,9 +13,10 @@ use garde::Validate;
 use crate::{
     Error, Result,
     config::{
-        Dataset, Experiment, Figure, Keep, Network, Optimizer, Over, Rows, Sampling, Schedule, Train, expect, sweep,
+        Backbone, Dataset, Experiment, Figure, Keep, Network, Optimizer, Over, Rows, Sampling, Schedule, Train, expect,
+        sweep,
     },
-    data::{Format, registry},
+    data::{self, Format, Split, registry},
     did_you_mean,
 };
 
@@ -233,6 +234,12 @@ impl Found {
     }
 
     fn dataset(&mut self, path: Path, dataset: &Dataset) {
+        let name = &dataset.name;
+        if name.starts_with('.') || !name.chars().all(|c| in_names(c) || c == '.') {
+            let message = "a data set's name must be letters, digits, `_`, `-` or (not first) `.`: it names files";
+            self.add(path.join("name"), message);
+            return;
+        }
         if dataset.format.is_none() && registry::known(&dataset.name).is_none() {
             let near = did_you_mean(&dataset.name, registry::all().iter().map(|known| known.name));
             let advice = if near.is_empty() { "; a set of your own needs `format`, see `oodkit list`" } else { "" };
@@ -249,17 +256,48 @@ impl Found {
     fn networks(&mut self, experiment: &Experiment) {
         for (name, network) in &experiment.networks {
             let path = root("networks").join(name.as_str());
-            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if name.is_empty() || !name.chars().all(is_name) {
+            if name.is_empty() || !name.chars().all(in_names) {
                 self.add(path.clone(), "a network's name must be letters, digits, `_` or `-`: it names files");
             }
             self.origin(&path, name, network, &experiment.networks);
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
             }
-            if network.loss.cross_entropy.is_none() && network.loss.sparsity.is_none() {
+            let loss = &network.loss;
+            if loss.cross_entropy.is_none() && loss.sparsity.is_none() {
                 self.add(path.join("loss"), "no term: give cross_entropy, sparsity or both");
+            } else if loss.cross_entropy.as_ref().is_none_or(|term| term.weight == 0.0)
+                && loss.sparsity.as_ref().is_none_or(|term| term.weight == 0.0)
+            {
+                self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
+            self.fits(&path, network, &experiment.data.id);
+        }
+    }
+
+    /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
+    fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset) {
+        let smallest = match network.backbone {
+            // Smaller images leave nothing after the pools.
+            Some(Backbone::Lenet(_) | Backbone::Vgg19Bn(_)) => 16,
+            _ => 1,
+        };
+        if let Some([_, height, width]) = data::shape(dataset)
+            && height.min(width) < smallest
+        {
+            let message = format!(
+                "needs images of at least {smallest}×{smallest} pixels, and those of \"{}\" are {height}×{width}",
+                dataset.name
+            );
+            self.add(path.join("backbone"), message);
+        }
+        let limit = dataset.train_limit.unwrap_or(usize::MAX);
+        if let Some(train) = &network.train
+            && let Some(images) = data::full_size(dataset, Split::Train).or(dataset.train_limit).map(|n| n.min(limit))
+            && train.validation >= images
+        {
+            let message = format!("{} of {images} train images: none would be left to learn from", train.validation);
+            self.add(path.join("train").join("validation"), message);
         }
     }
 
@@ -411,6 +449,11 @@ fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
     None
 }
 
+/// Whether a character may stand in a name that names files.
+fn in_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
 /// `there is no method "EBDD" (did you mean "EBD"?)`, or what there is when none is near.
 pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
@@ -434,11 +477,10 @@ fn control_character(text: &str, lines: bool) -> Option<String> {
 
 /// garde's wording as advice: it says `lower than 1` where we say `must be at least 1`.
 fn range_words(message: &str) -> String {
-    let infinite = |bound: &str| bound.parse::<f64>().is_ok_and(|bound| bound.abs() > 1e30);
     if let Some(bound) = message.strip_prefix("lower than ") {
-        if infinite(bound) { "must be a finite number".into() } else { format!("must be at least {bound}") }
+        format!("must be at least {bound}")
     } else if let Some(bound) = message.strip_prefix("greater than ") {
-        if infinite(bound) { "must be a finite number".into() } else { format!("must be at most {bound}") }
+        format!("must be at most {bound}")
     } else if message == "length is lower than 1" {
         "must not be empty".into()
     } else {

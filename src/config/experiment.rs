@@ -12,6 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{config::named, detectors::DetectorConfig};
 
+// Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
+// that no product of two of them wraps and no buffer made for one is absurd.
+const MOST_EPOCHS: usize = 100_000;
+const MOST_STEPS: usize = 1_000_000_000;
+const MOST_IMAGES: usize = 1_000_000_000;
+/// Images held as one tensor.
+const MOST_TOGETHER: usize = 65_536;
+/// Of a loss term.
+const MOST_WEIGHT: f64 = 1e6;
+
 /// An experiment: data, networks, the methods that score with them, and the tables and figures to make of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +50,8 @@ pub struct Experiment {
     #[garde(dive)]
     #[serde(default)]
     pub evaluation: Evaluation,
-    /// A grid: path of a key, values to try. `networks.tuned.loss.sparsity.weight: [0, 0.01]`
+    /// A grid: path of a key below `networks`, `methods` or `evaluation`, values to try.
+    /// `networks.tuned.loss.sparsity.weight: [0, 0.01]`
     #[garde(skip)]
     #[serde(default)]
     pub sweep: IndexMap<String, Vec<serde_json::Value>>,
@@ -77,7 +88,7 @@ pub struct Data {
 #[serde(deny_unknown_fields)]
 #[schemars(transform = named::string_or_object)]
 pub struct Dataset {
-    /// The name in tables, and the key of the built-in description (see `oodkit list`).
+    /// The name in tables and of files, and the key of the built-in description (see `oodkit list`).
     #[garde(length(min = 1))]
     pub name: String,
     /// How the files are laid out; known for built-in names.
@@ -96,12 +107,13 @@ pub struct Dataset {
     #[garde(inner(inner(range(min = 1e-6, max = 1.0))))]
     #[serde(default)]
     pub std: Option<Vec<f32>>,
-    /// Use only the first so many train images (the table then says "subset").
-    #[garde(inner(range(min = 1)))]
+    /// Use only the first so many train images; of pictures in folders, the first of every folder in turn. The table then
+    /// says "subset".
+    #[garde(range(min = 1, max = MOST_IMAGES))]
     #[serde(default)]
     pub train_limit: Option<usize>,
-    /// Use only the first so many test images (the table then says "subset").
-    #[garde(inner(range(min = 1)))]
+    /// Use only so many test images, chosen as with `train_limit`.
+    #[garde(range(min = 1, max = MOST_IMAGES))]
     #[serde(default)]
     pub test_limit: Option<usize>,
     /// What a reader of the table must know of these files: `JPEG-recompressed`.
@@ -161,10 +173,10 @@ pub struct Empty {}
 #[serde(deny_unknown_fields)]
 pub struct WideResnet {
     /// Layers, 6n + 4: 16, 22, 28, 40.
-    #[garde(range(min = 10), custom(depth_is_6n_plus_4))]
+    #[garde(range(min = 10, max = 1000), custom(depth_is_6n_plus_4))]
     pub depth: usize,
     /// How many times wider than a plain ResNet.
-    #[garde(range(min = 1))]
+    #[garde(range(min = 1, max = 64))]
     pub width: usize,
     /// Dropout probability inside each block: 0.3 in energy_ood and in the WRN paper for CIFAR.
     #[garde(range(min = 0.0, max = 0.99))]
@@ -185,10 +197,10 @@ fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Passes over the train split.
-    #[garde(range(min = 1))]
+    #[garde(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
     /// Images a step; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
-    #[garde(range(min = 1))]
+    #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: usize,
     /// The optimiser.
     #[garde(dive)]
@@ -197,8 +209,9 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub schedule: Schedule,
-    /// Epochs over which the learning rate rises linearly from zero; may be fractional. Ours: none.
-    #[garde(range(min = 0.0))]
+    /// Epochs over which the learning rate rises linearly: of n such steps, the first has 1/n of it and the last all. May
+    /// be fractional. Ours: none.
+    #[garde(range(min = 0.0, max = MOST_EPOCHS as f64))]
     #[serde(default)]
     pub warmup_epochs: f64,
     /// Random changes of the train images.
@@ -206,7 +219,7 @@ pub struct Train {
     #[serde(default)]
     pub augment: Augment,
     /// Train images held out, drawn by seed, to watch accuracy and to choose `keep: best`. Ours: none.
-    #[garde(skip)]
+    #[garde(range(max = MOST_IMAGES))]
     #[serde(default)]
     pub validation: usize,
     /// Which weights are the result.
@@ -214,7 +227,7 @@ pub struct Train {
     #[serde(default)]
     pub keep: Keep,
     /// Stop after so many steps, whatever the epochs say.
-    #[garde(inner(range(min = 1)))]
+    #[garde(range(min = 1, max = MOST_STEPS))]
     #[serde(default)]
     pub max_steps: Option<usize>,
     /// When to save what is needed to continue. Not part of the network's identity.
@@ -270,7 +283,7 @@ pub enum Schedule {
 #[serde(deny_unknown_fields)]
 pub struct Cosine {
     /// The learning rate that the last step approaches: 1e-6 in energy_ood and OpenOOD.
-    #[garde(range(min = 0.0))]
+    #[garde(range(min = 0.0, max = 1000.0))]
     #[serde(default = "default_final_lr")]
     pub final_lr: f64,
 }
@@ -284,7 +297,7 @@ fn default_final_lr() -> f64 {
 #[serde(deny_unknown_fields)]
 pub struct MultiStep {
     /// Epochs (counted from 0) at whose start the rate falls; rising.
-    #[garde(length(min = 1))]
+    #[garde(length(min = 1), inner(range(max = MOST_EPOCHS)))]
     pub milestones: Vec<usize>,
     /// The factor. PyTorch's default: 0.1.
     #[garde(range(min = 0.0, max = 1.0))]
@@ -326,10 +339,10 @@ pub enum Keep {
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
     /// Every so many steps.
-    #[garde(inner(range(min = 1)))]
+    #[garde(range(min = 1, max = MOST_STEPS))]
     pub every_steps: Option<usize>,
-    /// Every so many minutes of training.
-    #[garde(range(min = 0.0))]
+    /// Every so many minutes of training; a week at most.
+    #[garde(range(min = 0.0, max = 10_080.0))]
     pub every_minutes: f64,
 }
 
@@ -363,8 +376,8 @@ impl Default for Loss {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CrossEntropy {
-    /// Factor of the term.
-    #[garde(range(min = 0.0))]
+    /// Factor of the term. Some term must have one above 0.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
     pub weight: f64,
 }
 
@@ -379,7 +392,7 @@ impl Default for CrossEntropy {
 #[serde(deny_unknown_fields)]
 pub struct Sparsity {
     /// λ: 0.01 in the paper; 0 is the control, plain fine-tuning.
-    #[garde(range(min = 0.0))]
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
     pub weight: f64,
     /// What is made sparse. The paper's section 2.3 takes the vector after the fully connected layer.
     #[garde(skip)]
@@ -417,8 +430,9 @@ pub struct Method {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluation {
-    /// Images a forward pass. Ours: 256; does not change results.
-    #[garde(range(min = 1))]
+    /// Images a forward pass. Ours: 256. It changes no result by more than rounding: matrix products of another size may sum
+    /// in another order, which moves the last bits of scores.
+    #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: usize,
     /// Score random subsets of each OOD set, several times, as energy_ood does.
     #[garde(dive)]
@@ -436,7 +450,7 @@ impl Default for Evaluation {
 #[serde(deny_unknown_fields, default)]
 pub struct Redraw {
     /// Subsets drawn: 10 in energy_ood and in the sparsity paper.
-    #[garde(range(min = 1))]
+    #[garde(range(min = 1, max = 10_000))]
     pub draws: usize,
     /// Size of a subset as a fraction of the ID test set: 1/5 in energy_ood. A smaller OOD set is used whole.
     #[garde(range(min = 1e-6, max = 1000.0))]

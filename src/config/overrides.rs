@@ -13,6 +13,48 @@ use crate::{
     did_you_mean,
 };
 
+/// The overrides in a text: `seeds=[0, 1] title=Two words` is two. They are parted at spaces, outside brackets and quotes,
+/// that a word of the form `key=` follows; so a value may have spaces as long as no such word is in it, or is in quotes.
+///
+/// There is at least one, which is empty if the text is.
+pub fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let (mut depth, mut quote) = (0usize, None);
+    let mut before = '=';
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (None, _) if depth == 0 && c.is_whitespace() && starts_with_key(&text[at + c.len_utf8()..]) => {
+                parts.push(String::new());
+            }
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            // As in YAML, a quote opens only where a value starts (not in `title=Don't`), or again after `''`.
+            (None, '"' | '\'') if before.is_whitespace() || "=[{,:".contains(before) => quote = Some(c),
+            (None, '\'') if before == '\'' => quote = Some(c),
+            (Some('"'), '"') if before == '\\' => {}
+            (Some(open), _) if c == open => quote = None,
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+        // A backslash that is escaped itself escapes nothing.
+        before = if before == '\\' && c == '\\' { ' ' } else { c };
+    }
+    let parts: Vec<String> = parts.iter().map(|part| part.trim().to_owned()).collect();
+    let first = parts.first().cloned().unwrap_or_default();
+    if first.is_empty() && parts.len() > 1 { parts[1..].to_vec() } else { parts }
+}
+
+/// Whether a text starts with `key=`, a key being names with dots.
+fn starts_with_key(text: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    text.split_once('=').is_some_and(|(key, _)| {
+        key.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && key.split('.').all(|name| !name.is_empty() && name.chars().all(is_name))
+    })
+}
+
 /// The experiment with `key=value` overrides applied in order, checked as if the file had said so.
 ///
 /// # Errors
@@ -48,9 +90,8 @@ pub fn apply_sweep(experiment: &Experiment, sweeps: &[String]) -> Result<Experim
     let mut experiment = experiment.clone();
     for text in sweeps {
         let quoted = |error| prefix(&format!("sweep `{text}`"), error);
-        let (key, values) = text
-            .split_once('=')
-            .ok_or_else(|| quoted(Error::input("there is no `=`")).hint("a sweep is key=[values]: seeds=[[0],[1]]"))?;
+        let (key, values) =
+            text.split_once('=').ok_or_else(|| quoted(Error::input("there is no `=`")).hint(A_SWEEP))?;
         let Value::Array(values) = parse_value(values).map_err(quoted)? else {
             return Err(quoted(Error::input("the values are not a list")).hint("write them in brackets: key=[0, 0.1]"));
         };
@@ -58,6 +99,8 @@ pub fn apply_sweep(experiment: &Experiment, sweeps: &[String]) -> Result<Experim
     }
     Ok(experiment)
 }
+
+const A_SWEEP: &str = "a sweep is key=[values]: networks.tuned.loss.sparsity.weight=[0,0.1]";
 
 fn quote_all(overrides: &[String]) -> String {
     overrides.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" ")
@@ -173,4 +216,37 @@ fn find<'a>(tree: &'a mut Value, path: &str) -> Result<&'a mut Value> {
         }
     }
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_are_parted_where_a_key_follows_a_space() {
+        for (text, parts) in [
+            ("seeds=[0,1]", &["seeds=[0,1]"][..]),
+            ("data.ood=[digits, textures_small]", &["data.ood=[digits, textures_small]"]),
+            ("seeds=[0, 1]  networks.a-b.loss.x=0.05", &["seeds=[0, 1]", "networks.a-b.loss.x=0.05"]),
+            (" \tseeds=[0]\n", &["seeds=[0]"]),
+            ("a=1 b=2", &["a=1", "b=2"]),
+            ("title=two words seeds=[0]", &["title=two words", "seeds=[0]"]),
+            ("title=a=b c", &["title=a=b c"]),
+            ("title=Don't seeds=[0]", &["title=Don't", "seeds=[0]"]),
+            ("title='it''s x=1' seeds=[0]", &["title='it''s x=1'", "seeds=[0]"]),
+            (r#"title="a \" x=1" b=2"#, &[r#"title="a \" x=1""#, "b=2"]),
+            (r#"title="a \\" b=2"#, &[r#"title="a \\""#, "b=2"]),
+            ("data.id={name: x, note: 'a ] b=c'} b=2", &["data.id={name: x, note: 'a ] b=c'}", "b=2"]),
+            ("a=[{x: 1, y: [2, 3]}, b=2] c=3", &["a=[{x: 1, y: [2, 3]}, b=2]", "c=3"]),
+            // What is not closed is for YAML to refuse, in one piece.
+            ("a=[1, 2 b=2", &["a=[1, 2 b=2"]),
+            ("a='x b=2", &["a='x b=2"]),
+            ("a]=1 b=2", &["a]=1", "b=2"]),
+            ("seeds", &["seeds"]),
+            ("", &[""]),
+            ("=3 é=4", &["=3 é=4"]),
+        ] {
+            assert_eq!(split(text), parts, "{text}");
+        }
+    }
 }

@@ -45,6 +45,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 
 fn limit(dataset: &mut Dataset) {
     let at_most = |limit: Option<usize>, images: usize| Some(limit.map_or(images, |limit| limit.min(images)));
+    // The synthetic images stand in the folder of the set's name, wherever the real ones are.
+    dataset.path = None;
     dataset.train_limit = at_most(dataset.train_limit, TRAIN_IMAGES);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
 }

@@ -1,7 +1,8 @@
 //! The grid of a sweep.
 //!
-//! `sweep: { networks.tuned.loss.sparsity.weight: [0, 0.01], seeds: … }` is every combination of the values, the last key
-//! running fastest. A path and its values follow the rules of [`overrides`](super::overrides).
+//! `sweep: { networks.tuned.loss.sparsity.weight: [0, 0.01], networks.tuned.train.epochs: [1, 2] }` is every combination of
+//! the values, the last key running fastest. A path and its values follow the rules of [`overrides`](super::overrides).
+//! Only what is below `networks`, `methods` and `evaluation` can be swept: one table, with one caption, shows all cells.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +21,24 @@ use crate::{
 /// Cells of a sweep at most: more is a mistake in the file, not an experiment.
 const MAX_CELLS: usize = 1_000;
 
-/// Keys that are about the experiment as a whole.
-const FIXED: [&str; 5] = ["title", "about", "sweep", "tables", "figures"];
+/// Keys that are about the experiment as a whole, and why.
+const FIXED: [(&str, &str); 7] = [
+    ("title", NAMES),
+    ("about", NAMES),
+    ("sweep", NAMES),
+    ("tables", NAMES),
+    ("figures", NAMES),
+    (
+        "data",
+        "a table's caption and columns are those of one choice of data; give each choice an experiment file of its own",
+    ),
+    (
+        "seeds",
+        "each cell is repeated with all of them; list them under `seeds`, or give each an experiment file of its own",
+    ),
+];
+
+const NAMES: &str = "it is the same for all cells";
 
 /// One combination of a sweep's values.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +84,8 @@ pub fn cells(experiment: &Experiment) -> Result<Vec<SweepCell>> {
 
 /// What is wrong with the sweep of an experiment that is right otherwise, each at its key.
 pub fn problems(experiment: &Experiment) -> Vec<Problem> {
+    // Keys may need each other's values, so that none is wrong unless a cell is.
+    let Err(whole) = cells(experiment) else { return Vec::new() };
     let sweep = Path::default().join("sweep");
     let mut problems = Vec::new();
     for (path, values) in &experiment.sweep {
@@ -85,10 +104,8 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
             problems.push(Problem { path: sweep.join(path.as_str()), message });
         }
     }
-    if problems.is_empty()
-        && let Err(error) = cells(experiment)
-    {
-        problems.push(Problem { path: sweep, message: error.to_string() });
+    if problems.is_empty() {
+        problems.push(Problem { path: sweep, message: whole.to_string() });
     }
     problems
 }
@@ -98,9 +115,9 @@ fn refuse_list(path: &str, values: &[Value]) -> Result<()> {
         return Err(Error::input(format!("sweep `{path}`: no values")));
     }
     let first = path.split('.').next().unwrap_or(path);
-    if FIXED.contains(&first) {
-        return Err(Error::input(format!("sweep `{path}`: `{first}` cannot be swept"))
-            .hint("sweep what changes a result: networks, methods, data, evaluation"));
+    if let Some((_, why)) = FIXED.iter().find(|(key, _)| *key == first) {
+        return Err(Error::input(format!("sweep `{path}`: `{first}` cannot be swept: {why}"))
+            .hint("sweep what changes a result: networks, methods, evaluation"));
     }
     Ok(())
 }

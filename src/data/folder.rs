@@ -1,10 +1,12 @@
 //! Folders of PNG and JPEG pictures: a folder per class, or any pictures without labels.
 //!
-//! Pictures are taken in the order of their paths and brought to one shape one by one: the shape asked for, else that of
+//! Pictures are taken in the order of their paths; a limit takes the first of every folder in turn, so that it leaves no
+//! class out while there are images for all, and keeps that order. They are brought to one shape one by one: the shape asked for, else that of
 //! the first picture. Hidden files are passed over. A symbolic link inside the folder is refused, so that a downloaded
 //! archive cannot make us read what is elsewhere; the folder itself may be a link.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -70,13 +72,28 @@ pub(super) fn read_classes(
         labels.resize(files.len(), class as u32);
     }
     let full_size = files.len();
-    let wanted = limit.unwrap_or(full_size).min(full_size);
-    labels.truncate(wanted);
-    let mut images = pictures(&root, &files[..wanted], split, shape)?;
-    images.labels = Some(labels);
+    let chosen = in_turn(&labels, limit.unwrap_or(full_size));
+    let files: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
+    let mut images = pictures(&root, &files, split, shape)?;
+    images.labels = Some(chosen.iter().map(|&place| labels[place]).collect());
     images.classes = classes.len();
     images.full_size = Some(full_size);
     Ok(images)
+}
+
+/// The places of `limit` entries, rising, when the groups they belong to take turns: first the first of each group.
+fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
+    let mut turns = BTreeMap::new();
+    let mut order: Vec<(usize, usize)> = Vec::with_capacity(groups.len());
+    for (place, group) in groups.iter().enumerate() {
+        let turn = turns.entry(group).or_insert(0);
+        order.push((*turn, place));
+        *turn += 1;
+    }
+    order.sort_unstable();
+    let mut places: Vec<usize> = order.into_iter().take(limit).map(|(_, place)| place).collect();
+    places.sort_unstable();
+    places
 }
 
 /// Reads all pictures of a split, without labels.
@@ -90,7 +107,9 @@ pub(super) fn read_flat(
     let mut files = Vec::new();
     walk(&root, 0, &mut files)?;
     let full_size = files.len();
-    files.truncate(limit.unwrap_or(full_size));
+    let folders: Vec<Option<&Path>> = files.iter().map(|file| file.parent()).collect();
+    let chosen = in_turn(&folders, limit.unwrap_or(full_size));
+    let files: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
     let images = pictures(&root, &files, split, shape)?;
     Ok(ImageSet { full_size: Some(full_size), ..images })
 }
@@ -268,6 +287,10 @@ mod tests {
         assert_eq!(train.image(1)[32..], [3; 16]);
         let test = read_classes(root, Split::Test, Some([1, 2, 2]), None).unwrap();
         assert_eq!((test.shape(), test.classes, test.labels), ([1, 2, 2], 2, Some(vec![1])));
+        // Two pictures are one of each class, though two of the first come before.
+        let two = read_classes(root, Split::Train, None, Some(2)).unwrap();
+        assert_eq!((two.labels.clone(), two.full_size), (Some(vec![0, 1]), Some(3)));
+        assert_eq!([two.image(0), two.image(1)], [train.image(0), train.image(2)]);
         let one = read_classes(root, Split::Train, None, Some(1)).unwrap();
         assert_eq!((one.len(), one.labels, one.full_size), (1, Some(vec![0]), Some(3)));
 
@@ -289,6 +312,26 @@ mod tests {
         let test = read_flat(root, Split::Test, None, None).unwrap();
         assert_eq!((test.len(), test.pixels[0]), (1, 7));
         assert_eq!(locate_flat(root, Split::Train).unwrap_err(), "folder train/");
+    }
+
+    #[test]
+    fn a_limit_takes_from_every_folder_in_turn() {
+        assert_eq!(in_turn(&['a', 'a', 'a', 'b', 'c', 'c'], 4), [0, 1, 3, 4]);
+        assert_eq!(in_turn(&['a', 'a', 'a', 'b', 'c', 'c'], 2), [0, 3]);
+        assert_eq!(in_turn(&['a', 'b', 'a'], 9), [0, 1, 2]);
+        assert_eq!(in_turn(&['a', 'b'], 0), [0; 0]);
+
+        // As the DTD comes: a folder of categories.
+        let folder = tempfile::tempdir().unwrap();
+        for (value, name) in (1..).zip(["banded/1", "banded/2", "dotted/1", "dotted/2", "woven/1"]) {
+            save(&folder.path().join(format!("images/{name}.png")), (4, 4), [value; 3]);
+        }
+        let firsts = |limit| {
+            let set = read_flat(folder.path(), Split::Test, None, Some(limit)).unwrap();
+            (0..set.len()).map(|image| set.image(image)[0]).collect::<Vec<u8>>()
+        };
+        assert_eq!(firsts(3), [1, 3, 5]);
+        assert_eq!(firsts(4), [1, 2, 3, 5]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
 use super::{Split, conform};
-use crate::{Error, Result};
+use crate::{Error, Result, digest::hex};
 
 /// The images of one split, in memory as bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +150,7 @@ impl ImageSet {
         for label in self.labels.iter().flatten() {
             hash.update(label.to_le_bytes());
         }
-        format!("{:x}", hash.finalize())
+        hex(&hash.finalize())
     }
 
     /// Images `range`, normalised: (n, C, H, W) f32.

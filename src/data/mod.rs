@@ -80,13 +80,15 @@ impl fmt::Display for Split {
     }
 }
 
-/// The file that marks a folder whose images are synthetic: [`load`] says so in the set's note.
+/// The file that marks a folder whose images are synthetic: [`load`] says so in the set's note. It says how they were made.
 const SYNTHETIC: &str = "SYNTHETIC";
 
 /// Reads a split of `dataset` under the data root, at the shape of its files.
 ///
-/// Pictures of a folder take the shape of the first one by name. The data set's limit is applied, `full_size` is that of
-/// the complete known set (of the files found, for your own), and the note holds the config's and `synthetic`.
+/// Pictures of a folder take the shape of the first one by name. The data set's limit is applied: the first images of the
+/// file or, of pictures in folders, the first of every folder in turn (in the order of their paths, so a limit keeps all
+/// classes but not the order of turns). `full_size` is that of the complete known set (of the files found, for your own),
+/// and the note holds the config's and `synthetic`.
 ///
 /// # Errors
 /// `Error::Input` when the name is unknown, files are missing, damaged or not what their format says; `Error::Io` when
@@ -181,14 +183,12 @@ pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
     }
 }
 
-/// Channels, rows and columns of a known set's images; `None` where they vary or the set is your own.
+/// Channels, rows and columns of a known set's images; `None` where they vary, the files are laid out in another way than
+/// is known, or the set is your own.
 pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
-    known(&dataset.name).and_then(|known| known.shape)
-}
-
-/// How many classes a known set has; `None` for your own and for sets that are read without labels.
-pub fn classes(dataset: &Dataset) -> Option<usize> {
-    known(&dataset.name).map(|known| known.classes).filter(|classes| *classes > 0)
+    known(&dataset.name)
+        .filter(|known| dataset.format.is_none_or(|format| format == known.format))
+        .and_then(|known| known.shape)
 }
 
 /// How many images a split of the complete set has; `None` for your own sets and where no one set is the complete one.

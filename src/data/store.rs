@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::{ImageSet, Split};
-use crate::{Error, Result, tensor_file};
+use crate::{Error, Result, digest::hex, tensor_file};
 
 /// The version of the format; files of another version are refused.
 const VERSION: &str = "1";
@@ -78,8 +78,7 @@ pub fn write(folder: &Path, set: &ImageSet, source: &str) -> Result<()> {
 
 /// SHA-256 of both, in hexadecimal digits.
 fn digest(images: &[u8], labels: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(images).chain_update(labels).finalize();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::new().chain_update(images).chain_update(labels).finalize())
 }
 
 /// The images in the bytes of a file; an error names the field that is wrong.

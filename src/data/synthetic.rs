@@ -5,20 +5,26 @@
 
 use std::{
     f32::consts::PI,
-    fs,
+    fs::{self, File},
     io::Write,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
 use image::{ColorType, ImageFormat};
 use rand::Rng as _;
 
-use super::{Format, SYNTHETIC, Split, cifar, folder, format, known};
-use crate::{Error, Result, config::Dataset, rng};
+use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known};
+use crate::{Error, Result, config::Dataset, fs::temporary_name, rng};
 
-/// Writes `train` and `test` images of `dataset` in its own format to where [`super::load`] looks for it under `root`,
-/// with a file `SYNTHETIC` beside them.
+/// Changes when the same arguments make other images.
+const VERSION: u32 = 1;
+
+/// Sees to it that `train` and `test` images of `dataset` in its own format are where [`super::load`] looks for it under
+/// `root`, with a file `SYNTHETIC` beside them that says how they were made.
+///
+/// What these arguments make already is left alone. Otherwise the set is made in a hidden folder beside and renamed, so
+/// neither a reader nor the next run ever meets half a set, and one process after another does so.
 ///
 /// Formats with fixed sizes have them; the images of known sets have their shape; others are 28×28 grey (IDX) or 32×32
 /// RGB. Classes are dealt out in turn. The same arguments write the same bytes.
@@ -37,12 +43,73 @@ pub fn write(dataset: &Dataset, root: &Path, train: usize, test: usize, seed: u6
             "synthetic data for \"{name}\" would go to {folder}, which is not under {root}"
         )));
     }
-    if folder.exists() && !folder.join(SYNTHETIC).is_file() {
-        return Err(Error::input(format!("{} exists and is not synthetic: not overwritten", folder.display())));
-    }
-    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-    save(&folder.join(SYNTHETIC), b"Made by oodkit to test itself; not real data.\n")?;
+    // The name, too: it chooses the patterns.
+    let mark = format!(
+        "Made by oodkit to test itself; not real data.\nversion {VERSION}, {}, {format:?}, {train} train, {test} test, seed {seed}\n",
+        dataset.name
+    );
+    let parent = folder.parent().unwrap_or(root);
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    // Held until the end: of two processes that want the same, the second finds it made.
+    let lock = root.join(".synthetic.lock");
+    let locked = File::create(&lock).map_err(Error::io("create", &lock))?;
+    locked.lock().map_err(Error::io("lock", &lock))?;
 
+    match fs::read_to_string(folder.join(SYNTHETIC)) {
+        // Somebody may have deleted files beside it.
+        Ok(found) if found == mark && is_there(dataset, root, [train, test]) => return Ok(()),
+        Err(_) if folder.exists() => {
+            return Err(Error::input(format!("{} exists and is not synthetic: not overwritten", folder.display())));
+        }
+        _ => {}
+    }
+    let made = make(dataset, format, parent, &folder, &mark, (train, test, seed))?;
+    // What was made with other arguments goes away in one step, too.
+    let old = Temporary::new(parent, &folder);
+    if folder.exists() {
+        fs::rename(&folder, &old.0).map_err(Error::io("replace", &folder))?;
+    }
+    fs::rename(&made.0, &folder).map_err(Error::io("create", &folder))
+}
+
+/// Whether the files of every split that has images are there.
+fn is_there(dataset: &Dataset, root: &Path, images: [usize; 2]) -> bool {
+    let splits = [Split::Train, Split::Test].into_iter().zip(images).filter(|(_, images)| *images > 0);
+    check(dataset, &splits.map(|(split, _)| split).collect::<Vec<_>>(), root).is_ok()
+}
+
+/// A folder that is removed when dropped; after a rename there is nothing left to remove.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A hidden name in `parent`, not there yet.
+    fn new(parent: &Path, folder: &Path) -> Self {
+        let name = temporary_name(parent, folder);
+        // A process of an earlier boot may have had our id and been killed.
+        let _ = fs::remove_dir_all(&name);
+        Self(name)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The whole set in a hidden folder in `parent`.
+fn make(
+    dataset: &Dataset,
+    format: Format,
+    parent: &Path,
+    folder: &Path,
+    mark: &str,
+    (train, test, seed): (usize, usize, u64),
+) -> Result<Temporary> {
+    let made = Temporary::new(parent, folder);
+    let folder = &made.0;
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    save(&folder.join(SYNTHETIC), mark.as_bytes())?;
     let mut painter = Painter::new(dataset, format, seed);
     if format == Format::Fer2013 {
         let mut table = "emotion,pixels,Usage\n".to_owned();
@@ -52,14 +119,15 @@ pub fn write(dataset: &Dataset, root: &Path, train: usize, test: usize, seed: u6
                 table.push_str(&format!("{},{},{usage}\n", painter.class(i), pixels.join(" ")));
             }
         }
-        return save(&folder.join("fer2013.csv"), table.as_bytes());
+        save(&folder.join("fer2013.csv"), table.as_bytes())?;
+        return Ok(made);
     }
     for (split, n) in [(Split::Train, train), (Split::Test, test)] {
         if n > 0 {
-            write_split(&mut painter, format, &folder, split, n)?;
+            write_split(&mut painter, format, folder, split, n)?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Writes `n` images of one split.

@@ -1,7 +1,8 @@
 //! What happened, as one JSON object a line: `{"event":"step","step":1,"epoch":0,"lr":0.1,"loss":2.3,...}`.
 //!
-//! Lines carry no time of day, so the log of a run that was interrupted and continued equals the log of one that was
-//! not, byte for byte, apart from the `started` line of each beginning.
+//! Lines carry no time of day, so the `step` and `epoch` lines of a run that was interrupted and continued equal those of
+//! one that was not, byte for byte. The `started` lines differ (one for each beginning), and so do the `checkpoint` lines:
+//! when they are due depends on the clock.
 
 use std::{
     fs::{File, OpenOptions},

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Source, parquet};
 use crate::data::registry::known;
 use crate::data::{ImageSet, Split, store};
-use crate::{Error, Result};
+use crate::{Error, Result, digest::hex};
 
 /// How often a transfer that breaks off is continued before giving up.
 const RETRIES: usize = 3;
@@ -192,7 +192,7 @@ fn prepare_part(part: &Path, size: u64) -> Result<()> {
 fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash)).map_err(Error::io("read", path))?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// The Parquet files of a split, in order: `<folder>/train-00000-of-00002.parquet`, …
