@@ -14,6 +14,7 @@ use crate::{
     Error, Result,
     config::{Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
     data::{Normalisation, normalisation},
+    digest::hex,
     run::store::{Progress, Store},
 };
 
@@ -199,11 +200,7 @@ fn without_nulls(value: Value) -> Value {
 
 /// The first 12 hexadecimal digits of the SHA-256 of a JSON value.
 pub(crate) fn short_hash(value: &Value) -> String {
-    let digest = Sha256::digest(value.to_string());
-    digest.iter().take(6).fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&Sha256::digest(value.to_string()))[..12].to_owned()
 }
 
 /// A short hash of a value's content: equal values have equal fingerprints.
@@ -218,7 +215,7 @@ fn file_digest(path: &std::path::Path) -> Result<String> {
     })?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(Error::io("read", path))?;
-    Ok(format!("{:x}", hash.finalize()))
+    Ok(hex(&hash.finalize()))
 }
 
 fn backbone_label(backbone: &Backbone) -> String {
