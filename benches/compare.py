@@ -3,9 +3,9 @@
 `make bench` calls this through benches/run. Both tools are kept alive and take steps in turn, so that whatever else
 the machine does falls on both; the table gives medians, their ratio and each process's peak memory.
 """
+import os
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-THREADS = len(__import__("os").sched_getaffinity(0))
+THREADS = len(os.sched_getaffinity(0))
 # Rounds: enough for a stable median in about two minutes on two cores.
 CASES = {"lenet": ("LeNet train step, batch 128, 1x28x28", 60), "wrn40_2": ("WRN-40-2 train step, batch 64, 3x32x32", 7)}
 
@@ -41,17 +41,19 @@ def processor():
 
 
 def main():
+    with tempfile.TemporaryDirectory() as runs:
+        started = time.perf_counter()
+        child = subprocess.Popen([ROOT / "target/release/oodkit", "run", "quickstart", "--runs", runs], cwd=ROOT,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+    if status:
+        sys.exit("the quickstart failed: run `make quickstart` to see why")
+    print(f"quickstart, nothing cached: {seconds:.1f} s, peak memory {usage.ru_maxrss / 1024:.0f} MiB\n")
+
     import torch
 
     print(f"{processor()}, {THREADS} threads, PyTorch {torch.__version__}, {platform.system()} {platform.machine()}\n")
-    # First, so that it is the only child whose memory has been counted.
-    with tempfile.TemporaryDirectory() as runs:
-        started = time.perf_counter()
-        subprocess.run([ROOT / "target/release/oodkit", "run", "quickstart", "--runs", runs], cwd=ROOT, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"quickstart, nothing cached: {seconds:.1f} s, peak memory {peak:.0f} MiB\n")
     print("| work | oodkit ms | PyTorch ms | ratio | oodkit peak MiB | PyTorch peak MiB |")
     print("|---|---|---|---|---|---|")
     for case, (title, rounds) in CASES.items():
