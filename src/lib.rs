@@ -2,6 +2,20 @@
 //!
 //! Reading order: [`config`] (what a file may say) → [`run`] (plan and execute it) → [`data`], [`nn`], [`losses`],
 //! [`train`] (a trained network) → [`detectors`] (scores) → [`metrics`] (numbers) → [`report`] (tables, figures).
+//!
+//! The parts stand by themselves. Larger scores are more anomalous, everywhere:
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use oodkit::detectors::energy::energy;
+//!
+//! let logits = |rows: [[f32; 2]; 2]| Tensor::new(&rows, &Device::Cpu);
+//! let id = energy(&logits([[9.0, 0.0], [0.0, 7.0]])?, 1.0)?;
+//! let ood = energy(&logits([[1.0, 0.0], [0.0, 8.0]])?, 1.0)?;
+//! // Three of the four pairs are in order.
+//! assert_eq!(oodkit::metrics::metrics(&id, &ood)?.auroc, 0.75);
+//! # Ok::<(), oodkit::Error>(())
+//! ```
 
 pub mod config;
 pub mod data;

@@ -20,7 +20,7 @@ use std::{
 
 use crate::{Result, config::Experiment, fs::write_atomic, run::results::Results};
 
-/// What [`write`] made.
+/// What [`write()`] made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The tables, for the terminal.

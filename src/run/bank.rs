@@ -41,7 +41,7 @@ pub fn compute(
     Ok(Bank { logits: Tensor::cat(&logits, 0)?, features: Tensor::cat(&features, 0)?, labels: images.labels.clone() })
 }
 
-/// Reads a bank that [`write`] wrote, or `None` if there is none; `labels` come from the image set.
+/// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
 ///
 /// # Errors
 /// [`Error::Input`] if the file is something else.

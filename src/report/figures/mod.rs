@@ -1,7 +1,7 @@
 //! Figures, as SVG and PNG.
 //!
 //! A kind of figure is one file with one function from results to a [`Picture`], which says what to draw but not how;
-//! [`canvas`] draws any picture. In a sweep, a method or network that the sweep reaches is shown with the file's own
+//! `canvas` draws any picture. In a sweep, a method or network that the sweep reaches is shown with the file's own
 //! values (or those of the first cell), and its name says so; accuracy bars show it in every cell.
 
 mod accuracy;
