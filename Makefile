@@ -13,6 +13,10 @@ export OODKIT_EXP := $(value exp)
 export OODKIT_SET := $(value set)
 export OODKIT_SWEEP := $(value sweep)
 
+# A misspelt variable would otherwise be ignored, and the real thing run.
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+unknown := $(filter-out exp set sweep smoke oodkit,$(given))
+$(if $(unknown),$(error there is no variable "$(firstword $(unknown))": there are exp, set, sweep and smoke; a key is changed with set="$(firstword $(unknown))=..."))
 $(if $(filter-out 0 1,$(smoke)),$(error smoke is 1 or 0, not "$(smoke)"))
 options := "$$OODKIT_EXP" $(if $(value set),--set="$$OODKIT_SET") $(if $(value sweep),--sweep="$$OODKIT_SWEEP") \
   $(if $(filter 1,$(smoke)),--smoke)
@@ -48,6 +52,7 @@ schema: build ## the JSON schema of an experiment file, for editors
 	@$(oodkit) schema
 
 build: tools ## the program, in target/release
+	@test -x target/release/oodkit || echo 'building: about six minutes the first time on two cores' >&2
 	@cargo build --release --locked --quiet
 
 # The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and

@@ -116,7 +116,9 @@ impl Cli {
             }
             Command::List(folders) => list(&folders),
             Command::Data(download) => data::download::download(&download.names, &download.data, true),
-            Command::Metrics(measure) => print(&metrics::files::run_cli(&measure.id, &measure.ood, measure.json)?),
+            Command::Metrics(measure) => {
+                print(&(metrics::files::run_cli(&measure.id, &measure.ood, measure.json)? + "\n"))
+            }
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())
                     .map_err(|error| Error::Failed(format!("cannot serialise the schema: {error}")))?;
@@ -133,6 +135,8 @@ struct Opened {
     /// Where its results go.
     out: PathBuf,
     data: PathBuf,
+    /// What to type to run it.
+    command: String,
 }
 
 impl Opened {
@@ -165,13 +169,20 @@ impl Opened {
             runs = runs.join("smoke");
             data = runs.join("data");
         }
+        let mut command = format!("make exp={}", arguments.experiment);
+        for (variable, texts) in [("set", &arguments.set), ("sweep", &arguments.sweep)] {
+            if !texts.is_empty() {
+                command.push_str(&format!(" {variable}=\"{}\"", texts.join(" ")));
+            }
+        }
+        command.push_str(if arguments.smoke { " smoke=1" } else { "" });
         let plan = plan(&loaded)?;
-        Ok(Self { plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
+        Ok(Self { command, plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
     }
 
     /// The results on disk, if they are those of the experiment as it stands now.
     fn results(&self) -> Result<Results> {
-        let hint = format!("make exp={}", self.plan.name);
+        let hint = self.command.clone();
         let Some(results) = Results::read(&self.out)? else {
             let missing = self.out.join("results.json");
             let message = format!("no results of {} yet: {} does not exist", self.plan.name, missing.display());

@@ -208,7 +208,10 @@ fn missing_sets_say_where_they_were_looked_for_and_how_to_get_them() {
     let own = Dataset { format: Some(Format::ClassFolders), ..Dataset::named("mine") };
     let (message, hint) = check(&own, Split::Train);
     assert_eq!(message, "data set \"mine\" (train) is not in ROOT/mine: no folder train/ with a folder per class");
-    assert_eq!(hint, "put its files there, or say where they are with `path`");
+    assert_eq!(
+        hint,
+        "put its files there, or say where they are with `path` (a relative one starts at the data folder)"
+    );
 }
 
 #[test]

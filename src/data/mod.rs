@@ -244,7 +244,8 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, folder: &Path) -
     Err(match known(&dataset.name) {
         Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get),
         Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get)),
-        None => error.hint("put its files there, or say where they are with `path`"),
+        None => error
+            .hint("put its files there, or say where they are with `path` (a relative one starts at the data folder)"),
     })
 }
 

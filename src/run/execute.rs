@@ -37,10 +37,12 @@ pub struct Context {
 /// Runs what is missing of the plan and returns the record of all of it.
 ///
 /// # Errors
-/// Before any work, if a data set is missing; [`Error::Interrupted`] when the user asks to stop.
+/// Before any work, if a data set is missing or a picture of a test set is damaged; [`Error::Interrupted`] when the user asks to stop.
 pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
     let mut runner = Runner { plan, context, sets: BTreeMap::new(), environment: environment(&context.device) };
+    // Every picture that will be scored is read before any training, so that a damaged one is not found out days later.
+    runner.test_sets(&plan.experiment.data)?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
     }

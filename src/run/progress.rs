@@ -126,7 +126,7 @@ impl Observer for Progress {
                 let message = || {
                     let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                     let terms = if terms.len() > 1 { format!(" ({})", terms.join(", ")) } else { String::new() };
-                    format!("loss {loss:.4}{terms}  accuracy {:.1} %", accuracy * 100.0)
+                    format!("loss {loss:.4}{terms}  train accuracy {:.1} %", accuracy * 100.0)
                 };
                 let due = match &self.display {
                     Display::Bar(bar) => {
@@ -153,7 +153,7 @@ impl Observer for Progress {
                 let validation =
                     validation.map(|share| format!("  validation {:.2} %", share * 100.0)).unwrap_or_default();
                 let text = format!(
-                    "{}: epoch {} done, step {step}/{}  loss {loss:.4}  accuracy {:.2} %{validation}{}",
+                    "{}: epoch {} done, step {step}/{}  loss {loss:.4}  train accuracy {:.2} %{validation}{}",
                     self.what,
                     epoch + 1,
                     self.total,
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(
             watch(EVERY),
             "tuned, seed 0: 4 steps, continued at step 2\n\
-             tuned, seed 0: epoch 1 done, step 4/4  loss 2.0000  accuracy 30.00 %  validation 50.00 %\n\
+             tuned, seed 0: epoch 1 done, step 4/4  loss 2.0000  train accuracy 30.00 %  validation 50.00 %\n\
              tuned, seed 0: 4 steps done\n"
         );
     }
@@ -226,7 +226,7 @@ mod tests {
         let line = text.lines().nth(1).unwrap();
         assert!(
             line.starts_with(
-                "tuned, seed 0: step 3/4 (epoch 1)  loss 2.0000 (cross_entropy 1.5000, sparsity 0.5000)  accuracy 25.0 %, "
+                "tuned, seed 0: step 3/4 (epoch 1)  loss 2.0000 (cross_entropy 1.5000, sparsity 0.5000)  train accuracy 25.0 %, "
             ),
             "{line}"
         );
