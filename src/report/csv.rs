@@ -21,7 +21,8 @@ pub fn text(table: &Rendered) -> String {
         for (cell, column) in row.cells.iter().zip(&table.columns) {
             let number = |number: Option<f64>| number.map(|number| number.to_string()).unwrap_or_default();
             line.push(number(cell.ours.map(|ours| ours.mean)));
-            line.push(number(cell.ours.map(|ours| ours.std)));
+            // One value has no deviation; 0 would claim that it was measured.
+            line.push(number(cell.ours.filter(|ours| ours.n > 1).map(|ours| ours.std)));
             line.push(cell.ours.map(|ours| ours.n.to_string()).unwrap_or_default());
             if column.paper {
                 line.push(number(cell.paper));
