@@ -29,13 +29,7 @@ pub fn text(table: &Rendered) -> String {
         for (cell, column) in row.cells.iter().zip(&table.columns) {
             let ours = cell.ours.map_or("–".to_owned(), |ours| table::mean_std(&ours, "±"));
             let ours = if cell.best { format!("**{ours}**") } else { ours };
-            if column.paper {
-                line.push(cell.paper.map_or("–".to_owned(), table::two_decimals));
-                line.push(ours);
-                line.push(cell.difference.map_or("–".to_owned(), table::signed));
-            } else {
-                line.push(ours);
-            }
+            line.extend(cell.plain(column.paper, ours));
         }
         line
     });

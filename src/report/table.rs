@@ -79,6 +79,17 @@ pub struct Cell {
     pub best: bool,
 }
 
+impl Cell {
+    /// Its columns in a plain-text table: `ours` alone, or paper, ours and difference beside a paper's number.
+    pub(super) fn plain(&self, paper: bool, ours: String) -> Vec<String> {
+        if !paper {
+            return vec![ours];
+        }
+        let dash = || "–".to_owned();
+        vec![self.paper.map_or_else(dash, two_decimals), ours, self.difference.map_or_else(dash, signed)]
+    }
+}
+
 impl Header {
     /// `FPR95 ↓`: the number and where better is.
     pub fn title(&self) -> &'static str {

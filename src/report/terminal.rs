@@ -61,13 +61,7 @@ fn draw(table: &Rendered, shown: std::ops::Range<usize>) -> String {
             let Some(cell) = row.cells.get(index) else { continue };
             let star = if cell.best { "*" } else { "" };
             let ours = cell.ours.map_or("–".to_owned(), |ours| format!("{star}{}", table::mean_std(&ours, "±")));
-            if column.paper {
-                line.push(cell.paper.map_or("–".to_owned(), table::two_decimals));
-                line.push(ours);
-                line.push(cell.difference.map_or("–".to_owned(), table::signed));
-            } else {
-                line.push(ours);
-            }
+            line.extend(cell.plain(column.paper, ours));
         }
         drawn.add_row(line);
     }

@@ -65,19 +65,12 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
 /// Every set that the plan will read is there, or the error names all that are not.
 fn check_data(plan: &Plan, context: &Context) -> Result<()> {
     let untrained = plan.nodes.iter().any(|node| context.store.progress(node) != Progress::Done);
-    let mut problems: Vec<Error> = Vec::new();
-    let mut seen: Vec<&Dataset> = Vec::new();
-    for cell in &plan.cells {
-        let data = &cell.experiment.data;
-        for (set, is_id) in std::iter::once((&data.id, true)).chain(data.ood.iter().map(|set| (set, false))) {
-            if seen.contains(&set) {
-                continue;
-            }
-            seen.push(set);
-            let splits: &[Split] = if is_id && untrained { &[Split::Train, Split::Test] } else { &[Split::Test] };
-            problems.extend(data::check(set, splits, &context.data).err());
-        }
-    }
+    // A sweep does not touch the data: every cell has those of the experiment.
+    let sets = &plan.experiment.data;
+    let id_splits: &[Split] = if untrained { &[Split::Train, Split::Test] } else { &[Split::Test] };
+    let id = data::check(&sets.id, id_splits, &context.data);
+    let ood = sets.ood.iter().map(|set| data::check(set, &[Split::Test], &context.data));
+    let mut problems: Vec<Error> = std::iter::once(id).chain(ood).filter_map(Result::err).collect();
     match problems.len() {
         0 => Ok(()),
         1 => Err(problems.remove(0)),

@@ -31,7 +31,7 @@ pub fn forward_pass(what: &str, total: usize) -> ProgressBar {
 }
 
 /// Whether standard error wants lines instead of bars.
-fn plain_wanted() -> bool {
+pub(crate) fn plain_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || !std::io::stderr().is_terminal()
 }
 

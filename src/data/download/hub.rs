@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Source, parquet};
 use crate::data::registry::known;
 use crate::data::{ImageSet, Split, store};
-use crate::{Error, Result, digest::hex};
+use crate::{Error, Result, digest::hex, run::progress::plain_wanted};
 
 /// How often a transfer that breaks off is continued before giving up.
 const RETRIES: usize = 3;
@@ -260,8 +260,7 @@ enum Reporter {
 
 impl Reporter {
     fn new(name: &str) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        if plain || !io::stderr().is_terminal() {
+        if plain_wanted() {
             return Self::Lines { name: name.into(), started: false };
         }
         let bar = ProgressBar::new(0).with_message(name.to_owned());
