@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use oodkit::{
-    ops::{self, Statistics},
+    ops::{self, Convolution, Statistics},
     rng,
     train::{optim::Sgd, schedule},
 };
@@ -74,12 +74,12 @@ fn conv2d_matches_pytorch_and_differences() {
         let [n, c, h, w, o, kh, kw, stride, padding] = case[..] else { panic!("{what}") };
         let (x, weight, bias) =
             (variable("x", &[n, c, h, w]), variable("weight", &[o, c, kh, kw]), variable("bias", &[o]));
-        let y = ops::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap();
+        let y = ops::conv2d(&x, &weight, Some(&bias), Convolution::new(stride, padding)).unwrap();
         check_golden(&what, &y, &[("x", &x), ("weight", &weight), ("bias", &bias)], &golden);
         check_differences(&what, &[&x, &weight, &bias], |at| {
-            ops::conv2d(&at[0], &at[1], Some(&at[2]), stride, padding)
+            ops::conv2d(&at[0], &at[1], Some(&at[2]), Convolution::new(stride, padding))
         });
-        let without = ops::conv2d(&x, &weight, None, stride, padding).unwrap();
+        let without = ops::conv2d(&x, &weight, None, Convolution::new(stride, padding)).unwrap();
         let shifted = without.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
         assert_close(&what, &values(&shifted), &values(&y), 1e-12);
     }
@@ -89,8 +89,8 @@ fn conv2d_matches_pytorch_and_differences() {
 fn conv2d_takes_any_layout_and_skips_a_gradient_that_nothing_needs() {
     let (x, weight) = (uniform("x", &[2, 5, 6, 3]), variable("weight", &[2, 3, 3, 3]));
     let x = x.permute((0, 3, 2, 1)).unwrap();
-    let y = ops::conv2d(&x, &weight, None, 1, 1).unwrap();
-    let copied = ops::conv2d(&x.contiguous().unwrap(), &weight, None, 1, 1).unwrap();
+    let y = ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap();
+    let copied = ops::conv2d(&x.contiguous().unwrap(), &weight, None, Convolution::new(1, 1)).unwrap();
     assert_eq!(values(&y), values(&copied));
     // A sum hands a gradient with strides of 0 back.
     let gradients = y.sum_all().unwrap().backward().unwrap();
@@ -100,12 +100,12 @@ fn conv2d_takes_any_layout_and_skips_a_gradient_that_nothing_needs() {
 #[test]
 fn conv2d_in_f32_is_close_to_f64_and_repeats_its_bits() {
     let (x, weight) = (uniform("x", &[37, 3, 9, 9]), uniform("weight", &[8, 3, 3, 3]));
-    let exact = values(&ops::conv2d(&x, &weight, None, 1, 1).unwrap());
+    let exact = values(&ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap());
     let run = || {
         let (x, weight) =
             (Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap(), weight.to_dtype(DType::F32).unwrap());
         let weight = Var::from_tensor(&weight).unwrap();
-        let y = ops::conv2d(&x, &weight, None, 1, 1).unwrap();
+        let y = ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap();
         let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         [values(&y), values(gradients.get(&weight).unwrap()), values(gradients.get(&x).unwrap())]
     };
@@ -120,10 +120,13 @@ fn conv2d_in_f32_is_close_to_f64_and_repeats_its_bits() {
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let tensor = |shape: &[usize]| uniform("x", shape);
-    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 3, 3, 3]), None, 1, 0).is_err());
-    assert!(ops::conv2d(&tensor(&[1, 2, 2, 4]), &tensor(&[1, 2, 3, 3]), None, 1, 0).is_err());
-    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 2, 3, 3]), None, 0, 0).is_err());
-    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), Some(&tensor(&[4])), 1, 0).is_err());
+    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 3, 3, 3]), None, Convolution::new(1, 0)).is_err());
+    assert!(ops::conv2d(&tensor(&[1, 2, 2, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(1, 0)).is_err());
+    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(0, 0)).is_err());
+    assert!(
+        ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), Some(&tensor(&[4])), Convolution::new(1, 0))
+            .is_err()
+    );
     assert!(ops::max_pool2d(&tensor(&[1, 2, 1, 4]), 2, 2, 0).is_err());
     assert!(ops::max_pool2d(&tensor(&[1, 2, 4, 4]), 2, 0, 0).is_err());
     assert!(ops::max_pool2d(&tensor(&[1, 2, 4, 4]), 2, 2, 2).is_err());

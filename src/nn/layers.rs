@@ -8,7 +8,7 @@ use candle_nn::{
 
 use crate::{
     nn::{Head, Mode},
-    ops::{self, Statistics},
+    ops::{self, Convolution, Statistics},
 };
 
 /// How a convolution's weights start.
@@ -39,8 +39,7 @@ fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
-    stride: usize,
-    padding: usize,
+    convolution: Convolution,
 }
 
 impl Conv2d {
@@ -70,13 +69,13 @@ impl Conv2d {
             },
         };
         let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
-        Ok(Self { weight, bias: None, stride, padding })
+        Ok(Self { weight, bias: None, convolution: Convolution::new(stride, padding) })
     }
 
     /// (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|bias| seen(bias, mode));
-        ops::conv2d(x, &seen(&self.weight, mode), bias.as_ref(), self.stride, self.padding)
+        ops::conv2d(x, &seen(&self.weight, mode), bias.as_ref(), self.convolution)
     }
 }
 

@@ -17,27 +17,68 @@ use super::{
     sum,
 };
 
+/// How a convolution moves over its input; rows first in every pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    /// Input pixels between neighbouring output pixels.
+    pub stride: [usize; 2],
+    /// Zeros added before and after each axis.
+    pub padding: [usize; 2],
+    /// Input pixels between neighbouring taps of the kernel.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other; as many as there are channels makes it depthwise.
+    pub groups: usize,
+}
+
+impl Convolution {
+    /// The same stride and padding on both axes, no dilation, one group.
+    pub const fn new(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 2], dilation: [1; 2], groups: 1 }
+    }
+
+    /// The same with dilation.
+    pub const fn dilated(self, dilation: usize) -> Self {
+        Self { dilation: [dilation; 2], ..self }
+    }
+
+    /// The same with groups.
+    pub const fn grouped(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// Output pixels along an axis of `size` pixels under `kernel` taps; `None` when the kernel does not fit.
+    pub(super) fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
+        let padded = self.padding[axis].checked_mul(2)?.checked_add(size)?;
+        let reach = kernel.checked_sub(1)?.checked_mul(self.dilation[axis])?.checked_add(1)?;
+        let (stride, dilation) = (self.stride[axis], self.dilation[axis]);
+        if stride == 0 || dilation == 0 || reach > padded { None } else { Some((padded - reach) / stride + 1) }
+    }
+}
+
 /// Two-dimensional convolution (cross-correlation, as PyTorch's `conv2d`).
 ///
-/// `x`: (N, C, H, W); `weight`: (O, C, kh, kw); `bias`: (O); result: (N, O, H', W') with
-/// H' = (H + 2·padding − kh) / stride + 1. f32 or f64. The gradient with respect to `x` is computed only when something
-/// upstream needs it.
+/// `x`: (N, C, H, W); `weight`: (O, C/groups, kh, kw); `bias`: (O); result: (N, O, H', W') with
+/// H' = (H + 2·padding − dilation·(kh − 1) − 1) / stride + 1. f32 or f64. The gradient with respect to `x` is computed only
+/// when something upstream needs it.
 ///
 /// # Errors
-/// When the shapes do not fit together, or the stride is 0.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    let patches = Patches::new(x, weight, stride, padding)?;
+/// When the shapes do not fit together, a stride, dilation or group count is 0, or the batch is empty.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, convolution: Convolution) -> Result<Tensor> {
+    if convolution.groups > 1 {
+        let one = Convolution { groups: 1, ..convolution };
+        let (xs, weights) = (x.chunk(convolution.groups, 1)?, weight.chunk(convolution.groups, 0)?);
+        let parts = xs.iter().zip(&weights).map(|(x, weight)| conv2d(x, weight, None, one));
+        let y = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?;
+        return match bias {
+            Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+            None => Ok(y),
+        };
+    }
+    let patches = Patches::new(x, weight, convolution)?;
     if let Some(bias) = bias
         && bias.dims() != [patches.outputs]
     {
         bail!("conv2d: bias has shape {:?}, the weight has {} output channels", bias.dims(), patches.outputs);
-    }
-    if !x.device().is_cpu() {
-        let y = x.conv2d(weight, padding, stride, 1, 1)?;
-        return match bias {
-            Some(bias) => y.broadcast_add(&bias.reshape((1, patches.outputs, 1, 1))?),
-            None => Ok(y),
-        };
     }
     let op = Conv2d { patches, input_needs_gradient: x.track_op() };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);

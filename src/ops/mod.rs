@@ -13,7 +13,7 @@ mod patches;
 mod relu;
 
 pub use batch_norm::{Statistics, batch_norm, moments};
-pub use conv2d::conv2d;
+pub use conv2d::{Convolution, conv2d};
 pub use dropout::dropout;
 pub use max_pool2d::max_pool2d;
 pub use relu::relu;

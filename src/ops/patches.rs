@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Float;
+use super::{Float, conv2d::Convolution};
 
 /// The sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +19,7 @@ pub(super) struct Patches {
     pub(super) kernel_width: usize,
     pub(super) out_height: usize,
     pub(super) out_width: usize,
-    stride: usize,
-    padding: usize,
+    convolution: Convolution,
 }
 
 /// One tap at one row of output pixels.
@@ -34,16 +33,16 @@ struct Run {
 }
 
 impl Patches {
-    pub(super) fn new(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Self> {
+    pub(super) fn new(x: &Tensor, weight: &Tensor, convolution: Convolution) -> Result<Self> {
         let (images, inputs, height, width) = x.dims4()?;
         let (outputs, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
-        let fits = height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width;
-        if stride == 0 || weight_inputs != inputs || !fits || weight.elem_count() == 0 || height * width == 0 {
-            bail!(
-                "conv2d: input {:?}, weight {:?}, stride {stride} and padding {padding} do not fit",
-                x.dims(),
-                weight.dims()
-            );
+        let out = [(height, kernel_height), (width, kernel_width)];
+        let out: Vec<Option<usize>> = (0..2).map(|axis| convolution.output(axis, out[axis].0, out[axis].1)).collect();
+        let (Some(out_height), Some(out_width)) = (out[0], out[1]) else {
+            bail!("conv2d: input {:?}, weight {:?} and {convolution:?} do not fit", x.dims(), weight.dims());
+        };
+        if weight_inputs != inputs || weight.elem_count() == 0 || x.elem_count() == 0 {
+            bail!("conv2d: input {:?}, weight {:?} and {convolution:?} do not fit", x.dims(), weight.dims());
         }
         Ok(Self {
             images,
@@ -53,10 +52,9 @@ impl Patches {
             outputs,
             kernel_height,
             kernel_width,
-            out_height: (height + 2 * padding - kernel_height) / stride + 1,
-            out_width: (width + 2 * padding - kernel_width) / stride + 1,
-            stride,
-            padding,
+            out_height,
+            out_width,
+            convolution,
         })
     }
 
@@ -81,7 +79,7 @@ impl Patches {
         if images == 1 && self.is_pointwise() {
             return x;
         }
-        let pitch = images * self.pixels();
+        let (pitch, stride) = (images * self.pixels(), self.convolution.stride[1]);
         buffer.resize(self.taps() * pitch, T::zero());
         for (n, image) in x.chunks_exact(self.image()).enumerate() {
             self.for_each_run(|Run { tap, out_row, columns, start }| {
@@ -90,10 +88,10 @@ impl Patches {
                 row[..columns.start].fill(T::zero());
                 row[columns.end..].fill(T::zero());
                 let row = &mut row[columns];
-                if self.stride == 1 {
+                if stride == 1 {
                     row.copy_from_slice(&image[start..start + row.len()]);
                 } else {
-                    row.iter_mut().zip(image[start..].iter().step_by(self.stride)).for_each(|(to, from)| *to = *from);
+                    row.iter_mut().zip(image[start..].iter().step_by(stride)).for_each(|(to, from)| *to = *from);
                 }
             });
         }
@@ -102,15 +100,15 @@ impl Patches {
 
     /// The transpose of [`Patches::unfold`]: adds every column to where it came from.
     pub(super) fn fold<T: Float>(&self, patches: &[T], x: &mut [T]) {
-        let pitch = patches.len() / self.taps();
+        let (pitch, stride) = (patches.len() / self.taps(), self.convolution.stride[1]);
         for (n, image) in x.chunks_exact_mut(self.image()).enumerate() {
             self.for_each_run(|Run { tap, out_row, columns, start }| {
                 let Some(start) = start else { return };
                 let row = &patches[tap * pitch + n * self.pixels() + out_row * self.out_width..][columns];
-                if self.stride == 1 {
+                if stride == 1 {
                     image[start..].iter_mut().zip(row).for_each(|(to, from)| *to += *from);
                 } else {
-                    image[start..].iter_mut().step_by(self.stride).zip(row).for_each(|(to, from)| *to += *from);
+                    image[start..].iter_mut().step_by(stride).zip(row).for_each(|(to, from)| *to += *from);
                 }
             });
         }
@@ -142,22 +140,24 @@ impl Patches {
     }
 
     fn is_pointwise(&self) -> bool {
-        (self.kernel_height, self.kernel_width, self.stride, self.padding) == (1, 1, 1, 0)
+        (self.kernel_height, self.kernel_width) == (1, 1) && self.convolution == Convolution::new(1, 0)
     }
 
     fn for_each_run(&self, mut visit: impl FnMut(Run)) {
         let kernel = self.kernel_height * self.kernel_width;
         for tap in 0..self.taps() {
+            let Convolution { stride, padding, dilation, .. } = self.convolution;
             let (channel, i, j) = (tap / kernel, tap % kernel / self.kernel_width, tap % self.kernel_width);
+            let (i, j) = (i * dilation[0], j * dilation[1]);
             // Input column of output column q: q·stride + j − padding, inside from the first to before the end.
-            let first = self.padding.saturating_sub(j).div_ceil(self.stride);
-            let end = (self.width + self.padding).saturating_sub(j).div_ceil(self.stride).min(self.out_width);
+            let first = padding[1].saturating_sub(j).div_ceil(stride[1]);
+            let end = (self.width + padding[1]).saturating_sub(j).div_ceil(stride[1]).min(self.out_width);
             let columns = first.min(end)..end;
             for out_row in 0..self.out_height {
-                let row = (out_row * self.stride + i).checked_sub(self.padding).filter(|row| *row < self.height);
-                let start = row.filter(|_| !columns.is_empty()).map(|row| {
-                    (channel * self.height + row) * self.width + columns.start * self.stride + j - self.padding
-                });
+                let row = (out_row * stride[0] + i).checked_sub(padding[0]).filter(|row| *row < self.height);
+                let start = row
+                    .filter(|_| !columns.is_empty())
+                    .map(|row| (channel * self.height + row) * self.width + columns.start * stride[1] + j - padding[1]);
                 visit(Run { tap, out_row, columns: columns.clone(), start });
             }
         }
