@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use oodkit::{
-    ops::{self, Convolution, Statistics},
+    ops::{self, Activation, Convolution, Statistics},
     rng,
     train::{optim::Sgd, schedule},
 };
@@ -132,7 +132,7 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(ops::max_pool2d(&tensor(&[1, 2, 4, 4]), 2, 2, 2).is_err());
     assert!(ops::dropout(&tensor(&[2]), 1.0, rng::stream(0, "dropout", "")).is_err());
     let (x, good, bad) = (tensor(&[1, 2, 4, 4]), tensor(&[2]), tensor(&[3]));
-    assert!(ops::batch_norm(&x, &good, &bad, &tensor(&[2, 2]), Statistics::Given, 1e-5, false).is_err());
+    assert!(ops::batch_norm(&x, &good, &bad, &tensor(&[2, 2]), Statistics::Given, 1e-5, Activation::Relu).is_err());
     assert!(ops::relu(&Tensor::zeros(2, DType::U8, &Device::Cpu).unwrap()).is_err());
 }
 
@@ -181,7 +181,8 @@ fn batch_norm_matches_pytorch_and_differences() {
                 1 => (ops::moments(&at[0])?, Statistics::Batch),
                 _ => (Tensor::stack(&running, 0)?, Statistics::Given),
             };
-            ops::batch_norm(&at[0], &at[1], &at[2], &moments, statistics, 1e-5, relu == 1)
+            let activation = if relu == 1 { Activation::Relu } else { Activation::Identity };
+            ops::batch_norm(&at[0], &at[1], &at[2], &moments, statistics, 1e-5, activation)
         };
         let inputs = [&x, &weight, &bias];
         let y = apply(&inputs.map(|var| var.as_tensor().clone())).unwrap();

@@ -8,7 +8,7 @@ use candle_nn::{
 
 use crate::{
     nn::{Head, Mode},
-    ops::{self, Convolution, Statistics},
+    ops::{self, Activation, Convolution, Statistics},
 };
 
 /// How a convolution's weights start.
@@ -136,15 +136,15 @@ impl BatchNorm2d {
 
     /// Normalised (N, C, H, W).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.apply(x, mode, false)
+        self.apply(x, mode, Activation::Identity)
     }
 
     /// Normalised, then ReLU, in one pass over the data.
     pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.apply(x, mode, true)
+        self.apply(x, mode, Activation::Relu)
     }
 
-    fn apply(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor, mode: Mode, activation: Activation) -> Result<Tensor> {
         let (moments, statistics) = match mode {
             Mode::Eval => {
                 let running = [self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor()];
@@ -157,7 +157,7 @@ impl BatchNorm2d {
             }
         };
         let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
-        ops::batch_norm(x, &weight, &bias, &moments, statistics, EPSILON, relu)
+        ops::batch_norm(x, &weight, &bias, &moments, statistics, EPSILON, activation)
     }
 
     /// PyTorch averages the unbiased variance although it normalises with the biased one.

@@ -1,13 +1,17 @@
-//! Batch normalisation (Ioffe & Szegedy 2015) over (N, C, H, W), with an optional ReLU in the same pass.
+//! Batch normalisation (Ioffe & Szegedy 2015) over (N, C, H, W), with an activation in the same pass.
 //!
 //! x̂ = (x − mean) / √(var + ε); y = γ·x̂ + β, per channel. With batch statistics (M = N·H·W elements a channel) the
 //! gradient is dx = γ/√(var + ε) · (dy − mean(dy) − x̂·mean(dy·x̂)); with given statistics only its first term remains.
 //! candle's version is some fifteen tensor operations, whose backward takes tens of times as long as PyTorch's.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Float, by_float, elements, sum, sum_of};
+use super::{
+    Activation, Float,
+    op::{self, Array, Op},
+    sum, sum_of,
+};
 
 /// Which mean and variance normalise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +24,10 @@ pub enum Statistics {
 
 /// Mean and biased variance of each channel of `x` (N, C, H, W): (2, C), without gradient.
 pub fn moments(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&Moments)
+    op::apply_no_grad(&Moments, [x])
 }
 
-/// Normalises `x` (N, C, H, W) with `moments` (2, C), scales by `weight` (C), shifts by `bias` (C), then ReLU if asked.
+/// Normalises `x` (N, C, H, W) with `moments` (2, C), scales by `weight` (C), shifts by `bias` (C), then `activation`.
 ///
 /// # Errors
 /// When the shapes do not fit together.
@@ -34,7 +38,7 @@ pub fn batch_norm(
     moments: &Tensor,
     statistics: Statistics,
     epsilon: f64,
-    relu: bool,
+    activation: Activation,
 ) -> Result<Tensor> {
     let channels = x.dims4()?.1;
     if weight.dims() != [channels] || bias.dims() != [channels] || moments.dims() != [2, channels] {
@@ -46,11 +50,11 @@ pub fn batch_norm(
             moments.dims()
         );
     }
-    let moments = moments.to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
+    let moments = moments.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let [mean, variance] = <[Vec<f64>; 2]>::try_from(moments).unwrap_or_default();
     let scale = variance.iter().map(|variance| 1.0 / (variance + epsilon).sqrt()).collect();
-    let op = BatchNorm { mean, scale, statistics, relu };
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    let op = BatchNorm { mean, scale, statistics, activation };
+    op::apply(op, [x, weight, bias])
 }
 
 /// The planes of channel `c`, image after image.
@@ -60,29 +64,20 @@ fn channel<T>(x: &[T], c: usize, channels: usize, pixels: usize) -> impl Iterato
 
 struct Moments;
 
-impl Moments {
-    fn run<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (images, channels, height, width) = layout.shape().dims4()?;
-        let (x, pixels) = (elements::<T>(x, layout)?, height * width);
+impl Op<1> for Moments {
+    const NAME: &'static str = "batch_norm's moments";
+
+    fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        let (images, channels, height, width) = x.shape.dims4()?;
+        let pixels = height * width;
         let count = (images * pixels) as f64;
         let each = (0..channels).into_par_iter().map(|c| {
-            let mean = channel(x, c, channels, pixels).map(sum).sum::<f64>() / count;
+            let mean = channel(x.data, c, channels, pixels).map(sum).sum::<f64>() / count;
             let squares = |plane| sum_of(plane, |value: T| (value.to_f64() - mean) * (value.to_f64() - mean));
-            (mean, channel(x, c, channels, pixels).map(squares).sum::<f64>() / count)
+            (mean, channel(x.data, c, channels, pixels).map(squares).sum::<f64>() / count)
         });
         let (mean, variance): (Vec<f64>, Vec<f64>) = each.unzip();
-        let both = mean.into_iter().chain(variance).map(T::from_f64).collect();
-        Ok((T::to_cpu_storage_owned(both), (2, channels).into()))
-    }
-}
-
-impl CustomOp1 for Moments {
-    fn name(&self) -> &'static str {
-        "batch_norm's moments"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run(x, layout))
+        Ok((mean.into_iter().chain(variance).map(T::from_f64).collect(), (2, channels).into()))
     }
 }
 
@@ -92,138 +87,73 @@ struct BatchNorm {
     /// 1/√(var + ε)
     scale: Vec<f64>,
     statistics: Statistics,
-    relu: bool,
+    activation: Activation,
 }
 
-impl BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
+impl Op<3> for BatchNorm {
+    const NAME: &'static str = "batch_norm";
 
-    fn run<T: Float>(
-        &self,
-        (x, xl): (&CpuStorage, &Layout),
-        (weight, wl): (&CpuStorage, &Layout),
-        (bias, bl): (&CpuStorage, &Layout),
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, channels, height, width) = xl.shape().dims4()?;
-        let (x, weight, bias) = (elements::<T>(x, xl)?, elements::<T>(weight, wl)?, elements::<T>(bias, bl)?);
-        let mut y = vec![T::zero(); x.len()];
-        let planes = y.par_chunks_mut(height * width).zip(x.par_chunks(height * width)).enumerate();
+    fn cpu<T: Float>(&self, [x, weight, bias]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (_, channels, height, width) = x.shape.dims4()?;
+        let mut y = vec![T::zero(); x.data.len()];
+        let planes = y.par_chunks_mut(height * width).zip(x.data.par_chunks(height * width)).enumerate();
         planes.with_min_len(16).for_each(|(plane, (y, x))| {
             let c = plane % channels;
-            let (mean, factor) = (T::from_f64(self.mean[c]), T::from_f64(self.scale[c]) * weight[c]);
-            for (y, x) in y.iter_mut().zip(x) {
-                let value = (*x - mean) * factor + bias[c];
-                *y = if self.relu && value < T::zero() { T::zero() } else { value };
-            }
-        });
-        Ok((T::to_cpu_storage_owned(y), xl.shape().clone()))
-    }
-
-    /// The gradient that passes the ReLU, if there is one.
-    fn passed<T: Float>(&self, dy: T, y: T) -> T {
-        if self.relu && y <= T::zero() { T::zero() } else { dy }
-    }
-
-    /// Per channel: Σ dy and Σ dy·x̂, the gradients of bias and weight.
-    fn sums<T: Float>(&self, x: &[T], y: &[T], dy: &[T], channels: usize, pixels: usize) -> (Vec<f64>, Vec<f64>) {
-        let each = (0..channels).into_par_iter().map(|c| {
-            let planes = channel(x, c, channels, pixels).zip(channel(y, c, channels, pixels));
-            let (mut total, mut product) = (0.0, 0.0);
-            for ((x, y), dy) in planes.zip(channel(dy, c, channels, pixels)) {
-                let (mut totals, mut products) = ([0.0; 4], [0.0; 4]);
-                for ((x, y), dy) in x.chunks(4).zip(y.chunks(4)).zip(dy.chunks(4)) {
-                    for (lane, ((x, y), dy)) in x.iter().zip(y).zip(dy).enumerate() {
-                        let dy = self.passed(*dy, *y).to_f64();
-                        totals[lane] += dy;
-                        products[lane] += dy * (x.to_f64() - self.mean[c]);
-                    }
+            let (mean, factor) = (T::from_f64(self.mean[c]), T::from_f64(self.scale[c]) * weight.data[c]);
+            self.activation.specialised(|activation| {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = activation.value((*x - mean) * factor + bias.data[c]);
                 }
-                total += totals.iter().sum::<f64>();
-                product += products.iter().sum::<f64>();
-            }
-            (total, product * self.scale[c])
+            });
         });
-        each.unzip()
-    }
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch_norm"
+        Ok((y, x.shape.clone()))
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run((x, xl), (w, wl), (b, bl)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let sums = x.apply_op3_no_bwd(y, &dy, &Sums(self))?;
+    fn gradients(&self, [x, weight, _]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let sums = op::apply_no_grad(&Sums(self), [x, y, dy])?;
         let bias_gradient = sums.narrow(0, 0, 1)?.squeeze(0)?;
         let weight_gradient = sums.narrow(0, 1, 1)?.squeeze(0)?;
         let count = (x.elem_count() / weight.elem_count().max(1)) as f64;
-        let to_f64 = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
+        let to_f64 = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.to_vec1::<f64>();
         // dx = factor·(dy − offset − slope·(x − mean)), with offset and slope 0 for given statistics.
         let factor = to_f64(weight)?.iter().zip(&self.scale).map(|(weight, scale)| weight * scale).collect();
         let through_moments = if self.statistics == Statistics::Batch { 1.0 / count } else { 0.0 };
         let offset = to_f64(&bias_gradient)?.iter().map(|sum| sum * through_moments).collect();
         let slope = to_f64(&weight_gradient)?.into_iter().zip(&self.scale);
         let slope = slope.map(|(sum, scale)| sum * scale * through_moments).collect();
-        let dx = x.apply_op3_no_bwd(y, &dy, &InputGradient { norm: self, factor, offset, slope })?;
-        Ok((Some(dx), Some(weight_gradient), Some(bias_gradient)))
+        let dx = op::apply_no_grad(&InputGradient { norm: self, factor, offset, slope }, [x, y, dy])?;
+        Ok([Some(dx), Some(weight_gradient), Some(bias_gradient)])
     }
 }
 
-/// (x, y, dY) to (2, C): the gradients of bias and weight.
+/// (x, y, dY) to (2, C): Σ dy and Σ dy·x̂, the gradients of bias and weight.
 struct Sums<'a>(&'a BatchNorm);
 
-impl Sums<'_> {
-    fn run<T: Float>(
-        &self,
-        (x, xl): (&CpuStorage, &Layout),
-        (y, yl): (&CpuStorage, &Layout),
-        (dy, dyl): (&CpuStorage, &Layout),
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, channels, height, width) = xl.shape().dims4()?;
-        let (x, y, dy) = (elements::<T>(x, xl)?, elements::<T>(y, yl)?, elements::<T>(dy, dyl)?);
-        let (totals, products) = self.0.sums(x, y, dy, channels, height * width);
-        let both = totals.into_iter().chain(products).map(T::from_f64).collect();
-        Ok((T::to_cpu_storage_owned(both), (2, channels).into()))
-    }
-}
+impl Op<3> for Sums<'_> {
+    const NAME: &'static str = "batch_norm's weight gradient";
 
-impl CustomOp3 for Sums<'_> {
-    fn name(&self) -> &'static str {
-        "batch_norm's weight gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        y: &CpuStorage,
-        yl: &Layout,
-        dy: &CpuStorage,
-        dyl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run((x, xl), (y, yl), (dy, dyl)))
+    fn cpu<T: Float>(&self, [x, y, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (_, channels, height, width) = x.shape.dims4()?;
+        let pixels = height * width;
+        let each = (0..channels).into_par_iter().map(|c| {
+            let planes = channel(x.data, c, channels, pixels).zip(channel(y.data, c, channels, pixels));
+            let (mut total, mut product) = (0.0, 0.0);
+            for ((x, y), dy) in planes.zip(channel(dy.data, c, channels, pixels)) {
+                let (mut totals, mut products) = ([0.0; 4], [0.0; 4]);
+                for ((x, y), dy) in x.chunks(4).zip(y.chunks(4)).zip(dy.chunks(4)) {
+                    for (lane, ((x, y), dy)) in x.iter().zip(y).zip(dy).enumerate() {
+                        let dy = self.0.activation.gradient(*y, *dy).to_f64();
+                        totals[lane] += dy;
+                        products[lane] += dy * (x.to_f64() - self.0.mean[c]);
+                    }
+                }
+                total += totals.iter().sum::<f64>();
+                product += products.iter().sum::<f64>();
+            }
+            (total, product * self.0.scale[c])
+        });
+        let (totals, products): (Vec<f64>, Vec<f64>) = each.unzip();
+        Ok((totals.into_iter().chain(products).map(T::from_f64).collect(), (2, channels).into()))
     }
 }
 
@@ -235,44 +165,25 @@ struct InputGradient<'a> {
     slope: Vec<f64>,
 }
 
-impl InputGradient<'_> {
-    fn run<T: Float>(
-        &self,
-        (x, xl): (&CpuStorage, &Layout),
-        (y, yl): (&CpuStorage, &Layout),
-        (dy, dyl): (&CpuStorage, &Layout),
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, channels, height, width) = xl.shape().dims4()?;
+impl Op<3> for InputGradient<'_> {
+    const NAME: &'static str = "batch_norm's input gradient";
+
+    fn cpu<T: Float>(&self, [x, y, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (_, channels, height, width) = x.shape.dims4()?;
         let pixels = height * width;
-        let (x, y, dy) = (elements::<T>(x, xl)?, elements::<T>(y, yl)?, elements::<T>(dy, dyl)?);
-        let mut dx = vec![T::zero(); x.len()];
-        let planes = dx.par_chunks_mut(pixels).zip(x.par_chunks(pixels)).zip(y.par_chunks(pixels));
-        planes.zip(dy.par_chunks(pixels)).enumerate().with_min_len(16).for_each(|(plane, (((dx, x), y), dy))| {
+        let mut dx = vec![T::zero(); x.data.len()];
+        let inputs = x.data.par_chunks(pixels).zip(y.data.par_chunks(pixels)).zip(dy.data.par_chunks(pixels));
+        let planes = dx.par_chunks_mut(pixels).zip(inputs).enumerate();
+        planes.with_min_len(16).for_each(|(plane, (dx, ((x, y), dy)))| {
             let c = plane % channels;
             let [mean, factor, offset, slope] =
                 [self.norm.mean[c], self.factor[c], self.offset[c], self.slope[c]].map(T::from_f64);
-            for (((dx, x), y), dy) in dx.iter_mut().zip(x).zip(y).zip(dy) {
-                *dx = factor * (self.norm.passed(*dy, *y) - offset - slope * (*x - mean));
-            }
+            self.norm.activation.specialised(|activation| {
+                for (((dx, x), y), dy) in dx.iter_mut().zip(x).zip(y).zip(dy) {
+                    *dx = factor * (activation.gradient(*y, *dy) - offset - slope * (*x - mean));
+                }
+            });
         });
-        Ok((T::to_cpu_storage_owned(dx), xl.shape().clone()))
-    }
-}
-
-impl CustomOp3 for InputGradient<'_> {
-    fn name(&self) -> &'static str {
-        "batch_norm's input gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        y: &CpuStorage,
-        yl: &Layout,
-        dy: &CpuStorage,
-        dyl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run((x, xl), (y, yl), (dy, dyl)))
+        Ok((dx, x.shape.clone()))
     }
 }

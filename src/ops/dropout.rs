@@ -1,10 +1,13 @@
 //! Dropout from a named random stream.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rand::RngCore as _;
 use rayon::prelude::*;
 
-use super::{BLOCK, Float, by_float, elements};
+use super::{
+    BLOCK, Float,
+    op::{self, Array, Op},
+};
 use crate::rng::Rng;
 
 /// Sets each element to 0 with probability `p` and scales the others by 1 / (1 − p) (Srivastava et al. 2014, inverted).
@@ -21,7 +24,7 @@ pub fn dropout(x: &Tensor, p: f64, rng: Rng) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
     }
-    x.contiguous()?.apply_op1(Dropout { p, rng })
+    op::apply(Dropout { p, rng }, [x])
 }
 
 /// The operation is linear, so its backward is itself. It keeps the generator instead of a mask.
@@ -31,13 +34,14 @@ struct Dropout {
     rng: Rng,
 }
 
-impl Dropout {
-    fn run<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = elements::<T>(x, layout)?;
-        let mut y = vec![T::zero(); x.len()];
+impl Op<1> for Dropout {
+    const NAME: &'static str = "dropout";
+
+    fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        let mut y = vec![T::zero(); x.data.len()];
         let scale = T::from_f64(1.0 / (1.0 - self.p));
         let threshold = (self.p * 2f64.powi(32)) as u32;
-        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
+        y.par_chunks_mut(BLOCK).zip(x.data.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
             let mut rng = self.rng.clone();
             rng.set_word_pos((block * BLOCK) as u128);
             for (y, x) in y.iter_mut().zip(x) {
@@ -46,20 +50,10 @@ impl Dropout {
                 }
             }
         });
-        Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
-    }
-}
-
-impl CustomOp1 for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
+        Ok((y, x.shape.clone()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run(x, layout))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(gradient.contiguous()?.apply_op1_no_bwd(self)?))
+    fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(op::apply_no_grad(self, [dy])?)])
     }
 }

@@ -3,10 +3,13 @@
 //! candle 0.11.1 divides the gradient of its max-pool by the window's size, trains every layer below with a fraction of
 //! its gradient, and refuses overlapping windows and padding.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Float, by_float, elements};
+use super::{
+    Float,
+    op::{self, Array, Op},
+};
 
 /// The largest value of each `kernel`×`kernel` window.
 ///
@@ -21,7 +24,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> R
     if kernel == 0 || stride == 0 || 2 * padding > kernel || !fits || height * width == 0 {
         bail!("max_pool2d: input {:?}, kernel {kernel}, stride {stride}, padding {padding} do not fit", x.dims());
     }
-    x.contiguous()?.apply_op1(MaxPool2d { kernel, stride, padding })
+    op::apply(MaxPool2d { kernel, stride, padding }, [x])
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +35,6 @@ struct MaxPool2d {
 }
 
 impl MaxPool2d {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
-    }
-
     fn output_size(&self, input: usize) -> usize {
         (input + 2 * self.padding - self.kernel) / self.stride + 1
     }
@@ -68,13 +67,16 @@ impl MaxPool2d {
             }
         }
     }
+}
 
-    fn forward<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (images, channels, height, width) = layout.shape().dims4()?;
+impl Op<1> for MaxPool2d {
+    const NAME: &'static str = "max_pool2d";
+
+    fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        let (images, channels, height, width) = x.shape.dims4()?;
         let (out_height, out_width) = (self.output_size(height), self.output_size(width));
-        let x = elements::<T>(x, layout)?;
         let mut y = vec![T::zero(); images * channels * out_height * out_width];
-        let planes = y.par_chunks_mut(out_height * out_width).zip(x.par_chunks(height * width));
+        let planes = y.par_chunks_mut(out_height * out_width).zip(x.data.par_chunks(height * width));
         planes.with_min_len(8).for_each(|(y, x)| {
             let mut y = y.iter_mut();
             self.for_each_winner(x, height, width, |winner| {
@@ -83,57 +85,33 @@ impl MaxPool2d {
                 }
             });
         });
-        Ok((T::to_cpu_storage_owned(y), (images, channels, out_height, out_width).into()))
+        Ok((y, (images, channels, out_height, out_width).into()))
     }
 
-    fn backward<T: Float>(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        dy: &CpuStorage,
-        dyl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, _, height, width) = layout.shape().dims4()?;
-        let (x, dy) = (elements::<T>(x, layout)?, elements::<T>(dy, dyl)?);
-        let mut dx = vec![T::zero(); x.len()];
-        let windows = self.output_size(height) * self.output_size(width);
-        let planes = dx.par_chunks_mut(height * width).zip(x.par_chunks(height * width)).zip(dy.par_chunks(windows));
-        planes.with_min_len(8).for_each(|((dx, x), dy)| {
-            let mut dy = dy.iter();
-            self.for_each_winner(x, height, width, |winner| {
-                if let Some(dy) = dy.next() {
-                    dx[winner] += *dy;
-                }
-            });
-        });
-        Ok((T::to_cpu_storage_owned(dx), layout.shape().clone()))
-    }
-}
-
-impl CustomOp1 for MaxPool2d {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.forward(x, layout))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&gradient.contiguous()?, &MaxPool2dGradient(*self))?))
+    fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(op::apply_no_grad(&MaxPool2dGradient(*self), [x, dy])?)])
     }
 }
 
 /// (x, dY) to dX.
 struct MaxPool2dGradient(MaxPool2d);
 
-impl CustomOp2 for MaxPool2dGradient {
-    fn name(&self) -> &'static str {
-        "max_pool2d's gradient"
-    }
+impl Op<2> for MaxPool2dGradient {
+    const NAME: &'static str = "max_pool2d's gradient";
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, dy: &CpuStorage, dyl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let pool = &self.0;
-        by_float!(x, pool.backward(x, xl, dy, dyl))
+    fn cpu<T: Float>(&self, [x, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        let (_, _, height, width) = x.shape.dims4()?;
+        let mut dx = vec![T::zero(); x.data.len()];
+        let windows = self.0.output_size(height) * self.0.output_size(width);
+        let inputs = x.data.par_chunks(height * width).zip(dy.data.par_chunks(windows));
+        dx.par_chunks_mut(height * width).zip(inputs).with_min_len(8).for_each(|(dx, (x, dy))| {
+            let mut dy = dy.iter();
+            self.0.for_each_winner(x, height, width, |winner| {
+                if let Some(dy) = dy.next() {
+                    dx[winner] += *dy;
+                }
+            });
+        });
+        Ok((dx, x.shape.clone()))
     }
 }

@@ -4,14 +4,17 @@
 //! with central differences). Every sum has an order that depends on shapes only, never on threads, so equal inputs
 //! give equal bits.
 
+mod activation;
 mod batch_norm;
 mod conv2d;
 mod dropout;
 mod gemm;
 mod max_pool2d;
+mod op;
 mod patches;
 mod relu;
 
+pub use activation::Activation;
 pub use batch_norm::{Statistics, batch_norm, moments};
 pub use conv2d::{Convolution, conv2d};
 pub use dropout::dropout;

@@ -1,67 +1,50 @@
 //! Rectified linear unit with PyTorch's gradient.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{BLOCK, Float, by_float, elements};
+use super::{BLOCK, Float, op};
+use op::{Array, Op};
 
 /// max(x, 0) elementwise; NaN stays NaN. The gradient at 0 is 0, as in PyTorch (candle's is 1).
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Relu)
+    op::apply(Relu, [x])
 }
 
 struct Relu;
 
-impl Relu {
-    fn run<T: Float>(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = elements::<T>(x, layout)?;
-        let mut y = vec![T::zero(); x.len()];
-        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
+impl Op<1> for Relu {
+    const NAME: &'static str = "relu";
+
+    fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        let mut y = vec![T::zero(); x.data.len()];
+        y.par_chunks_mut(BLOCK).zip(x.data.par_chunks(BLOCK)).for_each(|(y, x)| {
             for (y, x) in y.iter_mut().zip(x) {
                 *y = if *x < T::zero() { T::zero() } else { *x };
             }
         });
-        Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
-    }
-}
-
-impl CustomOp1 for Relu {
-    fn name(&self) -> &'static str {
-        "relu"
+        Ok((y, x.shape.clone()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_float!(x, self.run(x, layout))
-    }
-
-    fn bwd(&self, _: &Tensor, y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(y.apply_op2_no_bwd(&gradient.contiguous()?, &ReluGradient)?))
+    fn gradients(&self, _: [&Tensor; 1], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(op::apply_no_grad(&ReluGradient, [y, dy])?)])
     }
 }
 
 /// (y, dY) to dX.
 struct ReluGradient;
 
-impl ReluGradient {
-    fn run<T: Float>(&self, y: &CpuStorage, yl: &Layout, dy: &CpuStorage, dyl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (y, dy) = (elements::<T>(y, yl)?, elements::<T>(dy, dyl)?);
-        let mut dx = vec![T::zero(); y.len()];
-        let blocks = dx.par_chunks_mut(BLOCK).zip(y.par_chunks(BLOCK)).zip(dy.par_chunks(BLOCK));
+impl Op<2> for ReluGradient {
+    const NAME: &'static str = "relu's gradient";
+
+    fn cpu<T: Float>(&self, [y, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        let mut dx = vec![T::zero(); y.data.len()];
+        let blocks = dx.par_chunks_mut(BLOCK).zip(y.data.par_chunks(BLOCK)).zip(dy.data.par_chunks(BLOCK));
         blocks.for_each(|((dx, y), dy)| {
             for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = if *y <= T::zero() { T::zero() } else { *dy };
             }
         });
-        Ok((T::to_cpu_storage_owned(dx), yl.shape().clone()))
-    }
-}
-
-impl CustomOp2 for ReluGradient {
-    fn name(&self) -> &'static str {
-        "relu's gradient"
-    }
-
-    fn cpu_fwd(&self, y: &CpuStorage, yl: &Layout, dy: &CpuStorage, dyl: &Layout) -> Result<(CpuStorage, Shape)> {
-        by_float!(y, self.run(y, yl, dy, dyl))
+        Ok((dx, y.shape.clone()))
     }
 }
