@@ -1,12 +1,14 @@
-//! One training step at a time, on request, for `benches/compare.py`: reads lines, answers each with milliseconds.
+//! One step of a workload at a time, for `benches/compare.py`: reads lines, answers each with the milliseconds it took.
 //!
-//! `cargo run --release --example step lenet`, then press Enter for a step.
+//! `cargo run --release --example step wrn40_2`, then press Enter for a step; `… wrn40_2 --profile 10` takes ten steps by
+//! itself, for a profiler to record.
 
 use std::{
     io::{BufRead as _, Write as _},
     time::Instant,
 };
 
+use Work::{Eval, Train};
 use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
@@ -18,35 +20,80 @@ use oodkit::{
 };
 use rand::Rng as _;
 
+/// What a step does with the network of this name.
+#[derive(Clone, Copy)]
+enum Work {
+    /// Forward, cross-entropy, backward, SGD.
+    Train(&'static str),
+    /// Forward in evaluation mode.
+    Eval(&'static str),
+}
+
+/// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
+const CASES: [(&str, Work, usize, usize, usize); 5] = [
+    ("lenet", Train("lenet"), 128, 1, 28),
+    ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
+    ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
+    ("wrn28_10_eval", Eval("wrn28_10"), 8, 3, 32),
+    ("vgg19", Train("vgg19_bn"), 64, 3, 32),
+];
+
 fn main() -> Result<()> {
-    let case = std::env::args().nth(1).unwrap_or_default();
-    let (backbone, batch, channels, side) = match case.as_str() {
-        "lenet" => ("lenet", 128, 1, 28),
-        "wrn40_2" => ("wrn40_2", 64, 3, 32),
-        other => return Err(Error::input(format!("no case \"{other}\"")).hint("lenet or wrn40_2")),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let name = arguments.first().map_or("", String::as_str);
+    let Some(&(_, work, batch, channels, side)) = CASES.iter().find(|(case, ..)| *case == name) else {
+        let names = CASES.map(|(name, ..)| name).join(", ");
+        return Err(Error::input(format!("no case \"{name}\"")).hint(format!("the cases are {names}")));
     };
-    let backbone = Backbone::by_name(backbone).map_err(Error::input)?;
-    let device = Device::Cpu;
-    let params = Params::new(0, &device);
-    let shape = Shape { channels, height: side, width: side, classes: 10 };
-    let network = nn::build(&backbone, shape, params.builder())?;
-    let objective = Objective::new(&Loss::default())?;
-    let config = SgdConfig { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 };
-    let mut optimizer = Sgd::new(&config, params.trainable())?;
-
-    let mut stream = rng::stream(0, "bench", "images");
-    let pixels: Vec<f32> = (0..batch * channels * side * side).map(|_| stream.random_range(-1.0..1.0)).collect();
-    let images = Tensor::from_vec(pixels, (batch, channels, side, side), &device)?;
-    let labels = Tensor::from_vec((0..batch as u32).map(|i| i % 10).collect::<Vec<_>>(), batch, &device)?;
-
+    let images = noise("images", &[batch, channels, side, side])?;
+    let mut step = prepare(work, &images)?;
+    if let [_, profile, steps] = arguments.as_slice()
+        && profile == "--profile"
+    {
+        let steps = steps.parse().map_err(|_| Error::input(format!("\"{steps}\" is not a number of steps")))?;
+        return (0..steps).try_for_each(step);
+    }
     let mut stdout = std::io::stdout();
-    for (step, _) in std::io::stdin().lock().lines().enumerate() {
+    for (index, _) in std::io::stdin().lock().lines().enumerate() {
         let started = Instant::now();
-        let outputs = network.forward(&images, Mode::Train { seed: 0, step: step as u64 })?;
-        let (loss, _) = objective.value(&Step { outputs: &outputs, labels: &labels })?;
-        optimizer.step(&loss.backward()?, config.lr)?;
+        step(index as u64)?;
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
         writeln!(stdout, "{milliseconds}").and_then(|()| stdout.flush()).map_err(Error::io("write", "stdout"))?;
     }
     Ok(())
+}
+
+/// The step as a function of its index.
+fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
+    let params = Params::new(0, &Device::Cpu);
+    let (batch, channels, height, width) = images.dims4()?;
+    let build = |name| {
+        let backbone = Backbone::by_name(name).map_err(Error::input)?;
+        nn::build(&backbone, Shape { channels, height, width, classes: 10 }, params.builder())
+    };
+    let images = images.clone();
+    Ok(match work {
+        Train(name) => {
+            let network = build(name)?;
+            let objective = Objective::new(&Loss::default())?;
+            let config = SgdConfig { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 };
+            let mut optimizer = Sgd::new(&config, params.trainable())?;
+            let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
+            Box::new(move |step| {
+                let outputs = network.forward(&images, Mode::Train { seed: 0, step })?;
+                let (loss, _) = objective.value(&Step { outputs: &outputs, labels: &labels })?;
+                optimizer.step(&loss.backward()?, config.lr)
+            })
+        }
+        Eval(name) => {
+            let network = build(name)?;
+            Box::new(move |_| Ok(network.forward(&images, Mode::Eval).map(|_| ())?))
+        }
+    })
+}
+
+fn noise(name: &str, shape: &[usize]) -> Result<Tensor> {
+    let mut stream = rng::stream(0, "bench", name);
+    let values = (0..shape.iter().product()).map(|_| stream.random_range(-1.0f32..1.0)).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
