@@ -38,7 +38,12 @@ const CASES: [(&str, Work, usize, usize, usize); 5] = [
     ("vgg19", Train("vgg19_bn"), 64, 3, 32),
 ];
 
+// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
+    oodkit::ops::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let name = arguments.first().map_or("", String::as_str);
     let Some(&(_, work, batch, channels, side)) = CASES.iter().find(|(case, ..)| *case == name) else {

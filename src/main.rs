@@ -7,7 +7,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use oodkit::Error;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
+    oodkit::ops::keep_freed_memory();
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

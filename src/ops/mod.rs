@@ -10,6 +10,7 @@ mod conv2d;
 mod dropout;
 mod gemm;
 mod max_pool2d;
+mod memory;
 mod op;
 mod patches;
 mod relu;
@@ -19,6 +20,7 @@ pub use batch_norm::{Statistics, batch_norm, moments};
 pub use conv2d::{Convolution, conv2d};
 pub use dropout::dropout;
 pub use max_pool2d::max_pool2d;
+pub use memory::keep_freed_memory;
 pub use relu::relu;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
