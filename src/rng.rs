@@ -12,6 +12,10 @@ use sha2::{Digest, Sha256};
 /// The generator behind every stream: portable, the same on every platform and in every version.
 pub type Rng = ChaCha8Rng;
 
+/// Its rounds, for kernels that draw the same words.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) const ROUNDS: usize = 8;
+
 /// The random stream named (`seed`, `purpose`, `name`); equal names give equal streams, different names unrelated ones.
 pub fn stream(seed: u64, purpose: &str, name: &str) -> Rng {
     let mut hash = Sha256::new();

@@ -4,6 +4,8 @@ use candle_core::{Result, Shape, Tensor, bail};
 use rand::RngCore as _;
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     BLOCK, Float,
     op::{self, Array, Op},
@@ -34,13 +36,24 @@ struct Dropout {
     rng: Rng,
 }
 
+impl Dropout {
+    /// What the kept elements are multiplied by.
+    fn scale(&self) -> f64 {
+        1.0 / (1.0 - self.p)
+    }
+
+    /// A random word below it drops its element.
+    fn threshold(&self) -> u32 {
+        (self.p * 2f64.powi(32)) as u32
+    }
+}
+
 impl Op<1> for Dropout {
     const NAME: &'static str = "dropout";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
         let mut y = vec![T::zero(); x.data.len()];
-        let scale = T::from_f64(1.0 / (1.0 - self.p));
-        let threshold = (self.p * 2f64.powi(32)) as u32;
+        let (scale, threshold) = (T::from_f64(self.scale()), self.threshold());
         y.par_chunks_mut(BLOCK).zip(x.data.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
             let mut rng = self.rng.clone();
             rng.set_word_pos((block * BLOCK) as u128);
@@ -51,6 +64,12 @@ impl Op<1> for Dropout {
             }
         });
         Ok((y, x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let y = cuda::activation::dropout(x, self.threshold(), self.scale(), &self.rng)?;
+        Ok((y, x.shape().clone()))
     }
 
     fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {

@@ -6,6 +6,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     op::{self, Array, Op},
@@ -37,6 +39,11 @@ struct MaxPool2d {
 impl MaxPool2d {
     fn output_size(&self, input: usize) -> usize {
         (input + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn window_of_both_axes(&self) -> cuda::pool::Window {
+        cuda::pool::Window { kernel: [self.kernel; 2], stride: [self.stride; 2], padding: [self.padding; 2] }
     }
 
     /// Input positions of window `r` along one axis of `size` positions.
@@ -88,6 +95,13 @@ impl Op<1> for MaxPool2d {
         Ok((y, (images, channels, out_height, out_width).into()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels, height, width) = x.shape().dims4()?;
+        let shape = (images, channels, self.output_size(height), self.output_size(width)).into();
+        Ok((cuda::pool::forward("max_pool", x, &shape, self.window_of_both_axes())?, shape))
+    }
+
     fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&MaxPool2dGradient(*self), [x, dy])?)])
     }
@@ -113,5 +127,10 @@ impl Op<2> for MaxPool2dGradient {
             });
         });
         Ok((dx, x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::pool::max_gradient(x, dy, self.0.window_of_both_axes())?, x.shape().clone()))
     }
 }

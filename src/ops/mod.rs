@@ -7,6 +7,8 @@
 mod activation;
 mod batch_norm;
 mod conv2d;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 mod dropout;
 mod gemm;
 mod max_pool2d;

@@ -1,4 +1,4 @@
-//! What an operation is: its CPU code on slices, its CUDA code on storages, its gradients; candle's custom operations are
+//! What an operation is: its CPU code on slices, its GPU code on device memory, its gradients; candle's custom operations are
 //! implemented here once for all.
 
 #[cfg(feature = "cuda")]
@@ -8,6 +8,8 @@ use candle_core::{
 };
 
 use super::Float;
+#[cfg(any(feature = "cuda", test))]
+use super::cuda::{Gpu, View};
 
 /// A contiguous tensor on the CPU.
 #[derive(Clone, Copy)]
@@ -27,10 +29,10 @@ pub(super) trait Op<const N: usize>: Send + Sync {
     /// The result's elements and shape.
     fn cpu<T: Float>(&self, inputs: [Array<'_, T>; N]) -> Result<(Vec<T>, Shape)>;
 
-    /// The same on a GPU; the layouts are contiguous.
-    #[cfg(feature = "cuda")]
-    fn cuda(&self, _inputs: [(&CudaStorage, &Layout); N]) -> Result<(CudaStorage, Shape)> {
-        bail!("{} has no CUDA kernel yet: use `device: cpu`", Self::NAME)
+    /// The same on a GPU, or on its emulator in tests.
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: Gpu>(&self, _inputs: [View<'_, G>; N]) -> Result<(G, Shape)> {
+        bail!("{} has no CUDA kernel yet: use the CPU", Self::NAME)
     }
 
     /// The gradient with respect to each input, where there is one, given the result `y` and its contiguous gradient `dy`.
@@ -48,9 +50,9 @@ impl<const N: usize, O: Op<N>> Op<N> for &O {
         (*self).cpu(inputs)
     }
 
-    #[cfg(feature = "cuda")]
-    fn cuda(&self, inputs: [(&CudaStorage, &Layout); N]) -> Result<(CudaStorage, Shape)> {
-        (*self).cuda(inputs)
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: Gpu>(&self, inputs: [View<'_, G>; N]) -> Result<(G, Shape)> {
+        (*self).gpu(inputs)
     }
 }
 
@@ -95,6 +97,10 @@ fn same<X, const M: usize, const N: usize>(array: [X; M]) -> Result<[X; N]> {
 
 impl<O: Op<N>, const N: usize> Candle<O, N> {
     fn cpu<const M: usize>(&self, inputs: [Cpu<'_>; M]) -> Result<(CpuStorage, Shape)> {
+        #[cfg(test)]
+        if super::cuda::emulator::is_active() {
+            return self.gpu(inputs);
+        }
         match inputs[0].0 {
             CpuStorage::F32(_) => self.cpu_of::<f32>(same(inputs)?),
             CpuStorage::F64(_) => self.cpu_of::<f64>(same(inputs)?),
@@ -112,6 +118,17 @@ impl<O: Op<N>, const N: usize> Candle<O, N> {
         }
         let (y, shape) = self.0.cpu(arrays)?;
         Ok((T::to_cpu_storage_owned(y), shape))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: Gpu, const M: usize>(&self, inputs: [(&G, &Layout); M]) -> Result<(G, Shape)> {
+        let dtype = inputs[0].0.dtype();
+        for (memory, layout) in inputs {
+            if memory.dtype() != dtype || !layout.is_contiguous() {
+                bail!("{}: {:?} of strides {:?} beside {dtype:?}", O::NAME, memory.dtype(), layout.stride());
+            }
+        }
+        self.0.gpu(same(inputs.map(|(memory, layout)| View { memory, layout }))?)
     }
 
     fn gradients<const M: usize>(&self, inputs: [&Tensor; M], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; M]> {
@@ -133,7 +150,7 @@ macro_rules! custom_op {
 
             #[cfg(feature = "cuda")]
             fn cuda_fwd(&self, $($storage: &CudaStorage, $layout: &Layout),+) -> Result<(CudaStorage, Shape)> {
-                self.0.cuda(same([$(($storage, $layout)),+])?)
+                self.gpu([$(($storage, $layout)),+])
             }
 
             fn bwd(&self, $($x: &Tensor),+, y: &Tensor, dy: &Tensor) -> Result<$Gradients> {

@@ -3,6 +3,8 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::{Activation, cuda};
 use super::{BLOCK, Float, op};
 use op::{Array, Op};
 
@@ -26,6 +28,11 @@ impl Op<1> for Relu {
         Ok((y, x.shape.clone()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::activation(x, Activation::Relu)?, x.shape().clone()))
+    }
+
     fn gradients(&self, _: [&Tensor; 1], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&ReluGradient, [y, dy])?)])
     }
@@ -46,5 +53,10 @@ impl Op<2> for ReluGradient {
             }
         });
         Ok((dx, y.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [y, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::gradient(y, dy, Activation::Relu)?, y.shape().clone()))
     }
 }

@@ -97,8 +97,8 @@ std::function<void()> bound(void (*kernel)(P...), Arguments &arguments, std::ind
 }
 
 template <typename... P> struct Registered {
-  Registered(const char *name, void (*kernel)(P...)) {
-    kernels()[name] = [kernel](Arguments &arguments) {
+  Registered(std::string file, const char *name, void (*kernel)(P...)) {
+    kernels()[file.substr(file.rfind('/') + 1) + ": " + name] = [kernel](Arguments &arguments) {
       if (arguments.size() != sizeof...(P))
         throw std::runtime_error("it takes " + std::to_string(sizeof...(P)) + " arguments, not " +
                                  std::to_string(arguments.size()));
@@ -107,7 +107,8 @@ template <typename... P> struct Registered {
   }
 };
 
-#define KERNEL(name, ...)                                        \
-  static void name(__VA_ARGS__);                                 \
-  static const Registered registered_##name(#name, name);        \
+// Known as "file.cu: name".
+#define KERNEL(name, ...)                                           \
+  static void name(__VA_ARGS__);                                    \
+  static const Registered registered_##name(__FILE__, #name, name); \
   static void name(__VA_ARGS__)

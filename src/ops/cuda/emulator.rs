@@ -9,7 +9,9 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-use candle_core::{CpuDevice, CpuStorage, DType, Result, Shape, Storage, backend::BackendStorage as _, bail};
+use candle_core::{
+    CpuStorage, DType, Result, Shape, Storage, backend::BackendStorage as _, bail, cpu_backend::CpuDevice,
+};
 
 use super::{Argument, Gpu, Launch};
 
@@ -53,8 +55,9 @@ impl Gpu for CpuStorage {
         let mut child = process().lock().unwrap();
         let mut request = Vec::new();
         let word = |request: &mut Vec<u8>, word: usize| request.extend((word as u32).to_le_bytes());
-        word(&mut request, launch.name.len());
-        request.extend(launch.name.as_bytes());
+        let kernel = format!("{}.cu: {}", launch.module, launch.name);
+        word(&mut request, kernel.len());
+        request.extend(kernel.as_bytes());
         word(&mut request, blocks as usize);
         word(&mut request, launch.arguments.len());
         for argument in &launch.arguments {

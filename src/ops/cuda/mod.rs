@@ -10,7 +10,11 @@
 //! - `neighbours`: distances to the k nearest train features, tile by tile with a top-k per row, so that no N×M matrix exists;
 //! - `pseudo_anomalies`: drawing cut-paste, confetti and noise into batches that are on the device already.
 
-use candle_core::{BackendStorage, DType, Layout, Result, Shape, Storage, backend::BackendDevice, bail};
+use candle_core::{
+    DType, Layout, Result, Shape, Storage,
+    backend::{BackendDevice, BackendStorage},
+    bail,
+};
 
 pub(super) mod activation;
 pub(super) mod batch_norm;
@@ -51,6 +55,14 @@ impl<G> Clone for View<'_, G> {
 impl<G> Copy for View<'_, G> {}
 
 impl<'a, G: Gpu> View<'a, G> {
+    /// A contiguous tensor that an operation keeps as a field.
+    pub(super) fn of(storage: &'a Storage, layout: &'a Layout) -> Result<Self> {
+        if !layout.is_contiguous() {
+            bail!("a kernel was given strides {:?}", layout.stride());
+        }
+        Ok(Self { memory: G::of(storage)?, layout })
+    }
+
     pub(super) fn shape(&self) -> &'a Shape {
         self.layout.shape()
     }

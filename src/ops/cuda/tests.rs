@@ -1,0 +1,173 @@
+//! Every operation on the emulator against the same operation on the CPU: values and gradients, f32 and f64.
+
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, op::BackpropOp};
+
+use super::{
+    View,
+    convolution::{self, Sizes},
+    emulator::emulated,
+};
+use crate::ops::{self, Activation, Convolution, Statistics};
+
+/// Numbers in [-1, 1), in twentieths when `ties` are wanted.
+fn numbers(name: &str, shape: &[usize], ties: bool) -> Tensor {
+    use rand::Rng as _;
+    let mut rng = crate::rng::stream(0, "test", name);
+    let count = shape.iter().product();
+    let draw = |_| {
+        let value: f64 = rng.random_range(-1.0..1.0);
+        if ties { (value * 4.0).round() / 4.0 } else { value }
+    };
+    Tensor::from_vec((0..count).map(draw).collect::<Vec<f64>>(), shape, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The result of `f` and the gradients of Σ y·toward with respect to each input.
+fn results(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Vec<f64>>> {
+    let variables = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let tracked: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+    let y = f(&tracked)?;
+    let toward = numbers("toward", y.dims(), false).to_dtype(y.dtype())?;
+    let gradients = (&y * toward)?.sum_all()?.backward()?;
+    let gradients = variables.iter().filter_map(|variable| gradients.get(variable)).map(values);
+    Ok(std::iter::once(values(&y)).chain(gradients).collect())
+}
+
+/// `f` gives on the emulator what it gives on the CPU.
+#[track_caller]
+fn check(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 2e-5)] {
+        let inputs: Vec<Tensor> = inputs.iter().map(|input| input.to_dtype(dtype).unwrap()).collect();
+        let expected = results(&inputs, &f).unwrap();
+        let actual = emulated(|| results(&inputs, &f)).unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
+        assert_eq!(actual.len(), expected.len(), "{what}: number of gradients");
+        for (part, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+            compare(&format!("{what} {dtype:?}: result {part}"), actual, expected, tolerance);
+        }
+    }
+}
+
+/// Within `tolerance` of the largest, or both NaN.
+#[track_caller]
+fn compare(what: &str, actual: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}: length");
+    let size = expected.iter().fold(1.0f64, |size, value| size.max(value.abs()));
+    for (i, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let close = (actual - expected).abs() <= tolerance * size || actual.is_nan() && expected.is_nan();
+        assert!(close, "{what}[{i}] is {actual}, {expected} on the CPU");
+    }
+}
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Identity, Activation::Relu, Activation::LeakyRelu(0.1), Activation::Relu6];
+
+#[test]
+fn elementwise() {
+    for shape in [&[1][..], &[3, 7], &[2, 3, 20, 11]] {
+        check("relu", &[numbers("x", shape, true)], |x| ops::relu(&x[0]));
+        let rng = || crate::rng::stream(7, "dropout", "cuda");
+        check("dropout", &[numbers("x", shape, false)], |x| ops::dropout(&x[0], 0.3, rng()));
+    }
+}
+
+#[test]
+fn batch_norm() {
+    for shape in [[2, 3, 5, 4], [1, 1, 1, 2], [9, 2, 17, 16], [3, 40, 1, 1]] {
+        let channels = shape[1];
+        let inputs =
+            [numbers("x", &shape, false), numbers("weight", &[channels], false), numbers("bias", &[channels], false)];
+        // A mean far from 0, as after a biased layer.
+        let x = ((&inputs[0] * 8.0).unwrap() + 20.0).unwrap();
+        let inputs = [x, inputs[1].clone(), inputs[2].clone()];
+        for activation in ACTIVATIONS {
+            check(&format!("batch_norm {shape:?} {activation:?}"), &inputs, |at| {
+                let moments = ops::moments(&at[0].detach())?;
+                ops::batch_norm(&at[0], &at[1], &at[2], &moments, Statistics::Batch, 1e-5, activation)
+            });
+            let given = Tensor::stack(
+                &[numbers("mean", &[channels], false), Tensor::ones(channels, DType::F64, &Device::Cpu).unwrap()],
+                0,
+            );
+            let given = given.unwrap();
+            check(&format!("batch_norm, given {shape:?} {activation:?}"), &inputs, |at| {
+                let moments = given.to_dtype(at[0].dtype())?;
+                ops::batch_norm(&at[0], &at[1], &at[2], &moments, Statistics::Given, 1e-5, activation)
+            });
+        }
+    }
+}
+
+#[test]
+fn max_pool() {
+    for (shape, kernel, stride, padding) in [
+        ([2, 3, 8, 7], 2, 2, 0),
+        ([1, 2, 9, 10], 3, 2, 1),
+        ([2, 1, 5, 5], 3, 1, 1),
+        ([1, 1, 7, 7], 2, 3, 1),
+        ([1, 2, 1, 1], 1, 1, 0),
+    ] {
+        for ties in [false, true] {
+            let what = format!("max_pool {shape:?} {kernel} {stride} {padding}");
+            check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], kernel, stride, padding));
+        }
+    }
+}
+
+/// A convolution's four directions on the emulator: Y (with bias), dX, dW, db for dY = `toward`.
+fn launched(x: &Tensor, weight: &Tensor, bias: &Tensor, toward: &Tensor, sizes: &Sizes) -> Result<Vec<Tensor>> {
+    let held = [x, weight, bias, toward].map(Tensor::storage_and_layout);
+    let [x, weight, bias, dy] = [0, 1, 2, 3].map(|i| View::<CpuStorage>::of(&held[i].0, held[i].1).unwrap());
+    let results = [
+        (convolution::forward(x, weight, Some(bias), sizes)?, dy.shape()),
+        (convolution::input_gradient(dy, weight, sizes)?, x.shape()),
+        (convolution::weight_gradient(dy, x, sizes)?, weight.shape()),
+        (convolution::bias_gradient(dy, sizes)?, bias.shape()),
+    ];
+    let tensor = |(memory, shape): (CpuStorage, &Shape)| {
+        Tensor::from_storage(Storage::Cpu(memory), shape, BackpropOp::none(), false)
+    };
+    Ok(results.map(tensor).into())
+}
+
+#[test]
+fn convolutions() {
+    let plain = Convolution::new(1, 0);
+    for (shape, [o, kh, kw], convolution) in [
+        ([2, 3, 7, 6], [4, 3, 3], Convolution::new(1, 1)),
+        ([3, 4, 9, 8], [6, 3, 5], Convolution { stride: [2, 1], padding: [1, 2], ..plain }),
+        ([2, 4, 9, 7], [6, 3, 3], Convolution { padding: [2, 2], ..plain }.dilated(2).grouped(2)),
+        ([2, 6, 8, 9], [6, 3, 3], Convolution::new(2, 1).grouped(6)),
+        ([1, 3, 5, 5], [6, 5, 3], Convolution { padding: [2, 0], ..plain }.grouped(3)),
+        ([2, 5, 4, 4], [3, 1, 1], plain),
+        ([2, 4, 5, 4], [8, 1, 1], Convolution::new(2, 0).grouped(2)),
+        ([1, 1, 1, 1], [1, 1, 1], plain),
+        ([1, 2, 6, 6], [3, 6, 6], plain),
+    ] {
+        let what = format!("{shape:?} {o} {kh} {kw} {convolution:?}");
+        let [images, inputs, height, width] = shape;
+        let weight = numbers("weight", &[o, inputs / convolution.groups, kh, kw], false);
+        let (x, bias) = (numbers("x", &shape, false), numbers("bias", &[o], false));
+        let out_size = [convolution.output(0, height, kh).unwrap(), convolution.output(1, width, kw).unwrap()];
+        let toward = numbers("toward", &[images, o, out_size[0], out_size[1]], false);
+        let sizes =
+            Sizes { images, inputs, size: [height, width], outputs: o, kernel: [kh, kw], out_size, convolution };
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5), (DType::BF16, 2e-2)] {
+            // Rounded to the type first: what is tested is the arithmetic.
+            let [x, weight, bias, toward] = [&x, &weight, &bias, &toward].map(|tensor| tensor.to_dtype(dtype).unwrap());
+            let exact = [&x, &weight, &bias, &toward].map(|tensor| tensor.to_dtype(DType::F64).unwrap());
+            let variables = [&exact[0], &exact[1], &exact[2]].map(|tensor| Var::from_tensor(tensor).unwrap());
+            let y = ops::conv2d(&variables[0], &variables[1], Some(&variables[2]), convolution).unwrap();
+            let gradients = (&y * &exact[3]).unwrap().sum_all().unwrap().backward().unwrap();
+            let mut expected = vec![values(&y)];
+            expected.extend(variables.iter().map(|variable| values(gradients.get(variable).unwrap())));
+            let actual = launched(&x, &weight, &bias, &toward, &sizes);
+            let actual = actual.unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
+            for (part, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                compare(&format!("{what} {dtype:?}: result {part}"), &values(actual), expected, tolerance);
+            }
+        }
+    }
+}
