@@ -10,22 +10,22 @@ mod conv2d;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod dropout;
+#[cfg_attr(not(test), expect(dead_code, reason = "the linear layer takes it up"))]
 mod gemm;
 mod max_pool2d;
 mod memory;
 mod op;
-mod patches;
 mod relu;
 
 pub use activation::Activation;
 pub use batch_norm::{Statistics, batch_norm, moments};
-pub use conv2d::{Convolution, conv2d};
+pub use conv2d::{Convolution, conv_transpose2d, conv2d, conv2d_inference};
 pub use dropout::dropout;
 pub use max_pool2d::max_pool2d;
 pub use memory::keep_freed_memory;
 pub use relu::relu;
 
-use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
+use candle_core::{Result, Tensor, WithDType};
 
 /// Mean over rows and columns: (N, C, H, W) to (N, C).
 pub fn global_avg_pool2d(x: &Tensor) -> Result<Tensor> {
@@ -33,31 +33,9 @@ pub fn global_avg_pool2d(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The element types of the operations.
-trait Float: WithDType {}
+trait Float: WithDType + conv2d::kernel::Kernels {}
 impl Float for f32 {}
 impl Float for f64 {}
-
-/// The elements of a contiguous tensor on the CPU, in order.
-fn elements<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!("expected a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.shape()),
-    }
-}
-
-/// Calls `$function::<f32>` or `::<f64>`, whichever the storage holds.
-macro_rules! by_float {
-    ($storage:expr, $self:ident . $function:ident ( $($argument:expr),* $(,)? )) => {
-        match $storage {
-            candle_core::CpuStorage::F32(_) => $self.$function::<f32>($($argument),*),
-            candle_core::CpuStorage::F64(_) => $self.$function::<f64>($($argument),*),
-            other => candle_core::bail!(
-                "{} takes f32 or f64, got {:?}", $self.name(), candle_core::backend::BackendStorage::dtype(other)
-            ),
-        }
-    };
-}
-use by_float;
 
 /// Elements that one parallel task handles in elementwise operations; fixed, so that tasks do not depend on threads.
 const BLOCK: usize = 1 << 14;

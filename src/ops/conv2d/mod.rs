@@ -1,0 +1,318 @@
+//! Convolution: forward, input gradient and weight gradient by direct kernels.
+//!
+//! y[n, o] = Σ_c Σ_ij w[o, c, i, j] · x[n, c, s·r + d·i − p, s·q + d·j − p] + b[o]
+//!
+//! candle's own backward is a loop of dot products, several times slower, and always computes dX, even for the images.
+
+#[cfg(test)]
+mod tests;
+
+pub(super) mod depthwise;
+pub(super) mod direct;
+mod geometry;
+pub(super) mod kernel;
+
+use candle_core::{Result, Shape, Tensor, bail};
+
+use self::{direct::Ending, geometry::Geometry, kernel::Isa};
+use super::{
+    Activation, Float,
+    op::{Array, Op, apply, apply_no_grad},
+};
+
+/// How a convolution moves over its input; rows first in every pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    /// Input pixels between neighbouring output pixels.
+    pub stride: [usize; 2],
+    /// Zeros added before and after each axis.
+    pub padding: [usize; 2],
+    /// Input pixels between neighbouring taps of the kernel.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other; as many as there are channels makes it depthwise.
+    pub groups: usize,
+}
+
+impl Convolution {
+    /// The same stride and padding on both axes, no dilation, one group.
+    pub const fn new(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 2], dilation: [1; 2], groups: 1 }
+    }
+
+    /// The same with dilation.
+    pub const fn dilated(self, dilation: usize) -> Self {
+        Self { dilation: [dilation; 2], ..self }
+    }
+
+    /// The same with groups.
+    pub const fn grouped(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// Output pixels along an axis of `size` pixels under `kernel` taps; `None` when the kernel does not fit.
+    pub(super) fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
+        let padded = self.padding[axis].checked_mul(2)?.checked_add(size)?;
+        let reach = kernel.checked_sub(1)?.checked_mul(self.dilation[axis])?.checked_add(1)?;
+        let (stride, dilation) = (self.stride[axis], self.dilation[axis]);
+        if stride == 0 || dilation == 0 || reach > padded { None } else { Some((padded - reach) / stride + 1) }
+    }
+}
+
+/// Two-dimensional convolution (cross-correlation, as PyTorch's `conv2d`).
+///
+/// `x`: (N, C, H, W); `weight`: (O, C/groups, kh, kw); `bias`: (O); result: (N, O, H', W') with
+/// H' = (H + 2·padding − dilation·(kh − 1) − 1) / stride + 1, rounded down. f32 or f64. The gradient with respect to `x` is
+/// computed only when something upstream needs it.
+///
+/// # Errors
+/// When the shapes do not fit together, a stride, dilation or group count is 0, or the batch is empty.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, convolution: Convolution) -> Result<Tensor> {
+    let geometry = Geometry::new(x.dims(), weight.dims(), convolution)?;
+    match bias {
+        Some(bias) => {
+            fits("conv2d", bias, geometry.outputs)?;
+            apply(Forward(geometry), [x, weight, bias])
+        }
+        None => apply(Forward(geometry), [x, weight]),
+    }
+}
+
+/// activation(conv2d(x, weight, bias) + add) in one pass, as a constant: inference keeps no graph.
+///
+/// `add`: of the result's shape, the other branch of a residual block. Otherwise as [`conv2d`].
+///
+/// # Errors
+/// As [`conv2d`], and when `add` has another shape than the result.
+pub fn conv2d_inference(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    convolution: Convolution,
+    activation: Activation,
+) -> Result<Tensor> {
+    let geometry = Geometry::new(x.dims(), weight.dims(), convolution)?;
+    if let Some(bias) = bias {
+        fits("conv2d_inference", bias, geometry.outputs)?;
+    }
+    if let Some(add) = add
+        && add.dims() != [&[geometry.images, geometry.outputs][..], &geometry.output].concat()
+    {
+        bail!("conv2d_inference: what is added has shape {:?}, the result {geometry:?}", add.dims());
+    }
+    match (bias, add) {
+        (None, None) => apply_no_grad(&Inference { geometry, activation, add: false }, [x, weight]),
+        (Some(bias), None) => apply_no_grad(&Inference { geometry, activation, add: false }, [x, weight, bias]),
+        (None, Some(add)) => apply_no_grad(&Inference { geometry, activation, add: true }, [x, weight, add]),
+        (Some(bias), Some(add)) => {
+            // Custom operations take three tensors at most; a bias is small enough to be a constant of this one.
+            let add = add.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
+            apply_no_grad(&Inference { geometry, activation, add: true }, [x, weight, &add])
+        }
+    }
+}
+
+/// Two-dimensional transposed convolution (as PyTorch's `conv_transpose2d`): the input gradient of [`conv2d`] as a layer.
+///
+/// `x`: (N, C, H, W); `weight`: (C, O/groups, kh, kw); `bias`: (O); result: (N, O, H', W') with
+/// H' = (H − 1)·stride − 2·padding + dilation·(kh − 1) + `output_padding` + 1. f32 or f64.
+///
+/// # Errors
+/// When the shapes do not fit together, or `output_padding` is not below the stride or the dilation.
+pub fn conv_transpose2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    convolution: Convolution,
+    output_padding: [usize; 2],
+) -> Result<Tensor> {
+    let ((images, _, height, width), (_, group_outputs, kh, kw)) = (x.dims4()?, weight.dims4()?);
+    let size = |axis: usize, input: usize, kernel: usize| {
+        let (stride, dilation) = (convolution.stride[axis], convolution.dilation[axis]);
+        let reach = (input.checked_sub(1)? * stride) + dilation * kernel.checked_sub(1)? + output_padding[axis] + 1;
+        let fits = output_padding[axis] < stride.max(dilation);
+        reach.checked_sub(2 * convolution.padding[axis]).filter(|_| fits)
+    };
+    let (Some(rows), Some(columns)) = (size(0, height, kh), size(1, width, kw)) else {
+        bail!(
+            "conv_transpose2d: input {:?}, weight {:?}, output padding {output_padding:?} and {convolution:?} do not fit",
+            x.dims(),
+            weight.dims()
+        )
+    };
+    let outputs = group_outputs * convolution.groups;
+    // The convolution that has this one as its input gradient.
+    let geometry = Geometry::new(&[images, outputs, rows, columns], weight.dims(), convolution)?;
+    if [geometry.outputs, geometry.output[0], geometry.output[1]] != x.dims()[1..] {
+        bail!("conv_transpose2d: input {:?}, weight {:?} and {convolution:?} do not fit", x.dims(), weight.dims());
+    }
+    let y = apply(InputGradient(geometry), [x, weight])?;
+    match bias {
+        Some(bias) => {
+            fits("conv_transpose2d", bias, outputs)?;
+            y.broadcast_add(&bias.reshape((1, outputs, 1, 1))?)
+        }
+        None => Ok(y),
+    }
+}
+
+fn fits(what: &str, bias: &Tensor, outputs: usize) -> Result<()> {
+    if bias.dims() != [outputs] {
+        bail!("{what}: bias has shape {:?}, there are {outputs} output channels", bias.dims());
+    }
+    Ok(())
+}
+
+impl Geometry {
+    fn output_shape(&self) -> Shape {
+        (self.images, self.outputs, self.output[0], self.output[1]).into()
+    }
+
+    fn input_shape(&self) -> Shape {
+        (self.images, self.inputs, self.input[0], self.input[1]).into()
+    }
+
+    fn weight_shape(&self) -> Shape {
+        (self.outputs, self.group_inputs(), self.kernel[0], self.kernel[1]).into()
+    }
+
+    /// Whether each channel is a group of its own, on both sides.
+    fn is_depthwise(&self) -> bool {
+        self.group_inputs() == 1 && self.group_outputs() == 1
+    }
+}
+
+/// (x, weight) or (x, weight, bias) to y.
+struct Forward(Geometry);
+
+impl Forward {
+    fn y<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
+        (run(&self.0, x, weight, bias, Ending::NONE), self.0.output_shape())
+    }
+
+    /// dX, if anything needs it, and dW.
+    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let dx = match x.track_op() {
+            true => Some(apply_no_grad(&InputGradient(self.0), [dy, weight])?),
+            false => None,
+        };
+        let dw = match weight.track_op() {
+            true => Some(apply_no_grad(&WeightGradient(self.0), [dy, x])?),
+            false => None,
+        };
+        Ok([dx, dw])
+    }
+}
+
+fn run<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, ending: Ending<'_, T>) -> Vec<T> {
+    if g.is_depthwise() {
+        depthwise::forward(g, x, weight, bias, ending)
+    } else {
+        direct::forward(g, Isa::best(), x, weight, bias, ending)
+    }
+}
+
+impl Op<2> for Forward {
+    const NAME: &'static str = "conv2d";
+
+    fn cpu<T: Float>(&self, [x, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        Ok(self.y(x.data, weight.data, None))
+    }
+
+    fn gradients(&self, [x, weight]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        self.gradients(x, weight, dy)
+    }
+}
+
+impl Op<3> for Forward {
+    const NAME: &'static str = "conv2d";
+
+    fn cpu<T: Float>(&self, [x, weight, bias]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        Ok(self.y(x.data, weight.data, Some(bias.data)))
+    }
+
+    fn gradients(&self, [x, weight, _]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let [dx, dw] = self.gradients(x, weight, dy)?;
+        Ok([dx, dw, Some(apply_no_grad(&BiasGradient(self.0), [dy])?)])
+    }
+}
+
+/// (x, weight), then bias or what is added, to the activated y.
+struct Inference {
+    geometry: Geometry,
+    activation: Activation,
+    add: bool,
+}
+
+impl Op<2> for Inference {
+    const NAME: &'static str = "conv2d";
+
+    fn cpu<T: Float>(&self, [x, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        let ending = Ending { add: None, activation: self.activation };
+        Ok((run(&self.geometry, x.data, weight.data, None, ending), self.geometry.output_shape()))
+    }
+}
+
+impl Op<3> for Inference {
+    const NAME: &'static str = "conv2d";
+
+    fn cpu<T: Float>(&self, [x, weight, third]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (bias, add) = if self.add { (None, Some(third.data)) } else { (Some(third.data), None) };
+        let ending = Ending { add, activation: self.activation };
+        Ok((run(&self.geometry, x.data, weight.data, bias, ending), self.geometry.output_shape()))
+    }
+}
+
+/// (dY, weight) to dX; also the transposed convolution of dY.
+struct InputGradient(Geometry);
+
+impl Op<2> for InputGradient {
+    const NAME: &'static str = "conv2d's input gradient";
+
+    fn cpu<T: Float>(&self, [dy, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        let g = &self.0;
+        let dx = if g.is_depthwise() {
+            depthwise::input_gradient(g, dy.data, weight.data)
+        } else {
+            direct::input_gradient(g, Isa::best(), dy.data, weight.data)
+        };
+        Ok((dx, g.input_shape()))
+    }
+
+    fn gradients(&self, [dy, weight]: [&Tensor; 2], _: &Tensor, dx: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        // Linear in both: what dX is to dY, y is to x.
+        let toward_dy = match dy.track_op() {
+            true => Some(apply_no_grad::<2, _>(&Forward(self.0), [dx, weight])?),
+            false => None,
+        };
+        Ok([toward_dy, Some(apply_no_grad(&WeightGradient(self.0), [dy, dx])?)])
+    }
+}
+
+/// (dY, x) to dW.
+struct WeightGradient(Geometry);
+
+impl Op<2> for WeightGradient {
+    const NAME: &'static str = "conv2d's weight gradient";
+
+    fn cpu<T: Float>(&self, [dy, x]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        let g = &self.0;
+        let dw = if g.is_depthwise() {
+            depthwise::weight_gradient(g, dy.data, x.data)
+        } else {
+            direct::weight_gradient(g, Isa::best(), dy.data, x.data)
+        };
+        Ok((dw, g.weight_shape()))
+    }
+}
+
+/// dY to db.
+struct BiasGradient(Geometry);
+
+impl Op<1> for BiasGradient {
+    const NAME: &'static str = "conv2d's bias gradient";
+
+    fn cpu<T: Float>(&self, [dy]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        Ok((direct::bias_gradient(&self.0, dy.data), self.0.outputs.into()))
+    }
+}
