@@ -1,4 +1,4 @@
-// Elementwise functions: ReLU and its kin, SiLU, GELU, dropout.
+// Elementwise functions: ReLU and its kin, residual addition, SiLU, GELU, dropout.
 #include "common.cuh"
 
 namespace activation {
@@ -13,10 +13,9 @@ template <typename T> __device__ void backward(uint n, uint kind, double slope, 
   if (i < n) dx[i] = activation_gradient(kind, slope, y[i], dy[i]);
 }
 
-// 1 / (1 + exp(-x)) without overflow.
-template <typename T> __device__ T sigmoid(T x) {
-  T small = exp(x < 0 ? x : -x);
-  return (x < 0 ? small : T(1)) / (T(1) + small);
+template <typename T> __device__ void add(uint n, uint kind, double slope, const T *a, const T *b, T *y) {
+  uint i = position();
+  if (i < n) y[i] = activated(kind, slope, a[i] + b[i]);
 }
 
 template <typename T> __device__ void silu(uint n, const T *x, T *y) {
@@ -26,9 +25,7 @@ template <typename T> __device__ void silu(uint n, const T *x, T *y) {
 
 template <typename T> __device__ void silu_backward(uint n, const T *x, const T *dy, T *dx) {
   uint i = position();
-  if (i >= n) return;
-  T s = sigmoid(x[i]);
-  dx[i] = dy[i] * s * (T(1) + x[i] * (T(1) - s));
+  if (i < n) dx[i] = dy[i] * silu_slope(x[i]);
 }
 
 constexpr double ROOT_HALF = 0.70710678118654752440, DENSITY_AT_0 = 0.39894228040143267794;
@@ -89,6 +86,9 @@ __device__ void dropout(uint n, uint rounds, uint threshold, uint k0, uint k1, u
   }                                                                                                                         \
   KERNEL(activation_gradient_##type, uint n, uint kind, double slope, const T *y, const T *dy, T *dx) {                     \
     activation::backward(n, kind, slope, y, dy, dx);                                                                        \
+  }                                                                                                                         \
+  KERNEL(add_##type, uint n, uint kind, double slope, const T *a, const T *b, T *y) {                                       \
+    activation::add(n, kind, slope, a, b, y);                                                                               \
   }                                                                                                                         \
   KERNEL(silu_##type, uint n, const T *x, T *y) { activation::silu(n, x, y); }                                              \
   KERNEL(silu_gradient_##type, uint n, const T *x, const T *dy, T *dx) { activation::silu_backward(n, x, dy, dx); }         \

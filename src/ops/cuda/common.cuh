@@ -80,3 +80,15 @@ template <typename V> __device__ inline V activation_gradient(uint kind, double 
     default: return dy;
   }
 }
+
+// 1 / (1 + exp(-x)) without overflow.
+template <typename V> __device__ inline V sigmoid(V x) {
+  V small = exp(x < 0 ? x : -x);
+  return (x < 0 ? small : V(1)) / (V(1) + small);
+}
+
+// d/dx of x·sigmoid(x).
+template <typename V> __device__ inline V silu_slope(V x) {
+  V s = sigmoid(x);
+  return s * (V(1) + x * (V(1) - s));
+}

@@ -1,4 +1,4 @@
-// Max-pooling of planes (H, W) and its gradient. Padding counts as −∞; NaN wins; of equals, the first.
+// Pooling of planes (H, W). Of the largest: padding counts as −∞; NaN wins; of equals, the first.
 #include "common.cuh"
 
 namespace pool {
@@ -59,6 +59,57 @@ template <typename T> __device__ void max_gradient(Sizes s, uint planes, const T
   dx[i] = sum;
 }
 
+// Elements that the mean of window `at` along an axis divides by: with padding, or pixels only.
+__device__ inline uint length(uint at, uint size, uint kernel, uint stride, uint padding, uint with_padding) {
+  uint begin = at * stride, end = begin + kernel, last = size + padding;
+  if (with_padding) return (end < last + padding ? end : last + padding) - begin;
+  return (end < last ? end : last) - (begin < padding ? padding : begin);
+}
+
+template <typename T> __device__ T share(Sizes s, uint with_padding, uint r, uint q) {
+  return T(1.0 / length(r, s.height, s.kernel_y, s.stride_y, s.padding_y, with_padding)) *
+         T(1.0 / length(q, s.width, s.kernel_x, s.stride_x, s.padding_x, with_padding));
+}
+
+template <typename T> __device__ void average(Sizes s, uint planes, uint with_padding, const T *x, T *y) {
+  uint i = position(), pixels = s.out_height * s.out_width;
+  if (i >= planes * pixels) return;
+  uint r = i % pixels / s.out_width, q = i % s.out_width;
+  const T *plane = x + i / pixels * s.height * s.width;
+  T sum = 0;
+  for (uint a = 0; a < s.kernel_y; a++)
+    for (uint b = 0; b < s.kernel_x; b++) {
+      // In the padding, the subtraction wraps round to a large number.
+      uint row = r * s.stride_y + a - s.padding_y, column = q * s.stride_x + b - s.padding_x;
+      if (row < s.height && column < s.width) sum += plane[row * s.width + column];
+    }
+  y[i] = sum * share<T>(s, with_padding, r, q);
+}
+
+template <typename T> __device__ void average_gradient(Sizes s, uint planes, uint with_padding, const T *dy, T *dx) {
+  uint i = position(), pixels = s.height * s.width;
+  if (i >= planes * pixels) return;
+  const T *from = dy + i / pixels * s.out_height * s.out_width;
+  T sum = 0;
+  for_each_window(s, i % pixels / s.width, i % s.width, [&](uint r, uint q) {
+    sum += from[r * s.out_width + q] * share<T>(s, with_padding, r, q);
+  });
+  dx[i] = sum;
+}
+
+// A block for each plane.
+template <typename T> __device__ void global_average(uint pixels, const T *x, T *y) {
+  double sum = 0;
+  for (uint i = threadIdx.x; i < pixels; i += THREADS) sum += x[blockIdx.x * pixels + i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) y[blockIdx.x] = T(sum / pixels);
+}
+
+template <typename T> __device__ void global_average_gradient(uint n, uint pixels, const T *dy, T *dx) {
+  uint i = position();
+  if (i < n) dx[i] = dy[i / pixels] * T(1.0 / pixels);
+}
+
 }  // namespace pool
 
 #define SIZES                                                                                                               \
@@ -70,6 +121,16 @@ template <typename T> __device__ void max_gradient(Sizes s, uint planes, const T
   KERNEL(max_pool_##type, SIZES, uint planes, const T *x, T *y) { pool::max(GIVEN, planes, x, y); }                         \
   KERNEL(max_pool_gradient_##type, SIZES, uint planes, const T *x, const T *dy, T *dx) {                                    \
     pool::max_gradient(GIVEN, planes, x, dy, dx);                                                                           \
+  }                                                                                                                         \
+  KERNEL(avg_pool_##type, SIZES, uint planes, uint with_padding, const T *x, T *y) {                                        \
+    pool::average(GIVEN, planes, with_padding, x, y);                                                                       \
+  }                                                                                                                         \
+  KERNEL(avg_pool_gradient_##type, SIZES, uint planes, uint with_padding, const T *dy, T *dx) {                             \
+    pool::average_gradient(GIVEN, planes, with_padding, dy, dx);                                                            \
+  }                                                                                                                         \
+  KERNEL(global_average_##type, uint pixels, const T *x, T *y) { pool::global_average(pixels, x, y); }                      \
+  KERNEL(global_average_gradient_##type, uint n, uint pixels, const T *dy, T *dx) {                                         \
+    pool::global_average_gradient(n, pixels, dy, dx);                                                                       \
   }
 KERNELS(float, f32)
 KERNELS(double, f64)
