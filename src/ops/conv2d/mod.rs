@@ -9,12 +9,14 @@ mod tests;
 
 pub(super) mod depthwise;
 pub(super) mod direct;
-mod geometry;
+pub(super) mod geometry;
 pub(super) mod kernel;
 
 use candle_core::{Result, Shape, Tensor, bail};
 
 use self::{direct::Ending, geometry::Geometry, kernel::Isa};
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Activation, Float,
     op::{Array, Op, apply, apply_no_grad},
@@ -164,15 +166,15 @@ fn fits(what: &str, bias: &Tensor, outputs: usize) -> Result<()> {
 }
 
 impl Geometry {
-    fn output_shape(&self) -> Shape {
+    pub(super) fn output_shape(&self) -> Shape {
         (self.images, self.outputs, self.output[0], self.output[1]).into()
     }
 
-    fn input_shape(&self) -> Shape {
+    pub(super) fn input_shape(&self) -> Shape {
         (self.images, self.inputs, self.input[0], self.input[1]).into()
     }
 
-    fn weight_shape(&self) -> Shape {
+    pub(super) fn weight_shape(&self) -> Shape {
         (self.outputs, self.group_inputs(), self.kernel[0], self.kernel[1]).into()
     }
 
@@ -219,6 +221,11 @@ impl Op<2> for Forward {
         Ok(self.y(x.data, weight.data, None))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::convolution::forward(x, weight, None, &self.0)?, self.0.output_shape()))
+    }
+
     fn gradients(&self, [x, weight]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
         self.gradients(x, weight, dy)
     }
@@ -229,6 +236,11 @@ impl Op<3> for Forward {
 
     fn cpu<T: Float>(&self, [x, weight, bias]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
         Ok(self.y(x.data, weight.data, Some(bias.data)))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, bias]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        Ok((cuda::convolution::forward(x, weight, Some(bias), &self.0)?, self.0.output_shape()))
     }
 
     fn gradients(&self, [x, weight, _]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
@@ -251,6 +263,12 @@ impl Op<2> for Inference {
         let ending = Ending { add: None, activation: self.activation };
         Ok((run(&self.geometry, x.data, weight.data, None, ending), self.geometry.output_shape()))
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        let y = cuda::convolution::inference(x, weight, None, None, self.activation, &self.geometry)?;
+        Ok((y, self.geometry.output_shape()))
+    }
 }
 
 impl Op<3> for Inference {
@@ -260,6 +278,13 @@ impl Op<3> for Inference {
         let (bias, add) = if self.add { (None, Some(third.data)) } else { (Some(third.data), None) };
         let ending = Ending { add, activation: self.activation };
         Ok((run(&self.geometry, x.data, weight.data, bias, ending), self.geometry.output_shape()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, third]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        let (bias, add) = if self.add { (None, Some(third)) } else { (Some(third), None) };
+        let y = cuda::convolution::inference(x, weight, bias, add, self.activation, &self.geometry)?;
+        Ok((y, self.geometry.output_shape()))
     }
 }
 
@@ -277,6 +302,11 @@ impl Op<2> for InputGradient {
             direct::input_gradient(g, Isa::best(), dy.data, weight.data)
         };
         Ok((dx, g.input_shape()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::convolution::input_gradient(dy, weight, &self.0)?, self.0.input_shape()))
     }
 
     fn gradients(&self, [dy, weight]: [&Tensor; 2], _: &Tensor, dx: &Tensor) -> Result<[Option<Tensor>; 2]> {
@@ -304,6 +334,11 @@ impl Op<2> for WeightGradient {
         };
         Ok((dw, g.weight_shape()))
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy, x]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::convolution::weight_gradient(dy, x, &self.0)?, self.0.weight_shape()))
+    }
 }
 
 /// dY to db.
@@ -314,5 +349,10 @@ impl Op<1> for BiasGradient {
 
     fn cpu<T: Float>(&self, [dy]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
         Ok((direct::bias_gradient(&self.0, dy.data), self.0.outputs.into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        Ok((cuda::convolution::bias_gradient(dy, &self.0)?, self.0.outputs.into()))
     }
 }

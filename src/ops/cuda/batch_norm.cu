@@ -55,65 +55,50 @@ __device__ void moments(uint images, uint channels, uint pixels, uint splits, co
   y[channels + channel] = T(variance < 0 ? 0 : variance);
 }
 
-// What happens to one channel: v = (x − mean)·factor + bias, then the activation.
-template <typename T> struct Channel {
-  T mean, scale, factor, bias;
-
-  __device__ Channel(uint c, uint channels, double epsilon, const T *weight, const T *bias, const T *moments)
-      : mean(moments[c]), scale(T(1 / sqrt(double(moments[channels + c]) + epsilon))), factor(scale * weight[c]),
-        bias(bias[c]) {}
-
-  __device__ T value(uint kind, double slope, T x) const { return activated(kind, slope, (x - mean) * factor + bias); }
-
-  // The part of dy that the activation lets pass; computed from x, so that y need not be read.
-  __device__ T passed(uint kind, double slope, T x, T dy) const {
-    return activation_gradient(kind, slope, value(kind, slope, x), dy);
-  }
-};
-
 template <typename T>
 __device__ void forward(uint n, uint channels, uint pixels, uint kind, double slope, double epsilon, const T *x,
                         const T *weight, const T *bias, const T *moments, T *y) {
   uint i = position();
   if (i >= n) return;
-  y[i] = Channel<T>(i / pixels % channels, channels, epsilon, weight, bias, moments).value(kind, slope, x[i]);
+  uint c = i / pixels % channels;
+  T factor = T(1 / sqrt(double(moments[channels + c]) + epsilon)) * weight[c];
+  y[i] = activated(kind, slope, (x[i] - moments[c]) * factor + bias[c]);
 }
 
-// Per part: Σ dv·(x − mean) and Σ dv.
+// Per part: Σ dy and Σ dy·(x − mean), of the dy that passes the activation.
 template <typename T>
-__device__ void gradient_parts(uint images, uint channels, uint pixels, uint splits, uint kind, double slope, double epsilon,
-                               const T *x, const T *dy, const T *weight, const T *bias, const T *moments, double *parts) {
-  const Channel<T> channel(blockIdx.x / splits, channels, epsilon, weight, bias, moments);
-  double product = 0, sum = 0;
+__device__ void gradient_parts(uint images, uint channels, uint pixels, uint splits, uint kind, double slope, const T *x,
+                               const T *y, const T *dy, const T *moments, double *parts) {
+  double mean = moments[blockIdx.x / splits], sum = 0, product = 0;
   for_each(images, channels, pixels, splits, [&](uint i) {
-    double passed = channel.passed(kind, slope, x[i], dy[i]);
-    product += passed * (x[i] - channel.mean);
+    double passed = activation_gradient(kind, slope, y[i], dy[i]);
     sum += passed;
+    product += passed * (x[i] - mean);
   });
-  write_parts(channels, splits, product, sum, parts);
+  write_parts(channels, splits, sum, product, parts);
 }
 
-// The gradients of weight and bias, behind the n elements of dx.
+// (2, C): the gradients of bias and weight.
 template <typename T>
-__device__ void gradient_sums(uint n, uint channels, uint splits, double epsilon, const T *moments, const double *parts,
-                              T *packed) {
-  uint c = position();
-  if (c >= channels) return;
-  double scale = 1 / sqrt(double(moments[channels + c]) + epsilon);
-  packed[n + c] = T(total(splits, parts + c * splits) * scale);
-  packed[n + channels + c] = T(total(splits, parts + (channels + c) * splits));
+__device__ void gradient_sums(uint channels, uint splits, double epsilon, const T *moments, const double *parts, T *sums) {
+  uint channel = position();
+  if (channel >= channels) return;
+  sums[channel] = T(total(splits, parts + channel * splits));
+  double scale = 1 / sqrt(double(moments[channels + channel]) + epsilon);
+  sums[channels + channel] = T(total(splits, parts + (channels + channel) * splits) * scale);
 }
 
-// dx, before those sums. `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
+// `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
 template <typename T>
 __device__ void input_gradient(uint n, uint channels, uint pixels, uint kind, double slope, double epsilon, double share,
-                               const T *x, const T *dy, const T *weight, const T *bias, const T *moments, T *packed) {
+                               const T *x, const T *y, const T *dy, const T *weight, const T *moments, const T *sums,
+                               T *dx) {
   uint i = position();
   if (i >= n) return;
   uint c = i / pixels % channels;
-  const Channel<T> channel(c, channels, epsilon, weight, bias, moments);
-  T offset = packed[n + channels + c] * T(share), tilt = packed[n + c] * channel.scale * T(share);
-  packed[i] = channel.factor * (channel.passed(kind, slope, x[i], dy[i]) - offset - tilt * (x[i] - channel.mean));
+  T scale = T(1 / sqrt(double(moments[channels + c]) + epsilon));
+  T offset = sums[c] * T(share), tilt = sums[channels + c] * scale * T(share);
+  dx[i] = weight[c] * scale * (activation_gradient(kind, slope, y[i], dy[i]) - offset - tilt * (x[i] - moments[c]));
 }
 
 }  // namespace batch_norm
@@ -130,17 +115,16 @@ __device__ void input_gradient(uint n, uint channels, uint pixels, uint kind, do
     batch_norm::forward(n, channels, pixels, kind, slope, epsilon, x, weight, bias, moments, y);                            \
   }                                                                                                                         \
   KERNEL(batch_norm_gradient_parts_##type, uint images, uint channels, uint pixels, uint splits, uint kind, double slope,   \
-         double epsilon, const T *x, const T *dy, const T *weight, const T *bias, const T *moments, double *parts) {        \
-    batch_norm::gradient_parts(images, channels, pixels, splits, kind, slope, epsilon, x, dy, weight, bias, moments,        \
-                               parts);                                                                                      \
+         const T *x, const T *y, const T *dy, const T *moments, double *parts) {                                            \
+    batch_norm::gradient_parts(images, channels, pixels, splits, kind, slope, x, y, dy, moments, parts);                    \
   }                                                                                                                         \
-  KERNEL(batch_norm_gradient_sums_##type, uint n, uint channels, uint splits, double epsilon, const T *moments,             \
-         const double *parts, T *packed) {                                                                                  \
-    batch_norm::gradient_sums(n, channels, splits, epsilon, moments, parts, packed);                                        \
+  KERNEL(batch_norm_gradient_sums_##type, uint channels, uint splits, double epsilon, const T *moments,                     \
+         const double *parts, T *sums) {                                                                                    \
+    batch_norm::gradient_sums(channels, splits, epsilon, moments, parts, sums);                                             \
   }                                                                                                                         \
   KERNEL(batch_norm_input_gradient_##type, uint n, uint channels, uint pixels, uint kind, double slope, double epsilon,     \
-         double share, const T *x, const T *dy, const T *weight, const T *bias, const T *moments, T *packed) {              \
-    batch_norm::input_gradient(n, channels, pixels, kind, slope, epsilon, share, x, dy, weight, bias, moments, packed);     \
+         double share, const T *x, const T *y, const T *dy, const T *weight, const T *moments, const T *sums, T *dx) {      \
+    batch_norm::input_gradient(n, channels, pixels, kind, slope, epsilon, share, x, y, dy, weight, moments, sums, dx);      \
   }
 KERNELS(float, f32)
 KERNELS(double, f64)

@@ -8,32 +8,16 @@
 use candle_core::{Layout, Result, Shape};
 
 use super::{Gpu, Launch, View};
-use crate::ops::{Activation, Convolution};
+use crate::ops::{Activation, Convolution, conv2d::geometry::Geometry};
 
 /// Elements of the unfolded images that exist at a time (256 MiB of f32), unless a single image has more. Few in tests, so that
 /// both ways are gone.
 const COLUMNS: usize = if cfg!(test) { 1 << 11 } else { 1 << 26 };
 
-/// One convolution; rows first in every pair.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Sizes {
-    pub(in crate::ops) images: usize,
-    pub(in crate::ops) inputs: usize,
-    pub(in crate::ops) size: [usize; 2],
-    pub(in crate::ops) outputs: usize,
-    pub(in crate::ops) kernel: [usize; 2],
-    pub(in crate::ops) out_size: [usize; 2],
-    pub(in crate::ops) convolution: Convolution,
-}
-
-impl Sizes {
-    fn pixels(&self) -> usize {
-        self.out_size[0] * self.out_size[1]
-    }
-
+impl Geometry {
     /// Elements of an input image.
     fn image(&self) -> usize {
-        self.inputs * self.size[0] * self.size[1]
+        self.inputs * self.input_pixels()
     }
 
     /// Elements of an output image.
@@ -42,12 +26,13 @@ impl Sizes {
     }
 
     /// Rows of an image's columns, over all groups.
-    fn taps(&self) -> usize {
-        self.inputs * self.kernel[0] * self.kernel[1]
+    fn rows(&self) -> usize {
+        self.inputs * self.taps()
     }
 
-    fn is_depthwise(&self) -> bool {
-        self.convolution.groups == self.inputs && self.inputs > 1
+    /// Whether an input channel is seen by output channels that see no other.
+    fn is_channelwise(&self) -> bool {
+        self.group_inputs() == 1 && self.inputs > 1
     }
 
     /// Whether an image is its own columns.
@@ -56,34 +41,18 @@ impl Sizes {
         (self.kernel, stride, padding) == ([1, 1], [1, 1], [0, 0])
     }
 
-    fn multiplier(&self) -> usize {
-        self.outputs / self.inputs
-    }
-
     /// `SIZES` of convolution.cu.
     fn words(&self) -> [usize; 13] {
-        let ([h, w], [kh, kw], [oh, ow]) = (self.size, self.kernel, self.out_size);
+        let ([h, w], [kh, kw], [oh, ow]) = (self.input, self.kernel, self.output);
         let Convolution { stride: [sy, sx], padding: [py, px], dilation: [dy, dx], .. } = self.convolution;
         [self.inputs, h, w, kh, kw, oh, ow, sy, sx, py, px, dy, dx]
     }
 
-    /// The images of each part that is unfolded at a time.
+    /// First and number of the images that are unfolded at a time.
     fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
-        let each = (COLUMNS / (self.taps() * self.pixels())).clamp(1, self.images);
+        let each = (COLUMNS / (self.rows() * self.pixels())).clamp(1, self.images);
         let images = self.images;
         (0..images).step_by(each).map(move |first| (first, each.min(images - first)))
-    }
-
-    fn input_shape(&self) -> Shape {
-        (self.images, self.inputs, self.size[0], self.size[1]).into()
-    }
-
-    fn output_shape(&self) -> Shape {
-        (self.images, self.outputs, self.out_size[0], self.out_size[1]).into()
-    }
-
-    fn weight_shape(&self) -> Shape {
-        (self.outputs, self.inputs / self.convolution.groups, self.kernel[0], self.kernel[1]).into()
     }
 }
 
@@ -98,8 +67,8 @@ fn images<G: Gpu>(view: View<'_, G>, first: usize, count: usize, image: usize) -
 }
 
 /// The columns of `count` images of `x`; element (tap, pixel) of image k is at k·image_stride + tap·tap_stride + pixel.
-fn unfold<G: Gpu>(x: View<'_, G>, sizes: &Sizes, count: usize, [image_stride, tap_stride]: [usize; 2]) -> Result<G> {
-    let elements = count * sizes.taps() * sizes.pixels();
+fn unfold<G: Gpu>(x: View<'_, G>, sizes: &Geometry, count: usize, [image_stride, tap_stride]: [usize; 2]) -> Result<G> {
+    let elements = count * sizes.rows() * sizes.pixels();
     let mut columns = x.new_like(&elements.into())?;
     Launch::new("convolution", "unfold", x.dtype())?
         .sizes(sizes.words())
@@ -112,9 +81,9 @@ fn unfold<G: Gpu>(x: View<'_, G>, sizes: &Sizes, count: usize, [image_stride, ta
 
 /// The weights as (count·groups, O/groups, taps/groups), for a product with each of `count` images: with a stride of 0 for one
 /// group, repeated for several, where no single stride says it.
-fn repeated<G: Gpu>(weight: View<'_, G>, sizes: &Sizes, count: usize) -> Result<(Option<G>, Layout)> {
+fn repeated<G: Gpu>(weight: View<'_, G>, sizes: &Geometry, count: usize) -> Result<(Option<G>, Layout)> {
     let groups = sizes.convolution.groups;
-    let (rows, columns) = (sizes.outputs / groups, sizes.taps() / groups);
+    let (rows, columns) = (sizes.outputs / groups, sizes.rows() / groups);
     if groups == 1 {
         return Ok((None, layout((count, rows, columns), &[0, columns, 1], weight.layout.start_offset())));
     }
@@ -130,18 +99,18 @@ pub(in crate::ops) fn forward<G: Gpu>(
     x: View<'_, G>,
     weight: View<'_, G>,
     bias: Option<View<'_, G>>,
-    sizes: &Sizes,
+    sizes: &Geometry,
 ) -> Result<G> {
-    let mut y = if sizes.is_depthwise() { depthwise(x, weight, sizes)? } else { product(x, weight, sizes)? };
+    let mut y = if sizes.is_channelwise() { depthwise(x, weight, sizes)? } else { product(x, weight, sizes)? };
     if bias.is_some() {
         finish(&mut y, weight, bias, None, Activation::Identity, sizes)?;
     }
     Ok(y)
 }
 
-fn product<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Result<G> {
+fn product<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Geometry) -> Result<G> {
     let groups = sizes.convolution.groups;
-    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.taps() / groups, sizes.pixels());
+    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.rows() / groups, sizes.pixels());
     let mut y = None;
     for (first, count) in sizes.parts() {
         let part = images(x, first, count, sizes.image());
@@ -156,7 +125,7 @@ fn product<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Result
             product(x.memory, part.start_offset())?
         } else {
             let part = View { memory: x.memory, layout: &part };
-            product(&unfold(part, sizes, count, [sizes.taps() * pixels, pixels])?, 0)?
+            product(&unfold(part, sizes, count, [sizes.rows() * pixels, pixels])?, 0)?
         };
         if count == sizes.images {
             return Ok(product);
@@ -174,11 +143,11 @@ fn product<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Result
     }
 }
 
-fn depthwise<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Result<G> {
+fn depthwise<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Geometry) -> Result<G> {
     let mut y = x.new_like(&sizes.output_shape())?;
     Launch::new("convolution", "depthwise", x.dtype())?
         .sizes(sizes.words())
-        .sizes([sizes.images, sizes.multiplier()])
+        .sizes([sizes.images, sizes.group_outputs()])
         .input(x)
         .input(weight)
         .output(&mut y)
@@ -186,14 +155,30 @@ fn depthwise<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Resu
     Ok(y)
 }
 
+/// activation(Y + bias + add), with what there is of these.
+pub(in crate::ops) fn inference<G: Gpu>(
+    x: View<'_, G>,
+    weight: View<'_, G>,
+    bias: Option<View<'_, G>>,
+    add: Option<View<'_, G>>,
+    activation: Activation,
+    sizes: &Geometry,
+) -> Result<G> {
+    let mut y = forward(x, weight, None, sizes)?;
+    if bias.is_some() || add.is_some() || activation != Activation::Identity {
+        finish(&mut y, weight, bias, add, activation, sizes)?;
+    }
+    Ok(y)
+}
+
 /// In place: activation(y + bias + add). `weight` is any tensor of y's device and type.
-pub(in crate::ops) fn finish<G: Gpu>(
+fn finish<G: Gpu>(
     y: &mut G,
     weight: View<'_, G>,
     bias: Option<View<'_, G>>,
     add: Option<View<'_, G>>,
     activation: Activation,
-    sizes: &Sizes,
+    sizes: &Geometry,
 ) -> Result<()> {
     let count = sizes.images * sizes.out_image();
     Launch::new("convolution", "finish", weight.dtype())?
@@ -206,12 +191,12 @@ pub(in crate::ops) fn finish<G: Gpu>(
 }
 
 /// dX of dY and W.
-pub(in crate::ops) fn input_gradient<G: Gpu>(dy: View<'_, G>, weight: View<'_, G>, sizes: &Sizes) -> Result<G> {
+pub(in crate::ops) fn input_gradient<G: Gpu>(dy: View<'_, G>, weight: View<'_, G>, sizes: &Geometry) -> Result<G> {
     let mut dx = dy.new_like(&sizes.input_shape())?;
-    if sizes.is_depthwise() {
+    if sizes.is_channelwise() {
         Launch::new("convolution", "depthwise_input_gradient", dy.dtype())?
             .sizes(sizes.words())
-            .sizes([sizes.images, sizes.multiplier()])
+            .sizes([sizes.images, sizes.group_outputs()])
             .input(dy)
             .input(weight)
             .output(&mut dx)
@@ -219,7 +204,7 @@ pub(in crate::ops) fn input_gradient<G: Gpu>(dy: View<'_, G>, weight: View<'_, G
         return Ok(dx);
     }
     let groups = sizes.convolution.groups;
-    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.taps() / groups, sizes.pixels());
+    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.rows() / groups, sizes.pixels());
     for (first, count) in sizes.parts() {
         let part = images(dy, first, count, sizes.out_image());
         let (repeated, weight_layout) = repeated(weight, sizes, count)?;
@@ -231,7 +216,7 @@ pub(in crate::ops) fn input_gradient<G: Gpu>(dy: View<'_, G>, weight: View<'_, G
             return Ok(columns);
         }
         let mut folded = dy.new_like(&(count * sizes.image()).into())?;
-        let columns_layout = Layout::contiguous(count * sizes.taps() * pixels);
+        let columns_layout = Layout::contiguous(count * sizes.rows() * pixels);
         Launch::new("convolution", "fold", dy.dtype())?
             .sizes(sizes.words())
             .size(count)
@@ -247,13 +232,13 @@ pub(in crate::ops) fn input_gradient<G: Gpu>(dy: View<'_, G>, weight: View<'_, G
 }
 
 /// dW of dY and X.
-pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>, sizes: &Sizes) -> Result<G> {
+pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>, sizes: &Geometry) -> Result<G> {
     let device = dy.device();
-    if sizes.is_depthwise() {
+    if sizes.is_channelwise() {
         let mut dw = dy.new_like(&sizes.weight_shape())?;
         Launch::new("convolution", "depthwise_weight_gradient", dy.dtype())?
             .sizes(sizes.words())
-            .sizes([sizes.images, sizes.multiplier()])
+            .sizes([sizes.images, sizes.group_outputs()])
             .input(dy)
             .input(x)
             .output(&mut dw)
@@ -261,11 +246,11 @@ pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>, s
         return Ok(dw);
     }
     let groups = sizes.convolution.groups;
-    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.taps() / groups, sizes.pixels());
+    let (rows, taps, pixels) = (sizes.outputs / groups, sizes.rows() / groups, sizes.pixels());
     // dY with images side by side is what unfolding it under a 1×1 kernel gives.
-    let gather = Sizes {
+    let gather = Geometry {
         inputs: sizes.outputs,
-        size: sizes.out_size,
+        input: sizes.output,
         kernel: [1, 1],
         convolution: Convolution::new(1, 0),
         ..*sizes
@@ -299,7 +284,7 @@ pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>, s
 }
 
 /// db (O) of dY.
-pub(in crate::ops) fn bias_gradient<G: Gpu>(dy: View<'_, G>, sizes: &Sizes) -> Result<G> {
+pub(in crate::ops) fn bias_gradient<G: Gpu>(dy: View<'_, G>, sizes: &Geometry) -> Result<G> {
     let mut db = dy.new_like(&sizes.outputs.into())?;
     Launch::new("convolution", "bias_gradient", dy.dtype())?
         .sizes([sizes.images, sizes.outputs, sizes.pixels()])

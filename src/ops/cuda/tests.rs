@@ -2,12 +2,8 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, op::BackpropOp};
 
-use super::{
-    View,
-    convolution::{self, Sizes},
-    emulator::emulated,
-};
-use crate::ops::{self, Activation, Convolution, Statistics};
+use super::{View, convolution, emulator::emulated};
+use crate::ops::{self, Activation, Convolution, Statistics, conv2d::geometry::Geometry};
 
 /// Numbers in [-1, 1), in twentieths when `ties` are wanted.
 fn numbers(name: &str, shape: &[usize], ties: bool) -> Tensor {
@@ -117,7 +113,7 @@ fn max_pool() {
 }
 
 /// A convolution's four directions on the emulator: Y (with bias), dX, dW, db for dY = `toward`.
-fn launched(x: &Tensor, weight: &Tensor, bias: &Tensor, toward: &Tensor, sizes: &Sizes) -> Result<Vec<Tensor>> {
+fn launched(x: &Tensor, weight: &Tensor, bias: &Tensor, toward: &Tensor, sizes: &Geometry) -> Result<Vec<Tensor>> {
     let held = [x, weight, bias, toward].map(Tensor::storage_and_layout);
     let [x, weight, bias, dy] = [0, 1, 2, 3].map(|i| View::<CpuStorage>::of(&held[i].0, held[i].1).unwrap());
     let results = [
@@ -146,28 +142,30 @@ fn convolutions() {
         ([1, 1, 1, 1], [1, 1, 1], plain),
         ([1, 2, 6, 6], [3, 6, 6], plain),
     ] {
-        let what = format!("{shape:?} {o} {kh} {kw} {convolution:?}");
-        let [images, inputs, height, width] = shape;
-        let weight = numbers("weight", &[o, inputs / convolution.groups, kh, kw], false);
-        let (x, bias) = (numbers("x", &shape, false), numbers("bias", &[o], false));
-        let out_size = [convolution.output(0, height, kh).unwrap(), convolution.output(1, width, kw).unwrap()];
-        let toward = numbers("toward", &[images, o, out_size[0], out_size[1]], false);
-        let sizes =
-            Sizes { images, inputs, size: [height, width], outputs: o, kernel: [kh, kw], out_size, convolution };
-        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5), (DType::BF16, 2e-2)] {
-            // Rounded to the type first: what is tested is the arithmetic.
-            let [x, weight, bias, toward] = [&x, &weight, &bias, &toward].map(|tensor| tensor.to_dtype(dtype).unwrap());
-            let exact = [&x, &weight, &bias, &toward].map(|tensor| tensor.to_dtype(DType::F64).unwrap());
-            let variables = [&exact[0], &exact[1], &exact[2]].map(|tensor| Var::from_tensor(tensor).unwrap());
-            let y = ops::conv2d(&variables[0], &variables[1], Some(&variables[2]), convolution).unwrap();
-            let gradients = (&y * &exact[3]).unwrap().sum_all().unwrap().backward().unwrap();
-            let mut expected = vec![values(&y)];
-            expected.extend(variables.iter().map(|variable| values(gradients.get(variable).unwrap())));
-            let actual = launched(&x, &weight, &bias, &toward, &sizes);
-            let actual = actual.unwrap_or_else(|error| panic!("{what} {dtype:?}: {error}"));
-            for (part, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
-                compare(&format!("{what} {dtype:?}: result {part}"), &values(actual), expected, tolerance);
+        let what = format!("conv2d {shape:?} {o} {kh} {kw} {convolution:?}");
+        let weight = numbers("weight", &[o, shape[1] / convolution.groups, kh, kw], false);
+        let sizes = Geometry::new(&shape, weight.dims(), convolution).unwrap();
+        let toward = numbers("toward", &[shape[0], o, sizes.output[0], sizes.output[1]], false);
+        let inputs = [numbers("x", &shape, false), weight, numbers("bias", &[o], false)];
+        check(&what, &inputs, |at| ops::conv2d(&at[0], &at[1], Some(&at[2]), convolution));
+        check(&what, &inputs[..2], |at| ops::conv2d(&at[0], &at[1], None, convolution));
+        for activation in ACTIVATIONS {
+            for (bias, add) in [(None, None), (Some(&inputs[2]), None), (None, Some(&toward))] {
+                let infer =
+                    || ops::conv2d_inference(&inputs[0], &inputs[1], bias, add, convolution, activation).unwrap();
+                compare(&format!("{what}, inference"), &values(&emulated(infer)), &values(&infer()), 1e-12);
             }
+        }
+
+        // There is no bf16 on the CPU to compare with; f64 on the rounded numbers is exact enough.
+        let rounded = [&inputs[0], &inputs[1], &inputs[2], &toward].map(|tensor| tensor.to_dtype(DType::BF16).unwrap());
+        let exact = rounded.each_ref().map(|tensor| tensor.to_dtype(DType::F64).unwrap());
+        let [x, weight, bias, toward] = &exact;
+        let expected = launched(x, weight, bias, toward, &sizes).unwrap();
+        let [x, weight, bias, toward] = &rounded;
+        let actual = launched(x, weight, bias, toward, &sizes).unwrap();
+        for (part, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+            compare(&format!("{what} bf16: result {part}"), &values(actual), &values(expected), 2e-2);
         }
     }
 }
