@@ -151,7 +151,7 @@ fn experiments() {
         ("an unknown column", "columns: [fpr95, auroc]", "columns: [fpr95, aurok]"),
         ("an unknown kind of rows", "rows: method", "rows: methods"),
         ("an unknown figure", "roc:", "rok:"),
-        ("two architectures", "{ wide_resnet: { depth: 16, width: 2 } }", "{ lenet: {}, resnet18: {} }"),
+        ("two architectures", "{ wide_resnet: { depth: 16, width: 2 } }", "{ lenet: {}, resnet18_32x32: {} }"),
         // The wrong type.
         ("text for a number", "epochs: 1", "epochs: many"),
         ("a fraction for a whole number", "epochs: 1", "epochs: 1.5"),

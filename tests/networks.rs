@@ -73,15 +73,22 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
         let outputs = network.forward(&images, Mode::Eval).unwrap();
         check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
         assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
+        let folded = network.folded().unwrap();
+        let outputs_folded = folded.forward(&images, Mode::Eval).unwrap();
+        check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
+        assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
+
         let head = network.head();
         let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
         assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
 
         let outputs = network.forward(&images, TRAIN).unwrap();
-        check_outputs(&format!("{name} train"), &outputs, &golden["train"], tolerance);
+        // Statistics of a few values (8 in the last stages) amplify the rounding of f32.
+        let train_tolerance = if dtype == DType::F32 { 1e-3 } else { tolerance };
+        check_outputs(&format!("{name} train"), &outputs, &golden["train"], train_tolerance);
         let after = params.all().unwrap();
         for (buffer, expected) in golden["buffers"].as_object().unwrap() {
-            assert_close(&format!("{name} {buffer}"), &sampled(&after[buffer], 8), &numbers(expected), tolerance);
+            assert_close(&format!("{name} {buffer}"), &sampled(&after[buffer], 2), &numbers(expected), train_tolerance);
         }
         if dtype == DType::F64 {
             check_gradients(name, &params, &outputs, golden);
@@ -100,7 +107,11 @@ fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Valu
         let toward = values(&uniform(&format!("toward {parameter}"), var.dims()));
         let dot = gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum::<f64>();
         let expected = numbers(&golden["gradients"][&parameter]);
-        // Biases before a batch normalisation would have gradients of rounding errors; there are none of those.
+        // A bias that a batch normalisation takes off again has a gradient of rounding errors.
+        if expected[0] < 1e-12 {
+            assert!(norm < 1e-12, "{name} {parameter}: {norm}");
+            continue;
+        }
         assert!(expected[0] > 1e-6, "{name} {parameter}: nothing to compare");
         let relative = [norm / expected[0], dot / expected[0]];
         assert_close(&format!("{name} {parameter} gradient"), &relative, &[1.0, expected[1] / expected[0]], 1e-7);
@@ -122,7 +133,18 @@ fn wide_resnet_matches_pytorch() {
 
 #[test]
 fn resnet18_matches_pytorch() {
-    matches_pytorch("resnet18", Backbone::Resnet18(Empty {}));
+    matches_pytorch("resnet18_32x32", Backbone::Resnet18Small(Empty {}));
+}
+
+#[test]
+fn resnets_match_torchvision() {
+    matches_pytorch("resnet18", Backbone::by_name("resnet18").unwrap());
+    matches_pytorch("resnet50", Backbone::by_name("resnet50").unwrap());
+}
+
+#[test]
+fn efficientnet_matches_timm() {
+    matches_pytorch("efficientnet_lite0", Backbone::by_name("efficientnet_lite0").unwrap());
 }
 
 #[test]
@@ -175,6 +197,26 @@ fn gradients_reach_the_images_in_inference() {
 }
 
 #[test]
+fn gradients_reach_the_images_through_a_folded_network() {
+    let (network, _) = small_wrn(0.0);
+    let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
+    let gradient = |network: &dyn Network| {
+        let images = candle_core::Var::from_tensor(&images).unwrap();
+        let logits = network.forward(&images, Mode::Eval).unwrap().logits;
+        values(logits.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&images).unwrap())
+    };
+    assert_eq!(gradient(network.folded().unwrap().as_ref()), gradient(network.as_ref()));
+}
+
+#[test]
+fn a_folded_network_does_not_learn() {
+    let (network, _) = small_wrn(0.0);
+    let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
+    let error = network.folded().unwrap().forward(&images, TRAIN).unwrap_err();
+    assert!(error.to_string().contains("folded for inference cannot learn"), "{error}");
+}
+
+#[test]
 fn images_that_do_not_fit_are_refused() {
     let build = |backbone: &Backbone, channels, size, classes| {
         let shape = Shape { channels, height: size, width: size, classes };
@@ -189,9 +231,9 @@ fn images_that_do_not_fit_are_refused() {
         message(build(&Backbone::Vgg19Bn(Empty {}), 1, 8, 10)),
         "vgg19_bn needs images of at least 16×16 pixels, not 8×8"
     );
-    assert!(message(build(&Backbone::Resnet18(Empty {}), 0, 8, 10)).contains("channels: 0"));
+    assert!(message(build(&Backbone::Resnet18Small(Empty {}), 0, 8, 10)).contains("channels: 0"));
     assert!(build(&Backbone::Lenet(Empty {}), 1, 16, 10).is_ok());
-    assert!(build(&Backbone::Resnet18(Empty {}), 1, 8, 10).is_ok());
+    assert!(build(&Backbone::Resnet18Small(Empty {}), 1, 8, 10).is_ok());
 }
 
 #[test]

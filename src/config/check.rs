@@ -280,6 +280,7 @@ impl Found {
         let smallest = match network.backbone {
             // Smaller images leave nothing after the pools.
             Some(Backbone::Lenet(_) | Backbone::Vgg19Bn(_)) => 16,
+            Some(Backbone::Resnet(_)) => 32,
             _ => 1,
         };
         if let Some([_, height, width]) = data::shape(dataset)

@@ -157,8 +157,14 @@ pub enum Backbone {
     Lenet(#[garde(skip)] Empty),
     /// Wide ResNet (Zagoruyko & Komodakis 2016) as in energy_ood. `wrn40_2` and `wrn28_10` are short for the usual ones.
     WideResnet(#[garde(dive)] WideResnet),
-    /// ResNet-18 with the 3×3 stem for 32×32 images (OpenOOD's `resnet18_32x32`).
-    Resnet18(#[garde(skip)] Empty),
+    /// ResNet (He et al. 2016) as in torchvision, whose weights it takes: for images of 32×32 pixels or more. `resnet18`,
+    /// `resnet34`, `resnet50` and `wide_resnet50_2` are short for the usual ones.
+    Resnet(#[garde(dive)] Resnet),
+    /// ResNet-18 with a 3×3 stem and no first pool, for small images: OpenOOD's network of this name.
+    #[serde(rename = "resnet18_32x32")]
+    Resnet18Small(#[garde(skip)] Empty),
+    /// EfficientNet-Lite0 (Tan & Le 2019) as timm's `tf_efficientnet_lite0`, whose weights it takes.
+    EfficientnetLite0(#[garde(skip)] Empty),
     /// VGG-19 with batch normalisation and one linear layer (DDU's form).
     Vgg19Bn(#[garde(skip)] Empty),
 }
@@ -190,6 +196,39 @@ fn default_wrn_dropout() -> f64 {
 
 fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
     if depth % 6 == 4 { Ok(()) } else { Err(garde::Error::new("must be 6n + 4 (10, 16, 22, 28, 34, 40, …)")) }
+}
+
+/// Settings of a ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct Resnet {
+    /// Layers: 18, 34, 50, 101 or 152.
+    #[garde(custom(depth_is_known))]
+    pub depth: usize,
+    /// How many times wider the 3×3 convolutions of depth 50 and more are: 2 in torchvision's "wide" ones. Default: 1, the
+    /// paper's.
+    #[garde(range(min = 1, max = 64), custom(only_bottlenecks_are_wide(&self.depth)))]
+    #[serde(default = "default_resnet_width")]
+    pub width: usize,
+}
+
+fn default_resnet_width() -> usize {
+    1
+}
+
+fn depth_is_known(depth: &usize, _: &()) -> garde::Result {
+    if [18, 34, 50, 101, 152].contains(depth) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be 18, 34, 50, 101 or 152"))
+    }
+}
+
+fn only_bottlenecks_are_wide(depth: &usize) -> impl FnOnce(&usize, &()) -> garde::Result {
+    let wide = *depth >= 50;
+    move |width, ()| {
+        if wide || *width == 1 { Ok(()) } else { Err(garde::Error::new("must be 1 below depth 50")) }
+    }
 }
 
 /// A training recipe.

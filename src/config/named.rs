@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Empty, WideResnet},
+    config::{Backbone, Dataset, Empty, Resnet, WideResnet},
     did_you_mean,
 };
 
@@ -150,12 +150,16 @@ impl Dataset {
 }
 
 /// The architectures' names.
-const VARIANTS: [&str; 4] = ["lenet", "wide_resnet", "resnet18", "vgg19_bn"];
+const VARIANTS: [&str; 6] = ["lenet", "wide_resnet", "resnet", "resnet18_32x32", "efficientnet_lite0", "vgg19_bn"];
 
 /// Short names of architectures with settings.
-const PRESETS: [(&str, WideResnet); 2] = [
-    ("wrn40_2", WideResnet { depth: 40, width: 2, dropout: 0.3 }),
-    ("wrn28_10", WideResnet { depth: 28, width: 10, dropout: 0.3 }),
+const PRESETS: [(&str, Backbone); 6] = [
+    ("wrn40_2", Backbone::WideResnet(WideResnet { depth: 40, width: 2, dropout: 0.3 })),
+    ("wrn28_10", Backbone::WideResnet(WideResnet { depth: 28, width: 10, dropout: 0.3 })),
+    ("resnet18", Backbone::Resnet(Resnet { depth: 18, width: 1 })),
+    ("resnet34", Backbone::Resnet(Resnet { depth: 34, width: 1 })),
+    ("resnet50", Backbone::Resnet(Resnet { depth: 50, width: 1 })),
+    ("wide_resnet50_2", Backbone::Resnet(Resnet { depth: 50, width: 2 })),
 ];
 
 impl Backbone {
@@ -170,7 +174,7 @@ impl Backbone {
     /// A message that lists the names, if there is no such name or it needs settings.
     pub fn by_name(name: &str) -> Result<Self, String> {
         match PRESETS.iter().find(|(preset, _)| *preset == name) {
-            Some((_, settings)) => Ok(Self::WideResnet(settings.clone())),
+            Some((_, backbone)) => Ok(backbone.clone()),
             None if VARIANTS.contains(&name) => variant_by_name(name),
             None => Err(unknown_name(name, &Self::names().collect::<Vec<_>>())),
         }
@@ -184,7 +188,10 @@ impl<'de> Deserialize<'de> for Backbone {
         enum Long {
             Lenet(Empty),
             WideResnet(WideResnet),
-            Resnet18(Empty),
+            Resnet(Resnet),
+            #[serde(rename = "resnet18_32x32")]
+            Resnet18Small(Empty),
+            EfficientnetLite0(Empty),
             Vgg19Bn(Empty),
         }
         #[derive(Deserialize)]
@@ -209,6 +216,6 @@ pub fn string_or_object(schema: &mut Schema) {
 pub fn backbone_names(schema: &mut Schema) {
     let long = std::mem::take(schema);
     *schema = json_schema!({
-        "anyOf": [{ "enum": ["lenet", "wrn40_2", "wrn28_10", "resnet18", "vgg19_bn"] }, long]
+        "anyOf": [{ "enum": Backbone::names().filter(|name| Backbone::by_name(name).is_ok()).collect::<Vec<_>>() }, long]
     });
 }

@@ -1,10 +1,7 @@
 //! Layers with PyTorch's parameter names and default initialisation.
 
-use candle_core::{Result, Tensor, Var};
-use candle_nn::{
-    Init, VarBuilder,
-    init::{FanInOut, NonLinearity, NormalOrUniform},
-};
+use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_nn::{Init, VarBuilder};
 
 use crate::{
     nn::{Head, Mode},
@@ -16,12 +13,12 @@ use crate::{
 pub enum ConvInit {
     /// PyTorch's default: uniform within ±1/√fan_in.
     Default,
-    /// He et al. 2015 for ReLU, fan-out: normal with deviation √(2 / (kernel²·outputs)).
+    /// He et al. 2015 for ReLU, fan-out: normal with deviation √(2·groups / (kernel²·outputs)).
     HeFanOut,
 }
 
 /// ±1/√fan_in, PyTorch's default for the weights and biases of linear and convolutional layers.
-fn within(fan_in: usize) -> Init {
+pub fn within(fan_in: usize) -> Init {
     let bound = 1.0 / (fan_in as f64).sqrt();
     Init::Uniform { lo: -bound, up: bound }
 }
@@ -34,48 +31,167 @@ fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
     }
 }
 
-/// A square convolution.
+/// activation(convolution + bias + add) without gradient.
+fn conv2d_inference(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    convolution: Convolution,
+    activation: Activation,
+) -> Result<Tensor> {
+    let mut y = ops::conv2d(x, weight, bias, convolution)?;
+    if let Some(add) = add {
+        y = (y + add)?;
+    }
+    match activation {
+        Activation::Identity => Ok(y),
+        Activation::Relu => ops::relu(&y),
+        Activation::Relu6 => y.clamp(0f64, 6f64),
+        Activation::LeakyRelu(slope) => y.maximum(&(&y * slope)?),
+    }
+}
+
+/// A convolution with a square kernel.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
     convolution: Convolution,
+    same: bool,
 }
 
 impl Conv2d {
-    /// With bias, PyTorch's default initialisation, stride 1.
-    pub fn biased(inputs: usize, outputs: usize, kernel: usize, padding: usize, vb: &VarBuilder) -> Result<Self> {
-        let fan_in = inputs * kernel * kernel;
-        let bias = Some(vb.get_with_hints(outputs, "bias", within(fan_in))?);
-        Ok(Self { bias, ..Self::new(inputs, outputs, kernel, 1, padding, ConvInit::Default, vb)? })
-    }
-
-    /// Without bias.
+    /// Without bias; from `inputs` to `outputs` channels.
     pub fn new(
-        inputs: usize,
-        outputs: usize,
+        [inputs, outputs]: [usize; 2],
         kernel: usize,
-        stride: usize,
-        padding: usize,
+        convolution: Convolution,
         init: ConvInit,
         vb: &VarBuilder,
     ) -> Result<Self> {
         let init = match init {
-            ConvInit::Default => within(inputs * kernel * kernel),
-            ConvInit::HeFanOut => Init::Kaiming {
-                dist: NormalOrUniform::Normal,
-                fan: FanInOut::FanOut,
-                non_linearity: NonLinearity::ReLU,
-            },
+            ConvInit::Default => within(inputs / convolution.groups * kernel * kernel),
+            ConvInit::HeFanOut => {
+                let fan_out = outputs / convolution.groups * kernel * kernel;
+                Init::Randn { mean: 0.0, stdev: 2f64.sqrt() / (fan_out as f64).sqrt() }
+            }
         };
-        let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", init)?;
-        Ok(Self { weight, bias: None, convolution: Convolution::new(stride, padding) })
+        let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
+        Ok(Self { weight, bias: None, convolution, same: false })
+    }
+
+    /// With bias, PyTorch's default initialisation.
+    pub fn biased(channels: [usize; 2], kernel: usize, convolution: Convolution, vb: &VarBuilder) -> Result<Self> {
+        let bias = Some(vb.get_with_hints(channels[1], "bias", within(channels[0] * kernel * kernel))?);
+        Ok(Self { bias, ..Self::new(channels, kernel, convolution, ConvInit::Default, vb)? })
+    }
+
+    /// The same with TensorFlow's `SAME` padding in place of its own: ⌈size / stride⌉ pixels leave each axis, and an odd
+    /// zero goes to the end.
+    #[must_use]
+    pub fn same(self) -> Self {
+        Self { same: true, ..self }
     }
 
     /// (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (weight, convolution) = self.placed(&seen(&self.weight, mode), x)?;
         let bias = self.bias.as_ref().map(|bias| seen(bias, mode));
-        ops::conv2d(x, &seen(&self.weight, mode), bias.as_ref(), self.convolution)
+        ops::conv2d(x, &weight, bias.as_ref(), convolution)
+    }
+
+    /// [`Conv2d::forward`] plus `add` (N, O, H', W').
+    pub fn forward_add(&self, x: &Tensor, add: &Tensor, mode: Mode) -> Result<Tensor> {
+        match mode {
+            Mode::Eval if !x.track_op() => self.infer(x, Some(add), Activation::Identity),
+            _ => self.forward(x, mode)? + add,
+        }
+    }
+
+    /// activation(convolution + bias + add) in one pass, without gradient.
+    fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+        let (weight, convolution) = self.placed(&self.weight.detach(), x)?;
+        let bias = self.bias.as_ref().map(Tensor::detach);
+        conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)
+    }
+
+    /// The weight and the padding for this input.
+    ///
+    /// Where `SAME` wants one zero more at the end, a symmetric padding of that width with a zero tap before the others is
+    /// the same and spares a padded copy of the input.
+    fn placed(&self, weight: &Tensor, x: &Tensor) -> Result<(Tensor, Convolution)> {
+        let (mut weight, mut convolution) = (weight.clone(), self.convolution);
+        for axis in 0..2 {
+            if self.same {
+                let (size, kernel, stride) = (x.dim(axis + 2)?, weight.dim(axis + 2)?, convolution.stride[axis]);
+                let padding = ((size.div_ceil(stride) - 1) * stride + kernel).saturating_sub(size);
+                convolution.padding[axis] = padding.div_ceil(2);
+                if padding % 2 == 1 {
+                    weight = weight.pad_with_zeros(axis + 2, 1, 0)?;
+                }
+            }
+        }
+        Ok((weight, convolution))
+    }
+}
+
+/// A convolution and the batch normalisation after it.
+#[derive(Debug, Clone)]
+pub struct ConvNorm {
+    conv: Conv2d,
+    norm: BatchNorm2d,
+    /// Both as one convolution, for inference.
+    folded: Option<Conv2d>,
+}
+
+impl ConvNorm {
+    /// Of its parts.
+    pub fn new(conv: Conv2d, norm: BatchNorm2d) -> Self {
+        Self { conv, norm, folded: None }
+    }
+
+    /// activation(normalised convolution): (N, C, H, W) to (N, O, H', W').
+    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        match self.folded(x, mode)? {
+            Some(conv) => conv.infer(x, None, activation),
+            None => self.norm.forward(&self.conv.forward(x, mode)?, activation, mode),
+        }
+    }
+
+    /// activation(normalised convolution + add), with `add` (N, O, H', W'); the activation is none or ReLU.
+    pub fn forward_add(&self, x: &Tensor, add: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        if let Some(conv) = self.folded(x, mode)? {
+            return conv.infer(x, Some(add), activation);
+        }
+        let sum = (add + self.norm.forward(&self.conv.forward(x, mode)?, Activation::Identity, mode)?)?;
+        match activation {
+            Activation::Identity => Ok(sum),
+            Activation::Relu => ops::relu(&sum),
+            other => bail!("a residual sum cannot end with {other:?}"),
+        }
+    }
+
+    /// From now on, inference uses one convolution with the parameters as they are now.
+    pub fn fold(&mut self) -> Result<()> {
+        let (scale, shift) = self.norm.scale_and_shift()?;
+        let dtype = self.conv.weight.dtype();
+        let weight = self.conv.weight.detach().broadcast_mul(&scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?)?;
+        let shift = match &self.conv.bias {
+            None => shift,
+            Some(bias) => (shift + (bias.detach().to_dtype(DType::F64)? * scale)?)?,
+        };
+        self.folded = Some(Conv2d { weight, bias: Some(shift.to_dtype(dtype)?), ..self.conv });
+        Ok(())
+    }
+
+    /// The one convolution, if `x` may pass through it: gradients with respect to images take the long way.
+    fn folded(&self, x: &Tensor, mode: Mode) -> Result<Option<&Conv2d>> {
+        match (&self.folded, mode) {
+            (Some(_), Mode::Train { .. }) => bail!("a network that was folded for inference cannot learn"),
+            (Some(_), Mode::Eval) if x.track_op() => Ok(None),
+            (folded, _) => Ok(folded.as_ref()),
+        }
     }
 }
 
@@ -89,13 +205,13 @@ pub struct Linear {
 impl Linear {
     /// PyTorch's default initialisation.
     pub fn new(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Self> {
-        Self::with_bias(inputs, outputs, within(inputs), vb)
+        Self::with_init([inputs, outputs], within(inputs), within(inputs), vb)
     }
 
-    /// PyTorch's default initialisation of the weights; biases start as `bias`.
-    pub fn with_bias(inputs: usize, outputs: usize, bias: Init, vb: &VarBuilder) -> Result<Self> {
+    /// From `inputs` to `outputs` features, starting as asked.
+    pub fn with_init([inputs, outputs]: [usize; 2], weight: Init, bias: Init, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs), "weight", within(inputs))?,
+            weight: vb.get_with_hints((outputs, inputs), "weight", weight)?,
             bias: vb.get_with_hints(outputs, "bias", bias)?,
         })
     }
@@ -111,15 +227,17 @@ impl Linear {
     }
 }
 
-/// Batch normalisation with running averages, as `torch.nn.BatchNorm2d` (ε 1e-5, momentum 0.1: PyTorch's defaults).
+/// Batch normalisation with running averages, as `torch.nn.BatchNorm2d` (momentum 0.1: PyTorch's default).
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
     running_mean: Var,
     running_var: Var,
+    epsilon: f64,
 }
 
+/// PyTorch's default.
 const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
@@ -131,20 +249,18 @@ impl BatchNorm2d {
             bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
             running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
             running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.0))?)?,
+            epsilon: EPSILON,
         })
     }
 
-    /// Normalised (N, C, H, W).
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.apply(x, mode, Activation::Identity)
+    /// The same with another ε than 1e-5.
+    #[must_use]
+    pub fn epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
     }
 
-    /// Normalised, then ReLU, in one pass over the data.
-    pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.apply(x, mode, Activation::Relu)
-    }
-
-    fn apply(&self, x: &Tensor, mode: Mode, activation: Activation) -> Result<Tensor> {
+    /// activation(normalised (N, C, H, W)), in one pass over the data.
+    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         let (moments, statistics) = match mode {
             Mode::Eval => {
                 let running = [self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor()];
@@ -157,7 +273,17 @@ impl BatchNorm2d {
             }
         };
         let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
-        ops::batch_norm(x, &weight, &bias, &moments, statistics, EPSILON, activation)
+        ops::batch_norm(x, &weight, &bias, &moments, statistics, self.epsilon, activation)
+    }
+
+    /// What inference multiplies each channel by and then adds: (C), f64.
+    fn scale_and_shift(&self) -> Result<(Tensor, Tensor)> {
+        let [weight, bias, mean, variance] =
+            [&self.weight, &self.bias, self.running_mean.as_tensor(), self.running_var.as_tensor()]
+                .map(|values| values.detach().to_dtype(DType::F64));
+        let scale = (weight? / (variance? + self.epsilon)?.sqrt()?)?;
+        let shift = (bias? - (mean? * &scale)?)?;
+        Ok((scale, shift))
     }
 
     /// PyTorch averages the unbiased variance although it normalises with the biased one.

@@ -12,7 +12,7 @@ use crate::{
         Head, Mode, Network, Outputs, Shape,
         layers::{Conv2d, Linear},
     },
-    ops,
+    ops::{self, Convolution},
 };
 
 /// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
@@ -36,11 +36,11 @@ impl LeNet {
         let inputs = 16 * left(shape.height) * left(shape.width);
         if inputs == 0 {
             let message = format!("lenet needs images of at least 16×16 pixels, not {}×{}", shape.height, shape.width);
-            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18`"));
+            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18_32x32`"));
         }
         Ok(Self {
-            conv1: Conv2d::biased(shape.channels, 6, 5, 0, &vb.pp("conv1"))?,
-            conv2: Conv2d::biased(6, 16, 5, 0, &vb.pp("conv2"))?,
+            conv1: Conv2d::biased([shape.channels, 6], 5, Convolution::new(1, 0), &vb.pp("conv1"))?,
+            conv2: Conv2d::biased([6, 16], 5, Convolution::new(1, 0), &vb.pp("conv2"))?,
             fc1: Linear::new(inputs, 120, &vb.pp("fc1"))?,
             fc2: Linear::new(120, 84, &vb.pp("fc2"))?,
             fc3: Linear::new(84, shape.classes, &vb.pp("fc3"))?,
@@ -61,5 +61,9 @@ impl Network for LeNet {
 
     fn head(&self) -> Head {
         self.fc3.head()
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        Ok(Box::new(self.clone()))
     }
 }

@@ -1,5 +1,6 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
+pub mod efficientnet;
 pub mod layers;
 pub mod lenet;
 pub mod params;
@@ -26,7 +27,9 @@ pub fn build(backbone: &Backbone, shape: Shape, vb: VarBuilder) -> crate::Result
     Ok(match backbone {
         Backbone::Lenet(_) => Box::new(lenet::LeNet::new(shape, vb)?),
         Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, shape, vb)?),
-        Backbone::Resnet18(_) => Box::new(resnet::ResNet18::new(shape, vb)?),
+        Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, shape, vb)?),
+        Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(shape, vb)?),
+        Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(shape, vb)?),
         Backbone::Vgg19Bn(_) => Box::new(vgg::Vgg19::new(shape, vb)?),
     })
 }
@@ -72,6 +75,11 @@ pub trait Network: Send + Sync {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs>;
     /// The last linear layer.
     fn head(&self) -> Head;
+    /// The same network for [`Mode::Eval`] only, and faster: batch normalisations are folded into the convolutions before
+    /// them, once. Equal up to rounding; gradients with respect to the images are those of the network as it was.
+    ///
+    /// It keeps the parameters of this moment: fold anew after they change.
+    fn folded(&self) -> Result<Box<dyn Network>>;
 }
 
 /// The shape that a network is built for.

@@ -1,5 +1,6 @@
-//! ResNet-18 (He et al. 2016) with a 3×3 stem and no first pool, for small images: OpenOOD's `resnet18_32x32`
-//! (`Jingkang50/OpenOOD`, `openood/networks/resnet18_32x32.py`), whose projections are called `shortcut.0` and `.1`.
+//! Residual networks (He et al. 2016) in two forms: torchvision's, for images of 32×32 pixels or more (published ImageNet
+//! weights load as they are), and OpenOOD's `resnet18_32x32` (`Jingkang50/OpenOOD`, `openood/networks/resnet18_32x32.py`), with
+//! a 3×3 stem and no first pool, for small images.
 
 use std::collections::BTreeMap;
 
@@ -7,94 +8,218 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::{
+    Error, config,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, Linear},
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
     },
-    ops,
+    ops::{self, Activation, Convolution},
 };
 
-/// 512 features, the global average of the last map. Taps: `layer1` to `layer4`.
+/// The stages' names, torchvision's.
+const STAGES: [&str; 4] = ["layer1", "layer2", "layer3", "layer4"];
+/// Channels inside the blocks of each stage.
+const PLANES: [usize; 4] = [64, 128, 256, 512];
+
+/// A classifier: the trunk's four stages, their last map's average, a linear layer. Taps: `layer1` to `layer4`.
 #[derive(Debug, Clone)]
-pub struct ResNet18 {
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
-    layers: [[Block; 2]; 4],
+pub struct ResNet {
+    trunk: Trunk,
     fc: Linear,
 }
 
-impl ResNet18 {
-    /// PyTorch's default initialisation, as in OpenOOD.
-    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
-        let layer = |name: &str, inputs: usize, outputs: usize, stride: usize| -> Result<[Block; 2]> {
-            let vb = vb.pp(name);
-            Ok([Block::new(inputs, outputs, stride, &vb.pp(0))?, Block::new(outputs, outputs, 1, &vb.pp(1))?])
-        };
-        Ok(Self {
-            conv1: Conv2d::new(shape.channels, 64, 3, 1, 1, ConvInit::Default, &vb.pp("conv1"))?,
-            bn1: BatchNorm2d::new(64, &vb.pp("bn1"))?,
-            layers: [
-                layer("layer1", 64, 64, 1)?,
-                layer("layer2", 64, 128, 2)?,
-                layer("layer3", 128, 256, 2)?,
-                layer("layer4", 256, 512, 2)?,
-            ],
-            fc: Linear::new(512, shape.classes, &vb.pp("fc"))?,
-        })
+impl ResNet {
+    /// torchvision's form, which starts its convolutions as He et al. 2015 (fan-out) and the rest as PyTorch.
+    ///
+    /// # Errors
+    /// [`Error::Input`] below 32×32 pixels.
+    pub fn new(settings: &config::Resnet, shape: Shape, vb: VarBuilder) -> crate::Result<Self> {
+        if shape.height.min(shape.width) < 32 {
+            let message = format!(
+                "resnet{} needs images of at least 32×32 pixels, not {}×{}",
+                settings.depth, shape.height, shape.width
+            );
+            return Err(Error::input(message).hint("`resnet18_32x32` has a stem for small images"));
+        }
+        let trunk = Trunk::new(settings, shape.channels, STAGES.len(), &vb)?;
+        Ok(Self { fc: Linear::new(trunk.channels(), shape.classes, &vb.pp("fc"))?, trunk })
+    }
+
+    /// OpenOOD's ResNet-18 for small images, with PyTorch's default initialisation as there.
+    pub fn small(shape: Shape, vb: VarBuilder) -> Result<Self> {
+        let trunk = Trunk::build(&Form::small(), shape.channels, STAGES.len(), &vb)?;
+        Ok(Self { fc: Linear::new(trunk.channels(), shape.classes, &vb.pp("fc"))?, trunk })
     }
 }
 
-impl Network for ResNet18 {
+impl Network for ResNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
-        let mut taps = BTreeMap::new();
-        let mut x = self.bn1.forward_relu(&self.conv1.forward(images, mode)?, mode)?;
-        for (name, [first, second]) in ["layer1", "layer2", "layer3", "layer4"].into_iter().zip(&self.layers) {
-            x = second.forward(&first.forward(&x, mode)?, mode)?;
-            taps.insert(name, x.clone());
-        }
-        let features = ops::global_avg_pool2d(&x)?;
+        let maps = self.trunk.forward(images, mode)?;
+        let features = ops::global_avg_pool2d(&maps[maps.len() - 1])?;
+        let taps = STAGES.into_iter().zip(maps).collect::<BTreeMap<_, _>>();
         Ok(Outputs { logits: self.fc.forward(&features, mode)?, features, taps })
     }
 
     fn head(&self) -> Head {
         self.fc.head()
     }
+
+    fn folded(&self) -> Result<Box<dyn Network>> {
+        Ok(Box::new(Self { trunk: self.trunk.folded()?, fc: self.fc.clone() }))
+    }
+}
+
+/// The stem and the first stages of a residual network: what gives feature maps.
+#[derive(Debug, Clone)]
+pub struct Trunk {
+    stem: ConvNorm,
+    pool: bool,
+    stages: Vec<Vec<Block>>,
+    channels: usize,
+}
+
+impl Trunk {
+    /// The first `stages` (1 to 4) of torchvision's form, for images of `channels`; later ones have no parameters here.
+    pub fn new(settings: &config::Resnet, channels: usize, stages: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::build(&Form::torchvision(settings), channels, stages, vb)
+    }
+
+    fn build(form: &Form, channels: usize, stages: usize, vb: &VarBuilder) -> Result<Self> {
+        let (kernel, convolution) = if form.small { (3, Convolution::new(1, 1)) } else { (7, Convolution::new(2, 3)) };
+        let stem = form.conv([channels, PLANES[0]], kernel, convolution, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let mut inputs = PLANES[0];
+        let stages = STAGES.into_iter().zip(PLANES).zip(form.blocks).take(stages).map(|((name, planes), count)| {
+            let vb = vb.pp(name);
+            let block = |index| {
+                let stride = if index == 0 && planes > PLANES[0] { 2 } else { 1 };
+                let block = Block::new(form, inputs, planes, stride, &vb.pp(index));
+                inputs = form.outputs(planes);
+                block
+            };
+            (0..count).map(block).collect()
+        });
+        let stages = stages.collect::<Result<_>>()?;
+        Ok(Self { stem, pool: !form.small, stages, channels: inputs })
+    }
+
+    /// Channels of the last map.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The map that leaves each stage, first to last.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
+        let mut x = self.stem.forward(images, Activation::Relu, mode)?;
+        if self.pool {
+            x = ops::max_pool2d(&x, 3, 2, 1)?;
+        }
+        let stage = |blocks: &Vec<Block>| {
+            for block in blocks {
+                x = block.forward(&x, mode)?;
+            }
+            Ok(x.clone())
+        };
+        self.stages.iter().map(stage).collect()
+    }
+
+    /// See [`Network::folded`].
+    pub fn folded(&self) -> Result<Self> {
+        let mut trunk = self.clone();
+        trunk.stem.fold()?;
+        for block in trunk.stages.iter_mut().flatten() {
+            block.convs.iter_mut().chain(&mut block.projection).try_for_each(ConvNorm::fold)?;
+        }
+        Ok(trunk)
+    }
+}
+
+/// In what residual networks differ.
+struct Form {
+    blocks: [usize; 4],
+    /// Blocks of 1×1, 3×3 and 1×1 convolutions with four times the planes, instead of two of 3×3.
+    bottleneck: bool,
+    width: usize,
+    /// The stem for small images.
+    small: bool,
+    projection: &'static str,
+    init: ConvInit,
+}
+
+impl Form {
+    fn torchvision(settings: &config::Resnet) -> Self {
+        let blocks = match settings.depth {
+            18 => [2, 2, 2, 2],
+            34 | 50 => [3, 4, 6, 3],
+            101 => [3, 4, 23, 3],
+            _ => [3, 8, 36, 3],
+        };
+        let (bottleneck, width) = (settings.depth >= 50, settings.width);
+        Self { blocks, bottleneck, width, small: false, projection: "downsample", init: ConvInit::HeFanOut }
+    }
+
+    fn small() -> Self {
+        let (blocks, projection) = ([2, 2, 2, 2], "shortcut");
+        Self { blocks, bottleneck: false, width: 1, small: true, projection, init: ConvInit::Default }
+    }
+
+    /// Channels that leave a block.
+    fn outputs(&self, planes: usize) -> usize {
+        if self.bottleneck { 4 * planes } else { planes }
+    }
+
+    fn conv(
+        &self,
+        channels: [usize; 2],
+        kernel: usize,
+        convolution: Convolution,
+        [conv, norm]: [VarBuilder; 2],
+    ) -> Result<ConvNorm> {
+        let conv = Conv2d::new(channels, kernel, convolution, self.init, &conv)?;
+        Ok(ConvNorm::new(conv, BatchNorm2d::new(channels[1], &norm)?))
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Block {
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
-    conv2: Conv2d,
-    bn2: BatchNorm2d,
-    shortcut: Option<(Conv2d, BatchNorm2d)>,
+    convs: Vec<ConvNorm>,
+    projection: Option<ConvNorm>,
 }
 
 impl Block {
-    fn new(inputs: usize, outputs: usize, stride: usize, vb: &VarBuilder) -> Result<Self> {
-        let shortcut = if stride == 1 && inputs == outputs {
+    fn new(form: &Form, inputs: usize, planes: usize, stride: usize, vb: &VarBuilder) -> Result<Self> {
+        let (inner, outputs) = (planes * form.width, form.outputs(planes));
+        let (one, three) = (Convolution::new(1, 0), Convolution::new(stride, 1));
+        let convs = match form.bottleneck {
+            // The stride is the 3×3 convolution's: torchvision's "v1.5".
+            true => vec![([inputs, inner], 1, one), ([inner, inner], 3, three), ([inner, outputs], 1, one)],
+            false => vec![([inputs, inner], 3, three), ([inner, outputs], 3, Convolution::new(1, 1))],
+        };
+        let convs = convs.into_iter().enumerate().map(|(i, (channels, kernel, convolution))| {
+            let names = [vb.pp(format!("conv{}", i + 1)), vb.pp(format!("bn{}", i + 1))];
+            form.conv(channels, kernel, convolution, names)
+        });
+        let convs = convs.collect::<Result<_>>()?;
+        let projection = if stride == 1 && inputs == outputs {
             None
         } else {
-            let vb = vb.pp("shortcut");
-            let conv = Conv2d::new(inputs, outputs, 1, stride, 0, ConvInit::Default, &vb.pp(0))?;
-            Some((conv, BatchNorm2d::new(outputs, &vb.pp(1))?))
+            let vb = vb.pp(form.projection);
+            Some(form.conv([inputs, outputs], 1, Convolution::new(stride, 0), [vb.pp(0), vb.pp(1)])?)
         };
-        Ok(Self {
-            conv1: Conv2d::new(inputs, outputs, 3, stride, 1, ConvInit::Default, &vb.pp("conv1"))?,
-            bn1: BatchNorm2d::new(outputs, &vb.pp("bn1"))?,
-            conv2: Conv2d::new(outputs, outputs, 3, 1, 1, ConvInit::Default, &vb.pp("conv2"))?,
-            bn2: BatchNorm2d::new(outputs, &vb.pp("bn2"))?,
-            shortcut,
-        })
+        Ok(Self { convs, projection })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let hidden = self.bn1.forward_relu(&self.conv1.forward(x, mode)?, mode)?;
-        let residual = self.bn2.forward(&self.conv2.forward(&hidden, mode)?, mode)?;
-        let sum = match &self.shortcut {
-            Some((conv, bn)) => bn.forward(&conv.forward(x, mode)?, mode)? + residual,
-            None => x + residual,
-        };
-        ops::relu(&sum?)
+        let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
+        let mut hidden = x.clone();
+        for conv in first {
+            hidden = conv.forward(&hidden, Activation::Relu, mode)?;
+        }
+        match &self.projection {
+            Some(projection) => {
+                let skip = projection.forward(x, Activation::Identity, mode)?;
+                last.forward_add(&hidden, &skip, Activation::Relu, mode)
+            }
+            None => last.forward_add(&hidden, x, Activation::Relu, mode),
+        }
     }
 }

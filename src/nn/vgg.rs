@@ -10,9 +10,9 @@ use crate::{
     Error, Result,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, Linear},
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
     },
-    ops,
+    ops::{self, Activation, Convolution},
 };
 
 /// Convolutions and channels of each of the five stages.
@@ -32,7 +32,7 @@ pub struct Vgg19 {
 #[derive(Debug, Clone)]
 struct Stage {
     name: &'static str,
-    layers: Vec<(Conv2d, BatchNorm2d)>,
+    layers: Vec<ConvNorm>,
     pooled: bool,
 }
 
@@ -47,7 +47,7 @@ impl Vgg19 {
         if size < 16 {
             let message =
                 format!("vgg19_bn needs images of at least 16×16 pixels, not {}×{}", shape.height, shape.width);
-            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18`"));
+            return Err(Error::input(message).hint("use a data set with larger images, or `resnet18_32x32`"));
         }
         let (mut inputs, mut index) = (shape.channels, 0);
         let features = vb.pp("features");
@@ -55,8 +55,9 @@ impl Vgg19 {
         for (stage, (name, depth, channels)) in STAGES.into_iter().enumerate() {
             let mut layers = Vec::new();
             for _ in 0..depth {
-                let conv = Conv2d::new(inputs, channels, 3, 1, 1, ConvInit::Default, &features.pp(index))?;
-                layers.push((conv, BatchNorm2d::new(channels, &features.pp(index + 1))?));
+                let (three, init) = (Convolution::new(1, 1), ConvInit::Default);
+                let conv = Conv2d::new([inputs, channels], 3, three, init, &features.pp(index))?;
+                layers.push(ConvNorm::new(conv, BatchNorm2d::new(channels, &features.pp(index + 1))?));
                 inputs = channels;
                 index += 3;
             }
@@ -73,8 +74,8 @@ impl Network for Vgg19 {
         let mut taps = BTreeMap::new();
         let mut x = images.clone();
         for stage in &self.stages {
-            for (conv, bn) in &stage.layers {
-                x = bn.forward_relu(&conv.forward(&x, mode)?, mode)?;
+            for layer in &stage.layers {
+                x = layer.forward(&x, Activation::Relu, mode)?;
             }
             if stage.pooled {
                 x = ops::max_pool2d(&x, 2, 2, 0)?;
@@ -87,5 +88,11 @@ impl Network for Vgg19 {
 
     fn head(&self) -> Head {
         self.classifier.head()
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        let mut network = self.clone();
+        network.stages.iter_mut().flat_map(|stage| &mut stage.layers).try_for_each(ConvNorm::fold)?;
+        Ok(Box::new(network))
     }
 }

@@ -11,9 +11,10 @@ use crate::{
     config,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, Linear},
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear, within},
     },
-    ops, rng,
+    ops::{self, Activation, Convolution},
+    rng,
 };
 
 /// WRN-depth-width. Features: 64·width, the global average (8×8 at 32×32 pixels) of the last activation.
@@ -46,10 +47,13 @@ impl WideResNet {
                 .collect()
         };
         Ok(Self {
-            conv1: Conv2d::new(shape.channels, widths[0], 3, 1, 1, ConvInit::HeFanOut, &vb.pp("conv1"))?,
+            conv1: conv([shape.channels, widths[0]], 3, 1, &vb.pp("conv1"))?,
             blocks: [block(0)?, block(1)?, block(2)?],
             bn1: BatchNorm2d::new(widths[3], &vb.pp("bn1"))?,
-            fc: Linear::with_bias(widths[3], shape.classes, Init::Const(0.0), &vb.pp("fc"))?,
+            fc: {
+                let channels = [widths[3], shape.classes];
+                Linear::with_init(channels, within(widths[3]), Init::Const(0.0), &vb.pp("fc"))?
+            },
         })
     }
 }
@@ -64,7 +68,7 @@ impl Network for WideResNet {
             }
             taps.insert(name, x.clone());
         }
-        let last = self.bn1.forward_relu(&x, mode)?;
+        let last = self.bn1.forward(&x, Activation::Relu, mode)?;
         let features = ops::global_avg_pool2d(&last)?;
         taps.insert("relu", last);
         Ok(Outputs { logits: self.fc.forward(&features, mode)?, features, taps })
@@ -73,13 +77,24 @@ impl Network for WideResNet {
     fn head(&self) -> Head {
         self.fc.head()
     }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        let mut network = self.clone();
+        network.blocks.iter_mut().flatten().try_for_each(|block| block.conv1.fold())?;
+        Ok(Box::new(network))
+    }
+}
+
+/// Without bias, padded so that stride 1 keeps the size.
+fn conv(channels: [usize; 2], kernel: usize, stride: usize, vb: &VarBuilder) -> candle_core::Result<Conv2d> {
+    Conv2d::new(channels, kernel, Convolution::new(stride, kernel / 2), ConvInit::HeFanOut, vb)
 }
 
 #[derive(Debug, Clone)]
 struct Block {
     bn1: BatchNorm2d,
-    conv1: Conv2d,
-    bn2: BatchNorm2d,
+    /// With `bn2`.
+    conv1: ConvNorm,
     dropout: f64,
     dropout_stream: String,
     conv2: Conv2d,
@@ -88,30 +103,27 @@ struct Block {
 
 impl Block {
     fn new(inputs: usize, outputs: usize, stride: usize, dropout: f64, vb: &VarBuilder) -> candle_core::Result<Self> {
-        let conv = |inputs, kernel, stride, padding, name: &str| {
-            Conv2d::new(inputs, outputs, kernel, stride, padding, ConvInit::HeFanOut, &vb.pp(name))
-        };
+        let conv1 = conv([inputs, outputs], 3, stride, &vb.pp("conv1"))?;
+        let shortcut = || conv([inputs, outputs], 1, stride, &vb.pp("convShortcut"));
         Ok(Self {
             bn1: BatchNorm2d::new(inputs, &vb.pp("bn1"))?,
-            conv1: conv(inputs, 3, stride, 1, "conv1")?,
-            bn2: BatchNorm2d::new(outputs, &vb.pp("bn2"))?,
+            conv1: ConvNorm::new(conv1, BatchNorm2d::new(outputs, &vb.pp("bn2"))?),
             dropout,
             dropout_stream: format!("dropout/{}", vb.prefix()),
-            conv2: conv(outputs, 3, 1, 1, "conv2")?,
-            shortcut: if inputs == outputs { None } else { Some(conv(inputs, 1, stride, 0, "convShortcut")?) },
+            conv2: conv([outputs, outputs], 3, 1, &vb.pp("conv2"))?,
+            shortcut: if inputs == outputs { None } else { Some(shortcut()?) },
         })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let activated = self.bn1.forward_relu(x, mode)?;
-        let mut hidden = self.bn2.forward_relu(&self.conv1.forward(&activated, mode)?, mode)?;
+        let activated = self.bn1.forward(x, Activation::Relu, mode)?;
+        let mut hidden = self.conv1.forward(&activated, Activation::Relu, mode)?;
         if let Mode::Train { seed, step } = mode {
             hidden = ops::dropout(&hidden, self.dropout, rng::stream(seed, &self.dropout_stream, &step.to_string()))?;
         }
-        let residual = self.conv2.forward(&hidden, mode)?;
         match &self.shortcut {
-            Some(shortcut) => shortcut.forward(&activated, mode)? + residual,
-            None => x + residual,
+            Some(shortcut) => self.conv2.forward_add(&hidden, &shortcut.forward(&activated, mode)?, mode),
+            None => self.conv2.forward_add(&hidden, x, mode),
         }
     }
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
-    config::{Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
+    config::{self, Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
     data::{Normalisation, normalisation},
     digest::hex,
     run::store::{Progress, Store},
@@ -222,7 +222,10 @@ fn backbone_label(backbone: &Backbone) -> String {
     match backbone {
         Backbone::Lenet(_) => "lenet".to_owned(),
         Backbone::WideResnet(settings) => format!("wrn{}_{}", settings.depth, settings.width),
-        Backbone::Resnet18(_) => "resnet18".to_owned(),
+        Backbone::Resnet(config::Resnet { depth, width: 1 }) => format!("resnet{depth}"),
+        Backbone::Resnet(config::Resnet { depth, width }) => format!("wide_resnet{depth}_{width}"),
+        Backbone::Resnet18Small(_) => "resnet18_32x32".to_owned(),
+        Backbone::EfficientnetLite0(_) => "efficientnet_lite0".to_owned(),
         Backbone::Vgg19Bn(_) => "vgg19_bn".to_owned(),
     }
 }

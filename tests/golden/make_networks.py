@@ -1,17 +1,40 @@
 """Writes networks.json: what PyTorch's versions of our networks give for the weights and images of pattern.py.
 
-python make_networks.py   (torch 2.15.0, numpy; any recent version should do)
+python make_networks.py   (torch 2.15.0, torchvision 0.29.2, timm 1.0.31, numpy; any recent versions should do)
 """
 
 import json
 import pathlib
 
 import numpy
+import timm
 import torch
+import torchvision
+from torch import nn
 from torch.nn import functional as F
 
 from pattern import parameter, sample, uniform
 from torch_networks import LeNet, ResNet18, Vgg19, WideResNet
+
+
+def observed(network, taps, last):
+    """A package's network that also returns the input of its last layer and the outputs of some of its modules."""
+    found, forward = {}, network.forward
+    for name in taps:
+        network.get_submodule(name).register_forward_hook(lambda _, x, y, name=name: found.update({name: y}))
+    network.get_submodule(last).register_forward_hook(lambda _, x, y: found.update(features=x[0]))
+    network.forward = lambda x: (forward(x), found["features"], {name: found[name] for name in taps})
+    return network
+
+
+def resnet(depth, classes):
+    network = getattr(torchvision.models, f"resnet{depth}")(num_classes=classes)
+    return observed(network, ["layer1", "layer2", "layer3", "layer4"], "fc")
+
+
+def efficientnet_lite0(classes):
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+    return observed(network, [f"blocks.{i}" for i in range(7)], "classifier")
 
 
 def record(network, images, labels):
@@ -31,10 +54,10 @@ def record(network, images, labels):
     loss.backward()
     result["loss"] = loss.item()
     result["gradients"] = {
-        name: [float((p.grad.numpy() ** 2).sum() ** 0.5), float((p.grad.numpy() * uniform(f"toward {name}", *p.shape)).sum())]
+        name: sample(torch.stack([p.grad.norm(), (p.grad * torch.from_numpy(uniform(f"toward {name}", *p.shape))).sum()]))
         for name, p in network.named_parameters()
     }
-    result["buffers"] = {name: sample(b, 8) for name, b in network.named_buffers() if b.ndim}
+    result["buffers"] = {name: sample(b, 2) for name, b in network.named_buffers() if b.ndim}
     return result
 
 
@@ -48,11 +71,15 @@ cases = [
     ("lenet 32", LeNet(3, 7, 400), 2, 3, 32),
     ("wide_resnet 16 2", WideResNet(16, 2, 3, 10), 2, 3, 32),
     ("wide_resnet 10 1", WideResNet(10, 1, 1, 5), 3, 1, 28),
-    ("resnet18", ResNet18(3, 10), 2, 3, 32),
+    ("resnet18_32x32", ResNet18(3, 10), 2, 3, 32),
+    ("resnet18", resnet(18, 10), 2, 3, 64),
+    ("resnet50", resnet(50, 7), 2, 3, 64),
+    ("efficientnet_lite0", efficientnet_lite0(10), 2, 3, 64),
     ("vgg19_bn 32", Vgg19(3, 10, True), 4, 3, 32),
     ("vgg19_bn 28", Vgg19(1, 10, False), 2, 1, 28),
 ]
-golden = {"versions": {"torch": torch.__version__, "numpy": numpy.__version__}}
+golden = {"versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__,
+                        "numpy": numpy.__version__}}
 for name, network, count, channels, size in cases:
     labels = torch.arange(count) % 5
     golden[name] = {"images": [count, channels, size, size], **record(network, images(count, channels, size), labels)}

@@ -1,0 +1,151 @@
+//! EfficientNet-Lite0 (Tan & Le 2019; "Lite": no squeeze-and-excitation, ReLU6 for SiLU) in the form of timm's
+//! `tf_efficientnet_lite0` (`huggingface/pytorch-image-models`, `timm/models/efficientnet.py`), whose weights, converted from
+//! TensorFlow, want its `SAME` padding and its ε.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::{
+    nn::{
+        Head, Mode, Network, Outputs, Shape,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
+    },
+    ops::{self, Activation, Convolution},
+};
+
+/// TensorFlow's ε of EfficientNet's batch normalisations.
+const EPSILON: f64 = 1e-3;
+/// Name, blocks, kernel, stride of the first block, expansion, channels of each stage.
+const STAGES: [(&str, usize, usize, usize, usize, usize); 7] = [
+    ("blocks.0", 1, 3, 1, 1, 16),
+    ("blocks.1", 2, 3, 2, 6, 24),
+    ("blocks.2", 2, 5, 2, 6, 40),
+    ("blocks.3", 3, 3, 2, 6, 80),
+    ("blocks.4", 3, 5, 1, 6, 112),
+    ("blocks.5", 4, 5, 2, 6, 192),
+    ("blocks.6", 1, 3, 1, 6, 320),
+];
+const STEM: usize = 32;
+const FEATURES: usize = 1280;
+
+/// 1280 features. Taps: `blocks.0` to `blocks.6`, what leaves each stage: 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the
+/// image's rows and columns.
+#[derive(Debug, Clone)]
+pub struct EfficientNetLite0 {
+    stem: ConvNorm,
+    stages: Vec<(&'static str, Vec<Block>)>,
+    head: ConvNorm,
+    classifier: Linear,
+}
+
+impl EfficientNetLite0 {
+    /// Starts as timm does: convolutions as He et al. 2015 (fan-out), the linear layer uniform within ±1/√classes, its bias 0.
+    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+        let mut inputs = STEM;
+        let stages = STAGES.into_iter().map(|(name, count, kernel, stride, expansion, outputs)| {
+            let block = |index| {
+                let stride = if index == 0 { stride } else { 1 };
+                let block = Block::new([inputs, outputs], kernel, stride, expansion, &vb.pp(name).pp(index));
+                inputs = outputs;
+                block
+            };
+            Ok((name, (0..count).map(block).collect::<Result<_>>()?))
+        });
+        let stages = stages.collect::<Result<_>>()?;
+        let stem = Convolution::new(2, 0);
+        Ok(Self {
+            stem: conv([shape.channels, STEM], 3, stem, [vb.pp("conv_stem"), vb.pp("bn1")])?,
+            stages,
+            head: conv([inputs, FEATURES], 1, Convolution::new(1, 0), [vb.pp("conv_head"), vb.pp("bn2")])?,
+            classifier: {
+                let bound = 1.0 / (shape.classes as f64).sqrt();
+                let weight = Init::Uniform { lo: -bound, up: bound };
+                Linear::with_init([FEATURES, shape.classes], weight, Init::Const(0.0), &vb.pp("classifier"))?
+            },
+        })
+    }
+}
+
+impl Network for EfficientNetLite0 {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
+        let mut x = self.stem.forward(images, Activation::Relu6, mode)?;
+        let stage = |(name, blocks): &(&'static str, Vec<Block>)| {
+            for block in blocks {
+                x = block.forward(&x, mode)?;
+            }
+            Ok((*name, x.clone()))
+        };
+        let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;
+        let features = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, mode)?)?;
+        Ok(Outputs { logits: self.classifier.forward(&features, mode)?, features, taps })
+    }
+
+    fn head(&self) -> Head {
+        self.classifier.head()
+    }
+
+    fn folded(&self) -> Result<Box<dyn Network>> {
+        let mut network = self.clone();
+        for block in network.stages.iter_mut().flat_map(|(_, blocks)| blocks) {
+            block.convs.iter_mut().try_for_each(ConvNorm::fold)?;
+        }
+        network.stem.fold()?;
+        network.head.fold()?;
+        Ok(Box::new(network))
+    }
+}
+
+fn conv(
+    channels: [usize; 2],
+    kernel: usize,
+    convolution: Convolution,
+    [conv, norm]: [VarBuilder; 2],
+) -> Result<ConvNorm> {
+    let conv = Conv2d::new(channels, kernel, convolution, ConvInit::HeFanOut, &conv)?.same();
+    Ok(ConvNorm::new(conv, BatchNorm2d::new(channels[1], &norm)?.epsilon(EPSILON)))
+}
+
+/// A depthwise convolution between two of 1×1: the first widens (not in the first stage), the last narrows and has no
+/// activation; around them a shortcut where input and output have one shape.
+#[derive(Debug, Clone)]
+struct Block {
+    convs: Vec<ConvNorm>,
+    shortcut: bool,
+}
+
+impl Block {
+    fn new(
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        expansion: usize,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let inner = inputs * expansion;
+        let (one, depthwise) = (Convolution::new(1, 0), Convolution::new(stride, 0).grouped(inner));
+        let convs = match expansion {
+            1 => vec![("conv_dw", [inner, inner], kernel, depthwise), ("conv_pw", [inner, outputs], 1, one)],
+            _ => vec![
+                ("conv_pw", [inputs, inner], 1, one),
+                ("conv_dw", [inner, inner], kernel, depthwise),
+                ("conv_pwl", [inner, outputs], 1, one),
+            ],
+        };
+        let convs = convs.into_iter().enumerate().map(|(i, (name, channels, kernel, convolution))| {
+            conv(channels, kernel, convolution, [vb.pp(name), vb.pp(format!("bn{}", i + 1))])
+        });
+        Ok(Self { convs: convs.collect::<Result<_>>()?, shortcut: stride == 1 && inputs == outputs })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
+        let mut hidden = x.clone();
+        for conv in first {
+            hidden = conv.forward(&hidden, Activation::Relu6, mode)?;
+        }
+        match self.shortcut {
+            true => last.forward_add(&hidden, x, Activation::Identity, mode),
+            false => last.forward(&hidden, Activation::Identity, mode),
+        }
+    }
+}
