@@ -24,6 +24,8 @@ CASES = {
     "wrn40_2_eval": "WRN-40-2 evaluation, b128 3x32x32",
     "wrn28_10_eval": "WRN-28-10 evaluation, b8 3x32x32",
     "vgg19": "VGG19 (batch norm) train step, b64 3x32x32",
+    "resnet50_stages": "ResNet-50 stages 1-3 forward and backward, b4 3x256x256",
+    "efficientnet_eval": "EfficientNet-Lite0 evaluation, b16 3x224x224",
 }
 
 

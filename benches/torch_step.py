@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+import timm
+import torchvision
+
 from torch_networks import LeNet, Vgg19, WideResNet
 
 
@@ -67,12 +70,33 @@ def evaluate(network):
     return prepare
 
 
+def resnet_stages(network, count):
+    def prepare(images):
+        net = network().train()
+        stem = torch.nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        layers = [net.layer1, net.layer2, net.layer3, net.layer4][:count]
+
+        def step():
+            net.zero_grad(set_to_none=True)
+            x, loss = stem(images), 0.0
+            for layer in layers:
+                x = layer(x)
+                loss = loss + x.square().mean()
+            loss.backward()
+
+        return step
+
+    return prepare
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
     "wrn40_2_eval": (evaluate(lambda: WideResNet(40, 2, 3, 10, 0.3)), 128, 3, 32),
     "wrn28_10_eval": (evaluate(lambda: WideResNet(28, 10, 3, 10, 0.3)), 8, 3, 32),
     "vgg19": (train(lambda: Vgg19(3, 10, True)), 64, 3, 32),
+    "resnet50_stages": (resnet_stages(torchvision.models.resnet50, 3), 4, 3, 256),
+    "efficientnet_eval": (evaluate(lambda: timm.create_model("tf_efficientnet_lite0", num_classes=10)), 16, 3, 224),
 }
 
 

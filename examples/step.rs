@@ -8,13 +8,13 @@ use std::{
     time::Instant,
 };
 
-use Work::{Eval, Train};
+use Work::{Eval, Stages, Train};
 use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
     config::{Backbone, Loss, Sgd as SgdConfig},
     losses::{Objective, Step},
-    nn::{self, Mode, Shape, params::Params},
+    nn::{self, Mode, Shape, params::Params, resnet},
     rng,
     train::optim::Sgd,
 };
@@ -27,15 +27,19 @@ enum Work {
     Train(&'static str),
     /// Forward in evaluation mode.
     Eval(&'static str),
+    /// Forward to the first stages of a ResNet, in training mode, and backward from the mean squares of their maps.
+    Stages(&'static str, usize),
 }
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 5] = [
+const CASES: [(&str, Work, usize, usize, usize); 7] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
     ("wrn28_10_eval", Eval("wrn28_10"), 8, 3, 32),
     ("vgg19", Train("vgg19_bn"), 64, 3, 32),
+    ("resnet50_stages", Stages("resnet50", 3), 4, 3, 256),
+    ("efficientnet_eval", Eval("efficientnet_lite0"), 16, 3, 224),
 ];
 
 // As in the program.
@@ -72,10 +76,8 @@ fn main() -> Result<()> {
 fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
     let params = Params::new(0, &Device::Cpu);
     let (batch, channels, height, width) = images.dims4()?;
-    let build = |name| {
-        let backbone = Backbone::by_name(name).map_err(Error::input)?;
-        nn::build(&backbone, Shape { channels, height, width, classes: 10 }, params.builder())
-    };
+    let backbone = |name| Backbone::by_name(name).map_err(Error::input);
+    let build = |name| nn::build(&backbone(name)?, Shape { channels, height, width, classes: 10 }, params.builder());
     let images = images.clone();
     Ok(match work {
         Train(name) => {
@@ -91,8 +93,20 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             })
         }
         Eval(name) => {
-            let network = build(name)?;
+            let network = build(name)?.folded()?;
             Box::new(move |_| Ok(network.forward(&images, Mode::Eval).map(|_| ())?))
+        }
+        Stages(name, stages) => {
+            let Backbone::Resnet(settings) = backbone(name)? else {
+                return Err(Error::input(format!("{name} is no ResNet")));
+            };
+            let trunk = resnet::Trunk::new(&settings, channels, stages, &params.builder())?;
+            Box::new(move |step| {
+                let maps = trunk.forward(&images, Mode::Train { seed: 0, step })?;
+                let loss = maps.iter().map(|map| map.sqr()?.mean_all()).reduce(|a, b| a? + b?);
+                loss.transpose()?.map(|loss| loss.backward()).transpose()?;
+                Ok(())
+            })
         }
     })
 }

@@ -203,7 +203,7 @@ fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
 #[serde(deny_unknown_fields)]
 pub struct Resnet {
     /// Layers: 18, 34, 50, 101 or 152.
-    #[garde(custom(depth_is_known))]
+    #[garde(range(min = 18, max = 152), custom(depth_is_known))]
     pub depth: usize,
     /// How many times wider the 3×3 convolutions of depth 50 and more are: 2 in torchvision's "wide" ones. Default: 1, the
     /// paper's.

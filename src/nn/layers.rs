@@ -31,27 +31,6 @@ fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
     }
 }
 
-/// activation(convolution + bias + add) without gradient.
-fn conv2d_inference(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    add: Option<&Tensor>,
-    convolution: Convolution,
-    activation: Activation,
-) -> Result<Tensor> {
-    let mut y = ops::conv2d(x, weight, bias, convolution)?;
-    if let Some(add) = add {
-        y = (y + add)?;
-    }
-    match activation {
-        Activation::Identity => Ok(y),
-        Activation::Relu => ops::relu(&y),
-        Activation::Relu6 => y.clamp(0f64, 6f64),
-        Activation::LeakyRelu(slope) => y.maximum(&(&y * slope)?),
-    }
-}
-
 /// A convolution with a square kernel.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
@@ -113,7 +92,7 @@ impl Conv2d {
     fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         let (weight, convolution) = self.placed(&self.weight.detach(), x)?;
         let bias = self.bias.as_ref().map(Tensor::detach);
-        conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)
+        ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)
     }
 
     /// The weight and the padding for this input.

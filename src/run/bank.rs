@@ -28,6 +28,7 @@ pub fn compute(
     interrupt: &Interrupt,
     mut progress: impl FnMut(usize),
 ) -> Result<Bank> {
+    let network = network.folded()?;
     let (mut logits, mut features) = (Vec::new(), Vec::new());
     for start in (0..images.len()).step_by(batch) {
         interrupt.check()?;

@@ -240,13 +240,14 @@ fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
 
 fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
     let batch = job.recipe.batch_size;
+    let network = job.network.folded()?;
     let mut correct = 0;
     for start in (0..images.len()).step_by(batch) {
         let range = start..(start + batch).min(images.len());
         let labels = images.labels.as_deref().unwrap_or_default();
         let labels = Tensor::new(&labels[range.clone()], job.device)?;
         let inputs = images.tensor(range, job.normalisation, job.device)?;
-        correct += count_correct(&job.network.forward(&inputs, Mode::Eval)?.logits, &labels)?;
+        correct += count_correct(&network.forward(&inputs, Mode::Eval)?.logits, &labels)?;
     }
     Ok(correct as f64 / images.len() as f64)
 }
