@@ -12,11 +12,11 @@ use Work::{Eval, Stages, Train};
 use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
-    config::{Backbone, Loss, Sgd as SgdConfig},
+    config::{Backbone, Loss, Optimizer as Rule, Sgd},
     losses::{Objective, Step},
     nn::{self, Mode, Shape, params::Params, resnet},
     rng,
-    train::optim::Sgd,
+    train::optim::Optimizer,
 };
 use rand::Rng as _;
 
@@ -83,13 +83,13 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
         Train(name) => {
             let network = build(name)?;
             let objective = Objective::new(&Loss::default())?;
-            let config = SgdConfig { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 };
-            let mut optimizer = Sgd::new(&config, params.trainable())?;
+            let rule = Rule::Sgd(Sgd { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
+            let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
                 let outputs = network.forward(&images, Mode::Train { seed: 0, step })?;
                 let (loss, _) = objective.value(&Step { outputs: &outputs, labels: &labels })?;
-                optimizer.step(&loss.backward()?, config.lr)
+                optimizer.step(&loss.backward()?, rule.lr())
             })
         }
         Eval(name) => {

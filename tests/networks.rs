@@ -247,9 +247,10 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
         let images = uniform("images", &[33, 1, 28, 28]).broadcast_add(&brightness.reshape((33, 1, 1, 1)).unwrap());
         let images = images.unwrap().to_dtype(DType::F32).unwrap();
         let labels = Tensor::from_iter((0..33).map(|i| i % 4u32), &Device::Cpu).unwrap();
-        let json = serde_json::json!({ "lr": 0.05, "momentum": 0.9, "nesterov": true, "weight_decay": 5e-4 });
-        let config = serde_json::from_value(json).unwrap();
-        let mut sgd = oodkit::train::optim::Sgd::new(&config, params.trainable()).unwrap();
+        let json =
+            serde_json::json!({ "sgd": { "lr": 0.05, "momentum": 0.9, "nesterov": true, "weight_decay": 5e-4 } });
+        let rule = serde_json::from_value(json).unwrap();
+        let mut sgd = oodkit::train::optim::Optimizer::new(&rule, None, params.trainable()).unwrap();
         let losses = (0..30).map(|step| {
             let outputs = network.forward(&images, Mode::Train { seed: 0, step }).unwrap();
             let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();

@@ -1,4 +1,4 @@
-//! The operations, SGD and schedules against PyTorch (`tests/golden/make_ops.py`) and central differences.
+//! The operations against PyTorch (`tests/golden/make_ops.py`) and central differences.
 
 mod common;
 
@@ -7,7 +7,6 @@ use common::{assert_close, numbers, uniform, values};
 use oodkit::{
     ops::{self, Activation, Convolution, Statistics},
     rng,
-    train::{optim::Sgd, schedule},
 };
 use serde_json::{Value, json};
 
@@ -217,64 +216,4 @@ fn dropout_keeps_the_mean_and_drops_by_stream() {
     let shorter = ops::dropout(&x.narrow(0, 0, 20).unwrap(), 0.3, stream("0")).unwrap();
     assert_eq!(values(&shorter), dropped[..20_000]);
     check_differences("dropout", &[&variable("x", &[3, 7])], |at| ops::dropout(&at[0], 0.3, stream("0")));
-}
-
-#[test]
-fn sgd_matches_pytorch_with_missing_gradients_and_after_a_restart() {
-    for (what, case, golden) in golden("sgd") {
-        let config = json!({
-            "lr": 0.1, "momentum": case[0] as f64 / 10.0, "nesterov": case[1] == 1, "weight_decay": case[2] as f64 * 1e-4
-        });
-        let config = serde_json::from_value(config).unwrap();
-        let (a, b) = (variable("a", &[2, 3]), variable("b", &[4]));
-        let start = || Sgd::new(&config, vec![("a".into(), a.clone()), ("b".into(), b.clone())]).unwrap();
-        let mut sgd = start();
-        for (step, expected) in golden.as_array().unwrap().iter().enumerate() {
-            let term = |var: &Var, name: &str| {
-                (var.as_tensor() * uniform(&format!("gradient {name} {step}"), var.dims())).unwrap().sum_all().unwrap()
-            };
-            let mut loss = term(&a, "a");
-            if step != 0 && step != 3 {
-                loss = (loss + term(&b, "b")).unwrap();
-            }
-            sgd.step(&loss.backward().unwrap(), 0.1 / (step + 1) as f64).unwrap();
-            let actual: Vec<f64> = values(&a).into_iter().chain(values(&b)).collect();
-            assert_close(&what, &actual, &numbers(expected), 1e-11);
-            // As after a checkpoint: a new optimiser with the old state.
-            let state = sgd.state();
-            sgd = start();
-            sgd.load_state(&state).unwrap();
-        }
-    }
-}
-
-#[test]
-fn sgd_refuses_what_does_not_fit() {
-    let config = |json| serde_json::from_value::<oodkit::config::Sgd>(json).unwrap();
-    let plain = Sgd::new(&config(json!({ "lr": 0.1, "nesterov": true })), Vec::new());
-    assert_eq!(plain.unwrap_err().to_string(), "sgd: nesterov needs a momentum above 0");
-    let mut sgd = Sgd::new(&config(json!({ "lr": 0.1 })), vec![("a".into(), variable("a", &[2]))]).unwrap();
-    for (name, shape) in [("a", 3), ("b", 2)] {
-        let error = sgd.load_state(&[(name.to_owned(), uniform("v", &[shape]))].into()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("the optimiser state's {name} of shape [{shape}] fits no parameter of the network")
-        );
-    }
-}
-
-#[test]
-fn schedules_match_pytorch() {
-    let all: Value = serde_json::from_str(include_str!("golden/ops.json")).unwrap();
-    for (name, schedule) in [
-        ("cosine", json!({ "cosine": {} })),
-        ("multi_step", json!({ "multi_step": { "milestones": [3, 7], "gamma": 0.2 } })),
-    ] {
-        let train = serde_json::from_value(json!({
-            "epochs": 10, "batch_size": 1, "optimizer": { "sgd": { "lr": 0.1 } }, "schedule": schedule
-        }));
-        let train = train.unwrap();
-        let rates: Vec<f64> = (0..60).map(|step| schedule::lr(&train, 6, 60, step)).collect();
-        assert_close(name, &rates, &numbers(&all["schedules"][name]), 1e-15);
-    }
 }

@@ -13,7 +13,8 @@ use oodkit::rng;
 use rand::Rng as _;
 use serde_json::Value;
 
-/// LeNet on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation.
+/// LeNet on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation; once with
+/// each optimiser, once with all that a step can carry along.
 const EXPERIMENT: &str = "\
 title: Killed again and again
 seeds: [0, 1]
@@ -34,7 +35,11 @@ networks:
       checkpoint: { every_steps: 3 }
   tuned:
     from: base
-    train: *recipe
+    train:
+      <<: *recipe
+      optimizer: { adamw: { lr: 0.002 } }
+      clip: { norm: 1.0 }
+      ema: { decay: 0.9 }
     loss: { cross_entropy: {}, sparsity: { weight: 0.01 } }
 methods:
   - { name: EBD, network: base, detector: energy }

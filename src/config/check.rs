@@ -334,8 +334,10 @@ impl Found {
         if train.keep == Keep::Best && train.validation == 0 {
             self.add(path.join("keep"), "best needs held-out images to choose by: set validation");
         }
-        let Optimizer::Sgd(sgd) = &train.optimizer;
-        if sgd.nesterov && sgd.momentum == 0.0 {
+        if let Optimizer::Sgd(sgd) = &train.optimizer
+            && sgd.nesterov
+            && sgd.momentum == 0.0
+        {
             self.add(path.join("optimizer").join("sgd").join("nesterov"), "needs momentum above 0");
         }
         if let Schedule::MultiStep(steps) = &train.schedule

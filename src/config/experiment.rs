@@ -244,6 +244,14 @@ pub struct Train {
     /// The optimiser.
     #[garde(dive)]
     pub optimizer: Optimizer,
+    /// Gradients that are too large are made smaller. Ours: not.
+    #[garde(dive)]
+    #[serde(default)]
+    pub clip: Option<Clip>,
+    /// The result is a moving average of the weights over the steps. Ours: the weights themselves.
+    #[garde(dive)]
+    #[serde(default)]
+    pub ema: Option<Ema>,
     /// The learning rate over time; constant unless given.
     #[garde(dive)]
     #[serde(default)]
@@ -281,6 +289,26 @@ pub struct Train {
 pub enum Optimizer {
     /// Stochastic gradient descent in PyTorch's form.
     Sgd(#[garde(dive)] Sgd),
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019) in PyTorch's form.
+    Adamw(#[garde(dive)] Adamw),
+}
+
+impl Optimizer {
+    /// The learning rate before the schedule.
+    pub fn lr(&self) -> f64 {
+        match self {
+            Self::Sgd(sgd) => sgd.lr,
+            Self::Adamw(adamw) => adamw.lr,
+        }
+    }
+
+    /// The key of the optimiser.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sgd(_) => "sgd",
+            Self::Adamw(_) => "adamw",
+        }
+    }
 }
 
 /// `torch.optim.SGD`: g ← g + wd·w; v ← μ·v + g; g ← g + μ·v (Nesterov) or v; w ← w − lr·g.
@@ -302,6 +330,68 @@ pub struct Sgd {
     #[garde(range(min = 0.0, max = 1.0))]
     #[serde(default)]
     pub weight_decay: f64,
+}
+
+/// `torch.optim.AdamW`: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε).
+///
+/// With `weight_decay: 0` this is Adam.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adamw {
+    /// Learning rate before the schedule.
+    #[garde(range(min = 0.0, max = 1000.0))]
+    pub lr: f64,
+    /// β₁ and β₂. PyTorch's default: 0.9 and 0.999.
+    #[garde(inner(range(min = 0.0, max = 0.999_999)))]
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// ε. PyTorch's default: 1e-8.
+    #[garde(range(min = 1e-16, max = 1.0))]
+    #[serde(default = "default_epsilon")]
+    pub epsilon: f64,
+    /// Decay of all weights, batch-norm's too. PyTorch's default: 0.01.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(default = "default_adamw_decay")]
+    pub weight_decay: f64,
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn default_epsilon() -> f64 {
+    1e-8
+}
+
+fn default_adamw_decay() -> f64 {
+    0.01
+}
+
+/// What is done to large gradients, before the optimiser adds weight decay to them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Clip {
+    /// All are scaled down together so that their common norm is at most this: `torch.nn.utils.clip_grad_norm_`.
+    Norm(#[garde(range(min = 1e-9, max = MOST_WEIGHT))] f64),
+    /// Each element is cut to at most this, up and down: `torch.nn.utils.clip_grad_value_`.
+    Value(#[garde(range(min = 1e-9, max = MOST_WEIGHT))] f64),
+}
+
+/// The exponential moving average of the weights: e ← decay·e + (1 − decay)·w after every step; the first sets e = w.
+///
+/// Validation and the result use e, with the batch statistics of the last step, as `torch.optim.swa_utils.AveragedModel`
+/// does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ema {
+    /// PyTorch's default: 0.999.
+    #[garde(range(min = 0.0, max = 0.999_999))]
+    #[serde(default = "default_ema_decay")]
+    pub decay: f64,
+}
+
+fn default_ema_decay() -> f64 {
+    0.999
 }
 
 /// The learning rate as a factor of the optimiser's `lr`.

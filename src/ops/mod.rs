@@ -15,6 +15,7 @@ mod gemm;
 mod max_pool2d;
 mod memory;
 mod op;
+pub mod optimizer;
 mod relu;
 
 pub use activation::Activation;

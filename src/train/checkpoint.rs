@@ -1,7 +1,7 @@
 //! What is needed to continue training, in one file.
 //!
-//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<name>` and `best.<name>`, and [`State`] as JSON
-//! in its metadata. Random streams are named by step (see [`crate::rng`]), so the step is all there is to save of them.
+//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<part>.<name>`, `average.<name>` and `best.<name>`,
+//! and [`State`] as JSON in its metadata. Random streams are named by step (see [`crate::rng`]), so the step is all there is to save of them.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -54,6 +54,8 @@ pub struct Checkpoint {
     pub model: BTreeMap<String, Tensor>,
     /// The optimiser's tensors.
     pub optimizer: BTreeMap<String, Tensor>,
+    /// The moving average of the weights; empty unless the recipe asks for it.
+    pub average: BTreeMap<String, Tensor>,
     /// The best weights so far; empty unless weights are chosen by validation accuracy.
     pub best: BTreeMap<String, Tensor>,
 }
@@ -76,19 +78,24 @@ impl Checkpoint {
         let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
         let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
-        let mut parts = ["model.", "optimizer.", "best."].map(|prefix| {
+        let mut parts = ["model.", "optimizer.", "average.", "best."].map(|prefix| {
             let part = tensors
                 .iter()
                 .filter_map(|(name, tensor)| name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone())));
             part.collect::<BTreeMap<_, _>>()
         });
-        let [model, optimizer, best] = parts.each_mut().map(std::mem::take);
-        Ok(Some(Self { state, model, optimizer, best }))
+        let [model, optimizer, average, best] = parts.each_mut().map(std::mem::take);
+        Ok(Some(Self { state, model, optimizer, average, best }))
     }
 
     /// Writes the checkpoint whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let parts = [("model.", &self.model), ("optimizer.", &self.optimizer), ("best.", &self.best)];
+        let parts = [
+            ("model.", &self.model),
+            ("optimizer.", &self.optimizer),
+            ("average.", &self.average),
+            ("best.", &self.best),
+        ];
         let tensors = parts.into_iter().flat_map(|(prefix, part)| {
             part.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
         });
@@ -121,6 +128,7 @@ mod tests {
             state: state.clone(),
             model: [("fc.weight".to_owned(), tensor.clone())].into(),
             optimizer: [("fc.weight".to_owned(), tensor.affine(2.0, 0.0)?)].into(),
+            average: BTreeMap::new(),
             best: BTreeMap::new(),
         };
         written.write(&path)?;

@@ -11,7 +11,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::{
     Error, Result,
-    config::{Keep, Optimizer, Train},
+    config::{Keep, Train},
     data::{
         ImageSet, Normalisation,
         batches::{TrainBatches, steps_per_epoch},
@@ -24,7 +24,7 @@ use crate::{
     },
     train::{
         checkpoint::{Checkpoint, EpochSums, State},
-        optim::Sgd,
+        optim::{Average, Optimizer},
         schedule,
     },
 };
@@ -82,13 +82,16 @@ pub fn fit(
     interrupt: &Interrupt,
 ) -> Result<Fitted> {
     let recipe = job.recipe;
-    let Optimizer::Sgd(config) = &recipe.optimizer;
-    let mut optimizer = Sgd::new(config, job.params.trainable())?;
+    let mut optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, job.params.trainable())?;
+    let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
     let (mut state, mut best) = match saved {
         Some(saved) => {
             refuse_other_data(job, &saved.state)?;
             job.params.load(&saved.model, job.checkpoint)?;
             optimizer.load_state(&saved.optimizer)?;
+            if let Some(average) = &mut average {
+                average.load(&saved.average)?;
+            }
             (saved.state, saved.best)
         }
         None => (State { data: job.data.to_owned(), ..State::default() }, BTreeMap::new()),
@@ -117,8 +120,11 @@ pub fn fit(
         let (loss, terms) = job.objective.value(&Step { outputs: &outputs, labels: &batch.labels })?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
-        refuse_non_finite(value, &terms, state.step, batch.epoch)?;
+        refuse_non_finite(recipe, value, &terms, state.step, batch.epoch)?;
         optimizer.step(&loss.backward()?, lr)?;
+        if let Some(average) = &mut average {
+            average.update()?;
+        }
 
         let images = batch.labels.dim(0)? as u64;
         let correct = count_correct(&outputs.logits, &batch.labels)?;
@@ -136,11 +142,21 @@ pub fn fit(
             let sums = std::mem::take::<EpochSums>(&mut state.epoch);
             let loss = sums.loss / sums.images as f64;
             state.last_loss = Some(loss);
-            let validation = job.validation.map(|images| validate(job, images)).transpose()?;
-            if recipe.keep == Keep::Best && validation >= state.best {
-                state.best = validation;
-                best = job.params.all()?;
-            }
+            let validation = match job.validation {
+                None => None,
+                Some(images) => {
+                    let weights = average.as_ref().map(|average| use_average(job, average)).transpose()?;
+                    let accuracy = Some(validate(job, images)?);
+                    if recipe.keep == Keep::Best && accuracy >= state.best {
+                        state.best = accuracy;
+                        best = job.params.all()?;
+                    }
+                    if let Some(weights) = weights {
+                        job.params.load(&weights, job.checkpoint)?;
+                    }
+                    accuracy
+                }
+            };
             let accuracy = sums.correct as f64 / sums.images as f64;
             tell(observers, Event::Epoch { epoch: batch.epoch, step: state.step, loss, accuracy, validation })?;
         }
@@ -150,13 +166,19 @@ pub fn fit(
             || last_save.elapsed() >= Duration::from_secs_f64(recipe.checkpoint.every_minutes * 60.0);
         if state.step == total || stop || due {
             // A checkpoint that cannot be continued must not replace one that can.
-            refuse_non_finite_weights(job.params, state.step)?;
+            refuse_non_finite_weights(job, state.step)?;
             state.seconds = seconds_before + started.elapsed().as_secs_f64();
             last_save = Instant::now();
             tell(observers, Event::Checkpoint { step: state.step })?;
             state.positions = positions(observers)?;
-            let (model, optimizer) = (job.params.all()?, optimizer.state());
-            Checkpoint { state: state.clone(), model, optimizer, best: best.clone() }.write(job.checkpoint)?;
+            let saved = Checkpoint {
+                state: state.clone(),
+                model: job.params.all()?,
+                optimizer: optimizer.state()?,
+                average: average.as_ref().map(|average| average.values().clone()).unwrap_or_default(),
+                best: best.clone(),
+            };
+            saved.write(job.checkpoint)?;
             if stop {
                 return Err(Error::Interrupted);
             }
@@ -164,10 +186,21 @@ pub fn fit(
     }
     if recipe.keep == Keep::Best && !best.is_empty() {
         job.params.load(&best, job.checkpoint)?;
+    } else if let Some(average) = &average {
+        use_average(job, average)?;
     }
     tell(observers, Event::Finished { step: state.step })?;
     let final_loss = state.last_loss.unwrap_or(f64::NAN);
     Ok(Fitted { steps: state.step, final_loss, seconds: state.seconds })
+}
+
+/// Puts the averaged weights in the place of the weights, which are returned.
+fn use_average(job: &Job<'_>, average: &Average) -> Result<BTreeMap<String, Tensor>> {
+    let weights = job.params.all()?;
+    let mut averaged = weights.clone();
+    averaged.extend(average.values().clone());
+    job.params.load(&averaged, job.checkpoint)?;
+    Ok(weights)
 }
 
 fn tell(observers: &mut [&mut dyn Observer], event: Event<'_>) -> Result<()> {
@@ -191,7 +224,7 @@ fn scalars(terms: &[(&'static str, Tensor)]) -> Result<Vec<(&'static str, f64)>>
 }
 
 /// Checked before the step, so that the weights are still those that gave the bad loss.
-fn refuse_non_finite(loss: f64, terms: &[(&'static str, f64)], step: u64, epoch: u64) -> Result<()> {
+fn refuse_non_finite(recipe: &Train, loss: f64, terms: &[(&'static str, f64)], step: u64, epoch: u64) -> Result<()> {
     if loss.is_finite() {
         return Ok(());
     }
@@ -200,20 +233,24 @@ fn refuse_non_finite(loss: f64, terms: &[(&'static str, f64)], step: u64, epoch:
         None => "no single term is, only their sum".to_owned(),
     };
     Err(Error::Failed(format!(
-        "the loss is {loss} at step {} (epoch {}): {term}\n\nhint: a lower optimizer.sgd.lr or a warm-up \
-         (warmup_epochs) usually helps",
+        "the loss is {loss} at step {} (epoch {}): {term}\n\n{}",
         step + 1,
-        epoch + 1
+        epoch + 1,
+        advice(recipe)
     )))
 }
 
+fn advice(recipe: &Train) -> String {
+    format!("hint: a lower optimizer.{}.lr or a warm-up (warmup_epochs) usually helps", recipe.optimizer.name())
+}
+
 /// The last update may spoil weights whose loss was still finite.
-fn refuse_non_finite_weights(params: &Params, step: u64) -> Result<()> {
-    for (name, value) in params.trainable() {
+fn refuse_non_finite_weights(job: &Job<'_>, step: u64) -> Result<()> {
+    for (name, value) in job.params.trainable() {
         if !scalar(&value.as_detached_tensor().abs()?.sum_all()?)?.is_finite() {
             return Err(Error::Failed(format!(
-                "the weights are no longer finite after step {step}: {name} holds NaN or infinity\n\nhint: a lower \
-                 optimizer.sgd.lr or a warm-up (warmup_epochs) usually helps"
+                "the weights are no longer finite after step {step}: {name} holds NaN or infinity\n\n{}",
+                advice(job.recipe)
             )));
         }
     }

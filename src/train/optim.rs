@@ -1,82 +1,209 @@
-//! Optimisers with PyTorch's semantics.
+//! Optimisers with PyTorch's semantics, gradient clipping and the moving average of the weights.
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 
-use crate::{Error, Result, config};
+use crate::{
+    Error, Result,
+    config::{self, Clip},
+    ops::optimizer::{self as ops, Direction},
+};
 
-/// Stochastic gradient descent as `torch.optim.SGD` (dampening 0):
+/// `torch.optim.SGD` (dampening 0) or `torch.optim.AdamW` over named parameters, changed in place.
 ///
-/// g ← ∇w + wd·w; v ← μ·v + g (v = g at a parameter's first step); g ← g + μ·v with Nesterov, else v; w ← w − lr·g.
+/// - SGD: g ← ∇w + wd·w; v ← μ·v + g (v = g at a parameter's first step); g ← g + μ·v with Nesterov, else v; w ← w − lr·g.
+/// - AdamW: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε), where m̂ = m/(1 − β₁ᵗ),
+///   v̂ = v/(1 − β₂ᵗ) and t counts the steps of the parameter.
 ///
 /// A parameter without a gradient is left alone, its weight decay too.
 #[derive(Debug)]
-pub struct Sgd {
-    momentum: f64,
-    nesterov: bool,
-    weight_decay: f64,
-    parameters: Vec<(String, Var)>,
-    velocity: BTreeMap<String, Tensor>,
+pub struct Optimizer {
+    rule: config::Optimizer,
+    clip: Option<Clip>,
+    parameters: Vec<Parameter>,
 }
 
-impl Sgd {
-    /// Over `parameters`, by name; the learning rate is an argument of [`Sgd::step`].
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    var: Var,
+    /// Steps taken.
+    steps: u64,
+    /// What the rule remembers; nothing before the first step.
+    memory: BTreeMap<&'static str, Tensor>,
+}
+
+// What checkpoints call the parts of a parameter's memory.
+const VELOCITY: &str = "velocity";
+const MEAN: &str = "mean";
+const SQUARE: &str = "square";
+const STEPS: &str = "steps";
+
+impl Optimizer {
+    /// Over `parameters`, by name; the learning rate is an argument of [`Optimizer::step`].
     ///
     /// # Errors
     /// [`Error::Input`] for Nesterov without momentum, as in PyTorch.
-    pub fn new(config: &config::Sgd, parameters: Vec<(String, Var)>) -> Result<Self> {
-        if config.nesterov && config.momentum <= 0.0 {
+    pub fn new(rule: &config::Optimizer, clip: Option<Clip>, parameters: Vec<(String, Var)>) -> Result<Self> {
+        if let config::Optimizer::Sgd(sgd) = rule
+            && sgd.nesterov
+            && sgd.momentum <= 0.0
+        {
             return Err(Error::input("sgd: nesterov needs a momentum above 0").hint("set `momentum: 0.9`"));
         }
-        let (momentum, nesterov, weight_decay) = (config.momentum, config.nesterov, config.weight_decay);
-        Ok(Self { momentum, nesterov, weight_decay, parameters, velocity: BTreeMap::new() })
+        let parameters = parameters.into_iter();
+        let parameters = parameters.map(|(name, var)| Parameter { name, var, steps: 0, memory: BTreeMap::new() });
+        Ok(Self { rule: rule.clone(), clip, parameters: parameters.collect() })
     }
 
     /// One step with learning rate `lr`.
     pub fn step(&mut self, gradients: &GradStore, lr: f64) -> Result<()> {
-        for (name, var) in &self.parameters {
-            let Some(gradient) = gradients.get(var.as_tensor()) else { continue };
-            let weight = var.as_detached_tensor();
-            let mut update = gradient.detach();
-            if self.weight_decay != 0.0 {
-                update = (update + (&weight * self.weight_decay)?)?;
+        let direction = self.clipped(gradients)?;
+        for parameter in &mut self.parameters {
+            let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
+            parameter.steps += 1;
+            match &self.rule {
+                config::Optimizer::Sgd(sgd) => parameter.sgd(sgd, gradient, lr, direction)?,
+                config::Optimizer::Adamw(adamw) => parameter.adamw(adamw, gradient, lr, direction)?,
             }
-            if self.momentum != 0.0 {
-                let velocity = match self.velocity.get(name) {
-                    Some(velocity) => ((velocity * self.momentum)? + &update)?,
-                    None => update.clone(),
-                };
-                update = if self.nesterov { (update + (&velocity * self.momentum)?)? } else { velocity.clone() };
-                self.velocity.insert(name.clone(), velocity);
-            }
-            var.set(&(weight - (update * lr)?)?)?;
         }
         Ok(())
     }
 
-    /// The velocity of each parameter that has one, by parameter name.
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
-        self.velocity.clone()
+    /// `clip_grad_norm_` or `clip_grad_value_` of PyTorch, as factor and bound, so that gradients are read once.
+    fn clipped(&self, gradients: &GradStore) -> Result<Direction> {
+        let unchanged = Direction { scale: 1.0, bound: f64::INFINITY, decay: 0.0 };
+        Ok(match self.clip {
+            None => unchanged,
+            Some(Clip::Value(bound)) => Direction { bound, ..unchanged },
+            Some(Clip::Norm(most)) => {
+                let all = self.parameters.iter().filter_map(|parameter| gradients.get(parameter.var.as_tensor()));
+                Direction { scale: (most / (ops::norm(all)? + 1e-6)).min(1.0), ..unchanged }
+            }
+        })
     }
 
-    /// Continues from a [`Sgd::state`]; parameters that it does not name start without velocity.
+    /// What the next step depends on beside the parameters, for a checkpoint; later steps change these tensors.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        for Parameter { name, steps, memory, .. } in self.parameters.iter().filter(|parameter| parameter.steps > 0) {
+            state.extend(memory.iter().map(|(part, value)| (format!("{part}.{name}"), value.clone())));
+            state.insert(format!("{STEPS}.{name}"), Tensor::new(*steps as f64, &Device::Cpu)?);
+        }
+        Ok(state)
+    }
+
+    /// Continues from a copy of an [`Optimizer::state`]; parameters that it does not name start anew.
     ///
     /// # Errors
-    /// [`Error::Input`] when it names a parameter that is not here, or one of another shape.
+    /// [`Error::Input`] when it names a parameter that is not here, or one of another shape. Nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let mut velocity = BTreeMap::new();
-        for (name, value) in state {
-            let var = self.parameters.iter().find(|(known, _)| known == name).map(|(_, var)| var);
-            let Some(var) = var.filter(|var| var.dims() == value.dims()) else {
+        let mut loaded: Vec<(u64, BTreeMap<&str, Tensor>)> = vec![Default::default(); self.parameters.len()];
+        for (key, value) in state {
+            let parts = [VELOCITY, MEAN, SQUARE, STEPS].into_iter();
+            let known = parts.zip(std::iter::repeat(key)).find_map(|(part, key)| {
+                let name = key.strip_prefix(part)?.strip_prefix('.')?;
+                let index = self.parameters.iter().position(|parameter| parameter.name == name)?;
+                let dims = if part == STEPS { &[] } else { self.parameters[index].var.dims() };
+                (value.dims() == dims).then_some((part, index))
+            });
+            let Some((part, index)) = known else {
                 return Err(Error::input(format!(
-                    "the optimiser state's {name} of shape {:?} fits no parameter of the network",
+                    "the optimiser state's {key} of shape {:?} fits no parameter of the network",
                     value.dims()
                 )));
             };
-            velocity.insert(name.clone(), value.to_device(var.device())?.to_dtype(var.dtype())?);
+            if part == STEPS {
+                loaded[index].0 = value.to_dtype(DType::F64)?.to_scalar::<f64>()? as u64;
+            } else {
+                let var = &self.parameters[index].var;
+                let copy = value.to_device(var.device())?.to_dtype(var.dtype())?.copy()?;
+                loaded[index].1.insert(part, copy);
+            }
         }
-        self.velocity = velocity;
+        for (parameter, (steps, memory)) in self.parameters.iter_mut().zip(loaded) {
+            (parameter.steps, parameter.memory) = (steps, memory);
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    fn sgd(&mut self, sgd: &config::Sgd, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()> {
+        let direction = Direction { decay: sgd.weight_decay, ..direction };
+        if sgd.momentum == 0.0 {
+            return Ok(ops::descend(&self.var, gradient, lr, direction)?);
+        }
+        let velocity = self.part(VELOCITY)?;
+        ops::add_momentum(&velocity, gradient, &self.var, sgd.momentum, direction)?;
+        let nesterov = sgd.nesterov.then_some(sgd.momentum);
+        Ok(ops::descend_with_momentum(&self.var, gradient, &velocity, lr, nesterov, direction)?)
+    }
+
+    fn adamw(&mut self, adamw: &config::Adamw, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()> {
+        let (mean, square) = (self.part(MEAN)?, self.part(SQUARE)?);
+        ops::adam_moments(&mean, &square, gradient, adamw.betas, direction)?;
+        let corrections = adamw.betas.map(|beta| 1.0 - beta.powf(self.steps as f64));
+        let step = ops::Adam { lr, decay: adamw.weight_decay, corrections, epsilon: adamw.epsilon };
+        Ok(ops::adam(&self.var, &mean, &square, step)?)
+    }
+
+    /// A part of the memory, zeros at first; the tensor shares its elements with it.
+    fn part(&mut self, part: &'static str) -> Result<Tensor> {
+        if let Some(tensor) = self.memory.get(part) {
+            return Ok(tensor.clone());
+        }
+        let zeros = self.var.as_detached_tensor().zeros_like()?;
+        self.memory.insert(part, zeros.clone());
+        Ok(zeros)
+    }
+}
+
+/// The exponential moving average of weights, as `torch.optim.swa_utils.get_ema_multi_avg_fn`: e ← d·e + (1 − d)·w, where
+/// the first step sets e = w.
+#[derive(Debug)]
+pub struct Average {
+    decay: f64,
+    parameters: Vec<(String, Var)>,
+    values: BTreeMap<String, Tensor>,
+}
+
+impl Average {
+    /// Of `parameters`; nothing is averaged yet.
+    pub fn new(ema: &config::Ema, parameters: Vec<(String, Var)>) -> Self {
+        Self { decay: ema.decay, parameters, values: BTreeMap::new() }
+    }
+
+    /// Takes the weights in, after an optimiser's step.
+    pub fn update(&mut self) -> Result<()> {
+        for (name, var) in &self.parameters {
+            match self.values.get(name) {
+                Some(average) => ops::average(average, var, self.decay)?,
+                None => drop(self.values.insert(name.clone(), var.as_detached_tensor().copy()?)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The averages by name; later updates change these tensors.
+    pub fn values(&self) -> &BTreeMap<String, Tensor> {
+        &self.values
+    }
+
+    /// Continues from a copy of [`Average::values`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] when they are not those of these parameters. Nothing is changed then.
+    pub fn load(&mut self, values: &BTreeMap<String, Tensor>) -> Result<()> {
+        let fits = |(name, var): &(String, Var)| values.get(name).is_some_and(|value| value.dims() == var.dims());
+        if values.len() != self.parameters.len() || !self.parameters.iter().all(fits) {
+            return Err(Error::input("the averaged weights in the checkpoint are not those of this network"));
+        }
+        let copies = self.parameters.iter().map(|(name, var)| {
+            Ok((name.clone(), values[name].to_device(var.device())?.to_dtype(var.dtype())?.copy()?))
+        });
+        self.values = copies.collect::<Result<_>>()?;
         Ok(())
     }
 }

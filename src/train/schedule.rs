@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::{Optimizer, Schedule, Train};
+use crate::config::{Schedule, Train};
 
 /// The learning rate of optimiser step `step`, counted from 0, out of `total_steps`.
 ///
@@ -14,17 +14,17 @@ use crate::config::{Optimizer, Schedule, Train};
 /// Warm-up multiplies this by (step + 1) / (warm-up steps) until that is 1, so that no step has a rate of 0 (Goyal et al.
 /// 2017 start from a fraction of the rate, too).
 pub fn lr(train: &Train, steps_per_epoch: u64, total_steps: u64, step: u64) -> f64 {
-    let Optimizer::Sgd(sgd) = &train.optimizer;
+    let full = train.optimizer.lr();
     let scheduled = match &train.schedule {
-        Schedule::Constant => sgd.lr,
+        Schedule::Constant => full,
         Schedule::Cosine(cosine) => {
             let progress = step.min(total_steps) as f64 / total_steps.max(1) as f64;
-            cosine.final_lr + (sgd.lr - cosine.final_lr) * 0.5 * (1.0 + (progress * PI).cos())
+            cosine.final_lr + (full - cosine.final_lr) * 0.5 * (1.0 + (progress * PI).cos())
         }
         Schedule::MultiStep(multi_step) => {
             let epoch = step / steps_per_epoch.max(1);
             let reached = multi_step.milestones.iter().filter(|milestone| **milestone as u64 <= epoch).count();
-            sgd.lr * multi_step.gamma.powi(reached as i32)
+            full * multi_step.gamma.powi(reached as i32)
         }
     };
     let warmup_steps = train.warmup_epochs * steps_per_epoch as f64;

@@ -1,4 +1,4 @@
-"""Writes ops.json: PyTorch's values and gradients of our operations, SGD and schedules, in f64, on the values of pattern.py.
+"""Writes ops.json: PyTorch's values and gradients of our operations, in f64, on the values of pattern.py.
 
 python make_ops.py   (torch 2.15.0, numpy; any recent version should do)
 
@@ -6,7 +6,6 @@ Gradients are those of sum(y * toward), where toward is uniform("toward", shape 
 """
 
 import json
-import math
 import pathlib
 
 import numpy
@@ -52,40 +51,6 @@ def relu(*shape):
     return record(F.relu(z), x=x)
 
 
-def sgd(momentum, nesterov, weight_decay):
-    """Five steps on two parameters; the second has no gradient at steps 0 and 3."""
-    w = [variable("a", 2, 3), variable("b", 4)]
-    optimizer = torch.optim.SGD(w, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-    history = []
-    for step in range(5):
-        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
-        w[0].grad = torch.from_numpy(uniform(f"gradient a {step}", 2, 3))
-        w[1].grad = None if step in (0, 3) else torch.from_numpy(uniform(f"gradient b {step}", 4))
-        optimizer.step()
-        history.append(sample(w[0]) + sample(w[1]))
-    return history
-
-
-def schedules():
-    """Learning rates at each of 60 optimiser steps, 6 an epoch, from lr 0.1."""
-    def run(make, per_step):
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-        scheduler, rates = make(optimizer), []
-        for step in range(60):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            if per_step or step % 6 == 5:
-                scheduler.step()
-        return rates
-
-    def cosine(optimizer):
-        factor = lambda step: (1e-6 + (0.1 - 1e-6) * 0.5 * (1 + math.cos(step / 60 * math.pi))) / 0.1
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=factor)
-
-    steps = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7], 0.2)
-    return {"cosine": run(cosine, True), "multi_step": run(steps, False)}
-
-
 CONVOLUTIONS = [
     (2, 3, 7, 6, 4, 3, 3, 1, 1), (1, 1, 5, 5, 2, 5, 5, 1, 0), (3, 2, 9, 7, 3, 3, 3, 2, 1), (2, 4, 6, 6, 5, 1, 1, 1, 0),
     (2, 4, 5, 7, 3, 1, 1, 2, 0), (1, 3, 1, 1, 2, 3, 3, 1, 1), (1, 3, 1, 1, 2, 1, 1, 1, 0), (33, 2, 4, 4, 3, 3, 3, 1, 1),
@@ -107,8 +72,6 @@ golden = {
         key(case): batch_norm(*case) for norm in NORMS for case in [(*norm, t, r) for t in (True, False) for r in (True, False)]
     },
     "relu": {key(case): relu(*case) for case in [(3, 5), (2, 3, 4, 5), (1,)]},
-    "sgd": {key([m * 10, n, d * 1e4]): sgd(m, n, d) for m, n, d in [(0, 0, 0), (0.9, 0, 5e-4), (0.9, 1, 5e-4), (0.9, 1, 0)]},
-    "schedules": schedules(),
 }
 path = pathlib.Path(__file__).with_name("ops.json")
 text = json.dumps(golden, separators=(",", ":"))

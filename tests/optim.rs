@@ -1,0 +1,154 @@
+//! Optimisers, clipping, the average of the weights and schedules against PyTorch (`tests/golden/optim.py`).
+
+mod common;
+
+use candle_core::{DType, Tensor, Var, backprop::GradStore};
+use common::{assert_close, numbers, uniform, values};
+use oodkit::{
+    config::Ema,
+    ops::optimizer::norm,
+    train::{
+        optim::{Average, Optimizer},
+        schedule,
+    },
+};
+use serde_json::{Value, json};
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/optim.json")).unwrap()
+}
+
+fn variable(name: &str, shape: &[usize]) -> Var {
+    Var::from_tensor(&uniform(name, shape)).unwrap()
+}
+
+/// The optimiser of a configuration without `lr`, which the steps give.
+fn optimizer(rule: &Value, clip: &Value, parameters: Vec<(String, Var)>) -> oodkit::Result<Optimizer> {
+    let mut rule = rule.clone();
+    for settings in rule.as_object_mut().unwrap().values_mut() {
+        settings["lr"] = json!(0.1);
+    }
+    let clip = serde_json::from_value(clip.clone()).unwrap();
+    Optimizer::new(&serde_json::from_value(rule).unwrap(), clip, parameters)
+}
+
+/// The gradients of step `step` in the golden runs.
+fn gradients(a: &Var, b: &Var, step: usize) -> GradStore {
+    let term = |var: &Var, name: &str| {
+        let gradient = (uniform(&format!("gradient {name} {step}"), var.dims()) * 10.0).unwrap();
+        (var.as_tensor() * gradient).unwrap().sum_all().unwrap()
+    };
+    let mut loss = term(a, "a");
+    if step != 0 && step != 3 {
+        loss = (loss + term(b, "b")).unwrap();
+    }
+    loss.backward().unwrap()
+}
+
+fn copies(state: std::collections::BTreeMap<String, Tensor>) -> std::collections::BTreeMap<String, Tensor> {
+    state.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect()
+}
+
+#[test]
+fn optimisers_match_pytorch_with_missing_gradients_and_after_restarts() {
+    for case in golden()["cases"].as_array().unwrap() {
+        let what = format!("{} {} {}", case["rule"], case["clip"], case["decay"]);
+        let (a, b) = (variable("a", &[2, 3]), variable("b", &[4]));
+        let parameters = || vec![("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())];
+        let start = || optimizer(&case["rule"], &case["clip"], parameters()).unwrap();
+        let average = || case["decay"].as_f64().map(|decay| Average::new(&Ema { decay }, parameters()));
+        let (mut running, mut averaged) = (start(), average());
+        for (step, expected) in case["history"].as_array().unwrap().iter().enumerate() {
+            running.step(&gradients(&a, &b, step), 0.1 / (step + 1) as f64).unwrap();
+            let mut actual: Vec<f64> = values(&a).into_iter().chain(values(&b)).collect();
+            // As after a checkpoint: new ones with a copy of the old state.
+            let state = copies(running.state().unwrap());
+            running = start();
+            running.load_state(&state).unwrap();
+            if let Some(old) = &mut averaged {
+                old.update().unwrap();
+                let state = copies(old.values().clone());
+                actual = values(&state["a"]).into_iter().chain(values(&state["b"])).collect();
+                averaged = average();
+                averaged.as_mut().unwrap().load(&state).unwrap();
+            }
+            assert_close(&what, &actual, &numbers(expected), 1e-12);
+        }
+    }
+}
+
+/// Parameters larger than a parallel task, in f32, where each element must go the way of a small parameter.
+#[test]
+fn large_parameters_are_updated_like_small_ones() {
+    let size = 40_001;
+    for rule in [
+        json!({ "sgd": { "momentum": 0.9, "weight_decay": 0.01, "nesterov": true } }),
+        json!({ "sgd": { "weight_decay": 0.01 } }),
+        json!({ "adamw": {} }),
+    ] {
+        let f32s = |name: &str| uniform(name, &[size]).to_dtype(DType::F32).unwrap();
+        let var = |values: Tensor| Var::from_tensor(&values.contiguous().unwrap()).unwrap();
+        let whole = var(f32s("weights"));
+        let parts: Vec<Var> = (0..size)
+            .step_by(5000)
+            .map(|i| var(f32s("weights").narrow(0, i, 5000.min(size - i)).unwrap().copy().unwrap()))
+            .collect();
+        let mut one = optimizer(&rule, &json!(null), vec![("whole".into(), whole.clone())]).unwrap();
+        let named = parts.iter().enumerate().map(|(i, part)| (i.to_string(), part.clone()));
+        let mut many = optimizer(&rule, &json!(null), named.collect()).unwrap();
+        for step in 0..3 {
+            let direction = f32s(&format!("gradient {step}"));
+            one.step(&(whole.as_tensor() * &direction).unwrap().sum_all().unwrap().backward().unwrap(), 0.1).unwrap();
+            let joined = Tensor::cat(&parts.iter().map(Var::as_tensor).collect::<Vec<_>>(), 0).unwrap();
+            many.step(&(joined * &direction).unwrap().sum_all().unwrap().backward().unwrap(), 0.1).unwrap();
+        }
+        let joined = Tensor::cat(&parts.iter().map(Var::as_tensor).collect::<Vec<_>>(), 0).unwrap();
+        assert_eq!(values(&whole), values(&joined), "{rule}");
+        assert_ne!(values(&whole), values(&f32s("weights")));
+    }
+}
+
+#[test]
+fn norms_are_those_of_all_elements_together() {
+    let (a, b) = (uniform("a", &[300, 200]), uniform("b", &[7]));
+    let squares: f64 = values(&a).iter().chain(&values(&b)).map(|value| value * value).sum();
+    assert_close("norm", &[norm([&a, &b]).unwrap()], &[squares.sqrt()], 1e-12);
+    assert_close("transposed", &[norm([&a.t().unwrap(), &b]).unwrap()], &[squares.sqrt()], 1e-12);
+    assert_eq!(norm([]).unwrap(), 0.0);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let nothing = json!(null);
+    let plain = optimizer(&json!({ "sgd": { "nesterov": true } }), &nothing, Vec::new());
+    assert_eq!(plain.unwrap_err().to_string(), "sgd: nesterov needs a momentum above 0");
+    let a = variable("a", &[2]);
+    let mut sgd = optimizer(&json!({ "sgd": {} }), &nothing, vec![("a".into(), a.clone())]).unwrap();
+    for (name, shape) in [("velocity.a", 3), ("velocity.b", 2), ("steps.a", 2), ("a", 2)] {
+        let error = sgd.load_state(&[(name.to_owned(), uniform("v", &[shape]))].into()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("the optimiser state's {name} of shape [{shape}] fits no parameter of the network")
+        );
+    }
+    let mut average = Average::new(&Ema { decay: 0.9 }, vec![("a".into(), a)]);
+    for (name, shape) in [("a", 3), ("b", 2)] {
+        let error = average.load(&[(name.to_owned(), uniform("v", &[shape]))].into()).unwrap_err();
+        assert_eq!(error.to_string(), "the averaged weights in the checkpoint are not those of this network");
+    }
+}
+
+#[test]
+fn schedules_match_pytorch() {
+    for (name, schedule) in [
+        ("cosine", json!({ "cosine": {} })),
+        ("multi_step", json!({ "multi_step": { "milestones": [3, 7], "gamma": 0.2 } })),
+    ] {
+        let train = serde_json::from_value(json!({
+            "epochs": 10, "batch_size": 1, "optimizer": { "adamw": { "lr": 0.1 } }, "schedule": schedule
+        }));
+        let train = train.unwrap();
+        let rates: Vec<f64> = (0..60).map(|step| schedule::lr(&train, 6, 60, step)).collect();
+        assert_close(name, &rates, &numbers(&golden()["schedules"][name]), 1e-15);
+    }
+}
