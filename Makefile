@@ -6,17 +6,26 @@
 SHELL := /bin/sh
 
 oodkit  := target/release/oodkit
+program := build
 
 # What the user gave reaches the program as it is, whatever spaces, quotes and dollars it holds: through the environment,
 # never as text of a shell command. The program parts several key=value.
 export OODKIT_EXP := $(value exp)
 export OODKIT_SET := $(value set)
 export OODKIT_SWEEP := $(value sweep)
+ifneq ($(value device),)
+export OODKIT_DEVICE := $(value device)
+# Only the program that make build-cuda builds can compute elsewhere than on the CPU.
+ifneq ($(value device),cpu)
+oodkit := target/cuda-build/release/oodkit
+program := build-cuda
+endif
+endif
 
 # A misspelt variable would otherwise be ignored, and the real thing run.
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-unknown := $(filter-out exp set sweep smoke oodkit,$(given))
-$(if $(unknown),$(error there is no variable "$(firstword $(unknown))": there are exp, set, sweep and smoke; a key is changed with set="$(firstword $(unknown))=..."))
+unknown := $(filter-out exp set sweep smoke device oodkit,$(given))
+$(if $(unknown),$(error there is no variable "$(firstword $(unknown))": there are exp, set, sweep, smoke and device; a key is changed with set="$(firstword $(unknown))=..."))
 $(if $(filter-out 0 1,$(smoke)),$(error smoke is 1 or 0, not "$(smoke)"))
 options := "$$OODKIT_EXP" $(if $(value set),--set="$$OODKIT_SET") $(if $(value sweep),--sweep="$$OODKIT_SWEEP") \
   $(if $(filter 1,$(smoke)),--smoke)
@@ -26,21 +35,22 @@ help: ## what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'variables: exp=NAME  set="key=value ..."  sweep="key=[a,b]"  smoke=1 (tiny synthetic data, seconds)'
+	@echo '           device=cuda (make build-cuda says how; cpu unless given)'
 	@echo "one line:  make exp=fashion_sparsity"
 
-quickstart: build ## train, fine-tune, score and compare on the real data in this repository: under two minutes
+quickstart: $(program) ## train, fine-tune, score and compare on the real data in this repository: under two minutes
 	@$(oodkit) run quickstart
 
-run: need-exp build ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
+run: need-exp $(program) ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
 	@$(oodkit) run $(options)
 
-plan: need-exp build ## exp=NAME: what would be done, and what is done
+plan: need-exp $(program) ## exp=NAME: what would be done, and what is done
 	@$(oodkit) plan $(options)
 
-table: need-exp build ## exp=NAME: the tables again
+table: need-exp $(program) ## exp=NAME: the tables again
 	@$(oodkit) table $(options)
 
-list: build ## experiments, data sets, detectors, architectures
+list: $(program) ## experiments, data sets, detectors, architectures
 	@$(oodkit) list
 
 data: tools ## set="NAME ...": download data sets (builds the hub client the first time)
@@ -48,12 +58,18 @@ data: tools ## set="NAME ...": download data sets (builds the hub client the fir
 	@cargo build --release --locked --features hub
 	@$(oodkit) data $$OODKIT_SET
 
-schema: build ## the JSON schema of an experiment file, for editors
+schema: $(program) ## the JSON schema of an experiment file, for editors
 	@$(oodkit) schema
 
 build: tools ## the program, in target/release
 	@test -x target/release/oodkit || echo 'building: about six minutes the first time on two cores' >&2
 	@cargo build --release --locked --quiet
+
+# In a folder of its own, so that the two programs do not replace each other.
+build-cuda: tools ## the program with CUDA, in target/cuda-build/release (installs the toolkit from PyPI)
+	@tools/cuda-toolkit.sh >/dev/null
+	@test -x target/cuda-build/release/oodkit || echo 'building: about twenty minutes the first time on two cores' >&2
+	@. "$${OODKIT_CUDA:-target/cuda}/env.sh" && cargo build --release --locked --quiet --features cuda --target-dir target/cuda-build
 
 # The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and
 # the crate is compiled for them once.
@@ -77,4 +93,4 @@ tools:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build test bench tools need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test bench tools need-exp

@@ -44,4 +44,9 @@ fn compile_kernels() {
         );
         std::process::exit(1);
     }
+    // The program finds cuBLAS and the others where they were when it was built; libcuda is the driver's.
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    if let Ok(home) = std::env::var("CUDA_HOME") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{home}/lib");
+    }
 }

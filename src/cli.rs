@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::Device;
 use clap::{Args, Parser, Subcommand};
 
 use oodkit::{
@@ -13,6 +12,7 @@ use oodkit::{
     config::{self, load::Loaded, overrides},
     data, did_you_mean, metrics, report,
     run::{
+        device::Wanted,
         execute::{Context, execute},
         interrupt::Interrupt,
         plan::{Plan, fingerprint, plan},
@@ -32,7 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Do what is missing of an experiment, then print its tables and where they are
-    Run(Experiment),
+    Run(Run),
     /// Print an experiment's graph of networks and what of it is done; computes nothing
     Plan(Experiment),
     /// Print an experiment's tables again from its results; computes nothing
@@ -45,6 +45,15 @@ enum Command {
     Metrics(Measure),
     /// Print the JSON schema of an experiment file, for editors
     Schema,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    experiment: Experiment,
+    /// What to compute on: cpu, cuda (the first GPU), cuda:1, auto (a GPU if there is one)
+    #[arg(long, default_value = "cpu", env = "OODKIT_DEVICE")]
+    device: String,
 }
 
 #[derive(Debug, Args)]
@@ -104,7 +113,7 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Run(experiment) => run(&experiment),
+            Command::Run(arguments) => run(&arguments.experiment, arguments.device.parse()?),
             Command::Plan(experiment) => {
                 let opened = Opened::new(&experiment)?;
                 print(&opened.plan.describe(&opened.store))
@@ -208,8 +217,9 @@ impl Opened {
     }
 }
 
-fn run(arguments: &Experiment) -> Result<()> {
+fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     let opened = Opened::new(arguments)?;
+    let device = device.open()?;
     if arguments.smoke {
         eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
@@ -220,7 +230,7 @@ fn run(arguments: &Experiment) -> Result<()> {
     let context = Context {
         data: opened.data.clone(),
         store: opened.store.clone(),
-        device: Device::Cpu,
+        device,
         smoke: arguments.smoke,
         overrides: arguments.set.iter().chain(&arguments.sweep).cloned().collect(),
         interrupt: Interrupt::on_signals()?,

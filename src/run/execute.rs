@@ -10,6 +10,7 @@ use crate::{
     config::{self, Dataset},
     data::{self, ImageSet, Split},
     run::{
+        device::describe,
         interrupt::Interrupt,
         plan::{Plan, to_json},
         results::{DatasetRecord, Environment, Results, SCHEMA},
@@ -162,19 +163,9 @@ impl Runner<'_> {
 
 /// What this process runs on.
 pub fn environment(device: &Device) -> Environment {
-    let threads = rayon::current_num_threads();
-    let device = match device {
-        Device::Cpu => match processor() {
-            Some(name) => format!("cpu ({threads} threads, {name})"),
-            None => format!("cpu ({threads} threads)"),
-        },
-        other => format!("{other:?}"),
-    };
-    Environment { oodkit: env!("CARGO_PKG_VERSION").to_owned(), commit: env!("OODKIT_COMMIT").to_owned(), device }
-}
-
-fn processor() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+    Environment {
+        oodkit: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("OODKIT_COMMIT").to_owned(),
+        device: describe(device),
+    }
 }

@@ -4,6 +4,7 @@
 //! [`results`] is the record that tables are made from.
 
 pub mod bank;
+pub mod device;
 mod evaluation;
 pub mod events;
 pub mod execute;

@@ -180,6 +180,6 @@ pub struct Environment {
     pub oodkit: String,
     /// The commit it was built from, with `-dirty` if files had changed; `unknown` outside git.
     pub commit: String,
-    /// `cpu (2 threads, AMD EPYC)`.
+    /// `cpu (2 threads, AMD EPYC)`, `cuda:0 (NVIDIA H100)`.
     pub device: String,
 }
