@@ -12,7 +12,7 @@ use Work::{Eval, Stages, Train};
 use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
-    config::{Backbone, Loss, Optimizer as Rule, Sgd},
+    config::{Backbone, Loss, Optimizer as Rule, Precision, Sgd},
     losses::{Objective, Step},
     nn::{self, Mode, Shape, params::Params, resnet},
     rng,
@@ -87,7 +87,7 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
-                let outputs = network.forward(&images, Mode::Train { seed: 0, step })?;
+                let outputs = network.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
                 let (loss, _) = objective.value(&Step { outputs: &outputs, labels: &labels })?;
                 optimizer.step(&loss.backward()?, rule.lr())
             })
@@ -102,7 +102,7 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             };
             let trunk = resnet::Trunk::new(&settings, channels, stages, &params.builder())?;
             Box::new(move |step| {
-                let maps = trunk.forward(&images, Mode::Train { seed: 0, step })?;
+                let maps = trunk.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
                 let loss = maps.iter().map(|map| map.sqr()?.mean_all()).reduce(|a, b| a? + b?);
                 loss.transpose()?.map(|loss| loss.backward()).transpose()?;
                 Ok(())

@@ -181,6 +181,15 @@ fn bad_weights() {
 }
 
 #[test]
+#[cfg(not(feature = "cuda"))]
+fn a_gpu_needs_a_program_built_for_it() {
+    let output = oodkit().args(["run", "quickstart", "--device", "cuda:1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("device cuda:1: this oodkit was built without CUDA\n\nhint: make build-cuda"), "{said}");
+}
+
+#[test]
 fn bad_command_lines() {
     let mut cases = Cases::new();
     cases.add("no such experiment, but one like it", &["run", "quikstart"]);
@@ -188,6 +197,10 @@ fn bad_command_lines() {
     cases.add("no such file", &["run", "experiments/nothing.yaml"]);
     cases.add("no experiments folder", &["run", "quickstart", "--experiments", "nowhere"]);
     cases.add("no such command", &["runn", "quickstart"]);
+    cases.add("no such device", &["run", "quickstart", "--device", "gpu"]);
+    let bf16 = "networks.tuned.train.precision=bf16 networks.base.train.precision=bf16";
+    cases.add("bf16 on the CPU", &["run", "quickstart", "--device", "cpu", "--set", bf16]);
+    cases.add("no such precision", &["plan", "quickstart", "--set", "networks.base.train.precision=f16"]);
     cases.add("no such option", &["run", "quickstart", "--smok"]);
     cases.add("an override of no key", &["plan", "quickstart", "--set", "networks.tuned.loss.sparsty.weight=1"]);
     cases.add("an override of another type", &["plan", "quickstart", "--set", "seeds=many"]);

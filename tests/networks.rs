@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
 use oodkit::{
-    config::{Backbone, Empty, WideResnet},
+    config::{Backbone, Empty, Precision, WideResnet},
     nn::{self, Mode, Network, Outputs, Shape, params::Params},
 };
 use serde_json::Value;
 
-const TRAIN: Mode = Mode::Train { seed: 0, step: 0 };
+const TRAIN: Mode = Mode::Train { seed: 0, step: 0, precision: Precision::F32 };
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden/networks.json")).unwrap()
@@ -164,7 +164,7 @@ fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
 fn dropout_depends_on_seed_and_step_and_acts_in_training_only() {
     let images = uniform("images", &[4, 1, 8, 8]).to_dtype(DType::F32).unwrap();
     let logits = |dropout, mode| values(&small_wrn(dropout).0.forward(&images, mode).unwrap().logits);
-    let train = |seed, step| logits(0.3, Mode::Train { seed, step });
+    let train = |seed, step| logits(0.3, Mode::Train { seed, step, precision: Precision::F32 });
     assert_eq!(train(0, 0), train(0, 0));
     assert_ne!(train(0, 0), train(0, 1));
     assert_ne!(train(0, 0), train(1, 0));
@@ -252,7 +252,7 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
         let rule = serde_json::from_value(json).unwrap();
         let mut sgd = oodkit::train::optim::Optimizer::new(&rule, None, params.trainable()).unwrap();
         let losses = (0..30).map(|step| {
-            let outputs = network.forward(&images, Mode::Train { seed: 0, step }).unwrap();
+            let outputs = network.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 }).unwrap();
             let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
             sgd.step(&loss.backward().unwrap(), 0.05).unwrap();
             values(&loss)[0]

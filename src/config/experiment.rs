@@ -252,6 +252,10 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub ema: Option<Ema>,
+    /// What convolutions and linear layers calculate in. Ours: f32.
+    #[garde(skip)]
+    #[serde(default)]
+    pub precision: Precision,
     /// The learning rate over time; constant unless given.
     #[garde(dive)]
     #[serde(default)]
@@ -281,6 +285,18 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub checkpoint: Checkpoint,
+}
+
+/// What convolutions and linear layers calculate in while a network learns. Weights, everything else and evaluation are
+/// f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Operands rounded to bfloat16, sums in f32, as PyTorch's autocast; on a GPU only.
+    Bf16,
 }
 
 /// How weights follow gradients.

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
+    config::Precision,
     nn::{Head, Mode},
     ops::{self, Activation, Convolution, Statistics},
 };
@@ -28,6 +29,15 @@ fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
     match mode {
         Mode::Eval => parameter.detach(),
         Mode::Train { .. } => parameter.clone(),
+    }
+}
+
+/// An operand of a convolution or linear layer, in the type that `mode` has it calculate in. The gradient returns in the type
+/// of `tensor`.
+fn operand(tensor: &Tensor, mode: Mode) -> Result<Tensor> {
+    match mode {
+        Mode::Train { precision: Precision::Bf16, .. } => tensor.to_dtype(DType::BF16),
+        _ => Ok(tensor.clone()),
     }
 }
 
@@ -76,8 +86,8 @@ impl Conv2d {
     /// (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (weight, convolution) = self.placed(&seen(&self.weight, mode), x)?;
-        let bias = self.bias.as_ref().map(|bias| seen(bias, mode));
-        ops::conv2d(x, &weight, bias.as_ref(), convolution)
+        let bias = self.bias.as_ref().map(|bias| operand(&seen(bias, mode), mode)).transpose()?;
+        ops::conv2d(&operand(x, mode)?, &operand(&weight, mode)?, bias.as_ref(), convolution)?.to_dtype(x.dtype())
     }
 
     /// [`Conv2d::forward`] plus `add` (N, O, H', W').
@@ -197,7 +207,8 @@ impl Linear {
 
     /// (N, inputs) to (N, outputs).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        x.matmul(&seen(&self.weight, mode).t()?)?.broadcast_add(&seen(&self.bias, mode))
+        let product = operand(x, mode)?.matmul(&operand(&seen(&self.weight, mode), mode)?.t()?)?;
+        product.to_dtype(x.dtype())?.broadcast_add(&seen(&self.bias, mode))
     }
 
     /// The layer as detectors see it.

@@ -14,7 +14,10 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::{Error, config::Backbone};
+use crate::{
+    Error,
+    config::{Backbone, Precision},
+};
 
 /// The network that `backbone` describes, for images and classes of `shape`, with parameters from `vb`.
 ///
@@ -46,6 +49,8 @@ pub enum Mode {
         seed: u64,
         /// The optimiser step, from 0.
         step: u64,
+        /// What convolutions and linear layers calculate in.
+        precision: Precision,
     },
 }
 

@@ -118,7 +118,7 @@ impl Block {
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         let activated = self.bn1.forward(x, Activation::Relu, mode)?;
         let mut hidden = self.conv1.forward(&activated, Activation::Relu, mode)?;
-        if let Mode::Train { seed, step } = mode {
+        if let Mode::Train { seed, step, .. } = mode {
             hidden = ops::dropout(&hidden, self.dropout, rng::stream(seed, &self.dropout_stream, &step.to_string()))?;
         }
         match &self.shortcut {

@@ -12,7 +12,7 @@ use crate::{
     run::{
         device::describe,
         interrupt::Interrupt,
-        plan::{Plan, to_json},
+        plan::{Node, Plan, to_json},
         results::{DatasetRecord, Environment, Results, SCHEMA},
         store::{Progress, Store},
     },
@@ -41,6 +41,7 @@ pub struct Context {
 /// Before any work, if a data set is missing or a picture of a test set is damaged; [`Error::Interrupted`] when the user asks to stop.
 pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
+    check_precision(plan, context)?;
     let mut runner = Runner { plan, context, sets: BTreeMap::new(), environment: environment(&context.device) };
     // Every picture that will be scored is read before any training, so that a damaged one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
@@ -90,6 +91,22 @@ fn check_data(plan: &Plan, context: &Context) -> Result<()> {
             hints.dedup();
             Err(Error::input(lines.join("\n")).hint(hints.join("\n      ")))
         }
+    }
+}
+
+/// No network is to learn in a type that the device does not have.
+fn check_precision(plan: &Plan, context: &Context) -> Result<()> {
+    let learns_in_bf16 = |node: &&Node| {
+        node.train.as_ref().is_some_and(|train| train.precision == config::Precision::Bf16)
+            && context.store.progress(node) != Progress::Done
+    };
+    match plan.nodes.iter().find(learns_in_bf16) {
+        Some(node) if !context.device.is_cuda() => {
+            let name = node.uses.first().map_or("", |(name, _)| name);
+            Err(Error::input(format!("networks.{name}.train.precision: bf16 needs a GPU, and this runs on the CPU"))
+                .hint("use --device cuda (make device=cuda), or precision: f32"))
+        }
+        _ => Ok(()),
     }
 }
 

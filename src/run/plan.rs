@@ -154,6 +154,10 @@ fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream:
     let mut train = to_json(&network.train)?;
     if let Some(train) = train.as_object_mut() {
         train.remove("checkpoint");
+        // The key is younger than networks that were trained without it.
+        if train["precision"] == json!("f32") {
+            train.remove("precision");
+        }
     }
     // What is tested on does not change the weights; the normalisation stands by itself below.
     let mut data = to_json(dataset)?;

@@ -116,7 +116,8 @@ pub fn fit(
     for batch in batches {
         let batch = batch?;
         let lr = schedule::lr(recipe, per_epoch, total, state.step);
-        let outputs = job.network.forward(&batch.images, Mode::Train { seed: job.seed, step: state.step })?;
+        let mode = Mode::Train { seed: job.seed, step: state.step, precision: recipe.precision };
+        let outputs = job.network.forward(&batch.images, mode)?;
         let (loss, terms) = job.objective.value(&Step { outputs: &outputs, labels: &batch.labels })?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
