@@ -2,6 +2,8 @@
 //!
 //! candle's own way makes a new tensor for every product and sum of the formula.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, backend::BackendStorage, bail};
 use rayon::prelude::*;
 
@@ -142,6 +144,10 @@ trait Update<const N: usize>: Sync {
 
     /// The new element, given the old one and those of the other tensors.
     fn element<T: Float>(&self) -> impl Fn(T, [T; N]) -> T + Sync;
+
+    /// The kernel of optimizer.cu that does the same, and its parameters.
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>);
 }
 
 struct Momentum {
@@ -156,6 +162,12 @@ impl Update<2> for Momentum {
         let (momentum, direction) = (T::from_f64(self.momentum), self.direction.of::<T>());
         move |velocity, [gradient, weight]| momentum * velocity + direction(gradient, weight)
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        let Direction { scale, bound, decay } = self.direction;
+        ("momentum", vec![self.momentum, scale, bound, decay])
+    }
 }
 
 struct Descend {
@@ -169,6 +181,12 @@ impl Update<1> for Descend {
     fn element<T: Float>(&self) -> impl Fn(T, [T; 1]) -> T + Sync {
         let (lr, direction) = (T::from_f64(self.lr), self.direction.of::<T>());
         move |weight, [gradient]| weight - lr * direction(gradient, weight)
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        let Direction { scale, bound, decay } = self.direction;
+        ("descend", vec![self.lr, scale, bound, decay])
     }
 }
 
@@ -186,6 +204,12 @@ impl Update<2> for Nesterov {
         let direction = self.direction.of::<T>();
         move |weight, [gradient, velocity]| weight - lr * (direction(gradient, weight) + momentum * velocity)
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        let Direction { scale, bound, decay } = self.direction;
+        ("nesterov", vec![self.lr, self.momentum, scale, bound, decay])
+    }
 }
 
 struct Average {
@@ -198,6 +222,11 @@ impl Update<1> for Average {
     fn element<T: Float>(&self) -> impl Fn(T, [T; 1]) -> T + Sync {
         let [rate, rest] = [self.rate, 1.0 - self.rate].map(T::from_f64);
         move |average, [value]| rate * average + rest * value
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        ("average", vec![self.rate])
     }
 }
 
@@ -218,6 +247,12 @@ impl Update<1> for Moment {
             rate * moment + rest * if square { gradient * gradient } else { gradient }
         }
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        let Direction { scale, bound, decay } = self.direction;
+        ("moment", vec![self.rate, self.square.into(), scale, bound, decay])
+    }
 }
 
 impl Update<2> for Adam {
@@ -231,6 +266,12 @@ impl Update<2> for Adam {
             let deviation = T::from_f64(square.to_f64().sqrt()) / root;
             weight * keep - size * mean / (deviation + epsilon)
         }
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kernel(&self) -> (&'static str, Vec<f64>) {
+        let [first, second] = self.corrections;
+        ("adam", vec![1.0 - self.lr * self.decay, self.lr / first, second.sqrt(), self.epsilon])
     }
 }
 
@@ -254,6 +295,10 @@ impl<U> InPlace<U> {
     where
         U: Update<N>,
     {
+        #[cfg(test)]
+        if super::cuda::emulator::is_active() {
+            return super::cuda::optimizer::update(self.0.kernel(), target, sources);
+        }
         match target.0 {
             CpuStorage::F32(data) => self.run_on::<f32, N>((data, target.1), sources),
             CpuStorage::F64(data) => self.run_on::<f64, N>((data, target.1), sources),
@@ -305,6 +350,11 @@ impl<U: Update<1>> InplaceOp2 for InPlace<U> {
     fn cpu_fwd(&self, target: &mut CpuStorage, layout: &Layout, a: &CpuStorage, la: &Layout) -> Result<()> {
         self.run((target, layout), [(a, la)])
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, target: &mut CudaStorage, layout: &Layout, a: &CudaStorage, la: &Layout) -> Result<()> {
+        super::cuda::optimizer::update(self.0.kernel(), (target, layout), [(a, la)])
+    }
 }
 
 impl<U: Update<2>> InplaceOp3 for InPlace<U> {
@@ -322,5 +372,18 @@ impl<U: Update<2>> InplaceOp3 for InPlace<U> {
         lb: &Layout,
     ) -> Result<()> {
         self.run((target, layout), [(a, la), (b, lb)])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        target: &mut CudaStorage,
+        layout: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<()> {
+        super::cuda::optimizer::update(self.0.kernel(), (target, layout), [(a, la), (b, lb)])
     }
 }

@@ -46,6 +46,7 @@ impl Gpu for CudaStorage {
             "activation" => ptx::ACTIVATION,
             "batch_norm" => ptx::BATCH_NORM,
             "convolution" => ptx::CONVOLUTION,
+            "optimizer" => ptx::OPTIMIZER,
             "pool" => ptx::POOL,
             other => bail!("there is no kernel file {other}.cu"),
         };

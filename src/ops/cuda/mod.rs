@@ -23,6 +23,7 @@ pub(super) mod convolution;
 mod device;
 #[cfg(test)]
 pub(super) mod emulator;
+pub(super) mod optimizer;
 pub(super) mod pool;
 #[cfg(test)]
 mod tests;

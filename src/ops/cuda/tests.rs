@@ -169,3 +169,31 @@ fn convolutions() {
         }
     }
 }
+
+#[test]
+fn optimiser_steps() {
+    use crate::ops::optimizer::*;
+    let direction = Direction { scale: 0.7, bound: 0.4, decay: 0.01 };
+    let whole = Direction { scale: 1.0, bound: f64::INFINITY, decay: 0.0 };
+    let run = |dtype| {
+        let tensor = |name: &str| numbers(name, &[3, 100], false).to_dtype(dtype).unwrap();
+        let [gradient, weight, velocity, mean] = ["g", "w", "v", "m"].map(tensor);
+        let square = tensor("s").sqr().unwrap();
+        let step = Adam { lr: 0.1, decay: 0.02, corrections: [0.1, 0.01], epsilon: 1e-8 };
+        for direction in [direction, whole] {
+            add_momentum(&velocity, &gradient, &weight, 0.9, direction).unwrap();
+            descend(&weight, &gradient, 0.1, direction).unwrap();
+            descend_with_momentum(&weight, &gradient, &velocity, 0.1, Some(0.9), direction).unwrap();
+            descend_with_momentum(&weight, &gradient, &velocity, 0.1, None, direction).unwrap();
+            adam_moments(&mean, &square, &gradient, [0.9, 0.99], direction).unwrap();
+            adam(&weight, &mean, &square, step).unwrap();
+            average(&velocity, &weight, 0.3).unwrap();
+        }
+        [weight, velocity, mean, square].map(|tensor| values(&tensor))
+    };
+    for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-5)] {
+        for (actual, expected) in emulated(|| run(dtype)).iter().zip(&run(dtype)) {
+            compare(&format!("optimiser {dtype:?}"), actual, expected, tolerance);
+        }
+    }
+}
