@@ -51,8 +51,8 @@ impl LeNet {
 impl Network for LeNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
         // ReLU after the pool: equal to before it, on a quarter of the values.
-        let conv1 = ops::relu(&ops::max_pool2d(&self.conv1.forward(images, mode)?, 2, 2, 0)?)?;
-        let conv2 = ops::relu(&ops::max_pool2d(&self.conv2.forward(&conv1, mode)?, 2, 2, 0)?)?;
+        let conv1 = ops::relu(&ops::max_pool2d(&self.conv1.forward(images, mode)?, ops::Pool::new(2, 2, 0))?)?;
+        let conv2 = ops::relu(&ops::max_pool2d(&self.conv2.forward(&conv1, mode)?, ops::Pool::new(2, 2, 0))?)?;
         let hidden = ops::relu(&self.fc1.forward(&conv2.flatten_from(1)?, mode)?)?;
         let features = ops::relu(&self.fc2.forward(&hidden, mode)?)?;
         let logits = self.fc3.forward(&features, mode)?;

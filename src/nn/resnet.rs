@@ -111,7 +111,7 @@ impl Trunk {
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let mut x = self.stem.forward(images, Activation::Relu, mode)?;
         if self.pool {
-            x = ops::max_pool2d(&x, 3, 2, 1)?;
+            x = ops::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
         let stage = |blocks: &Vec<Block>| {
             for block in blocks {

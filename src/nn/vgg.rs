@@ -78,7 +78,7 @@ impl Network for Vgg19 {
                 x = layer.forward(&x, Activation::Relu, mode)?;
             }
             if stage.pooled {
-                x = ops::max_pool2d(&x, 2, 2, 0)?;
+                x = ops::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
             taps.insert(stage.name, x.clone());
         }

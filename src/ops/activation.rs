@@ -1,5 +1,7 @@
 //! The elementwise functions that other operations end with.
 
+use candle_core::{Result, bail};
+
 use super::Float;
 
 /// What a batch normalisation or a convolution ends with, in the same pass. NaN stays NaN.
@@ -19,6 +21,17 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// # Errors
+    /// When a leak's slope is negative or not a number: the sign of the result would not tell the gradient.
+    pub(super) fn check(self) -> Result<()> {
+        match self {
+            Self::LeakyRelu(slope) if !(0.0..f64::INFINITY).contains(&slope) => {
+                bail!("a leaky ReLU's slope is a number of at least 0, not {slope}")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Calls `body` with `self`, which each copy of `body` then knows when it is compiled: its loops have no branches.
     #[inline(always)]
     pub(super) fn specialised<R>(self, body: impl FnOnce(Self) -> R) -> R {

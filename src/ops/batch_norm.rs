@@ -11,8 +11,12 @@ use rayon::prelude::*;
 use super::cuda;
 use super::{
     Activation, Float,
+    elementwise::BLOCK,
+    float::{Spread, sums_of},
+    fresh::{Blank, Written, fresh},
     op::{self, Array, Op},
-    sum, sum_of,
+    packed::unpack,
+    wide::wide,
 };
 
 /// Which mean and variance normalise.
@@ -20,19 +24,25 @@ use super::{
 pub enum Statistics {
     /// `moments` are those of this very input: the gradient flows through them.
     Batch,
-    /// `moments` are constants, such as running averages.
+    /// `moments` are constants, such as running averages: in evaluation, and in training with frozen statistics.
     Given,
 }
 
 /// Mean and biased variance of each channel of `x` (N, C, H, W): (2, C), without gradient.
+///
+/// # Errors
+/// When there are no values.
 pub fn moments(x: &Tensor) -> Result<Tensor> {
+    if x.elem_count() == 0 {
+        bail!("batch_norm: the moments of an input of shape {:?} are undefined", x.dims());
+    }
     op::apply_no_grad(&Moments, [x])
 }
 
 /// Normalises `x` (N, C, H, W) with `moments` (2, C), scales by `weight` (C), shifts by `bias` (C), then `activation`.
 ///
 /// # Errors
-/// When the shapes do not fit together.
+/// When the shapes do not fit together, or there are no values.
 pub fn batch_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -43,7 +53,8 @@ pub fn batch_norm(
     activation: Activation,
 ) -> Result<Tensor> {
     let channels = x.dims4()?.1;
-    if weight.dims() != [channels] || bias.dims() != [channels] || moments.dims() != [2, channels] {
+    let fit = weight.dims() == [channels] && bias.dims() == [channels] && moments.dims() == [2, channels];
+    if !fit || x.elem_count() == 0 {
         bail!(
             "batch_norm: input {:?}, weight {:?}, bias {:?} and moments {:?} do not fit",
             x.dims(),
@@ -52,13 +63,14 @@ pub fn batch_norm(
             moments.dims()
         );
     }
-    let moments = moments.detach().contiguous()?;
-    op::apply(BatchNorm { moments, epsilon, statistics, activation }, [x, weight, bias])
+    activation.check()?;
+    let op = BatchNorm { moments: moments.detach().contiguous()?, statistics, epsilon, activation };
+    op::apply(op, [x, weight, bias])
 }
 
-/// The planes of channel `c`, image after image.
-fn channel<T>(x: &[T], c: usize, channels: usize, pixels: usize) -> impl Iterator<Item = &[T]> {
-    x.chunks_exact(pixels).skip(c).step_by(channels)
+/// Planes of `pixels` elements that one parallel task handles.
+fn planes_a_task(pixels: usize) -> usize {
+    (BLOCK / pixels).max(1)
 }
 
 struct Moments;
@@ -67,15 +79,12 @@ impl Op<1> for Moments {
     const NAME: &'static str = "batch_norm's moments";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        let (images, channels, height, width) = x.shape.dims4()?;
+        let (_, channels, height, width) = x.shape.dims4()?;
         let pixels = height * width;
-        let count = (images * pixels) as f64;
-        let each = (0..channels).into_par_iter().map(|c| {
-            let mean = channel(x.data, c, channels, pixels).map(sum).sum::<f64>() / count;
-            let squares = |plane| sum_of(plane, |value: T| (value.to_f64() - mean) * (value.to_f64() - mean));
-            (mean, channel(x.data, c, channels, pixels).map(squares).sum::<f64>() / count)
-        });
-        let (mean, variance): (Vec<f64>, Vec<f64>) = each.unzip();
+        let planes = x.data.par_chunks(pixels).with_min_len(planes_a_task(pixels));
+        let planes: Vec<Spread> = planes.map(|plane| wide(|| Spread::of(plane))).collect();
+        let channel = |c| planes.iter().skip(c).step_by(channels).copied().fold(Spread::default(), Spread::and);
+        let (mean, variance): (Vec<f64>, Vec<f64>) = (0..channels).map(channel).map(|s| (s.mean, s.variance())).unzip();
         Ok((mean.into_iter().chain(variance).map(T::from_f64).collect(), (2, channels).into()))
     }
 
@@ -85,20 +94,44 @@ impl Op<1> for Moments {
     }
 }
 
-#[derive(Debug, Clone)]
 struct BatchNorm {
     /// (2, C)
     moments: Tensor,
-    epsilon: f64,
     statistics: Statistics,
+    epsilon: f64,
     activation: Activation,
 }
 
+/// What happens to one channel: y = (x − mean)·factor + bias.
+#[derive(Clone, Copy)]
+struct Channel<T> {
+    mean: T,
+    /// γ/√(var + ε)
+    factor: T,
+    bias: T,
+    /// 1/√(var + ε)
+    scale: f64,
+}
+
 impl BatchNorm {
-    /// Mean and 1/√(var + ε) of each channel.
-    fn mean_and_scale(&self) -> Result<[Vec<f64>; 2]> {
-        let [mean, variance] = rows(&self.moments)?;
-        Ok([mean, variance.iter().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect()])
+    fn channels<T: Float>(&self, weight: &[T], bias: &[T]) -> Result<Vec<Channel<T>>> {
+        let [mean, variance] = [0, 1].map(|row| self.moments.get(row)?.to_dtype(DType::F64)?.to_vec1::<f64>());
+        let moments = mean?.into_iter().zip(variance?);
+        let channels = moments.zip(weight.iter().zip(bias)).map(|((mean, variance), (weight, bias))| {
+            let scale = 1.0 / (variance + self.epsilon).sqrt();
+            Channel { mean: T::from_f64(mean), factor: T::from_f64(scale) * *weight, bias: *bias, scale }
+        });
+        Ok(channels.collect())
+    }
+}
+
+impl BatchNorm {
+    /// 1 / (N·H·W) where the gradient flows through the moments, else 0.
+    fn through_moments(&self, channels: usize, x: &Shape) -> f64 {
+        match self.statistics {
+            Statistics::Batch => channels as f64 / x.elem_count() as f64,
+            Statistics::Given => 0.0,
+        }
     }
 
     #[cfg(any(feature = "cuda", test))]
@@ -107,27 +140,21 @@ impl BatchNorm {
     }
 }
 
-/// The two rows of a (2, C) tensor.
-fn rows(tensor: &Tensor) -> Result<[Vec<f64>; 2]> {
-    Ok(<[Vec<f64>; 2]>::try_from(tensor.to_dtype(DType::F64)?.to_vec2()?).unwrap_or_default())
-}
-
 impl Op<3> for BatchNorm {
     const NAME: &'static str = "batch_norm";
 
     fn cpu<T: Float>(&self, [x, weight, bias]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
-        let (_, channels, height, width) = x.shape.dims4()?;
-        let [means, scales] = self.mean_and_scale()?;
-        let mut y = vec![T::zero(); x.data.len()];
-        let planes = y.par_chunks_mut(height * width).zip(x.data.par_chunks(height * width)).enumerate();
-        planes.with_min_len(16).for_each(|(plane, (y, x))| {
-            let c = plane % channels;
-            let (mean, factor) = (T::from_f64(means[c]), T::from_f64(scales[c]) * weight.data[c]);
-            self.activation.specialised(|activation| {
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = activation.value((*x - mean) * factor + bias.data[c]);
-                }
+        let (_, _, height, width) = x.shape.dims4()?;
+        let (pixels, channels) = (height * width, self.channels(weight.data, bias.data)?);
+        let y = fresh(x.data.len(), |y| {
+            let planes = y.par_chunks(pixels).zip(x.data.par_chunks(pixels)).enumerate();
+            let planes = planes.with_min_len(planes_a_task(pixels)).map(|(plane, (y, x))| {
+                let Channel { mean, factor, bias, .. } = channels[plane % channels.len()];
+                self.activation.specialised(|activation| {
+                    wide(|| y.write(x.iter().map(|x| activation.value((*x - mean) * factor + bias))))
+                })
             });
+            planes.sum()
         });
         Ok((y, x.shape.clone()))
     }
@@ -139,104 +166,100 @@ impl Op<3> for BatchNorm {
         Ok((cuda::batch_norm::forward(x, weight, bias, moments, self.settings())?, x.shape().clone()))
     }
 
-    fn gradients(&self, [x, weight, _]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let sums = op::apply_no_grad(&Sums(self), [x, y, dy])?;
-        let bias_gradient = sums.narrow(0, 0, 1)?.squeeze(0)?;
-        let weight_gradient = sums.narrow(0, 1, 1)?.squeeze(0)?;
-        let dx = op::apply_no_grad(&InputGradient { norm: self, weight, sums: &sums }, [x, y, dy])?;
-        Ok([Some(dx), Some(weight_gradient), Some(bias_gradient)])
+    fn gradients(&self, [x, weight, bias]: [&Tensor; 3], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let packed = op::apply_no_grad(&Gradient { norm: self, weight, bias }, [x, y, dy])?;
+        unpack(&packed, x.shape(), weight.elem_count())
     }
 }
 
-/// (x, y, dY) to (2, C): Σ dy and Σ dy·x̂, the gradients of bias and weight.
-struct Sums<'a>(&'a BatchNorm);
-
-impl Op<3> for Sums<'_> {
-    const NAME: &'static str = "batch_norm's weight gradient";
-
-    fn cpu<T: Float>(&self, [x, y, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
-        let (_, channels, height, width) = x.shape.dims4()?;
-        let pixels = height * width;
-        let [mean, scale] = self.0.mean_and_scale()?;
-        let each = (0..channels).into_par_iter().map(|c| {
-            let planes = channel(x.data, c, channels, pixels).zip(channel(y.data, c, channels, pixels));
-            let (mut total, mut product) = (0.0, 0.0);
-            for ((x, y), dy) in planes.zip(channel(dy.data, c, channels, pixels)) {
-                let (mut totals, mut products) = ([0.0; 4], [0.0; 4]);
-                for ((x, y), dy) in x.chunks(4).zip(y.chunks(4)).zip(dy.chunks(4)) {
-                    for (lane, ((x, y), dy)) in x.iter().zip(y).zip(dy).enumerate() {
-                        let dy = self.0.activation.gradient(*y, *dy).to_f64();
-                        totals[lane] += dy;
-                        products[lane] += dy * (x.to_f64() - mean[c]);
-                    }
-                }
-                total += totals.iter().sum::<f64>();
-                product += products.iter().sum::<f64>();
-            }
-            (total, product * scale[c])
-        });
-        let (totals, products): (Vec<f64>, Vec<f64>) = each.unzip();
-        Ok((totals.into_iter().chain(products).map(T::from_f64).collect(), (2, channels).into()))
-    }
-
-    #[cfg(any(feature = "cuda", test))]
-    fn gpu<G: cuda::Gpu>(&self, [x, y, dy]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
-        let (storage, layout) = self.0.moments.storage_and_layout();
-        cuda::batch_norm::gradient_sums(x, y, dy, cuda::View::of(&storage, layout)?, self.0.settings())
-    }
-}
-
-/// (x, y, dY) to dX.
-struct InputGradient<'a> {
+/// (x, y, dY) to dX, dW and db, packed.
+///
+/// On the CPU, whether the activation lets a gradient pass is computed again from x, so that y need not be read.
+struct Gradient<'a> {
     norm: &'a BatchNorm,
     weight: &'a Tensor,
-    /// Those of [`Sums`].
-    sums: &'a Tensor,
+    bias: &'a Tensor,
 }
 
-impl InputGradient<'_> {
-    /// 1 / (N·H·W) where the gradient flows through the moments, else 0.
-    fn share(&self, shape: &Shape) -> f64 {
-        match self.norm.statistics {
-            Statistics::Batch => self.weight.elem_count() as f64 / shape.elem_count() as f64,
-            Statistics::Given => 0.0,
-        }
-    }
-}
+/// What a parallel task has of one image: dx to write, x and dy of some adjacent channels.
+type Slab<'a, 'b, T> = (Blank<'a, T>, &'b [T], &'b [T]);
 
-impl Op<3> for InputGradient<'_> {
-    const NAME: &'static str = "batch_norm's input gradient";
+impl Op<3> for Gradient<'_> {
+    const NAME: &'static str = "batch_norm's gradient";
 
-    fn cpu<T: Float>(&self, [x, y, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+    fn cpu<T: Float>(&self, [x, _, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
         let (_, channels, height, width) = x.shape.dims4()?;
         let pixels = height * width;
-        let ([means, scales], [sums, products], share) =
-            (self.norm.mean_and_scale()?, rows(self.sums)?, self.share(x.shape));
-        let weights = self.weight.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        let mut dx = vec![T::zero(); x.data.len()];
-        let inputs = x.data.par_chunks(pixels).zip(y.data.par_chunks(pixels)).zip(dy.data.par_chunks(pixels));
-        let planes = dx.par_chunks_mut(pixels).zip(inputs).enumerate();
-        planes.with_min_len(16).for_each(|(plane, (dx, ((x, y), dy)))| {
-            let c = plane % channels;
-            let constants = [means[c], weights[c] * scales[c], sums[c] * share, products[c] * share * scales[c]];
-            let [mean, factor, offset, slope] = constants.map(T::from_f64);
-            self.norm.activation.specialised(|activation| {
-                for (((dx, x), y), dy) in dx.iter_mut().zip(x).zip(y).zip(dy) {
-                    *dx = factor * (activation.gradient(*y, *dy) - offset - slope * (*x - mean));
-                }
+        let each = self.norm.channels(&self.weight.to_vec1::<T>()?, &self.bias.to_vec1::<T>()?)?;
+        // A task takes some channels of all images, so that its second pass finds them in the cache; as many as fill a
+        // page where a plane is small. How many does not change the bits.
+        let group = (1024 / pixels).clamp(1, channels.div_ceil(8));
+        let (image, slab) = (channels * pixels, group * pixels);
+        let packed = fresh(x.data.len() + 2 * channels, |packed| {
+            let (dx, parameters) = packed.split_at(x.data.len());
+            let mut tasks: Vec<Vec<Slab<'_, '_, T>>> = (0..channels.div_ceil(group)).map(|_| Vec::new()).collect();
+            for ((dx, x), dy) in dx.chunks(image).zip(x.data.chunks(image)).zip(dy.data.chunks(image)) {
+                let slabs = dx.chunks(slab).zip(x.chunks(slab)).zip(dy.chunks(slab));
+                tasks.iter_mut().zip(slabs).for_each(|(task, ((dx, x), dy))| task.push((dx, x, dy)));
+            }
+            let through_moments = self.norm.through_moments(channels, x.shape);
+            let tasks = tasks.into_par_iter().zip(each.par_chunks(group)).map(|(slabs, channels)| {
+                self.norm.activation.specialised(|activation| {
+                    wide(|| gradient_of_channels(activation, through_moments, channels, pixels, slabs))
+                })
             });
+            let (written, sums): (Vec<Written<'_>>, Vec<Vec<[f64; 2]>>) = tasks.unzip();
+            let sums = sums.concat();
+            let weight = sums.iter().zip(&each).map(|([_, product], channel)| product * channel.scale);
+            let parameters = parameters.write(weight.chain(sums.iter().map(|[total, _]| *total)).map(T::from_f64));
+            written.into_iter().chain([parameters]).sum()
         });
-        Ok((dx, x.shape.clone()))
+        let shape = packed.len().into();
+        Ok((packed, shape))
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, inputs: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
-        let [(moments, ml), (weight, wl), (sums, sl)] =
-            [&self.norm.moments, self.weight, self.sums].map(Tensor::storage_and_layout);
-        let (moments, weight, sums) =
-            (cuda::View::of(&moments, ml)?, cuda::View::of(&weight, wl)?, cuda::View::of(&sums, sl)?);
-        let (share, shape) = (self.share(inputs[0].shape()), inputs[0].shape().clone());
-        let settings = self.norm.settings();
-        Ok((cuda::batch_norm::input_gradient(inputs, weight, moments, sums, share, settings)?, shape))
+        let held = [&self.norm.moments, self.weight].map(Tensor::storage_and_layout);
+        let [moments, weight] = held.each_ref().map(|(storage, layout)| cuda::View::of(storage, layout));
+        let through_moments = self.norm.through_moments(self.weight.elem_count(), inputs[0].shape());
+        cuda::batch_norm::gradient(inputs, weight?, moments?, through_moments, self.norm.settings())
     }
+}
+
+/// Writes the dx of some adjacent channels in all images; returns Σ dy and Σ dy·(x − mean) of each channel.
+#[inline(always)]
+fn gradient_of_channels<'a, T: Float>(
+    activation: Activation,
+    through_moments: f64,
+    channels: &[Channel<T>],
+    pixels: usize,
+    slabs: Vec<Slab<'a, '_, T>>,
+) -> (Written<'a>, Vec<[f64; 2]>) {
+    let passed = |channel: &Channel<T>, distance: T, dy: T| {
+        activation.gradient(activation.value(distance * channel.factor + channel.bias), dy)
+    };
+    let mut sums = vec![[0.0; 2]; channels.len()];
+    for (_, x, dy) in &slabs {
+        for ((sums, channel), (x, dy)) in sums.iter_mut().zip(channels).zip(x.chunks(pixels).zip(dy.chunks(pixels))) {
+            let [total, product] = sums_of([x, dy], |[x, dy]| {
+                let distance = x - channel.mean;
+                let dy = passed(channel, distance, dy);
+                [dy, dy * distance]
+            });
+            *sums = [sums[0] + total, sums[1] + product];
+        }
+    }
+    let written = slabs.into_iter().flat_map(|(dx, x, dy)| {
+        let planes = dx.chunks(pixels).zip(x.chunks(pixels)).zip(dy.chunks(pixels));
+        planes.zip(channels.iter().zip(&sums)).map(|(((dx, x), dy), (channel, [total, product]))| {
+            let offset = T::from_f64(total * through_moments);
+            let slope = T::from_f64(product * channel.scale * channel.scale * through_moments);
+            dx.write(x.iter().zip(dy).map(|(x, dy)| {
+                let distance = *x - channel.mean;
+                channel.factor * (passed(channel, distance, *dy) - offset - slope * distance)
+            }))
+        })
+    });
+    (written.sum(), sums)
 }

@@ -7,8 +7,11 @@ use rayon::prelude::*;
 #[cfg(any(feature = "cuda", test))]
 use super::cuda;
 use super::{
-    BLOCK, Float,
+    Float,
+    elementwise::BLOCK,
+    fresh::{Written, fresh},
     op::{self, Array, Op},
+    wide::wide,
 };
 use crate::rng::Rng;
 
@@ -52,16 +55,20 @@ impl Op<1> for Dropout {
     const NAME: &'static str = "dropout";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        let mut y = vec![T::zero(); x.data.len()];
         let (scale, threshold) = (T::from_f64(self.scale()), self.threshold());
-        y.par_chunks_mut(BLOCK).zip(x.data.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
-            let mut rng = self.rng.clone();
-            rng.set_word_pos((block * BLOCK) as u128);
-            for (y, x) in y.iter_mut().zip(x) {
-                if rng.next_u32() >= threshold {
-                    *y = *x * scale;
-                }
-            }
+        let y = fresh(x.data.len(), |y| {
+            let blocks = y.par_chunks(BLOCK).zip(x.data.par_chunks(BLOCK)).enumerate().map(|(block, (y, x))| {
+                let mut rng = self.rng.clone();
+                rng.set_word_pos((block * BLOCK) as u128);
+                let mut words = [[0; 4]; 1024];
+                let parts = y.chunks(words.len()).zip(x.chunks(words.len())).map(|(y, x)| {
+                    rng.fill_bytes(words.as_flattened_mut());
+                    let factor = |word: &[u8; 4]| if u32::from_le_bytes(*word) < threshold { T::zero() } else { scale };
+                    wide(|| y.write(x.iter().zip(&words).map(|(x, word)| *x * factor(word))))
+                });
+                parts.sum::<Written<'_>>()
+            });
+            blocks.sum()
         });
         Ok((y, x.shape.clone()))
     }

@@ -8,9 +8,10 @@ use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, ba
 use rayon::prelude::*;
 
 use super::{
-    BLOCK, Float,
+    Float,
+    elementwise::BLOCK,
+    float::sum_of,
     op::{Array, Op, apply_no_grad},
-    sum_of,
 };
 
 /// A gradient as an optimiser takes it: scale·g, cut to ±bound, plus decay·w.
@@ -132,8 +133,8 @@ impl Op<1> for SquaredNorm {
     const NAME: &'static str = "squared norm";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, candle_core::Shape)> {
-        let square = |value: T| value.to_f64() * value.to_f64();
-        let parts: Vec<f64> = x.data.par_chunks(BLOCK).map(|block| sum_of(block, square)).collect();
+        let squares = |block| sum_of([block], |[value]: [T; 1]| value * value);
+        let parts: Vec<f64> = x.data.par_chunks(BLOCK).map(squares).collect();
         Ok((vec![T::from_f64(parts.iter().sum())], ().into()))
     }
 }

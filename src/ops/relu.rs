@@ -1,62 +1,80 @@
-//! Rectified linear unit with PyTorch's gradient.
+//! The activations as operations of their own, with PyTorch's gradients.
 
 use candle_core::{Result, Shape, Tensor};
-use rayon::prelude::*;
 
 #[cfg(any(feature = "cuda", test))]
-use super::{Activation, cuda};
-use super::{BLOCK, Float, op};
-use op::{Array, Op};
+use super::cuda;
+use super::{
+    Activation, Float,
+    elementwise::{map, map2},
+    op::{self, Array, Op},
+};
 
 /// max(x, 0) elementwise; NaN stays NaN. The gradient at 0 is 0, as in PyTorch (candle's is 1).
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    op::apply(Relu, [x])
+    activate(x, Activation::Relu)
 }
 
-struct Relu;
+/// x where x > 0, else `slope`·x; NaN stays NaN. `slope` at least 0 (PyTorch's default is 0.01). The gradient at 0 is
+/// `slope`, as in PyTorch.
+///
+/// # Errors
+/// When `slope` is negative or not a number: the sign of the result would no longer tell the gradient.
+pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    activate(x, Activation::LeakyRelu(slope))
+}
 
-impl Op<1> for Relu {
+/// min(max(x, 0), 6) elementwise; NaN stays NaN. The gradient at 0 and 6 is 0, as in PyTorch.
+pub fn relu6(x: &Tensor) -> Result<Tensor> {
+    activate(x, Activation::Relu6)
+}
+
+fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    activation.check()?;
+    op::apply(Activate(activation), [x])
+}
+
+struct Activate(Activation);
+
+impl Op<1> for Activate {
     const NAME: &'static str = "relu";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        let mut y = vec![T::zero(); x.data.len()];
-        y.par_chunks_mut(BLOCK).zip(x.data.par_chunks(BLOCK)).for_each(|(y, x)| {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = if *x < T::zero() { T::zero() } else { *x };
-            }
-        });
+        let y = self.0.specialised(|activation| map(x.data, |x| activation.value(x)));
         Ok((y, x.shape.clone()))
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
-        Ok((cuda::activation::activation(x, Activation::Relu)?, x.shape().clone()))
+        Ok((cuda::activation::activation(x, self.0)?, x.shape().clone()))
     }
 
     fn gradients(&self, _: [&Tensor; 1], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
-        Ok([Some(op::apply_no_grad(&ReluGradient, [y, dy])?)])
+        Ok([Some(activation_gradient(self.0, y, dy)?)])
+    }
+}
+
+/// The gradient of what went into `activation`, from what came out, y, and its gradient.
+pub(super) fn activation_gradient(activation: Activation, y: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::Identity => Ok(dy.clone()),
+        other => op::apply_no_grad(&ActivationGradient(other), [y, dy]),
     }
 }
 
 /// (y, dY) to dX.
-struct ReluGradient;
+struct ActivationGradient(Activation);
 
-impl Op<2> for ReluGradient {
+impl Op<2> for ActivationGradient {
     const NAME: &'static str = "relu's gradient";
 
     fn cpu<T: Float>(&self, [y, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let mut dx = vec![T::zero(); y.data.len()];
-        let blocks = dx.par_chunks_mut(BLOCK).zip(y.data.par_chunks(BLOCK)).zip(dy.data.par_chunks(BLOCK));
-        blocks.for_each(|((dx, y), dy)| {
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = if *y <= T::zero() { T::zero() } else { *dy };
-            }
-        });
+        let dx = self.0.specialised(|activation| map2(y.data, dy.data, |y, dy| activation.gradient(y, dy)));
         Ok((dx, y.shape.clone()))
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [y, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
-        Ok((cuda::activation::gradient(y, dy, Activation::Relu)?, y.shape().clone()))
+        Ok((cuda::activation::gradient(y, dy, self.0)?, y.shape().clone()))
     }
 }

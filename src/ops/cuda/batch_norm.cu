@@ -88,17 +88,21 @@ __device__ void gradient_sums(uint channels, uint splits, double epsilon, const 
   sums[channels + channel] = T(total(splits, parts + (channels + channel) * splits) * scale);
 }
 
-// `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
+// dX, then the gradients of weight and bias; `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
 template <typename T>
 __device__ void input_gradient(uint n, uint channels, uint pixels, uint kind, double slope, double epsilon, double share,
                                const T *x, const T *y, const T *dy, const T *weight, const T *moments, const T *sums,
-                               T *dx) {
+                               T *packed) {
   uint i = position();
-  if (i >= n) return;
+  if (i >= n + 2 * channels) return;
+  if (i >= n) {
+    packed[i] = sums[i < n + channels ? i - n + channels : i - n - channels];
+    return;
+  }
   uint c = i / pixels % channels;
   T scale = T(1 / sqrt(double(moments[channels + c]) + epsilon));
   T offset = sums[c] * T(share), tilt = sums[channels + c] * scale * T(share);
-  dx[i] = weight[c] * scale * (activation_gradient(kind, slope, y[i], dy[i]) - offset - tilt * (x[i] - moments[c]));
+  packed[i] = weight[c] * scale * (activation_gradient(kind, slope, y[i], dy[i]) - offset - tilt * (x[i] - moments[c]));
 }
 
 }  // namespace batch_norm
@@ -123,8 +127,8 @@ __device__ void input_gradient(uint n, uint channels, uint pixels, uint kind, do
     batch_norm::gradient_sums(channels, splits, epsilon, moments, parts, sums);                                             \
   }                                                                                                                         \
   KERNEL(batch_norm_input_gradient_##type, uint n, uint channels, uint pixels, uint kind, double slope, double epsilon,     \
-         double share, const T *x, const T *y, const T *dy, const T *weight, const T *moments, const T *sums, T *dx) {      \
-    batch_norm::input_gradient(n, channels, pixels, kind, slope, epsilon, share, x, y, dy, weight, moments, sums, dx);      \
+         double share, const T *x, const T *y, const T *dy, const T *weight, const T *moments, const T *sums, T *packed) {  \
+    batch_norm::input_gradient(n, channels, pixels, kind, slope, epsilon, share, x, y, dy, weight, moments, sums, packed);  \
   }
 KERNELS(float, f32)
 KERNELS(double, f64)

@@ -1,6 +1,6 @@
 //! Launches of batch_norm.cu.
 
-use candle_core::{DType, Result, Shape};
+use candle_core::{DType, Layout, Result, Shape};
 
 use super::{Gpu, Launch, View};
 use crate::ops::Activation;
@@ -27,9 +27,9 @@ impl Sums {
         [self.images, self.channels, self.pixels, self.splits]
     }
 
-    fn parts<G: Gpu>(&self, device: &G::Device) -> Result<(G, candle_core::Layout)> {
+    fn parts<G: Gpu>(&self, device: &G::Device) -> Result<(G, Layout)> {
         let shape = Shape::from((2, self.channels, self.splits));
-        Ok((G::uninitialised(device, &shape, DType::F64)?, candle_core::Layout::contiguous(shape)))
+        Ok((G::uninitialised(device, &shape, DType::F64)?, Layout::contiguous(shape)))
     }
 
     fn blocks(&self) -> usize {
@@ -81,50 +81,39 @@ pub(in crate::ops) fn forward<G: Gpu>(
     Ok(y)
 }
 
-/// (2, C): the gradients of bias and weight.
-pub(in crate::ops) fn gradient_sums<G: Gpu>(
-    x: View<'_, G>,
-    y: View<'_, G>,
-    dy: View<'_, G>,
+/// (x, y, dY) to dX, dW and db, packed; `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
+pub(in crate::ops) fn gradient<G: Gpu>(
+    [x, y, dy]: [View<'_, G>; 3],
+    weight: View<'_, G>,
     moments: View<'_, G>,
+    share: f64,
     settings: Settings,
 ) -> Result<(G, Shape)> {
-    let sums = Sums::new(x.shape())?;
-    let (device, shape) = (x.device(), Shape::from((2, sums.channels)));
-    let (mut parts, layout) = sums.parts::<G>(device)?;
+    let sizes = Sums::new(x.shape())?;
+    let device = x.device();
+    let (mut parts, layout) = sizes.parts::<G>(device)?;
     Launch::new("batch_norm", "batch_norm_gradient_parts", x.dtype())?
-        .sizes(sums.sizes())
+        .sizes(sizes.sizes())
         .activation(settings.activation)
         .input(x)
         .input(y)
         .input(dy)
         .input(moments)
         .output(&mut parts)
-        .blocks(device, sums.blocks())?;
-    let mut result = x.new_like(&shape)?;
+        .blocks(device, sizes.blocks())?;
+    let sums_layout = Layout::contiguous((2, sizes.channels));
+    let mut sums = x.new_like(sums_layout.shape())?;
     Launch::new("batch_norm", "batch_norm_gradient_sums", x.dtype())?
-        .sizes([sums.channels, sums.splits])
+        .sizes([sizes.channels, sizes.splits])
         .real(settings.epsilon)
         .input(moments)
         .input(View { memory: &parts, layout: &layout })
-        .output(&mut result)
-        .each(device, sums.channels)?;
-    Ok((result, shape))
-}
-
-/// dX; `sums` are those of [`gradient_sums`], `share` is 1 / (N·H·W) where the gradient flows through the moments, else 0.
-pub(in crate::ops) fn input_gradient<G: Gpu>(
-    [x, y, dy]: [View<'_, G>; 3],
-    weight: View<'_, G>,
-    moments: View<'_, G>,
-    sums: View<'_, G>,
-    share: f64,
-    settings: Settings,
-) -> Result<G> {
-    let shape = Sums::new(x.shape())?;
-    let mut dx = x.new_like(x.shape())?;
+        .output(&mut sums)
+        .each(device, sizes.channels)?;
+    let shape = Shape::from(x.count() + 2 * sizes.channels);
+    let mut packed = x.new_like(&shape)?;
     Launch::new("batch_norm", "batch_norm_input_gradient", x.dtype())?
-        .sizes([x.count(), shape.channels, shape.pixels])
+        .sizes([x.count(), sizes.channels, sizes.pixels])
         .activation(settings.activation)
         .real(settings.epsilon)
         .real(share)
@@ -133,8 +122,8 @@ pub(in crate::ops) fn input_gradient<G: Gpu>(
         .input(dy)
         .input(weight)
         .input(moments)
-        .input(sums)
-        .output(&mut dx)
-        .each(x.device(), x.count())?;
-    Ok(dx)
+        .input(View { memory: &sums, layout: &sums_layout })
+        .output(&mut packed)
+        .each(device, shape.elem_count())?;
+    Ok((packed, shape))
 }

@@ -3,6 +3,7 @@
 use candle_core::{Result, Shape};
 
 use super::{Gpu, Launch, View};
+use crate::ops::pool::Windows;
 
 /// A window and its moves; rows first.
 #[derive(Debug, Clone, Copy)]
@@ -10,6 +11,16 @@ pub(in crate::ops) struct Window {
     pub(in crate::ops) kernel: [usize; 2],
     pub(in crate::ops) stride: [usize; 2],
     pub(in crate::ops) padding: [usize; 2],
+}
+
+impl From<Windows> for Window {
+    fn from(Windows { rows, columns }: Windows) -> Self {
+        Self {
+            kernel: [rows.kernel, columns.kernel],
+            stride: [rows.stride, columns.stride],
+            padding: [rows.padding, columns.padding],
+        }
+    }
 }
 
 impl Window {

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, op::BackpropOp};
 
 use super::{View, convolution, emulator::emulated};
-use crate::ops::{self, Activation, Convolution, Statistics, conv2d::geometry::Geometry};
+use crate::ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry};
 
 /// Numbers in [-1, 1), in twentieths when `ties` are wanted.
 fn numbers(name: &str, shape: &[usize], ties: bool) -> Tensor {
@@ -107,7 +107,7 @@ fn max_pool() {
     ] {
         for ties in [false, true] {
             let what = format!("max_pool {shape:?} {kernel} {stride} {padding}");
-            check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], kernel, stride, padding));
+            check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], Pool::new(kernel, stride, padding)));
         }
     }
 }

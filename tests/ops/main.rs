@@ -1,17 +1,31 @@
 //! The operations against PyTorch (`tests/golden/make_ops.py`) and central differences.
 
+mod adjoint;
+#[path = "../common/mod.rs"]
 mod common;
+mod elementwise;
+mod norms;
+mod pools;
+mod resize;
+mod rows;
+mod threads;
 
 use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
-use oodkit::{
-    ops::{self, Activation, Convolution, Statistics},
-    rng,
-};
+use oodkit::ops::{self, Convolution};
 use serde_json::{Value, json};
 
 fn golden(section: &str) -> Vec<(String, Vec<usize>, Value)> {
-    let all: Value = serde_json::from_str(include_str!("golden/ops.json")).unwrap();
+    cases(include_str!("../golden/ops.json"), section)
+}
+
+/// The same from `make_layers.py`.
+fn layers(section: &str) -> Vec<(String, Vec<usize>, Value)> {
+    cases(include_str!("../golden/layers.json"), section)
+}
+
+fn cases(all: &str, section: &str) -> Vec<(String, Vec<usize>, Value)> {
+    let all: Value = serde_json::from_str(all).unwrap();
     let cases = all[section].as_object().unwrap().iter();
     let cases = cases.map(|(key, case)| {
         (format!("{section} {key}"), key.split(' ').map(|size| size.parse().unwrap()).collect(), case.clone())
@@ -19,10 +33,10 @@ fn golden(section: &str) -> Vec<(String, Vec<usize>, Value)> {
     cases.collect()
 }
 
-/// `sample` of pattern.py.
-fn sampled(tensor: &Tensor) -> Vec<f64> {
+/// `sample` of pattern.py: values at even distances, at least `most` of a large tensor.
+fn sampled(tensor: &Tensor, most: usize) -> Vec<f64> {
     let values = values(tensor);
-    values.iter().step_by((values.len() / 48).max(1)).copied().collect()
+    values.iter().step_by((values.len() / most).max(1)).copied().collect()
 }
 
 fn variable(name: &str, shape: &[usize]) -> Var {
@@ -58,12 +72,41 @@ fn check_differences(what: &str, inputs: &[&Var], f: impl Fn(&[Tensor]) -> Resul
 }
 
 fn check_golden(what: &str, y: &Tensor, inputs: &[(&str, &Var)], golden: &Value) {
+    check_samples(what, y, inputs, golden, 48);
+}
+
+fn check_samples(what: &str, y: &Tensor, inputs: &[(&str, &Var)], golden: &Value, most: usize) {
     assert_eq!(json!(y.dims()), golden["shape"], "{what}");
-    assert_close(what, &sampled(y), &numbers(&golden["y"]), 1e-10);
+    assert_close(what, &sampled(y, most), &numbers(&golden["y"]), 1e-10);
     let gradients: GradStore = objective(y).backward().unwrap();
     for (name, var) in inputs {
         let expected = numbers(&golden[format!("d{name}")]);
-        assert_close(&format!("{what} d{name}"), &sampled(gradients.get(var).unwrap()), &expected, 1e-10);
+        assert_close(&format!("{what} d{name}"), &sampled(gradients.get(var).unwrap(), most), &expected, 1e-10);
+    }
+}
+
+/// `f` equals the golden values, and in f32 nearly itself in f64, gradients included.
+fn check_layer(what: &str, inputs: &[(&str, &Var)], golden: &Value, f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let tracked: Vec<Tensor> = inputs.iter().map(|(_, var)| var.as_tensor().clone()).collect();
+    let y = f(&tracked).unwrap();
+    check_samples(what, &y, inputs, golden, 16);
+    let single = |var: &Var| Var::from_tensor(&var.to_dtype(DType::F32).unwrap()).unwrap();
+    let singles: Vec<Var> = inputs.iter().map(|(_, var)| single(var)).collect();
+    let at: Vec<Tensor> = singles.iter().map(|var| var.as_tensor().clone()).collect();
+    let y_single = f(&at).unwrap();
+    let close = |what: &str, actual: &Tensor, expected: &Tensor| {
+        let (actual, expected) = (values(actual), values(expected));
+        let size = expected.iter().fold(1.0f64, |most, value| most.max(value.abs()));
+        let scaled = |values: Vec<f64>| values.into_iter().map(|value| value / size).collect::<Vec<_>>();
+        assert_close(what, &scaled(actual), &scaled(expected), 1e-5);
+    };
+    close(&format!("{what} f32"), &y_single, &y);
+    let toward = uniform("toward", y.dims());
+    let of = |y: &Tensor| (y * toward.to_dtype(y.dtype()).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+    let (gradients, gradients_single) = (of(&y), of(&y_single));
+    for ((name, var), single) in inputs.iter().zip(&singles) {
+        let (actual, expected) = (gradients_single.get(single).unwrap(), gradients.get(var).unwrap());
+        close(&format!("{what} d{name} f32"), actual, expected);
     }
 }
 
@@ -126,94 +169,4 @@ fn shapes_that_do_not_fit_are_errors() {
         ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), Some(&tensor(&[4])), Convolution::new(1, 0))
             .is_err()
     );
-    assert!(ops::max_pool2d(&tensor(&[1, 2, 1, 4]), 2, 2, 0).is_err());
-    assert!(ops::max_pool2d(&tensor(&[1, 2, 4, 4]), 2, 0, 0).is_err());
-    assert!(ops::max_pool2d(&tensor(&[1, 2, 4, 4]), 2, 2, 2).is_err());
-    assert!(ops::dropout(&tensor(&[2]), 1.0, rng::stream(0, "dropout", "")).is_err());
-    let (x, good, bad) = (tensor(&[1, 2, 4, 4]), tensor(&[2]), tensor(&[3]));
-    assert!(ops::batch_norm(&x, &good, &bad, &tensor(&[2, 2]), Statistics::Given, 1e-5, Activation::Relu).is_err());
-    assert!(ops::relu(&Tensor::zeros(2, DType::U8, &Device::Cpu).unwrap()).is_err());
-}
-
-fn rounded(x: &Tensor) -> Tensor {
-    ((x * 2.0).unwrap().round().unwrap() / 2.0).unwrap()
-}
-
-#[test]
-fn max_pool2d_matches_pytorch_and_differences() {
-    for (what, case, golden) in golden("max_pool2d") {
-        let [n, c, h, w, kernel, stride, padding, ties] = case[..] else { panic!("{what}") };
-        let x = uniform("x", &[n, c, h, w]);
-        let x = Var::from_tensor(&if ties == 1 { rounded(&x) } else { x }).unwrap();
-        check_golden(&what, &ops::max_pool2d(&x, kernel, stride, padding).unwrap(), &[("x", &x)], &golden);
-        if ties == 0 {
-            check_differences(&what, &[&x], |at| ops::max_pool2d(&at[0], kernel, stride, padding));
-        }
-    }
-}
-
-#[test]
-fn nan_is_not_hidden() {
-    let x = Tensor::new(&[f64::NAN, 1.0, 2.0, -1.0], &Device::Cpu).unwrap();
-    assert!(values(&ops::relu(&x).unwrap())[0].is_nan());
-    assert!(values(&ops::max_pool2d(&x.reshape((1, 1, 2, 2)).unwrap(), 2, 2, 0).unwrap())[0].is_nan());
-}
-
-#[test]
-fn relu_matches_pytorch_at_zero_too() {
-    for (what, shape, golden) in golden("relu") {
-        let x = Var::from_tensor(&rounded(&uniform("x", &shape))).unwrap();
-        check_golden(&what, &ops::relu(&x).unwrap(), &[("x", &x)], &golden);
-        let away = variable("x", &shape);
-        check_differences(&what, &[&away], |at| ops::relu(&at[0]));
-    }
-}
-
-#[test]
-fn batch_norm_matches_pytorch_and_differences() {
-    for (what, case, golden) in golden("batch_norm") {
-        let [n, c, h, w, training, relu] = case[..] else { panic!("{what}") };
-        let (x, weight, bias) = (variable("x", &[n, c, h, w]), variable("weight", &[c]), variable("bias", &[c]));
-        let running = [uniform("mean", &[c]), uniform("var", &[c]).affine(0.5, 1.0).unwrap()];
-        let apply = |at: &[Tensor]| {
-            let (moments, statistics) = match training {
-                1 => (ops::moments(&at[0])?, Statistics::Batch),
-                _ => (Tensor::stack(&running, 0)?, Statistics::Given),
-            };
-            let activation = if relu == 1 { Activation::Relu } else { Activation::Identity };
-            ops::batch_norm(&at[0], &at[1], &at[2], &moments, statistics, 1e-5, activation)
-        };
-        let inputs = [&x, &weight, &bias];
-        let y = apply(&inputs.map(|var| var.as_tensor().clone())).unwrap();
-        check_golden(&what, &y, &[("x", &x), ("weight", &weight), ("bias", &bias)], &golden);
-        check_differences(&what, &inputs, apply);
-    }
-}
-
-#[test]
-fn global_average_is_the_mean() {
-    let x = variable("x", &[2, 3, 4, 5]);
-    let average = values(&ops::global_avg_pool2d(&x).unwrap());
-    let expected: Vec<f64> = values(&x).chunks(20).map(|plane| plane.iter().sum::<f64>() / 20.0).collect();
-    assert_close("global average", &average, &expected, 1e-12);
-    check_differences("global average", &[&x], |at| ops::global_avg_pool2d(&at[0]));
-}
-
-#[test]
-fn dropout_keeps_the_mean_and_drops_by_stream() {
-    let x = Var::from_tensor(&Tensor::ones((50, 1000), DType::F64, &Device::Cpu).unwrap()).unwrap();
-    let stream = |step: &str| rng::stream(0, "dropout/block", step);
-    let y = ops::dropout(&x, 0.3, stream("0")).unwrap();
-    let dropped = values(&y);
-    assert!(dropped.iter().all(|value| *value == 0.0 || (value - 1.0 / 0.7).abs() < 1e-12));
-    let share = dropped.iter().filter(|value| **value == 0.0).count() as f64 / 5e4;
-    assert!((share - 0.3).abs() < 0.01, "{share}");
-    assert_eq!(values(&ops::dropout(&x, 0.3, stream("0")).unwrap()), dropped);
-    assert_ne!(values(&ops::dropout(&x, 0.3, stream("1")).unwrap()), dropped);
-    // The gradient passes the same elements with the same factor.
-    assert_eq!(values(y.sum_all().unwrap().backward().unwrap().get(&x).unwrap()), dropped);
-    // Word i decides element i, whatever the size and however it is split.
-    let shorter = ops::dropout(&x.narrow(0, 0, 20).unwrap(), 0.3, stream("0")).unwrap();
-    assert_eq!(values(&shorter), dropped[..20_000]);
-    check_differences("dropout", &[&variable("x", &[3, 7])], |at| ops::dropout(&at[0], 0.3, stream("0")));
 }

@@ -1,0 +1,126 @@
+//! Activations, residual addition, dropout.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use oodkit::{
+    ops::{self, Activation},
+    rng,
+};
+
+use crate::{check_differences, check_layer, common::values, layers, objective, uniform, variable};
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Identity, Activation::Relu, Activation::LeakyRelu(0.1), Activation::Relu6];
+
+fn activate(kind: usize, x: &Tensor) -> Result<Tensor> {
+    match kind {
+        1 => ops::relu(x),
+        2 => ops::leaky_relu(x, 0.1),
+        _ => ops::relu6(x),
+    }
+}
+
+/// Rounded to halves, as `stepped` of make_layers.py: zeros, corners and ties.
+pub(crate) fn stepped(name: &str, shape: &[usize]) -> Var {
+    Var::from_tensor(&((uniform(name, shape) * 2.0).unwrap().round().unwrap() / 2.0).unwrap()).unwrap()
+}
+
+#[test]
+fn activations_match_pytorch_at_their_corners_too() {
+    for (what, case, golden) in layers("activation") {
+        let (kind, shape) = (case[0], &case[1..]);
+        let x = stepped("x", shape);
+        check_layer(&what, &[("x", &x)], &golden, |at| activate(kind, &(&at[0] * 8.0)?));
+        check_differences(&what, &[&variable("x", shape)], |at| activate(kind, &(&at[0] * 8.0)?));
+    }
+}
+
+#[test]
+fn silu_gelu_and_softmax_match_pytorch_and_differences() {
+    for (what, case, golden) in layers("smooth") {
+        let apply = |at: &[Tensor]| {
+            let x = (&at[0] * 5.0)?;
+            match case[0] {
+                0 => ops::silu(&x),
+                1 => ops::gelu(&x),
+                _ => ops::softmax(&x),
+            }
+        };
+        let x = variable("x", &case[1..]);
+        check_layer(&what, &[("x", &x)], &golden, apply);
+        check_differences(&what, &[&x], apply);
+    }
+}
+
+#[test]
+fn add_matches_pytorch_and_differences() {
+    for (what, case, golden) in layers("add") {
+        let (a, b) = (stepped("a", &case[1..]), variable("b", &case[1..]));
+        let apply = |at: &[Tensor]| ops::add(&(&at[0] * 8.0)?, &at[1], ACTIVATIONS[case[0]]);
+        check_layer(&what, &[("a", &a), ("b", &b)], &golden, apply);
+        check_differences(&what, &[&a, &b], apply);
+    }
+}
+
+#[test]
+fn nan_is_not_hidden() {
+    let x = Tensor::new(&[f64::NAN, 1.0, 2.0, -1.0], &Device::Cpu).unwrap();
+    let image = x.reshape((1, 1, 2, 2)).unwrap();
+    let parameter = Tensor::ones(1, DType::F64, &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[2u32], &Device::Cpu).unwrap();
+    let pool = ops::Pool::new(2, 2, 0);
+    let norm = |activation| {
+        let moments = ops::moments(&image).unwrap();
+        ops::batch_norm(&image, &parameter, &parameter, &moments, ops::Statistics::Batch, 1e-5, activation)
+    };
+    for dtype in [DType::F64, DType::F32] {
+        let x = x.to_dtype(dtype).unwrap();
+        let image = image.to_dtype(dtype).unwrap();
+        for (what, y) in [
+            ("relu", ops::relu(&x)),
+            ("leaky_relu", ops::leaky_relu(&x, 0.1)),
+            ("relu6", ops::relu6(&x)),
+            ("silu", ops::silu(&x)),
+            ("gelu", ops::gelu(&x)),
+            ("add", ops::add(&x, &x, Activation::Relu)),
+            ("dropout", ops::dropout(&x, 0.5, rng::stream(0, "dropout", ""))),
+            ("softmax", ops::softmax(&x)),
+            ("cross-entropy", ops::softmax_cross_entropy(&x.reshape((1, 4)).unwrap(), &labels, 0.0)),
+            ("max_pool2d", ops::max_pool2d(&image, pool)),
+            ("avg_pool2d", ops::avg_pool2d(&image, pool, true)),
+            ("global_avg_pool2d", ops::global_avg_pool2d(&image)),
+            ("resize", ops::resize(&image, (3, 3), ops::Interpolation::Bilinear, false)),
+            ("batch_norm", norm(Activation::Relu6)),
+        ] {
+            assert!(values(&y.unwrap())[0].is_nan(), "{what} {dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_drops_by_stream() {
+    let x = Var::from_tensor(&Tensor::ones((50, 1000), DType::F64, &Device::Cpu).unwrap()).unwrap();
+    let stream = |step: &str| rng::stream(0, "dropout/block", step);
+    let y = ops::dropout(&x, 0.3, stream("0")).unwrap();
+    let dropped = values(&y);
+    assert!(dropped.iter().all(|value| *value == 0.0 || (value - 1.0 / 0.7).abs() < 1e-12));
+    let share = dropped.iter().filter(|value| **value == 0.0).count() as f64 / 5e4;
+    assert!((share - 0.3).abs() < 0.01, "{share}");
+    assert_eq!(values(&ops::dropout(&x, 0.3, stream("0")).unwrap()), dropped);
+    assert_ne!(values(&ops::dropout(&x, 0.3, stream("1")).unwrap()), dropped);
+    // The gradient passes the same elements with the same factor.
+    assert_eq!(values(y.sum_all().unwrap().backward().unwrap().get(&x).unwrap()), dropped);
+    // Word i decides element i, whatever the size and however it is split.
+    let shorter = ops::dropout(&x.narrow(0, 0, 20).unwrap(), 0.3, stream("0")).unwrap();
+    assert_eq!(values(&shorter), dropped[..20_000]);
+    check_differences("dropout", &[&variable("x", &[3, 7])], |at| ops::dropout(&at[0], 0.3, stream("0")));
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let x = uniform("x", &[2]);
+    assert!(ops::dropout(&x, 1.0, rng::stream(0, "dropout", "")).is_err());
+    assert!(ops::leaky_relu(&x, -0.1).is_err() && ops::leaky_relu(&x, f64::NAN).is_err());
+    assert!(ops::add(&x, &uniform("x", &[2, 1]), Activation::Identity).is_err());
+    assert!(ops::relu(&Tensor::zeros(2, DType::U8, &Device::Cpu).unwrap()).is_err());
+    assert!(objective(&ops::relu(&variable("x", &[0])).unwrap()).backward().is_ok());
+}
