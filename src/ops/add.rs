@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Shape, Tensor, bail};
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Activation, Float,
     elementwise::map2,
@@ -29,6 +31,11 @@ impl Op<2> for Add {
     fn cpu<T: Float>(&self, [x, y]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
         let sum = self.0.specialised(|activation| map2(x.data, y.data, |x, y| activation.value(x + y)));
         Ok((sum, x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, y]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::add(x, y, self.0)?, x.shape().clone()))
     }
 
     fn gradients(&self, _: [&Tensor; 2], sum: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; 2]> {

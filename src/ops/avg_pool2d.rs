@@ -3,6 +3,8 @@
 use candle_core::{Result, Shape, Tensor};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     fresh::fresh,
@@ -68,6 +70,13 @@ impl Op<1> for AvgPool2d {
         Ok((y, (images, channels, rows.count, columns.count).into()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels, _, _) = x.shape().dims4()?;
+        let shape = (images, channels, self.windows.rows.count, self.windows.columns.count).into();
+        Ok((cuda::pool::average(x, &shape, self.windows.into(), self.count_include_pad)?, shape))
+    }
+
     fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&AvgPool2dGradient(*self), [dy])?)])
     }
@@ -107,5 +116,13 @@ impl Op<1> for AvgPool2dGradient {
             planes.sum()
         });
         Ok((dx, (images, channels, rows.size, columns.size).into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels, _, _) = dy.shape().dims4()?;
+        let windows = self.0.windows;
+        let shape = (images, channels, windows.rows.size, windows.columns.size).into();
+        Ok((cuda::pool::average_gradient(dy, &shape, windows.into(), self.0.count_include_pad)?, shape))
     }
 }

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Shape, Tensor};
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::{map, map2},
@@ -22,6 +24,11 @@ impl Op<1> for Gelu {
         Ok((map(x.data, |x| x * x.normal().0), x.shape.clone()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::unary("gelu", x)?, x.shape().clone()))
+    }
+
     fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&GeluGradient, [x, dy])?)])
     }
@@ -39,5 +46,10 @@ impl Op<2> for GeluGradient {
             dy * (distribution + x * density)
         };
         Ok((map2(x.data, dy.data, gradient), x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::unary_gradient("gelu_gradient", x, dy)?, x.shape().clone()))
     }
 }

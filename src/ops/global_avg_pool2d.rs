@@ -3,6 +3,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::BLOCK,
@@ -49,6 +51,11 @@ impl Op<1> for GlobalAvgPool2d {
         Ok((means.collect(), x.shape.dims()[..2].into()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        cuda::pool::global_average(x)
+    }
+
     fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&GlobalAvgPool2dGradient(*self), [dy])?)])
     }
@@ -68,5 +75,12 @@ impl Op<1> for GlobalAvgPool2dGradient {
         });
         let (images, channels) = dy.shape.dims2()?;
         Ok((dx, (images, channels, self.0.height, self.0.width).into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels) = dy.shape().dims2()?;
+        let shape = (images, channels, self.0.height, self.0.width).into();
+        Ok((cuda::pool::global_average_gradient(dy, &shape)?, shape))
     }
 }

@@ -7,6 +7,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::BLOCK,
@@ -85,6 +87,11 @@ impl GroupNorm {
         Sizes { channels, group: channels / self.groups, pixels: x.dims()[2..].iter().product() }
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn settings(&self) -> cuda::group_norm::Settings {
+        cuda::group_norm::Settings { groups: self.groups, epsilon: self.epsilon, silu: self.silu }
+    }
+
     /// Mean and 1/√(var + ε) of one slab.
     #[inline(always)]
     fn moments<T: Float>(&self, slab: &[T]) -> (T, f64) {
@@ -115,6 +122,11 @@ impl Op<3> for GroupNorm {
             slabs.sum()
         });
         Ok((y, x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, bias]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        Ok((cuda::group_norm::forward(x, weight, bias, self.settings())?, x.shape().clone()))
     }
 
     fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
@@ -157,6 +169,13 @@ impl Op<2> for Gradient<'_> {
         });
         let shape = packed.len().into();
         Ok((packed, shape))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        let held = [self.weight, self.bias].map(Tensor::storage_and_layout);
+        let [weight, bias] = held.each_ref().map(|(storage, layout)| cuda::View::of(storage, layout));
+        cuda::group_norm::gradient([x, dy], weight?, bias?, self.norm.settings())
     }
 }
 

@@ -7,6 +7,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::BLOCK,
@@ -100,6 +102,15 @@ impl Resize {
     fn between<T: Float>(&self) -> Vec<T> {
         vec![T::zero(); self.rows.size * self.columns.new]
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn kind(&self) -> cuda::resize::Kind {
+        match (self.rows.interpolation, self.rows.align_corners) {
+            (Interpolation::Nearest, _) => cuda::resize::Kind::Nearest,
+            (Interpolation::Bilinear, false) => cuda::resize::Kind::Bilinear,
+            (Interpolation::Bilinear, true) => cuda::resize::Kind::BilinearCorners,
+        }
+    }
 }
 
 /// The weighted mean of an output's two inputs.
@@ -141,6 +152,13 @@ impl Op<1> for Resize {
             planes.map_init(between, |between, (y, x)| wide(|| y.fill(T::zero(), |y| resize(x, between, y)))).sum()
         });
         Ok((y, (images, channels, self.rows.new, new_width).into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels, _, _) = x.shape().dims4()?;
+        let shape = (images, channels, self.rows.new, self.columns.new).into();
+        Ok((cuda::resize::forward(x, &shape, self.kind())?, shape))
     }
 
     fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
@@ -187,5 +205,12 @@ impl Op<1> for ResizeGradient {
                 .sum()
         });
         Ok((dx, (images, channels, sizes.rows.size, width).into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (images, channels, _, _) = dy.shape().dims4()?;
+        let shape = (images, channels, self.0.rows.size, self.0.columns.size).into();
+        Ok((cuda::resize::gradient(dy, &shape, self.0.kind())?, shape))
     }
 }

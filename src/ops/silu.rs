@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Shape, Tensor};
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::{map, map2},
@@ -40,6 +42,11 @@ impl Op<1> for Silu {
         Ok((map(x.data, value), x.shape.clone()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::unary("silu", x)?, x.shape().clone()))
+    }
+
     fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&SiluGradient, [x, dy])?)])
     }
@@ -53,5 +60,10 @@ impl Op<2> for SiluGradient {
 
     fn cpu<T: Float>(&self, [x, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
         Ok((map2(x.data, dy.data, |x, dy| dy * slope(x)), x.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::activation::unary_gradient("silu_gradient", x, dy)?, x.shape().clone()))
     }
 }

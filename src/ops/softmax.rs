@@ -3,6 +3,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     elementwise::BLOCK,
@@ -55,6 +57,11 @@ impl Op<1> for Softmax {
         Ok((y, x.shape.clone()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        Ok((cuda::softmax::softmax(x, row(x.shape()))?, x.shape().clone()))
+    }
+
     fn gradients(&self, _: [&Tensor; 1], y: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&SoftmaxGradient, [y, dy])?)])
     }
@@ -79,5 +86,10 @@ impl Op<2> for SoftmaxGradient {
             rows.sum()
         });
         Ok((dx, y.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [y, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        Ok((cuda::softmax::gradient(y, dy, row(y.shape()))?, y.shape().clone()))
     }
 }

@@ -6,6 +6,8 @@
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     float::{largest, sum, sum_of},
@@ -77,6 +79,13 @@ impl Op<1> for CrossEntropy {
         Ok((vec![T::from_f64(losses.iter().sum::<f64>() / images as f64)], ().into()))
     }
 
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [logits]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        let (storage, layout) = self.labels.storage_and_layout();
+        let (labels, (own, every)) = (cuda::View::of(&storage, layout)?, self.targets(logits.shape().dims2()?.1));
+        Ok((cuda::softmax::cross_entropy(logits, labels, [own, every])?, ().into()))
+    }
+
     fn gradients(&self, [logits]: [&Tensor; 1], _: &Tensor, dloss: &Tensor) -> Result<[Option<Tensor>; 1]> {
         Ok([Some(op::apply_no_grad(&CrossEntropyGradient(self.clone()), [logits, dloss])?)])
     }
@@ -108,5 +117,13 @@ impl Op<2> for CrossEntropyGradient {
             rows.sum()
         });
         Ok((gradient, logits.shape.clone()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [logits, dloss]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        let (storage, layout) = self.0.labels.storage_and_layout();
+        let (labels, (own, every)) = (cuda::View::of(&storage, layout)?, self.0.targets(logits.shape().dims2()?.1));
+        let gradient = cuda::softmax::cross_entropy_gradient(logits, labels, dloss, [own, every])?;
+        Ok((gradient, logits.shape().clone()))
     }
 }

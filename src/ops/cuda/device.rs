@@ -46,8 +46,11 @@ impl Gpu for CudaStorage {
             "activation" => ptx::ACTIVATION,
             "batch_norm" => ptx::BATCH_NORM,
             "convolution" => ptx::CONVOLUTION,
+            "group_norm" => ptx::GROUP_NORM,
             "optimizer" => ptx::OPTIMIZER,
             "pool" => ptx::POOL,
+            "resize" => ptx::RESIZE,
+            "softmax" => ptx::SOFTMAX,
             other => bail!("there is no kernel file {other}.cu"),
         };
         let function = device.get_or_load_custom_func(&launch.name, launch.module, ptx)?;

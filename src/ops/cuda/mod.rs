@@ -23,8 +23,11 @@ pub(super) mod convolution;
 mod device;
 #[cfg(test)]
 pub(super) mod emulator;
+pub(super) mod group_norm;
 pub(super) mod optimizer;
 pub(super) mod pool;
+pub(super) mod resize;
+pub(super) mod softmax;
 #[cfg(test)]
 mod tests;
 

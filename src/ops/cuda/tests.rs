@@ -64,6 +64,13 @@ const ACTIVATIONS: [Activation; 4] =
 fn elementwise() {
     for shape in [&[1][..], &[3, 7], &[2, 3, 20, 11]] {
         check("relu", &[numbers("x", shape, true)], |x| ops::relu(&x[0]));
+        check("leaky_relu", &[numbers("x", shape, true)], |x| ops::leaky_relu(&x[0], 0.2));
+        check("silu", &[numbers("x", shape, false)], |x| ops::silu(&(&x[0] * 9.0)?));
+        check("gelu", &[numbers("x", shape, false)], |x| ops::gelu(&(&x[0] * 9.0)?));
+        check("add", &[numbers("x", shape, true), numbers("y", shape, true)], |x| {
+            ops::add(&x[0], &x[1], Activation::Relu)
+        });
+        check("softmax", &[numbers("x", shape, false)], |x| ops::softmax(&(&x[0] * 50.0)?));
         let rng = || crate::rng::stream(7, "dropout", "cuda");
         check("dropout", &[numbers("x", shape, false)], |x| ops::dropout(&x[0], 0.3, rng()));
     }
@@ -108,6 +115,66 @@ fn max_pool() {
         for ties in [false, true] {
             let what = format!("max_pool {shape:?} {kernel} {stride} {padding}");
             check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], Pool::new(kernel, stride, padding)));
+        }
+    }
+}
+
+#[test]
+fn avg_pool() {
+    for (shape, pool) in [
+        ([2, 3, 8, 7], Pool::new(2, 2, 0)),
+        ([1, 2, 9, 10], Pool { kernel: [3, 2], stride: [2, 3], padding: [1, 1], ceil_mode: false }),
+        ([1, 2, 9, 10], Pool { ceil_mode: true, ..Pool::new(3, 2, 1) }),
+        ([2, 1, 1, 1], Pool::new(1, 1, 0)),
+    ] {
+        for with_padding in [false, true] {
+            let what = format!("avg_pool {shape:?} {pool:?} {with_padding}");
+            check(&what, &[numbers("x", &shape, false)], |x| ops::avg_pool2d(&x[0], pool, with_padding));
+        }
+        check(&format!("max_pool {shape:?} {pool:?}"), &[numbers("x", &shape, true)], |x| ops::max_pool2d(&x[0], pool));
+        check("global average", &[numbers("x", &shape, false)], |x| ops::global_avg_pool2d(&x[0]));
+    }
+}
+
+#[test]
+fn group_norm() {
+    for (shape, groups) in [(&[2, 6, 5, 3][..], 3), (&[3, 4, 300], 1), (&[1, 8, 2, 2], 8)] {
+        let x = ((numbers("x", shape, false) * 8.0).unwrap() + 20.0).unwrap();
+        let inputs = [x, numbers("weight", &shape[1..2], false), numbers("bias", &shape[1..2], false)];
+        for silu in [false, true] {
+            let what = format!("group_norm {shape:?} {groups} {silu}");
+            check(&what, &inputs, |at| ops::group_norm(&at[0], &at[1], &at[2], groups, 1e-5, silu));
+        }
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    for (rows, classes) in [(1, 2), (5, 10), (300, 3), (2, 1000)] {
+        let labels: Vec<u32> = (0..rows as u32).map(|row| row * 7 % classes as u32).collect();
+        let labels = Tensor::new(labels, &Device::Cpu).unwrap();
+        for smoothing in [0.0, 0.1] {
+            let what = format!("cross-entropy {rows} {classes} {smoothing}");
+            check(&what, &[numbers("x", &[rows, classes], false)], |x| {
+                ops::softmax_cross_entropy(&(&x[0] * 30.0)?, &labels, smoothing)
+            });
+        }
+    }
+}
+
+#[test]
+fn resize() {
+    use ops::Interpolation::{Bilinear, Nearest};
+    for (shape, size) in [
+        ([2, 2, 4, 5], (8, 10)),
+        ([1, 3, 7, 6], (3, 11)),
+        ([1, 1, 1, 1], (3, 2)),
+        ([1, 2, 9, 9], (1, 1)),
+        ([1, 1, 5, 4], (5, 4)),
+    ] {
+        for (kind, corners) in [(Nearest, false), (Bilinear, false), (Bilinear, true)] {
+            let what = format!("resize {shape:?} {size:?} {kind:?} {corners}");
+            check(&what, &[numbers("x", &shape, false)], |x| ops::resize(&x[0], size, kind, corners));
         }
     }
 }
