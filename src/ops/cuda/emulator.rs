@@ -13,6 +13,8 @@ use candle_core::{
     CpuStorage, DType, Result, Shape, Storage, backend::BackendStorage as _, bail, cpu_backend::CpuDevice,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Argument, Gpu, Launch};
 
 thread_local! {
@@ -135,27 +137,40 @@ fn process() -> &'static Mutex<Child> {
     })
 }
 
+/// The program, compiled unless that was done before from the same files.
 fn compile() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let (kernels, emulation) = (root.join("src/ops/cuda"), root.join("tests/cuda_emulation"));
-    let folder = std::env::temp_dir().join(format!("oodkit-cuda-emulation-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
     let mut source = format!("#include \"{}\"\n", emulation.join("main.cpp").display());
-    for entry in std::fs::read_dir(&kernels).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "cu") {
-            source.push_str(&format!("#include \"{}\"\n", path.display()));
+    let mut hash = Sha256::new();
+    for folder in [&emulation, &kernels] {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        for path in files.iter().filter(|path| path.extension().is_none_or(|extension| extension != "rs")) {
+            hash.update(std::fs::read(path).unwrap());
+            if path.extension().is_some_and(|extension| extension == "cu") {
+                source.push_str(&format!("#include \"{}\"\n", path.display()));
+            }
         }
     }
-    let (unit, program) = (folder.join("kernels.cpp"), folder.join("emulator"));
+    let folder = root.join("target/cuda-emulation");
+    let program = folder.join(format!("{:x}", hash.finalize()));
+    if program.exists() {
+        return program;
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    let own = folder.join(format!("{}", std::process::id()));
+    let unit = own.with_extension("cpp");
     std::fs::write(&unit, source).unwrap();
     let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned()))
         .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-U_FORTIFY_SOURCE", "-DOODKIT_EMULATION", "-I"])
         .args([&emulation, &unit])
         .arg("-o")
-        .arg(&program)
+        .arg(&own)
         .output()
         .expect("a C++ compiler (c++, or what CXX names) runs; hint: apt-get install build-essential");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(own, &program).unwrap();
+    std::fs::remove_file(unit).unwrap();
     program
 }
