@@ -3,7 +3,11 @@
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, op::BackpropOp};
 
 use super::{View, convolution, emulator::emulated};
-use crate::ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry};
+use crate::{
+    config::{Backbone, Empty, Precision, WideResnet},
+    nn::{self, Mode, params::Params},
+    ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
+};
 
 /// Numbers in [-1, 1), in twentieths when `ties` are wanted.
 fn numbers(name: &str, shape: &[usize], ties: bool) -> Tensor {
@@ -262,5 +266,39 @@ fn optimiser_steps() {
         for (actual, expected) in emulated(|| run(dtype)).iter().zip(&run(dtype)) {
             compare(&format!("optimiser {dtype:?}"), actual, expected, tolerance);
         }
+    }
+}
+
+/// Loss and gradients of a network's first training step.
+fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (f64, Vec<(String, Vec<f64>)>) {
+    let [channels, height, width] = shape;
+    let params = Params::new(0, &Device::Cpu);
+    let network = nn::build(backbone, nn::Shape { channels, height, width, classes: 5 }, params.builder()).unwrap();
+    let images = numbers("images", &[3, channels, height, width], false).to_dtype(DType::F32).unwrap();
+    let labels = Tensor::new(&[1u32, 4, 2], &Device::Cpu).unwrap();
+    let outputs = network.forward(&images, Mode::Train { seed: 0, step: 0, precision }).unwrap();
+    let loss = ops::softmax_cross_entropy(&outputs.logits, &labels, 0.0).unwrap();
+    let gradients = loss.backward().unwrap();
+    let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));
+    (values(&loss)[0], each.collect())
+}
+
+#[test]
+fn networks_learn_alike() {
+    let wide = WideResnet { depth: 10, width: 1, dropout: 0.3 };
+    for (backbone, shape) in [(Backbone::Lenet(Empty {}), [1, 28, 28]), (Backbone::WideResnet(wide), [3, 8, 8])] {
+        let (loss, expected) = first_step(&backbone, shape, Precision::F32);
+        let (actual_loss, actual) = emulated(|| first_step(&backbone, shape, Precision::F32));
+        compare("loss", &[actual_loss], &[loss], 1e-5);
+        for ((name, actual), (_, expected)) in actual.iter().zip(&expected) {
+            compare(name, actual, expected, 1e-4);
+        }
+        let (bf16_loss, bf16) = emulated(|| first_step(&backbone, shape, Precision::Bf16));
+        compare("loss in bf16", &[bf16_loss], &[loss], 3e-2);
+        let [a, b] =
+            [&bf16, &expected].map(|all| all.iter().flat_map(|(_, values)| values).copied().collect::<Vec<f64>>());
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        assert!(cosine > 0.99 && bf16_loss != loss, "{backbone:?}: {cosine}");
     }
 }
