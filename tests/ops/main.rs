@@ -1,8 +1,9 @@
-//! The operations against PyTorch (`tests/golden/make_ops.py`) and central differences.
+//! The operations against PyTorch (`tests/golden/make_layers.py`, `make_convolution.py`) and central differences.
 
 mod adjoint;
 #[path = "../common/mod.rs"]
 mod common;
+mod convolution;
 mod elementwise;
 mod norms;
 mod pools;
@@ -12,14 +13,9 @@ mod threads;
 
 use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
-use oodkit::ops::{self, Convolution};
 use serde_json::{Value, json};
 
-fn golden(section: &str) -> Vec<(String, Vec<usize>, Value)> {
-    cases(include_str!("../golden/ops.json"), section)
-}
-
-/// The same from `make_layers.py`.
+/// The cases of `make_layers.py`.
 fn layers(section: &str) -> Vec<(String, Vec<usize>, Value)> {
     cases(include_str!("../golden/layers.json"), section)
 }
@@ -71,10 +67,6 @@ fn check_differences(what: &str, inputs: &[&Var], f: impl Fn(&[Tensor]) -> Resul
     }
 }
 
-fn check_golden(what: &str, y: &Tensor, inputs: &[(&str, &Var)], golden: &Value) {
-    check_samples(what, y, inputs, golden, 48);
-}
-
 fn check_samples(what: &str, y: &Tensor, inputs: &[(&str, &Var)], golden: &Value, most: usize) {
     assert_eq!(json!(y.dims()), golden["shape"], "{what}");
     assert_close(what, &sampled(y, most), &numbers(&golden["y"]), 1e-10);
@@ -108,65 +100,4 @@ fn check_layer(what: &str, inputs: &[(&str, &Var)], golden: &Value, f: impl Fn(&
         let (actual, expected) = (gradients_single.get(single).unwrap(), gradients.get(var).unwrap());
         close(&format!("{what} d{name} f32"), actual, expected);
     }
-}
-
-#[test]
-fn conv2d_matches_pytorch_and_differences() {
-    for (what, case, golden) in golden("conv2d") {
-        let [n, c, h, w, o, kh, kw, stride, padding] = case[..] else { panic!("{what}") };
-        let (x, weight, bias) =
-            (variable("x", &[n, c, h, w]), variable("weight", &[o, c, kh, kw]), variable("bias", &[o]));
-        let y = ops::conv2d(&x, &weight, Some(&bias), Convolution::new(stride, padding)).unwrap();
-        check_golden(&what, &y, &[("x", &x), ("weight", &weight), ("bias", &bias)], &golden);
-        check_differences(&what, &[&x, &weight, &bias], |at| {
-            ops::conv2d(&at[0], &at[1], Some(&at[2]), Convolution::new(stride, padding))
-        });
-        let without = ops::conv2d(&x, &weight, None, Convolution::new(stride, padding)).unwrap();
-        let shifted = without.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
-        assert_close(&what, &values(&shifted), &values(&y), 1e-12);
-    }
-}
-
-#[test]
-fn conv2d_takes_any_layout_and_skips_a_gradient_that_nothing_needs() {
-    let (x, weight) = (uniform("x", &[2, 5, 6, 3]), variable("weight", &[2, 3, 3, 3]));
-    let x = x.permute((0, 3, 2, 1)).unwrap();
-    let y = ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap();
-    let copied = ops::conv2d(&x.contiguous().unwrap(), &weight, None, Convolution::new(1, 1)).unwrap();
-    assert_eq!(values(&y), values(&copied));
-    // A sum hands a gradient with strides of 0 back.
-    let gradients = y.sum_all().unwrap().backward().unwrap();
-    assert!(gradients.get(&weight).is_some() && gradients.get(&x).is_none());
-}
-
-#[test]
-fn conv2d_in_f32_is_close_to_f64_and_repeats_its_bits() {
-    let (x, weight) = (uniform("x", &[37, 3, 9, 9]), uniform("weight", &[8, 3, 3, 3]));
-    let exact = values(&ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap());
-    let run = || {
-        let (x, weight) =
-            (Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap(), weight.to_dtype(DType::F32).unwrap());
-        let weight = Var::from_tensor(&weight).unwrap();
-        let y = ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap();
-        let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        [values(&y), values(gradients.get(&weight).unwrap()), values(gradients.get(&x).unwrap())]
-    };
-    let first = run();
-    assert_close("f32", &first[0], &exact, 1e-5);
-    for threads in [1, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert_eq!(pool.install(run), first, "{threads} threads");
-    }
-}
-
-#[test]
-fn shapes_that_do_not_fit_are_errors() {
-    let tensor = |shape: &[usize]| uniform("x", shape);
-    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 3, 3, 3]), None, Convolution::new(1, 0)).is_err());
-    assert!(ops::conv2d(&tensor(&[1, 2, 2, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(1, 0)).is_err());
-    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(0, 0)).is_err());
-    assert!(
-        ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), Some(&tensor(&[4])), Convolution::new(1, 0))
-            .is_err()
-    );
 }

@@ -1,0 +1,186 @@
+//! Convolution and transposed convolution: PyTorch's values (`make_convolution.py`), central differences,
+//! adjointness, bits. Every kernel against plain loops is in the module's own tests.
+
+use candle_core::{DType, Result, Tensor, Var};
+use oodkit::ops::{self, Activation, Convolution};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::{
+    cases, check_differences, check_samples,
+    common::{assert_close, uniform, values},
+    objective, variable,
+};
+
+/// N C H W O kh kw, then stride, padding and dilation by rows and columns, then groups.
+fn general(section: &str) -> Vec<(String, [usize; 7], Convolution, Vec<usize>, Value)> {
+    let all = cases(include_str!("../golden/convolution.json"), section).into_iter();
+    let all = all.map(|(what, case, golden)| {
+        let convolution = Convolution {
+            stride: [case[7], case[8]],
+            padding: [case[9], case[10]],
+            dilation: [case[11], case[12]],
+            groups: case[13],
+        };
+        (what, std::array::from_fn(|i| case[i]), convolution, case[14..].to_vec(), golden)
+    });
+    all.collect()
+}
+
+#[test]
+fn convolutions_match_pytorch_and_differences() {
+    for (what, [n, c, h, w, o, kh, kw], convolution, _, golden) in general("conv2d") {
+        let shape = [o, c / convolution.groups, kh, kw];
+        let (x, weight, bias) = (variable("x", &[n, c, h, w]), variable("weight", &shape), variable("bias", &[o]));
+        let f = |at: &[Tensor]| ops::conv2d(&at[0], &at[1], Some(&at[2]), convolution);
+        let inputs = [&x, &weight, &bias];
+        let y = f(&inputs.map(|var| var.as_tensor().clone())).unwrap();
+        check_samples(&what, &y, &[("x", &x), ("weight", &weight), ("bias", &bias)], &golden, 16);
+        check_differences(&what, &inputs, f);
+    }
+}
+
+#[test]
+fn transposed_convolutions_match_pytorch_and_differences() {
+    for (what, [n, c, h, w, o, kh, kw], convolution, rest, golden) in general("conv_transpose2d") {
+        let shape = [c, o / convolution.groups, kh, kw];
+        let (x, weight, bias) = (variable("x", &[n, c, h, w]), variable("weight", &shape), variable("bias", &[o]));
+        let f = |at: &[Tensor]| ops::conv_transpose2d(&at[0], &at[1], Some(&at[2]), convolution, [rest[0], rest[1]]);
+        let inputs = [&x, &weight, &bias];
+        let y = f(&inputs.map(|var| var.as_tensor().clone())).unwrap();
+        check_samples(&what, &y, &[("x", &x), ("weight", &weight), ("bias", &bias)], &golden, 16);
+        check_differences(&what, &inputs, f);
+    }
+}
+
+#[test]
+fn inference_is_the_convolution_and_what_follows_it() {
+    for (what, [n, c, h, w, o, kh, kw], convolution, _, _) in general("conv2d") {
+        let (x, weight) = (uniform("x", &[n, c, h, w]), uniform("weight", &[o, c / convolution.groups, kh, kw]));
+        let bias = uniform("bias", &[o]);
+        for biased in [false, true] {
+            let bias = biased.then_some(&bias);
+            let y = ops::conv2d(&x, &weight, bias, convolution).unwrap();
+            let residual = uniform("residual", y.dims());
+            for add in [None, Some(&residual)] {
+                let sum = add.map_or(y.clone(), |add| (&y + add).unwrap());
+                for (activation, expected) in
+                    [(Activation::Identity, sum.clone()), (Activation::Relu, sum.relu().unwrap())]
+                {
+                    let found = ops::conv2d_inference(&x, &weight, bias, add, convolution, activation).unwrap();
+                    assert_close(&what, &values(&found), &values(&expected), 1e-12);
+                }
+            }
+        }
+    }
+}
+
+fn shapes() -> impl Strategy<Value = ([usize; 4], [usize; 4], Convolution)> {
+    // Size, kernel, stride, padding, dilation of an axis, large enough for one window.
+    let axis = (1..4usize, 1..4usize, 0..3usize, 1..3usize, 0..7usize).prop_map(
+        |(kernel, stride, padding, dilation, more)| {
+            let reach = (kernel - 1) * dilation + 1;
+            (reach.saturating_sub(2 * padding).max(1) + more, kernel, stride, padding, dilation)
+        },
+    );
+    (1..4usize, 1..4usize, 1..4usize, 1..12usize, axis.clone(), axis).prop_map(|(n, groups, c, o, rows, columns)| {
+        let convolution = Convolution {
+            stride: [rows.2, columns.2],
+            padding: [rows.3, columns.3],
+            dilation: [rows.4, columns.4],
+            groups,
+        };
+        ([n, c * groups, rows.0, columns.0], [o * groups, c, rows.1, columns.1], convolution)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// ⟨Ax, y⟩ = ⟨x, Aᵀy⟩ in x and in the weight, and the transposed convolution is the same Aᵀ.
+    #[test]
+    fn both_gradients_are_adjoints((x, weight, convolution) in shapes()) {
+        let (x, weight) = (variable("x", &x), variable("weight", &weight));
+        let y = ops::conv2d(&x, &weight, None, convolution).unwrap();
+        let forward = objective(&y);
+        let gradients = forward.backward().unwrap();
+        let along = |var: &Var| {
+            values(&(var.as_tensor() * gradients.get(var).unwrap()).unwrap().sum_all().unwrap())[0]
+        };
+        let forward = values(&forward)[0];
+        for backward in [along(&x), along(&weight)] {
+            prop_assert!((forward - backward).abs() <= 1e-11 * (1.0 + forward.abs()), "{forward} and {backward}");
+        }
+        // Of the sizes that give this result, the transposed convolution knows the smallest and, with padding, the others.
+        let rest = [0, 1].map(|axis| {
+            let (kernel, padding) = (weight.dims()[2 + axis], convolution.padding[axis]);
+            let reach = convolution.dilation[axis] * (kernel - 1) + 1;
+            (x.dims()[2 + axis] + 2 * padding - reach) % convolution.stride[axis]
+        });
+        let toward = uniform("toward", y.dims());
+        let transposed = ops::conv_transpose2d(&toward, &weight.detach(), None, convolution, rest).unwrap();
+        let (found, expected) = (values(&transposed), values(gradients.get(&x).unwrap()));
+        prop_assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    // Chunks of images, blocks of channels, strides and groups that tasks are cut by.
+    let cases: [([usize; 4], [usize; 4], Convolution); 5] = [
+        ([37, 3, 9, 9], [8, 3, 3, 3], Convolution::new(1, 1)),
+        ([3, 40, 12, 11], [130, 40, 3, 3], Convolution::new(2, 1)),
+        ([70, 20, 2, 2], [40, 20, 3, 3], Convolution::new(1, 1)),
+        ([2, 64, 9, 9], [96, 32, 1, 1], Convolution::new(1, 0).grouped(2)),
+        ([5, 24, 13, 13], [24, 1, 5, 5], Convolution::new(2, 2).grouped(24)),
+    ];
+    for (x, weight, convolution) in cases {
+        let single = |name: &str, shape: &[usize]| uniform(name, shape).to_dtype(DType::F32).unwrap();
+        let (x, weight, bias) = (single("x", &x), single("weight", &weight), single("bias", &weight[..1]));
+        let run = || {
+            let inputs = [&x, &weight, &bias].map(|tensor| Var::from_tensor(tensor).unwrap());
+            let y = ops::conv2d(&inputs[0], &inputs[1], Some(inputs[2].as_tensor()), convolution).unwrap();
+            let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            [values(&y)].into_iter().chain(inputs.iter().map(|var| values(gradients.get(var).unwrap()))).collect()
+        };
+        let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
+        let first: Vec<Vec<f64>> = on(1);
+        for threads in [2, 3, 5] {
+            assert!(on(threads) == first, "{convolution:?} differs on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn conv2d_takes_any_layout_and_skips_a_gradient_that_nothing_needs() {
+    let (x, weight) = (uniform("x", &[2, 5, 6, 3]), variable("weight", &[2, 3, 3, 3]));
+    let x = x.permute((0, 3, 2, 1)).unwrap();
+    let y = ops::conv2d(&x, &weight, None, Convolution::new(1, 1)).unwrap();
+    let copied = ops::conv2d(&x.contiguous().unwrap(), &weight, None, Convolution::new(1, 1)).unwrap();
+    assert_eq!(values(&y), values(&copied));
+    // A sum hands a gradient with strides of 0 back.
+    let gradients = y.sum_all().unwrap().backward().unwrap();
+    assert!(gradients.get(&weight).is_some() && gradients.get(&x).is_none());
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let tensor = |shape: &[usize]| uniform("x", shape);
+    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 3, 3, 3]), None, Convolution::new(1, 0)).is_err());
+    assert!(ops::conv2d(&tensor(&[1, 2, 2, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(1, 0)).is_err());
+    assert!(ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[1, 2, 3, 3]), None, Convolution::new(0, 0)).is_err());
+    assert!(
+        ops::conv2d(&tensor(&[1, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), Some(&tensor(&[4])), Convolution::new(1, 0))
+            .is_err()
+    );
+    assert!(ops::conv2d(&tensor(&[0, 2, 4, 4]), &tensor(&[5, 2, 3, 3]), None, Convolution::new(1, 0)).is_err());
+    assert!(
+        ops::conv2d(&tensor(&[1, 4, 4, 4]), &tensor(&[5, 2, 3, 3]), None, Convolution::new(1, 0).grouped(2)).is_err()
+    );
+    let transposed = |x: &[usize], weight: &[usize], rest| {
+        ops::conv_transpose2d(&tensor(x), &tensor(weight), None, Convolution::new(2, 0), rest)
+    };
+    assert!(transposed(&[1, 2, 4, 4], &[2, 3, 2, 2], [1, 1]).is_ok());
+    assert!(transposed(&[1, 2, 4, 4], &[2, 3, 2, 2], [2, 0]).is_err());
+    assert!(transposed(&[1, 2, 4, 4], &[3, 3, 2, 2], [0, 0]).is_err());
+}
