@@ -1,7 +1,7 @@
 //! Convolution and transposed convolution: PyTorch's values (`make_convolution.py`), central differences,
 //! adjointness, bits. Every kernel against plain loops is in the module's own tests.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use oodkit::ops::{self, Activation, Convolution};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -12,8 +12,10 @@ use crate::{
     objective, variable,
 };
 
-/// N C H W O kh kw, then stride, padding and dilation by rows and columns, then groups.
-fn general(section: &str) -> Vec<(String, [usize; 7], Convolution, Vec<usize>, Value)> {
+/// What it is; N C H W O kh kw; stride, padding, dilation and groups; what follows them; the golden values.
+type Case = (String, [usize; 7], Convolution, Vec<usize>, Value);
+
+fn general(section: &str) -> Vec<Case> {
     let all = cases(include_str!("../golden/convolution.json"), section).into_iter();
     let all = all.map(|(what, case, golden)| {
         let convolution = Convolution {
