@@ -19,6 +19,8 @@ const MOST_STEPS: usize = 1_000_000_000;
 const MOST_IMAGES: usize = 1_000_000_000;
 /// Images held as one tensor.
 const MOST_TOGETHER: usize = 65_536;
+/// MiB: a terabyte.
+const MOST_MEMORY: usize = 1 << 20;
 /// Of a loss term.
 const MOST_WEIGHT: f64 = 1e6;
 
@@ -575,10 +577,14 @@ pub struct Method {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Evaluation {
-    /// Images a forward pass. Ours: 256. It changes no result by more than rounding: matrix products of another size may sum
-    /// in another order, which moves the last bits of scores.
+    /// Images a forward pass; absent: the power of two up to 256 whose feature maps fit `memory`. It changes no result by
+    /// more than rounding: sums over a batch of another size may run in another order, which moves the last bits of scores.
     #[garde(range(min = 1, max = MOST_TOGETHER))]
-    pub batch_size: usize,
+    pub batch_size: Option<usize>,
+    /// MiB of feature maps that a forward pass may hold, where `batch_size` is absent. Ours: 256, which no two cores need to
+    /// be at their fastest, and every machine has.
+    #[garde(range(min = 1, max = MOST_MEMORY))]
+    pub memory: usize,
     /// Score random subsets of each OOD set, several times, as energy_ood does.
     #[garde(dive)]
     pub redraw: Option<Redraw>,
@@ -586,7 +592,7 @@ pub struct Evaluation {
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Self { batch_size: 256, redraw: None }
+        Self { batch_size: None, memory: 256, redraw: None }
     }
 }
 

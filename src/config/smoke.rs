@@ -34,7 +34,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         train.max_steps = Some(train.max_steps.map_or(STEPS, |steps| steps.min(STEPS)));
         train.validation = train.validation.min(VALIDATION);
     }
-    experiment.evaluation.batch_size = experiment.evaluation.batch_size.min(EVALUATION_BATCH);
+    let batch_size = &mut experiment.evaluation.batch_size;
+    *batch_size = Some(batch_size.map_or(EVALUATION_BATCH, |images| images.min(EVALUATION_BATCH)));
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config::Precision,
-    nn::{Head, Mode},
+    nn::{Head, Mode, footprint},
     ops::{self, Activation, Convolution, Statistics},
 };
 
@@ -87,14 +87,20 @@ impl Conv2d {
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (weight, convolution) = self.placed(&seen(&self.weight, mode), x)?;
         let bias = self.bias.as_ref().map(|bias| operand(&seen(bias, mode), mode)).transpose()?;
-        ops::conv2d(&operand(x, mode)?, &operand(&weight, mode)?, bias.as_ref(), convolution)?.to_dtype(x.dtype())
+        let y = ops::conv2d(&operand(x, mode)?, &operand(&weight, mode)?, bias.as_ref(), convolution)?;
+        footprint::note([x, &y]);
+        y.to_dtype(x.dtype())
     }
 
     /// [`Conv2d::forward`] plus `add` (N, O, H', W').
     pub fn forward_add(&self, x: &Tensor, add: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
             Mode::Eval if !x.track_op() => self.infer(x, Some(add), Activation::Identity),
-            _ => self.forward(x, mode)? + add,
+            _ => {
+                let y = self.forward(x, mode)?;
+                footprint::note([x, add, &y]);
+                ops::add(&y, add, Activation::Identity)
+            }
         }
     }
 
@@ -102,7 +108,9 @@ impl Conv2d {
     fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         let (weight, convolution) = self.placed(&self.weight.detach(), x)?;
         let bias = self.bias.as_ref().map(Tensor::detach);
-        ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)
+        let y = ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)?;
+        footprint::note([x, &y].into_iter().chain(add));
+        Ok(y)
     }
 
     /// The weight and the padding for this input.
@@ -148,17 +156,14 @@ impl ConvNorm {
         }
     }
 
-    /// activation(normalised convolution + add), with `add` (N, O, H', W'); the activation is none or ReLU.
+    /// activation(normalised convolution + add), with `add` (N, O, H', W').
     pub fn forward_add(&self, x: &Tensor, add: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         if let Some(conv) = self.folded(x, mode)? {
             return conv.infer(x, Some(add), activation);
         }
-        let sum = (add + self.norm.forward(&self.conv.forward(x, mode)?, Activation::Identity, mode)?)?;
-        match activation {
-            Activation::Identity => Ok(sum),
-            Activation::Relu => ops::relu(&sum),
-            other => bail!("a residual sum cannot end with {other:?}"),
-        }
+        let y = self.conv.forward(x, mode)?;
+        footprint::note([x, add, &y]);
+        ops::add(&self.norm.forward(&y, Activation::Identity, mode)?, add, activation)
     }
 
     /// From now on, inference uses one convolution with the parameters as they are now.

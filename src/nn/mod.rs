@@ -1,6 +1,7 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
 pub mod efficientnet;
+pub mod footprint;
 pub mod layers;
 pub mod lenet;
 pub mod params;

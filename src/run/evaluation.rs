@@ -17,6 +17,7 @@ use crate::{
     data::Split,
     detectors::{Bank, Scores},
     metrics::{aggregate, files, ranking},
+    nn::{Shape, footprint},
     run::{
         bank,
         execute::{LoadedSet, Runner},
@@ -30,7 +31,7 @@ use crate::{
 
 /// Changes when a network's outputs or a detector's scores change their meaning or their bits, so that stored ones of an
 /// earlier version are not taken for new ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A network, its outputs on every set (the ID set first), and how they are evaluated.
 struct Subject<'a> {
@@ -40,6 +41,8 @@ struct Subject<'a> {
     banks: Vec<Bank>,
     seed: u64,
     settings: &'a config::Evaluation,
+    /// Images a forward pass.
+    batch_size: usize,
 }
 
 /// What scoring with one detector cost, kept beside the scores.
@@ -80,7 +83,8 @@ impl Runner<'_> {
             let methods: Vec<&Method> = experiment.methods.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
             let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
-            let banks = used.iter().map(|set| self.bank(&trained, set, &experiment.evaluation));
+            let batch_size = self.batch_size(&trained, &experiment.evaluation)?;
+            let banks = used.iter().map(|set| self.bank(&trained, set, batch_size));
             let banks = banks.collect::<Result<Vec<_>>>()?;
             let labels = banks[0]
                 .labels
@@ -98,7 +102,8 @@ impl Runner<'_> {
                     environment: trained.record.environment.clone(),
                 },
             );
-            let subject = Subject { node, trained, sets: used, banks, seed, settings: &experiment.evaluation };
+            let settings = &experiment.evaluation;
+            let subject = Subject { node, trained, sets: used, banks, seed, settings, batch_size };
             for method in methods {
                 method_results.insert(method.name.as_str(), self.method(method, &subject)?);
             }
@@ -111,10 +116,20 @@ impl Runner<'_> {
         Ok(SeedResult { seed, networks: network_results, methods: in_order.collect() })
     }
 
+    /// Images a forward pass of this network.
+    fn batch_size(&self, trained: &Trained, settings: &config::Evaluation) -> Result<usize> {
+        let [channels, height, width, classes] = trained.record.shape;
+        let shape = Shape { channels, height, width, classes };
+        match settings.batch_size {
+            Some(images) => Ok(images),
+            None => Ok(footprint::batch_size(&*trained.network, shape, settings.memory << 20, &self.context.device)?),
+        }
+    }
+
     /// The network's outputs on a set, from disk if they were computed before.
-    fn bank(&self, trained: &Trained, set: &LoadedSet, settings: &config::Evaluation) -> Result<Bank> {
-        // Images of one batch share matrix products, so the batch size can change the last bits.
-        let folder = format!("v{VERSION}-batch{}", settings.batch_size);
+    fn bank(&self, trained: &Trained, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+        // Images of one batch may share sums, so the batch size can change the last bits.
+        let folder = format!("v{VERSION}-batch{batch_size}");
         let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
         if let Some(bank) = bank::read(&path, set.images.labels.clone())? {
             return Ok(bank);
@@ -124,7 +139,7 @@ impl Runner<'_> {
             trained.network.as_ref(),
             &set.images,
             &trained.normalisation,
-            settings.batch_size,
+            batch_size,
             &self.context.device,
             &self.context.interrupt,
             |done| bar.set_position(done as u64),
@@ -161,7 +176,7 @@ impl Runner<'_> {
 
     /// A method's scores on every set, from disk if they were computed before.
     fn scores(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Scored> {
-        let detector = json!([VERSION, subject.settings.batch_size, to_json(&method.detector)?]);
+        let detector = json!([VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
         let folder = subject.trained.folder.join("scores").join(&name);
         let record_path = folder.join("record.json");
@@ -207,7 +222,7 @@ impl Runner<'_> {
     fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
         let train = self.set(&subject.node.data, Split::Train, None)?;
         self.refuse_other_images(subject.node, &train.sha256)?;
-        self.bank(&subject.trained, &train, subject.settings)
+        self.bank(&subject.trained, &train, subject.batch_size)
     }
 }
 
