@@ -89,6 +89,43 @@ def resnet_stages(network, count):
     return prepare
 
 
+def piece(layer, *shapes):
+    """Forward through a layer and backward to its inputs, from the mean square of its result."""
+
+    def prepare(images):
+        images.requires_grad_()
+        weights = [(torch.rand(*shape) * 2 - 1).requires_grad_() for shape in shapes]
+
+        def step():
+            images.grad = None
+            for weight in weights:
+                weight.grad = None
+            layer(images, *weights).square().mean().backward()
+
+        return step
+
+    return prepare
+
+
+def block(channels):
+    def layer(x, scale, shift, weight, bias):
+        return F.conv2d(F.silu(F.group_norm(x, 8, scale, shift)), weight, bias, padding=1)
+
+    return piece(layer, [channels], [channels], [channels, channels, 3, 3], [channels])
+
+
+def attention(channels):
+    """As diffusion models write it: two products and a softmax."""
+
+    def layer(x, weight_in, bias_in, weight_out, bias_out):
+        q, k, v = F.conv2d(x, weight_in, bias_in).flatten(2).chunk(3, dim=1)
+        similarity = torch.bmm(q.transpose(1, 2), k) * channels**-0.5
+        mixed = torch.bmm(v, similarity.softmax(-1).transpose(1, 2))
+        return F.conv2d(mixed.reshape(x.shape), weight_out, bias_out)
+
+    return piece(layer, [3 * channels, channels, 1, 1], [3 * channels], [channels, channels, 1, 1], [channels])
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -97,6 +134,11 @@ CASES = {
     "vgg19": (train(lambda: Vgg19(3, 10, True)), 64, 3, 32),
     "resnet50_stages": (resnet_stages(torchvision.models.resnet50, 3), 4, 3, 256),
     "efficientnet_eval": (evaluate(lambda: timm.create_model("tf_efficientnet_lite0", num_classes=10)), 16, 3, 224),
+    "unet_block32": (block(32), 64, 32, 32),
+    "unet_block64": (block(64), 64, 64, 16),
+    "unet_block128": (block(128), 64, 128, 8),
+    "attention49": (attention(64), 64, 64, 7),
+    "attention256": (attention(64), 64, 64, 16),
 }
 
 

@@ -8,19 +8,20 @@ use std::{
     time::Instant,
 };
 
-use Work::{Eval, Stages, Train};
-use candle_core::{Device, Tensor};
+use Work::{Attention, Block, Eval, Stages, Train};
+use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
     config::{Backbone, Loss, Optimizer as Rule, Precision, Sgd},
     losses::{Objective, Step},
     nn::{self, Mode, Shape, params::Params, resnet},
+    ops::{self, Convolution},
     rng,
     train::optim::Optimizer,
 };
 use rand::Rng as _;
 
-/// What a step does with the network of this name.
+/// What a step does: with the network of this name, or with one of a diffusion U-Net's pieces.
 #[derive(Clone, Copy)]
 enum Work {
     /// Forward, cross-entropy, backward, SGD.
@@ -29,10 +30,14 @@ enum Work {
     Eval(&'static str),
     /// Forward to the first stages of a ResNet, in training mode, and backward from the mean squares of their maps.
     Stages(&'static str, usize),
+    /// Group normalisation in 8 groups, SiLU and a 3×3 convolution, and backward from the result's mean square.
+    Block,
+    /// One head of self-attention over all pixels between 1×1 convolutions, and backward alike.
+    Attention,
 }
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 7] = [
+const CASES: [(&str, Work, usize, usize, usize); 12] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -40,6 +45,11 @@ const CASES: [(&str, Work, usize, usize, usize); 7] = [
     ("vgg19", Train("vgg19_bn"), 64, 3, 32),
     ("resnet50_stages", Stages("resnet50", 3), 4, 3, 256),
     ("efficientnet_eval", Eval("efficientnet_lite0"), 16, 3, 224),
+    ("unet_block32", Block, 64, 32, 32),
+    ("unet_block64", Block, 64, 64, 16),
+    ("unet_block128", Block, 64, 128, 8),
+    ("attention49", Attention, 64, 64, 7),
+    ("attention256", Attention, 64, 64, 16),
 ];
 
 // As in the program.
@@ -79,7 +89,10 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
     let backbone = |name| Backbone::by_name(name).map_err(Error::input);
     let build = |name| nn::build(&backbone(name)?, Shape { channels, height, width, classes: 10 }, params.builder());
     let images = images.clone();
+    let c = channels;
     Ok(match work {
+        Block => piece(&images, &[&[c], &[c], &[c, c, 3, 3], &[c]], block)?,
+        Attention => piece(&images, &[&[3 * c, c, 1, 1], &[3 * c], &[c, c, 1, 1], &[c]], attention)?,
         Train(name) => {
             let network = build(name)?;
             let objective = Objective::new(&Loss::default())?;
@@ -109,6 +122,34 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             })
         }
     })
+}
+
+/// Forward through `layer` and backward to its inputs, the first of which is `images`.
+fn piece(
+    images: &Tensor,
+    weights: &[&[usize]],
+    layer: fn(&Tensor, &[Var]) -> candle_core::Result<Tensor>,
+) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
+    let images = Var::from_tensor(images)?;
+    let weights = weights.iter().enumerate().map(|(i, shape)| Ok(Var::from_tensor(&noise(&i.to_string(), shape)?)?));
+    let weights = weights.collect::<Result<Vec<_>>>()?;
+    Ok(Box::new(move |_| {
+        layer(&images, &weights)?.sqr()?.mean_all()?.backward()?;
+        Ok(())
+    }))
+}
+
+fn block(x: &Tensor, weights: &[Var]) -> candle_core::Result<Tensor> {
+    let x = ops::group_norm(x, &weights[0], &weights[1], 8, 1e-5, true)?;
+    ops::conv2d(&x, &weights[2], Some(&weights[3]), Convolution::new(1, 1))
+}
+
+fn attention(x: &Tensor, weights: &[Var]) -> candle_core::Result<Tensor> {
+    let one = Convolution::new(1, 0);
+    let qkv = ops::conv2d(x, &weights[0], Some(&weights[1]), one)?.flatten_from(2)?.chunk(3, 1)?;
+    let similarity = (qkv[0].t()?.matmul(&qkv[1])? * (qkv[0].dim(1)? as f64).powf(-0.5))?;
+    let mixed = qkv[2].matmul(&ops::softmax(&similarity)?.t()?)?;
+    ops::conv2d(&mixed.reshape(x.shape())?, &weights[2], Some(&weights[3]), one)
 }
 
 fn noise(name: &str, shape: &[usize]) -> Result<Tensor> {

@@ -264,3 +264,13 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
     assert!(losses[29] < 0.5 * losses[0], "{losses:?}");
     assert_eq!(run(), (losses, weights));
 }
+
+#[test]
+fn the_evaluation_batch_is_told_by_shapes_and_memory() {
+    let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
+    let network = nn::build(&Backbone::Lenet(Empty {}), shape, Params::new(0, &Device::Cpu).builder()).unwrap();
+    let batch = |memory| nn::footprint::batch_size(network.as_ref(), shape, memory, &Device::Cpu).unwrap();
+    // The first convolution reads 28² and writes 6·24² values; the taps hold 6·12² and 16·4².
+    let image = 4 * (28 * 28 + 6 * 24 * 24 + 6 * 12 * 12 + 16 * 4 * 4);
+    assert_eq!([batch(8 * image), batch(8 * image - 1), batch(0), batch(1 << 40)], [8, 4, 1, 256]);
+}
