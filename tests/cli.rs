@@ -253,7 +253,7 @@ fn damaged_records_and_checkpoints() {
     damage(&mut cases, "a record that is cut", &seed.join("network.json"), b"{\"schema\": 1");
     damage(&mut cases, "a record that is empty", &seed.join("network.json"), b"");
     damage(&mut cases, "weights that are cut", &seed.join("model.safetensors"), b"\x10\0\0\0\0\0\0\0{}");
-    let outputs = seed.join("outputs/v1-batch16");
+    let outputs = seed.join("outputs/v2-batch16");
     let outputs = fs::read_dir(outputs).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
     damage(&mut cases, "outputs that are cut", &outputs, b"\x02\0\0\0\0\0\0\0{}");
     let record = fs::read(seed.join("network.json")).unwrap();
