@@ -31,78 +31,104 @@ impl Activation {
             _ => Ok(()),
         }
     }
+}
 
-    /// Calls `body` with `self`, which each copy of `body` then knows when it is compiled: its loops have no branches.
-    #[inline(always)]
-    pub(super) fn specialised<R>(self, body: impl FnOnce(Self) -> R) -> R {
-        match self {
-            Self::Identity => body(Self::Identity),
-            Self::Relu => body(Self::Relu),
-            Self::LeakyRelu(slope) => body(Self::LeakyRelu(slope)),
-            Self::Relu6 => body(Self::Relu6),
-        }
-    }
-
+/// An [`Activation`] as a type, so that loops over it are compiled for each and have no branches.
+pub(super) trait Curve: Copy + Send + Sync {
     /// y of x.
-    #[inline(always)]
-    pub(super) fn value<T: Float>(self, x: T) -> T {
-        let zero = T::zero();
-        match self {
-            Self::Identity => x,
-            Self::Relu => {
-                if x < zero {
-                    zero
-                } else {
-                    x
-                }
-            }
-            Self::LeakyRelu(slope) => {
-                if x < zero {
-                    x * T::from_f64(slope)
-                } else {
-                    x
-                }
-            }
-            Self::Relu6 => {
-                let six = T::from_f64(6.0);
-                if x < zero {
-                    zero
-                } else if x > six {
-                    six
-                } else {
-                    x
-                }
-            }
-        }
-    }
+    fn value<T: Float>(self, x: T) -> T;
 
     /// dx of y and dy.
-    #[inline(always)]
-    pub(super) fn gradient<T: Float>(self, y: T, dy: T) -> T {
-        let zero = T::zero();
-        match self {
-            Self::Identity => dy,
-            Self::Relu => {
-                if y <= zero {
-                    zero
-                } else {
-                    dy
-                }
+    fn gradient<T: Float>(self, y: T, dy: T) -> T;
+}
+
+/// `$body` with `$curve` the [`Curve`] of `$activation`.
+macro_rules! with_curve {
+    ($activation:expr, $curve:ident => $body:expr) => {
+        match $activation {
+            $crate::ops::Activation::Identity => {
+                let $curve = $crate::ops::activation::Identity;
+                $body
             }
-            Self::LeakyRelu(slope) => {
-                if y <= zero {
-                    dy * T::from_f64(slope)
-                } else {
-                    dy
-                }
+            $crate::ops::Activation::Relu => {
+                let $curve = $crate::ops::activation::Relu;
+                $body
             }
-            Self::Relu6 => {
-                if y <= zero || y >= T::from_f64(6.0) {
-                    zero
-                } else {
-                    dy
-                }
+            $crate::ops::Activation::LeakyRelu(slope) => {
+                let $curve = $crate::ops::activation::LeakyRelu(slope);
+                $body
+            }
+            $crate::ops::Activation::Relu6 => {
+                let $curve = $crate::ops::activation::Relu6;
+                $body
             }
         }
+    };
+}
+pub(super) use with_curve;
+
+#[derive(Clone, Copy)]
+pub(super) struct Identity;
+
+impl Curve for Identity {
+    #[inline(always)]
+    fn value<T: Float>(self, x: T) -> T {
+        x
+    }
+
+    #[inline(always)]
+    fn gradient<T: Float>(self, _: T, dy: T) -> T {
+        dy
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Relu;
+
+impl Curve for Relu {
+    #[inline(always)]
+    fn value<T: Float>(self, x: T) -> T {
+        if x < T::zero() { T::zero() } else { x }
+    }
+
+    #[inline(always)]
+    fn gradient<T: Float>(self, y: T, dy: T) -> T {
+        if y <= T::zero() { T::zero() } else { dy }
+    }
+}
+
+/// With its slope.
+#[derive(Clone, Copy)]
+pub(super) struct LeakyRelu(pub(super) f64);
+
+impl Curve for LeakyRelu {
+    #[inline(always)]
+    fn value<T: Float>(self, x: T) -> T {
+        let leak = x * T::from_f64(self.0);
+        if x < T::zero() { leak } else { x }
+    }
+
+    #[inline(always)]
+    fn gradient<T: Float>(self, y: T, dy: T) -> T {
+        let leak = dy * T::from_f64(self.0);
+        if y <= T::zero() { leak } else { dy }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Relu6;
+
+impl Curve for Relu6 {
+    #[inline(always)]
+    fn value<T: Float>(self, x: T) -> T {
+        let six = T::from_f64(6.0);
+        let x = if x < T::zero() { T::zero() } else { x };
+        if x > six { six } else { x }
+    }
+
+    #[inline(always)]
+    fn gradient<T: Float>(self, y: T, dy: T) -> T {
+        let dy = if y <= T::zero() { T::zero() } else { dy };
+        if y >= T::from_f64(6.0) { T::zero() } else { dy }
     }
 }

@@ -56,7 +56,7 @@ impl Op<1> for AvgPool2d {
                     pixels.iter_mut().zip(row).for_each(|(sum, x)| *sum += *x);
                 }
                 for tap in 0..columns.kernel {
-                    columns.gather(line, tap, y, |sum, x| *sum += x);
+                    columns.gather(line, tap, y.iter_mut(), |sum, x| *sum += x);
                 }
                 y.iter_mut().zip(&column_shares).for_each(|(y, share)| *y *= *row_share * *share);
             }

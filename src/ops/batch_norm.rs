@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::cuda;
 use super::{
     Activation, Float,
+    activation::{Curve, with_curve},
     elementwise::BLOCK,
     float::{Spread, sums_of},
     fresh::{Blank, Written, fresh},
     op::{self, Array, Op},
     packed::unpack,
-    wide::wide,
 };
 
 /// Which mean and variance normalise.
@@ -82,7 +82,7 @@ impl Op<1> for Moments {
         let (_, channels, height, width) = x.shape.dims4()?;
         let pixels = height * width;
         let planes = x.data.par_chunks(pixels).with_min_len(planes_a_task(pixels));
-        let planes: Vec<Spread> = planes.map(|plane| wide(|| Spread::of(plane))).collect();
+        let planes: Vec<Spread> = planes.map(|plane| Spread::of(plane)).collect();
         let channel = |c| planes.iter().skip(c).step_by(channels).copied().fold(Spread::default(), Spread::and);
         let (mean, variance): (Vec<f64>, Vec<f64>) = (0..channels).map(channel).map(|s| (s.mean, s.variance())).unzip();
         Ok((mean.into_iter().chain(variance).map(T::from_f64).collect(), (2, channels).into()))
@@ -150,8 +150,8 @@ impl Op<3> for BatchNorm {
             let planes = y.par_chunks(pixels).zip(x.data.par_chunks(pixels)).enumerate();
             let planes = planes.with_min_len(planes_a_task(pixels)).map(|(plane, (y, x))| {
                 let Channel { mean, factor, bias, .. } = channels[plane % channels.len()];
-                self.activation.specialised(|activation| {
-                    wide(|| y.write(x.iter().map(|x| activation.value((*x - mean) * factor + bias))))
+                with_curve!(self.activation, curve => {
+                    y.write(x.iter().map(move |x| curve.value((*x - mean) * factor + bias)))
                 })
             });
             planes.sum()
@@ -204,8 +204,8 @@ impl Op<3> for Gradient<'_> {
             }
             let through_moments = self.norm.through_moments(channels, x.shape);
             let tasks = tasks.into_par_iter().zip(each.par_chunks(group)).map(|(slabs, channels)| {
-                self.norm.activation.specialised(|activation| {
-                    wide(|| gradient_of_channels(activation, through_moments, channels, pixels, slabs))
+                with_curve!(self.norm.activation, curve => {
+                    gradient_of_channels(curve, through_moments, channels, pixels, slabs)
                 })
             });
             let (written, sums): (Vec<Written<'_>>, Vec<Vec<[f64; 2]>>) = tasks.unzip();
@@ -228,21 +228,20 @@ impl Op<3> for Gradient<'_> {
 }
 
 /// Writes the dx of some adjacent channels in all images; returns Σ dy and Σ dy·(x − mean) of each channel.
-#[inline(always)]
 fn gradient_of_channels<'a, T: Float>(
-    activation: Activation,
+    curve: impl Curve,
     through_moments: f64,
     channels: &[Channel<T>],
     pixels: usize,
     slabs: Vec<Slab<'a, '_, T>>,
 ) -> (Written<'a>, Vec<[f64; 2]>) {
-    let passed = |channel: &Channel<T>, distance: T, dy: T| {
-        activation.gradient(activation.value(distance * channel.factor + channel.bias), dy)
+    let passed = move |channel: Channel<T>, distance: T, dy: T| {
+        curve.gradient(curve.value(distance * channel.factor + channel.bias), dy)
     };
     let mut sums = vec![[0.0; 2]; channels.len()];
     for (_, x, dy) in &slabs {
-        for ((sums, channel), (x, dy)) in sums.iter_mut().zip(channels).zip(x.chunks(pixels).zip(dy.chunks(pixels))) {
-            let [total, product] = sums_of([x, dy], |[x, dy]| {
+        for ((sums, &channel), (x, dy)) in sums.iter_mut().zip(channels).zip(x.chunks(pixels).zip(dy.chunks(pixels))) {
+            let [total, product] = sums_of([x, dy], move |[x, dy]| {
                 let distance = x - channel.mean;
                 let dy = passed(channel, distance, dy);
                 [dy, dy * distance]
@@ -252,10 +251,10 @@ fn gradient_of_channels<'a, T: Float>(
     }
     let written = slabs.into_iter().flat_map(|(dx, x, dy)| {
         let planes = dx.chunks(pixels).zip(x.chunks(pixels)).zip(dy.chunks(pixels));
-        planes.zip(channels.iter().zip(&sums)).map(|(((dx, x), dy), (channel, [total, product]))| {
+        planes.zip(channels.iter().zip(&sums)).map(|(((dx, x), dy), (&channel, [total, product]))| {
             let offset = T::from_f64(total * through_moments);
             let slope = T::from_f64(product * channel.scale * channel.scale * through_moments);
-            dx.write(x.iter().zip(dy).map(|(x, dy)| {
+            dx.write(x.iter().zip(dy).map(move |(x, dy)| {
                 let distance = *x - channel.mean;
                 channel.factor * (passed(channel, distance, *dy) - offset - slope * distance)
             }))

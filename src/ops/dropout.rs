@@ -11,7 +11,6 @@ use super::{
     elementwise::BLOCK,
     fresh::{Written, fresh},
     op::{self, Array, Op},
-    wide::wide,
 };
 use crate::rng::Rng;
 
@@ -63,8 +62,9 @@ impl Op<1> for Dropout {
                 let mut words = [[0; 4]; 1024];
                 let parts = y.chunks(words.len()).zip(x.chunks(words.len())).map(|(y, x)| {
                     rng.fill_bytes(words.as_flattened_mut());
-                    let factor = |word: &[u8; 4]| if u32::from_le_bytes(*word) < threshold { T::zero() } else { scale };
-                    wide(|| y.write(x.iter().zip(&words).map(|(x, word)| *x * factor(word))))
+                    y.write(x.iter().zip(&words).map(move |(x, word)| {
+                        *x * if u32::from_le_bytes(*word) < threshold { T::zero() } else { scale }
+                    }))
                 });
                 parts.sum::<Written<'_>>()
             });

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Float, fresh::fresh, wide::wide};
+use super::{Float, fresh::fresh};
 
 /// Elements that one parallel task handles; fixed, so that tasks do not depend on threads.
 pub(super) const BLOCK: usize = 1 << 14;
@@ -11,7 +11,7 @@ pub(super) const BLOCK: usize = 1 << 14;
 pub(super) fn map<T: Float>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
     fresh(x.len(), |y| {
         let blocks = y.par_chunks(BLOCK).zip(x.par_chunks(BLOCK));
-        blocks.map(|(y, x)| wide(|| y.write(x.iter().map(|x| f(*x))))).sum()
+        blocks.map(|(y, x)| y.write(x.iter().map(|x| f(*x)))).sum()
     })
 }
 
@@ -19,6 +19,6 @@ pub(super) fn map<T: Float>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
 pub(super) fn map2<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     fresh(a.len(), |y| {
         let blocks = y.par_chunks(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK));
-        blocks.map(|((y, a), b)| wide(|| y.write(a.iter().zip(b).map(|(a, b)| f(*a, *b))))).sum()
+        blocks.map(|((y, a), b)| y.write(a.iter().zip(b).map(|(a, b)| f(*a, *b)))).sum()
     })
 }

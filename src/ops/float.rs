@@ -2,6 +2,8 @@
 
 use candle_core::{WithDType, cpu::erf::erfc_f64};
 
+use super::wide::wide;
+
 /// f32 or f64.
 pub(super) trait Float: WithDType + super::conv2d::kernel::Kernels {
     /// −∞, less than any other value.
@@ -96,12 +98,14 @@ const RUN: usize = 1024;
 #[inline(always)]
 pub(super) fn largest<T: Float>(values: &[T]) -> T {
     let larger = |a: T, b: T| if b > a { b } else { a };
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [T::LOWEST; LANES];
-    for block in blocks {
-        lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane = larger(*lane, *value));
-    }
-    lanes.into_iter().chain(rest.iter().copied()).fold(T::LOWEST, larger)
+    wide(|| {
+        let (blocks, rest) = values.as_chunks::<LANES>();
+        let mut lanes = [T::LOWEST; LANES];
+        for block in blocks {
+            lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane = larger(*lane, *value));
+        }
+        lanes.into_iter().chain(rest.iter().copied()).fold(T::LOWEST, larger)
+    })
 }
 
 /// The sum in f64; its order depends on the length only.
@@ -123,31 +127,38 @@ pub(super) fn sums_of<T: Float, const N: usize, const M: usize>(
     slices: [&[T]; N],
     terms: impl Fn([T; N]) -> [T; M],
 ) -> [f64; M] {
-    let len = slices[0].len();
-    let slices = slices.map(|slice| &slice[..len]);
-    let mut totals = [0.0; M];
-    for start in (0..len).step_by(RUN) {
-        let run = slices.map(|slice| &slice[start..len.min(start + RUN)]);
-        let (mut lanes, whole) = ([[T::zero(); LANES]; M], run[0].len() / LANES * LANES);
-        for at in (0..whole).step_by(LANES) {
-            let block = run.map(|slice| &slice[at..at + LANES]);
-            for lane in 0..LANES {
-                let terms = terms(block.map(|block| block[lane]));
-                for (lanes, term) in lanes.iter_mut().zip(terms) {
-                    lanes[lane] += term;
-                }
-            }
+    wide(|| {
+        let len = slices[0].len();
+        let slices = slices.map(|slice| &slice[..len]);
+        let mut totals = [0.0; M];
+        for start in (0..len).step_by(RUN) {
+            let end = len.min(start + RUN);
+            let part = run(slices.map(|slice| &slice[start..end]), &terms);
+            totals.iter_mut().zip(part).for_each(|(total, part)| *total += part);
         }
-        for at in whole..run[0].len() {
-            for (lanes, term) in lanes.iter_mut().zip(terms(run.map(|slice| slice[at]))) {
-                lanes[at - whole] += term;
+        totals
+    })
+}
+
+/// The sums of at most [`RUN`] elements.
+#[inline(always)]
+fn run<T: Float, const N: usize, const M: usize>(run: [&[T]; N], terms: &impl Fn([T; N]) -> [T; M]) -> [f64; M] {
+    let (mut lanes, whole) = ([[T::zero(); LANES]; M], run[0].len() / LANES * LANES);
+    for at in (0..whole).step_by(LANES) {
+        let block = run.map(|slice| &slice[at..at + LANES]);
+        for lane in 0..LANES {
+            let terms = terms(block.map(|block| block[lane]));
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[lane] += term;
             }
-        }
-        for (total, lanes) in totals.iter_mut().zip(lanes) {
-            *total += lanes.into_iter().map(T::to_f64).sum::<f64>();
         }
     }
-    totals
+    for at in whole..run[0].len() {
+        for (lanes, term) in lanes.iter_mut().zip(terms(run.map(|slice| slice[at]))) {
+            lanes[at - whole] += term;
+        }
+    }
+    lanes.map(|lanes| lanes.into_iter().map(T::to_f64).sum())
 }
 
 /// Mean and sum of squared distances from it of some values.

@@ -11,7 +11,6 @@ use super::{
     float::sum,
     fresh::fresh,
     op::{self, Array, Op},
-    wide::wide,
 };
 
 /// Mean over rows and columns: (N, C, H, W) to (N, C).
@@ -47,7 +46,7 @@ impl Op<1> for GlobalAvgPool2d {
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
         let planes = x.data.par_chunks(self.pixels()).with_min_len(self.planes_a_task());
-        let means = planes.map(|plane| T::from_f64(wide(|| sum(plane)) / self.pixels() as f64));
+        let means = planes.map(|plane| T::from_f64(sum(plane) / self.pixels() as f64));
         Ok((means.collect(), x.shape.dims()[..2].into()))
     }
 
@@ -71,7 +70,7 @@ impl Op<1> for GlobalAvgPool2dGradient {
         let (pixels, share) = (self.0.pixels(), T::from_f64(1.0 / self.0.pixels() as f64));
         let dx = fresh(dy.data.len() * pixels, |dx| {
             let planes = dx.par_chunks(pixels).zip(dy.data).with_min_len(self.0.planes_a_task());
-            planes.map(|(dx, dy)| wide(|| dx.fill(*dy * share, |_| ()))).sum()
+            planes.map(|(dx, dy)| dx.fill(*dy * share, |_| ())).sum()
         });
         let (images, channels) = dy.shape.dims2()?;
         Ok((dx, (images, channels, self.0.height, self.0.width).into()))

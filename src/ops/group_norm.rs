@@ -17,7 +17,6 @@ use super::{
     op::{self, Array, Op},
     packed::unpack,
     silu,
-    wide::wide,
 };
 
 /// Normalises `x` (N, C, …) over each of `groups` groups of adjacent channels, scales by `weight` (C), shifts by `bias`
@@ -108,16 +107,14 @@ impl Op<3> for GroupNorm {
         let y = fresh(x.data.len(), |y| {
             let slabs = y.par_chunks(sizes.slab()).zip(x.data.par_chunks(sizes.slab())).enumerate();
             let slabs = slabs.with_min_len(sizes.slabs_a_task()).map(|(slab, (y, x))| {
-                wide(|| {
-                    let (mean, scale) = self.moments(x);
-                    let planes = y.chunks(sizes.pixels).zip(x.chunks(sizes.pixels)).zip(sizes.channels_of(slab));
-                    let planes = planes.map(|((y, x), c)| {
-                        let (factor, bias) = (T::from_f64(scale) * weight.data[c], bias.data[c]);
-                        let v = x.iter().map(|x| (*x - mean) * factor + bias);
-                        if self.silu { y.write(v.map(silu::value)) } else { y.write(v) }
-                    });
-                    planes.sum::<Written<'_>>()
-                })
+                let (mean, scale) = self.moments(x);
+                let planes = y.chunks(sizes.pixels).zip(x.chunks(sizes.pixels)).zip(sizes.channels_of(slab));
+                let planes = planes.map(|((y, x), c)| {
+                    let (factor, bias) = (T::from_f64(scale) * weight.data[c], bias.data[c]);
+                    let v = x.iter().map(move |x| (*x - mean) * factor + bias);
+                    if self.silu { y.write(v.map(|v| silu::value(v))) } else { y.write(v) }
+                });
+                planes.sum::<Written<'_>>()
             });
             slabs.sum()
         });
@@ -154,10 +151,10 @@ impl Op<2> for Gradient<'_> {
             let slabs = slabs.zip(dy.data.par_chunks(sizes.slab())).enumerate().with_min_len(sizes.slabs_a_task());
             let slabs = slabs.map(|(slab, ((dx, x), dy))| {
                 let parameters = &parameters[sizes.channels_of(slab)];
-                wide(|| match norm.silu {
+                match norm.silu {
                     true => gradient_of_slab(norm, sizes, parameters, dx, [x, dy], |v, dy| dy * silu::slope(v)),
                     false => gradient_of_slab(norm, sizes, parameters, dx, [x, dy], |_, dy| dy),
-                })
+                }
             });
             let (written, sums): (Vec<Written<'_>>, Vec<Vec<[f64; 2]>>) = slabs.unzip();
             // Slabs are in order, so their sums are those of image after image, channel after channel.
@@ -180,22 +177,21 @@ impl Op<2> for Gradient<'_> {
 }
 
 /// Writes the dx of one slab; returns Σ dv·x̂ and Σ dv of each channel. `passed`: dv of v and dy.
-#[inline(always)]
 fn gradient_of_slab<'a, T: Float>(
     norm: GroupNorm,
     sizes: Sizes,
     parameters: &[(T, T)],
     dx: Blank<'a, T>,
     [x, dy]: [&[T]; 2],
-    passed: impl Fn(T, T) -> T,
+    passed: impl Fn(T, T) -> T + Copy,
 ) -> (Written<'a>, Vec<[f64; 2]>) {
     let (mean, scale) = norm.moments(x);
     let planes = || x.chunks(sizes.pixels).zip(dy.chunks(sizes.pixels)).zip(parameters);
-    let sums = planes().map(|((x, dy), (weight, bias))| {
-        let factor = T::from_f64(scale) * *weight;
-        let [product, total] = sums_of([x, dy], |[x, dy]| {
+    let sums = planes().map(|((x, dy), &(weight, bias))| {
+        let factor = T::from_f64(scale) * weight;
+        let [product, total] = sums_of([x, dy], move |[x, dy]| {
             let distance = x - mean;
-            let dv = passed(distance * factor + *bias, dy);
+            let dv = passed(distance * factor + bias, dy);
             [dv * distance, dv]
         });
         [product * scale, total]
@@ -207,11 +203,11 @@ fn gradient_of_slab<'a, T: Float>(
     });
     // dx = factor·dv − offset − slope·(x − mean)
     let (offset, slope) = (T::from_f64(total * scale), T::from_f64(product * scale * scale));
-    let written = dx.chunks(sizes.pixels).zip(planes()).map(|(dx, ((x, dy), (weight, bias)))| {
-        let factor = T::from_f64(scale) * *weight;
-        dx.write(x.iter().zip(dy).map(|(x, dy)| {
+    let written = dx.chunks(sizes.pixels).zip(planes()).map(|(dx, ((x, dy), &(weight, bias)))| {
+        let factor = T::from_f64(scale) * weight;
+        dx.write(x.iter().zip(dy).map(move |(x, dy)| {
             let distance = *x - mean;
-            factor * passed(distance * factor + *bias, *dy) - offset - slope * distance
+            factor * passed(distance * factor + bias, *dy) - offset - slope * distance
         }))
     });
     (written.sum(), sums)

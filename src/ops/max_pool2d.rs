@@ -53,7 +53,7 @@ impl MaxPool2d {
                 pixels.iter_mut().zip(row).for_each(|(most, x)| *most = if wins(*x, *most) { *x } else { *most });
             }
             for tap in 0..columns.kernel {
-                columns.gather(line, tap, y, |most, x| *most = if wins(x, *most) { x } else { *most });
+                columns.gather(line, tap, y.iter_mut(), |most, x| *most = if wins(x, *most) { x } else { *most });
             }
         }
     }
@@ -95,8 +95,10 @@ struct MaxPool2dGradient(Windows);
 struct Search<T> {
     /// A row of x between −∞.
     line: Vec<T>,
-    /// The largest value so far and where it was found: the position in the plane, less the window's first column.
-    winners: Vec<(T, u32)>,
+    /// The largest value so far of each window.
+    most: Vec<T>,
+    /// Where it was found: the position in the plane, less the window's first column.
+    places: Vec<u32>,
 }
 
 impl MaxPool2dGradient {
@@ -104,24 +106,27 @@ impl MaxPool2dGradient {
     #[inline(always)]
     fn distribute<T: Float>(&self, x: &[T], dy: &[T], search: &mut Search<T>, dx: &mut [T]) {
         let Windows { rows, columns } = self.0;
-        let Search { line, winners } = search;
+        let Search { line, most, places } = search;
         for (r, dy) in dy.chunks(columns.count).enumerate() {
             let window = rows.window(r);
             // Where all are −∞, the first pixel wins.
-            for (q, winner) in winners.iter_mut().enumerate() {
+            most.fill(T::LOWEST);
+            for (q, place) in places.iter_mut().enumerate() {
                 let first = columns.padding.saturating_sub(q * columns.stride);
-                *winner = (T::LOWEST, (window.start * columns.size + first) as u32);
+                *place = (window.start * columns.size + first) as u32;
             }
             for row in window {
                 line[columns.pixels()].copy_from_slice(&x[row * columns.size..][..columns.size]);
                 for tap in 0..columns.kernel {
-                    let place = (row * columns.size + tap) as u32;
-                    columns.gather(line, tap, winners, |winner, x| {
-                        *winner = if wins(x, winner.0) { (x, place) } else { *winner };
+                    let here = (row * columns.size + tap) as u32;
+                    columns.gather(line, tap, most.iter_mut().zip(places.iter_mut()), |(most, place), x| {
+                        let wins = wins(x, *most);
+                        *most = if wins { x } else { *most };
+                        *place = if wins { here } else { *place };
                     });
                 }
             }
-            for (q, ((_, place), dy)) in winners.iter().zip(dy).enumerate() {
+            for (q, (place, dy)) in places.iter().zip(dy).enumerate() {
                 dx[*place as usize + q * columns.stride - columns.padding] += *dy;
             }
         }
@@ -138,7 +143,8 @@ impl Op<2> for MaxPool2dGradient {
             let planes = planes.zip(dy.data.par_chunks(windows.count())).with_min_len(windows.planes_a_task());
             let search = || Search {
                 line: windows.columns.line(T::LOWEST),
-                winners: vec![(T::LOWEST, 0); windows.columns.count],
+                most: vec![T::LOWEST; windows.columns.count],
+                places: vec![0; windows.columns.count],
             };
             let planes = planes.map_init(search, |search, ((dx, x), dy)| {
                 wide(|| dx.fill(T::zero(), |dx| self.distribute(x, dy, search, dx)))

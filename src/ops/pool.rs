@@ -114,12 +114,18 @@ impl Axis {
 
     /// Calls `visit` with each window's value and the element of `line` at its place `tap`.
     #[inline(always)]
-    pub(super) fn gather<T: Float, U>(&self, line: &[T], tap: usize, windows: &mut [U], visit: impl Fn(&mut U, T)) {
+    pub(super) fn gather<T: Float, U>(
+        &self,
+        line: &[T],
+        tap: usize,
+        windows: impl Iterator<Item = U>,
+        visit: impl Fn(U, T),
+    ) {
         let line = &line[tap..];
         match self.stride {
-            1 => windows.iter_mut().zip(line).for_each(|(window, value)| visit(window, *value)),
-            2 => windows.iter_mut().zip(line.as_chunks::<2>().0).for_each(|(window, pair)| visit(window, pair[0])),
-            stride => windows.iter_mut().zip(line.iter().step_by(stride)).for_each(|(window, v)| visit(window, *v)),
+            1 => windows.zip(line).for_each(|(window, value)| visit(window, *value)),
+            2 => windows.zip(line.as_chunks::<2>().0).for_each(|(window, pair)| visit(window, pair[0])),
+            stride => windows.zip(line.iter().step_by(stride)).for_each(|(window, value)| visit(window, *value)),
         }
     }
 

@@ -6,6 +6,7 @@ use candle_core::{Result, Shape, Tensor};
 use super::cuda;
 use super::{
     Activation, Float,
+    activation::{Curve as _, with_curve},
     elementwise::{map, map2},
     op::{self, Array, Op},
 };
@@ -40,7 +41,7 @@ impl Op<1> for Activate {
     const NAME: &'static str = "relu";
 
     fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        let y = self.0.specialised(|activation| map(x.data, |x| activation.value(x)));
+        let y = with_curve!(self.0, curve => map(x.data, |x| curve.value(x)));
         Ok((y, x.shape.clone()))
     }
 
@@ -69,7 +70,7 @@ impl Op<2> for ActivationGradient {
     const NAME: &'static str = "relu's gradient";
 
     fn cpu<T: Float>(&self, [y, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let dx = self.0.specialised(|activation| map2(y.data, dy.data, |y, dy| activation.gradient(y, dy)));
+        let dx = with_curve!(self.0, curve => map2(y.data, dy.data, |y, dy| curve.gradient(y, dy)));
         Ok((dx, y.shape.clone()))
     }
 

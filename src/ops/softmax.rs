@@ -11,7 +11,6 @@ use super::{
     float::{largest, sum, sum_of},
     fresh::fresh,
     op::{self, Array, Op},
-    wide::wide,
 };
 
 /// eˣ / Σ eˣ over the last dimension; the gradient is dx = y·(dy − Σ y·dy).
@@ -44,12 +43,10 @@ impl Op<1> for Softmax {
         let y = fresh(x.data.len(), |y| {
             let rows = y.par_chunks(len).zip(x.data.par_chunks(len)).with_min_len(rows_a_task(len));
             let rows = rows.map(|(y, x)| {
-                wide(|| {
-                    let most = largest(x);
-                    y.write_and(x.iter().map(|x| (*x - most).exp()), |y| {
-                        let factor = T::from_f64(1.0 / sum(y));
-                        y.iter_mut().for_each(|y| *y *= factor);
-                    })
+                let most = largest(x);
+                y.write_and(x.iter().map(move |x| (*x - most).exp()), |y| {
+                    let factor = T::from_f64(1.0 / sum(y));
+                    y.iter_mut().for_each(|y| *y *= factor);
                 })
             });
             rows.sum()
@@ -78,10 +75,8 @@ impl Op<2> for SoftmaxGradient {
         let dx = fresh(y.data.len(), |dx| {
             let rows = dx.par_chunks(len).zip(y.data.par_chunks(len)).zip(dy.data.par_chunks(len));
             let rows = rows.with_min_len(rows_a_task(len)).map(|((dx, y), dy)| {
-                wide(|| {
-                    let mean = T::from_f64(sum_of([y, dy], |[y, dy]| y * dy));
-                    dx.write(y.iter().zip(dy).map(|(y, dy)| *y * (*dy - mean)))
-                })
+                let mean = T::from_f64(sum_of([y, dy], |[y, dy]| y * dy));
+                dx.write(y.iter().zip(dy).map(move |(y, dy)| *y * (*dy - mean)))
             });
             rows.sum()
         });

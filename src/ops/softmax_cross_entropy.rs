@@ -14,7 +14,6 @@ use super::{
     fresh::fresh,
     op::{self, Array, Op},
     softmax::rows_a_task,
-    wide::wide,
 };
 
 /// The mean cross-entropy of `logits` (N, K) against `labels` (N) u32, a scalar, as PyTorch's `cross_entropy`.
@@ -75,7 +74,7 @@ impl Op<1> for CrossEntropy {
             sum_of([row], |[value]| (value - most).exp()).ln() - own * distance(row[label]) - spread
         };
         let rows = logits.data.par_chunks(classes).zip(&labels).with_min_len(rows_a_task(classes));
-        let losses: Vec<f64> = rows.map(|(row, label)| wide(|| loss(row, *label))).collect();
+        let losses: Vec<f64> = rows.map(|(row, label)| loss(row, *label)).collect();
         Ok((vec![T::from_f64(losses.iter().sum::<f64>() / images as f64)], ().into()))
     }
 
@@ -105,13 +104,11 @@ impl Op<2> for CrossEntropyGradient {
         let gradient = fresh(logits.data.len(), |gradient| {
             let rows = gradient.par_chunks(classes).zip(logits.data.par_chunks(classes)).zip(&labels);
             let rows = rows.with_min_len(rows_a_task(classes)).map(|((gradient, row), label)| {
-                wide(|| {
-                    let most = largest(row);
-                    gradient.write_and(row.iter().map(|value| (*value - most).exp()), |gradient| {
-                        let factor = T::from_f64(each / sum(gradient));
-                        gradient.iter_mut().for_each(|value| *value = *value * factor - every);
-                        gradient[*label] -= own;
-                    })
+                let most = largest(row);
+                gradient.write_and(row.iter().map(move |value| (*value - most).exp()), |gradient| {
+                    let factor = T::from_f64(each / sum(gradient));
+                    gradient.iter_mut().for_each(|value| *value = *value * factor - every);
+                    gradient[*label] -= own;
                 })
             });
             rows.sum()

@@ -12,7 +12,10 @@ use super::{
     geometry::{Geometry, Padded},
     kernel::{Isa, Kernel, TILE},
 };
-use crate::ops::{Activation, Float};
+use crate::ops::{
+    Activation, Float,
+    activation::{Curve as _, with_curve},
+};
 
 /// Tasks that a pass is cut into, if its shape allows: enough to keep the threads of one machine busy to the end.
 const TASKS: usize = 16;
@@ -449,7 +452,7 @@ pub(super) fn finish<T: Float>(values: &mut [T], from: usize, ending: Ending<'_,
     match ending.activation {
         Activation::Identity => (),
         activation => {
-            activation.specialised(|activation| values.iter_mut().for_each(|value| *value = activation.value(*value)))
+            with_curve!(activation, curve => values.iter_mut().for_each(|value| *value = curve.value(*value)))
         }
     }
 }
