@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::nn::{Mode, Network, Shape};
 
-/// Images at most. Measured on two cores with folded networks, the time of an image is the same within 5 % from 4 MiB of
-/// maps a pass up to 256 MiB; smaller passes pay for re-ordering the weights.
+/// Images at most: larger passes gain nothing that could be measured, and smaller ones pay for re-ordering the weights
+/// (docs/performance.md).
 const MOST: usize = 256;
 
 thread_local! {
