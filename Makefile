@@ -73,7 +73,7 @@ build-cuda: tools ## the program with CUDA, in target/cuda-build/release (instal
 
 # The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and
 # the crate is compiled for them once.
-test: tools ## format, lints, all tests, documentation tests
+test: tools cxx ## format, lints, all tests, documentation tests
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features hub -- -D warnings
@@ -90,7 +90,12 @@ tools:
 	  echo "oodkit needs a C compiler to link with, and cc was not found" >&2; \
 	  echo "hint: apt-get install build-essential" >&2; exit 2; }
 
+cxx:
+	@command -v "$${CXX:-c++}" >/dev/null || { \
+	  echo "the tests compile the CUDA kernels for an emulator, and c++ was not found" >&2; \
+	  echo "hint: apt-get install build-essential" >&2; exit 2; }
+
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test bench tools need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test bench tools cxx need-exp

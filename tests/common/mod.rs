@@ -1,6 +1,8 @@
 //! Values that `tests/golden/pattern.py` computes alike, and comparisons.
 
-use candle_core::{DType, Device, Tensor};
+pub mod device;
+
+use candle_core::{DType, Tensor};
 
 /// In [-1, 1): SplitMix64 of (FNV-1a hash of the name) + index.
 pub fn uniform(name: &str, shape: &[usize]) -> Tensor {
@@ -13,7 +15,7 @@ pub fn uniform(name: &str, shape: &[usize]) -> Tensor {
         ((z ^ (z >> 31)) >> 11) as f64 * 2f64.powi(-52) - 1.0
     };
     let count: usize = shape.iter().product();
-    Tensor::from_vec((0..count as u64).map(value).collect(), shape, &Device::Cpu).unwrap()
+    Tensor::from_vec((0..count as u64).map(value).collect(), shape, &device::device()).unwrap()
 }
 
 /// All elements, in order, f64.

@@ -29,7 +29,11 @@ fn general(section: &str) -> Vec<Case> {
     all.collect()
 }
 
-#[test]
+crate::device::on_each_device! {
+    convolutions_match_pytorch_and_differences,
+    transposed_convolutions_match_pytorch_and_differences,
+}
+
 fn convolutions_match_pytorch_and_differences() {
     for (what, [n, c, h, w, o, kh, kw], convolution, _, golden) in general("conv2d") {
         let shape = [o, c / convolution.groups, kh, kw];
@@ -42,7 +46,6 @@ fn convolutions_match_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn transposed_convolutions_match_pytorch_and_differences() {
     for (what, [n, c, h, w, o, kh, kw], convolution, rest, golden) in general("conv_transpose2d") {
         let shape = [c, o / convolution.groups, kh, kw];

@@ -24,7 +24,12 @@ pub(crate) fn stepped(name: &str, shape: &[usize]) -> Var {
     Var::from_tensor(&((uniform(name, shape) * 2.0).unwrap().round().unwrap() / 2.0).unwrap()).unwrap()
 }
 
-#[test]
+crate::device::on_each_device! {
+    activations_match_pytorch_at_their_corners_too,
+    silu_gelu_and_softmax_match_pytorch_and_differences,
+    add_matches_pytorch_and_differences,
+}
+
 fn activations_match_pytorch_at_their_corners_too() {
     for (what, case, golden) in layers("activation") {
         let (kind, shape) = (case[0], &case[1..]);
@@ -34,7 +39,6 @@ fn activations_match_pytorch_at_their_corners_too() {
     }
 }
 
-#[test]
 fn silu_gelu_and_softmax_match_pytorch_and_differences() {
     for (what, case, golden) in layers("smooth") {
         let apply = |at: &[Tensor]| {
@@ -51,7 +55,6 @@ fn silu_gelu_and_softmax_match_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn add_matches_pytorch_and_differences() {
     for (what, case, golden) in layers("add") {
         let (a, b) = (stepped("a", &case[1..]), variable("b", &case[1..]));

@@ -4,6 +4,7 @@ mod adjoint;
 #[path = "../common/mod.rs"]
 mod common;
 mod convolution;
+mod device;
 mod elementwise;
 mod norms;
 mod pools;
@@ -11,7 +12,7 @@ mod resize;
 mod rows;
 mod threads;
 
-use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Result, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use serde_json::{Value, json};
 
@@ -59,7 +60,7 @@ fn check_differences(what: &str, inputs: &[&Var], f: impl Fn(&[Tensor]) -> Resul
             for sign in [1.0, -1.0] {
                 let mut changed = original.clone();
                 changed[i] += sign * STEP;
-                moved[k] = Tensor::from_vec(changed, var.dims(), &Device::Cpu).unwrap();
+                moved[k] = Tensor::from_vec(changed, var.dims(), var.device()).unwrap();
                 difference += sign * at(&moved) / (2.0 * STEP);
             }
             assert_close(&format!("{what}: input {k}, element {i}"), &[gradient[i]], &[difference], 1e-6);

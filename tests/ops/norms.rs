@@ -5,7 +5,12 @@ use oodkit::ops::{self, Activation, Statistics};
 
 use crate::{check_differences, check_layer, common::assert_close, common::values, layers, uniform, variable};
 
-#[test]
+crate::device::on_each_device! {
+    batch_norm_matches_pytorch_and_differences,
+    group_norm_matches_pytorch_and_differences,
+    moments_are_exact_far_from_zero,
+}
+
 fn batch_norm_matches_pytorch_and_differences() {
     const ACTIVATIONS: [Activation; 4] =
         [Activation::Identity, Activation::Relu, Activation::LeakyRelu(0.1), Activation::Relu6];
@@ -25,7 +30,6 @@ fn batch_norm_matches_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn group_norm_matches_pytorch_and_differences() {
     for (what, case, golden) in layers("group_norm") {
         let [n, c, h, w, groups, silu] = case[..] else { panic!("{what}") };
@@ -39,7 +43,6 @@ fn group_norm_matches_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn moments_are_exact_far_from_zero() {
     let x = (uniform("x", &[7, 3, 30, 41]) + 1e4).unwrap();
     let exact = values(&ops::moments(&x).unwrap());

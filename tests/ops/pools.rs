@@ -14,7 +14,12 @@ fn case(case: &[usize]) -> ([usize; 4], Pool, bool) {
     ([n, c, h, w], Pool { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], ceil_mode: ceil == 1 }, last == 1)
 }
 
-#[test]
+crate::device::on_each_device! {
+    max_pool2d_matches_pytorch_and_differences,
+    avg_pool2d_matches_pytorch_and_differences,
+    global_average_is_the_mean,
+}
+
 fn max_pool2d_matches_pytorch_and_differences() {
     for (what, numbers, golden) in layers("max_pool2d") {
         let (shape, pool, ties) = case(&numbers);
@@ -26,7 +31,6 @@ fn max_pool2d_matches_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn avg_pool2d_matches_pytorch_and_differences() {
     for (what, numbers, golden) in layers("avg_pool2d") {
         let (shape, pool, count_include_pad) = case(&numbers);
@@ -46,7 +50,6 @@ fn where_all_is_lowest_the_first_pixel_gets_the_gradient() {
     assert_eq!(values(gradients.get(&x).unwrap()), [1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
 }
 
-#[test]
 fn global_average_is_the_mean() {
     for shape in [[2, 3, 4, 5], [1, 2, 1, 1], [2, 1, 50, 41]] {
         let x = variable("x", &shape);

@@ -5,7 +5,11 @@ use oodkit::ops::{self, Interpolation};
 
 use crate::{check_differences, check_layer, common::values, layers, uniform, variable};
 
-#[test]
+crate::device::on_each_device! {
+    resize_matches_pytorch_and_differences,
+    the_gradient_adds_to_that_of_other_consumers,
+}
+
 fn resize_matches_pytorch_and_differences() {
     for (what, case, golden) in layers("resize") {
         let [n, c, h, w, to_h, to_w, kind] = case[..] else { panic!("{what}") };
@@ -17,7 +21,6 @@ fn resize_matches_pytorch_and_differences() {
     }
 }
 
-#[test]
 fn the_gradient_adds_to_that_of_other_consumers() {
     let x = variable("x", &[1, 1, 2, 2]);
     let larger = ops::resize(&x, (4, 4), Interpolation::Nearest, false).unwrap();

@@ -5,7 +5,10 @@ use oodkit::ops;
 
 use crate::{check_differences, check_layer, common::values, layers, uniform, variable};
 
-#[test]
+crate::device::on_each_device! {
+    cross_entropy_matches_pytorch_and_differences,
+}
+
 fn cross_entropy_matches_pytorch_and_differences() {
     for (what, case, golden) in layers("cross_entropy") {
         let [n, k, percent] = case[..] else { panic!("{what}") };
