@@ -31,6 +31,7 @@ mod resize;
 mod silu;
 mod softmax;
 mod softmax_cross_entropy;
+mod tape;
 mod wide;
 
 pub use activation::Activation;

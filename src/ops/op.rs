@@ -7,9 +7,9 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
 };
 
-use super::Float;
 #[cfg(any(feature = "cuda", test))]
 use super::cuda::{Gpu, View};
+use super::{Float, tape};
 
 /// A contiguous tensor on the CPU.
 #[derive(Clone, Copy)]
@@ -58,8 +58,16 @@ impl<const N: usize, O: Op<N>> Op<N> for &O {
 
 /// The result of `op`, part of the graph when an input is.
 pub(super) fn apply<const N: usize, O: Op<N> + 'static>(op: O, inputs: [&Tensor; N]) -> Result<Tensor> {
+    let inputs = contiguous(&inputs)?;
+    let inputs: [&Tensor; N] = same(inputs.iter().collect::<Vec<_>>())?;
+    if !inputs.iter().any(|input| input.track_op()) {
+        return apply_no_grad(&op, inputs);
+    }
+    if inputs.iter().all(|input| input.device().is_cpu()) {
+        return tape::record(op, inputs);
+    }
     let op = Candle::<O, N>(op);
-    match &contiguous(&inputs)?[..] {
+    match inputs[..] {
         [a] => a.apply_op1(op),
         [a, b] => a.apply_op2(b, op),
         [a, b, c] => a.apply_op3(b, c, op),
@@ -83,20 +91,20 @@ fn contiguous(inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
 }
 
 /// An operation as candle wants it: `N` is the number in the name of the trait that is used.
-struct Candle<O, const N: usize>(O);
+pub(super) struct Candle<O, const N: usize>(pub(super) O);
 
 type Cpu<'a> = (&'a CpuStorage, &'a Layout);
 
 /// The same array, whose length the caller knows by another name.
-fn same<X, const M: usize, const N: usize>(array: [X; M]) -> Result<[X; N]> {
-    match <[X; N]>::try_from(Vec::from(array)) {
+pub(super) fn same<X, const N: usize>(array: impl Into<Vec<X>>) -> Result<[X; N]> {
+    match <[X; N]>::try_from(array.into()) {
         Ok(array) => Ok(array),
-        Err(_) => bail!("an operation of {N} tensors was applied to {M}"),
+        Err(array) => bail!("an operation of {N} tensors was applied to {}", array.len()),
     }
 }
 
 impl<O: Op<N>, const N: usize> Candle<O, N> {
-    fn cpu<const M: usize>(&self, inputs: [Cpu<'_>; M]) -> Result<(CpuStorage, Shape)> {
+    pub(super) fn cpu<const M: usize>(&self, inputs: [Cpu<'_>; M]) -> Result<(CpuStorage, Shape)> {
         #[cfg(test)]
         if super::cuda::emulator::is_active() {
             return self.gpu(inputs);
