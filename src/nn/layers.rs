@@ -212,8 +212,12 @@ impl Linear {
 
     /// (N, inputs) to (N, outputs).
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let product = operand(x, mode)?.matmul(&operand(&seen(&self.weight, mode), mode)?.t()?)?;
-        product.to_dtype(x.dtype())?.broadcast_add(&seen(&self.bias, mode))
+        let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
+        let input = operand(x, mode)?;
+        if input.dtype() == x.dtype() {
+            return ops::linear(x, &weight, &bias);
+        }
+        input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)
     }
 
     /// The layer as detectors see it.

@@ -22,6 +22,16 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows, columns, row_stride: columns as isize, column_stride: 1 }
     }
 
+    /// Some of the columns, without moving anything.
+    ///
+    /// # Panics
+    /// When there are no such columns.
+    pub(super) fn columns(self, columns: std::ops::Range<usize>) -> Self {
+        assert!(columns.start < columns.end && columns.end <= self.columns, "{columns:?} of {} columns", self.columns);
+        let data = self.data.get(columns.start * self.column_stride as usize..).unwrap_or_default();
+        Self { data, columns: columns.len(), ..self }
+    }
+
     /// The transpose, without moving anything.
     pub(super) fn transposed(self) -> Self {
         Self {
@@ -44,7 +54,8 @@ pub(super) fn matmul<T: Float>(result: &mut [T], accumulate: bool, left: Matrix<
     assert_eq!(result.len(), m * n, "a {m}x{n} result needs as many elements");
     let one = T::from_f64(1.0);
     #[expect(unsafe_code, reason = "gemm takes raw pointers")]
-    // SAFETY: `Matrix` guarantees rows·columns elements behind its strides, asserted when it was made; `result` has m·n
+    // SAFETY: `Matrix` guarantees that each of its elements lies in its slice: all rows·columns, asserted when it was made, or
+    // some of their columns, counted from the first of them; `result` has m·n
     // elements (asserted above), is borrowed mutably and therefore overlaps neither operand. `Float` is f32 or f64, which
     // gemm supports. With `read_dst` false gemm only writes `result`.
     unsafe {
@@ -84,5 +95,10 @@ mod tests {
         assert_eq!(result, [5.0, 3.0, 14.0, 4.5]);
         matmul(&mut result, true, Matrix::new(&a, 2, 3), Matrix::new(&a, 2, 3).transposed());
         assert_eq!(result, [19.0, 35.0, 46.0, 81.5]);
+        let last = Matrix::new(&a, 2, 3).columns(1..3);
+        matmul(&mut result, false, last, last.transposed());
+        assert_eq!(result, [13.0, 28.0, 28.0, 61.0]);
+        matmul(&mut result, false, last.transposed(), Matrix::new(&a[..4], 2, 2));
+        assert_eq!(result, [17.0, 24.0, 21.0, 30.0]);
     }
 }

@@ -6,6 +6,7 @@ mod common;
 mod convolution;
 mod device;
 mod elementwise;
+mod linear;
 mod norms;
 mod pools;
 mod resize;
