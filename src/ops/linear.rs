@@ -5,6 +5,8 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", test))]
+use super::cuda;
 use super::{
     Float,
     gemm::{Matrix, matmul},
@@ -23,9 +25,6 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if inputs != expected || bias.dims() != [outputs] || inputs * outputs == 0 {
         bail!("linear: input {:?}, weight {:?} and bias {:?} do not fit", x.dims(), weight.dims(), bias.dims());
     }
-    if !x.device().is_cpu() {
-        return x.matmul(&weight.t()?)?.broadcast_add(bias);
-    }
     op::apply(Linear, [x, weight, bias])
 }
 
@@ -42,6 +41,11 @@ impl Op<3> for Linear {
             matmul(y, true, Matrix::new(x, x.len() / inputs, inputs), transposed);
         });
         Ok((y, (rows, outputs).into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, bias]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        cuda::linear::forward(x, weight, bias)
     }
 
     fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
@@ -68,6 +72,11 @@ impl Op<2> for InputGradient {
         });
         Ok((dx, (rows, inputs).into()))
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        cuda::linear::input_gradient(dy, weight)
+    }
 }
 
 /// (dY, x) to dW = dYᵀ·x.
@@ -86,6 +95,11 @@ impl Op<2> for WeightGradient {
         });
         Ok((dw, (outputs, inputs).into()))
     }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy, x]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        cuda::linear::weight_gradient(dy, x)
+    }
 }
 
 /// dY to dB, the sums of its columns.
@@ -103,5 +117,10 @@ impl Op<1> for BiasGradient {
             }
         }
         Ok((sums.into_iter().map(T::from_f64).collect(), outputs.into()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        cuda::linear::bias_gradient(dy)
     }
 }

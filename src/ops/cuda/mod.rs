@@ -24,6 +24,7 @@ mod device;
 #[cfg(test)]
 pub(super) mod emulator;
 pub(super) mod group_norm;
+pub(super) mod linear;
 pub(super) mod optimizer;
 pub(super) mod pool;
 pub(super) mod resize;

@@ -153,6 +153,18 @@ fn group_norm() {
 }
 
 #[test]
+fn linear() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (5, 7, 3), (300, 4, 10)] {
+        let inputs = [
+            numbers("x", &[rows, inputs], false),
+            numbers("weight", &[outputs, inputs], false),
+            numbers("bias", &[outputs], false),
+        ];
+        check(&format!("linear {rows} {outputs}"), &inputs, |at| ops::linear(&at[0], &at[1], &at[2]));
+    }
+}
+
+#[test]
 fn cross_entropy() {
     for (rows, classes) in [(1, 2), (5, 10), (300, 3), (2, 1000)] {
         let labels: Vec<u32> = (0..rows as u32).map(|row| row * 7 % classes as u32).collect();
