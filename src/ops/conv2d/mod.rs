@@ -102,15 +102,11 @@ pub fn conv2d_inference(
     {
         bail!("conv2d_inference: what is added has shape {:?}, the result {geometry:?}", add.dims());
     }
-    match (bias, add) {
-        (None, None) => apply_no_grad(&Inference { geometry, activation, add: false }, [x, weight]),
-        (Some(bias), None) => apply_no_grad(&Inference { geometry, activation, add: false }, [x, weight, bias]),
-        (None, Some(add)) => apply_no_grad(&Inference { geometry, activation, add: true }, [x, weight, add]),
-        (Some(bias), Some(add)) => {
-            // Custom operations take three tensors at most; a bias is small enough to be a constant of this one.
-            let add = add.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
-            apply_no_grad(&Inference { geometry, activation, add: true }, [x, weight, &add])
-        }
+    let bias = bias.map(|bias| bias.detach().contiguous()).transpose()?;
+    let op = Inference { geometry, bias, activation };
+    match add {
+        Some(add) => apply_no_grad(&op, [x, weight, add]),
+        None => apply_no_grad(&op, [x, weight]),
     }
 }
 
@@ -249,42 +245,58 @@ impl Op<3> for Forward {
     }
 }
 
-/// (x, weight), then bias or what is added, to the activated y.
+/// (x, weight) or (x, weight, what is added) to the activated y.
 struct Inference {
     geometry: Geometry,
+    /// Not an input, because candle knows no operations of four tensors.
+    bias: Option<Tensor>,
     activation: Activation,
-    add: bool,
+}
+
+impl Inference {
+    fn y<T: Float>(&self, x: &[T], weight: &[T], add: Option<&[T]>) -> Result<(Vec<T>, Shape)> {
+        let bias = self.bias.as_ref().map(Tensor::to_vec1::<T>).transpose()?;
+        let ending = Ending { add, activation: self.activation };
+        Ok((run(&self.geometry, x, weight, bias.as_deref(), ending), self.geometry.output_shape()))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn y_on_gpu<G: cuda::Gpu>(
+        &self,
+        x: cuda::View<'_, G>,
+        weight: cuda::View<'_, G>,
+        add: Option<cuda::View<'_, G>>,
+    ) -> Result<(G, Shape)> {
+        let held = self.bias.as_ref().map(Tensor::storage_and_layout);
+        let bias = held.as_ref().map(|(storage, layout)| cuda::View::of(storage, layout)).transpose()?;
+        let y = cuda::convolution::inference(x, weight, bias, add, self.activation, &self.geometry)?;
+        Ok((y, self.geometry.output_shape()))
+    }
 }
 
 impl Op<2> for Inference {
     const NAME: &'static str = "conv2d";
 
     fn cpu<T: Float>(&self, [x, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let ending = Ending { add: None, activation: self.activation };
-        Ok((run(&self.geometry, x.data, weight.data, None, ending), self.geometry.output_shape()))
+        self.y(x.data, weight.data, None)
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [x, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
-        let y = cuda::convolution::inference(x, weight, None, None, self.activation, &self.geometry)?;
-        Ok((y, self.geometry.output_shape()))
+        self.y_on_gpu(x, weight, None)
     }
 }
 
 impl Op<3> for Inference {
     const NAME: &'static str = "conv2d";
 
-    fn cpu<T: Float>(&self, [x, weight, third]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
-        let (bias, add) = if self.add { (None, Some(third.data)) } else { (Some(third.data), None) };
-        let ending = Ending { add, activation: self.activation };
-        Ok((run(&self.geometry, x.data, weight.data, bias, ending), self.geometry.output_shape()))
+    fn cpu<T: Float>(&self, [x, weight, add]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        self.y(x.data, weight.data, Some(add.data))
     }
 
     #[cfg(any(feature = "cuda", test))]
-    fn gpu<G: cuda::Gpu>(&self, [x, weight, third]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
-        let (bias, add) = if self.add { (None, Some(third)) } else { (Some(third), None) };
-        let y = cuda::convolution::inference(x, weight, bias, add, self.activation, &self.geometry)?;
-        Ok((y, self.geometry.output_shape()))
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, add]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        self.y_on_gpu(x, weight, Some(add))
     }
 }
 
