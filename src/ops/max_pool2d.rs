@@ -12,7 +12,7 @@ use super::{
     Float,
     fresh::fresh,
     op::{self, Array, Op},
-    pool::{Pool, Windows},
+    pool::{Axis, Pool, Windows},
     wide::wide,
 };
 
@@ -102,6 +102,38 @@ struct Search<T> {
 }
 
 impl MaxPool2dGradient {
+    /// [`MaxPool2dGradient::distribute`] for 2×2 windows side by side, which most networks have: no window knows of
+    /// another, so that each is settled in registers.
+    #[inline(always)]
+    fn settle<T: Float>(&self, x: &[T], dy: &[T], dx: &mut [T]) {
+        let Windows { rows, columns } = self.0;
+        let (width, two) = (columns.size, 2 * columns.size);
+        let pairs = dx.chunks_exact_mut(two).zip(x.chunks_exact(two)).zip(dy.chunks_exact(columns.count));
+        for ((dx, x), dy) in pairs.take(rows.count) {
+            let (dx, x) = (dx.split_at_mut(width), x.split_at(width));
+            let dx = dx.0.as_chunks_mut::<2>().0.iter_mut().zip(dx.1.as_chunks_mut::<2>().0);
+            let x = x.0.as_chunks::<2>().0.iter().zip(x.1.as_chunks::<2>().0);
+            for (((above, below), (a, b)), dy) in dx.zip(x).zip(dy) {
+                let (mut most, mut place) = (a[0], 0u32);
+                for (here, value) in [(1, a[1]), (2, b[0]), (3, b[1])] {
+                    let wins = wins(value, most);
+                    most = if wins { value } else { most };
+                    place = if wins { here } else { place };
+                }
+                let to = |here| if place == here { *dy } else { T::zero() };
+                *above = [to(0), to(1)];
+                *below = [to(2), to(3)];
+            }
+        }
+    }
+
+    /// Whether [`MaxPool2dGradient::settle`] is for these windows.
+    fn is_quartering(&self) -> bool {
+        let quartering =
+            |axis: Axis| axis.kernel == 2 && axis.stride == 2 && axis.padding == 0 && axis.count * 2 <= axis.size;
+        quartering(self.0.rows) && quartering(self.0.columns)
+    }
+
     /// Adds the gradient of each window to the first of its largest elements.
     #[inline(always)]
     fn distribute<T: Float>(&self, x: &[T], dy: &[T], search: &mut Search<T>, dx: &mut [T]) {
@@ -147,7 +179,12 @@ impl Op<2> for MaxPool2dGradient {
                 places: vec![0; windows.columns.count],
             };
             let planes = planes.map_init(search, |search, ((dx, x), dy)| {
-                wide(|| dx.fill(T::zero(), |dx| self.distribute(x, dy, search, dx)))
+                wide(|| {
+                    dx.fill(T::zero(), |dx| match self.is_quartering() {
+                        true => self.settle(x, dy, dx),
+                        false => self.distribute(x, dy, search, dx),
+                    })
+                })
             });
             planes.sum()
         });
