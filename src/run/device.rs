@@ -61,7 +61,9 @@ impl Wanted {
                     .hint("make build-cuda builds one with it (target/cuda-build/release/oodkit); or use --device cpu"))
             }
             Self::Cuda(number) => Device::new_cuda(number).map_err(|error| {
-                Error::input(format!("device {self} cannot be used: {error}"))
+                // Only the first line: with RUST_BACKTRACE the rest is a backtrace.
+                let error = error.to_string();
+                Error::input(format!("device {self} cannot be used: {}", error.lines().next().unwrap_or_default()))
                     .hint("nvidia-smi shows whether the driver works and which GPUs there are; or use --device cpu")
             }),
         }
