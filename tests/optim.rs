@@ -117,6 +117,17 @@ fn norms_are_those_of_all_elements_together() {
     assert_eq!(norm([]).unwrap(), 0.0);
 }
 
+/// As in PyTorch: what is not a number is not clipped to one.
+#[test]
+fn a_norm_that_is_not_a_number_spoils_the_weights() {
+    let (a, b) = (variable("a", &[2]), variable("b", &[2]));
+    let parameters = vec![("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())];
+    let mut sgd = optimizer(&json!({ "sgd": { "momentum": 0.0 } }), &json!({ "norm": 1.0 }), parameters).unwrap();
+    let loss = ((a.as_tensor() * f64::NAN).unwrap() + b.as_tensor()).unwrap().sum_all().unwrap();
+    sgd.step(&loss.backward().unwrap(), 0.1).unwrap();
+    assert!(values(&a).into_iter().chain(values(&b)).all(f64::is_nan));
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let nothing = json!(null);
@@ -131,6 +142,21 @@ fn what_does_not_fit_is_refused() {
             format!("the optimiser state's {name} of shape [{shape}] fits no parameter of the network")
         );
     }
+    // Parts without their steps, and those of another rule.
+    let rule = json!({ "sgd": { "momentum": 0.9 } });
+    let mut sgd = optimizer(&rule, &nothing, vec![("a".into(), a.clone())]).unwrap();
+    let one = Tensor::new(1.0, &candle_core::Device::Cpu).unwrap();
+    let (steps, part) = (("steps.a", one), |name| (name, uniform("v", &[2])));
+    for (state, what) in [
+        (vec![part("velocity.a")], "0 steps and [\"velocity\"]"),
+        (vec![steps.clone()], "1 steps and []"),
+        (vec![steps.clone(), part("mean.a"), part("square.a")], "1 steps and [\"mean\", \"square\"]"),
+    ] {
+        let state = state.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        let error = sgd.load_state(&state).unwrap_err().to_string();
+        assert_eq!(error, format!("the optimiser state of a is {what}; sgd keeps its steps and [\"velocity\"]"));
+    }
+    sgd.load_state(&[steps, part("velocity.a")].map(|(name, tensor)| (name.to_owned(), tensor)).into()).unwrap();
     let mut average = Average::new(&Ema { decay: 0.9 }, vec![("a".into(), a)]);
     for (name, shape) in [("a", 3), ("b", 2)] {
         let error = average.load(&[(name.to_owned(), uniform("v", &[shape]))].into()).unwrap_err();

@@ -71,10 +71,7 @@ impl Checkpoint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", path)(error)),
         };
-        let damaged = |reason: String| {
-            Error::input(format!("{} is not a checkpoint of this version: {reason}", path.display()))
-                .hint("remove the file to train this network from the start")
-        };
+        let damaged = |reason: String| Self::unusable(path, Error::input(reason));
         let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
         let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
@@ -86,6 +83,17 @@ impl Checkpoint {
         });
         let [model, optimizer, average, best] = parts.each_mut().map(std::mem::take);
         Ok(Some(Self { state, model, optimizer, average, best }))
+    }
+
+    /// What is told of the checkpoint at `path` when its content is wrong in this way; other errors are returned unchanged.
+    pub fn unusable(path: &Path, error: Error) -> Error {
+        match error {
+            Error::Input { message, .. } => {
+                Error::input(format!("{} is not a checkpoint of this version: {message}", path.display()))
+                    .hint("remove the file to train this network from the start")
+            }
+            other => other,
+        }
     }
 
     /// Writes the checkpoint whole or not at all.
@@ -137,6 +145,10 @@ mod tests {
         assert_eq!(read.model["fc.weight"].to_vec1::<f32>()?, [0.1, -2.5]);
         assert_eq!(read.optimizer["fc.weight"].to_vec1::<f32>()?, [0.2, -5.0]);
         assert!(read.best.is_empty());
+        let told = Checkpoint::unusable(&path, Error::input("velocity.a fits nothing"));
+        assert!(
+            matches!(told, Error::Input { message, hint: Some(_) } if message.contains("checkpoint.safetensors is not"))
+        );
 
         for cut in [0, 7, 8, 20, 60] {
             let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;

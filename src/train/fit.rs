@@ -88,9 +88,10 @@ pub fn fit(
         Some(saved) => {
             refuse_other_data(job, &saved.state)?;
             job.params.load(&saved.model, job.checkpoint)?;
-            optimizer.load_state(&saved.optimizer)?;
+            let fits = |error| Checkpoint::unusable(job.checkpoint, error);
+            optimizer.load_state(&saved.optimizer).map_err(fits)?;
             if let Some(average) = &mut average {
-                average.load(&saved.average)?;
+                average.load(&saved.average).map_err(fits)?;
             }
             (saved.state, saved.best)
         }

@@ -79,7 +79,9 @@ impl Optimizer {
             Some(Clip::Value(bound)) => Direction { bound, ..unchanged },
             Some(Clip::Norm(most)) => {
                 let all = self.parameters.iter().filter_map(|parameter| gradients.get(parameter.var.as_tensor()));
-                Direction { scale: (most / (ops::norm(all)? + 1e-6)).min(1.0), ..unchanged }
+                let scale = most / (ops::norm(all)? + 1e-6);
+                // Not `min`, which would pass over a NaN: as in PyTorch it spoils the weights, which training then refuses.
+                Direction { scale: if scale > 1.0 { 1.0 } else { scale }, ..unchanged }
             }
         })
     }
@@ -94,10 +96,20 @@ impl Optimizer {
         Ok(state)
     }
 
+    /// The parts of a parameter's memory, in alphabetical order.
+    fn remembered(&self) -> &'static [&'static str] {
+        match &self.rule {
+            config::Optimizer::Sgd(sgd) if sgd.momentum == 0.0 => &[],
+            config::Optimizer::Sgd(_) => &[VELOCITY],
+            config::Optimizer::Adamw(_) => &[MEAN, SQUARE],
+        }
+    }
+
     /// Continues from a copy of an [`Optimizer::state`]; parameters that it does not name start anew.
     ///
     /// # Errors
-    /// [`Error::Input`] when it names a parameter that is not here, or one of another shape. Nothing is changed then.
+    /// [`Error::Input`] when it names a parameter that is not here, or one of another shape, or does not have of each the number
+    /// of steps and the parts that this rule remembers. Nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let mut loaded: Vec<(u64, BTreeMap<&str, Tensor>)> = vec![Default::default(); self.parameters.len()];
         for (key, value) in state {
@@ -120,6 +132,18 @@ impl Optimizer {
                 let var = &self.parameters[index].var;
                 let copy = value.to_device(var.device())?.to_dtype(var.dtype())?.copy()?;
                 loaded[index].1.insert(part, copy);
+            }
+        }
+        let wanted = self.remembered();
+        for (parameter, (steps, memory)) in self.parameters.iter().zip(&loaded) {
+            let started = *steps > 0 && memory.keys().eq(wanted);
+            if !started && (*steps, memory.len()) != (0, 0) {
+                return Err(Error::input(format!(
+                    "the optimiser state of {} is {steps} steps and {:?}; {} keeps its steps and {wanted:?}",
+                    parameter.name,
+                    memory.keys().collect::<Vec<_>>(),
+                    self.rule.name()
+                )));
             }
         }
         for (parameter, (steps, memory)) in self.parameters.iter_mut().zip(loaded) {

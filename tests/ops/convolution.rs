@@ -189,3 +189,55 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(transposed(&[1, 2, 4, 4], &[2, 3, 2, 2], [2, 0]).is_err());
     assert!(transposed(&[1, 2, 4, 4], &[3, 3, 2, 2], [0, 0]).is_err());
 }
+
+#[test]
+fn absurd_strides_paddings_dilations_and_groups_are_errors() {
+    let (x, weight) = (uniform("x", &[1, 2, 4, 4]), uniform("weight", &[2, 2, 3, 3]));
+    let (single, depthwise) = (uniform("weight", &[2, 2, 1, 1]), uniform("weight", &[2, 1, 1, 1]));
+    let plain = Convolution::new(1, 1);
+    for huge in [usize::MAX, usize::MAX / 2, isize::MAX as usize + 1, 1 << 62, 1 << 33, 1 << 31] {
+        for convolution in [
+            Convolution::new(huge, 1),
+            Convolution::new(1, huge),
+            Convolution { stride: [1, huge], ..plain },
+            Convolution { padding: [huge, 1], ..plain },
+            plain.dilated(huge),
+            Convolution { dilation: [1, huge], ..plain },
+            Convolution::new(1, huge).dilated(huge),
+            Convolution::new(huge, huge).dilated(huge),
+            plain.grouped(huge),
+        ] {
+            let per_channel = Convolution { groups: convolution.groups.max(2), ..convolution };
+            for (weight, convolution) in [(&weight, convolution), (&single, convolution), (&depthwise, per_channel)] {
+                let what = format!("{:?} {convolution:?}", weight.dims());
+                assert!(ops::conv2d(&x, weight, None, convolution).is_err(), "{what}");
+                assert!(
+                    ops::conv2d_inference(&x, weight, None, None, convolution, Activation::Relu).is_err(),
+                    "{what}"
+                );
+                for rest in [0, huge - 1, huge] {
+                    assert!(ops::conv_transpose2d(&x, weight, None, convolution, [rest; 2]).is_err(), "{what}");
+                }
+            }
+        }
+    }
+    let leaky = Activation::LeakyRelu(-1.0);
+    assert!(ops::conv2d_inference(&x, &weight, None, None, plain, leaky).is_err());
+}
+
+#[test]
+fn a_bias_that_is_not_tracked_has_no_gradient() {
+    let (x, weight, bias) = (variable("x", &[1, 2, 4, 4]), uniform("weight", &[2, 2, 3, 3]), uniform("bias", &[2]));
+    for transposed in [false, true] {
+        let y = match transposed {
+            false => ops::conv2d(&x, &weight, Some(&bias), Convolution::new(1, 1)),
+            true => ops::conv_transpose2d(&x, &weight, Some(&bias), Convolution::new(1, 1), [0; 2]),
+        };
+        let gradients = y.unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(gradients.get(&x).is_some() && gradients.get(&weight).is_none() && gradients.get(&bias).is_none());
+    }
+    let half = x.to_dtype(DType::F16).unwrap();
+    let told =
+        ops::conv_transpose2d(&half, &weight.to_dtype(DType::F16).unwrap(), None, Convolution::new(1, 1), [0; 2]);
+    assert!(told.unwrap_err().to_string().contains("conv_transpose2d takes f32 or f64"));
+}

@@ -20,7 +20,7 @@ use crate::ops::{
 /// Tasks that a pass is cut into, if its shape allows: enough to keep the threads of one machine busy to the end.
 const TASKS: usize = 16;
 /// Target pixels for which a block of weights is read once, at least; fewer would read weights more than they compute.
-const PIXELS: usize = 256;
+pub(super) const PIXELS: usize = 256;
 /// Numbers in all partial weight gradients together, 8 MB of f32.
 const PARTIAL: usize = 1 << 21;
 
@@ -310,7 +310,7 @@ fn over_images(places: &[u32], images: usize, image: usize) -> Vec<u32> {
 /// An offset within a few images.
 ///
 /// # Panics
-/// When they have more than 2³² elements, which no task's images have.
+/// When they have more than 2³² elements, which [`Geometry::new`] refuses.
 fn offset(elements: usize) -> u32 {
     u32::try_from(elements).expect("the images of one task have fewer than 2^32 elements")
 }
@@ -334,7 +334,7 @@ impl Axis {
     /// Input pixel r gets dY[o]·w[i] wherever o·stride + i·dilation − padding = r.
     fn new(g: &Geometry, axis: usize) -> Self {
         let [stride, padding, dilation] = [g.convolution.stride, g.convolution.padding, g.convolution.dilation]
-            .map(|pair| isize::try_from(pair[axis]).expect("it was added to a size"));
+            .map(|pair| isize::try_from(pair[axis]).expect("`Geometry::new` allows 31 bits"));
         let (size, outputs) = (g.input[axis], g.output[axis] as isize);
         let found = (0..size.min(stride as usize)).map(|first| {
             let pixels = (size - first).div_ceil(stride as usize);

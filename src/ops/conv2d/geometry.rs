@@ -2,7 +2,7 @@
 
 use candle_core::{Result, bail};
 
-use super::Convolution;
+use super::{Convolution, direct::PIXELS};
 use crate::ops::Float;
 
 /// The sizes of one convolution; pairs are rows, columns.
@@ -23,21 +23,58 @@ impl Geometry {
     /// The convolution of `x` (N, C, H, W) with `weight` (O, C/groups, kh, kw).
     ///
     /// # Errors
-    /// When they do not fit together, or one is empty.
+    /// When they do not fit together, one is empty, or the kernels cannot count so far.
     pub(in crate::ops) fn new(x: &[usize], weight: &[usize], convolution: Convolution) -> Result<Self> {
         let fit = || {
             let (&[images, inputs, height, width], &[outputs, group_inputs, kh, kw]) = (x, weight) else { return None };
             let groups = convolution.groups;
-            let whole = groups > 0 && inputs == group_inputs * groups && outputs.is_multiple_of(groups);
+            let whole =
+                groups > 0 && Some(inputs) == group_inputs.checked_mul(groups) && outputs.is_multiple_of(groups);
             let output = [convolution.output(0, height, kh)?, convolution.output(1, width, kw)?];
             let sizes = Self { images, inputs, input: [height, width], outputs, output, kernel: [kh, kw], convolution };
-            let empty = images * inputs * height * width * outputs == 0;
+            let empty = [images, inputs, height, width, outputs].contains(&0);
             if whole && !empty { Some(sizes) } else { None }
         };
         match fit() {
-            Some(sizes) => Ok(sizes),
+            Some(sizes) if sizes.are_countable() => Ok(sizes),
+            Some(_) => bail!(
+                "conv2d: input {x:?}, weight {weight:?} and {convolution:?} are too large: places in the images of a task are \
+                 counted in 32 bits"
+            ),
             None => bail!("conv2d: input {x:?}, weight {weight:?} and {convolution:?} do not fit"),
         }
+    }
+
+    /// Whether numbers of 32 bits count the places in the images, with their margins, that one task handles together in any
+    /// pass; and tensors have lengths at all.
+    fn are_countable(&self) -> bool {
+        let Convolution { stride, padding, dilation, .. } = self.convolution;
+        let elements = |images: usize, channels: usize, [height, width]: [usize; 2]| {
+            height.checked_mul(width)?.checked_mul(channels)?.checked_mul(images)
+        };
+        let most = |elements: Option<usize>, most: usize| elements.is_some_and(|elements| elements <= most);
+        // As many images as make PIXELS target pixels.
+        let task = |[height, width]: [usize; 2]| self.images.min(PIXELS.div_ceil(height.saturating_mul(width)));
+        let (forward, backward) = (task(self.output), task(self.input));
+        // The depthwise kernels round a row up to whole strides.
+        let padded = [0, 1].map(|axis| (self.input[axis] + 2 * padding[axis]).saturating_add(axis * stride[axis]));
+        // Margins of dY: the kernel's reach before, and after it up to the last input pixel.
+        let toward = [0, 1].map(|axis| {
+            let last = self.output[axis].max((self.input[axis] + padding[axis]) / stride[axis] + 1);
+            last.saturating_add((self.kernel[axis] - 1) * dilation[axis] / stride[axis])
+        });
+        [stride, padding, dilation].as_flattened().iter().all(|value| *value <= i32::MAX as usize)
+            && [
+                elements(forward, self.inputs, padded),
+                elements(forward, self.outputs, self.output),
+                elements(backward, self.outputs, toward),
+                elements(backward, self.inputs, self.input),
+            ]
+            .into_iter()
+            .all(|elements| most(elements, u32::MAX as usize))
+            && [elements(self.images, self.inputs, self.input), elements(self.images, self.outputs, self.output)]
+                .into_iter()
+                .all(|elements| most(elements, isize::MAX as usize / size_of::<f64>()))
     }
 
     /// Input channels that an output channel sees.

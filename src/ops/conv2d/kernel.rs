@@ -33,15 +33,15 @@ pub(in crate::ops) enum Isa {
 impl Isa {
     /// What this processor has, slowest first.
     pub(in crate::ops) fn available() -> Vec<Self> {
-        let mut all = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            all.push(Self::Avx2);
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                all.push(Self::Avx512);
-            }
-        }
-        all
+        let vectors = {
+            let avx2 = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+            let avx512 = avx2 && std::arch::is_x86_feature_detected!("avx512f");
+            [avx2.then_some(Self::Avx2), avx512.then_some(Self::Avx512)].into_iter().flatten()
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let vectors = [];
+        std::iter::once(Self::Portable).chain(vectors).collect()
     }
 
     /// The fastest that this processor has.

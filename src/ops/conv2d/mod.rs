@@ -13,6 +13,7 @@ pub(super) mod geometry;
 pub(super) mod kernel;
 
 use candle_core::{Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 use self::{direct::Ending, geometry::Geometry, kernel::Isa};
 #[cfg(any(feature = "cuda", test))]
@@ -67,7 +68,8 @@ impl Convolution {
 /// computed only when something upstream needs it.
 ///
 /// # Errors
-/// When the shapes do not fit together, a stride, dilation or group count is 0, or the batch is empty.
+/// When the shapes do not fit together, a stride, dilation or group count is 0, the batch is empty, or an image with its margins
+/// has 2³² elements or more.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, convolution: Convolution) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), weight.dims(), convolution)?;
     match bias {
@@ -84,7 +86,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, convolution: C
 /// `add`: of the result's shape, the other branch of a residual block. Otherwise as [`conv2d`].
 ///
 /// # Errors
-/// As [`conv2d`], and when `add` has another shape than the result.
+/// As [`conv2d`], and when `add` has another shape than the result, or a leaky ReLU's slope is negative.
 pub fn conv2d_inference(
     x: &Tensor,
     weight: &Tensor,
@@ -93,6 +95,7 @@ pub fn conv2d_inference(
     convolution: Convolution,
     activation: Activation,
 ) -> Result<Tensor> {
+    activation.check()?;
     let geometry = Geometry::new(x.dims(), weight.dims(), convolution)?;
     if let Some(bias) = bias {
         fits("conv2d_inference", bias, geometry.outputs)?;
@@ -116,7 +119,8 @@ pub fn conv2d_inference(
 /// H' = (H − 1)·stride − 2·padding + dilation·(kh − 1) + `output_padding` + 1. f32 or f64.
 ///
 /// # Errors
-/// When the shapes do not fit together, or `output_padding` is not below the stride or the dilation.
+/// When the shapes do not fit together, `output_padding` is not below the stride or the dilation, the batch is empty, or an image
+/// with its margins has 2³² elements or more.
 pub fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,
@@ -127,30 +131,32 @@ pub fn conv_transpose2d(
     let ((images, _, height, width), (_, group_outputs, kh, kw)) = (x.dims4()?, weight.dims4()?);
     let size = |axis: usize, input: usize, kernel: usize| {
         let (stride, dilation) = (convolution.stride[axis], convolution.dilation[axis]);
-        let reach = (input.checked_sub(1)? * stride) + dilation * kernel.checked_sub(1)? + output_padding[axis] + 1;
+        let between = input.checked_sub(1)?.checked_mul(stride)?;
+        let reach = kernel.checked_sub(1)?.checked_mul(dilation)?.checked_add(1)?;
+        let whole = between.checked_add(reach)?.checked_add(output_padding[axis])?;
         let fits = output_padding[axis] < stride.max(dilation);
-        reach.checked_sub(2 * convolution.padding[axis]).filter(|_| fits)
+        whole.checked_sub(convolution.padding[axis].checked_mul(2)?).filter(|_| fits)
     };
-    let (Some(rows), Some(columns)) = (size(0, height, kh), size(1, width, kw)) else {
+    // The convolution that has this one as its input gradient.
+    let geometry = || {
+        let input = [images, group_outputs.checked_mul(convolution.groups)?, size(0, height, kh)?, size(1, width, kw)?];
+        let geometry = Geometry::new(&input, weight.dims(), convolution).ok()?;
+        ([geometry.outputs, geometry.output[0], geometry.output[1]] == x.dims()[1..]).then_some(geometry)
+    };
+    let Some(geometry) = geometry() else {
         bail!(
-            "conv_transpose2d: input {:?}, weight {:?}, output padding {output_padding:?} and {convolution:?} do not fit",
+            "conv_transpose2d: input {:?}, weight {:?}, output padding {output_padding:?} and {convolution:?} do not fit, or \
+             are too large",
             x.dims(),
             weight.dims()
         )
     };
-    let outputs = group_outputs * convolution.groups;
-    // The convolution that has this one as its input gradient.
-    let geometry = Geometry::new(&[images, outputs, rows, columns], weight.dims(), convolution)?;
-    if [geometry.outputs, geometry.output[0], geometry.output[1]] != x.dims()[1..] {
-        bail!("conv_transpose2d: input {:?}, weight {:?} and {convolution:?} do not fit", x.dims(), weight.dims());
-    }
-    let y = apply(InputGradient(geometry), [x, weight])?;
     match bias {
         Some(bias) => {
-            fits("conv_transpose2d", bias, outputs)?;
-            y.broadcast_add(&bias.reshape((1, outputs, 1, 1))?)
+            fits("conv_transpose2d", bias, geometry.inputs)?;
+            apply(Transposed(geometry), [x, weight, bias])
         }
-        None => Ok(y),
+        None => apply(Transposed(geometry), [x, weight]),
     }
 }
 
@@ -239,9 +245,9 @@ impl Op<3> for Forward {
         Ok((cuda::convolution::forward(x, weight, Some(bias), &self.0)?, self.0.output_shape()))
     }
 
-    fn gradients(&self, [x, weight, _]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+    fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let [dx, dw] = self.gradients(x, weight, dy)?;
-        Ok([dx, dw, Some(apply_no_grad(&BiasGradient(self.0), [dy])?)])
+        Ok([dx, dw, bias.track_op().then(|| apply_no_grad(&BiasGradient(self.0), [dy])).transpose()?])
     }
 }
 
@@ -300,7 +306,7 @@ impl Op<3> for Inference {
     }
 }
 
-/// (dY, weight) to dX; also the transposed convolution of dY.
+/// (dY, weight) to dX.
 struct InputGradient(Geometry);
 
 impl Op<2> for InputGradient {
@@ -320,14 +326,67 @@ impl Op<2> for InputGradient {
     fn gpu<G: cuda::Gpu>(&self, [dy, weight]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
         Ok((cuda::convolution::input_gradient(dy, weight, &self.0)?, self.0.input_shape()))
     }
+}
 
-    fn gradients(&self, [dy, weight]: [&Tensor; 2], _: &Tensor, dx: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        // Linear in both: what dX is to dY, y is to x.
-        let toward_dy = match dy.track_op() {
-            true => Some(apply_no_grad::<2, _>(&Forward(self.0), [dx, weight])?),
-            false => None,
-        };
-        Ok([toward_dy, Some(apply_no_grad(&WeightGradient(self.0), [dy, dx])?)])
+/// (x, weight) or (x, weight, bias) to the y of the transposed convolution: x is the dY of the convolution of this geometry, y its
+/// dX.
+struct Transposed(Geometry);
+
+impl Transposed {
+    /// A convolution whose result has the shape of y, for the kernels of biases, which only count.
+    fn counts(&self) -> Result<Geometry> {
+        let Geometry { images, inputs, input: [height, width], .. } = self.0;
+        Geometry::new(&[images, 1, height, width], &[inputs, 1, 1, 1], Convolution::new(1, 0))
+    }
+
+    /// dX, if anything needs it, and dW: y is linear in both.
+    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let dx = x.track_op().then(|| apply_no_grad::<2, _>(&Forward(self.0), [dy, weight]));
+        let dw = weight.track_op().then(|| apply_no_grad(&WeightGradient(self.0), [x, dy]));
+        Ok([dx.transpose()?, dw.transpose()?])
+    }
+}
+
+impl Op<2> for Transposed {
+    const NAME: &'static str = "conv_transpose2d";
+
+    fn cpu<T: Float>(&self, inputs: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        InputGradient(self.0).cpu(inputs)
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, inputs: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
+        InputGradient(self.0).gpu(inputs)
+    }
+
+    fn gradients(&self, [x, weight]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        self.gradients(x, weight, dy)
+    }
+}
+
+impl Op<3> for Transposed {
+    const NAME: &'static str = "conv_transpose2d";
+
+    fn cpu<T: Float>(&self, [x, weight, bias]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (mut y, shape) = InputGradient(self.0).cpu([x, weight])?;
+        y.par_chunks_mut(self.0.input_pixels()).enumerate().for_each(|(plane, y)| {
+            let bias = bias.data[plane % bias.data.len()];
+            y.iter_mut().for_each(|y| *y += bias);
+        });
+        Ok((y, shape))
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x, weight, bias]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
+        let (mut y, shape) = InputGradient(self.0).gpu([x, weight])?;
+        cuda::convolution::finish(&mut y, weight, Some(bias), None, Activation::Identity, &self.counts()?)?;
+        Ok((y, shape))
+    }
+
+    fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        let [dx, dw] = self.gradients(x, weight, dy)?;
+        let counts = self.counts()?;
+        Ok([dx, dw, bias.track_op().then(|| apply_no_grad(&BiasGradient(counts), [dy])).transpose()?])
     }
 }
 

@@ -116,6 +116,24 @@ fn every_kernel_equals_plain_loops() {
 }
 
 #[test]
+fn what_32_bits_do_not_count_is_refused() {
+    let plain = Convolution::new(1, 0);
+    let new = |x: [usize; 4], weight: [usize; 4], convolution| Geometry::new(&x, &weight, convolution);
+    assert!(new([1, 4090, 1 << 10, 1 << 10], [1, 4090, 1, 1], plain).is_ok());
+    assert!(new([1, 4096, 1 << 10, 1 << 10], [1, 4096, 1, 1], plain).is_err());
+    // The margins count; images on which different tasks work do not.
+    assert!(new([1, 4090, 1 << 10, 1 << 10], [1, 4090, 3, 3], Convolution::new(1, 1)).is_err());
+    assert!(new([1 << 20, 256, 64, 64], [1, 256, 1, 1], plain).is_ok());
+    // 256 images of one pixel are one task's.
+    assert!(new([256, 1 << 24, 1, 1], [1, 1 << 24, 1, 1], plain).is_err());
+    // Results and what their gradient becomes.
+    assert!(new([1, 1, 1 << 10, 1 << 10], [4096, 1, 1, 1], plain).is_err());
+    assert!(new([1, 1, 1 << 15, 1 << 15], [1, 1, 1, 1], Convolution::new(1, 1 << 15)).is_err());
+    assert!(new([1 << 40, 1, 1 << 10, 1 << 10], [1, 1, 1, 1], plain).is_err());
+    assert!(new([usize::MAX; 4], [usize::MAX; 4], plain).is_err());
+}
+
+#[test]
 fn kernels_cover_their_channels() {
     for isa in Isa::available() {
         for channels in 1..200 {

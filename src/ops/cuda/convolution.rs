@@ -172,7 +172,7 @@ pub(in crate::ops) fn inference<G: Gpu>(
 }
 
 /// In place: activation(y + bias + add). `weight` is any tensor of y's device and type.
-pub(super) fn finish<G: Gpu>(
+pub(in crate::ops) fn finish<G: Gpu>(
     y: &mut G,
     weight: View<'_, G>,
     bias: Option<View<'_, G>>,
