@@ -55,9 +55,9 @@ pub(super) fn matmul<T: Float>(result: &mut [T], accumulate: bool, left: Matrix<
     let one = T::from_f64(1.0);
     #[expect(unsafe_code, reason = "gemm takes raw pointers")]
     // SAFETY: `Matrix` guarantees that each of its elements lies in its slice: all rows·columns, asserted when it was made, or
-    // some of their columns, counted from the first of them; `result` has m·n
-    // elements (asserted above), is borrowed mutably and therefore overlaps neither operand. `Float` is f32 or f64, which
-    // gemm supports. With `read_dst` false gemm only writes `result`.
+    // some of their columns, counted from the first of them. `result` has m·n elements (asserted above), is borrowed mutably
+    // and therefore overlaps neither operand. `Float` is f32 or f64, which gemm supports. With `read_dst` false gemm only
+    // writes `result`.
     unsafe {
         gemm::gemm(
             m,
