@@ -219,7 +219,7 @@ impl Opened {
 
 fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     let opened = Opened::new(arguments)?;
-    let device = device.open()?;
+    let device = device.open(|reason| eprintln!("{reason}"))?;
     if arguments.smoke {
         eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;

@@ -72,7 +72,8 @@ impl Conv2d {
 
     /// With bias, PyTorch's default initialisation.
     pub fn biased(channels: [usize; 2], kernel: usize, convolution: Convolution, vb: &VarBuilder) -> Result<Self> {
-        let bias = Some(vb.get_with_hints(channels[1], "bias", within(channels[0] * kernel * kernel))?);
+        let fan_in = channels[0] / convolution.groups * kernel * kernel;
+        let bias = Some(vb.get_with_hints(channels[1], "bias", within(fan_in))?);
         Ok(Self { bias, ..Self::new(channels, kernel, convolution, ConvInit::Default, vb)? })
     }
 
@@ -297,5 +298,25 @@ impl BatchNorm2d {
             running.set(&((running.as_detached_tensor() * (1.0 - MOMENTUM))? + (new * MOMENTUM)?)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use candle_nn::VarMap;
+
+    use super::*;
+
+    /// PyTorch counts the inputs of a group.
+    #[test]
+    fn the_bias_of_a_grouped_convolution_starts_within_its_own_fan_in() {
+        let map = VarMap::new();
+        let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+        let conv = Conv2d::biased([64, 64], 3, Convolution::new(1, 1).grouped(64), &vb).unwrap();
+        let bias: Vec<f32> = conv.bias.unwrap().to_vec1().unwrap();
+        let largest = bias.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        // Of 64 uniform draws within 1/√9, all below half of it: once in 2⁶⁴.
+        assert!(largest > 1.0 / 6.0 && largest <= 1.0 / 3.0, "{largest}");
     }
 }

@@ -19,10 +19,10 @@ const ROWS: usize = 32;
 /// x·wᵀ + b for `x` (N, I), `weight` (O, I) and `bias` (O): (N, O), as PyTorch's `linear`.
 ///
 /// # Errors
-/// When the shapes do not fit or a size other than N is 0.
+/// When the shapes do not fit or a size is 0: the batch must not be empty.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let ((_, inputs), (outputs, expected)) = (x.dims2()?, weight.dims2()?);
-    if inputs != expected || bias.dims() != [outputs] || inputs * outputs == 0 {
+    let ((rows, inputs), (outputs, expected)) = (x.dims2()?, weight.dims2()?);
+    if inputs != expected || bias.dims() != [outputs] || [rows, inputs, outputs].contains(&0) {
         bail!("linear: input {:?}, weight {:?} and bias {:?} do not fit", x.dims(), weight.dims(), bias.dims());
     }
     op::apply(Linear, [x, weight, bias])

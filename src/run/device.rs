@@ -46,28 +46,33 @@ impl fmt::Display for Wanted {
 }
 
 impl Wanted {
-    /// The device, ready to be used.
+    /// The device, ready to be used. `tell` hears why `auto` does not take a GPU in a program that was built for one.
     ///
     /// # Errors
     /// [`Error::Input`] when a GPU is asked for and this program was built without CUDA, or there is no such GPU.
-    pub fn open(self) -> Result<Device> {
+    pub fn open(self, tell: impl FnOnce(&str)) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => {
-                Ok(if cfg!(feature = "cuda") { Device::new_cuda(0).unwrap_or(Device::Cpu) } else { Device::Cpu })
-            }
+            Self::Auto if cfg!(not(feature = "cuda")) => Ok(Device::Cpu),
+            Self::Auto => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                tell(&format!("device auto: the CPU, because cuda:0 cannot be used: {}", first_line(&error)));
+                Device::Cpu
+            })),
             Self::Cuda(_) if cfg!(not(feature = "cuda")) => {
                 Err(Error::input(format!("device {self}: this oodkit was built without CUDA"))
                     .hint("make build-cuda builds one with it (target/cuda-build/release/oodkit); or use --device cpu"))
             }
             Self::Cuda(number) => Device::new_cuda(number).map_err(|error| {
-                // Only the first line: with RUST_BACKTRACE the rest is a backtrace.
-                let error = error.to_string();
-                Error::input(format!("device {self} cannot be used: {}", error.lines().next().unwrap_or_default()))
+                Error::input(format!("device {self} cannot be used: {}", first_line(&error)))
                     .hint("nvidia-smi shows whether the driver works and which GPUs there are; or use --device cpu")
             }),
         }
     }
+}
+
+/// Of a driver's error: with RUST_BACKTRACE the rest is a backtrace.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// How a device stands in results: `cpu (2 threads, AMD EPYC)`, `cuda:0 (NVIDIA H100)`.

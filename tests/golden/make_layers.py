@@ -86,6 +86,11 @@ def cross_entropy(n, k, percent):
     return record(F.cross_entropy(5 * x, labels, label_smoothing=percent / 100), x=x)
 
 
+def linear(n, i, o):
+    x, weight, bias = variable("x", n, i), variable("weight", o, i), variable("bias", o)
+    return record(F.linear(x, weight, bias), x=x, weight=weight, bias=bias)
+
+
 SHAPES = [(3, 5), (2, 3, 4, 5), (1,)]
 NORMS = [(4, 3, 5, 6), (2, 1, 1, 1), (1, 2, 7, 3), (5, 4, 1, 2), (2, 2, 40, 30)]
 #           n c h w   kh kw sh sw ph pw
@@ -116,6 +121,8 @@ golden = {
     "max_pool2d": cases(max_pool2d, [(*pool, ceil, ties) for pool in POOLS for ceil in (0, 1) for ties in (0, 1)]),
     "avg_pool2d": cases(avg_pool2d, [(*pool, ceil, count) for pool in POOLS for ceil in (0, 1) for count in (0, 1)]),
     "resize": cases(resize, [(*case, kind) for case in RESIZES for kind in (0, 1, 2)]),
+    # Sizes of one, below, at and above the rows that one of our tasks computes.
+    "linear": cases(linear, [(1, 1, 1), (3, 5, 2), (32, 7, 32), (33, 4, 65), (70, 40, 33), (2, 256, 120)]),
     "cross_entropy": cases(cross_entropy, [(n, k, s) for n, k in [(1, 1), (5, 3), (4, 40)] for s in (0, 10, 100)]),
 }
 path = pathlib.Path(__file__).with_name("layers.json")

@@ -56,5 +56,17 @@ proptest! {
         is_adjoint(shape, ops::global_avg_pool2d);
         is_adjoint(shape, |x| ops::leaky_relu(x, p));
         is_adjoint(shape, |x| ops::add(x, &(x * 0.3)?, Activation::Relu));
+        is_adjoint(shape, |x| ops::add(&x.zeros_like()?, x, Activation::Relu));
+        is_adjoint(shape, |x| ops::add(x, &x.zeros_like()?, Activation::Relu));
+    }
+
+    #[test]
+    fn linear(n in 1..70usize, i in 1..40usize, o in 1..70usize) {
+        let none = uniform("none", &[o]).zeros_like().unwrap();
+        let (x, weight) = (uniform("x", &[n, i]), uniform("weight", &[o, i]));
+        is_adjoint([1, 1, n, i], |x| ops::linear(&x.reshape((n, i))?, &weight, &none));
+        is_adjoint([1, 1, o, i], |weight| ops::linear(&x, &weight.reshape((o, i))?, &none));
+        let (x, weight) = (x.zeros_like().unwrap(), weight.zeros_like().unwrap());
+        is_adjoint([1, 1, 1, o], |bias| ops::linear(&x, &weight, &bias.reshape(o)?));
     }
 }

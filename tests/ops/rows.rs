@@ -14,7 +14,7 @@ fn cross_entropy_matches_pytorch_and_differences() {
         let [n, k, percent] = case[..] else { panic!("{what}") };
         let x = variable("x", &[n, k]);
         let labels: Vec<u32> = (0..n as u32).map(|i| i * 7 % k as u32).collect();
-        let labels = Tensor::from_vec(labels, n, &Device::Cpu).unwrap();
+        let labels = Tensor::from_vec(labels, n, x.device()).unwrap();
         let apply = |at: &[Tensor]| ops::softmax_cross_entropy(&(&at[0] * 5.0)?, &labels, percent as f64 / 100.0);
         check_layer(&what, &[("x", &x)], &golden, apply);
         check_differences(&what, &[&x], apply);

@@ -10,7 +10,7 @@ use crate::common::{uniform, values};
 
 type Layer = fn(&[Tensor]) -> Result<Tensor>;
 
-const LAYERS: [(&str, Layer); 16] = [
+const LAYERS: [(&str, Layer); 17] = [
     ("relu", |at| ops::relu(&at[0])),
     ("silu", |at| ops::silu(&at[0])),
     ("gelu", |at| ops::gelu(&at[0])),
@@ -37,6 +37,10 @@ const LAYERS: [(&str, Layer); 16] = [
         ops::softmax_cross_entropy(&logits, &(labels.to_dtype(DType::F32)? / 17.0)?.to_dtype(DType::U32)?, 0.1)
     }),
     ("relu6", |at| ops::relu6(&at[0])),
+    ("linear", |at| {
+        let (x, weight) = (at[0].reshape((864, 54))?, at[0].narrow(0, 0, 1)?.reshape((72, 54))?);
+        ops::linear(&x, &weight, &Tensor::cat(&[&at[1]; 9], 0)?)
+    }),
 ];
 
 #[test]
