@@ -37,7 +37,7 @@ pub(super) trait Op<const N: usize>: Send + Sync {
 
     /// The gradient with respect to each input, where there is one, given the result `y` and its contiguous gradient `dy`.
     ///
-    /// An input whose `track_op()` is false needs none.
+    /// An input whose `track_op()` is false needs none; any other must have one, or candle's backward pass panics.
     fn gradients(&self, _inputs: [&Tensor; N], _y: &Tensor, _dy: &Tensor) -> Result<[Option<Tensor>; N]> {
         bail!("{} has no gradient", Self::NAME)
     }

@@ -13,6 +13,9 @@
 //!
 //! Candle walks its graph as ever, so operations of both kinds mix freely. Tensors that are not made by our operations
 //! (parameters, images, results of candle's) are arguments as they are. A graph may be walked by one thread at a time.
+//!
+//! The gradient of a handle is the number of gradients that this walk has put into the slot. A walk that failed halfway leaves
+//! some behind; the next one meets more than it put there, and fails too instead of adding to them.
 
 use std::{
     collections::HashMap,
@@ -67,21 +70,33 @@ pub(super) fn record<const N: usize, O: Op<N> + 'static>(op: O, inputs: [&Tensor
 #[derive(Default)]
 struct Slot {
     y: OnceLock<Tensor>,
-    gradient: Mutex<Option<Tensor>>,
+    /// The sum of the gradients so far, and how many they are.
+    gradient: Mutex<Option<(Tensor, u32)>>,
 }
 
 impl Slot {
-    fn gradient(&self) -> MutexGuard<'_, Option<Tensor>> {
+    fn gradient(&self) -> MutexGuard<'_, Option<(Tensor, u32)>> {
         self.gradient.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, gradient: Tensor) -> Result<()> {
+    /// Returns what this adds to the handle's gradient.
+    fn add(&self, gradient: Option<Tensor>) -> Result<Tensor> {
+        let Some(gradient) = gradient else { return Tensor::zeros((), DType::F32, &Device::Cpu) };
         let mut sum = self.gradient();
         *sum = Some(match sum.take() {
-            None => gradient,
-            Some(sum) => add(&sum, &gradient, Activation::Identity)?,
+            None => (gradient, 1),
+            Some((sum, count)) => (add(&sum, &gradient, Activation::Identity)?, count + 1),
         });
-        Ok(())
+        Tensor::ones((), DType::F32, &Device::Cpu)
+    }
+
+    /// The sum of the `count` gradients of this walk.
+    fn take(&self, count: &Tensor) -> Result<Option<Tensor>> {
+        let (sum, found) = self.gradient().take().unzip();
+        if found.unwrap_or(0) as f32 != count.to_scalar::<f32>()? {
+            bail!("backward: an earlier backward pass through these results failed halfway; compute them anew");
+        }
+        Ok(sum)
     }
 }
 
@@ -147,9 +162,8 @@ impl<O: Op<N>, const N: usize> CustomOp1 for Forward<O, N> {
         Candle::<&O, N>(&self.work.op).cpu(inputs)
     }
 
-    fn bwd(&self, handle: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        self.work.slot.add(dy.clone())?;
-        Ok(Some(handle.detach()))
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.work.slot.add(Some(dy.clone()))?))
     }
 }
 
@@ -161,22 +175,18 @@ impl<O: Op<N>, const N: usize> Backward<O, N> {
         Ok((CpuStorage::F32(vec![0.0]), ().into()))
     }
 
-    /// For each argument of the handle: its gradient, or any number for a handle, whose gradient goes to the slot.
-    fn gradients<const M: usize>(&self, arguments: [&Tensor; M]) -> Result<[Option<Tensor>; M]> {
+    /// For each argument of the handle, whose own gradient is `count`: its gradient, or the number of those that went to the
+    /// slot if it is a handle.
+    fn gradients<const M: usize>(&self, count: &Tensor) -> Result<[Option<Tensor>; M]> {
         let Work { op, inputs, sources, slot } = &*self.0;
-        let dy = slot.gradient().take();
-        let gradients = match (slot.y.get(), dy) {
+        let gradients = match (slot.y.get(), slot.take(count)?) {
             (Some(y), Some(dy)) => op.gradients(inputs.each_ref(), y, &dy.contiguous()?)?,
             _ => std::array::from_fn(|_| None),
         };
-        let arguments: [&Tensor; N] = same(arguments)?;
         let mut results: [Option<Tensor>; N] = std::array::from_fn(|_| None);
         for (i, gradient) in gradients.into_iter().enumerate() {
             results[i] = match (&sources[i], gradient) {
-                (Some(source), gradient) => {
-                    gradient.map(|gradient| source.add(gradient)).transpose()?;
-                    Some(arguments[i].detach())
-                }
+                (Some(source), gradient) => Some(source.add(gradient)?),
                 (None, gradient) => gradient.filter(|_| inputs[i].track_op()),
             };
         }
@@ -196,8 +206,9 @@ macro_rules! backward {
                 self.handle()
             }
 
-            fn bwd(&self, $($x: &Tensor),+, _: &Tensor, _: &Tensor) -> Result<$Gradients> {
-                let [$($gradient),+] = self.gradients([$($x),+])?;
+            fn bwd(&self, $($x: &Tensor),+, _: &Tensor, count: &Tensor) -> Result<$Gradients> {
+                $(let _ = $x;)+
+                let [$($gradient),+] = self.gradients(count)?;
                 Ok($gradients)
             }
         }
@@ -209,10 +220,16 @@ backward!(CustomOp3: a sa la, b sb lb, c sc lc => (Option<Tensor>, Option<Tensor
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use candle_core::Var;
 
     use super::*;
-    use crate::ops::relu;
+    use crate::ops::{
+        Float,
+        op::{Array, apply},
+        relu,
+    };
 
     fn values(tensor: &Tensor) -> Vec<f64> {
         tensor.to_vec1().unwrap()
@@ -247,6 +264,46 @@ mod tests {
         assert!(y.track_op());
         assert!(!relu(&y.detach()).unwrap().track_op());
         assert!(node_of(&y).is_some());
+    }
+
+    /// The identity, whose gradient cannot be computed the first time.
+    struct Failing(AtomicBool);
+
+    impl Op<1> for Failing {
+        const NAME: &'static str = "failing";
+
+        fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+            Ok((x.data.to_vec(), x.shape.clone()))
+        }
+
+        fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+            if self.0.swap(false, Ordering::Relaxed) {
+                bail!("failing");
+            }
+            Ok([Some(dy.clone())])
+        }
+    }
+
+    #[test]
+    fn what_a_failed_pass_left_is_not_added_to() {
+        let x = Var::new(&[1.0, 2.0], &Device::Cpu).unwrap();
+        // Whichever branch candle walks first, one of these meets the failure with a gradient of the other left behind.
+        let mut refused = 0;
+        for swapped in [false, true] {
+            let y = relu(&x).unwrap();
+            let branches = [relu(&y).unwrap(), apply(Failing(AtomicBool::new(true)), [&y]).unwrap()];
+            let [a, b] = if swapped { [&branches[1], &branches[0]] } else { [&branches[0], &branches[1]] };
+            let loss = (a + b).unwrap().sum_all().unwrap();
+            assert_eq!(loss.backward().err().map(|error| error.to_string()).as_deref(), Some("failing"));
+            match loss.backward() {
+                Ok(gradients) => assert_eq!(values(gradients.get(&x).unwrap()), [2.0, 2.0]),
+                Err(error) => {
+                    assert!(error.to_string().contains("failed halfway"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
     }
 
     #[test]
