@@ -60,7 +60,7 @@ impl Geometry {
         let padded = [0, 1].map(|axis| (self.input[axis] + 2 * padding[axis]).saturating_add(axis * stride[axis]));
         // Margins of dY: the kernel's reach before, and after it up to the last input pixel.
         let toward = [0, 1].map(|axis| {
-            let last = self.output[axis].max((self.input[axis] + padding[axis]) / stride[axis] + 1);
+            let last = ((self.input[axis] + padding[axis]) / stride[axis]).saturating_add(1).max(self.output[axis]);
             last.saturating_add((self.kernel[axis] - 1) * dilation[axis] / stride[axis])
         });
         [stride, padding, dilation].as_flattened().iter().all(|value| *value <= i32::MAX as usize)
