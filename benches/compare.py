@@ -1,13 +1,15 @@
 """Steps of oodkit and of PyTorch, interleaved in one run: times, their ratio, memory, and how far from the machine's limits.
 
 `make bench` calls this through benches/run; `benches/run wrn40_2 lenet --threads 1` runs some cases. Both tools are kept
-alive and take steps in turn, so that whatever else the machine does falls on both.
+alive and take steps in turn, so that whatever else the machine does falls on both; the one that waits is stopped, because its
+threads would go on spinning on cores that the other needs.
 """
 import argparse
 import json
 import os
 import pathlib
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,11 +53,14 @@ class Worker:
 
     def step(self):
         """Milliseconds."""
+        self.process.send_signal(signal.SIGCONT)
         before = self.cpu_milliseconds() if self.cpu else 0.0
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         answer = self.answer()
-        return self.cpu_milliseconds() - before if self.cpu else answer
+        milliseconds = self.cpu_milliseconds() - before if self.cpu else answer
+        self.process.send_signal(signal.SIGSTOP)
+        return milliseconds
 
     def cpu_milliseconds(self):
         """Of all threads so far."""
@@ -64,11 +69,17 @@ class Worker:
 
     def close(self):
         """Peak memory in MiB."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        peak = high_water(self.process.pid)
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
-        return peak / 1024
+        return peak
+
+
+def high_water(pid):
+    """The most memory that a process has held, in MiB; 0 if it has just ended."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 def fastest(work, clock, rounds=9):
@@ -95,11 +106,15 @@ def quickstart():
         started = time.perf_counter()
         child = subprocess.Popen([ROOT / "target/release/oodkit", "run", "quickstart", "--runs", runs], cwd=ROOT,
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
+        peak = 0.0
+        while child.poll() is None:
+            # Not the kernel's ru_maxrss, which begins with the size of the process that started the child: this one.
+            peak = max(peak, high_water(child.pid))
+            time.sleep(0.02)
         seconds = time.perf_counter() - started
-    if status:
+    if child.returncode:
         sys.exit("the quickstart failed: run `make quickstart` to see why")
-    return f"quickstart, nothing cached: {seconds:.1f} s, peak memory {usage.ru_maxrss / 1024:.0f} MiB"
+    return f"quickstart, nothing cached: {seconds:.1f} s, peak memory {peak:.0f} MiB"
 
 
 def processor():
