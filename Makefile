@@ -79,6 +79,12 @@ test: tools cxx ## format, lints, all tests, documentation tests
 	cargo clippy --locked --all-targets --features hub -- -D warnings
 	cargo test --locked --features hub
 
+# valgrind hides AVX-512 from the program, so that it checks the portable and the AVX2 kernels.
+memcheck: tools cxx ## the unit tests of code that is unsafe, under valgrind
+	@command -v valgrind >/dev/null || { echo 'valgrind was not found' >&2; echo 'hint: apt-get install valgrind' >&2; exit 2; }
+	env CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER='valgrind --quiet --error-exitcode=9' \
+	  cargo test --locked --features hub --lib -- --test-threads 1 ops::conv2d ops::fresh ops::gemm ops::wide
+
 bench: build ## training steps beside PyTorch's: ratio, time, memory (installs PyTorch into its own environment)
 	benches/run
 
@@ -98,4 +104,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test bench tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench tools cxx need-exp
