@@ -74,7 +74,7 @@ impl Op<1> for AvgPool2d {
     fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
         let (images, channels, _, _) = x.shape().dims4()?;
         let shape = (images, channels, self.windows.rows.count, self.windows.columns.count).into();
-        Ok((cuda::pool::average(x, &shape, self.windows.into(), self.count_include_pad)?, shape))
+        Ok((cuda::pool::average(x, &shape, self.windows, self.count_include_pad)?, shape))
     }
 
     fn gradients(&self, _: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
@@ -123,6 +123,6 @@ impl Op<1> for AvgPool2dGradient {
         let (images, channels, _, _) = dy.shape().dims4()?;
         let windows = self.0.windows;
         let shape = (images, channels, windows.rows.size, windows.columns.size).into();
-        Ok((cuda::pool::average_gradient(dy, &shape, windows.into(), self.0.count_include_pad)?, shape))
+        Ok((cuda::pool::average_gradient(dy, &shape, windows, self.0.count_include_pad)?, shape))
     }
 }

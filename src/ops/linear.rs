@@ -10,7 +10,7 @@ use super::cuda;
 use super::{
     Float,
     gemm::{Matrix, matmul},
-    op::{self, Array, Op, apply_no_grad},
+    op::{self, Array, Op},
 };
 
 /// Rows of a result that one task computes; ours: a LeNet batch of 128 makes four tasks of some 30 µs.
@@ -50,9 +50,9 @@ impl Op<3> for Linear {
 
     fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         Ok([
-            x.track_op().then(|| apply_no_grad(&InputGradient, [dy, weight])).transpose()?,
-            weight.track_op().then(|| apply_no_grad(&WeightGradient, [dy, x])).transpose()?,
-            bias.track_op().then(|| apply_no_grad(&BiasGradient, [dy])).transpose()?,
+            op::gradient(x, &InputGradient, [dy, weight])?,
+            op::gradient(weight, &WeightGradient, [dy, x])?,
+            op::gradient(bias, &BiasGradient, [dy])?,
         ])
     }
 }
@@ -121,6 +121,6 @@ impl Op<1> for BiasGradient {
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
-        cuda::linear::bias_gradient(dy)
+        cuda::convolution::bias_gradient(dy)
     }
 }

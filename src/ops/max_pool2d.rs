@@ -80,7 +80,7 @@ impl Op<1> for MaxPool2d {
     fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
         let (images, channels, _, _) = x.shape().dims4()?;
         let shape = (images, channels, self.0.rows.count, self.0.columns.count).into();
-        Ok((cuda::pool::forward("max_pool", x, &shape, self.0.into())?, shape))
+        Ok((cuda::pool::max(x, &shape, self.0)?, shape))
     }
 
     fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
@@ -193,6 +193,6 @@ impl Op<2> for MaxPool2dGradient {
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [x, dy]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
-        Ok((cuda::pool::max_gradient(x, dy, self.0.into())?, x.shape().clone()))
+        Ok((cuda::pool::max_gradient(x, dy, self.0)?, x.shape().clone()))
     }
 }

@@ -86,6 +86,15 @@ pub(super) fn apply_no_grad<const N: usize, O: Op<N>>(op: &O, inputs: [&Tensor; 
     }
 }
 
+/// The gradient with respect to `input`, which `op` makes of `inputs`; none when nothing needs it.
+pub(super) fn gradient<const N: usize, O: Op<N>>(
+    input: &Tensor,
+    op: &O,
+    inputs: [&Tensor; N],
+) -> Result<Option<Tensor>> {
+    input.track_op().then(|| apply_no_grad(op, inputs)).transpose()
+}
+
 fn contiguous(inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     inputs.iter().map(|input| input.contiguous()).collect()
 }

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch.nn import functional as F
 
-from pattern import sample, uniform
+from operations import record, variable
 
 # N C H W O kh kw, stride and padding of both axes; no dilation, one group.
 SQUARE = [
@@ -32,17 +32,6 @@ TRANSPOSED = [
     (2, 4, 3, 5, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2, 1, 1), (1, 2, 4, 3, 2, 2, 3, 3, 2, 0, 1, 1, 2, 1, 2, 1),
     (1, 6, 1, 1, 6, 4, 4, 1, 1, 0, 0, 1, 1, 6, 0, 0),
 ]
-
-
-def variable(name, *shape):
-    return torch.from_numpy(uniform(name, *shape)).requires_grad_()
-
-
-def record(y, **inputs):
-    toward = torch.from_numpy(uniform("toward", *y.shape))
-    gradients = torch.autograd.grad((y * toward).sum(), list(inputs.values()))
-    few = lambda tensor: sample(tensor, 16)
-    return {"shape": list(y.shape), "y": few(y), **{f"d{k}": few(g) for k, g in zip(inputs, gradients)}}
 
 
 def conv2d(n, c, h, w, o, kh, kw, *rest):

@@ -13,24 +13,14 @@ import numpy
 import torch
 from torch.nn import functional as F
 
-from pattern import sample, uniform
-
-
-def variable(name, *shape):
-    return torch.from_numpy(uniform(name, *shape)).requires_grad_()
+from operations import record, variable
+from pattern import uniform
 
 
 def stepped(name, *shape):
     """Rounded to halves: many zeros, corners and ties."""
     x = variable(name, *shape)
     return x, x + ((x * 2).round() / 2 - x).detach()
-
-
-def record(y, **inputs):
-    toward = torch.from_numpy(uniform("toward", *y.shape))
-    gradients = torch.autograd.grad((y * toward).sum(), list(inputs.values()))
-    few = lambda tensor: sample(tensor, 16)
-    return {"shape": list(y.shape), "y": few(y), **{f"d{k}": few(g) for k, g in zip(inputs, gradients)}}
 
 
 ACTIVATIONS = [lambda x: x, F.relu, lambda x: F.leaky_relu(x, 0.1), F.relu6]

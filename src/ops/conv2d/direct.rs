@@ -72,6 +72,27 @@ struct Sweep<T: Float> {
     blocks: Vec<Block<T>>,
 }
 
+/// How a batch is cut: every task takes one chunk of the images and one share of the blocks.
+struct Parts {
+    /// Images of a chunk.
+    chunk: usize,
+    chunks: usize,
+    /// Blocks of a share.
+    share: usize,
+    /// Images of a chunk that are taken together.
+    group: usize,
+}
+
+impl Parts {
+    /// Of `images` of `pixels` pixels and `blocks` blocks, with at most so many chunks.
+    fn new(images: usize, pixels: usize, blocks: usize, most: usize) -> Self {
+        let enough = PIXELS.div_ceil(pixels);
+        let chunk = images.div_ceil(most).max(enough).min(images);
+        let chunks = images.div_ceil(chunk);
+        Self { chunk, chunks, share: blocks.div_ceil(TASKS.div_ceil(chunks)), group: enough.min(chunk) }
+    }
+}
+
 /// A pointer into a result whose parts different tasks write.
 struct Target<T>(*mut T);
 
@@ -171,11 +192,8 @@ pub(in crate::ops) fn weight_gradient<T: Float>(g: &Geometry, isa: Isa, dy: &[T]
     let (pixels, image, out_image) = (g.pixels(), g.inputs * g.input_pixels(), g.outputs * g.pixels());
     let blocks = blocks::<T>(g.convolution.groups, g.group_outputs(), g.group_inputs() * source.plane(), isa, |_| ());
     // Few partial sums for large weights, which have many blocks to share out instead.
-    let most = (PARTIAL / g.weights()).clamp(1, TASKS);
-    let chunk = g.images.div_ceil(most).max(PIXELS.div_ceil(pixels)).min(g.images);
-    let chunks = g.images.div_ceil(chunk);
-    let share = blocks.len().div_ceil(TASKS.div_ceil(chunks));
-    let group = PIXELS.div_ceil(pixels).min(chunk);
+    let Parts { chunk, chunks, share, group } =
+        Parts::new(g.images, pixels, blocks.len(), (PARTIAL / g.weights()).clamp(1, TASKS));
     let starts = over_images(&phase.starts, group, source.image());
     let shares: Vec<&[Block<T>]> = blocks.chunks(share).collect();
     let tasks: Vec<(usize, &[Block<T>])> =
@@ -242,8 +260,7 @@ pub(in crate::ops) fn weight_gradient<T: Float>(g: &Geometry, isa: Isa, dy: &[T]
 }
 
 /// db (O): the sums of dY over images and pixels, in f64.
-pub(in crate::ops) fn bias_gradient<T: Float>(g: &Geometry, dy: &[T]) -> Vec<T> {
-    let (outputs, pixels) = (g.outputs, g.pixels());
+pub(in crate::ops) fn bias_gradient<T: Float>(dy: &[T], outputs: usize, pixels: usize) -> Vec<T> {
     let sum = |o: usize| dy.chunks_exact(pixels).skip(o).step_by(outputs).map(crate::ops::sum).sum::<f64>();
     (0..outputs).into_par_iter().with_min_len(4).map(|o| T::from_f64(sum(o))).collect()
 }
@@ -359,10 +376,8 @@ impl Axis {
 impl<T: Float> Sweep<T> {
     fn run(&self, source: &[T], ending: Ending<'_, T>) -> Vec<T> {
         let target_image = self.target_channels * self.target_plane;
-        let chunk = self.images.div_ceil(TASKS).max(PIXELS.div_ceil(self.target_plane)).min(self.images);
-        let chunks = self.images.div_ceil(chunk);
-        let share = self.blocks.len().div_ceil(TASKS.div_ceil(chunks));
-        let group = PIXELS.div_ceil(self.target_plane).min(chunk);
+        let Parts { chunk, chunks, share, group } =
+            Parts::new(self.images, self.target_plane, self.blocks.len(), TASKS);
         let places = |phase: &Phase| {
             let starts = over_images(&phase.starts, group, self.source.image());
             (starts, over_images(&phase.targets, group, target_image))

@@ -214,89 +214,57 @@ mod x86 {
     pub(super) const AVX2_8: Kernel<f32> = Kernel { pixels: 8, lanes: 8, tile: avx2::<8, 1>, transpose };
     /// Twelve of the sixteen registers hold sums, two the row, one the broadcast.
     pub(super) const AVX2_16: Kernel<f32> = Kernel { pixels: 6, lanes: 16, tile: avx2::<6, 2>, transpose };
-    pub(super) const AVX512_16: Kernel<f32> = Kernel { pixels: 8, lanes: 16, tile: avx512::<1>, transpose };
-    pub(super) const AVX512_32: Kernel<f32> = Kernel { pixels: 8, lanes: 32, tile: avx512::<2>, transpose };
-    pub(super) const AVX512_48: Kernel<f32> = Kernel { pixels: 8, lanes: 48, tile: avx512::<3>, transpose };
+    pub(super) const AVX512_16: Kernel<f32> = Kernel { pixels: 8, lanes: 16, tile: avx512::<8, 1>, transpose };
+    pub(super) const AVX512_32: Kernel<f32> = Kernel { pixels: 8, lanes: 32, tile: avx512::<8, 2>, transpose };
+    pub(super) const AVX512_48: Kernel<f32> = Kernel { pixels: 8, lanes: 48, tile: avx512::<8, 3>, transpose };
 
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const PIXELS: usize, const VECTORS: usize>(
-        x: *const f32,
-        starts: &[u32; TILE],
-        taps: &[u32],
-        mut rows: *const f32,
-        first: *const f32,
-        buffer: &mut Buffer<f32>,
-    ) {
-        // SAFETY: `Kernel::tile`'s caller promises 8·VECTORS numbers at `first`, as many for each tap at `rows`, and that
-        // every start plus every tap lies within `x`. The tile, 8·PIXELS·VECTORS numbers, fits the buffer.
-        unsafe {
-            let mut sums = [[_mm256_setzero_ps(); VECTORS]; PIXELS];
-            for sum in &mut sums {
-                for (v, sum) in sum.iter_mut().enumerate() {
-                    *sum = _mm256_loadu_ps(first.add(8 * v));
-                }
-            }
-            let windows: [*const f32; PIXELS] = std::array::from_fn(|p| x.add(starts[p] as usize));
-            for tap in taps {
-                let mut row = [_mm256_setzero_ps(); VECTORS];
-                for (v, row) in row.iter_mut().enumerate() {
-                    *row = _mm256_loadu_ps(rows.add(8 * v));
-                }
-                for (sum, window) in sums.iter_mut().zip(windows) {
-                    let value = _mm256_set1_ps(*window.add(*tap as usize));
-                    for (sum, row) in sum.iter_mut().zip(row) {
-                        *sum = _mm256_fmadd_ps(value, row, *sum);
+    /// The kernel of PIXELS sums of VECTORS vectors of `$lanes` numbers, in the instructions of one set.
+    macro_rules! tile {
+        ($name:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $multiply_add:ident, $store:ident) => {
+            #[target_feature(enable = $features)]
+            unsafe fn $name<const PIXELS: usize, const VECTORS: usize>(
+                x: *const f32,
+                starts: &[u32; TILE],
+                taps: &[u32],
+                mut rows: *const f32,
+                first: *const f32,
+                buffer: &mut Buffer<f32>,
+            ) {
+                // SAFETY: `Kernel::tile`'s caller promises `$lanes`·VECTORS numbers at `first`, as many for each tap at `rows`,
+                // and that every start plus every tap lies within `x`. The tile, `$lanes`·PIXELS·VECTORS numbers, fits the
+                // buffer for the kernels above.
+                unsafe {
+                    let mut sums = [[$zero(); VECTORS]; PIXELS];
+                    for sum in &mut sums {
+                        for (v, sum) in sum.iter_mut().enumerate() {
+                            *sum = $load(first.add($lanes * v));
+                        }
+                    }
+                    let windows: [*const f32; PIXELS] = std::array::from_fn(|p| x.add(starts[p] as usize));
+                    for tap in taps {
+                        let mut row = [$zero(); VECTORS];
+                        for (v, row) in row.iter_mut().enumerate() {
+                            *row = $load(rows.add($lanes * v));
+                        }
+                        for (sum, window) in sums.iter_mut().zip(windows) {
+                            let value = $splat(*window.add(*tap as usize));
+                            for (sum, row) in sum.iter_mut().zip(row) {
+                                *sum = $multiply_add(value, row, *sum);
+                            }
+                        }
+                        rows = rows.add($lanes * VECTORS);
+                    }
+                    for (p, sum) in sums.into_iter().enumerate() {
+                        for (v, sum) in sum.into_iter().enumerate() {
+                            $store(buffer.as_mut_ptr().add((p * VECTORS + v) * $lanes), sum);
+                        }
                     }
                 }
-                rows = rows.add(8 * VECTORS);
             }
-            for (p, sum) in sums.into_iter().enumerate() {
-                for (v, sum) in sum.into_iter().enumerate() {
-                    _mm256_storeu_ps(buffer.as_mut_ptr().add((p * VECTORS + v) * 8), sum);
-                }
-            }
-        }
+        };
     }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const VECTORS: usize>(
-        x: *const f32,
-        starts: &[u32; TILE],
-        taps: &[u32],
-        mut rows: *const f32,
-        first: *const f32,
-        buffer: &mut Buffer<f32>,
-    ) {
-        // SAFETY: `Kernel::tile`'s caller promises 16·VECTORS numbers at `first`, as many for each tap at `rows`, and that
-        // every start plus every tap lies within `x`. The tile, 16·TILE·VECTORS numbers, fits the buffer.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); VECTORS]; TILE];
-            for sum in &mut sums {
-                for (v, sum) in sum.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(first.add(16 * v));
-                }
-            }
-            let windows: [*const f32; TILE] = std::array::from_fn(|p| x.add(starts[p] as usize));
-            for tap in taps {
-                let mut row = [_mm512_setzero_ps(); VECTORS];
-                for (v, row) in row.iter_mut().enumerate() {
-                    *row = _mm512_loadu_ps(rows.add(16 * v));
-                }
-                for (sum, window) in sums.iter_mut().zip(windows) {
-                    let value = _mm512_set1_ps(*window.add(*tap as usize));
-                    for (sum, row) in sum.iter_mut().zip(row) {
-                        *sum = _mm512_fmadd_ps(value, row, *sum);
-                    }
-                }
-                rows = rows.add(16 * VECTORS);
-            }
-            for (p, sum) in sums.into_iter().enumerate() {
-                for (v, sum) in sum.into_iter().enumerate() {
-                    _mm512_storeu_ps(buffer.as_mut_ptr().add((p * VECTORS + v) * 16), sum);
-                }
-            }
-        }
-    }
+    tile!(avx2, "avx2,fma", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps);
+    tile!(avx512, "avx512f", 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps);
 
     /// In blocks of 8×8, those at the edges under masks.
     #[target_feature(enable = "avx2")]

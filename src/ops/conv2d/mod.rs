@@ -20,7 +20,7 @@ use self::{direct::Ending, geometry::Geometry, kernel::Isa};
 use super::cuda;
 use super::{
     Activation, Float,
-    op::{Array, Op, apply, apply_no_grad},
+    op::{Array, Op, apply, apply_no_grad, gradient},
 };
 
 /// How a convolution moves over its input; rows first in every pair.
@@ -194,17 +194,9 @@ impl Forward {
         (run(&self.0, x, weight, bias, Ending::NONE), self.0.output_shape())
     }
 
-    /// dX, if anything needs it, and dW.
+    /// dX and dW.
     fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let dx = match x.track_op() {
-            true => Some(apply_no_grad(&InputGradient(self.0), [dy, weight])?),
-            false => None,
-        };
-        let dw = match weight.track_op() {
-            true => Some(apply_no_grad(&WeightGradient(self.0), [dy, x])?),
-            false => None,
-        };
-        Ok([dx, dw])
+        Ok([gradient(x, &InputGradient(self.0), [dy, weight])?, gradient(weight, &WeightGradient(self.0), [dy, x])?])
     }
 }
 
@@ -247,7 +239,7 @@ impl Op<3> for Forward {
 
     fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let [dx, dw] = self.gradients(x, weight, dy)?;
-        Ok([dx, dw, bias.track_op().then(|| apply_no_grad(&BiasGradient(self.0), [dy])).transpose()?])
+        Ok([dx, dw, gradient(bias, &BiasGradient, [dy])?])
     }
 }
 
@@ -333,17 +325,9 @@ impl Op<2> for InputGradient {
 struct Transposed(Geometry);
 
 impl Transposed {
-    /// A convolution whose result has the shape of y, for the kernels of biases, which only count.
-    fn counts(&self) -> Result<Geometry> {
-        let Geometry { images, inputs, input: [height, width], .. } = self.0;
-        Geometry::new(&[images, 1, height, width], &[inputs, 1, 1, 1], Convolution::new(1, 0))
-    }
-
-    /// dX, if anything needs it, and dW: y is linear in both.
+    /// dX and dW: y is linear in both.
     fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
-        let dx = x.track_op().then(|| apply_no_grad::<2, _>(&Forward(self.0), [dy, weight]));
-        let dw = weight.track_op().then(|| apply_no_grad(&WeightGradient(self.0), [x, dy]));
-        Ok([dx.transpose()?, dw.transpose()?])
+        Ok([gradient::<2, _>(x, &Forward(self.0), [dy, weight])?, gradient(weight, &WeightGradient(self.0), [x, dy])?])
     }
 }
 
@@ -379,14 +363,13 @@ impl Op<3> for Transposed {
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [x, weight, bias]: [cuda::View<'_, G>; 3]) -> Result<(G, Shape)> {
         let (mut y, shape) = InputGradient(self.0).gpu([x, weight])?;
-        cuda::convolution::finish(&mut y, weight, Some(bias), None, Activation::Identity, &self.counts()?)?;
+        cuda::convolution::finish(&mut y, &shape, weight, Some(bias), None, Activation::Identity)?;
         Ok((y, shape))
     }
 
     fn gradients(&self, [x, weight, bias]: [&Tensor; 3], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let [dx, dw] = self.gradients(x, weight, dy)?;
-        let counts = self.counts()?;
-        Ok([dx, dw, bias.track_op().then(|| apply_no_grad(&BiasGradient(counts), [dy])).transpose()?])
+        Ok([dx, dw, gradient(bias, &BiasGradient, [dy])?])
     }
 }
 
@@ -412,18 +395,19 @@ impl Op<2> for WeightGradient {
     }
 }
 
-/// dY to db.
-struct BiasGradient(Geometry);
+/// dY (N, O, H', W') to db (O).
+struct BiasGradient;
 
 impl Op<1> for BiasGradient {
     const NAME: &'static str = "conv2d's bias gradient";
 
     fn cpu<T: Float>(&self, [dy]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        Ok((direct::bias_gradient(&self.0, dy.data), self.0.outputs.into()))
+        let (_, outputs, height, width) = dy.shape.dims4()?;
+        Ok((direct::bias_gradient(dy.data, outputs, height * width), outputs.into()))
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [dy]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
-        Ok((cuda::convolution::bias_gradient(dy, &self.0)?, self.0.outputs.into()))
+        cuda::convolution::bias_gradient(dy)
     }
 }

@@ -92,7 +92,7 @@ fn check<T: Float>(g: &Geometry, isa: Isa, tolerance: f64) {
             planes.flatten().map(|value| value.to_f64()).sum()
         })
         .collect();
-    close("db", &direct::bias_gradient(g, &dy), &sums);
+    close("db", &direct::bias_gradient(&dy, g.outputs, g.pixels()), &sums);
     let add = of(&numbers("add", y.len()));
     let activated: Vec<f64> = y.iter().zip(&add).map(|(y, add)| (y + add.to_f64()).clamp(0.0, 6.0)).collect();
     let ending = Ending { add: Some(&add), activation: Activation::Relu6 };

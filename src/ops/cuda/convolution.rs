@@ -5,7 +5,7 @@
 //! there the columns of all images lie side by side. The columns of some images at a time are made anew in each direction, so
 //! that no more than [`COLUMNS`] elements are needed beside the tensors. Depthwise convolutions have kernels of their own.
 
-use candle_core::{Layout, Result, Shape};
+use candle_core::{Layout, Result, Shape, bail};
 
 use super::{Gpu, Launch, View};
 use crate::ops::{Activation, Convolution, conv2d::geometry::Geometry};
@@ -103,7 +103,7 @@ pub(in crate::ops) fn forward<G: Gpu>(
 ) -> Result<G> {
     let mut y = if sizes.is_channelwise() { depthwise(x, weight, sizes)? } else { product(x, weight, sizes)? };
     if bias.is_some() {
-        finish(&mut y, weight, bias, None, Activation::Identity, sizes)?;
+        finish(&mut y, &sizes.output_shape(), weight, bias, None, Activation::Identity)?;
     }
     Ok(y)
 }
@@ -166,23 +166,23 @@ pub(in crate::ops) fn inference<G: Gpu>(
 ) -> Result<G> {
     let mut y = forward(x, weight, None, sizes)?;
     if bias.is_some() || add.is_some() || activation != Activation::Identity {
-        finish(&mut y, weight, bias, add, activation, sizes)?;
+        finish(&mut y, &sizes.output_shape(), weight, bias, add, activation)?;
     }
     Ok(y)
 }
 
-/// In place: activation(y + bias + add). `weight` is any tensor of y's device and type.
+/// In place: activation(y + bias + add) for y of `shape` (N, O, …). `weight` is any tensor of y's device and type.
 pub(in crate::ops) fn finish<G: Gpu>(
     y: &mut G,
+    shape: &Shape,
     weight: View<'_, G>,
     bias: Option<View<'_, G>>,
     add: Option<View<'_, G>>,
     activation: Activation,
-    sizes: &Geometry,
 ) -> Result<()> {
-    let count = sizes.images * sizes.out_image();
+    let ([_, outputs, pixels], count) = (channels(shape)?, shape.elem_count());
     Launch::new("convolution", "finish", weight.dtype())?
-        .sizes([count, sizes.outputs, sizes.pixels(), bias.is_some().into(), add.is_some().into()])
+        .sizes([count, outputs, pixels, bias.is_some().into(), add.is_some().into()])
         .activation(activation)
         .input(bias.unwrap_or(weight))
         .input(add.unwrap_or(weight))
@@ -283,13 +283,20 @@ pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>, s
     }
 }
 
-/// db (O) of dY.
-pub(in crate::ops) fn bias_gradient<G: Gpu>(dy: View<'_, G>, sizes: &Geometry) -> Result<G> {
-    let mut db = dy.new_like(&sizes.outputs.into())?;
-    Launch::new("convolution", "bias_gradient", dy.dtype())?
-        .sizes([sizes.images, sizes.outputs, sizes.pixels()])
-        .input(dy)
-        .output(&mut db)
-        .blocks(dy.device(), sizes.outputs)?;
-    Ok(db)
+/// db (O) of dY (N, O, …).
+pub(in crate::ops) fn bias_gradient<G: Gpu>(dy: View<'_, G>) -> Result<(G, Shape)> {
+    let sizes = channels(dy.shape())?;
+    let shape = Shape::from(sizes[1]);
+    let mut db = dy.new_like(&shape)?;
+    let launch = Launch::new("convolution", "bias_gradient", dy.dtype())?;
+    launch.sizes(sizes).input(dy).output(&mut db).blocks(dy.device(), sizes[1])?;
+    Ok((db, shape))
+}
+
+/// Images, channels and pixels of a shape (N, O, …).
+fn channels(shape: &Shape) -> Result<[usize; 3]> {
+    match shape.dims() {
+        [images, outputs, plane @ ..] => Ok([*images, *outputs, plane.iter().product()]),
+        other => bail!("a bias needs images and channels, not {other:?}"),
+    }
 }

@@ -3,12 +3,7 @@
 use candle_core::{Layout, Result, Shape};
 
 use super::{Gpu, View, convolution};
-use crate::ops::{Activation, Convolution, conv2d::geometry::Geometry};
-
-/// A linear layer as the 1×1 convolution of single pixels, for the kernels that only count.
-fn geometry(rows: usize, inputs: usize, outputs: usize) -> Result<Geometry> {
-    Geometry::new(&[rows, inputs, 1, 1], &[outputs, inputs, 1, 1], Convolution::new(1, 0))
-}
+use crate::ops::Activation;
 
 /// `view` as a matrix of these sizes, or its transpose.
 fn matrix<G>(view: View<'_, G>, rows: usize, columns: usize, transposed: bool) -> Result<Layout> {
@@ -21,9 +16,9 @@ pub(in crate::ops) fn forward<G: Gpu>(x: View<'_, G>, weight: View<'_, G>, bias:
     let ((rows, inputs), (outputs, _)) = (x.shape().dims2()?, weight.shape().dims2()?);
     let (left, right) = (matrix(x, rows, inputs, false)?, matrix(weight, outputs, inputs, true)?);
     let mut y = x.memory.matmul(weight.memory, (1, rows, outputs, inputs), &left, &right)?;
-    let sizes = geometry(rows, inputs, outputs)?;
-    convolution::finish(&mut y, weight, Some(bias), None, Activation::Identity, &sizes)?;
-    Ok((y, (rows, outputs).into()))
+    let shape = (rows, outputs).into();
+    convolution::finish(&mut y, &shape, weight, Some(bias), None, Activation::Identity)?;
+    Ok((y, shape))
 }
 
 /// dX = dY·W.
@@ -38,10 +33,4 @@ pub(in crate::ops) fn weight_gradient<G: Gpu>(dy: View<'_, G>, x: View<'_, G>) -
     let ((rows, outputs), (_, inputs)) = (dy.shape().dims2()?, x.shape().dims2()?);
     let (left, right) = (matrix(dy, rows, outputs, true)?, matrix(x, rows, inputs, false)?);
     Ok((dy.memory.matmul(x.memory, (1, outputs, inputs, rows), &left, &right)?, (outputs, inputs).into()))
-}
-
-/// dB: the sums of dY's columns.
-pub(in crate::ops) fn bias_gradient<G: Gpu>(dy: View<'_, G>) -> Result<(G, Shape)> {
-    let (rows, outputs) = dy.shape().dims2()?;
-    Ok((convolution::bias_gradient(dy, &geometry(rows, 1, outputs)?)?, outputs.into()))
 }

@@ -5,55 +5,43 @@ use candle_core::{Result, Shape};
 use super::{Gpu, Launch, View};
 use crate::ops::pool::Windows;
 
-/// A window and its moves; rows first.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::ops) struct Window {
-    pub(in crate::ops) kernel: [usize; 2],
-    pub(in crate::ops) stride: [usize; 2],
-    pub(in crate::ops) padding: [usize; 2],
-}
-
-impl From<Windows> for Window {
-    fn from(Windows { rows, columns }: Windows) -> Self {
-        Self {
-            kernel: [rows.kernel, columns.kernel],
-            stride: [rows.stride, columns.stride],
-            padding: [rows.padding, columns.padding],
-        }
+impl Windows {
+    /// `SIZES` of pool.cu.
+    fn words(self) -> [usize; 10] {
+        let (r, c) = (self.rows, self.columns);
+        [r.size, c.size, r.count, c.count, r.kernel, c.kernel, r.stride, c.stride, r.padding, c.padding]
     }
 }
 
-impl Window {
-    fn sizes(self, x: &Shape, y: &Shape) -> Result<([usize; 10], usize)> {
-        let ((images, channels, height, width), (_, _, out_height, out_width)) = (x.dims4()?, y.dims4()?);
-        let ([ky, kx], [sy, sx], [py, px]) = (self.kernel, self.stride, self.padding);
-        Ok(([height, width, out_height, out_width, ky, kx, sy, sx, py, px], images * channels))
-    }
-}
-
-/// `name` is `max_pool` or `avg_pool`; x (N, C, H, W) to `shape` (N, C, H', W').
-pub(in crate::ops) fn forward<G: Gpu>(name: &str, x: View<'_, G>, shape: &Shape, window: Window) -> Result<G> {
-    let (sizes, planes) = window.sizes(x.shape(), shape)?;
+/// The largest of each window: x (N, C, H, W) to `shape` (N, C, H', W').
+pub(in crate::ops) fn max<G: Gpu>(x: View<'_, G>, shape: &Shape, windows: Windows) -> Result<G> {
+    let planes = shape.elem_count() / windows.count();
     let mut y = x.new_like(shape)?;
-    let launch = Launch::new("pool", name, x.dtype())?;
-    launch.sizes(sizes).size(planes).input(x).output(&mut y).each(x.device(), shape.elem_count())?;
+    let launch = Launch::new("pool", "max_pool", x.dtype())?;
+    launch.sizes(windows.words()).size(planes).input(x).output(&mut y).each(x.device(), shape.elem_count())?;
     Ok(y)
 }
 
 /// (x, dY) to dX.
-pub(in crate::ops) fn max_gradient<G: Gpu>(x: View<'_, G>, dy: View<'_, G>, window: Window) -> Result<G> {
-    let (sizes, planes) = window.sizes(x.shape(), dy.shape())?;
+pub(in crate::ops) fn max_gradient<G: Gpu>(x: View<'_, G>, dy: View<'_, G>, windows: Windows) -> Result<G> {
+    let planes = x.count() / windows.pixels();
     let mut dx = x.new_like(x.shape())?;
     let launch = Launch::new("pool", "max_pool_gradient", x.dtype())?;
-    launch.sizes(sizes).size(planes).input(x).input(dy).output(&mut dx).each(x.device(), x.count())?;
+    launch.sizes(windows.words()).size(planes).input(x).input(dy).output(&mut dx).each(x.device(), x.count())?;
     Ok(dx)
 }
 
 /// The mean of each window; padding counts as zeros when `with_padding`.
-pub(in crate::ops) fn average<G: Gpu>(x: View<'_, G>, shape: &Shape, window: Window, with_padding: bool) -> Result<G> {
-    let (sizes, planes) = window.sizes(x.shape(), shape)?;
+pub(in crate::ops) fn average<G: Gpu>(
+    x: View<'_, G>,
+    shape: &Shape,
+    windows: Windows,
+    with_padding: bool,
+) -> Result<G> {
+    let planes = shape.elem_count() / windows.count();
     let mut y = x.new_like(shape)?;
-    let launch = Launch::new("pool", "avg_pool", x.dtype())?.sizes(sizes).sizes([planes, with_padding.into()]);
+    let launch =
+        Launch::new("pool", "avg_pool", x.dtype())?.sizes(windows.words()).sizes([planes, with_padding.into()]);
     launch.input(x).output(&mut y).each(x.device(), shape.elem_count())?;
     Ok(y)
 }
@@ -62,13 +50,14 @@ pub(in crate::ops) fn average<G: Gpu>(x: View<'_, G>, shape: &Shape, window: Win
 pub(in crate::ops) fn average_gradient<G: Gpu>(
     dy: View<'_, G>,
     shape: &Shape,
-    window: Window,
+    windows: Windows,
     with_padding: bool,
 ) -> Result<G> {
-    let (sizes, planes) = window.sizes(shape, dy.shape())?;
+    let planes = shape.elem_count() / windows.pixels();
     let mut dx = dy.new_like(shape)?;
-    let launch =
-        Launch::new("pool", "avg_pool_gradient", dy.dtype())?.sizes(sizes).sizes([planes, with_padding.into()]);
+    let launch = Launch::new("pool", "avg_pool_gradient", dy.dtype())?
+        .sizes(windows.words())
+        .sizes([planes, with_padding.into()]);
     launch.input(dy).output(&mut dx).each(dy.device(), shape.elem_count())?;
     Ok(dx)
 }

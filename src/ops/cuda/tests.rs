@@ -203,7 +203,7 @@ fn launched(x: &Tensor, weight: &Tensor, bias: &Tensor, toward: &Tensor, sizes: 
         (convolution::forward(x, weight, Some(bias), sizes)?, dy.shape()),
         (convolution::input_gradient(dy, weight, sizes)?, x.shape()),
         (convolution::weight_gradient(dy, x, sizes)?, weight.shape()),
-        (convolution::bias_gradient(dy, sizes)?, bias.shape()),
+        (convolution::bias_gradient(dy)?.0, bias.shape()),
     ];
     let tensor = |(memory, shape): (CpuStorage, &Shape)| {
         Tensor::from_storage(Storage::Cpu(memory), shape, BackpropOp::none(), false)
