@@ -4,7 +4,8 @@ use candle_core::{Device, Tensor};
 use garde::Validate;
 use oodkit::{
     detectors::{
-        Bank, DetectorConfig, energy::energy, max_logit::max_logit, msp::msp, softmax_entropy::softmax_entropy,
+        Bank, DetectorConfig, Fit, Need, energy::energy, max_logit::max_logit, msp::msp,
+        softmax_entropy::softmax_entropy,
     },
     metrics::metrics,
     rng,
@@ -19,6 +20,7 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
         logits: Tensor::from_vec(logits, (images, classes), &Device::Cpu).unwrap(),
         features: Tensor::zeros((images, 3), candle_core::DType::F32, &Device::Cpu).unwrap(),
         labels: None,
+        activations: None,
     }
 }
 
@@ -35,7 +37,8 @@ fn synthetic(images: usize, confidence: f32, name: &str) -> Vec<f32> {
 fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
     let detector = config.build();
     let train = self::bank(synthetic(120, 8.0, "train"), CLASSES);
-    let scorer = detector.fit(detector.needs_fit().then_some(&train))?;
+    let train = detector.needs().contains(&Need::Train).then_some(&train);
+    let scorer = detector.fit(&Fit { train, memory: 1 << 20, ..Fit::default() })?;
     Ok(scorer.score(bank)?.as_slice().to_vec())
 }
 

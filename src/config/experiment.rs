@@ -585,6 +585,10 @@ pub struct Evaluation {
     /// be at their fastest, and every machine has.
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub memory: usize,
+    /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes.
+    /// Ours: 2048. It changes no result.
+    #[garde(range(min = 1, max = MOST_MEMORY))]
+    pub fit_memory: usize,
     /// Score random subsets of each OOD set, several times, as energy_ood does.
     #[garde(dive)]
     pub redraw: Option<Redraw>,
@@ -592,7 +596,7 @@ pub struct Evaluation {
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Self { batch_size: None, memory: 256, redraw: None }
+        Self { batch_size: None, memory: 256, fit_memory: 2048, redraw: None }
     }
 }
 

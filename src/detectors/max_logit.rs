@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The maximum logit has no settings.
@@ -29,7 +29,7 @@ pub fn max_logit(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn fit(&self, _: Option<&Bank>) -> Result<Box<dyn Scorer>> {
+    fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(self.clone()))
     }
 }

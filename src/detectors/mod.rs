@@ -9,9 +9,15 @@ pub mod msp;
 mod registry;
 pub mod softmax_entropy;
 
+use std::{fmt, path::Path, sync::Arc};
+
 use candle_core::{DType, Tensor};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    nn::{Head, watch::Layer},
+    ops::Activation,
+};
 
 registry::registry! {
     /// One minus the maximum softmax probability (Hendrycks & Gimpel 2017).
@@ -33,16 +39,89 @@ pub struct Bank {
     pub features: Tensor,
     /// (N) classes, for labelled sets.
     pub labels: Option<Vec<u32>>,
+    /// Every layer's neurons on the same images, too many to hold.
+    pub activations: Option<Arc<dyn Activations>>,
+}
+
+/// Every layer's neurons on one image set, before their non-linearity, read in passes over it.
+pub trait Activations: fmt::Debug + Send + Sync {
+    /// N.
+    fn images(&self) -> usize;
+    /// The layers from input to output.
+    fn layers(&self) -> Result<Vec<LayerShape>>;
+    /// Calls `each` with the position of a batch's first image and every layer's neurons on the batch, in order of the
+    /// images. `what` names the pass on its progress bar.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()>;
+}
+
+/// A layer's name and size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerShape {
+    /// As [`Layer::name`].
+    pub name: String,
+    /// (C, H, W) or (D).
+    pub dims: Vec<usize>,
+    /// The non-linearity that follows.
+    pub activation: Activation,
+}
+
+impl From<&Layer> for LayerShape {
+    fn from(layer: &Layer) -> Self {
+        Self { name: layer.name.clone(), dims: layer.values.dims()[1..].to_vec(), activation: layer.activation }
+    }
+}
+
+/// What a detector reads; of the images to score, but for the last three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// [`Bank::logits`].
+    Logits,
+    /// [`Bank::features`].
+    Features,
+    /// [`Bank::activations`].
+    Activations,
+    /// The last linear layer.
+    Head,
+    /// The same of the train images.
+    Train,
+    /// The classes of the train images.
+    TrainLabels,
+}
+
+/// What a detector may learn from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fit<'a> {
+    /// The in-distribution train set; `None` unless [`Need::Train`] is among the detector's needs.
+    pub train: Option<&'a Bank>,
+    /// The network's last linear layer, if it has one.
+    pub head: Option<&'a Head>,
+    /// Bytes that the fit may hold at a time.
+    pub memory: usize,
+    /// A folder for what an interrupted fit goes on from; the caller removes it after the fit.
+    pub scratch: Option<&'a Path>,
+}
+
+impl<'a> Fit<'a> {
+    /// The train set, for a detector that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the caller gave none.
+    pub fn train(&self) -> Result<&'a Bank> {
+        self.train.ok_or_else(|| Error::Failed("the detector needs the train set, and there is none".into()))
+    }
 }
 
 /// Learns what it needs from in-distribution train data, and yields something that can score.
 pub trait Detector {
-    /// Whether [`Detector::fit`] reads the train bank; when false the train set is not run through the network.
-    fn needs_fit(&self) -> bool {
-        false
+    /// What it reads. Without [`Need::Train`] the train set is not run through the network.
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Logits]
     }
-    /// `train` is `None` unless [`Detector::needs_fit`].
-    fn fit(&self, train: Option<&Bank>) -> Result<Box<dyn Scorer>>;
+    /// Learns.
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>>;
 }
 
 /// Scores images by their outputs.

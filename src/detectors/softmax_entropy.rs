@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The softmax entropy has no settings.
@@ -37,7 +37,7 @@ pub fn softmax_entropy(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn fit(&self, _: Option<&Bank>) -> Result<Box<dyn Scorer>> {
+    fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(self.clone()))
     }
 }

@@ -77,7 +77,7 @@ impl Network for EfficientNetLite0 {
         };
         let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;
         let features = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, mode)?)?;
-        Ok(Outputs { logits: self.classifier.forward(&features, mode)?, features, taps })
+        Ok(Outputs { logits: self.classifier.forward(&features, Activation::Identity, mode)?, features, taps })
     }
 
     fn head(&self) -> Head {

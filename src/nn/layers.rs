@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config::Precision,
-    nn::{Head, Mode, footprint},
+    nn::{Head, Mode, footprint, watch},
     ops::{self, Activation, Convolution, Statistics},
 };
 
@@ -152,19 +152,21 @@ impl ConvNorm {
     /// activation(normalised convolution): (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         match self.folded(x, mode)? {
-            Some(conv) => conv.infer(x, None, activation),
+            Some(conv) => watch::activate(&self.norm.name, activation, |activation| conv.infer(x, None, activation)),
             None => self.norm.forward(&self.conv.forward(x, mode)?, activation, mode),
         }
     }
 
     /// activation(normalised convolution + add), with `add` (N, O, H', W').
     pub fn forward_add(&self, x: &Tensor, add: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        if let Some(conv) = self.folded(x, mode)? {
-            return conv.infer(x, Some(add), activation);
-        }
-        let y = self.conv.forward(x, mode)?;
-        footprint::note([x, add, &y]);
-        ops::add(&self.norm.forward(&y, Activation::Identity, mode)?, add, activation)
+        watch::activate(&self.norm.name, activation, |activation| {
+            if let Some(conv) = self.folded(x, mode)? {
+                return conv.infer(x, Some(add), activation);
+            }
+            let y = self.conv.forward(x, mode)?;
+            footprint::note([x, add, &y]);
+            ops::add(&self.norm.forward(&y, Activation::Identity, mode)?, add, activation)
+        })
     }
 
     /// From now on, inference uses one convolution with the parameters as they are now.
@@ -193,6 +195,7 @@ impl ConvNorm {
 /// A linear layer: y = x·Wᵀ + b.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    name: String,
     weight: Tensor,
     bias: Tensor,
 }
@@ -206,19 +209,23 @@ impl Linear {
     /// From `inputs` to `outputs` features, starting as asked.
     pub fn with_init([inputs, outputs]: [usize; 2], weight: Init, bias: Init, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
+            name: vb.prefix(),
             weight: vb.get_with_hints((outputs, inputs), "weight", weight)?,
             bias: vb.get_with_hints(outputs, "bias", bias)?,
         })
     }
 
-    /// (N, inputs) to (N, outputs).
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// (N, inputs) to (N, outputs), which `activation` of the network's follows: the identity after the last layer.
+    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
         let input = operand(x, mode)?;
-        if input.dtype() == x.dtype() {
-            return ops::linear(x, &weight, &bias);
-        }
-        input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)
+        let y = if input.dtype() == x.dtype() {
+            ops::linear(x, &weight, &bias)?
+        } else {
+            input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
+        };
+        watch::note(&self.name, &y, activation);
+        ops::activate(&y, activation)
     }
 
     /// The layer as detectors see it.
@@ -230,6 +237,7 @@ impl Linear {
 /// Batch normalisation with running averages, as `torch.nn.BatchNorm2d` (momentum 0.1: PyTorch's default).
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
+    name: String,
     weight: Tensor,
     bias: Tensor,
     running_mean: Var,
@@ -245,6 +253,7 @@ impl BatchNorm2d {
     /// Weight 1, bias 0, running mean 0, running variance 1.
     pub fn new(channels: usize, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
+            name: vb.prefix(),
             weight: vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
             bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
             running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
@@ -273,7 +282,9 @@ impl BatchNorm2d {
             }
         };
         let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
-        ops::batch_norm(x, &weight, &bias, &moments, statistics, self.epsilon, activation)
+        watch::activate(&self.name, activation, |activation| {
+            ops::batch_norm(x, &weight, &bias, &moments, statistics, self.epsilon, activation)
+        })
     }
 
     /// What inference multiplies each channel by and then adds: (C), f64.

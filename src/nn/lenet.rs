@@ -11,8 +11,9 @@ use crate::{
     nn::{
         Head, Mode, Network, Outputs, Shape,
         layers::{Conv2d, Linear},
+        watch,
     },
-    ops::{self, Convolution},
+    ops::{self, Activation, Convolution},
 };
 
 /// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
@@ -50,12 +51,11 @@ impl LeNet {
 
 impl Network for LeNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        // ReLU after the pool: equal to before it, on a quarter of the values.
-        let conv1 = ops::relu(&ops::max_pool2d(&self.conv1.forward(images, mode)?, ops::Pool::new(2, 2, 0))?)?;
-        let conv2 = ops::relu(&ops::max_pool2d(&self.conv2.forward(&conv1, mode)?, ops::Pool::new(2, 2, 0))?)?;
-        let hidden = ops::relu(&self.fc1.forward(&conv2.flatten_from(1)?, mode)?)?;
-        let features = ops::relu(&self.fc2.forward(&hidden, mode)?)?;
-        let logits = self.fc3.forward(&features, mode)?;
+        let conv1 = pooled("conv1", &self.conv1.forward(images, mode)?)?;
+        let conv2 = pooled("conv2", &self.conv2.forward(&conv1, mode)?)?;
+        let hidden = self.fc1.forward(&conv2.flatten_from(1)?, Activation::Relu, mode)?;
+        let features = self.fc2.forward(&hidden, Activation::Relu, mode)?;
+        let logits = self.fc3.forward(&features, Activation::Identity, mode)?;
         Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
     }
 
@@ -66,4 +66,10 @@ impl Network for LeNet {
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
         Ok(Box::new(self.clone()))
     }
+}
+
+/// ReLU after the pool: equal to before it, on a quarter of the values.
+fn pooled(name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
+    watch::note(name, maps, Activation::Relu);
+    ops::relu(&ops::max_pool2d(maps, ops::Pool::new(2, 2, 0))?)
 }

@@ -7,6 +7,7 @@ pub mod lenet;
 pub mod params;
 pub mod resnet;
 pub mod vgg;
+pub mod watch;
 pub mod weights;
 pub mod wide_resnet;
 

@@ -57,7 +57,7 @@ impl Network for ResNet {
         let maps = self.trunk.forward(images, mode)?;
         let features = ops::global_avg_pool2d(&maps[maps.len() - 1])?;
         let taps = STAGES.into_iter().zip(maps).collect::<BTreeMap<_, _>>();
-        Ok(Outputs { logits: self.fc.forward(&features, mode)?, features, taps })
+        Ok(Outputs { logits: self.fc.forward(&features, Activation::Identity, mode)?, features, taps })
     }
 
     fn head(&self) -> Head {

@@ -83,7 +83,7 @@ impl Network for Vgg19 {
             taps.insert(stage.name, x.clone());
         }
         let features = ops::global_avg_pool2d(&x)?;
-        Ok(Outputs { logits: self.classifier.forward(&features, mode)?, features, taps })
+        Ok(Outputs { logits: self.classifier.forward(&features, Activation::Identity, mode)?, features, taps })
     }
 
     fn head(&self) -> Head {

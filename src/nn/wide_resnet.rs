@@ -71,7 +71,7 @@ impl Network for WideResNet {
         let last = self.bn1.forward(&x, Activation::Relu, mode)?;
         let features = ops::global_avg_pool2d(&last)?;
         taps.insert("relu", last);
-        Ok(Outputs { logits: self.fc.forward(&features, mode)?, features, taps })
+        Ok(Outputs { logits: self.fc.forward(&features, Activation::Identity, mode)?, features, taps })
     }
 
     fn head(&self) -> Head {

@@ -47,7 +47,7 @@ pub use linear::linear;
 pub use max_pool2d::max_pool2d;
 pub use memory::keep_freed_memory;
 pub use pool::Pool;
-pub use relu::{leaky_relu, relu, relu6};
+pub use relu::{activate, leaky_relu, relu, relu6};
 pub use resize::{Interpolation, resize};
 pub use silu::silu;
 pub use softmax::softmax;

@@ -30,7 +30,14 @@ pub fn relu6(x: &Tensor) -> Result<Tensor> {
     activate(x, Activation::Relu6)
 }
 
-fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+/// `activation` of each element, with PyTorch's gradients.
+///
+/// # Errors
+/// As [`leaky_relu`].
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if activation == Activation::Identity {
+        return Ok(x.clone());
+    }
     activation.check()?;
     op::apply(Activate(activation), [x])
 }

@@ -1,21 +1,22 @@
 //! One forward pass per network and data set, kept on disk for every detector and every later run.
 
-use std::{collections::BTreeMap, ops::Range, path::Path};
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
-    detectors::Bank,
+    detectors::{Activations, Bank, LayerShape},
     nn::{
         Mode, Network,
+        watch::{Layer, watch},
         weights::{self, read_safetensors},
     },
-    run::interrupt::Interrupt,
+    run::{interrupt::Interrupt, progress},
 };
 
-/// Runs `images` through the network in evaluation mode, `batch` at a time; the outputs are f32 on the CPU.
+/// Runs `images` through a folded network in evaluation mode, `batch` at a time; the outputs are f32 on the CPU.
 ///
 /// # Errors
 /// [`Error::Interrupted`] between batches when the user asks to stop.
@@ -28,7 +29,6 @@ pub fn compute(
     interrupt: &Interrupt,
     mut progress: impl FnMut(usize),
 ) -> Result<Bank> {
-    let network = network.folded()?;
     let (mut logits, mut features) = (Vec::new(), Vec::new());
     for start in (0..images.len()).step_by(batch) {
         interrupt.check()?;
@@ -39,7 +39,8 @@ pub fn compute(
         logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
         features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
     }
-    Ok(Bank { logits: Tensor::cat(&logits, 0)?, features: Tensor::cat(&features, 0)?, labels: images.labels.clone() })
+    let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
+    Ok(Bank { logits, features, labels: images.labels.clone(), activations: None })
 }
 
 /// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
@@ -58,7 +59,7 @@ pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
     };
     let (mut tensors, _) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
     match (tensors.remove("logits"), tensors.remove("features")) {
-        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, labels })),
+        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, labels, activations: None })),
         _ => Err(damaged("logits or features are missing")),
     }
 }
@@ -68,4 +69,61 @@ pub fn write(path: &Path, bank: &Bank) -> Result<()> {
     let tensors = [("features", &bank.features), ("logits", &bank.logits)];
     let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor.clone())).into();
     weights::write(path, &tensors, &BTreeMap::new())
+}
+
+/// The neurons of a network on an image set, computed anew in every pass.
+pub struct NetworkActivations {
+    network: Arc<dyn Network>,
+    images: Arc<ImageSet>,
+    normalisation: Normalisation,
+    batch: usize,
+    device: Device,
+    interrupt: Interrupt,
+}
+
+impl fmt::Debug for NetworkActivations {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("NetworkActivations").field("images", &self.images.name).finish_non_exhaustive()
+    }
+}
+
+impl NetworkActivations {
+    /// Of a folded network, `batch` images a pass.
+    pub fn new(
+        network: Arc<dyn Network>,
+        images: Arc<ImageSet>,
+        normalisation: Normalisation,
+        batch: usize,
+        device: Device,
+        interrupt: Interrupt,
+    ) -> Self {
+        Self { network, images, normalisation, batch, device, interrupt }
+    }
+
+    fn layers_of(&self, range: Range<usize>) -> Result<Vec<Layer>> {
+        let images = self.images.tensor(range, &self.normalisation, &self.device)?;
+        Ok(watch(|| self.network.forward(&images, Mode::Eval))?.1)
+    }
+}
+
+impl Activations for NetworkActivations {
+    fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        Ok(self.layers_of(0..1)?.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        let bar = progress::forward_pass(&format!("{what}: {}", self.images.name), self.images.len());
+        for start in (0..self.images.len()).step_by(self.batch) {
+            self.interrupt.check()?;
+            let range = start..(start + self.batch).min(self.images.len());
+            bar.set_position(range.end as u64);
+            each(start, &self.layers_of(range)?)?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
 }

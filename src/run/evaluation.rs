@@ -15,9 +15,9 @@ use crate::{
     Error, Result,
     config::{self, Method},
     data::Split,
-    detectors::{Bank, Scores},
+    detectors::{Bank, Fit, Need, Scores},
     metrics::{aggregate, files, ranking},
-    nn::{Shape, footprint},
+    nn::{Network, Shape, footprint},
     run::{
         bank,
         execute::{LoadedSet, Runner},
@@ -37,6 +37,8 @@ const VERSION: u32 = 2;
 struct Subject<'a> {
     node: &'a Node,
     trained: Trained,
+    /// The network as inference uses it.
+    folded: Arc<dyn Network>,
     sets: &'a [Arc<LoadedSet>],
     banks: Vec<Bank>,
     seed: u64,
@@ -84,7 +86,8 @@ impl Runner<'_> {
             // Without methods, its accuracy is all that is asked of it.
             let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
             let batch_size = self.batch_size(&trained, &experiment.evaluation)?;
-            let banks = used.iter().map(|set| self.bank(&trained, set, batch_size));
+            let folded: Arc<dyn Network> = trained.network.folded()?.into();
+            let banks = used.iter().map(|set| self.bank(&trained, &folded, set, batch_size));
             let banks = banks.collect::<Result<Vec<_>>>()?;
             let labels = banks[0]
                 .labels
@@ -103,7 +106,7 @@ impl Runner<'_> {
                 },
             );
             let settings = &experiment.evaluation;
-            let subject = Subject { node, trained, sets: used, banks, seed, settings, batch_size };
+            let subject = Subject { node, trained, folded, sets: used, banks, seed, settings, batch_size };
             for method in methods {
                 method_results.insert(method.name.as_str(), self.method(method, &subject)?);
             }
@@ -127,26 +130,35 @@ impl Runner<'_> {
     }
 
     /// The network's outputs on a set, from disk if they were computed before.
-    fn bank(&self, trained: &Trained, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+    fn bank(&self, trained: &Trained, folded: &Arc<dyn Network>, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+        let (device, interrupt) = (&self.context.device, &self.context.interrupt);
+        let activations = Some(Arc::new(bank::NetworkActivations::new(
+            folded.clone(),
+            set.images.clone(),
+            trained.normalisation.clone(),
+            batch_size,
+            device.clone(),
+            interrupt.clone(),
+        )) as _);
         // Images of one batch may share sums, so the batch size can change the last bits.
         let folder = format!("v{VERSION}-batch{batch_size}");
         let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
         if let Some(bank) = bank::read(&path, set.images.labels.clone())? {
-            return Ok(bank);
+            return Ok(Bank { activations, ..bank });
         }
         let bar = progress::forward_pass(&set.images.name, set.images.len());
         let bank = bank::compute(
-            trained.network.as_ref(),
+            folded.as_ref(),
             &set.images,
             &trained.normalisation,
             batch_size,
-            &self.context.device,
-            &self.context.interrupt,
+            device,
+            interrupt,
             |done| bar.set_position(done as u64),
         )?;
         bar.finish_and_clear();
         bank::write(&path, &bank)?;
-        Ok(bank)
+        Ok(Bank { activations, ..bank })
     }
 
     /// Scores every set with one method and measures each OOD set against the ID set.
@@ -200,8 +212,17 @@ impl Runner<'_> {
                 None => {
                     let started = Instant::now();
                     let detector = method.detector.build();
-                    let train = if detector.needs_fit() { Some(self.train_bank(subject)?) } else { None };
-                    let fitted = detector.fit(train.as_ref()).map_err(failed)?;
+                    let needs_train = detector.needs().contains(&Need::Train);
+                    let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
+                    let head = subject.trained.network.head();
+                    let scratch = folder.join("fit");
+                    let fit = Fit {
+                        train: train.as_ref(),
+                        head: Some(&head),
+                        memory: subject.settings.fit_memory << 20,
+                        scratch: Some(&scratch),
+                    };
+                    let fitted = detector.fit(&fit).map_err(failed)?;
                     record.fit_seconds = started.elapsed().as_secs_f64();
                     scorer.insert(fitted)
                 }
@@ -215,6 +236,7 @@ impl Runner<'_> {
             scored.score_seconds += seconds;
             scored.scores.push(scores);
         }
+        remove_folder(&folder.join("fit"))?;
         scored.fit_seconds = record.fit_seconds;
         Ok(scored)
     }
@@ -222,7 +244,15 @@ impl Runner<'_> {
     fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
         let train = self.set(&subject.node.data, Split::Train, None)?;
         self.refuse_other_images(subject.node, &train.sha256)?;
-        self.bank(&subject.trained, &train, subject.batch_size)
+        self.bank(&subject.trained, &subject.folded, &train, subject.batch_size)
+    }
+}
+
+/// What a fit left for an interrupted run to go on from is of no use once everything is scored.
+fn remove_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
