@@ -88,6 +88,7 @@ fn results(experiment: &Experiment) -> Results {
 
 fn seed_result(seed: u64, weight: f64) -> SeedResult {
     let network = |name: &str, accuracy: f64| NetworkResult {
+        members: Vec::new(),
         folder: format!("networks/{name}/seed{seed}").into(),
         accuracy: accuracy + seed as f64 * 0.001,
         steps: 391,

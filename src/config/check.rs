@@ -13,10 +13,11 @@ use garde::Validate;
 use crate::{
     Error, Result,
     config::{
-        Backbone, Dataset, Experiment, Figure, Keep, Network, Optimizer, Over, Rows, Sampling, Schedule, Train, expect,
-        sweep,
+        Backbone, Dataset, Experiment, Figure, Keep, Method, Network, Optimizer, Over, Rows, Sampling, Schedule, Train,
+        expect, sweep,
     },
     data::{self, Format, Split, registry},
+    detectors::Need,
     did_you_mean,
 };
 
@@ -272,6 +273,7 @@ impl Found {
                 self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
             self.fits(&path, network, &experiment.data.id);
+            self.members(&path, network, &experiment.seeds);
         }
     }
 
@@ -302,6 +304,28 @@ impl Found {
         }
     }
 
+    /// Members differ from each other, and repetitions of an ensemble share none.
+    fn members(&mut self, path: &Path, network: &Network, seeds: &[u64]) {
+        if network.members.is_some() && network.train.is_none() {
+            self.add(path.join("members"), "without train all members would be the same weights");
+        }
+        let mut taken = BTreeMap::new();
+        for &seed in seeds.iter().filter(|_| network.members.is_some()) {
+            for member in network.seeds(seed) {
+                match taken.insert(member, seed) {
+                    Some(other) if other != seed => {
+                        let message = format!(
+                            "the ensembles of seeds {other} and {seed} would share the network of seed {member}: members \
+                             are 1000 apart, so choose other seeds"
+                        );
+                        return self.add(path.join("members"), message);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn origin(&mut self, path: &Path, name: &str, network: &Network, networks: &BTreeMap<String, Network>) {
         match (&network.backbone, &network.from) {
             (Some(_), Some(_)) => {
@@ -316,6 +340,12 @@ impl Found {
                     self.add(path.join("from"), no_such("network", from, networks.keys().map(String::as_str)));
                 } else if let Some(cycle) = cycle(name, networks) {
                     self.add(path.join("from"), format!("networks start from each other: {cycle}"));
+                } else if networks[from].members.is_some() {
+                    let message = format!(
+                        "\"{from}\" is an ensemble: start from a network without members, and give members here to tune \
+                         one for each"
+                    );
+                    self.add(path.join("from"), message);
                 }
                 if network.weights.is_some() {
                     self.add(
@@ -350,14 +380,39 @@ impl Found {
     fn methods(&mut self, experiment: &Experiment) {
         let methods = root("methods");
         for (index, method) in experiment.methods.iter().enumerate() {
-            if !experiment.networks.contains_key(&method.network) {
-                let message = no_such("network", &method.network, experiment.networks.keys().map(String::as_str));
-                self.add(methods.join(index).join("network"), message);
+            match experiment.networks.get(&method.network) {
+                None => {
+                    let message = no_such("network", &method.network, experiment.networks.keys().map(String::as_str));
+                    self.add(methods.join(index).join("network"), message);
+                }
+                Some(network) => self.reads(&methods.join(index).join("detector"), method, network),
             }
         }
         if let Some(index) = first_repeated(experiment.methods.iter().map(|method| &method.name)) {
             let message = format!("a method is called \"{}\" already", experiment.methods[index].name);
             self.add(methods.join(index).join("name"), message);
+        }
+    }
+
+    /// Whether the network has what the detector needs.
+    fn reads(&mut self, path: &Path, method: &Method, network: &Network) {
+        let (detector, name) = (method.detector.name(), &method.network);
+        for need in method.detector.build().needs() {
+            let message = match (need, network.members) {
+                (Need::Members, None) => format!(
+                    "{detector} compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`"
+                ),
+                (Need::RawLogits, Some(_)) => format!(
+                    "{detector} reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only \
+                     the mean softmax"
+                ),
+                (Need::Activations | Need::Head, Some(_)) => format!(
+                    "{detector} reads the layers of one network, and \"{name}\" is an ensemble: give it a network \
+                     without members"
+                ),
+                _ => continue,
+            };
+            self.add(path.clone(), message);
         }
     }
 

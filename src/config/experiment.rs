@@ -21,6 +21,8 @@ const MOST_IMAGES: usize = 1_000_000_000;
 const MOST_TOGETHER: usize = 65_536;
 /// MiB: a terabyte.
 const MOST_MEMORY: usize = 1 << 20;
+/// Networks of an ensemble.
+const MOST_MEMBERS: usize = 100;
 /// Of a loss term.
 const MOST_WEIGHT: f64 = 1e6;
 
@@ -148,6 +150,23 @@ pub struct Network {
     #[garde(dive)]
     #[serde(default)]
     pub loss: Loss,
+    /// A deep ensemble (Lakshminarayanan et al. 2017, <https://arxiv.org/abs/1612.01474>): so many networks of this recipe,
+    /// whose mean softmax is the prediction. 5 in that paper, DDU and AFDU. Member i is the network of seed
+    /// `seed + 1000·i`, shared with every experiment that has it. Absent: one network.
+    #[garde(range(min = 1, max = MOST_MEMBERS))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<usize>,
+}
+
+/// Between the seeds of two members. Ours: experiments count their seeds from 0 and have fewer.
+const MEMBER_SEEDS: u64 = 1000;
+
+impl Network {
+    /// The seeds of the networks that stand for this one in the repetition `seed`: `seed` itself, and of an ensemble one
+    /// for each further member, modulo 2⁶⁴.
+    pub fn seeds(&self, seed: u64) -> Vec<u64> {
+        (0..self.members.unwrap_or(1) as u64).map(|member| seed.wrapping_add(member * MEMBER_SEEDS)).collect()
+    }
 }
 
 /// An architecture: a name (`lenet`), or a name with its settings (`wide_resnet: { depth: 40, width: 2 }`).

@@ -8,6 +8,8 @@ const SWEEP_VALUES: usize = 2;
 const BATCH: usize = 8;
 /// Training steps of each network.
 const STEPS: usize = 2;
+/// Networks of an ensemble.
+const MEMBERS: usize = 2;
 /// Held-out images.
 const VALIDATION: usize = 8;
 /// Images a forward pass of the evaluation.
@@ -27,6 +29,9 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     experiment.seeds.truncate(1);
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
+    }
+    for members in experiment.networks.values_mut().filter_map(|network| network.members.as_mut()) {
+        *members = (*members).min(MEMBERS);
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
         train.epochs = 1;

@@ -6,6 +6,7 @@
 pub mod energy;
 pub mod max_logit;
 pub mod msp;
+pub mod mutual_information;
 mod registry;
 pub mod softmax_entropy;
 
@@ -28,15 +29,19 @@ registry::registry! {
     MaxLogit = max_logit,
     /// The free energy of the logits (Liu et al. 2020).
     Energy = energy,
+    /// How much the members of a deep ensemble disagree (Lakshminarayanan et al. 2017).
+    MutualInformation = mutual_information,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
 #[derive(Debug, Clone)]
 pub struct Bank {
-    /// (N, K) f32 logits on the CPU.
+    /// (N, K) f32 logits on the CPU; of an ensemble, ln of its members' mean softmax.
     pub logits: Tensor,
-    /// (N, D) f32 penultimate features on the CPU.
+    /// (N, D) f32 penultimate features on the CPU; of an ensemble, those of its members one after another.
     pub features: Tensor,
+    /// (N, M, K) f32 logits of the M members of an ensemble, on the CPU.
+    pub members: Option<Tensor>,
     /// (N) classes, for labelled sets.
     pub labels: Option<Vec<u32>>,
     /// Every layer's neurons on the same images, too many to hold.
@@ -75,10 +80,17 @@ impl From<&Layer> for LayerShape {
 }
 
 /// What a detector reads; of the images to score, but for the last three.
+///
+/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations) or [`Head`](Need::Head); one network
+/// has no [`Members`](Need::Members).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// [`Bank::logits`].
+    /// [`Bank::logits`], of which it may matter only what softmax keeps: not what is added to all logits of an image.
     Logits,
+    /// [`Bank::logits`] as the last layer gave them.
+    RawLogits,
+    /// [`Bank::members`].
+    Members,
     /// [`Bank::features`].
     Features,
     /// [`Bank::activations`].
@@ -154,22 +166,27 @@ impl Scores {
 /// # Errors
 /// If there is no image or no class, or a logit is NaN or infinite.
 fn score_rows(logits: &Tensor, score: impl Fn(&[f64]) -> f64) -> Result<Vec<f32>> {
+    map_rows(logits, |row| score(row) as f32)
+}
+
+/// What `each` makes of the rows, as [`score_rows`].
+fn map_rows<T>(logits: &Tensor, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
     let (images, classes) = logits.dims2()?;
     if images == 0 || classes == 0 {
         return Err(Error::Failed(format!("there is nothing to score: the logits are {images} × {classes}")));
     }
     let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut row = Vec::with_capacity(classes);
-    let mut scores = Vec::with_capacity(images);
+    let mut results = Vec::with_capacity(images);
     for (image, logits) in logits.chunks_exact(classes).enumerate() {
         if let Some((class, logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
             return Err(Error::Failed(format!("logit {class} of image {image} is {logit}")));
         }
         row.clear();
         row.extend(logits.iter().copied().map(f64::from));
-        scores.push(score(&row) as f32);
+        results.push(each(&row));
     }
-    Ok(scores)
+    Ok(results)
 }
 
 /// A row of logits as its largest value m, and r = Σ exp(f − m) over the *other* classes.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
-    detectors::{Activations, Bank, LayerShape},
+    detectors::{Activations, Bank, LayerShape, mutual_information::log_mean_softmax},
     nn::{
         Mode, Network,
         watch::{Layer, watch},
@@ -40,7 +40,7 @@ pub fn compute(
         features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
     }
     let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
-    Ok(Bank { logits, features, labels: images.labels.clone(), activations: None })
+    Ok(Bank { logits, features, members: None, labels: images.labels.clone(), activations: None })
 }
 
 /// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
@@ -59,7 +59,7 @@ pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
     };
     let (mut tensors, _) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
     match (tensors.remove("logits"), tensors.remove("features")) {
-        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, labels, activations: None })),
+        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, members: None, labels, activations: None })),
         _ => Err(damaged("logits or features are missing")),
     }
 }
@@ -69,6 +69,23 @@ pub fn write(path: &Path, bank: &Bank) -> Result<()> {
     let tensors = [("features", &bank.features), ("logits", &bank.logits)];
     let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor.clone())).into();
     weights::write(path, &tensors, &BTreeMap::new())
+}
+
+/// The bank of a deep ensemble, from its members' banks on the same images.
+///
+/// # Errors
+/// If a logit is not finite, or there is no member.
+pub fn ensemble(members: Vec<Bank>) -> Result<Bank> {
+    let logits: Vec<&Tensor> = members.iter().map(|bank| &bank.logits).collect();
+    let features: Vec<&Tensor> = members.iter().map(|bank| &bank.features).collect();
+    let (stacked, features) = (Tensor::stack(&logits, 1)?, Tensor::cat(&features, 1)?);
+    Ok(Bank {
+        logits: log_mean_softmax(&stacked)?,
+        features,
+        members: Some(stacked),
+        labels: members.into_iter().find_map(|bank| bank.labels),
+        activations: None,
+    })
 }
 
 /// The neurons of a network on an image set, computed anew in every pass.

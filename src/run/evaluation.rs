@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -21,10 +21,10 @@ use crate::{
     run::{
         bank,
         execute::{LoadedSet, Runner},
-        plan::{Cell, Node, short_hash, to_json},
+        plan::{Cell, Node, file_digest, short_hash, to_json},
         progress,
-        results::{self, MethodResult, NetworkResult, OodResult, SeedResult},
-        store::{read_json, write_json},
+        results::{self, Environment, MethodResult, NetworkResult, OodResult, SeedResult},
+        store::{Lock, read_json, write_json},
         training::Trained,
     },
 };
@@ -33,12 +33,22 @@ use crate::{
 /// earlier version are not taken for new ones.
 const VERSION: u32 = 2;
 
-/// A network, its outputs on every set (the ID set first), and how they are evaluated.
-struct Subject<'a> {
+/// One trained network of a subject.
+struct Member<'a> {
     node: &'a Node,
     trained: Trained,
     /// The network as inference uses it.
     folded: Arc<dyn Network>,
+    _lock: Lock,
+}
+
+/// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
+struct Subject<'a> {
+    members: Vec<Member<'a>>,
+    /// Whether the members are one ensemble, which may have a single one.
+    ensemble: bool,
+    /// Where its scores are kept, relative to the runs root.
+    folder: PathBuf,
     sets: &'a [Arc<LoadedSet>],
     banks: Vec<Bank>,
     seed: u64,
@@ -65,7 +75,7 @@ struct Scored {
     score_seconds: f64,
 }
 
-impl Runner<'_> {
+impl<'a> Runner<'a> {
     /// Scores and measures everything that one cell of the sweep asks for.
     pub(super) fn evaluate_cell(&mut self, cell: &Cell) -> Result<results::Cell> {
         let seeds = cell.experiment.seeds.iter().zip(&cell.networks);
@@ -73,40 +83,29 @@ impl Runner<'_> {
         Ok(results::Cell { name: cell.name.clone(), values: cell.values.clone(), seeds })
     }
 
-    fn evaluate_seed(&mut self, cell: &Cell, seed: u64, networks: &BTreeMap<String, usize>) -> Result<SeedResult> {
+    fn evaluate_seed(&mut self, cell: &Cell, seed: u64, networks: &BTreeMap<String, Vec<usize>>) -> Result<SeedResult> {
         let experiment = &cell.experiment;
         let sets = self.test_sets(&experiment.data)?;
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
-        for (name, &index) in networks {
-            let node = &self.plan.nodes[index];
-            let _lock = self.context.store.lock(node, &self.context.interrupt)?;
-            let trained = self.load(node)?;
+        for (name, indices) in networks {
+            let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
+            let members = self.members(indices)?;
             let methods: Vec<&Method> = experiment.methods.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
             let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
-            let batch_size = self.batch_size(&trained, &experiment.evaluation)?;
-            let folded: Arc<dyn Network> = trained.network.folded()?.into();
-            let banks = used.iter().map(|set| self.bank(&trained, &folded, set, batch_size));
-            let banks = banks.collect::<Result<Vec<_>>>()?;
-            let labels = banks[0]
+            let settings = &experiment.evaluation;
+            let batch_size = self.batch_size(&members[0].trained, settings)?;
+            let folder = if ensemble { ensemble_folder(&members)? } else { members[0].node.folder() };
+            let mut subject =
+                Subject { members, ensemble, folder, sets: used, banks: Vec::new(), seed, settings, batch_size };
+            subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
+            let labels = subject.banks[0]
                 .labels
                 .as_deref()
                 .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
-            network_results.insert(
-                name.clone(),
-                NetworkResult {
-                    folder: node.folder(),
-                    accuracy: aggregate::accuracy(&banks[0].logits, labels)?,
-                    steps: trained.record.steps,
-                    final_loss: trained.record.final_loss,
-                    train_seconds: trained.record.train_seconds,
-                    parameters: trained.record.parameters,
-                    environment: trained.record.environment.clone(),
-                },
-            );
-            let settings = &experiment.evaluation;
-            let subject = Subject { node, trained, folded, sets: used, banks, seed, settings, batch_size };
+            let accuracy = aggregate::accuracy(&subject.banks[0].logits, labels)?;
+            network_results.insert(name.clone(), network_result(&subject, accuracy));
             for method in methods {
                 method_results.insert(method.name.as_str(), self.method(method, &subject)?);
             }
@@ -119,6 +118,23 @@ impl Runner<'_> {
         Ok(SeedResult { seed, networks: network_results, methods: in_order.collect() })
     }
 
+    /// Loads finished nodes and keeps other processes out of them.
+    fn members(&self, indices: &[usize]) -> Result<Vec<Member<'a>>> {
+        let plan = self.plan;
+        let mut nodes: Vec<&Node> = indices.iter().map(|&index| &plan.nodes[index]).collect();
+        // Two processes that take locks in the same order cannot wait for each other.
+        nodes.sort_by_key(|node| node.folder());
+        let mut members = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let _lock = self.context.store.lock(node, &self.context.interrupt)?;
+            let trained = self.load(node)?;
+            let folded = trained.network.folded()?.into();
+            members.push(Member { node, trained, folded, _lock });
+        }
+        members.sort_by_key(|member| indices.iter().position(|&index| std::ptr::eq(&plan.nodes[index], member.node)));
+        Ok(members)
+    }
+
     /// Images a forward pass of this network.
     fn batch_size(&self, trained: &Trained, settings: &config::Evaluation) -> Result<usize> {
         let [channels, height, width, classes] = trained.record.shape;
@@ -129,8 +145,16 @@ impl Runner<'_> {
         }
     }
 
-    /// The network's outputs on a set, from disk if they were computed before.
-    fn bank(&self, trained: &Trained, folded: &Arc<dyn Network>, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+    /// The outputs of a network or an ensemble on a set.
+    fn bank(&self, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
+        let banks = subject.members.iter().map(|member| self.member_bank(member, set, subject.batch_size));
+        let mut banks = banks.collect::<Result<Vec<_>>>()?;
+        if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
+    }
+
+    /// A network's outputs on a set, from disk if they were computed before.
+    fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+        let Member { trained, folded, .. } = member;
         let (device, interrupt) = (&self.context.device, &self.context.interrupt);
         let activations = Some(Arc::new(bank::NetworkActivations::new(
             folded.clone(),
@@ -190,7 +214,7 @@ impl Runner<'_> {
     fn scores(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Scored> {
         let detector = json!([VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
-        let folder = subject.trained.folder.join("scores").join(&name);
+        let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
         let record_path = folder.join("record.json");
         let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
         let mut scored = Scored { scores: Vec::new(), paths: IndexMap::new(), fit_seconds: 0.0, score_seconds: 0.0 };
@@ -198,7 +222,7 @@ impl Runner<'_> {
         for (set, bank) in subject.sets.iter().zip(&subject.banks) {
             let file = format!("{}.npy", set.file_stem());
             let path = folder.join(&file);
-            scored.paths.insert(set.images.name.clone(), subject.node.folder().join("scores").join(&name).join(&file));
+            scored.paths.insert(set.images.name.clone(), subject.folder.join("scores").join(&name).join(&file));
             if let Some(seconds) = record.score_seconds.get(&file)
                 && path.exists()
             {
@@ -214,11 +238,14 @@ impl Runner<'_> {
                     let detector = method.detector.build();
                     let needs_train = detector.needs().contains(&Need::Train);
                     let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
-                    let head = subject.trained.network.head();
+                    let head = match &subject.members[..] {
+                        [one] if !subject.ensemble => Some(one.trained.network.head()),
+                        _ => None,
+                    };
                     let scratch = folder.join("fit");
                     let fit = Fit {
                         train: train.as_ref(),
-                        head: Some(&head),
+                        head: head.as_ref(),
                         memory: subject.settings.fit_memory << 20,
                         scratch: Some(&scratch),
                     };
@@ -242,10 +269,49 @@ impl Runner<'_> {
     }
 
     fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
-        let train = self.set(&subject.node.data, Split::Train, None)?;
-        self.refuse_other_images(subject.node, &train.sha256)?;
-        self.bank(&subject.trained, &subject.folded, &train, subject.batch_size)
+        let train = self.set(&subject.members[0].node.data, Split::Train, None)?;
+        for member in &subject.members {
+            self.refuse_other_images(member.node, &train.sha256)?;
+        }
+        self.bank(subject, &train)
     }
+}
+
+/// In the first member's folder, one for these weights: an ensemble has no node of its own, and a member may be trained anew.
+fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
+    let weights = members.iter().map(|member| file_digest(&member.trained.folder.join("model.safetensors")));
+    let weights = weights.collect::<Result<Vec<_>>>()?;
+    Ok(members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights)))))
+}
+
+/// The record of a network, or of an ensemble.
+fn network_result(subject: &Subject<'_>, accuracy: f64) -> NetworkResult {
+    let (members, count) = (&subject.members, subject.members.len());
+    let records = || members.iter().map(|member| &member.trained.record);
+    let losses: Option<Vec<f64>> = records().map(|record| record.final_loss).collect();
+    NetworkResult {
+        folder: members[0].node.folder(),
+        members: if subject.ensemble {
+            members.iter().map(|member| member.node.folder()).collect()
+        } else {
+            Vec::new()
+        },
+        accuracy,
+        steps: records().map(|record| record.steps).sum(),
+        final_loss: losses.map(|losses| losses.iter().sum::<f64>() / count as f64),
+        train_seconds: records().map(|record| record.train_seconds).sum(),
+        parameters: records().map(|record| record.parameters).sum(),
+        environment: Environment {
+            oodkit: distinct(records().map(|record| &record.environment.oodkit)),
+            commit: distinct(records().map(|record| &record.environment.commit)),
+            device: distinct(records().map(|record| &record.environment.device)),
+        },
+    }
+}
+
+/// The different texts, in order of first appearance.
+fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
+    texts.map(String::as_str).collect::<IndexSet<_>>().into_iter().collect::<Vec<_>>().join(" and ")
 }
 
 /// What a fit left for an interrupted run to go on from is of no use once everything is scored.
@@ -258,9 +324,10 @@ fn remove_folder(path: &Path) -> Result<()> {
 
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
     match error {
-        Error::Failed(reason) | Error::Input { message: reason, .. } => {
-            Error::Failed(format!("method {name} on the network {}: {reason}", subject.trained.folder.display()))
-        }
+        Error::Failed(reason) | Error::Input { message: reason, .. } => Error::Failed(format!(
+            "method {name} on the network {}: {reason}",
+            subject.members[0].trained.folder.display()
+        )),
         other => other,
     }
 }

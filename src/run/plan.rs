@@ -43,8 +43,8 @@ pub struct Cell {
     pub values: IndexMap<String, Value>,
     /// The experiment of this cell, without a sweep.
     pub experiment: Experiment,
-    /// For each seed, in order: network name → index into [`Plan::nodes`].
-    pub networks: Vec<BTreeMap<String, usize>>,
+    /// For each seed, in order: network name → indices into [`Plan::nodes`], one for each member of an ensemble.
+    pub networks: Vec<BTreeMap<String, Vec<usize>>>,
 }
 
 /// A network with a seed.
@@ -91,12 +91,14 @@ pub fn plan(loaded: &Loaded) -> Result<Plan> {
     let mut cells = Vec::new();
     for cell in sweep::cells(&loaded.experiment)? {
         let mut networks = Vec::new();
+        let mut known = BTreeMap::new();
         for &seed in &cell.experiment.seeds {
-            let mut indices = BTreeMap::new();
-            for name in cell.experiment.networks.keys() {
-                resolve(name, seed, &cell, &mut nodes, &mut indices)?;
-            }
-            networks.push(indices);
+            let resolved = cell.experiment.networks.iter().map(|(name, network)| {
+                let members =
+                    network.seeds(seed).into_iter().map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known));
+                Ok((name.clone(), members.collect::<Result<_>>()?))
+            });
+            networks.push(resolved.collect::<Result<_>>()?);
         }
         cells.push(Cell { name: cell.name, values: cell.values, experiment: cell.experiment, networks });
     }
@@ -104,18 +106,17 @@ pub fn plan(loaded: &Loaded) -> Result<Plan> {
 }
 
 /// The node of network `name`, after those it starts from; cycles were refused when the file was read.
-fn resolve(
-    name: &str,
-    seed: u64,
-    cell: &sweep::SweepCell,
+fn resolve<'a>(
+    (name, seed): (&'a str, u64),
+    cell: &'a sweep::SweepCell,
     nodes: &mut Vec<Node>,
-    indices: &mut BTreeMap<String, usize>,
+    known: &mut BTreeMap<(&'a str, u64), usize>,
 ) -> Result<usize> {
-    if let Some(&index) = indices.get(name) {
+    if let Some(&index) = known.get(&(name, seed)) {
         return Ok(index);
     }
     let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
-    let upstream = network.from.as_deref().map(|from| resolve(from, seed, cell, nodes, indices)).transpose()?;
+    let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known)).transpose()?;
     let backbone = match (&network.backbone, upstream) {
         (Some(backbone), _) => backbone.clone(),
         (None, Some(upstream)) => nodes[upstream].backbone.clone(),
@@ -144,8 +145,11 @@ fn resolve(
             nodes.len() - 1
         }
     };
-    nodes[index].uses.push((name.to_owned(), cell.name.clone()));
-    indices.insert(name.to_owned(), index);
+    let used = (name.to_owned(), cell.name.clone());
+    if !nodes[index].uses.contains(&used) {
+        nodes[index].uses.push(used);
+    }
+    known.insert((name, seed), index);
     Ok(index)
 }
 
@@ -212,7 +216,8 @@ pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
     Ok(short_hash(&without_nulls(to_json(value)?))[..8].to_owned())
 }
 
-fn file_digest(path: &std::path::Path) -> Result<String> {
+/// The SHA-256 of a file of weights.
+pub(super) fn file_digest(path: &std::path::Path) -> Result<String> {
     let mut file = std::fs::File::open(path).map_err(|error| {
         Error::input(format!("cannot read the weights {}: {error}", path.display()))
             .hint("`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in")

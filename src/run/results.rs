@@ -130,19 +130,22 @@ pub struct SeedResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkResult {
-    /// Where it is, relative to the runs root.
+    /// Where it is, relative to the runs root; of an ensemble, the first member.
     pub folder: PathBuf,
+    /// Where the members of an ensemble are; the sums and means below are over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<PathBuf>,
     /// Share of ID test images classified rightly, 0..1.
     pub accuracy: f64,
-    /// Optimiser steps of its own (without those of the network it started from).
+    /// Optimiser steps of its own (without those of the network it started from); of an ensemble, their sum.
     pub steps: u64,
-    /// Mean total loss over the last epoch; `null` if it was not trained here.
+    /// Mean total loss over the last epoch; of an ensemble, the mean of theirs; `null` if it was not trained here.
     pub final_loss: Option<f64>,
-    /// Seconds of training, its own, on whatever machine trained it.
+    /// Seconds of training, its own, on whatever machine trained it; of an ensemble, their sum.
     pub train_seconds: f64,
-    /// Weights and biases.
+    /// Weights and biases; of an ensemble, their sum.
     pub parameters: usize,
-    /// What it was trained on.
+    /// What it was trained on; of an ensemble trained on several machines, all of them.
     pub environment: Environment,
 }
 
