@@ -87,7 +87,8 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
     let params = Params::new(0, &Device::Cpu);
     let (batch, channels, height, width) = images.dims4()?;
     let backbone = |name| Backbone::by_name(name).map_err(Error::input);
-    let build = |name| nn::build(&backbone(name)?, Shape { channels, height, width, classes: 10 }, params.builder());
+    let build =
+        |name| nn::build(&backbone(name)?.into(), Shape { channels, height, width, classes: 10 }, params.builder());
     let images = images.clone();
     let c = channels;
     Ok(match work {

@@ -382,3 +382,21 @@ fn every_key_of_the_schema_is_described() {
     }
     assert_eq!(undescribed, Vec::<String>::new());
 }
+
+/// Networks that were trained before a key existed are found again by recipes without the key.
+#[test]
+fn recipes_keep_the_identity_they_had() {
+    let hashes = |name: &str, texts: &[&str]| -> BTreeSet<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.yaml"));
+        let mut loaded = load::load(&path).unwrap();
+        loaded.experiment = with(&loaded.experiment, texts);
+        oodkit::run::plan::plan(&loaded).unwrap().nodes.into_iter().map(|node| node.hash).collect()
+    };
+    let now = hashes("fashion_sparsity", &[]);
+    let then = ["e2057db2a02c", "71f8eb83f72b", "f6d7990722cd", "88b4b0acdea6", "5e48f285f91e"];
+    assert_eq!(now, then.map(str::to_owned).into());
+    assert_eq!(hashes("fashion_sparsity", &["networks.base.head=linear", "networks.base.activation=relu"]), now);
+    for other in ["activation=leaky_relu"] {
+        assert!(hashes("fashion_sparsity", &[&format!("networks.base.{other}")]).is_disjoint(&now), "{other}");
+    }
+}

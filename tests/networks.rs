@@ -61,7 +61,7 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
     // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
     for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
         let params = Params::new(0, &Device::Cpu);
-        let network = nn::build(&backbone, shape, params.builder().set_dtype(dtype)).unwrap();
+        let network = nn::build(&backbone.clone().into(), shape, params.builder().set_dtype(dtype)).unwrap();
         let all = params.all().unwrap();
         assert_eq!(serde_json::to_value(all.keys().collect::<Vec<_>>()).unwrap(), golden["parameters"], "{name}");
         assert_eq!(serde_json::to_value(params.count()).unwrap(), golden["trainable"], "{name}");
@@ -78,7 +78,7 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
         check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
         assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
 
-        let head = network.head();
+        let head = network.head().unwrap();
         let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
         assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
 
@@ -157,7 +157,7 @@ fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
     let params = Params::new(1, &Device::Cpu);
     let shape = Shape { channels: 1, height: 8, width: 8, classes: 3 };
     let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout });
-    (nn::build(&backbone, shape, params.builder()).unwrap(), params)
+    (nn::build(&backbone.into(), shape, params.builder()).unwrap(), params)
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_wide_resnet_starts_as_he_et_al() {
     let params = Params::new(0, &Device::Cpu);
     let shape = Shape { channels: 3, height: 32, width: 32, classes: 10 };
     let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 4, dropout: 0.0 });
-    nn::build(&backbone, shape, params.builder()).unwrap();
+    nn::build(&backbone.into(), shape, params.builder()).unwrap();
     let all = params.all().unwrap();
     let weight = values(&all["block2.layer.0.conv2.weight"]);
     let deviation = (weight.iter().map(|v| v * v).sum::<f64>() / weight.len() as f64).sqrt();
@@ -220,7 +220,7 @@ fn a_folded_network_does_not_learn() {
 fn images_that_do_not_fit_are_refused() {
     let build = |backbone: &Backbone, channels, size, classes| {
         let shape = Shape { channels, height: size, width: size, classes };
-        nn::build(backbone, shape, Params::new(0, &Device::Cpu).builder()).map(|_| ())
+        nn::build(&backbone.clone().into(), shape, Params::new(0, &Device::Cpu).builder()).map(|_| ())
     };
     let message = |result: oodkit::Result<()>| result.unwrap_err().to_string();
     assert_eq!(
@@ -241,7 +241,7 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
     let run = || -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
         let params = Params::new(5, &Device::Cpu);
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 4 };
-        let network = nn::build(&Backbone::Lenet(Empty {}), shape, params.builder()).unwrap();
+        let network = nn::build(&Backbone::Lenet(Empty {}).into(), shape, params.builder()).unwrap();
         // Classes differ in brightness.
         let brightness = Tensor::from_iter((0..33).map(|i| (i % 4) as f64 - 1.5), &Device::Cpu).unwrap();
         let images = uniform("images", &[33, 1, 28, 28]).broadcast_add(&brightness.reshape((33, 1, 1, 1)).unwrap());
@@ -268,7 +268,7 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
 #[test]
 fn the_evaluation_batch_is_told_by_shapes_and_memory() {
     let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
-    let network = nn::build(&Backbone::Lenet(Empty {}), shape, Params::new(0, &Device::Cpu).builder()).unwrap();
+    let network = nn::build(&Backbone::Lenet(Empty {}).into(), shape, Params::new(0, &Device::Cpu).builder()).unwrap();
     let batch = |memory| nn::footprint::batch_size(network.as_ref(), shape, memory, &Device::Cpu).unwrap();
     // The first convolution reads 28² and writes 6·24² values; the taps hold 6·12² and 16·4².
     let image = 4 * (28 * 28 + 6 * 24 * 24 + 6 * 12 * 12 + 16 * 4 * 4);

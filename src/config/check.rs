@@ -272,6 +272,7 @@ impl Found {
             {
                 self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
+            self.architecture(&path, network);
             self.fits(&path, network, &experiment.data.id);
             self.members(&path, network, &experiment.seeds);
         }
@@ -323,6 +324,34 @@ impl Found {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// What its backbone cannot have.
+    fn architecture(&mut self, path: &Path, network: &Network) {
+        let asked = [
+            ("head", network.head.is_some()),
+            ("activation", network.activation.is_some()),
+            ("shortcut", network.shortcut.is_some()),
+        ];
+        let asked = asked.into_iter().filter_map(|(key, asked)| asked.then_some(key));
+        let Some(backbone) = &network.backbone else {
+            for key in asked {
+                self.add(path.join(key), "goes with backbone: a network `from` another is built as that one");
+            }
+            return;
+        };
+        for key in asked {
+            let (lacks, has) = match (key, backbone) {
+                ("activation", Backbone::EfficientnetLite0(_)) => {
+                    ("one non-linearity only", "the other backbones have it")
+                }
+                ("shortcut", Backbone::Lenet(_) | Backbone::Vgg19Bn(_) | Backbone::EfficientnetLite0(_)) => {
+                    ("no such shortcuts", "wide_resnet, resnet and resnet18_32x32 have them")
+                }
+                _ => continue,
+            };
+            self.add(path.join(key), format!("{} has {lacks}; {has}", backbone.variant()));
         }
     }
 

@@ -10,7 +10,13 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{config::named, detectors::DetectorConfig};
+use crate::{
+    config::{
+        architecture::{Head, Nonlinearity, Shortcut},
+        named,
+    },
+    detectors::DetectorConfig,
+};
 
 // Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
 // that no product of two of them wraps and no buffer made for one is absurd.
@@ -134,6 +140,18 @@ pub struct Network {
     #[garde(dive)]
     #[serde(default)]
     pub backbone: Option<Backbone>,
+    /// The layer after the features, with `backbone`. Default: the backbone's linear layer.
+    #[garde(dive)]
+    #[serde(default)]
+    pub head: Option<Head>,
+    /// The non-linearity, with `backbone`. Default: the backbone's.
+    #[garde(skip)]
+    #[serde(default)]
+    pub activation: Option<Nonlinearity>,
+    /// The residual blocks' shortcuts, with `backbone`. Default: the backbone's.
+    #[garde(skip)]
+    #[serde(default)]
+    pub shortcut: Option<Shortcut>,
     /// The network of this experiment whose trained weights this one starts from (fine-tuning).
     #[garde(skip)]
     #[serde(default)]

@@ -1,9 +1,10 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types: read it to know every key. [`load`] reads a file into them with precise errors
+//! [`experiment`] holds the types, [`architecture`] those that say how a network is built: read them to know every key. [`load`] reads a file into them with precise errors
 //! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
+pub mod architecture;
 pub mod check;
 pub mod expect;
 pub mod experiment;
@@ -15,6 +16,7 @@ pub mod schema;
 pub mod smoke;
 pub mod sweep;
 
+pub use architecture::{Architecture, Head, Nonlinearity, Shortcut};
 pub use check::check;
 pub use experiment::*;
 pub use schema::schema;

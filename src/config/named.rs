@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Empty, Resnet, WideResnet},
+    config::{Backbone, Dataset, Empty, Head, Resnet, WideResnet},
     did_you_mean,
 };
 
@@ -168,6 +168,18 @@ impl Backbone {
         VARIANTS.into_iter().chain(PRESETS.iter().map(|(preset, _)| *preset))
     }
 
+    /// The architecture's own name, whatever its settings.
+    pub fn variant(&self) -> &'static str {
+        match self {
+            Self::Lenet(_) => "lenet",
+            Self::WideResnet(_) => "wide_resnet",
+            Self::Resnet(_) => "resnet",
+            Self::Resnet18Small(_) => "resnet18_32x32",
+            Self::EfficientnetLite0(_) => "efficientnet_lite0",
+            Self::Vgg19Bn(_) => "vgg19_bn",
+        }
+    }
+
     /// The architecture that a bare name stands for.
     ///
     /// # Errors
@@ -204,6 +216,31 @@ impl<'de> Deserialize<'de> for Backbone {
         string_or_map(deserializer, "an architecture's name, or a map of its name and settings", short)
             .map(|wrapper| wrapper.0)
     }
+}
+
+/// The names of heads that need no settings.
+const HEADS: [&str; 1] = ["linear"];
+
+impl<'de> Deserialize<'de> for Head {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(remote = "Head", rename_all = "snake_case")]
+        enum Long {
+            Linear(Empty),
+        }
+        #[derive(Deserialize)]
+        #[serde(transparent)]
+        struct Wrapper(#[serde(with = "Long")] Head);
+
+        string_or_map(deserializer, "a head's name, or a map of its name and settings", variant_by_name::<Wrapper>)
+            .map(|wrapper| wrapper.0)
+    }
+}
+
+/// Schema transform of [`Head`]: the names, short or with settings.
+pub fn head_names(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "enum": HEADS }, long] });
 }
 
 /// Schema transform: the value may also be a plain string.

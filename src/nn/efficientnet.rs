@@ -6,9 +6,11 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
+    config::Architecture,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
+        heads::Classifier,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
     },
     ops::{self, Activation, Convolution},
 };
@@ -35,12 +37,12 @@ pub struct EfficientNetLite0 {
     stem: ConvNorm,
     stages: Vec<(&'static str, Vec<Block>)>,
     head: ConvNorm,
-    classifier: Linear,
+    classifier: Classifier,
 }
 
 impl EfficientNetLite0 {
     /// Starts as timm does: convolutions as He et al. 2015 (fan-out), the linear layer uniform within ±1/√classes, its bias 0.
-    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let mut inputs = STEM;
         let stages = STAGES.into_iter().map(|(name, count, kernel, stride, expansion, outputs)| {
             let block = |index| {
@@ -60,7 +62,8 @@ impl EfficientNetLite0 {
             classifier: {
                 let bound = 1.0 / (shape.classes as f64).sqrt();
                 let weight = Init::Uniform { lo: -bound, up: bound };
-                Linear::with_init([FEATURES, shape.classes], weight, Init::Const(0.0), &vb.pp("classifier"))?
+                let init = [weight, Init::Const(0.0)];
+                Classifier::new(&architecture.head, [FEATURES, shape.classes], init, &vb.pp("classifier"))?
             },
         })
     }
@@ -76,11 +79,12 @@ impl Network for EfficientNetLite0 {
             Ok((*name, x.clone()))
         };
         let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;
-        let features = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, mode)?)?;
-        Ok(Outputs { logits: self.classifier.forward(&features, Activation::Identity, mode)?, features, taps })
+        let pooled = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, mode)?)?;
+        let (logits, features) = self.classifier.forward(pooled, mode)?;
+        Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Head {
+    fn head(&self) -> Option<Head> {
         self.classifier.head()
     }
 

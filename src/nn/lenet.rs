@@ -8,9 +8,11 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
+    config::Architecture,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{Conv2d, Linear},
+        heads::Classifier,
+        layers::{Conv2d, Linear, within},
         watch,
     },
     ops::{self, Activation, Convolution},
@@ -23,7 +25,8 @@ pub struct LeNet {
     conv2: Conv2d,
     fc1: Linear,
     fc2: Linear,
-    fc3: Linear,
+    fc3: Classifier,
+    activation: Activation,
 }
 
 impl LeNet {
@@ -31,7 +34,7 @@ impl LeNet {
     ///
     /// # Errors
     /// [`Error::Input`] for smaller images.
-    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let left =
             |size: usize| size.checked_sub(4).and_then(|size| (size / 2).checked_sub(4)).map_or(0, |size| size / 2);
         let inputs = 16 * left(shape.height) * left(shape.width);
@@ -44,22 +47,22 @@ impl LeNet {
             conv2: Conv2d::biased([6, 16], 5, Convolution::new(1, 0), &vb.pp("conv2"))?,
             fc1: Linear::new(inputs, 120, &vb.pp("fc1"))?,
             fc2: Linear::new(120, 84, &vb.pp("fc2"))?,
-            fc3: Linear::new(84, shape.classes, &vb.pp("fc3"))?,
+            fc3: Classifier::new(&architecture.head, [84, shape.classes], [within(84); 2], &vb.pp("fc3"))?,
+            activation: architecture.activation.into(),
         })
     }
 }
 
 impl Network for LeNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        let conv1 = pooled("conv1", &self.conv1.forward(images, mode)?)?;
-        let conv2 = pooled("conv2", &self.conv2.forward(&conv1, mode)?)?;
-        let hidden = self.fc1.forward(&conv2.flatten_from(1)?, Activation::Relu, mode)?;
-        let features = self.fc2.forward(&hidden, Activation::Relu, mode)?;
-        let logits = self.fc3.forward(&features, Activation::Identity, mode)?;
+        let conv1 = self.pooled("conv1", &self.conv1.forward(images, mode)?)?;
+        let conv2 = self.pooled("conv2", &self.conv2.forward(&conv1, mode)?)?;
+        let hidden = self.fc1.forward(&conv2.flatten_from(1)?, self.activation, mode)?;
+        let (logits, features) = self.fc3.forward(self.fc2.forward(&hidden, self.activation, mode)?, mode)?;
         Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
     }
 
-    fn head(&self) -> Head {
+    fn head(&self) -> Option<Head> {
         self.fc3.head()
     }
 
@@ -68,8 +71,10 @@ impl Network for LeNet {
     }
 }
 
-/// ReLU after the pool: equal to before it, on a quarter of the values.
-fn pooled(name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
-    watch::note(name, maps, Activation::Relu);
-    ops::relu(&ops::max_pool2d(maps, ops::Pool::new(2, 2, 0))?)
+impl LeNet {
+    /// The activation after the pool: equal to before it, for it is monotone, on a quarter of the values.
+    fn pooled(&self, name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
+        watch::note(name, maps, self.activation);
+        ops::activate(&ops::max_pool2d(maps, ops::Pool::new(2, 2, 0))?, self.activation)
+    }
 }

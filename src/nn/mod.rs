@@ -2,10 +2,12 @@
 
 pub mod efficientnet;
 pub mod footprint;
+pub mod heads;
 pub mod layers;
 pub mod lenet;
 pub mod params;
 pub mod resnet;
+pub mod shortcut;
 pub mod vgg;
 pub mod watch;
 pub mod weights;
@@ -18,24 +20,24 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error,
-    config::{Backbone, Precision},
+    config::{Architecture, Backbone, Precision},
 };
 
-/// The network that `backbone` describes, for images and classes of `shape`, with parameters from `vb`.
+/// The network that `architecture` describes, for images and classes of `shape`, with parameters from `vb`.
 ///
 /// # Errors
 /// [`Error::Input`] when images of this shape do not fit the network.
-pub fn build(backbone: &Backbone, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+pub fn build(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
     if [shape.channels, shape.height, shape.width, shape.classes].contains(&0) {
         return Err(Error::input(format!("no network can be built for {shape:?}: every size must be at least 1")));
     }
-    Ok(match backbone {
-        Backbone::Lenet(_) => Box::new(lenet::LeNet::new(shape, vb)?),
-        Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, shape, vb)?),
-        Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, shape, vb)?),
-        Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(shape, vb)?),
-        Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(shape, vb)?),
-        Backbone::Vgg19Bn(_) => Box::new(vgg::Vgg19::new(shape, vb)?),
+    Ok(match &architecture.backbone {
+        Backbone::Lenet(_) => Box::new(lenet::LeNet::new(architecture, shape, vb)?),
+        Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, architecture, shape, vb)?),
+        Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, architecture, shape, vb)?),
+        Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(architecture, shape, vb)?),
+        Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(architecture, shape, vb)?),
+        Backbone::Vgg19Bn(_) => Box::new(vgg::Vgg19::new(architecture, shape, vb)?),
     })
 }
 
@@ -61,7 +63,7 @@ pub enum Mode {
 pub struct Outputs {
     /// (N, K) f32, before softmax.
     pub logits: Tensor,
-    /// (N, D) f32, the input of the last linear layer.
+    /// (N, D) f32, what the last layer makes the logits of: its input, unless the [head](heads) says otherwise.
     pub features: Tensor,
     /// Feature maps (N, C, H, W) by stage name, first to last; clones of tensors the pass made anyway.
     pub taps: BTreeMap<&'static str, Tensor>,
@@ -80,8 +82,8 @@ pub struct Head {
 pub trait Network: Send + Sync {
     /// Logits, penultimate features and stage outputs.
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs>;
-    /// The last linear layer.
-    fn head(&self) -> Head;
+    /// The last linear layer; none when the logits are not a linear layer of the features.
+    fn head(&self) -> Option<Head>;
     /// The same network for [`Mode::Eval`] only, and faster: batch normalisations are folded into the convolutions before
     /// them, once. Equal up to rounding; gradients with respect to the images are those of the network as it was.
     ///

@@ -8,10 +8,13 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::{
-    Error, config,
+    Error,
+    config::{self, Architecture},
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
+        heads::Classifier,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
+        shortcut::AveragePool,
     },
     ops::{self, Activation, Convolution},
 };
@@ -25,7 +28,7 @@ const PLANES: [usize; 4] = [64, 128, 256, 512];
 #[derive(Debug, Clone)]
 pub struct ResNet {
     trunk: Trunk,
-    fc: Linear,
+    fc: Classifier,
 }
 
 impl ResNet {
@@ -33,7 +36,12 @@ impl ResNet {
     ///
     /// # Errors
     /// [`Error::Input`] below 32×32 pixels.
-    pub fn new(settings: &config::Resnet, shape: Shape, vb: VarBuilder) -> crate::Result<Self> {
+    pub fn new(
+        settings: &config::Resnet,
+        architecture: &Architecture,
+        shape: Shape,
+        vb: VarBuilder,
+    ) -> crate::Result<Self> {
         if shape.height.min(shape.width) < 32 {
             let message = format!(
                 "resnet{} needs images of at least 32×32 pixels, not {}×{}",
@@ -41,26 +49,32 @@ impl ResNet {
             );
             return Err(Error::input(message).hint("`resnet18_32x32` has a stem for small images"));
         }
-        let trunk = Trunk::new(settings, shape.channels, STAGES.len(), &vb)?;
-        Ok(Self { fc: Linear::new(trunk.channels(), shape.classes, &vb.pp("fc"))?, trunk })
+        Ok(Self::build(Form::torchvision(settings), architecture, shape, vb)?)
     }
 
     /// OpenOOD's ResNet-18 for small images, with PyTorch's default initialisation as there.
-    pub fn small(shape: Shape, vb: VarBuilder) -> Result<Self> {
-        let trunk = Trunk::build(&Form::small(), shape.channels, STAGES.len(), &vb)?;
-        Ok(Self { fc: Linear::new(trunk.channels(), shape.classes, &vb.pp("fc"))?, trunk })
+    pub fn small(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
+        Self::build(Form::small(), architecture, shape, vb)
+    }
+
+    fn build(form: Form, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
+        let form = Form { activation: architecture.activation.into(), shortcut: architecture.shortcut, ..form };
+        let trunk = Trunk::build(&form, shape.channels, STAGES.len(), &vb)?;
+        let features = trunk.channels();
+        let init = [within(features); 2];
+        Ok(Self { fc: Classifier::new(&architecture.head, [features, shape.classes], init, &vb.pp("fc"))?, trunk })
     }
 }
 
 impl Network for ResNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
         let maps = self.trunk.forward(images, mode)?;
-        let features = ops::global_avg_pool2d(&maps[maps.len() - 1])?;
+        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&maps[maps.len() - 1])?, mode)?;
         let taps = STAGES.into_iter().zip(maps).collect::<BTreeMap<_, _>>();
-        Ok(Outputs { logits: self.fc.forward(&features, Activation::Identity, mode)?, features, taps })
+        Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Head {
+    fn head(&self) -> Option<Head> {
         self.fc.head()
     }
 
@@ -76,6 +90,7 @@ pub struct Trunk {
     pool: bool,
     stages: Vec<Vec<Block>>,
     channels: usize,
+    activation: Activation,
 }
 
 impl Trunk {
@@ -99,7 +114,7 @@ impl Trunk {
             (0..count).map(block).collect()
         });
         let stages = stages.collect::<Result<_>>()?;
-        Ok(Self { stem, pool: !form.small, stages, channels: inputs })
+        Ok(Self { stem, pool: !form.small, stages, channels: inputs, activation: form.activation })
     }
 
     /// Channels of the last map.
@@ -109,7 +124,7 @@ impl Trunk {
 
     /// The map that leaves each stage, first to last.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
-        let mut x = self.stem.forward(images, Activation::Relu, mode)?;
+        let mut x = self.stem.forward(images, self.activation, mode)?;
         if self.pool {
             x = ops::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
@@ -127,7 +142,10 @@ impl Trunk {
         let mut trunk = self.clone();
         trunk.stem.fold()?;
         for block in trunk.stages.iter_mut().flatten() {
-            block.convs.iter_mut().chain(&mut block.projection).try_for_each(ConvNorm::fold)?;
+            block.convs.iter_mut().try_for_each(ConvNorm::fold)?;
+            if let Shortcut::Projection(projection) = &mut block.shortcut {
+                projection.fold()?;
+            }
         }
         Ok(trunk)
     }
@@ -143,9 +161,23 @@ struct Form {
     small: bool,
     projection: &'static str,
     init: ConvInit,
+    activation: Activation,
+    shortcut: config::Shortcut,
 }
 
 impl Form {
+    /// torchvision's ResNet-18.
+    const PLAIN: Self = Self {
+        blocks: [2, 2, 2, 2],
+        bottleneck: false,
+        width: 1,
+        small: false,
+        projection: "downsample",
+        init: ConvInit::HeFanOut,
+        activation: Activation::Relu,
+        shortcut: config::Shortcut::Convolution,
+    };
+
     fn torchvision(settings: &config::Resnet) -> Self {
         let blocks = match settings.depth {
             18 => [2, 2, 2, 2],
@@ -154,12 +186,11 @@ impl Form {
             _ => [3, 8, 36, 3],
         };
         let (bottleneck, width) = (settings.depth >= 50, settings.width);
-        Self { blocks, bottleneck, width, small: false, projection: "downsample", init: ConvInit::HeFanOut }
+        Self { blocks, bottleneck, width, ..Self::PLAIN }
     }
 
     fn small() -> Self {
-        let (blocks, projection) = ([2, 2, 2, 2], "shortcut");
-        Self { blocks, bottleneck: false, width: 1, small: true, projection, init: ConvInit::Default }
+        Self { small: true, projection: "shortcut", init: ConvInit::Default, ..Self::PLAIN }
     }
 
     /// Channels that leave a block.
@@ -182,7 +213,15 @@ impl Form {
 #[derive(Debug, Clone)]
 struct Block {
     convs: Vec<ConvNorm>,
-    projection: Option<ConvNorm>,
+    shortcut: Shortcut,
+    activation: Activation,
+}
+
+#[derive(Debug, Clone)]
+enum Shortcut {
+    Identity,
+    Projection(Box<ConvNorm>),
+    AveragePool(AveragePool),
 }
 
 impl Block {
@@ -199,27 +238,28 @@ impl Block {
             form.conv(channels, kernel, convolution, names)
         });
         let convs = convs.collect::<Result<_>>()?;
-        let projection = if stride == 1 && inputs == outputs {
-            None
-        } else {
-            let vb = vb.pp(form.projection);
-            Some(form.conv([inputs, outputs], 1, Convolution::new(stride, 0), [vb.pp(0), vb.pp(1)])?)
+        let shortcut = match form.shortcut {
+            _ if stride == 1 && inputs == outputs => Shortcut::Identity,
+            config::Shortcut::Convolution => {
+                let (vb, one) = (vb.pp(form.projection), Convolution::new(stride, 0));
+                Shortcut::Projection(form.conv([inputs, outputs], 1, one, [vb.pp(0), vb.pp(1)])?.into())
+            }
+            config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
         };
-        Ok(Self { convs, projection })
+        Ok(Self { convs, shortcut, activation: form.activation })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
         let mut hidden = x.clone();
         for conv in first {
-            hidden = conv.forward(&hidden, Activation::Relu, mode)?;
+            hidden = conv.forward(&hidden, self.activation, mode)?;
         }
-        match &self.projection {
-            Some(projection) => {
-                let skip = projection.forward(x, Activation::Identity, mode)?;
-                last.forward_add(&hidden, &skip, Activation::Relu, mode)
-            }
-            None => last.forward_add(&hidden, x, Activation::Relu, mode),
-        }
+        let skip = match &self.shortcut {
+            Shortcut::Identity => x.clone(),
+            Shortcut::Projection(projection) => projection.forward(x, Activation::Identity, mode)?,
+            Shortcut::AveragePool(shortcut) => shortcut.forward(x)?,
+        };
+        last.forward_add(&hidden, &skip, self.activation, mode)
     }
 }

@@ -1,5 +1,5 @@
 //! VGG-19 (Simonyan & Zisserman 2015) with batch normalisation and a single linear layer: DDU's form
-//! (`omegafragger/DDU`, `net/vgg.py`, without spectral normalisation and with ReLU), for small images.
+//! (`omegafragger/DDU`, `net/vgg.py`), for small images.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,11 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
+    config::Architecture,
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear},
+        heads::Classifier,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
     },
     ops::{self, Activation, Convolution},
 };
@@ -26,7 +28,8 @@ const STAGES: [(&str, usize, usize); 5] =
 #[derive(Debug, Clone)]
 pub struct Vgg19 {
     stages: Vec<Stage>,
-    classifier: Linear,
+    classifier: Classifier,
+    activation: Activation,
 }
 
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ impl Vgg19 {
     ///
     /// # Errors
     /// [`Error::Input`] below 16×16 pixels.
-    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let size = shape.height.min(shape.width);
         if size < 16 {
             let message =
@@ -65,7 +68,12 @@ impl Vgg19 {
             index += usize::from(pooled);
             stages.push(Stage { name, layers, pooled });
         }
-        Ok(Self { stages, classifier: Linear::new(512, shape.classes, &vb.pp("classifier"))? })
+        let vb = vb.pp("classifier");
+        Ok(Self {
+            stages,
+            classifier: Classifier::new(&architecture.head, [512, shape.classes], [within(512); 2], &vb)?,
+            activation: architecture.activation.into(),
+        })
     }
 }
 
@@ -75,18 +83,18 @@ impl Network for Vgg19 {
         let mut x = images.clone();
         for stage in &self.stages {
             for layer in &stage.layers {
-                x = layer.forward(&x, Activation::Relu, mode)?;
+                x = layer.forward(&x, self.activation, mode)?;
             }
             if stage.pooled {
                 x = ops::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
             taps.insert(stage.name, x.clone());
         }
-        let features = ops::global_avg_pool2d(&x)?;
-        Ok(Outputs { logits: self.classifier.forward(&features, Activation::Identity, mode)?, features, taps })
+        let (logits, features) = self.classifier.forward(ops::global_avg_pool2d(&x)?, mode)?;
+        Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Head {
+    fn head(&self) -> Option<Head> {
         self.classifier.head()
     }
 

@@ -87,7 +87,7 @@ mod tests {
         for (backbone, layers) in backbones.into_iter().chain([tiny]).zip([5, 18, 34, 17, 8]) {
             let backbone: Backbone = serde_json::from_value(backbone).unwrap();
             let params = Params::new(0, &Device::Cpu);
-            let network = nn::build(&backbone, shape, params.builder()).unwrap();
+            let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap();
             let network = network.folded().unwrap();
             let plain = network.forward(&images, Mode::Eval).unwrap();
             let (watched, seen) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     fn values_are_those_before_the_non_linearity() {
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
         let params = Params::new(0, &Device::Cpu);
-        let network = nn::build(&Backbone::by_name("lenet").unwrap(), shape, params.builder()).unwrap();
+        let network = nn::build(&Backbone::by_name("lenet").unwrap().into(), shape, params.builder()).unwrap();
         let images = Tensor::ones((1, 1, 28, 28), DType::F32, &Device::Cpu).unwrap();
         let (outputs, layers) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
         let fc2 = layers.iter().find(|layer| layer.name == "fc2").unwrap();

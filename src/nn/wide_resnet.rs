@@ -1,6 +1,7 @@
 //! Wide residual networks (Zagoruyko & Komodakis 2016) in the form of energy_ood (`wetliu/energy_ood`,
 //! `CIFAR/models/wrn.py`): pre-activation blocks with dropout between their convolutions; where the width changes, the
-//! shortcut is a 1×1 convolution of the activated input.
+//! shortcut is a 1×1 convolution of the activated input, or, as in DDU (`omegafragger/DDU`, `net/wide_resnet.py`), an average of
+//! the input as it is.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +9,12 @@ use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
-    config,
+    config::{self, Architecture},
     nn::{
         Head, Mode, Network, Outputs, Shape,
-        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, Linear, within},
+        heads::Classifier,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
+        shortcut::AveragePool,
     },
     ops::{self, Activation, Convolution},
     rng,
@@ -25,12 +28,18 @@ pub struct WideResNet {
     conv1: Conv2d,
     blocks: [Vec<Block>; 3],
     bn1: BatchNorm2d,
-    fc: Linear,
+    fc: Classifier,
+    activation: Activation,
 }
 
 impl WideResNet {
     /// Convolutions start as He et al. 2015 (fan-out), the last bias as 0, the rest as in PyTorch.
-    pub fn new(settings: &config::WideResnet, shape: Shape, vb: VarBuilder) -> candle_core::Result<Self> {
+    pub fn new(
+        settings: &config::WideResnet,
+        architecture: &Architecture,
+        shape: Shape,
+        vb: VarBuilder,
+    ) -> candle_core::Result<Self> {
         let layers = (settings.depth.saturating_sub(4) / 6).max(1);
         let widths = [16, 16 * settings.width, 32 * settings.width, 64 * settings.width];
         let block = |i: usize| -> candle_core::Result<Vec<Block>> {
@@ -42,7 +51,7 @@ impl WideResNet {
                         (0, _) => (widths[i], 2),
                         _ => (widths[i + 1], 1),
                     };
-                    Block::new(inputs, widths[i + 1], stride, settings.dropout, &vb.pp(layer))
+                    Block::new([inputs, widths[i + 1]], stride, settings.dropout, architecture, &vb.pp(layer))
                 })
                 .collect()
         };
@@ -51,9 +60,10 @@ impl WideResNet {
             blocks: [block(0)?, block(1)?, block(2)?],
             bn1: BatchNorm2d::new(widths[3], &vb.pp("bn1"))?,
             fc: {
-                let channels = [widths[3], shape.classes];
-                Linear::with_init(channels, within(widths[3]), Init::Const(0.0), &vb.pp("fc"))?
+                let init = [within(widths[3]), Init::Const(0.0)];
+                Classifier::new(&architecture.head, [widths[3], shape.classes], init, &vb.pp("fc"))?
             },
+            activation: architecture.activation.into(),
         })
     }
 }
@@ -68,13 +78,13 @@ impl Network for WideResNet {
             }
             taps.insert(name, x.clone());
         }
-        let last = self.bn1.forward(&x, Activation::Relu, mode)?;
-        let features = ops::global_avg_pool2d(&last)?;
+        let last = self.bn1.forward(&x, self.activation, mode)?;
+        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&last)?, mode)?;
         taps.insert("relu", last);
-        Ok(Outputs { logits: self.fc.forward(&features, Activation::Identity, mode)?, features, taps })
+        Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Head {
+    fn head(&self) -> Option<Head> {
         self.fc.head()
     }
 
@@ -98,32 +108,55 @@ struct Block {
     dropout: f64,
     dropout_stream: String,
     conv2: Conv2d,
-    shortcut: Option<Conv2d>,
+    shortcut: Shortcut,
+    activation: Activation,
+}
+
+#[derive(Debug, Clone)]
+enum Shortcut {
+    Identity,
+    Convolution(Conv2d),
+    AveragePool(AveragePool),
 }
 
 impl Block {
-    fn new(inputs: usize, outputs: usize, stride: usize, dropout: f64, vb: &VarBuilder) -> candle_core::Result<Self> {
+    fn new(
+        [inputs, outputs]: [usize; 2],
+        stride: usize,
+        dropout: f64,
+        architecture: &Architecture,
+        vb: &VarBuilder,
+    ) -> candle_core::Result<Self> {
         let conv1 = conv([inputs, outputs], 3, stride, &vb.pp("conv1"))?;
-        let shortcut = || conv([inputs, outputs], 1, stride, &vb.pp("convShortcut"));
+        let shortcut = match architecture.shortcut {
+            _ if inputs == outputs => Shortcut::Identity,
+            config::Shortcut::Convolution => {
+                Shortcut::Convolution(conv([inputs, outputs], 1, stride, &vb.pp("convShortcut"))?)
+            }
+            config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
+        };
         Ok(Self {
             bn1: BatchNorm2d::new(inputs, &vb.pp("bn1"))?,
             conv1: ConvNorm::new(conv1, BatchNorm2d::new(outputs, &vb.pp("bn2"))?),
             dropout,
             dropout_stream: format!("dropout/{}", vb.prefix()),
             conv2: conv([outputs, outputs], 3, 1, &vb.pp("conv2"))?,
-            shortcut: if inputs == outputs { None } else { Some(shortcut()?) },
+            shortcut,
+            activation: architecture.activation.into(),
         })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let activated = self.bn1.forward(x, Activation::Relu, mode)?;
-        let mut hidden = self.conv1.forward(&activated, Activation::Relu, mode)?;
+        let activated = self.bn1.forward(x, self.activation, mode)?;
+        let mut hidden = self.conv1.forward(&activated, self.activation, mode)?;
         if let Mode::Train { seed, step, .. } = mode {
             hidden = ops::dropout(&hidden, self.dropout, rng::stream(seed, &self.dropout_stream, &step.to_string()))?;
         }
-        match &self.shortcut {
-            Some(shortcut) => self.conv2.forward_add(&hidden, &shortcut.forward(&activated, mode)?, mode),
-            None => self.conv2.forward_add(&hidden, x, mode),
-        }
+        let skip = match &self.shortcut {
+            Shortcut::Identity => x.clone(),
+            Shortcut::Convolution(shortcut) => shortcut.forward(&activated, mode)?,
+            Shortcut::AveragePool(shortcut) => shortcut.forward(x)?,
+        };
+        self.conv2.forward_add(&hidden, &skip, mode)
     }
 }

@@ -239,7 +239,7 @@ impl<'a> Runner<'a> {
                     let needs_train = detector.needs().contains(&Need::Train);
                     let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
                     let head = match &subject.members[..] {
-                        [one] if !subject.ensemble => Some(one.trained.network.head()),
+                        [one] if !subject.ensemble => one.trained.network.head(),
                         _ => None,
                     };
                     let scratch = folder.join("fit");

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
-    config::{self, Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
+    config::{self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
     data::{Normalisation, normalisation},
     digest::hex,
     run::store::{Progress, Store},
@@ -60,8 +60,8 @@ pub struct Node {
     pub seed: u64,
     /// The node it starts from, an index into [`Plan::nodes`].
     pub upstream: Option<usize>,
-    /// Its architecture.
-    pub backbone: Backbone,
+    /// How it is built.
+    pub architecture: Architecture,
     /// Published weights it starts from.
     pub weights: Option<PathBuf>,
     /// What it learns from.
@@ -117,25 +117,25 @@ fn resolve<'a>(
     }
     let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
     let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known)).transpose()?;
-    let backbone = match (&network.backbone, upstream) {
-        (Some(backbone), _) => backbone.clone(),
-        (None, Some(upstream)) => nodes[upstream].backbone.clone(),
+    let architecture = match (Architecture::of(network), upstream) {
+        (Some(architecture), _) => architecture,
+        (None, Some(upstream)) => nodes[upstream].architecture.clone(),
         (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
     };
     let data = &cell.experiment.data.id;
-    let identity = identity(network, &backbone, data, upstream.map(|index| nodes[index].hash.as_str()))?;
+    let identity = identity(network, &architecture, data, upstream.map(|index| nodes[index].hash.as_str()))?;
     let hash = short_hash(&identity);
     let index = match nodes.iter().position(|node| node.hash == hash && node.seed == seed) {
         Some(index) => index,
         None => {
             let tuned = if upstream.is_some() { " tuned" } else { "" };
             nodes.push(Node {
-                label: format!("{}{tuned} on {}", backbone_label(&backbone), data.name),
+                label: format!("{}{tuned} on {}", label(&architecture), data.name),
                 hash,
                 identity,
                 seed,
                 upstream,
-                backbone,
+                architecture,
                 weights: network.weights.clone(),
                 data: data.clone(),
                 loss: network.loss.clone(),
@@ -154,7 +154,12 @@ fn resolve<'a>(
 }
 
 /// Everything that can change the weights, and nothing that cannot.
-fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream: Option<&str>) -> Result<Value> {
+fn identity(
+    network: &Network,
+    architecture: &Architecture,
+    dataset: &Dataset,
+    upstream: Option<&str>,
+) -> Result<Value> {
     let mut train = to_json(&network.train)?;
     if let Some(train) = train.as_object_mut() {
         train.remove("checkpoint");
@@ -181,11 +186,14 @@ fn identity(network: &Network, backbone: &Backbone, dataset: &Dataset, upstream:
     };
     let Normalisation { mean, std } = normalisation(dataset)?;
     let mut identity = json!({
-        "identity": IDENTITY, "backbone": to_json(backbone)?, "data": data, "train": train, "loss": loss,
+        "identity": IDENTITY, "data": data, "train": train, "loss": loss,
         "from": upstream, "weights": weights, "normalisation": [mean, std],
     });
     if network.train.is_none() {
         identity["loss"] = Value::Null;
+    }
+    if let (Some(identity), Value::Object(architecture)) = (identity.as_object_mut(), to_json(architecture)?) {
+        identity.extend(architecture);
     }
     Ok(without_nulls(identity))
 }
@@ -227,8 +235,8 @@ pub(super) fn file_digest(path: &std::path::Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-fn backbone_label(backbone: &Backbone) -> String {
-    match backbone {
+fn label(architecture: &Architecture) -> String {
+    match &architecture.backbone {
         Backbone::Lenet(_) => "lenet".to_owned(),
         Backbone::WideResnet(settings) => format!("wrn{}_{}", settings.depth, settings.width),
         Backbone::Resnet(config::Resnet { depth, width: 1 }) => format!("resnet{depth}"),

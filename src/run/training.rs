@@ -46,7 +46,7 @@ impl Runner<'_> {
         let (channels, height, width) = (train.images.channels, train.images.height, train.images.width);
         let shape = Shape { channels, height, width, classes: train.images.classes };
         let params = Params::new(node.seed, &self.context.device);
-        let network = nn::build(&node.backbone, shape, params.builder())?;
+        let network = nn::build(&node.architecture, shape, params.builder())?;
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
             self.refuse_other_images(upstream, &train.sha256)?;
@@ -132,7 +132,7 @@ impl Runner<'_> {
         let record = self.context.store.record(node)?;
         let [channels, height, width, classes] = record.shape;
         let params = Params::new(node.seed, &self.context.device);
-        let network = nn::build(&node.backbone, Shape { channels, height, width, classes }, params.builder())?;
+        let network = nn::build(&node.architecture, Shape { channels, height, width, classes }, params.builder())?;
         let model = folder.join("model.safetensors");
         params.load(&weights::read(&model)?, &model)?;
         Ok(Trained { network, record, folder, normalisation: data::normalisation(&node.data)? })

@@ -285,7 +285,9 @@ fn optimiser_steps() {
 fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (f64, Vec<(String, Vec<f64>)>) {
     let [channels, height, width] = shape;
     let params = Params::new(0, &Device::Cpu);
-    let network = nn::build(backbone, nn::Shape { channels, height, width, classes: 5 }, params.builder()).unwrap();
+    let network =
+        nn::build(&backbone.clone().into(), nn::Shape { channels, height, width, classes: 5 }, params.builder())
+            .unwrap();
     let images = numbers("images", &[3, channels, height, width], false).to_dtype(DType::F32).unwrap();
     let labels = Tensor::new(&[1u32, 4, 2], &Device::Cpu).unwrap();
     let outputs = network.forward(&images, Mode::Train { seed: 0, step: 0, precision }).unwrap();

@@ -1,0 +1,98 @@
+//! What a network is besides its backbone: its last layer and the constraints on the others.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{Backbone, Empty, Network, named},
+    ops::Activation,
+};
+
+/// A network's architecture: the keys of [`Network`] that say how it is built, defaults filled in.
+///
+/// As JSON it is part of the network's identity. What is as in the plain network is left out, so that a plain network's identity
+/// is what it was before there were other ones.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Architecture {
+    /// The layers up to the features.
+    pub backbone: Backbone,
+    /// The layer after the features.
+    #[serde(skip_serializing_if = "is_default")]
+    pub head: Head,
+    /// The non-linearity of all layers.
+    #[serde(skip_serializing_if = "is_default")]
+    pub activation: Nonlinearity,
+    /// What stands beside the residual blocks that change the shape.
+    #[serde(skip_serializing_if = "is_default")]
+    pub shortcut: Shortcut,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl From<Backbone> for Architecture {
+    /// The backbone as it is, with a linear head.
+    fn from(backbone: Backbone) -> Self {
+        Self { backbone, head: Head::default(), activation: Nonlinearity::default(), shortcut: Shortcut::default() }
+    }
+}
+
+impl Architecture {
+    /// The architecture of a network that has a backbone of its own; that of one `from` another is the other's.
+    pub fn of(network: &Network) -> Option<Self> {
+        Some(Self {
+            backbone: network.backbone.clone()?,
+            head: network.head.clone().unwrap_or_default(),
+            activation: network.activation.unwrap_or_default(),
+            shortcut: network.shortcut.unwrap_or_default(),
+        })
+    }
+}
+
+/// The layer between features and logits: a name (`linear`), or a name with its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = named::head_names)]
+pub enum Head {
+    /// A linear layer: the default, the backbone's own.
+    Linear(#[garde(skip)] Empty),
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self::Linear(Empty {})
+    }
+}
+
+/// The non-linearity of a network's layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Nonlinearity {
+    /// The backbone's own: max(x, 0).
+    #[default]
+    Relu,
+    /// x, or 0.01·x below 0 (PyTorch's slope): DDU's networks have it, so that no direction of the input is lost.
+    LeakyRelu,
+}
+
+impl From<Nonlinearity> for Activation {
+    fn from(nonlinearity: Nonlinearity) -> Self {
+        match nonlinearity {
+            Nonlinearity::Relu => Self::Relu,
+            Nonlinearity::LeakyRelu => Self::LeakyRelu(0.01),
+        }
+    }
+}
+
+/// How a residual block that changes the shape of its input adds it to its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortcut {
+    /// The backbone's own: through a 1×1 convolution.
+    #[default]
+    Convolution,
+    /// Averaged over windows of the stride, with zeros for the channels that are new: DDU's, which has no weights to bound.
+    AveragePool,
+}

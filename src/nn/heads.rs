@@ -1,0 +1,45 @@
+//! The last layer of a network: what makes logits of features.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::{
+    config,
+    nn::{Head, Mode, layers::Linear},
+    ops::Activation,
+};
+
+/// The layer that `head:` of an experiment's network names.
+#[derive(Debug, Clone)]
+pub enum Classifier {
+    /// The backbone's own.
+    Linear(Linear),
+}
+
+impl Classifier {
+    /// From `features` to `classes`. `init` is how the weights and biases of the backbone's own linear layer start.
+    pub fn new(
+        head: &config::Head,
+        [features, classes]: [usize; 2],
+        [weight, bias]: [Init; 2],
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        match head {
+            config::Head::Linear(_) => Ok(Self::Linear(Linear::with_init([features, classes], weight, bias, vb)?)),
+        }
+    }
+
+    /// Of what the backbone gives, (N, features): logits (N, classes) and the features that detectors see (N, D).
+    pub fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Linear(linear) => Ok((linear.forward(&features, Activation::Identity, mode)?, features)),
+        }
+    }
+
+    /// As [`Network::head`](crate::nn::Network::head).
+    pub fn head(&self) -> Option<Head> {
+        match self {
+            Self::Linear(linear) => Some(linear.head()),
+        }
+    }
+}
