@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use oodkit::{
     Error, Result,
     config::{self, load::Loaded, overrides},
-    data, did_you_mean, metrics, report,
+    data,
+    detectors::{DetectorConfig, feature_file},
+    did_you_mean, metrics, report,
     run::{
         device::Wanted,
         execute::{Context, execute},
@@ -39,6 +41,10 @@ enum Command {
     Table(Experiment),
     /// List experiments, data sets, detectors and architectures
     List(Folders),
+    /// List detectors with what each needs
+    Detectors,
+    /// Score features of your own, exported from any framework as safetensors
+    Score(Score),
     /// Download data sets from the hub into the data folder
     Data(Download),
     /// Measure scores of your own: larger means more anomalous
@@ -109,6 +115,25 @@ struct Measure {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct Score {
+    /// A detector, bare or with settings: 'knn: {k: 50}'
+    #[arg(long)]
+    detector: String,
+    /// Features of the in-distribution train set, for detectors that learn from it
+    #[arg(long, value_name = "FILE")]
+    fit: Option<PathBuf>,
+    /// Features of the images to score
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the scores go: .npy, one number per image, larger means more anomalous
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// MiB that a fit may hold at a time
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    memory: u32,
+}
+
 impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
@@ -128,6 +153,8 @@ impl Cli {
             Command::Metrics(measure) => {
                 print(&(metrics::files::run_cli(&measure.id, &measure.ood, measure.json)? + "\n"))
             }
+            Command::Detectors => print(&detectors()),
+            Command::Score(arguments) => score(&arguments),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())
                     .map_err(|error| Error::Failed(format!("cannot serialise the schema: {error}")))?;
@@ -292,14 +319,33 @@ fn list(folders: &Folders) -> Result<()> {
         text.push_str(&format!("  {:<24} {state:<6} {}\n", known.name, known.title));
     }
     text.push_str("\ndetectors\n");
-    for name in oodkit::detectors::DetectorConfig::NAMES {
-        text.push_str(&format!("  {name}\n"));
-    }
+    text.push_str(&detectors());
     text.push_str("\narchitectures\n");
     for name in config::Backbone::names() {
         text.push_str(&format!("  {name}\n"));
     }
     print(&text)
+}
+
+/// The detectors, a line each: name, what it needs by the names of a feature file, what it is.
+fn detectors() -> String {
+    let lines = DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok()).map(|config| {
+        let needs: Vec<&str> = config.build().needs().iter().map(|need| need.tensor()).collect();
+        format!("  {:<24} {:<32} {}\n", config.name(), needs.join(", "), config.about())
+    });
+    lines.collect()
+}
+
+fn score(arguments: &Score) -> Result<()> {
+    let config = config::load::parse_detector(&arguments.detector)?;
+    if arguments.out.extension().is_none_or(|extension| extension != "npy") {
+        return Err(Error::input(format!("--out {}: scores are written as .npy", arguments.out.display())));
+    }
+    let (fit, memory) = (arguments.fit.as_deref(), (arguments.memory as usize) << 20);
+    let scores = feature_file::score(&config, fit, &arguments.input, memory)?;
+    metrics::files::write_npy(&arguments.out, scores.as_slice())?;
+    eprintln!("{} scores in {}", scores.as_slice().len(), arguments.out.display());
+    Ok(())
 }
 
 /// Writes to stdout; a reader that has gone away (`| head`) is no error.

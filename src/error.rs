@@ -76,7 +76,11 @@ impl Error {
 pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(given, candidate), candidate))
+        // Two letters swapped are one slip, however short the name.
+        .map(|candidate| {
+            let swapped = strsim::osa_distance(given, candidate) == 1;
+            (if swapped { 1.0 } else { strsim::jaro_winkler(given, candidate) }, candidate)
+        })
         .filter(|(similarity, _)| *similarity > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| format!(" (did you mean \"{candidate}\"?)"))
@@ -90,6 +94,7 @@ mod tests {
     #[test]
     fn nearest_name_is_suggested() {
         assert_eq!(did_you_mean("epoch", ["epochs", "batch_size"]), " (did you mean \"epochs\"?)");
+        assert_eq!(did_you_mean("mps", ["msp", "max_logit"]), " (did you mean \"msp\"?)");
         assert_eq!(did_you_mean("zzz", ["epochs", "batch_size"]), "");
     }
 }

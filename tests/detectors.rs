@@ -1,28 +1,35 @@
 //! The contract of every detector, by a loop over the registry, and golden values of each.
 
-use candle_core::{Device, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     detectors::{
-        Bank, DetectorConfig, Fit, Need, energy::energy, max_logit::max_logit, msp::msp,
+        Bank, DetectorConfig, Fit, Need, energy::energy, feature_file::Taps, knn::knn, max_logit::max_logit, msp::msp,
         softmax_entropy::softmax_entropy,
     },
     metrics::metrics,
+    nn::Head,
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
 
 const CLASSES: usize = 6;
 
+/// What a network gives whose features are its logits: all that a detector may read, from one table of numbers.
 fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let images = logits.len() / classes;
-    Bank {
-        logits: Tensor::from_vec(logits, (images, classes), &Device::Cpu).unwrap(),
-        features: Tensor::zeros((images, 3), candle_core::DType::F32, &Device::Cpu).unwrap(),
-        members: None,
-        labels: None,
-        activations: None,
-    }
+    let class =
+        |row: &[f32]| (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best }) as u32;
+    let labels = Some(logits.chunks_exact(classes).map(class).collect());
+    // A second opinion that wavers by as much as the noise.
+    let other: Vec<f32> = logits.iter().map(|logit| logit + 3.0 * (37.0 * logit).sin()).collect();
+    let [logits, other] =
+        [logits, other].map(|values| Tensor::from_vec(values, (images, classes), &Device::Cpu).unwrap());
+    let members = Some(Tensor::stack(&[&logits, &other], 1).unwrap());
+    let taps = Taps::new(vec![("fc".to_owned(), logits.clone())]).unwrap();
+    Bank { features: logits.clone(), logits, members, labels, activations: Some(Arc::new(taps)) }
 }
 
 /// `images` rows of standard normal logits; one class of each stands out by `confidence`.
@@ -37,9 +44,11 @@ fn synthetic(images: usize, confidence: f32, name: &str) -> Vec<f32> {
 
 fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
     let detector = config.build();
-    let train = self::bank(synthetic(120, 8.0, "train"), CLASSES);
+    let train = self::bank(synthetic(600, 8.0, "train"), CLASSES);
     let train = detector.needs().contains(&Need::Train).then_some(&train);
-    let scorer = detector.fit(&Fit { train, memory: 1 << 20, ..Fit::default() })?;
+    let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
+    let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
+    let scorer = detector.fit(&Fit { train, head: Some(&head), memory: 1 << 20, scratch: None })?;
     Ok(scorer.score(bank)?.as_slice().to_vec())
 }
 
@@ -47,15 +56,15 @@ fn every_detector() -> impl Iterator<Item = DetectorConfig> {
     DetectorConfig::NAMES.iter().map(|name| DetectorConfig::default_of(name).unwrap())
 }
 
-/// Those that read nothing else have more to keep to.
-fn every_detector_of_logits() -> impl Iterator<Item = DetectorConfig> {
+/// Those that read nothing but logits, and learn nothing.
+fn of_logits() -> impl Iterator<Item = DetectorConfig> {
     every_detector()
         .filter(|config| config.build().needs().iter().all(|need| matches!(need, Need::Logits | Need::RawLogits)))
 }
 
 #[test]
 fn the_registry_lists_each_detector_once() {
-    assert_eq!(DetectorConfig::NAMES, ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information"]);
+    assert_eq!(DetectorConfig::NAMES, ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "knn"]);
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
         assert_eq!(config.name(), *name);
         config.validate().unwrap();
@@ -83,15 +92,9 @@ fn settings_are_read_and_checked() {
     assert!(energy(0.0).validate().is_err() && energy(-1.0).validate().is_err());
 
     for (yaml, expected) in [
-        (
-            "enrgy",
-            "there is no detector \"enrgy\" (did you mean \"energy\"?); there are msp, softmax_entropy, max_logit, energy, mutual_information",
-        ),
-        (
-            "enrgy: {}",
-            "there is no detector \"enrgy\" (did you mean \"energy\"?); there are msp, softmax_entropy, max_logit, energy, mutual_information",
-        ),
-        ("zzz", "there is no detector \"zzz\"; there are msp"),
+        ("enrgy", "there is no detector \"enrgy\" (did you mean \"energy\"?); `oodkit detectors` lists them"),
+        ("enrgy: {}", "there is no detector \"enrgy\" (did you mean \"energy\"?); `oodkit detectors` lists them"),
+        ("zzz", "there is no detector \"zzz\"; `oodkit detectors` lists them"),
         ("energy: { temprature: 2 }", "unknown field `temprature`"),
         ("msp: { temperature: 2 }", "unknown field `temperature`"),
         ("{ energy: {}, msp: {} }", "a method has one detector, but `msp` follows `energy`"),
@@ -120,7 +123,7 @@ fn the_schema_allows_names_and_maps() {
 
 #[test]
 fn one_finite_score_per_image() {
-    for config in every_detector_of_logits() {
+    for config in every_detector() {
         let scores = score(&config, &bank(synthetic(37, 8.0, "id"), CLASSES)).unwrap();
         assert_eq!(scores.len(), 37);
         assert!(scores.iter().all(|score| score.is_finite()));
@@ -132,10 +135,10 @@ fn batches_and_order_do_not_matter_to_the_bit() {
     let logits = synthetic(41, 3.0, "id");
     let rows: Vec<&[f32]> = logits.chunks_exact(CLASSES).collect();
     let reversed = rows.iter().rev().copied().flatten().copied().collect();
-    for config in every_detector_of_logits() {
+    for config in every_detector() {
         let whole = score(&config, &bank(logits.clone(), CLASSES)).unwrap();
         let parts = rows.chunks(7).flat_map(|rows| score(&config, &bank(rows.concat(), CLASSES)).unwrap());
-        assert_eq!(whole, parts.collect::<Vec<_>>(), "{}", config.name());
+        assert_eq!(parts.collect::<Vec<_>>(), whole, "{}", config.name());
         let mut backwards = score(&config, &bank(Vec::clone(&reversed), CLASSES)).unwrap();
         backwards.reverse();
         assert_eq!(whole, backwards, "{}", config.name());
@@ -146,7 +149,7 @@ fn batches_and_order_do_not_matter_to_the_bit() {
 fn the_order_of_classes_does_not_matter() {
     let logits = synthetic(20, 3.0, "id");
     let mirrored: Vec<f32> = logits.chunks_exact(CLASSES).flat_map(|row| row.iter().rev().copied()).collect();
-    for config in every_detector_of_logits() {
+    for config in of_logits() {
         let (a, b) = (score(&config, &bank(logits.clone(), CLASSES)), score(&config, &bank(mirrored.clone(), CLASSES)));
         for (a, b) in a.unwrap().iter().zip(b.unwrap()) {
             assert!((a - b).abs() <= 1e-6 * a.abs().max(1.0), "{}: {a} and {b}", config.name());
@@ -157,7 +160,7 @@ fn the_order_of_classes_does_not_matter() {
 #[test]
 fn unsure_images_score_higher() {
     let (id, ood) = (bank(synthetic(200, 8.0, "id"), CLASSES), bank(synthetic(200, 0.0, "ood"), CLASSES));
-    for config in every_detector_of_logits() {
+    for config in every_detector() {
         let auroc = metrics(&score(&config, &id).unwrap(), &score(&config, &ood).unwrap()).unwrap().auroc;
         assert!(auroc > 0.9, "{}: AUROC {auroc}", config.name());
     }
@@ -165,7 +168,7 @@ fn unsure_images_score_higher() {
 
 #[test]
 fn more_evidence_for_the_likeliest_class_scores_lower() {
-    for config in every_detector_of_logits() {
+    for config in of_logits() {
         let logits: Vec<f32> = (0..30).flat_map(|evidence| [0.5, -1.0, 1.0 + evidence as f32 * 0.5]).collect();
         let scores = score(&config, &bank(logits, 3)).unwrap();
         assert!(scores.windows(2).all(|pair| pair[0] > pair[1]), "{}: {scores:?}", config.name());
@@ -174,20 +177,14 @@ fn more_evidence_for_the_likeliest_class_scores_lower() {
 
 #[test]
 fn nothing_and_nonsense_are_errors() {
-    for config in every_detector_of_logits() {
+    for config in of_logits() {
         for (images, classes) in [(0, 4), (4, 0), (0, 0)] {
-            let logits = Tensor::zeros((images, classes), candle_core::DType::F32, &Device::Cpu).unwrap();
+            let logits = Tensor::zeros((images, classes), DType::F32, &Device::Cpu).unwrap();
             assert!(score(&config, &Bank { logits, ..bank(vec![0.0], 1) }).is_err());
         }
         assert!(
-            score(
-                &config,
-                &Bank {
-                    logits: Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(),
-                    ..bank(vec![0.0], 1)
-                }
-            )
-            .is_err()
+            score(&config, &Bank { logits: Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap(), ..bank(vec![0.0], 1) })
+                .is_err()
         );
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let error = score(&config, &bank(vec![0.0, 1.0, 2.0, bad], 2)).unwrap_err();
@@ -198,7 +195,7 @@ fn nothing_and_nonsense_are_errors() {
 
 #[test]
 fn extreme_logits_stay_finite() {
-    for config in every_detector_of_logits() {
+    for config in of_logits() {
         let scores = score(&config, &bank(vec![3e38, -3e38, 0.0, -3e38, -3e38, -3e38, 1e-45, 0.0, -0.0], 3)).unwrap();
         assert_eq!(scores.len(), 3, "{}", config.name());
     }
@@ -239,7 +236,7 @@ fn equal_to_scipy_and_pytorch_ood() {
             assert!(error <= 1e-6 * expected.abs().max(1.0), "{}: {score}, expected {expected}", reference.detector);
         }
     }
-    assert!(every_detector_of_logits().all(|config| seen.contains(&config.name())), "every detector has golden values");
+    assert!(of_logits().all(|config| seen.contains(&config.name())), "every detector of logits has golden values");
 }
 
 #[test]
@@ -253,4 +250,35 @@ fn functions_are_what_the_detectors_compute() {
     ] {
         assert_eq!(score(&DetectorConfig::default_of(name).unwrap(), &bank).unwrap(), scores.unwrap());
     }
+}
+
+#[derive(serde::Deserialize)]
+struct GoldenFeatures {
+    train_features: Vec<Vec<f32>>,
+    features: Vec<Vec<f32>>,
+    feature_scores: Vec<GoldenScores>,
+}
+
+#[test]
+fn neighbours_are_those_of_numpy_and_pytorch_ood() {
+    let golden: GoldenFeatures = serde_json::from_str(include_str!("golden/detectors.json")).unwrap();
+    let (train, test) = (bank(golden.train_features.concat(), 5), bank(golden.features.concat(), 5));
+    for reference in &golden.feature_scores {
+        let config: DetectorConfig = serde_saphyr::from_str(&reference.detector).unwrap();
+        let scorer = config.build().fit(&Fit { train: Some(&train), ..Fit::default() }).unwrap();
+        for (score, expected) in scorer.score(&test).unwrap().as_slice().iter().zip(&reference.expected) {
+            let error = (f64::from(*score) - expected).abs();
+            assert!(error <= 1e-6 * expected.max(0.1), "{}: {score}, expected {expected}", reference.detector);
+        }
+    }
+}
+
+#[test]
+fn neighbours_must_exist_and_zero_features_are_one_away() {
+    let train = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
+    let zero = Tensor::zeros((1, 2), DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(knn(&train, &zero, 2).unwrap(), [1.0]);
+    assert!(knn(&train, &zero, 3).unwrap_err().to_string().contains("k is 3, and there are 2 train images"));
+    let nan = Tensor::new(&[[1f32, f32::NAN]], &Device::Cpu).unwrap();
+    assert_eq!(knn(&train, &nan, 1).unwrap_err().to_string(), "feature 1 of image 0 is NaN");
 }

@@ -22,6 +22,7 @@ use crate::{
         explain::{Source, explain, is_empty},
         sweep,
     },
+    detectors::DetectorConfig,
 };
 
 /// The largest file that is read as an experiment: ours are two kilobytes.
@@ -57,6 +58,17 @@ pub fn load(path: &Path) -> Result<Loaded> {
 /// As [`load`]; `!include` is refused.
 pub fn parse(text: &str, name: &str) -> Result<Experiment> {
     parse_with(text.to_owned(), name.to_owned(), None)
+}
+
+/// Parses and checks a detector as it stands in an experiment: `energy`, `knn: { k: 50 }`.
+///
+/// # Errors
+/// As [`load`]; the text is called `--detector`.
+pub fn parse_detector(text: &str) -> Result<DetectorConfig> {
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options_valid(text, options).map_err(|error| {
+        explain(&error, &[Source { name: "--detector".to_owned(), text: text.to_owned(), included_at: None }])
+    })
 }
 
 fn read(path: &Path) -> Result<String> {

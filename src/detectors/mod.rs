@@ -4,6 +4,8 @@
 //! the contract tests in `tests/detectors.rs` then cover it.
 
 pub mod energy;
+pub mod feature_file;
+pub mod knn;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
@@ -31,6 +33,8 @@ registry::registry! {
     Energy = energy,
     /// How much the members of a deep ensemble disagree (Lakshminarayanan et al. 2017).
     MutualInformation = mutual_information,
+    /// Distance to the k-th nearest train image's features (Sun et al. 2022).
+    Knn = knn,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.

@@ -23,6 +23,13 @@ macro_rules! registry {
                 }
             }
 
+            /// What it is, in one line.
+            pub fn about(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+
             /// The detector with its default settings.
             ///
             /// # Errors
@@ -103,7 +110,7 @@ macro_rules! registry {
 
         fn unknown(name: &str) -> String {
             let nearest = crate::did_you_mean(name, DetectorConfig::NAMES.iter().copied());
-            format!("there is no detector \"{name}\"{nearest}; there are {}", DetectorConfig::NAMES.join(", "))
+            format!("there is no detector \"{name}\"{nearest}; `oodkit detectors` lists them")
         }
 
         /// Schema transform: a name alone is allowed too.

@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 import torch
 from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit, MaxSoftmax
+from pytorch_ood.detector import KNN
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import entropy
 
@@ -48,11 +49,32 @@ for name, other in {
     tolerance = 1e-5 if name == "softmax_entropy" else 1e-9
     np.testing.assert_allclose(references[name], other.numpy(), atol=tolerance, rtol=1e-9, err_msg=name)
 
+# With features: the same rows as train and test features, so that a distance of zero and ties are among them.
+train = rng.standard_normal((60, 5)).astype("f4").astype("f8")
+features = np.concatenate([train[:4], rng.standard_normal((12, 5)) * np.repeat([0.01, 1, 100], 4)[:, None]]).astype("f4").astype("f8")
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+neighbours = {}
+for k in [1, 5, 60]:
+    distances = np.sort(np.linalg.norm(unit(features)[:, None] - unit(train)[None], axis=2), axis=1)[:, k - 1]
+    reference = KNN(None, k=k).fit_features(torch.tensor(train), torch.zeros(60, dtype=int))
+    np.testing.assert_allclose(distances, reference.predict_features(torch.tensor(features)).numpy(), atol=1e-7)
+    neighbours[f"knn: {{ k: {k} }}"] = distances
+
 record = {
     "made_by": f"tests/golden/detectors.py: scipy {scipy.__version__}, numpy {np.__version__}, torch {torch.__version__}, "
     f"pytorch-ood {importlib.metadata.version('pytorch-ood')}",
     "logits": logits.tolist(),
     "scores": [{"detector": name, "expected": [float(score) for score in scores]} for name, scores in references.items()],
+    "train_features": train.tolist(),
+    "features": features.tolist(),
+    "feature_scores": [
+        {"detector": name, "expected": [float(score) for score in scores]} for name, scores in neighbours.items()
+    ],
 }
 text = json.dumps(record).replace('{"detector"', '\n{"detector"')
 pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")

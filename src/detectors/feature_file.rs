@@ -1,0 +1,303 @@
+//! What a network gave on a set of images, from a file that any framework can write: how detectors serve networks that
+//! oodkit does not know.
+//!
+//! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble), `labels`
+//! (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons before their non-linearity. Numbers of any floating-point
+//! type are taken as f32, labels of any integer type; other names are refused, because they are slips of the keyboard.
+
+use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+
+use candle_core::{D, DType, Tensor};
+
+use super::{Activations, Bank, DetectorConfig, Fit, LayerShape, Need, Scores};
+use crate::{
+    Error, Result, did_you_mean,
+    nn::{Head, watch::Layer, weights::read_safetensors},
+    ops::Activation,
+};
+
+/// The names that a file may hold, besides `taps.<layer>`.
+const NAMES: [&str; 6] = ["logits", "features", "members", "labels", "head.weight", "head.bias"];
+
+/// Images of a pass over `taps.*`. Ours: enough to keep two cores busy.
+const BATCH: usize = 256;
+
+/// The contents of one file.
+#[derive(Debug, Clone)]
+pub struct FeatureFile {
+    path: String,
+    images: usize,
+    logits: Option<Tensor>,
+    features: Option<Tensor>,
+    members: Option<Tensor>,
+    labels: Option<Vec<u32>>,
+    head: Option<Head>,
+    taps: Option<Arc<Taps>>,
+}
+
+impl FeatureFile {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file and the tensor: an unknown name, sizes that do not fit each other, NaN or infinity, a
+    /// label that is no class. NaN in `taps.*` is left to the detector, which counts such neurons.
+    pub fn read(path: &Path) -> Result<Self> {
+        let shown = path.display().to_string();
+        let refuse = |reason: String| Error::input(format!("{shown}: {reason}"));
+        let mut bytes = Vec::new();
+        let opened = File::open(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        (&opened).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        let (mut tensors, _) = read_safetensors(&bytes).map_err(&refuse)?;
+        drop(bytes);
+        let mut taps = Vec::new();
+        for name in tensors.keys().cloned().collect::<Vec<_>>() {
+            if let Some(layer) = name.strip_prefix("taps.") {
+                taps.extend(tensors.remove(&name).map(|tensor| (layer.to_owned(), tensor)));
+            } else if !NAMES.contains(&name.as_str()) {
+                return Err(refuse(format!("there is no use for a tensor {name:?}{}", did_you_mean(&name, NAMES)))
+                    .hint(format!("the names are {} and taps.<layer>", NAMES.join(", "))));
+            }
+        }
+        let mut read = |name: &str, rank: usize| -> Result<Option<Tensor>> {
+            tensors.remove(name).map(|tensor| floats(&tensor, name, &[rank], true).map_err(&refuse)).transpose()
+        };
+        let (logits, features, members) = (read("logits", 2)?, read("features", 2)?, read("members", 3)?);
+        let head = match (read("head.weight", 2)?, read("head.bias", 1)?) {
+            (Some(weight), bias) => {
+                let bias = bias.map_or_else(|| weight.narrow(1, 0, 1)?.squeeze(1)?.zeros_like(), Ok)?;
+                Some(Head { weight, bias })
+            }
+            (None, Some(_)) => return Err(refuse("head.bias stands there without head.weight".into())),
+            (None, None) => None,
+        };
+        let labels = tensors.remove("labels").map(|labels| classes(&labels).map_err(&refuse)).transpose()?;
+        let mut layers = Vec::new();
+        for (name, tensor) in taps {
+            layers.push((name.clone(), floats(&tensor, &format!("taps.{name}"), &[2, 4], false).map_err(&refuse)?));
+        }
+        let mut rows: Vec<(String, usize)> = Vec::new();
+        let mut count = |name: &str, tensor: &Tensor| rows.push((name.to_owned(), tensor.dims()[0]));
+        logits.iter().for_each(|tensor| count("logits", tensor));
+        features.iter().for_each(|tensor| count("features", tensor));
+        members.iter().for_each(|tensor| count("members", tensor));
+        layers.iter().for_each(|(name, tensor)| count(&format!("taps.{name}"), tensor));
+        rows.extend(labels.iter().map(|labels| ("labels".to_owned(), labels.len())));
+        let Some((first, images)) = rows.first().cloned() else {
+            return Err(refuse("it holds no logits, features, labels or taps".into()));
+        };
+        if let Some((name, other)) = rows.iter().find(|(_, rows)| *rows != images) {
+            return Err(refuse(format!("{first} has {images} rows and {name} has {other}: one per image each")));
+        }
+        if images == 0 {
+            return Err(refuse(format!("{first} has no rows")));
+        }
+        let file = Self {
+            path: shown.clone(),
+            images,
+            logits,
+            features,
+            members,
+            labels,
+            head,
+            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers })),
+        };
+        file.check_classes().map_err(refuse)?;
+        Ok(file)
+    }
+
+    /// Labels, logits and head agree on the number of classes, head and features on their length.
+    fn check_classes(&self) -> Result<(), String> {
+        let columns = |tensor: &Tensor| tensor.dims()[1];
+        if let (Some(logits), Some(labels)) = (&self.logits, &self.labels)
+            && let Some((image, label)) =
+                labels.iter().enumerate().find(|(_, label)| **label as usize >= columns(logits))
+        {
+            return Err(format!("the label of image {image} is {label}, and logits has {} columns", columns(logits)));
+        }
+        let Some(Head { weight, bias }) = &self.head else { return Ok(()) };
+        if bias.dims() != [weight.dims()[0]] {
+            return Err(format!("head.weight is {:?} and head.bias {:?}: a row each", weight.dims(), bias.dims()));
+        }
+        for (name, tensor, size) in
+            [("logits", &self.logits, weight.dims()[0]), ("features", &self.features, columns(weight))]
+        {
+            if let Some(tensor) = tensor
+                && columns(tensor) != size
+            {
+                let (have, head) = (columns(tensor), weight.dims());
+                return Err(format!("{name} has {have} columns, which does not fit head.weight, {head:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bank for a detector of these needs; what is missing and not needed is empty.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the tensors that are needed and not there.
+    pub fn bank(&self, detector: &str, needs: &[Need]) -> Result<Bank> {
+        let present = |need: Need| match need {
+            Need::Logits | Need::RawLogits => self.logits.is_some(),
+            Need::Members => self.members.is_some(),
+            Need::Features => self.features.is_some(),
+            Need::Activations => self.taps.is_some(),
+            Need::TrainLabels => self.labels.is_some(),
+            Need::Head | Need::Train => true,
+        };
+        let missing: Vec<&str> = needs.iter().filter(|need| !present(**need)).map(|need| need.tensor()).collect();
+        if !missing.is_empty() {
+            let message =
+                format!("{}: the detector {detector} needs {}, not in the file", self.path, missing.join(" and "));
+            return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
+        }
+        let empty = || Tensor::zeros((self.images, 0), DType::F32, &candle_core::Device::Cpu);
+        Ok(Bank {
+            logits: self.logits.clone().map_or_else(empty, Ok)?,
+            features: self.features.clone().map_or_else(empty, Ok)?,
+            members: self.members.clone(),
+            labels: self.labels.clone(),
+            activations: self.taps.clone().map(|taps| taps as _),
+        })
+    }
+}
+
+impl Need {
+    /// The name of what is needed in a feature file.
+    pub fn tensor(self) -> &'static str {
+        match self {
+            Self::Logits | Self::RawLogits => "logits",
+            Self::Members => "members",
+            Self::Features => "features",
+            Self::Activations => "taps.<layer>",
+            Self::Head => "head.weight",
+            Self::Train => "a train set",
+            Self::TrainLabels => "labels",
+        }
+    }
+}
+
+/// Fits a detector on one file, if it is one that fits, and scores another.
+///
+/// # Errors
+/// [`Error::Input`] if the detector needs what the files do not have.
+pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: usize) -> Result<Scores> {
+    let (name, detector) = (config.name(), config.build());
+    let needs = detector.needs();
+    // What is asked of the images to score, and of the train images.
+    let of_input: Vec<Need> = needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect();
+    let input = FeatureFile::read(input)?;
+    let bank = input.bank(name, &of_input)?;
+    let train_file = match (needs.contains(&Need::Train), fit) {
+        (true, None) => {
+            let message = format!("the detector {name} learns from the train set: give its file with --fit");
+            return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
+        }
+        (_, fit) => fit.map(FeatureFile::read).transpose()?,
+    };
+    let train = match &train_file {
+        Some(file) if needs.contains(&Need::Train) => Some(file.bank(name, needs)?),
+        _ => None,
+    };
+    let head = input.head.as_ref().or(train_file.as_ref().and_then(|file| file.head.as_ref()));
+    if needs.contains(&Need::Head) && head.is_none() {
+        return Err(Error::input(format!("{}: the detector {name} needs head.weight, not in the file", input.path)));
+    }
+    if let Some(train) = &train {
+        for (what, a, b) in [("logits", &train.logits, &bank.logits), ("features", &train.features, &bank.features)] {
+            let (a, b) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
+            if a != b && a * b > 0 {
+                return Err(Error::input(format!(
+                    "{what} has {a} columns in the --fit file and {b} in {}",
+                    input.path
+                )));
+            }
+        }
+    }
+    detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None })?.score(&bank)
+}
+
+/// A tensor as f32, of one of the ranks; a message otherwise.
+fn floats(tensor: &Tensor, name: &str, ranks: &[usize], finite: bool) -> Result<Tensor, String> {
+    let dims = tensor.dims();
+    if !ranks.contains(&dims.len()) || dims[1..].contains(&0) {
+        let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();
+        return Err(format!("{name} is {dims:?}, and must have {} axes, none of size 0", ranks.join(" or ")));
+    }
+    if !matches!(tensor.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+        return Err(format!("{name} holds {:?}, and must hold floating-point numbers", tensor.dtype()));
+    }
+    let as_f32 = tensor.to_dtype(DType::F32).map_err(|error| format!("{name}: {error}"))?;
+    if finite {
+        let values =
+            as_f32.flatten_all().and_then(|values| values.to_vec1::<f32>()).map_err(|error| error.to_string())?;
+        if let Some((index, value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            let row = index / dims[1..].iter().product::<usize>().max(1);
+            return Err(format!("{name} holds {value} in row {row} (counted from 0)"));
+        }
+    }
+    Ok(as_f32)
+}
+
+/// Labels of any integer type.
+fn classes(labels: &Tensor) -> Result<Vec<u32>, String> {
+    if labels.rank() != 1 || labels.dtype().is_float() {
+        return Err(format!(
+            "labels is {:?} of {:?}, and must be one whole number per image",
+            labels.dims(),
+            labels.dtype()
+        ));
+    }
+    let values =
+        labels.to_dtype(DType::I64).and_then(|labels| labels.to_vec1::<i64>()).map_err(|error| error.to_string())?;
+    let class = |(image, label): (usize, i64)| {
+        u32::try_from(label).map_err(|_| format!("the label of image {image} is {label}, which is no class"))
+    };
+    values.into_iter().enumerate().map(class).collect()
+}
+
+/// Neurons that are all in memory.
+#[derive(Debug)]
+pub struct Taps {
+    images: usize,
+    layers: Vec<(String, Tensor)>,
+}
+
+impl Taps {
+    /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images, before their non-linearity; which one that
+    /// is is not known, and taken to be none.
+    ///
+    /// # Errors
+    /// If there is no layer, or their numbers of images differ.
+    pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
+        let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
+        match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
+            true => Ok(Self { images, layers }),
+            false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
+        }
+    }
+
+    fn batch(&self, start: usize, images: usize) -> Result<Vec<Layer>> {
+        let layer = |(name, values): &(String, Tensor)| {
+            let values = values.narrow(0, start, images)?;
+            Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
+        };
+        self.layers.iter().map(layer).collect()
+    }
+}
+
+impl Activations for Taps {
+    fn images(&self) -> usize {
+        self.images
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        Ok(self.batch(0, 1)?.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        for start in (0..self.images).step_by(BATCH) {
+            each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! k nearest neighbours: unlike anything learned from is what lies far from the train images' features.
+//!
+//! score = ‖z − z₍ₖ₎‖₂ with z = f / ‖f‖₂ and z₍ₖ₎ the k-th nearest of the train images' z; 0..2.
+//!
+//! - Paper: Sun et al., *Out-of-Distribution Detection with Deep Nearest Neighbors*, ICML 2022,
+//!   <https://arxiv.org/abs/2204.06507>.
+//! - Reference code: `deeplearning-wisc/knn-ood`; OpenOOD `knn_postprocessor.py`, which returns the squared distance (the
+//!   same ranking), and pytorch-ood `KNN`, which returns this one.
+//! - Deviations: a feature vector of zeros stays as it is, at distance 1 of every other, where the reference has NaN. The
+//!   neighbour is found in f32 and its distance computed in f64, so that small distances keep their digits.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+use super::{Bank, Detector, Fit, Need, Scorer, Scores};
+use crate::{Error, Result};
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Knn")]
+pub struct Config {
+    /// Which neighbour's distance: 50 in the paper for CIFAR-10 (200 for CIFAR-100, 1000 for ImageNet), and OpenOOD's
+    /// default.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub k: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { k: 50 }
+    }
+}
+
+/// Similarities held at a time. Ours: 64 MiB of f32.
+const BLOCK: usize = 16 << 20;
+
+/// The distance of each row of (N, D) `features` to the `k`-th nearest row of (M, D) `train`, both scaled to length 1.
+///
+/// # Errors
+/// If there are fewer than `k` train rows, nothing to score, other sizes, or NaN or infinity among the features.
+pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
+    let ((rows, columns), (images, _)) = (train.dims2()?, features.dims2()?);
+    if images == 0 || columns == 0 {
+        return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {columns}")));
+    }
+    if features.dim(1)? != columns {
+        return Err(Error::Failed(format!(
+            "{columns} features in the train set, {} in the set to score",
+            features.dim(1)?
+        )));
+    }
+    if k == 0 || k > rows {
+        return Err(Error::Failed(format!("k is {k}, and there are {rows} train images to be neighbours")));
+    }
+    let (train, queries) = (unit(train)?, unit(features)?);
+    let transposed = Tensor::from_slice(&train, (rows, columns), &candle_core::Device::Cpu)?.t()?;
+    let mut scores = Vec::with_capacity(images);
+    let step = (BLOCK / rows).max(1);
+    for block in queries.chunks(step * columns) {
+        let block_rows = block.len() / columns;
+        let similarities =
+            Tensor::from_slice(block, (block_rows, columns), &candle_core::Device::Cpu)?.matmul(&transposed)?;
+        let similarities: Vec<f32> = similarities.flatten_all()?.to_vec1()?;
+        let distance = |(row, query): (&[f32], &[f32])| {
+            let mut order: Vec<u32> = (0..rows as u32).collect();
+            // The index settles ties, so that the same neighbour is found every time.
+            let by = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
+            let (_, neighbour, _) = order.select_nth_unstable_by(k - 1, by);
+            let neighbour = &train[*neighbour as usize * columns..][..columns];
+            let squares = query.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            squares.sum::<f64>().sqrt() as f32
+        };
+        scores.par_extend(similarities.par_chunks_exact(rows).zip(block.par_chunks_exact(columns)).map(distance));
+    }
+    Ok(scores)
+}
+
+/// The rows of (N, D) features, each scaled to length 1.
+fn unit(features: &Tensor) -> Result<Vec<f32>> {
+    let (_, columns) = features.dims2()?;
+    let mut values: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    for (image, row) in values.chunks_exact_mut(columns).enumerate() {
+        if let Some((index, value)) = row.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            return Err(Error::Failed(format!("feature {index} of image {image} is {value}")));
+        }
+        let norm = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        if norm > 0.0 {
+            row.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
+        }
+    }
+    Ok(values)
+}
+
+impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Features, Need::Train]
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        Ok(Box::new(Fitted { k: self.k, train: fit.train()?.features.clone() }))
+    }
+}
+
+/// The train images' features, and which neighbour to look for.
+struct Fitted {
+    k: usize,
+    train: Tensor,
+}
+
+impl Scorer for Fitted {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        Scores::new(knn(&self.train, &bank.features, self.k)?)
+    }
+}
