@@ -14,6 +14,7 @@ export OODKIT_EXP := $(value exp)
 export OODKIT_SET := $(value set)
 export OODKIT_SWEEP := $(value sweep)
 ifneq ($(value device),)
+$(if $(filter cpu auto cuda cuda:%,$(value device)),,$(error there is no device "$(value device)": there are cpu, cuda, cuda:1 and so on, auto))
 export OODKIT_DEVICE := $(value device)
 # Only the program that make build-cuda builds can compute elsewhere than on the CPU.
 ifneq ($(value device),cpu)
@@ -27,8 +28,9 @@ given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin
 unknown := $(filter-out exp set sweep smoke device oodkit,$(given))
 $(if $(unknown),$(error there is no variable "$(firstword $(unknown))": there are exp, set, sweep, smoke and device; a key is changed with set="$(firstword $(unknown))=..."))
 $(if $(filter-out 0 1,$(smoke)),$(error smoke is 1 or 0, not "$(smoke)"))
-options := "$$OODKIT_EXP" $(if $(value set),--set="$$OODKIT_SET") $(if $(value sweep),--sweep="$$OODKIT_SWEEP") \
+flags := $(if $(value set),--set="$$OODKIT_SET") $(if $(value sweep),--sweep="$$OODKIT_SWEEP") \
   $(if $(filter 1,$(smoke)),--smoke)
+options := "$$OODKIT_EXP" $(flags)
 
 help: ## what can be done
 	@echo "make            this help"
@@ -38,8 +40,8 @@ help: ## what can be done
 	@echo '           device=cuda (make build-cuda says how; cpu unless given)'
 	@echo "one line:  make exp=fashion_sparsity"
 
-quickstart: $(program) ## train, fine-tune, score and compare on the real data in this repository: under two minutes
-	@$(oodkit) run quickstart
+quickstart: $(program) ## train, fine-tune, score and compare on the real data in this repository: seconds, once built
+	@$(oodkit) run quickstart $(flags)
 
 run: need-exp $(program) ## exp=NAME: do what is missing, then print the tables (also: make exp=NAME)
 	@$(oodkit) run $(options)
@@ -68,7 +70,7 @@ build: tools ## the program, in target/release
 # In a folder of its own, so that the two programs do not replace each other.
 build-cuda: tools ## the program with CUDA, in target/cuda-build/release (installs the toolkit from PyPI)
 	@tools/cuda-toolkit.sh >/dev/null
-	@test -x target/cuda-build/release/oodkit || echo 'building: about twenty minutes the first time on two cores' >&2
+	@test -x target/cuda-build/release/oodkit || echo 'building: about half an hour the first time on two cores' >&2
 	@. "$${OODKIT_CUDA:-target/cuda}/env.sh" && cargo build --release --locked --quiet --features cuda --target-dir target/cuda-build
 
 # The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and

@@ -236,6 +236,12 @@ impl Opened {
     fn report(&self, results: &Results, folders: &Folders) -> Result<String> {
         let report = report::write(results, &self.plan.experiment, &folders.experiments, self.store.root(), &self.out)?;
         let mut text = report.text;
+        if self.plan.experiment.tables.is_empty() {
+            text.push_str(&format!(
+                "no `tables:` asked for; every number is in {}\n",
+                self.out.join("results.json").display()
+            ));
+        }
         text.push_str("\nfiles\n");
         for file in &report.files {
             text.push_str(&format!("  {}\n", file.display()));

@@ -147,15 +147,11 @@ struct Includes {
 }
 
 impl Includes {
-    /// The folder that holds `experiments/` if the file is in one, else the file's own.
+    /// The nearest folder above that holds `experiments/`, else the file's own.
     fn of(path: &Path) -> Result<Self> {
         let full = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let own = full.parent().unwrap_or(&full);
-        let root = own
-            .ancestors()
-            .find(|folder| folder.file_name().is_some_and(|name| name == "experiments"))
-            .and_then(Path::parent)
-            .unwrap_or(own);
+        let root = own.ancestors().find(|folder| folder.join("experiments").is_dir()).unwrap_or(own);
         let resolver = SafeFileResolver::new(root)
             .and_then(|resolver| resolver.with_root_file(&full))
             .map_err(Error::io("read", path))?
@@ -178,8 +174,8 @@ fn resolve(
     let (spec, location) = (request.spec.to_owned(), request.location);
     let outside = || {
         IncludeResolveError::Message(format!(
-            "`{spec}` is outside the folder that holds experiments/\nhint: an experiment may include files of its own \
-             repository only, by a relative path: `!include ../configs/train/sgd_100.yaml`"
+            "`{spec}` is out of this file's reach\nhint: an experiment may include files below the nearest folder above it that \
+             holds experiments/, else below its own: put it there, or write out what it includes"
         ))
     };
     let from =

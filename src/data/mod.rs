@@ -106,7 +106,7 @@ pub fn load(dataset: &Dataset, split: Split, root: &Path) -> Result<ImageSet> {
 pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usize; 3]>) -> Result<ImageSet> {
     let known = known(&dataset.name);
     let format = format(dataset)?;
-    let folder = folder(dataset, root);
+    let folder = found(dataset, root);
     let limit = limit(dataset, split);
     let images = match store::read(&folder, &dataset.name, split)? {
         Some(images) => images,
@@ -148,7 +148,7 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
 /// looked for, and how to get it.
 pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
     let format = format(dataset)?;
-    let folder = folder(dataset, root);
+    let folder = found(dataset, root);
     for &split in splits {
         if !store::path(&folder, split).is_file() {
             check_split(dataset, format, split, &folder)?;
@@ -217,6 +217,14 @@ pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
         },
         None => root.join(known(&dataset.name).map_or(dataset.name.as_str(), |known| known.folder)),
     }
+}
+
+/// [`folder`], or for a set that the repository carries, if it is not there, the repository's own: wherever the other data
+/// are, a program started in the repository finds it.
+fn found(dataset: &Dataset, root: &Path) -> PathBuf {
+    let (own, carried) = (folder(dataset, root), folder(dataset, Path::new("data")));
+    let elsewhere = carried.starts_with("data/embedded") && !own.is_dir() && carried.is_dir();
+    if elsewhere { carried } else { own }
 }
 
 /// The most images that the config wants of a split.

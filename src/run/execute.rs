@@ -104,7 +104,7 @@ fn check_precision(plan: &Plan, context: &Context) -> Result<()> {
         Some(node) if !context.device.is_cuda() => {
             let name = node.uses.first().map_or("", |(name, _)| name);
             Err(Error::input(format!("networks.{name}.train.precision: bf16 needs a GPU, and this runs on the CPU"))
-                .hint("use --device cuda (make device=cuda), or precision: f32"))
+                .hint("use --device cuda (make exp=... device=cuda, which builds a program for it first), or precision: f32"))
         }
         _ => Ok(()),
     }
