@@ -58,13 +58,17 @@ fn every_detector() -> impl Iterator<Item = DetectorConfig> {
 
 /// Those that read nothing but logits, and learn nothing.
 fn of_logits() -> impl Iterator<Item = DetectorConfig> {
-    every_detector()
-        .filter(|config| config.build().needs().iter().all(|need| matches!(need, Need::Logits | Need::RawLogits)))
+    every_detector().filter(|config| {
+        config.build().needs().iter().all(|need| matches!(need, Need::Logits | Need::RawLogits | Need::Kernels))
+    })
 }
 
 #[test]
 fn the_registry_lists_each_detector_once() {
-    assert_eq!(DetectorConfig::NAMES, ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "knn"]);
+    assert_eq!(
+        DetectorConfig::NAMES,
+        ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "duq", "knn"]
+    );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
         assert_eq!(config.name(), *name);
         config.validate().unwrap();

@@ -52,7 +52,7 @@ fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Te
         "sparsity" => sparsity(logits),
         _ => {
             let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
-            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels })?.0)
+            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels, pass: None })?.0)
         }
     }
 }
@@ -133,7 +133,7 @@ fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
     let logits = features.matmul(&second).unwrap();
     let labels = golden.labels();
     let (total, terms) =
-        objective(yaml).value(&Step { outputs: &outputs(&logits, &features), labels: &labels }).unwrap();
+        objective(yaml).value(&Step { outputs: &outputs(&logits, &features), labels: &labels, pass: None }).unwrap();
     let gradients = total.backward().unwrap();
     let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
     (of(&first), of(&second), terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
@@ -160,7 +160,7 @@ fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
     let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
     let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
     let outputs = outputs(&logits, &features);
-    let (total, terms) = objective.value(&Step { outputs: &outputs, labels: &labels }).unwrap();
+    let (total, terms) = objective.value(&Step { outputs: &outputs, labels: &labels, pass: None }).unwrap();
     assert!(numbers(&total)[0].is_finite() && numbers(&terms[1].1)[0].is_infinite());
 }
 

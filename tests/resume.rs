@@ -14,7 +14,7 @@ use rand::Rng as _;
 use serde_json::Value;
 
 /// LeNet on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation; once with
-/// each optimiser, once with all that a step can carry along.
+/// each optimiser, once with all that a step can carry along, once with centroids that follow the features.
 const EXPERIMENT: &str = "\
 title: Killed again and again
 seeds: [0, 1]
@@ -41,9 +41,15 @@ networks:
       clip: { norm: 1.0 }
       ema: { decay: 0.9 }
     loss: { cross_entropy: {}, sparsity: { weight: 0.01 } }
+  duq:
+    backbone: lenet
+    head: duq
+    train: { <<: *recipe, epochs: 1 }
+    loss: { binary_cross_entropy: {}, gradient_penalty: { weight: 0.5 } }
 methods:
   - { name: EBD, network: base, detector: energy }
   - { name: Sparsity, network: tuned, detector: energy }
+  - { name: DUQ, network: duq, detector: duq }
 evaluation: { redraw: { draws: 3 } }
 tables:
   - { name: methods, rows: method, columns: [accuracy, auroc] }
@@ -142,9 +148,10 @@ fn twenty_kills_do_not_change_a_bit() {
     }
     assert_eq!(results, expected_results);
     let steps = steps(&folder.path().join("killed"));
-    assert_eq!(steps.len(), 4);
+    assert_eq!(steps.len(), 6);
     for (path, steps) in steps {
-        assert_eq!(steps, (1..=64).collect::<Vec<_>>(), "{}", path.display());
+        let whole = if steps.len() > 16 { 64 } else { 16 };
+        assert_eq!(steps, (1..=whole).collect::<Vec<_>>(), "{}", path.display());
     }
 }
 

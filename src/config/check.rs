@@ -13,8 +13,8 @@ use garde::Validate;
 use crate::{
     Error, Result,
     config::{
-        Backbone, Dataset, Experiment, Figure, Keep, Method, Network, Optimizer, Over, Rows, Sampling, Schedule, Train,
-        expect, sweep,
+        Backbone, Dataset, Experiment, Figure, Head, Keep, Method, Network, Optimizer, Over, Precision, Rows, Sampling,
+        Schedule, Train, expect, sweep,
     },
     data::{self, Format, Split, registry},
     detectors::Need,
@@ -129,6 +129,19 @@ pub fn cell_problems(experiment: &Experiment) -> Vec<Problem> {
         }
     }
     found.problems
+}
+
+/// The head of a network, or of the one that its chain of `from` begins with.
+fn head_of<'a>(network: &'a Network, networks: &'a BTreeMap<String, Network>) -> Option<&'a Head> {
+    let mut current = network;
+    // No chain is longer than there are networks, unless it is a circle.
+    for _ in 0..networks.len() {
+        match &current.from {
+            Some(from) => current = networks.get(from)?,
+            None => break,
+        }
+    }
+    current.head.as_ref()
 }
 
 fn root(key: &str) -> Path {
@@ -265,16 +278,43 @@ impl Found {
                 self.train(&path.join("train"), train);
             }
             let loss = &network.loss;
-            if loss.cross_entropy.is_none() && loss.sparsity.is_none() {
+            if loss.weights().next().is_none() {
                 self.add(path.join("loss"), "no term: give cross_entropy, sparsity or both");
-            } else if loss.cross_entropy.as_ref().is_none_or(|term| term.weight == 0.0)
-                && loss.sparsity.as_ref().is_none_or(|term| term.weight == 0.0)
-            {
+            } else if loss.weights().all(|weight| weight == 0.0) {
                 self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
             self.architecture(&path, network);
+            if network.train.is_some() {
+                self.objective(&path, network, head_of(network, &experiment.networks));
+            }
             self.fits(&path, network, &experiment.data.id);
             self.members(&path, network, &experiment.seeds);
+        }
+    }
+
+    /// Whether the loss is of what the head gives.
+    fn objective(&mut self, path: &Path, network: &Network, head: Option<&Head>) {
+        let (path, loss) = (path.join("loss"), &network.loss);
+        let of_kernels = [
+            ("binary_cross_entropy", loss.binary_cross_entropy.is_some()),
+            ("gradient_penalty", loss.gradient_penalty.is_some()),
+        ];
+        if !matches!(head, Some(Head::Duq(_))) {
+            for (term, _) in of_kernels.into_iter().filter(|(_, given)| *given) {
+                self.add(path.join(term), format!("{term} is of the kernels of a DUQ network: give it `head: duq`"));
+            }
+            return;
+        }
+        if loss.cross_entropy.is_some() {
+            let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
+                           gradient_penalty: { weight: 0.5 } }`";
+            self.add(path.clone(), message);
+        }
+        if loss.gradient_penalty.is_some()
+            && network.train.as_ref().is_some_and(|train| train.precision == Precision::Bf16)
+        {
+            let message = "its gradient is a difference, which bfloat16 has too few digits for: use `precision: f32`";
+            self.add(path.join("gradient_penalty"), message);
         }
     }
 
@@ -414,7 +454,10 @@ impl Found {
                     let message = no_such("network", &method.network, experiment.networks.keys().map(String::as_str));
                     self.add(methods.join(index).join("network"), message);
                 }
-                Some(network) => self.reads(&methods.join(index).join("detector"), method, network),
+                Some(network) => {
+                    let head = head_of(network, &experiment.networks);
+                    self.reads(&methods.join(index).join("detector"), method, network, head);
+                }
             }
         }
         if let Some(index) = first_repeated(experiment.methods.iter().map(|method| &method.name)) {
@@ -424,12 +467,16 @@ impl Found {
     }
 
     /// Whether the network has what the detector needs.
-    fn reads(&mut self, path: &Path, method: &Method, network: &Network) {
+    fn reads(&mut self, path: &Path, method: &Method, network: &Network, head: Option<&Head>) {
         let (detector, name) = (method.detector.name(), &method.network);
         for need in method.detector.build().needs() {
             let message = match (need, network.members) {
                 (Need::Members, None) => format!(
                     "{detector} compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`"
+                ),
+                (Need::Kernels, None) if matches!(head, Some(Head::Duq(_))) => continue,
+                (Need::Kernels, _) => format!(
+                    "{detector} reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`"
                 ),
                 (Need::RawLogits, Some(_)) => format!(
                     "{detector} reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only \

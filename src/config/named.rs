@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Empty, Head, Resnet, WideResnet},
+    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, WideResnet},
     did_you_mean,
 };
 
@@ -219,7 +219,7 @@ impl<'de> Deserialize<'de> for Backbone {
 }
 
 /// The names of heads that need no settings.
-const HEADS: [&str; 1] = ["linear"];
+const HEADS: [&str; 2] = ["linear", "duq"];
 
 impl<'de> Deserialize<'de> for Head {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -227,6 +227,7 @@ impl<'de> Deserialize<'de> for Head {
         #[serde(remote = "Head", rename_all = "snake_case")]
         enum Long {
             Linear(Empty),
+            Duq(Duq),
         }
         #[derive(Deserialize)]
         #[serde(transparent)]

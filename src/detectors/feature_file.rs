@@ -137,7 +137,7 @@ impl FeatureFile {
     /// [`Error::Input`] naming the tensors that are needed and not there.
     pub fn bank(&self, detector: &str, needs: &[Need]) -> Result<Bank> {
         let present = |need: Need| match need {
-            Need::Logits | Need::RawLogits => self.logits.is_some(),
+            Need::Logits | Need::RawLogits | Need::Kernels => self.logits.is_some(),
             Need::Members => self.members.is_some(),
             Need::Features => self.features.is_some(),
             Need::Activations => self.taps.is_some(),
@@ -165,7 +165,7 @@ impl Need {
     /// The name of what is needed in a feature file.
     pub fn tensor(self) -> &'static str {
         match self {
-            Self::Logits | Self::RawLogits => "logits",
+            Self::Logits | Self::RawLogits | Self::Kernels => "logits",
             Self::Members => "members",
             Self::Features => "features",
             Self::Activations => "taps.<layer>",

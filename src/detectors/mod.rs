@@ -3,6 +3,7 @@
 //! A detector is one file: its settings, a pure function, and the two impls. It is listed once, in `registry!` below;
 //! the contract tests in `tests/detectors.rs` then cover it.
 
+pub mod duq;
 pub mod energy;
 pub mod feature_file;
 pub mod knn;
@@ -33,6 +34,8 @@ registry::registry! {
     Energy = energy,
     /// How much the members of a deep ensemble disagree (Lakshminarayanan et al. 2017).
     MutualInformation = mutual_information,
+    /// The distance to the nearest centroid of a DUQ network (van Amersfoort et al. 2020).
+    Duq = duq,
     /// Distance to the k-th nearest train image's features (Sun et al. 2022).
     Knn = knn,
 }
@@ -93,6 +96,8 @@ pub enum Need {
     Logits,
     /// [`Bank::logits`] as the last layer gave them.
     RawLogits,
+    /// [`Bank::logits`] of one network with a DUQ head: ln K.
+    Kernels,
     /// [`Bank::members`].
     Members,
     /// [`Bank::features`].

@@ -1,9 +1,14 @@
 //! Loss terms, one file each, and the training objective that they add up to.
 
+pub mod binary_cross_entropy;
 pub mod cross_entropy;
+pub mod gradient_penalty;
 pub mod sparsity;
 
+pub use binary_cross_entropy::binary_cross_entropy;
+pub(crate) use binary_cross_entropy::one_hot;
 pub use cross_entropy::cross_entropy;
+pub use gradient_penalty::Pass;
 pub use sparsity::sparsity;
 
 use candle_core::Tensor;
@@ -11,12 +16,14 @@ use candle_core::Tensor;
 use crate::{Error, Result, config, nn};
 
 /// What one training step offers to the loss terms.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Step<'a> {
     /// What the network made of the batch.
     pub outputs: &'a nn::Outputs,
     /// (N) u32 classes.
     pub labels: &'a Tensor,
+    /// How it came to it, for objectives that [look at images](Objective::looks_at_images).
+    pub pass: Option<&'a Pass<'a>>,
 }
 
 /// A loss term: a scalar of one step.
@@ -25,6 +32,7 @@ type Term = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
 /// The training objective: Σ weight × term.
 pub struct Objective {
     terms: Vec<(&'static str, f64, Term)>,
+    looks_at_images: bool,
 }
 
 impl Objective {
@@ -46,11 +54,28 @@ impl Objective {
             };
             terms.push(("sparsity", config.weight, Box::new(term)));
         }
+        if let Some(config) = &loss.binary_cross_entropy {
+            let term = |step: &Step| binary_cross_entropy(&step.outputs.logits, step.labels);
+            terms.push(("binary_cross_entropy", config.weight, Box::new(term)));
+        }
+        if let Some(config) = &loss.gradient_penalty {
+            let difference = (config.weight > 0.0).then_some(gradient_penalty::STEP);
+            let term = move |step: &Step| match step.pass {
+                Some(pass) => pass.gradient_penalty(step.outputs, difference),
+                None => candle_core::bail!("the gradient penalty needs the pass that led to the outputs"),
+            };
+            terms.push(("gradient_penalty", config.weight, Box::new(term)));
+        }
         if !terms.iter().any(|(_, weight, _)| *weight > 0.0) {
             return Err(Error::input("the loss is empty: no term has a weight above 0")
                 .hint("write `loss: { cross_entropy: {} }`, or leave `loss` out for the same"));
         }
-        Ok(Self { terms })
+        Ok(Self { terms, looks_at_images: loss.gradient_penalty.is_some() })
+    }
+
+    /// Whether a term needs the [`Step::pass`].
+    pub fn looks_at_images(&self) -> bool {
+        self.looks_at_images
     }
 
     /// The total to differentiate, and each term by name, unweighted and without a graph, for the record.

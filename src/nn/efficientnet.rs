@@ -8,7 +8,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::{
     config::Architecture,
     nn::{
-        Head, Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Shape,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
     },
@@ -84,8 +84,8 @@ impl Network for EfficientNetLite0 {
         Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Option<Head> {
-        self.classifier.head()
+    fn classifier(&self) -> &Classifier {
+        &self.classifier
     }
 
     fn folded(&self) -> Result<Box<dyn Network>> {

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config,
-    nn::{Head, Mode, layers::Linear},
+    nn::{Head, Mode, duq::Duq, layers::Linear},
     ops::Activation,
 };
 
@@ -14,6 +14,8 @@ use crate::{
 pub enum Classifier {
     /// The backbone's own.
     Linear(Linear),
+    /// Kernels around centroids.
+    Duq(Duq),
 }
 
 impl Classifier {
@@ -25,6 +27,7 @@ impl Classifier {
         vb: &VarBuilder,
     ) -> Result<Self> {
         match head {
+            config::Head::Duq(settings) => Ok(Self::Duq(Duq::new(settings, [features, classes], vb)?)),
             config::Head::Linear(_) => Ok(Self::Linear(Linear::with_init([features, classes], weight, bias, vb)?)),
         }
     }
@@ -33,6 +36,7 @@ impl Classifier {
     pub fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
         match self {
             Self::Linear(linear) => Ok((linear.forward(&features, Activation::Identity, mode)?, features)),
+            Self::Duq(duq) => Ok((duq.forward(&features, mode)?, features)),
         }
     }
 
@@ -40,6 +44,15 @@ impl Classifier {
     pub fn head(&self) -> Option<Head> {
         match self {
             Self::Linear(linear) => Some(linear.head()),
+            Self::Duq(_) => None,
+        }
+    }
+
+    /// As [`Network::after_step`](crate::nn::Network::after_step); `features` is asked for if it is needed.
+    pub fn after_step(&self, labels: &Tensor, features: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        match self {
+            Self::Linear(_) => Ok(()),
+            Self::Duq(duq) => duq.update(&features()?, labels),
         }
     }
 }

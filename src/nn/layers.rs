@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config::Precision,
-    nn::{Head, Mode, footprint, watch},
+    nn::{Head, Mode, footprint, gates, watch},
     ops::{self, Activation, Convolution, Statistics},
 };
 
@@ -25,7 +25,7 @@ pub fn within(fan_in: usize) -> Init {
 }
 
 /// A parameter as `mode` sees it: a constant unless the network learns, so that inference keeps no graph.
-fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
+pub(super) fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
     match mode {
         Mode::Eval => parameter.detach(),
         Mode::Train { .. } => parameter.clone(),
@@ -225,7 +225,7 @@ impl Linear {
             input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
         };
         watch::note(&self.name, &y, activation);
-        ops::activate(&y, activation)
+        gates::activate(activation, |activation| ops::activate(&y, activation))
     }
 
     /// The layer as detectors see it.
@@ -277,7 +277,9 @@ impl BatchNorm2d {
             }
             Mode::Train { .. } => {
                 let moments = ops::moments(x)?;
-                self.update_running(&moments, x.elem_count() / x.dim(1)?)?;
+                if !gates::repeating() {
+                    self.update_running(&moments, x.elem_count() / x.dim(1)?)?;
+                }
                 (moments, Statistics::Batch)
             }
         };

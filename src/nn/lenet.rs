@@ -10,12 +10,12 @@ use crate::{
     Error, Result,
     config::Architecture,
     nn::{
-        Head, Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
         layers::{Conv2d, Linear, within},
         watch,
     },
-    ops::{self, Activation, Convolution},
+    ops::{self, Activation, Convolution, Pool},
 };
 
 /// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
@@ -62,8 +62,8 @@ impl Network for LeNet {
         Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
     }
 
-    fn head(&self) -> Option<Head> {
-        self.fc3.head()
+    fn classifier(&self) -> &Classifier {
+        &self.fc3
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
@@ -75,6 +75,7 @@ impl LeNet {
     /// The activation after the pool: equal to before it, for it is monotone, on a quarter of the values.
     fn pooled(&self, name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
         watch::note(name, maps, self.activation);
-        ops::activate(&ops::max_pool2d(maps, ops::Pool::new(2, 2, 0))?, self.activation)
+        let pooled = gates::max_pool2d(maps, Pool::new(2, 2, 0))?;
+        gates::activate(self.activation, |activation| ops::activate(&pooled, activation))
     }
 }

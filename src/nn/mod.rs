@@ -1,7 +1,9 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
+pub mod duq;
 pub mod efficientnet;
 pub mod footprint;
+pub mod gates;
 pub mod heads;
 pub mod layers;
 pub mod lenet;
@@ -21,6 +23,7 @@ use candle_nn::VarBuilder;
 use crate::{
     Error,
     config::{Architecture, Backbone, Precision},
+    nn::heads::Classifier,
 };
 
 /// The network that `architecture` describes, for images and classes of `shape`, with parameters from `vb`.
@@ -82,8 +85,17 @@ pub struct Head {
 pub trait Network: Send + Sync {
     /// Logits, penultimate features and stage outputs.
     fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs>;
+    /// The layer between features and logits.
+    fn classifier(&self) -> &Classifier;
     /// The last linear layer; none when the logits are not a linear layer of the features.
-    fn head(&self) -> Option<Head>;
+    fn head(&self) -> Option<Head> {
+        self.classifier().head()
+    }
+    /// Called while learning, after each change of the parameters, with the batch that led to it: images as for
+    /// [`Network::forward`] and (N) u32 classes. Moves what follows the parameters without gradients, such as DUQ's centroids.
+    fn after_step(&self, images: &Tensor, labels: &Tensor) -> Result<()> {
+        self.classifier().after_step(labels, || Ok(self.forward(images, Mode::Eval)?.features))
+    }
     /// The same network for [`Mode::Eval`] only, and faster: batch normalisations are folded into the convolutions before
     /// them, once. Equal up to rounding; gradients with respect to the images are those of the network as it was.
     ///

@@ -36,7 +36,7 @@ impl Params {
         VarBuilder::from_backend(Box::new(self.clone()), DType::F32, self.device.clone())
     }
 
-    /// What an optimiser changes, by name: everything but running statistics.
+    /// What an optimiser changes, by name: everything but buffers, which follow without gradients.
     pub fn trainable(&self) -> Vec<(String, Var)> {
         let variables = self.variables();
         variables.iter().filter(|(name, _)| !is_buffer(name)).map(|(name, var)| (name.clone(), var.clone())).collect()
@@ -130,7 +130,9 @@ impl SimpleBackend for Params {
 }
 
 fn is_buffer(name: &str) -> bool {
-    name.ends_with("running_mean") || name.ends_with("running_var")
+    // DUQ's N and m are sums of what its centroids follow.
+    let last = name.rsplit('.').next().unwrap_or(name);
+    ["running_mean", "running_var", "N", "m"].contains(&last)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{
     Error,
     config::{self, Architecture},
     nn::{
-        Head, Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
@@ -74,8 +74,8 @@ impl Network for ResNet {
         Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Option<Head> {
-        self.fc.head()
+    fn classifier(&self) -> &Classifier {
+        &self.fc
     }
 
     fn folded(&self) -> Result<Box<dyn Network>> {
@@ -126,7 +126,7 @@ impl Trunk {
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let mut x = self.stem.forward(images, self.activation, mode)?;
         if self.pool {
-            x = ops::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
+            x = gates::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
         let stage = |blocks: &Vec<Block>| {
             for block in blocks {

@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     config::Architecture,
     nn::{
-        Head, Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
     },
@@ -86,7 +86,7 @@ impl Network for Vgg19 {
                 x = layer.forward(&x, self.activation, mode)?;
             }
             if stage.pooled {
-                x = ops::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
+                x = gates::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
             taps.insert(stage.name, x.clone());
         }
@@ -94,8 +94,8 @@ impl Network for Vgg19 {
         Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Option<Head> {
-        self.classifier.head()
+    fn classifier(&self) -> &Classifier {
+        &self.classifier
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {

@@ -8,7 +8,10 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor};
 
-use crate::ops::{self, Activation};
+use crate::{
+    nn::gates,
+    ops::{self, Activation},
+};
 
 thread_local! {
     /// The layers seen so far, in a pass that is watched.
@@ -45,11 +48,11 @@ pub(super) fn activate(
     layer: impl FnOnce(Activation) -> Result<Tensor>,
 ) -> Result<Tensor> {
     if activation == Activation::Identity || LAYERS.with_borrow(Option::is_none) {
-        return layer(activation);
+        return gates::activate(activation, layer);
     }
     let values = layer(Activation::Identity)?;
     note(name, &values, activation);
-    ops::activate(&values, activation)
+    gates::activate(activation, |activation| ops::activate(&values, activation))
 }
 
 /// Keeps a layer's values, if the pass is watched.

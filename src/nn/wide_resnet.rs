@@ -11,7 +11,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::{
     config::{self, Architecture},
     nn::{
-        Head, Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Shape,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
@@ -84,8 +84,8 @@ impl Network for WideResNet {
         Ok(Outputs { logits, features, taps })
     }
 
-    fn head(&self) -> Option<Head> {
-        self.fc.head()
+    fn classifier(&self) -> &Classifier {
+        &self.fc
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {

@@ -32,7 +32,7 @@ struct MaxPool2d(Windows);
 
 /// Whether `new` replaces `old` as the largest: NaN does, and is never replaced but by NaN.
 #[inline(always)]
-fn wins<T: Float>(new: T, old: T) -> bool {
+pub(super) fn wins<T: Float>(new: T, old: T) -> bool {
     new > old || new.is_nan()
 }
 
@@ -89,7 +89,7 @@ impl Op<1> for MaxPool2d {
 }
 
 /// (x, dY) to dX.
-struct MaxPool2dGradient(Windows);
+pub(super) struct MaxPool2dGradient(pub(super) Windows);
 
 /// What the windows of one row know.
 struct Search<T> {

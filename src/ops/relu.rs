@@ -71,7 +71,7 @@ pub(super) fn activation_gradient(activation: Activation, y: &Tensor, dy: &Tenso
 }
 
 /// (y, dY) to dX.
-struct ActivationGradient(Activation);
+pub(super) struct ActivationGradient(pub(super) Activation);
 
 impl Op<2> for ActivationGradient {
     const NAME: &'static str = "relu's gradient";

@@ -16,7 +16,7 @@ use crate::{
         ImageSet, Normalisation,
         batches::{TrainBatches, steps_per_epoch},
     },
-    losses::{Objective, Step},
+    losses::{Objective, Pass, Step},
     nn::{Mode, Network, params::Params},
     run::{
         events::{Event, Observer},
@@ -118,12 +118,17 @@ pub fn fit(
         let batch = batch?;
         let lr = schedule::lr(recipe, per_epoch, total, state.step);
         let mode = Mode::Train { seed: job.seed, step: state.step, precision: recipe.precision };
-        let outputs = job.network.forward(&batch.images, mode)?;
-        let (loss, terms) = job.objective.value(&Step { outputs: &outputs, labels: &batch.labels })?;
+        let (outputs, pass) = match job.objective.looks_at_images() {
+            true => Pass::forward(job.network, &batch.images, mode).map(|(outputs, pass)| (outputs, Some(pass)))?,
+            false => (job.network.forward(&batch.images, mode)?, None),
+        };
+        let step = Step { outputs: &outputs, labels: &batch.labels, pass: pass.as_ref() };
+        let (loss, terms) = job.objective.value(&step)?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
         refuse_non_finite(recipe, value, &terms, state.step, batch.epoch)?;
         optimizer.step(&loss.backward()?, lr)?;
+        job.network.after_step(&batch.images, &batch.labels)?;
         if let Some(average) = &mut average {
             average.update()?;
         }

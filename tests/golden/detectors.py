@@ -32,6 +32,8 @@ references = {
     "msp": [rest(row) for row in logits],
     "softmax_entropy": entropy(softmax(logits, axis=1), axis=1),
     "max_logit": -logits.max(axis=1),
+    # Its logits are ln K.
+    "duq": -logits.max(axis=1),
     "energy": -logsumexp(logits, axis=1),
     "energy: { temperature: 0.5 }": -0.5 * logsumexp(logits / 0.5, axis=1),
     "energy: { temperature: 1000 }": -1000 * logsumexp(logits / 1000, axis=1),

@@ -41,6 +41,7 @@ proptest! {
     fn pooling((shape, pool) in pools(), count_include_pad: bool) {
         is_adjoint(shape, |x| ops::avg_pool2d(x, pool, count_include_pad));
         is_adjoint(shape, |x| ops::max_pool2d(x, pool));
+        is_adjoint(shape, |x| ops::max_pool2d_like(x, &uniform("like", &shape), pool));
     }
 
     #[test]
@@ -55,6 +56,7 @@ proptest! {
         is_adjoint(shape, |x| ops::dropout(x, p, rng::stream(seed, "dropout", "")));
         is_adjoint(shape, ops::global_avg_pool2d);
         is_adjoint(shape, |x| ops::leaky_relu(x, p));
+        is_adjoint(shape, |x| ops::activate_like(x, &uniform("like", &shape), Activation::LeakyRelu(p)));
         is_adjoint(shape, |x| ops::add(x, &(x * 0.3)?, Activation::Relu));
         is_adjoint(shape, |x| ops::add(&x.zeros_like()?, x, Activation::Relu));
         is_adjoint(shape, |x| ops::add(x, &x.zeros_like()?, Activation::Relu));

@@ -127,3 +127,37 @@ fn what_does_not_fit_is_an_error() {
     assert!(ops::relu(&Tensor::zeros(2, DType::U8, &Device::Cpu).unwrap()).is_err());
     assert!(objective(&ops::relu(&variable("x", &[0])).unwrap()).backward().is_ok());
 }
+
+#[test]
+fn like_itself_is_the_activation_and_like_another_its_piece() {
+    let (x, other) = ((uniform("x", &[40]) * 9.0).unwrap(), (uniform("other", &[40]) * 9.0).unwrap());
+    for activation in ACTIVATIONS {
+        let y = ops::activate(&other, activation).unwrap();
+        assert_eq!(values(&ops::activate_like(&other, &y, activation).unwrap()), values(&y), "{activation:?}");
+        let pieces = values(&ops::activate_like(&x, &y, activation).unwrap());
+        for ((piece, x), other) in pieces.iter().zip(values(&x)).zip(values(&other)) {
+            let expected = match activation {
+                Activation::Relu if other <= 0.0 => 0.0,
+                Activation::Relu6 if other <= 0.0 => 0.0,
+                Activation::Relu6 if other >= 6.0 => 6.0,
+                Activation::LeakyRelu(slope) if other <= 0.0 => slope * x,
+                _ => x,
+            };
+            assert_eq!(*piece, expected, "{activation:?} of {x} like {other}");
+        }
+    }
+}
+
+#[test]
+fn squared_distances_are_means_over_the_dimensions() {
+    let (z, centers) = (variable("z", &[3, 5, 4]), uniform("centers", &[5, 4]));
+    let distances = ops::squared_distances(&z, &centers).unwrap();
+    let (z_values, centers_values) = (values(&z), values(&centers));
+    for (place, distance) in values(&distances).into_iter().enumerate() {
+        let (image, class) = (place / 4, place % 4);
+        let term = |d: usize| (z_values[(image * 5 + d) * 4 + class] - centers_values[d * 4 + class]).powi(2);
+        assert!((distance - (0..5).map(term).sum::<f64>() / 5.0).abs() < 1e-14);
+    }
+    check_differences("squared_distances", &[&z], |at| ops::squared_distances(&at[0], &centers));
+    assert!(ops::squared_distances(&z, &uniform("centers", &[4, 5])).is_err());
+}

@@ -81,3 +81,16 @@ fn what_does_not_fit_is_an_error() {
     assert!(ops::max_pool2d(&tensor(&[4, 4]), Pool::new(2, 2, 0)).is_err());
     assert!(ops::global_avg_pool2d(&tensor(&[0, 2, 4, 4])).is_err());
 }
+
+#[test]
+fn like_itself_is_the_pool_and_like_another_takes_its_places() {
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1)] {
+        let (x, pool) = (uniform("x", &[2, 3, 7, 6]), Pool::new(kernel, stride, padding));
+        let expected = ops::max_pool2d(&x, pool).unwrap();
+        assert_eq!(values(&ops::max_pool2d_like(&x, &x, pool).unwrap()), values(&expected));
+        // Where −x is largest, x is smallest: −max(−x).
+        let other = ops::max_pool2d_like(&x, &x.neg().unwrap(), pool).unwrap();
+        assert_eq!(values(&other), values(&ops::max_pool2d(&x.neg().unwrap(), pool).unwrap().neg().unwrap()));
+        assert!(ops::max_pool2d_like(&x, &x.narrow(3, 0, 5).unwrap(), pool).is_err());
+    }
+}

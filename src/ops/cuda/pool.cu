@@ -30,6 +30,14 @@ template <typename T> __device__ void max(Sizes s, uint planes, const T *x, T *y
   y[i] = plane[winner(s, plane, i % pixels / s.out_width, i % s.out_width)];
 }
 
+// Of each window of x, what lies where like's largest is.
+template <typename T> __device__ void max_like(Sizes s, uint planes, const T *like, const T *x, T *y) {
+  uint i = position(), pixels = s.out_height * s.out_width;
+  if (i >= planes * pixels) return;
+  uint plane = i / pixels * s.height * s.width;
+  y[i] = x[plane + winner(s, like + plane, i % pixels / s.out_width, i % s.out_width)];
+}
+
 // The first and last window along an axis that holds position `at`.
 __device__ inline uint first_window(uint at, uint kernel, uint stride, uint padding) {
   return at + padding < kernel ? 0 : (at + padding - kernel) / stride + 1;
@@ -119,6 +127,9 @@ template <typename T> __device__ void global_average_gradient(uint n, uint pixel
   pool::Sizes { height, width, out_height, out_width, kernel_y, kernel_x, stride_y, stride_x, padding_y, padding_x }
 #define KERNELS(T, type)                                                                                                    \
   KERNEL(max_pool_##type, SIZES, uint planes, const T *x, T *y) { pool::max(GIVEN, planes, x, y); }                         \
+  KERNEL(max_pool_like_##type, SIZES, uint planes, const T *like, const T *x, T *y) {                                       \
+    pool::max_like(GIVEN, planes, like, x, y);                                                                              \
+  }                                                                                                                         \
   KERNEL(max_pool_gradient_##type, SIZES, uint planes, const T *x, const T *dy, T *dx) {                                    \
     pool::max_gradient(GIVEN, planes, x, dy, dx);                                                                           \
   }                                                                                                                         \

@@ -22,6 +22,20 @@ pub(in crate::ops) fn max<G: Gpu>(x: View<'_, G>, shape: &Shape, windows: Window
     Ok(y)
 }
 
+/// Of each window of x, what lies where the largest of `like` is.
+pub(in crate::ops) fn max_like<G: Gpu>(
+    like: View<'_, G>,
+    x: View<'_, G>,
+    shape: &Shape,
+    windows: Windows,
+) -> Result<G> {
+    let planes = shape.elem_count() / windows.count();
+    let mut y = x.new_like(shape)?;
+    let launch = Launch::new("pool", "max_pool_like", x.dtype())?.sizes(windows.words()).size(planes);
+    launch.input(like).input(x).output(&mut y).each(x.device(), shape.elem_count())?;
+    Ok(y)
+}
+
 /// (x, dY) to dX.
 pub(in crate::ops) fn max_gradient<G: Gpu>(x: View<'_, G>, dy: View<'_, G>, windows: Windows) -> Result<G> {
     let planes = x.count() / windows.pixels();

@@ -69,6 +69,12 @@ fn elementwise() {
     for shape in [&[1][..], &[3, 7], &[2, 3, 20, 11]] {
         check("relu", &[numbers("x", shape, true)], |x| ops::relu(&x[0]));
         check("leaky_relu", &[numbers("x", shape, true)], |x| ops::leaky_relu(&x[0], 0.2));
+        for activation in ACTIVATIONS {
+            let like = ops::activate(&(numbers("like", shape, true) * 4.0).unwrap(), activation).unwrap();
+            check(&format!("{activation:?}, like another"), &[numbers("x", shape, true)], |x| {
+                ops::activate_like(&x[0], &like.to_dtype(x[0].dtype())?, activation)
+            });
+        }
         check("silu", &[numbers("x", shape, false)], |x| ops::silu(&(&x[0] * 9.0)?));
         check("gelu", &[numbers("x", shape, false)], |x| ops::gelu(&(&x[0] * 9.0)?));
         check("add", &[numbers("x", shape, true), numbers("y", shape, true)], |x| {
@@ -118,7 +124,12 @@ fn max_pool() {
     ] {
         for ties in [false, true] {
             let what = format!("max_pool {shape:?} {kernel} {stride} {padding}");
-            check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], Pool::new(kernel, stride, padding)));
+            let pool = Pool::new(kernel, stride, padding);
+            check(&what, &[numbers("x", &shape, ties)], |x| ops::max_pool2d(&x[0], pool));
+            let like = numbers("like", &shape, ties);
+            check(&format!("{what}, like another"), &[numbers("x", &shape, ties)], |x| {
+                ops::max_pool2d_like(&x[0], &like.to_dtype(x[0].dtype())?, pool)
+            });
         }
     }
 }

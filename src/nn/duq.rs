@@ -1,0 +1,81 @@
+//! The head of DUQ: a centroid for each class, and kernels that tell how far from it an image's features are.
+//!
+//! K_c = exp( −mean_d (W_c f − e_c)_d² / (2 s²) ) with centroids e_c = m_c / N_c, which follow the features of their class as a
+//! moving average. The logits are ln K_c, which orders images far from all centroids, where K_c is 0 in f32.
+//!
+//! - Paper: van Amersfoort et al., *Uncertainty Estimation Using a Single Deep Deterministic Neural Network*, ICML 2020,
+//!   <https://arxiv.org/abs/2003.02037>, eq. 1 and 4.
+//! - Reference code: `y0ast/deterministic-uncertainty-quantification`, `utils/resnet_duq.py` and `utils/cnn_duq.py`, whose
+//!   parameter names these are.
+//! - Deviations: none; where the two files differ in how things start, see [`Duq::new`].
+
+use candle_core::{Result, Tensor, Var};
+use candle_nn::{Init, VarBuilder};
+
+use crate::{
+    config,
+    losses::one_hot,
+    nn::{Mode, layers::seen, watch},
+    ops::{self, Activation},
+};
+
+/// `W` (D, C, F) for D the centroids' size, C classes and F features; buffers `m` (D, C) and `N` (C).
+#[derive(Debug, Clone)]
+pub struct Duq {
+    name: String,
+    weight: Tensor,
+    sums: Var,
+    counts: Var,
+    length_scale: f64,
+    momentum: f64,
+}
+
+/// N at first: 13 in the reference's ResNet, 12 in its CNN.
+const FIRST_COUNT: f64 = 13.0;
+
+impl Duq {
+    /// From `features` to `classes`.
+    pub fn new(settings: &config::Duq, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
+        let size = settings.centroid.unwrap_or(features);
+        let weight = Init::Randn { mean: 0.0, stdev: (2.0 / features as f64).sqrt() };
+        let centroids = Init::Randn { mean: 0.0, stdev: 0.05 * FIRST_COUNT };
+        Ok(Self {
+            name: vb.prefix(),
+            weight: vb.get_with_hints((size, classes, features), "W", weight)?,
+            sums: Var::from_tensor(&vb.get_with_hints((size, classes), "m", centroids)?)?,
+            counts: Var::from_tensor(&vb.get_with_hints(classes, "N", Init::Const(FIRST_COUNT))?)?,
+            length_scale: settings.length_scale,
+            momentum: settings.momentum,
+        })
+    }
+
+    /// (N, F) features to logits (N, C): ln K.
+    pub fn forward(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
+        let centroids = self.sums.as_detached_tensor().broadcast_div(&self.counts.as_detached_tensor())?;
+        let distances = ops::squared_distances(&self.embed(features, mode)?, &centroids)?;
+        let logits = (distances * (-0.5 / (self.length_scale * self.length_scale)))?;
+        watch::note(&self.name, &logits, Activation::Identity);
+        Ok(logits)
+    }
+
+    /// Moves the centroids towards the (N, F) features of images of these (N) u32 classes.
+    pub fn update(&self, features: &Tensor, labels: &Tensor) -> Result<()> {
+        let members = one_hot(labels, self.counts.dim(0)?)?.to_dtype(features.dtype())?;
+        // The sum of W_c f over the images of class c is W_c applied to the sum of f.
+        let features = members.t()?.matmul(&features.detach())?;
+        let by_class = self.weight.detach().transpose(0, 1)?.contiguous()?;
+        let sums = by_class.matmul(&features.unsqueeze(2)?)?.squeeze(2)?.t()?;
+        for (average, new) in [(&self.sums, sums), (&self.counts, members.sum(0)?)] {
+            average.set(&((average.as_detached_tensor() * self.momentum)? + (new * (1.0 - self.momentum))?)?)?;
+        }
+        Ok(())
+    }
+
+    /// W_c f, (N, D, C).
+    fn embed(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (size, classes, inputs) = self.weight.dims3()?;
+        let weight = seen(&self.weight, mode).reshape((size * classes, inputs))?;
+        let bias = Tensor::zeros(size * classes, weight.dtype(), weight.device())?;
+        ops::linear(features, &weight, &bias)?.reshape((features.dim(0)?, size, classes))
+    }
+}
