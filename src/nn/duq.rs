@@ -7,7 +7,7 @@
 //!   <https://arxiv.org/abs/2003.02037>, eq. 1 and 4.
 //! - Reference code: `y0ast/deterministic-uncertainty-quantification`, `utils/resnet_duq.py` and `utils/cnn_duq.py`, whose
 //!   parameter names these are.
-//! - Deviations: none; where the two files differ in how things start, see [`Duq::new`].
+//! - Deviations: none. Where the two files differ, in how things start, it is as in the first one.
 
 use candle_core::{Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
@@ -30,15 +30,18 @@ pub struct Duq {
     momentum: f64,
 }
 
-/// N at first: 13 in the reference's ResNet, 12 in its CNN.
+/// N at first.
 const FIRST_COUNT: f64 = 13.0;
+/// Deviation of the centroids at first.
+const FIRST_CENTROIDS: f64 = 0.05;
 
 impl Duq {
     /// From `features` to `classes`.
     pub fn new(settings: &config::Duq, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
         let size = settings.centroid.unwrap_or(features);
-        let weight = Init::Randn { mean: 0.0, stdev: (2.0 / features as f64).sqrt() };
-        let centroids = Init::Randn { mean: 0.0, stdev: 0.05 * FIRST_COUNT };
+        // PyTorch's `kaiming_normal_` counts C·F inputs of a tensor (D, C, F).
+        let weight = Init::Randn { mean: 0.0, stdev: (2.0 / (classes * features) as f64).sqrt() };
+        let centroids = Init::Randn { mean: 0.0, stdev: FIRST_CENTROIDS * FIRST_COUNT };
         Ok(Self {
             name: vb.prefix(),
             weight: vb.get_with_hints((size, classes, features), "W", weight)?,
