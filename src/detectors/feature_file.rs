@@ -7,7 +7,7 @@
 
 use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::{Activations, Bank, DetectorConfig, Fit, LayerShape, Need, Scores};
 use crate::{
@@ -299,5 +299,12 @@ impl Activations for Taps {
             each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
         }
         Ok(())
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
+        let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
+        let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
+        Ok(Arc::new(Self { images: images.len(), layers: self.layers.iter().map(chosen).collect::<Result<_>>()? }))
     }
 }

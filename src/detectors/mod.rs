@@ -3,6 +3,7 @@
 //! A detector is one file: its settings, a pure function, and the two impls. It is listed once, in `registry!` below;
 //! the contract tests in `tests/detectors.rs` then cover it.
 
+pub mod afdu;
 pub mod duq;
 pub mod energy;
 pub mod feature_file;
@@ -38,6 +39,8 @@ registry::registry! {
     Duq = duq,
     /// Distance to the k-th nearest train image's features (Sun et al. 2022).
     Knn = knn,
+    /// Anomaly factors of every neuron (AFDU).
+    Afdu = afdu,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -67,6 +70,8 @@ pub trait Activations: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()>;
+    /// The same layers on the images at these positions, in this order.
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>>;
 }
 
 /// A layer's name and size.
@@ -149,6 +154,10 @@ pub trait Detector {
 pub trait Scorer {
     /// One score per row of the bank. A row's score does not depend on the other rows.
     fn score(&self, bank: &Bank) -> Result<Scores>;
+    /// What a person who reads the scores should know about the fit: it is kept beside them.
+    fn record(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// One finite number per image; larger means more anomalous.

@@ -57,4 +57,6 @@ pub use softmax::softmax;
 pub use softmax_cross_entropy::softmax_cross_entropy;
 pub use squared_distances::squared_distances;
 
+pub(crate) use wide::wide;
+
 use float::{Float, sum};

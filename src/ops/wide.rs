@@ -3,7 +3,7 @@
 /// Calls `f`, compiled with AVX2 where the machine has it: the loops that are inlined into it then work on eight f32 at a
 /// time instead of four. The bits do not change, because nothing is contracted or reordered.
 #[inline(always)]
-pub(super) fn wide<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         #[target_feature(enable = "avx2")]

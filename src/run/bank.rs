@@ -143,4 +143,15 @@ impl Activations for NetworkActivations {
         bar.finish_and_clear();
         Ok(())
     }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        Ok(Arc::new(Self::new(
+            self.network.clone(),
+            Arc::new(self.images.subset(images)),
+            self.normalisation.clone(),
+            self.batch,
+            self.device.clone(),
+            self.interrupt.clone(),
+        )))
+    }
 }

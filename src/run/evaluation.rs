@@ -62,6 +62,9 @@ struct Subject<'a> {
 #[serde(deny_unknown_fields)]
 struct ScoringRecord {
     fit_seconds: f64,
+    /// What the detector says about its fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fit: Option<serde_json::Value>,
     /// By score file.
     score_seconds: BTreeMap<String, f64>,
 }
@@ -251,6 +254,7 @@ impl<'a> Runner<'a> {
                     };
                     let fitted = detector.fit(&fit).map_err(failed)?;
                     record.fit_seconds = started.elapsed().as_secs_f64();
+                    record.fit = fitted.record();
                     scorer.insert(fitted)
                 }
             };

@@ -1,0 +1,329 @@
+//! Fitting every neuron of the chosen layers under a limit of memory.
+//!
+//! Neurons are taken in blocks whose activations on all train images fit into the memory; each block is one pass over the train
+//! images, then all cores fit its neurons. A finished block is written to the scratch folder, where an interrupted fit finds it.
+//! Neither the limit nor the number of threads changes a bit of the result.
+
+use std::{ops::Range, path::Path, sync::Arc};
+
+use rayon::prelude::*;
+
+use super::{
+    Aggregate, Config, Constant, Engine,
+    layers::{self, Chosen},
+    neuron::{Model, Neuron},
+    part::{Part, Piece},
+    table::{self, Error, Head, NODES, Table},
+};
+use crate::{Result, detectors::Activations};
+
+/// Neurons that are fitted together, and whose factors are added up before they are added to others.
+const GROUP: usize = 128;
+
+/// Tables are compared with exact factors for one neuron in so many: it costs as much as to make the table.
+const MEASURED: usize = 16;
+
+/// A fitted AFDU.
+#[derive(Debug)]
+pub struct Fitted {
+    /// Its settings.
+    pub config: Config,
+    /// The layers it reads.
+    pub layers: Vec<FittedLayer>,
+    /// Its neurons, layer after layer.
+    pub curves: Curves,
+    /// What the fit met.
+    pub record: Record,
+}
+
+/// A layer, and how its mean log factor varies over the train images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FittedLayer {
+    /// Which it is.
+    pub chosen: Chosen,
+    /// Mean and standard deviation of the layer's mean log factor, for [`Aggregate::Standardised`]; the deviation is 1 where
+    /// there is none.
+    pub train: Option<[f64; 2]>,
+}
+
+/// What a fit met and how well tables stand for it.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+pub struct Record {
+    /// All neurons.
+    pub neurons: usize,
+    /// Those that took one value only.
+    pub constant: usize,
+    /// Those without a finite activation.
+    pub absent: usize,
+    /// Those with a value that so many images share that the bandwidth was chosen without it.
+    pub with_atoms: usize,
+    /// Those for which the rule found no bandwidth, so that Silverman's was taken.
+    pub fell_back: usize,
+    /// Train activations that were left out because they were NaN, infinite or beyond 10³⁰.
+    pub unusable_activations: usize,
+    /// Train images.
+    pub images: usize,
+    /// Passes over them.
+    pub passes: usize,
+    /// The largest difference of a tabulated log factor from the exact one, at centres and between nodes.
+    pub largest_table_error: f64,
+    /// The mean difference on train activations.
+    pub mean_table_error: f64,
+}
+
+/// Every neuron's log factor as a function.
+#[derive(Debug)]
+pub enum Curves {
+    /// Tables.
+    Tabulated {
+        /// One a neuron.
+        heads: Vec<Head>,
+        /// [`NODES`] a neuron.
+        nodes: Vec<u16>,
+        /// The largest log factor.
+        cap: f32,
+    },
+    /// Clusters; a [`Head`] alone where there are none.
+    Exact(Vec<Result<Box<Model>, Head>>, f32),
+}
+
+impl Curves {
+    /// ln WAF of values by a neuron, never NaN.
+    pub fn log_factors(&self, neuron: usize, values: &[f32], factors: &mut [f32]) {
+        match self {
+            Self::Tabulated { heads, nodes, cap } => {
+                let nodes = &nodes[neuron * NODES..(neuron + 1) * NODES];
+                table::log_factors(&heads[neuron], nodes, *cap, values, factors);
+            }
+            Self::Exact(neurons, cap) => match &neurons[neuron] {
+                Err(head) => table::log_factors(head, &[0; NODES], *cap, values, factors),
+                Ok(model) => model.log_factors_of(values, factors),
+            },
+        }
+    }
+}
+
+/// Fits all neurons. `memory` in bytes; less than one group of neurons needs is taken for that.
+pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Option<&Path>) -> Result<Fitted> {
+    let chosen = layers::choose(config, &train.layers()?)?;
+    let all = train.images();
+    let subset: Option<Arc<dyn Activations>> = match config.images {
+        Some(images) if images < all => {
+            let evenly: Vec<usize> = (0..images).map(|image| image * all / images).collect();
+            Some(train.subset(&evenly)?)
+        }
+        _ => None,
+    };
+    let train = subset.as_deref().unwrap_or(train);
+    let blocks = blocks(config, &chosen, train.images(), memory);
+    let mut parts: Vec<Part> = Vec::new();
+    for (index, block) in blocks.iter().enumerate() {
+        let place = format!("{config:?} {chosen:?} {} images, block {block:?}", train.images());
+        let path = scratch.map(|scratch| scratch.join(format!("neurons-{:08}.safetensors", block.start)));
+        let stored = match &path {
+            Some(path) => Part::read(path, &place, config)?,
+            None => None,
+        };
+        let part = match stored {
+            Some(part) => part,
+            None => {
+                let what = format!("AFDU {} of {}", index + 1, blocks.len());
+                let values = collect(config, &chosen, block, train, &what)?;
+                let part = fit_block(config, &chosen, block, &values, parts.last().map(|part| &part.sums[..]));
+                if let Some(path) = &path {
+                    part.write(path, &place)?;
+                }
+                part
+            }
+        };
+        parts.push(part);
+    }
+    assemble(config, chosen, train.images(), parts)
+}
+
+/// Ranges of neurons, whole groups each, whose activations fit into the memory beside the finished tables.
+fn blocks(config: &Config, chosen: &[Chosen], images: usize, memory: usize) -> Vec<Range<usize>> {
+    let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
+    let finished = match config.engine {
+        Engine::Tabulated => NODES * size_of::<u16>() + size_of::<Head>(),
+        Engine::Exact => config.clusters * 2 * size_of::<[f64; 2]>(),
+    };
+    let capacity = memory.saturating_sub(neurons * finished) / (images.max(1) * size_of::<f32>());
+    let mut blocks: Vec<Range<usize>> = Vec::new();
+    for group in groups(chosen) {
+        match blocks.last_mut() {
+            Some(block) if group.end - block.start <= capacity => block.end = group.end,
+            _ => blocks.push(group),
+        }
+    }
+    blocks
+}
+
+/// Neurons of one layer each.
+fn groups(chosen: &[Chosen]) -> impl Iterator<Item = Range<usize>> {
+    chosen.iter().flat_map(|layer| {
+        let end = layer.neurons.end;
+        layer.neurons.clone().step_by(GROUP).map(move |first| first..(first + GROUP).min(end))
+    })
+}
+
+/// The activations of a block of neurons on all images: neuron after neuron.
+fn collect(
+    config: &Config,
+    chosen: &[Chosen],
+    block: &Range<usize>,
+    train: &dyn Activations,
+    what: &str,
+) -> Result<Vec<f32>> {
+    let images = train.images();
+    let mut values = vec![0.0_f32; block.len() * images];
+    train.pass(what, &mut |start, batch| {
+        for layer in chosen {
+            let wanted = layer.neurons.start.max(block.start)..layer.neurons.end.min(block.end);
+            if wanted.is_empty() {
+                continue;
+            }
+            let rows = layers::rows(config, layer, batch)?;
+            let count = layer.neurons.len();
+            let into = &mut values[(wanted.start - block.start) * images..(wanted.end - block.start) * images];
+            into.par_chunks_mut(16 * images).enumerate().for_each(|(tile, columns)| {
+                let first = wanted.start - layer.neurons.start + 16 * tile;
+                let width = columns.len() / images;
+                for (image, row) in rows.chunks_exact(count).enumerate() {
+                    for (neuron, value) in row[first..first + width].iter().enumerate() {
+                        columns[neuron * images + start + image] = *value;
+                    }
+                }
+            });
+        }
+        Ok(())
+    })?;
+    Ok(values)
+}
+
+/// Fits a block's neurons. `sums` are each layer's and image's log factors of the neurons before the block.
+fn fit_block(config: &Config, chosen: &[Chosen], block: &Range<usize>, values: &[f32], sums: Option<&[f64]>) -> Part {
+    let images = values.len() / block.len();
+    let standardised = config.aggregate == Aggregate::Standardised;
+    let groups: Vec<Range<usize>> =
+        groups(chosen).filter(|group| block.start <= group.start && group.end <= block.end).collect();
+    let fitted: Vec<(Vec<Piece>, Vec<f64>)> = groups
+        .par_iter()
+        .map(|group| {
+            let mut sums = vec![0.0; if standardised { images } else { 0 }];
+            let mut sorted = vec![0.0; images];
+            let mut factors = vec![0.0; images];
+            let pieces = group.clone().map(|neuron| {
+                let column = &values[(neuron - block.start) * images..(neuron - block.start + 1) * images];
+                sorted.copy_from_slice(column);
+                let piece = Piece::new(Neuron::fit(&mut sorted, config), config.engine, neuron % MEASURED == 0);
+                if standardised {
+                    piece.log_factors(config.cap as f32, column, &mut factors);
+                    sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
+                }
+                piece
+            });
+            (pieces.collect(), sums)
+        })
+        .collect();
+    let mut totals = match (sums, standardised) {
+        (Some(sums), _) => sums.to_vec(),
+        (None, true) => vec![0.0; chosen.len() * images],
+        (None, false) => Vec::new(),
+    };
+    let mut part = Part::default();
+    for (group, (pieces, sums)) in groups.iter().zip(fitted) {
+        part.pieces.extend(pieces);
+        let layer = chosen.iter().position(|layer| layer.neurons.contains(&group.start)).unwrap_or(0);
+        let totals = totals.iter_mut().skip(layer * images);
+        totals.zip(sums).for_each(|(total, sum)| *total += sum);
+    }
+    part.unusable = values.iter().filter(|value| !super::neuron::is_usable(**value)).count();
+    part.sums = totals;
+    part
+}
+
+fn assemble(config: &Config, chosen: Vec<Chosen>, images: usize, parts: Vec<Part>) -> Result<Fitted> {
+    let mut record = Record { images, passes: parts.len(), ..Record::default() };
+    let sums = parts.last().map(|part| part.sums.clone()).unwrap_or_default();
+    let mut pieces = Vec::new();
+    for part in parts {
+        record.unusable_activations += part.unusable;
+        pieces.extend(part.pieces);
+    }
+    record.note(&pieces);
+    let mut layers = Vec::new();
+    let (mut heads, mut nodes, mut models) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pieces = pieces.into_iter();
+    for (index, layer) in chosen.into_iter().enumerate() {
+        let pieces: Vec<Piece> = pieces.by_ref().take(layer.neurons.len()).collect();
+        let bandwidth = match config.constant {
+            Constant::Ignore => None,
+            Constant::Layer => median(pieces.iter().filter_map(Piece::bandwidth).collect()),
+        };
+        for piece in pieces {
+            let head = match piece {
+                Piece::Model(model) => {
+                    models.push(Ok(model));
+                    continue;
+                }
+                Piece::Table { table: Table { head, nodes: new }, .. } => {
+                    nodes.extend(new);
+                    heads.push(head);
+                    continue;
+                }
+                Piece::Constant(value) => Head::constant(value, bandwidth, config.cap),
+                Piece::Absent => Head::constant(0.0, None, config.cap),
+            };
+            match config.engine {
+                Engine::Exact => models.push(Err(head)),
+                Engine::Tabulated => {
+                    nodes.resize(nodes.len() + NODES, 0);
+                    heads.push(head);
+                }
+            }
+        }
+        let train = (config.aggregate == Aggregate::Standardised)
+            .then(|| spread(&sums[index * images..(index + 1) * images], layer.neurons.len()));
+        layers.push(FittedLayer { chosen: layer, train });
+    }
+    let cap = config.cap as f32;
+    let curves = match config.engine {
+        Engine::Tabulated => Curves::Tabulated { heads, nodes, cap },
+        Engine::Exact => Curves::Exact(models, cap),
+    };
+    Ok(Fitted { config: config.clone(), layers, curves, record })
+}
+
+/// Mean and standard deviation over images of the mean over `neurons`.
+fn spread(sums: &[f64], neurons: usize) -> [f64; 2] {
+    let means: Vec<f64> = sums.iter().map(|sum| sum / neurons as f64).collect();
+    let (mean, deviation) = super::bandwidth::moments(&means, &vec![1.0; means.len()]);
+    [mean, if deviation > 0.0 { deviation } else { 1.0 }]
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+impl Record {
+    fn note(&mut self, pieces: &[Piece]) {
+        self.neurons = pieces.len();
+        let mut errors: Vec<Error> = Vec::new();
+        for piece in pieces {
+            match piece {
+                Piece::Constant(_) => self.constant += 1,
+                Piece::Absent => self.absent += 1,
+                Piece::Table { error, .. } => errors.extend(error),
+                Piece::Model(_) => {}
+            }
+            if let Some((fell_back, atoms)) = piece.irregular() {
+                self.fell_back += usize::from(fell_back);
+                self.with_atoms += usize::from(atoms);
+            }
+        }
+        self.largest_table_error = errors.iter().map(|error| error.largest).fold(0.0, f64::max);
+        self.mean_table_error = errors.iter().map(|error| error.mean).sum::<f64>() / errors.len().max(1) as f64;
+    }
+}

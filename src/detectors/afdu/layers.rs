@@ -1,0 +1,140 @@
+//! Which layers are read, and a layer's neurons as rows of numbers.
+
+use std::{borrow::Cow, fmt, ops::Range};
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Config, Granularity, Tap};
+use crate::{Error, Result, detectors::LayerShape, did_you_mean, nn::watch::Layer, ops};
+
+/// `all`, or a list of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layers {
+    /// Every layer that the network shows.
+    All,
+    /// These, in the network's order.
+    Named(Vec<String>),
+}
+
+impl Serialize for Layers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Layers;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("`all` or a list of layers' names")
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Layers, E> {
+                if value == "all" { Ok(Layers::All) } else { Err(E::invalid_value(de::Unexpected::Str(value), &self)) }
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut names: A) -> Result<Layers, A::Error> {
+                let mut found = Vec::new();
+                while let Some(name) = names.next_element()? {
+                    found.push(name);
+                }
+                Ok(Layers::Named(found))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl schemars::JsonSchema for Layers {
+    fn schema_name() -> Cow<'static, str> {
+        "Layers".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [
+            { "const": "all" },
+            { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+        ] })
+    }
+}
+
+/// Garde: a list names something.
+pub(super) fn not_empty(layers: &Layers, _: &()) -> garde::Result {
+    match layers {
+        Layers::Named(names) if names.is_empty() => Err(garde::Error::new("names no layer; `all` takes every layer")),
+        _ => Ok(()),
+    }
+}
+
+/// A layer that is read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// Its name, size and non-linearity.
+    pub shape: LayerShape,
+    /// Its place among the network's layers.
+    pub index: usize,
+    /// Its neurons among those of all chosen layers.
+    pub neurons: Range<usize>,
+}
+
+/// The layers that `config` names.
+///
+/// # Errors
+/// [`Error::Input`] that lists the layers, if the network has none of a name; [`Error::Failed`] if it shows no layer at all.
+pub fn choose(config: &Config, shapes: &[LayerShape]) -> Result<Vec<Chosen>> {
+    if let Layers::Named(names) = &config.layers {
+        let known: Vec<&str> = shapes.iter().map(|shape| shape.name.as_str()).collect();
+        if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+            let nearest = did_you_mean(name, known.iter().copied());
+            let message = format!("the network has no layer \"{name}\"{nearest}; it has {}", known.join(", "));
+            return Err(Error::input(message));
+        }
+    }
+    let mut chosen: Vec<Chosen> = Vec::new();
+    for (index, shape) in shapes.iter().enumerate() {
+        if matches!(&config.layers, Layers::Named(names) if !names.contains(&shape.name)) {
+            continue;
+        }
+        let count = match config.granularity {
+            Granularity::Pixel => shape.dims.iter().product(),
+            Granularity::Channel => shape.dims.first().copied().unwrap_or(0),
+        };
+        let first = chosen.last().map_or(0, |layer| layer.neurons.end);
+        chosen.push(Chosen { shape: shape.clone(), index, neurons: first..first + count });
+    }
+    if chosen.last().is_none_or(|layer| layer.neurons.end == 0) {
+        return Err(Error::Failed("the network shows no neurons".into()));
+    }
+    Ok(chosen)
+}
+
+/// Every neuron's activation on each image of a batch: (N, neurons), row by row.
+///
+/// # Errors
+/// [`Error::Failed`] if the batch's layer is not the one that was chosen.
+pub fn rows(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Vec<f32>> {
+    let layer = batch.get(chosen.index).filter(|layer| LayerShape::from(*layer) == chosen.shape);
+    let Some(layer) = layer else {
+        return Err(Error::Failed(format!("the layer {} is not what it was when AFDU was fitted", chosen.shape.name)));
+    };
+    let values = match config.tap {
+        Tap::Pre => layer.values.clone(),
+        Tap::Post => ops::activate(&layer.values, layer.activation)?,
+    };
+    let values = values.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+    let pixels: usize = chosen.shape.dims[1..].iter().product();
+    Ok(match config.granularity {
+        Granularity::Pixel => values,
+        Granularity::Channel => {
+            let mean = |map: &[f32]| (map.iter().copied().map(f64::from).sum::<f64>() / pixels as f64) as f32;
+            values.chunks_exact(pixels).map(mean).collect()
+        }
+    })
+}

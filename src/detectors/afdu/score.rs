@@ -1,0 +1,112 @@
+//! Scores of images: every neuron's factor, averaged over layers' neurons, summed over layers.
+
+use rayon::prelude::*;
+
+use super::{
+    Aggregate,
+    fit::{Curves, Fitted},
+    layers::{self, Chosen},
+    table::exponentials,
+};
+use crate::{Result, detectors::Activations};
+
+/// Neurons whose factors one thread adds up. Their number is part of the order of the sum, and so of its last bits.
+const CHUNK: usize = 128;
+
+/// Neurons whose values are taken out of the batch together: a cache line of each image.
+const TILE: usize = 16;
+
+/// One score per image.
+pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>> {
+    let mut scores = vec![0.0; activations.images()];
+    activations.pass("AFDU", &mut |start, batch| {
+        for layer in &fitted.layers {
+            let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
+            let neurons = layer.chosen.neurons.clone();
+            let sums = sums(&fitted.curves, neurons.start, &rows, neurons.len(), fitted.config.aggregate);
+            for (score, sum) in scores[start..].iter_mut().zip(sums) {
+                let mean = sum / neurons.len() as f64;
+                *score += match (fitted.config.aggregate, layer.train) {
+                    (Aggregate::Standardised, Some([centre, deviation])) => (mean - centre) / deviation,
+                    _ => mean,
+                };
+            }
+        }
+        Ok(())
+    })?;
+    Ok(scores.into_iter().map(|score| score as f32).collect())
+}
+
+/// Each image's sum over the neurons `first..first + count` of factors or, if not by the paper, of log factors. `rows` is
+/// (N, count).
+pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate: Aggregate) -> Vec<f64> {
+    let images = rows.len() / count;
+    let parts: Vec<Vec<f64>> = (0..count.div_ceil(CHUNK))
+        .into_par_iter()
+        .map(|chunk| {
+            let mut sums = vec![0.0; images];
+            let mut factors = vec![0.0; images];
+            let mut columns = vec![0.0; TILE * images];
+            let neurons = chunk * CHUNK..((chunk + 1) * CHUNK).min(count);
+            for tile in neurons.clone().step_by(TILE) {
+                let width = TILE.min(neurons.end - tile);
+                transpose(rows, count, tile, width, &mut columns);
+                for (neuron, column) in columns.chunks_exact(images).take(width).enumerate() {
+                    curves.log_factors(first + tile + neuron, column, &mut factors);
+                    if aggregate == Aggregate::Paper {
+                        exponentials(&mut factors);
+                    }
+                    sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
+                }
+            }
+            sums
+        })
+        .collect();
+    let mut sums = vec![0.0; images];
+    for part in parts {
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    sums
+}
+
+/// Columns `first..first + width` of (N, count) `rows`, one after the other.
+pub(super) fn transpose(rows: &[f32], count: usize, first: usize, width: usize, columns: &mut [f32]) {
+    let images = rows.len() / count;
+    for (image, row) in rows.chunks_exact(count).enumerate() {
+        for (neuron, value) in row[first..first + width].iter().enumerate() {
+            columns[neuron * images + image] = *value;
+        }
+    }
+}
+
+/// Log factors of a layer's neurons on some images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors {
+    /// The layer, with its shape.
+    pub chosen: Chosen,
+    /// Its neurons' activations: (N, neurons), row by row.
+    pub activations: Vec<f32>,
+    /// Their log factors, likewise.
+    pub log_factors: Vec<f32>,
+}
+
+/// Every neuron's log factor on the images at these positions, layer by layer: what heat maps show.
+pub fn factors(fitted: &Fitted, activations: &dyn Activations, images: &[usize]) -> Result<Vec<Factors>> {
+    let mut found: Vec<Factors> = (fitted.layers.iter())
+        .map(|layer| Factors { chosen: layer.chosen.clone(), activations: Vec::new(), log_factors: Vec::new() })
+        .collect();
+    activations.subset(images)?.pass("AFDU", &mut |_, batch| {
+        for layer in &mut found {
+            let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
+            let neurons = layer.chosen.neurons.clone();
+            let mut factor = [0.0];
+            for (index, value) in rows.iter().enumerate() {
+                fitted.curves.log_factors(neurons.start + index % neurons.len(), &[*value], &mut factor);
+                layer.log_factors.push(factor[0]);
+            }
+            layer.activations.extend(rows);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}

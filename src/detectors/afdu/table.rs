@@ -1,0 +1,164 @@
+//! Tabulated anomaly factors: the log factor of a neuron is a function of one number, so 960 of its values stand for it.
+//!
+//! Beyond the outermost centres the log factor grows like half the squared distance in bandwidths. That part is added
+//! analytically; what the table holds beside it is nearly flat there. In between, values are interpolated linearly, also across
+//! the steps of the neighbourhood's density, which is where the largest errors are (see [`Error`]). Values are kept in 16 bits.
+
+use super::{density::exp, neuron::Model};
+use crate::ops::wide;
+
+/// Values a neuron. With [`Head`] just below 2 kB.
+pub const NODES: usize = 960;
+
+/// The scale of a neuron's table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Head {
+    /// Values below and above are as anomalous as these.
+    range: [f32; 2],
+    /// Nodes a unit.
+    density: f32,
+    /// The outermost centres.
+    centres: [f32; 2],
+    /// 1/h
+    bandwidths: f32,
+    /// Of node value 0, and of each step of it.
+    lowest: f32,
+    step: f32,
+}
+
+/// Words that a [`Head`] is stored as.
+pub const HEAD_WORDS: usize = 8;
+
+impl Head {
+    /// As numbers, for a file.
+    pub fn to_words(self) -> [f32; HEAD_WORDS] {
+        let Self { range, density, centres, bandwidths, lowest, step } = self;
+        [range[0], range[1], density, centres[0], centres[1], bandwidths, lowest, step]
+    }
+
+    /// From [`Head::to_words`].
+    pub fn from_words([a, b, density, c, d, bandwidths, lowest, step]: [f32; HEAD_WORDS]) -> Self {
+        Self { range: [a, b], density, centres: [c, d], bandwidths, lowest, step }
+    }
+
+    /// Of a neuron that only took `value`, as if its density were one kernel of this bandwidth; without one, of a neuron that
+    /// tells nothing: a log factor of 0 everywhere. All its nodes are 0.
+    pub fn constant(value: f32, bandwidth: Option<f64>, cap: f64) -> Self {
+        let bandwidths = bandwidth.map_or(0.0, |bandwidth| 1.0 / bandwidth);
+        let reach = bandwidth.map_or(0.0, |bandwidth| reach(cap) * bandwidth) as f32;
+        Self {
+            range: [value - reach, value + reach],
+            density: 0.0,
+            centres: [value; 2],
+            bandwidths: bandwidths as f32,
+            lowest: 0.0,
+            step: 0.0,
+        }
+    }
+}
+
+/// What a table's log factors differ by from the exact ones.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Error {
+    /// At the centres and midway between nodes.
+    pub largest: f64,
+    /// Over the train activations, each taken for its centre.
+    pub mean: f64,
+}
+
+/// A neuron's log factors at evenly spaced values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// Its scale.
+    pub head: Head,
+    /// [`NODES`] values.
+    pub nodes: Vec<u16>,
+}
+
+impl Table {
+    /// Of a fitted neuron.
+    pub fn new(model: &Model) -> Self {
+        let density = &model.density;
+        let outermost = [density.centres()[0], density.centres()[density.centres().len() - 1]];
+        // There the kernels alone make the factor the cap.
+        let reach =
+            |log_density: Option<&f64>| (2.0 * (model.cap() - log_density.map_or(0.0, |at| at.min(0.0)))).sqrt();
+        let around = &model.neighbourhood.log_densities;
+        let range = [outermost[0] - reach(around.first()), outermost[1] + reach(around.last())];
+        let step = (range[1] - range[0]) / (NODES - 1) as f64;
+        let positions: Vec<f64> = (0..NODES).map(|node| range[0] + step * node as f64).collect();
+        let mut flat = positions.clone();
+        model.uncapped(&mut flat);
+        for (value, position) in flat.iter_mut().zip(&positions) {
+            let beyond = (outermost[0] - position).max(position - outermost[1]).max(0.0);
+            *value = (*value - 0.5 * beyond * beyond).min(model.cap());
+        }
+        let lowest = flat.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = flat.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let quantum = ((highest - lowest) / f64::from(u16::MAX)).max(f64::from(f32::MIN_POSITIVE));
+        let value = |position: f64| (density.origin + position * density.bandwidth) as f32;
+        let head = Head {
+            range: range.map(value),
+            density: (1.0 / (step * density.bandwidth)) as f32,
+            centres: outermost.map(value),
+            bandwidths: (1.0 / density.bandwidth) as f32,
+            lowest: lowest as f32,
+            step: quantum as f32,
+        };
+        Self { head, nodes: flat.iter().map(|value| ((value - lowest) / quantum).round() as u16).collect() }
+    }
+
+    /// How far it is from the neuron that it was made of.
+    pub fn error(&self, model: &Model) -> Error {
+        let density = &model.density;
+        let centres = density.centres().to_vec();
+        let [low, high] = self.head.range.map(|end| density.position(f64::from(end)));
+        let midway = (0..NODES - 1).map(|node| low + (high - low) * (node as f64 + 0.5) / (NODES - 1) as f64);
+        // The same numbers to both: the positions as f32 values.
+        let values: Vec<f32> =
+            centres.iter().copied().chain(midway).map(|at| (density.origin + at * density.bandwidth) as f32).collect();
+        let mut exact: Vec<f64> = values.iter().map(|value| density.position(f64::from(*value))).collect();
+        model.log_factors(&mut exact);
+        let mut found = vec![0.0; values.len()];
+        log_factors(&self.head, &self.nodes, model.cap() as f32, &values, &mut found);
+        let errors: Vec<f64> = exact.iter().zip(&found).map(|(a, b)| (a - f64::from(*b)).abs()).collect();
+        Error {
+            largest: errors.iter().copied().fold(0.0, f64::max),
+            mean: errors.iter().zip(density.weights()).map(|(error, weight)| error * f64::from(*weight)).sum(),
+        }
+    }
+}
+
+/// Bandwidths after which a kernel has fallen by e^-`fall`, and a little more.
+fn reach(fall: f64) -> f64 {
+    1.001 * (2.0 * fall).sqrt()
+}
+
+/// ln WAF of `values` by a neuron's table; NaN gives the cap. `nodes` are [`NODES`].
+pub fn log_factors(head: &Head, nodes: &[u16], cap: f32, values: &[f32], factors: &mut [f32]) {
+    let Some((nodes, _)) = nodes.split_first_chunk::<NODES>() else { return };
+    wide(
+        #[inline(always)]
+        || {
+            for (value, factor) in values.iter().zip(factors) {
+                let inside = value.max(head.range[0]).min(head.range[1]);
+                let place = (inside - head.range[0]) * head.density;
+                let node = (place as usize).min(NODES - 2);
+                let share = place - node as f32;
+                let [left, right] = [f32::from(nodes[node]), f32::from(nodes[node + 1])];
+                let flat = head.lowest + head.step * (left + share * (right - left));
+                let beyond = (head.centres[0] - inside).max(inside - head.centres[1]).max(0.0) * head.bandwidths;
+                let found = (flat + 0.5 * beyond * beyond).min(cap);
+                *factor = if value.is_nan() { cap } else { found };
+            }
+        },
+    );
+}
+
+/// e^x of each, in place.
+pub fn exponentials(values: &mut [f32]) {
+    wide(
+        #[inline(always)]
+        || values.iter_mut().for_each(|value| *value = exp(*value)),
+    );
+}

@@ -1,0 +1,597 @@
+//! AFDU: golden values from numpy, scipy and KDEpy, properties, and the whole detector on made-up layers.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use oodkit::{
+    Result,
+    detectors::{
+        Activations, Bank, Detector, Fit, LayerShape,
+        afdu::{
+            Aggregate, Config, Constant, Engine, Granularity, Layers, Tap,
+            bandwidth::{Rule, bandwidth, isj_t},
+            density::{Density, exp},
+            factor::Neighbourhood,
+            fit,
+            kmeans::{Distinct, kmeans},
+            neuron::{Model, Neuron},
+            score,
+            table::{NODES, Table, log_factors},
+        },
+    },
+    nn::watch::Layer,
+    ops::Activation,
+    rng,
+};
+use proptest::prelude::*;
+use rand_distr::{Distribution, StandardNormal};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    isj: Vec<GoldenIsj>,
+    kmeans: Vec<GoldenKmeans>,
+    factors: Vec<GoldenFactors>,
+    layers: std::collections::BTreeMap<String, GoldenLayer>,
+    cap: f64,
+    scores: std::collections::BTreeMap<String, Vec<f64>>,
+}
+
+#[derive(Deserialize)]
+struct GoldenIsj {
+    name: String,
+    points: Vec<f64>,
+    weights: Vec<f64>,
+    kdepy_grid: [f64; 2],
+    kdepy_t: f64,
+    bandwidth: f64,
+}
+
+#[derive(Deserialize)]
+struct GoldenKmeans {
+    name: String,
+    values: Vec<f32>,
+    cases: Vec<GoldenClusters>,
+}
+
+#[derive(Deserialize)]
+struct GoldenClusters {
+    clusters: usize,
+    least: f64,
+}
+
+#[derive(Deserialize)]
+struct GoldenFactors {
+    name: String,
+    centres: Vec<f32>,
+    weights: Vec<f64>,
+    k: usize,
+    sigma: f64,
+    bandwidth: f64,
+    at: Vec<f32>,
+    log_density: Vec<f64>,
+    log_factor: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct GoldenLayer {
+    train: Vec<f32>,
+    test: Vec<f32>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("golden/afdu.json")).unwrap()
+}
+
+fn near(a: f64, b: f64, tolerance: f64, what: &str) {
+    assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what}: {a}, expected {b}");
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
+/// `count` standard normal numbers.
+fn normal(count: usize, name: &str) -> Vec<f32> {
+    StandardNormal.sample_iter(&mut rng::stream(0, "afdu test", name)).take(count).collect()
+}
+
+fn sorted(mut values: Vec<f32>) -> Vec<f32> {
+    values.sort_by(f32::total_cmp);
+    values
+}
+
+fn model(values: &[f32], config: &Config) -> Model {
+    match Neuron::fit(&mut values.to_vec(), config) {
+        Neuron::Varied(model) => model,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn exact(model: &Model, values: &[f32]) -> Vec<f32> {
+    let mut factors = vec![0.0; values.len()];
+    model.log_factors_of(values, &mut factors);
+    factors
+}
+
+fn tabulated(model: &Model, values: &[f32]) -> Vec<f32> {
+    let table = Table::new(model);
+    let mut factors = vec![0.0; values.len()];
+    log_factors(&table.head, &table.nodes, model.cap() as f32, values, &mut factors);
+    factors
+}
+
+#[test]
+fn isj_equals_kdepy_up_to_its_defects() {
+    for case in golden().isj {
+        let t = isj_t(&case.points, &case.weights, case.kdepy_grid[0]..case.kdepy_grid[1]).unwrap();
+        near(t / case.kdepy_t, 1.0, 1e-4, &case.name);
+        near(bandwidth(Rule::Isj, &case.points, &case.weights).unwrap() / case.bandwidth, 1.0, 1e-5, &case.name);
+    }
+    // Measured with KDEpy's equation when the design was made: 500 quantiles of a normal variable.
+    let normal = &golden().isj[0];
+    near(bandwidth(Rule::Isj, &normal.points, &normal.weights).unwrap(), 0.34837, 2e-5, "normal");
+}
+
+#[test]
+fn rules_of_thumb_are_the_textbooks() {
+    let points: Vec<f64> = (0..100).map(f64::from).collect();
+    let ones = vec![1.0; 100];
+    let deviation = (9999.0_f64 / 12.0).sqrt();
+    near(bandwidth(Rule::Scott, &points, &ones).unwrap(), 1.06 * deviation * 100f64.powf(-0.2), 1e-12, "Scott");
+    // The interquartile range divided by 1.34 is larger than the deviation here.
+    near(bandwidth(Rule::Silverman, &points, &ones).unwrap(), 0.9 * deviation * 100f64.powf(-0.2), 1e-12, "Silverman");
+    let mut tails = points.clone();
+    tails[99] = 1e6;
+    near(bandwidth(Rule::Silverman, &tails, &ones).unwrap(), 0.9 * 50.0 / 1.34 * 100f64.powf(-0.2), 1e-12, "tails");
+}
+
+#[test]
+fn clusters_are_nearly_the_best_possible() {
+    for case in golden().kmeans {
+        let data = Distinct::of(&sorted(case.values.clone()));
+        for expected in case.cases {
+            let clusters = kmeans(&data, expected.clusters);
+            let mut cost = 0.0;
+            let mut first = 0;
+            for (centre, end) in clusters.centres.iter().zip(&clusters.ends) {
+                for index in first..*end {
+                    cost += data.counts[index] * (data.values[index] - centre).powi(2);
+                }
+                first = *end;
+            }
+            let what = format!("{} into {}: {cost}, at least {}", case.name, expected.clusters, expected.least);
+            assert!(cost >= expected.least * (1.0 - 1e-9) && cost <= expected.least * 1.6, "{what}");
+            assert_eq!(clusters.centres.len(), expected.clusters);
+            assert!(clusters.centres.is_sorted_by(|a, b| a < b));
+            assert_eq!(clusters.counts.iter().sum::<f64>(), case.values.len() as f64);
+        }
+    }
+}
+
+#[test]
+fn densities_and_factors_equal_scipy_and_numpy() {
+    for case in golden().factors {
+        let density = Density::new(&wide(&case.centres), &case.weights, case.bandwidth);
+        let neighbourhood = Neighbourhood::new(&density, case.k, case.sigma);
+        assert_eq!(neighbourhood.breaks.len(), case.centres.len().saturating_sub(case.k));
+        let positions: Vec<f64> = case.at.iter().map(|at| density.position(f64::from(*at))).collect();
+        let mut found = positions.clone();
+        density.log_sums(&mut found);
+        let scale = (case.bandwidth * (2.0 * std::f64::consts::PI).sqrt()).ln();
+        for index in 0..positions.len() {
+            let what = format!("{} at {}", case.name, case.at[index]);
+            // gaussian_kde underflows far out.
+            if case.log_density[index].is_finite() {
+                near(found[index] - scale, case.log_density[index], 1e-6, &what);
+            }
+            near(neighbourhood.log_density(positions[index]) - found[index], case.log_factor[index], 2e-6, &what);
+        }
+    }
+}
+
+#[test]
+fn scores_equal_numpy() {
+    let golden = golden();
+    let layers = |of: fn(&GoldenLayer) -> &Vec<f32>, images: usize| {
+        let layers = golden.layers.iter().map(|(name, layer)| {
+            let values = of(layer).clone();
+            let shape = (images, values.len() / images);
+            (name.clone(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap(), Activation::Relu)
+        });
+        Made::bank(layers.collect())
+    };
+    let (train, test) = (layers(|layer| &layer.train, 80), layers(|layer| &layer.test, 6));
+    for (name, expected) in &golden.scores {
+        for (engine, tolerance) in [(Engine::Exact, 1e-5), (Engine::Tabulated, 3e-2)] {
+            let aggregate = serde_json::from_value(serde_json::json!(name)).unwrap();
+            let config = Config { aggregate, engine, tap: Tap::Pre, cap: golden.cap, ..Config::default() };
+            let found = scores(&config, &train, &test);
+            for (found, expected) in found.iter().zip(expected) {
+                near(f64::from(*found), *expected, tolerance, &format!("{name}, {engine:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_exponential_is_accurate() {
+    for step in -8700..=8800 {
+        let x = step as f32 / 100.0;
+        let expected = f64::from(x).exp();
+        assert!((f64::from(exp(x)) / expected - 1.0).abs() < 2e-7, "{x}");
+    }
+    assert_eq!(exp(0.0), 1.0);
+    assert!(exp(-1e9) < 1e-37 && exp(1e9).is_finite() && exp(f32::NAN).is_nan());
+}
+
+#[test]
+fn usual_values_have_a_factor_of_one_and_far_ones_a_large_one() {
+    let config = Config::default();
+    let model = model(&normal(5000, "bulk"), &config);
+    let usual = exact(&model, &[-1.0, -0.3, 0.0, 0.5, 1.2]);
+    assert!(usual.iter().all(|factor| factor.abs() < 0.1), "{usual:?}");
+    let far = exact(&model, &[4.5, 6.0, 9.0, 1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
+    assert!(far.is_sorted() && far[0] > 1.0 && far[3..].iter().all(|factor| *factor == 80.0), "{far:?}");
+}
+
+#[test]
+fn weights_are_repetitions() {
+    let points = wide(&sorted(normal(60, "points")));
+    let weights: Vec<f64> = (0..60).map(|index| f64::from(index % 4 + 1)).collect();
+    let values: Vec<f32> =
+        points.iter().zip(&weights).flat_map(|(point, weight)| vec![*point as f32; *weight as usize]).collect();
+    let config = Config::default();
+    let repeated = model(&values, &config);
+    near(
+        repeated.density.bandwidth,
+        bandwidth(Rule::Isj, &points, &weights).unwrap(),
+        1e-9,
+        "the bandwidth of repeated values",
+    );
+    let weighted = Density::new(&points, &weights, repeated.density.bandwidth);
+    assert_eq!(weighted.centres(), repeated.density.centres());
+    assert_eq!(weighted.weights(), repeated.density.weights());
+}
+
+#[test]
+fn tables_stand_for_exact_factors() {
+    let config = Config::default();
+    type Shape = fn(f32) -> f32;
+    let shapes: [(&str, Shape); 5] = [
+        ("normal", |x| x),
+        ("ReLU", |x| (x + 0.3).max(0.0)),
+        ("bimodal", |x| x + 6.0 * x.signum()),
+        ("heavy tails", |x| x * x * x),
+        ("far off", |x| 1000.0 + 0.01 * x),
+    ];
+    for (name, shape) in shapes {
+        let values: Vec<f32> = normal(4000, name).into_iter().map(shape).collect();
+        let model = model(&values, &config);
+        let error = Table::new(&model).error(&model);
+        println!("{name}: {error:?}, {} bandwidths", model.density.centres().last().unwrap() * 2.0);
+        assert!(error.mean < if name == "heavy tails" { 0.1 } else { 0.01 }, "{name}: {error:?}");
+        let ends: Vec<f32> = [-1e30, -1e4, 1e4, 1e30, f32::NAN].to_vec();
+        assert_eq!(exact(&model, &ends), tabulated(&model, &ends), "{name}");
+    }
+    assert_eq!(Table::new(&model(&normal(100, "size"), &config)).nodes.len(), NODES);
+}
+
+/// Layers made up for a test.
+#[derive(Debug, Clone)]
+struct Made {
+    layers: Vec<Layer>,
+    batch: usize,
+}
+
+impl Made {
+    fn bank(layers: Vec<(String, Tensor, Activation)>) -> Bank {
+        let layers: Vec<Layer> =
+            layers.into_iter().map(|(name, values, activation)| Layer { name, values, activation }).collect();
+        Self { layers, batch: 7 }.into_bank()
+    }
+
+    fn into_bank(self) -> Bank {
+        let images = self.images();
+        let nothing = Tensor::zeros((images, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
+        Bank {
+            logits: nothing.clone(),
+            features: nothing,
+            members: None,
+            labels: None,
+            activations: Some(Arc::new(self)),
+        }
+    }
+}
+
+impl Activations for Made {
+    fn images(&self) -> usize {
+        self.layers[0].values.dims()[0]
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        Ok(self.layers.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        for start in (0..self.images()).step_by(self.batch) {
+            let count = self.batch.min(self.images() - start);
+            let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
+            each(start, &self.layers.iter().map(part).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        let indices = Tensor::new(images.iter().map(|image| *image as u32).collect::<Vec<_>>(), &Device::Cpu)?;
+        let part = |layer: &Layer| Ok(Layer { values: layer.values.index_select(&indices, 0)?, ..layer.clone() });
+        Ok(Arc::new(Self { layers: self.layers.iter().map(part).collect::<Result<_>>()?, batch: self.batch }))
+    }
+}
+
+fn scores(config: &Config, train: &Bank, test: &Bank) -> Vec<f32> {
+    let fit = Fit { train: Some(train), memory: 1 << 30, ..Fit::default() };
+    config.fit(&fit).unwrap().score(test).unwrap().as_slice().to_vec()
+}
+
+/// A convolution of 3 maps of 4×5 pixels and a linear layer of 10.
+fn layers(images: usize, name: &str, scale: f32) -> Made {
+    let values = |count: usize, layer: &str| {
+        normal(images * count, &format!("{name} {layer}")).into_iter().map(|x| x * scale).collect::<Vec<_>>()
+    };
+    let maps = Tensor::from_vec(values(60, "conv"), (images, 3, 4, 5), &Device::Cpu).unwrap();
+    let last = Tensor::from_vec(values(10, "fc"), (images, 10), &Device::Cpu).unwrap();
+    let layer = |name: &str, values, activation| Layer { name: name.into(), values, activation };
+    Made { layers: vec![layer("conv", maps, Activation::Relu), layer("fc", last, Activation::Identity)], batch: 16 }
+}
+
+fn fitted(config: &Config, train: &Made, memory: usize, scratch: Option<&std::path::Path>) -> fit::Fitted {
+    fit::fit(config, train, memory, scratch).unwrap()
+}
+
+#[test]
+fn anomalous_layers_score_higher_under_every_setting() {
+    let (train, id, ood) = (layers(300, "train", 1.0), layers(20, "id", 1.0), layers(20, "ood", 3.0));
+    let base = Config { clusters: 40, tap: Tap::Pre, ..Config::default() };
+    let settings = [
+        base.clone(),
+        Config { tap: Tap::Post, ..base.clone() },
+        Config { aggregate: Aggregate::Log, ..base.clone() },
+        Config { aggregate: Aggregate::Standardised, ..base.clone() },
+        Config { granularity: Granularity::Channel, aggregate: Aggregate::Log, ..base.clone() },
+        Config { bandwidth: Rule::Silverman, ..base.clone() },
+        Config { bandwidth: Rule::Scott, ..base.clone() },
+        Config { layers: Layers::Named(vec!["conv".into()]), ..base.clone() },
+        Config { images: Some(100), ..base.clone() },
+        Config { floor: 1e-3, ..base.clone() },
+        Config { engine: Engine::Exact, ..base.clone() },
+    ];
+    for config in settings {
+        let fitted = fitted(&config, &train, 1 << 30, None);
+        let [id, ood] = [&id, &ood].map(|set| score::scores(&fitted, set).unwrap());
+        assert_eq!(id.len(), 20);
+        let higher = |x: &f32| id.iter().filter(|y| *y < x).count();
+        let pairs: usize = ood.iter().map(higher).sum();
+        assert!(pairs > 360, "{config:?}: {pairs} of 400 pairs in order");
+    }
+}
+
+#[test]
+fn batches_do_not_matter_to_the_bit() {
+    let (train, test) = (layers(60, "train", 1.0), layers(20, "id", 1.5));
+    for engine in [Engine::Tabulated, Engine::Exact] {
+        let fitted = fitted(&Config { engine, ..Config::default() }, &train, 1 << 30, None);
+        let whole = score::scores(&fitted, &test).unwrap();
+        let single = score::scores(&fitted, &Made { batch: 1, ..test.clone() }).unwrap();
+        assert_eq!(whole, single);
+        let backwards = test.subset(&(0..20).rev().collect::<Vec<_>>()).unwrap();
+        let mut backwards = score::scores(&fitted, backwards.as_ref()).unwrap();
+        backwards.reverse();
+        assert_eq!(whole, backwards);
+    }
+}
+
+/// More neurons than a group has, so that there is more than one block.
+fn many_neurons(images: usize, name: &str) -> Made {
+    let values = normal(images * 300, name);
+    let values = Tensor::from_vec(values, (images, 300), &Device::Cpu).unwrap();
+    let small = layers(images, name, 1.0).layers;
+    let large = Layer { name: "large".into(), values, activation: Activation::Relu };
+    Made { layers: small.into_iter().chain([large]).collect(), batch: 9 }
+}
+
+#[test]
+fn neither_memory_nor_interruptions_change_a_bit() {
+    let (train, test) = (many_neurons(50, "train"), many_neurons(5, "test"));
+    for engine in [Engine::Tabulated, Engine::Exact] {
+        let config = Config { engine, aggregate: Aggregate::Standardised, ..Config::default() };
+        let whole = fitted(&config, &train, 1 << 30, None);
+        assert_eq!(whole.record.passes, 1);
+        let expected = score::scores(&whole, &test).unwrap();
+
+        let scratch = tempfile::tempdir().unwrap();
+        let blocks = fitted(&config, &train, 1, Some(scratch.path()));
+        assert_eq!(blocks.record.passes, 5);
+        assert_eq!(score::scores(&blocks, &test).unwrap(), expected);
+
+        // What is on disk is taken: nothing is passed over any more, but for the block that is gone, and one that is cut off.
+        let mut files: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert_eq!(files.len(), 5);
+        std::fs::remove_file(&files[1]).unwrap();
+        let bytes = std::fs::read(&files[3]).unwrap();
+        std::fs::write(&files[3], &bytes[..bytes.len() / 2]).unwrap();
+        let counting = Counting { inner: train.clone(), passes: Default::default() };
+        let resumed = fit::fit(&config, &counting, 1, Some(scratch.path())).unwrap();
+        assert_eq!(counting.passes.load(std::sync::atomic::Ordering::SeqCst), 2);
+        assert_eq!(resumed.layers, whole.layers);
+        assert_eq!(fit::Record { passes: 1, ..resumed.record.clone() }, whole.record);
+        assert_eq!(score::scores(&resumed, &test).unwrap(), expected);
+
+        // Those of other settings are not.
+        let other = Config { k: 3, ..config.clone() };
+        let counting = Counting { inner: train.clone(), passes: Default::default() };
+        fit::fit(&other, &counting, 1, Some(scratch.path())).unwrap();
+        assert_eq!(counting.passes.load(std::sync::atomic::Ordering::SeqCst), 5);
+    }
+}
+
+#[derive(Debug)]
+struct Counting {
+    inner: Made,
+    passes: std::sync::atomic::AtomicUsize,
+}
+
+impl Activations for Counting {
+    fn images(&self) -> usize {
+        self.inner.images()
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        self.inner.layers()
+    }
+
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        self.passes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.inner.pass(what, each)
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        self.inner.subset(images)
+    }
+}
+
+#[test]
+fn dead_constant_and_nonsensical_neurons_are_counted() {
+    let images = 40;
+    let mut values = normal(images * 6, "odd");
+    for (image, row) in values.chunks_exact_mut(6).enumerate() {
+        row[1] = 0.5;
+        row[2] = f32::NAN;
+        row[3] = [f32::INFINITY, 0.0][image % 2];
+        row[4] = (row[4] - 1.5).max(0.0);
+    }
+    let values = Tensor::from_vec(values, (images, 6), &Device::Cpu).unwrap();
+    let layer = Layer { name: "odd".into(), values, activation: Activation::Identity };
+    let train = Made { layers: vec![layer], batch: 8 };
+    let config = Config { constant: Constant::Layer, cap: 9.0, aggregate: Aggregate::Log, ..Config::default() };
+    let fitted = fitted(&config, &train, 1 << 30, None);
+    let record = &fitted.record;
+    let counts = [record.neurons, record.constant, record.absent, record.with_atoms, record.unusable_activations];
+    assert_eq!(counts, [6, 2, 1, 1, images + images / 2]);
+    assert!(score::scores(&fitted, &train).unwrap().iter().all(|score| score.is_finite()));
+    let factors = score::factors(&fitted, &train, &[0, 1]).unwrap();
+    assert_eq!(factors[0].activations.len(), 12);
+    assert!(factors[0].log_factors.iter().all(|factor| (-9.0..=9.0).contains(factor)));
+    // The constant neuron is anomalous elsewhere; the one that was never a number tells nothing.
+    let mut found = [0.0; 4];
+    fitted.curves.log_factors(1, &[0.5, 0.5 + 1e-6, 100.0, f32::NAN], &mut found);
+    assert!(found[0] == 0.0 && found[1] < 1e-3 && found[2..] == [9.0, 9.0], "{found:?}");
+    fitted.curves.log_factors(2, &[0.0, 1e9, -3.0, 7.0], &mut found);
+    assert_eq!(found, [0.0; 4]);
+}
+
+#[test]
+fn unknown_layers_are_named() {
+    let config = Config { layers: Layers::Named(vec!["cnov".into()]), ..Config::default() };
+    let error = fit::fit(&config, &layers(10, "train", 1.0), 1 << 30, None).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let expected = "the network has no layer \"cnov\" (did you mean \"conv\"?); it has conv, fc";
+    assert_eq!(error.to_string(), expected);
+    // Another network's layers are not scored.
+    let fitted = fitted(&Config::default(), &layers(10, "train", 1.0), 1 << 30, None);
+    assert!(score::scores(&fitted, &many_neurons(4, "other")).is_ok());
+    let mut other = layers(4, "other", 1.0);
+    other.layers.reverse();
+    assert!(score::scores(&fitted, &other).unwrap_err().to_string().contains("the layer conv is not what it was"));
+}
+
+#[test]
+fn channels_are_means_of_pixels_after_the_tap() {
+    let layer = |values: [f32; 4]| Layer {
+        name: "conv".into(),
+        values: Tensor::from_vec(values.to_vec(), (1, 1, 2, 2), &Device::Cpu).unwrap(),
+        activation: Activation::Relu,
+    };
+    let set = Made { layers: vec![layer([1.0, -2.0, 3.0, -6.0])], batch: 1 };
+    let config = |tap| Config { granularity: Granularity::Channel, tap, ..Config::default() };
+    for (tap, expected) in [(Tap::Pre, -1.0), (Tap::Post, 1.0)] {
+        let fitted = fitted(&config(tap), &set, 1 << 30, None);
+        assert_eq!(score::factors(&fitted, &set, &[0]).unwrap()[0].activations, [expected]);
+    }
+}
+
+#[test]
+fn settings_are_read_and_checked() {
+    let read = |yaml: &str| serde_saphyr::from_str::<Config>(yaml).map_err(|error| error.to_string());
+    assert_eq!(read("{}").unwrap(), Config::default());
+    assert_eq!(read("layers: all").unwrap().layers, Layers::All);
+    let named = Layers::Named(vec!["conv1".into(), "fc1".into()]);
+    assert_eq!(read("layers: [conv1, fc1]").unwrap().layers, named);
+    let config = read("{ granularity: channel, tap: pre, k: 3, aggregate: standardised, engine: exact }").unwrap();
+    assert_eq!((config.granularity, config.tap, config.k), (Granularity::Channel, Tap::Pre, 3));
+    let json = serde_json::to_value(&config).unwrap();
+    assert_eq!(serde_json::from_value::<Config>(json).unwrap(), config);
+    assert!(read("layers: some").unwrap_err().contains("`all` or a list of layers' names"));
+    assert!(read("taps: pre").unwrap_err().contains("unknown field `taps`"));
+    use garde::Validate;
+    Config::default().validate().unwrap();
+    for wrong in ["clusters: 1", "k: 0", "sigma: 0", "cap: 81", "floor: -1", "images: 1", "layers: []"] {
+        assert!(read(wrong).unwrap().validate().is_err(), "{wrong}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// Factors do not depend on a neuron's units: powers of two, so that no rounding differs.
+    #[test]
+    fn units_do_not_matter(seed in 0..1000_u32, power in -20..20_i32, shift in -8..8_i32) {
+        let round = |x: f32| (x * 1024.0).round() / 1024.0;
+        let values: Vec<f32> = normal(80, &format!("{seed}")).into_iter().map(round).collect();
+        let scale = 2_f32.powi(power);
+        let change = |values: &[f32]| values.iter().map(|x| (x + shift as f32) * scale).collect::<Vec<f32>>();
+        let at = [-3.0, -0.5, 0.0, 0.25, 2.0, 5.0];
+        let config = Config::default();
+        let here = exact(&model(&values, &config), &at);
+        let there = exact(&model(&change(&values), &config), &change(&at));
+        for (a, b) in here.iter().zip(&there) {
+            prop_assert!((a - b).abs() <= 1e-4 * a.abs().max(1.0), "{a} and {b}");
+        }
+    }
+
+    /// Whatever a neuron was fitted to, and whatever it is asked: never NaN, never above the cap, and tables say about the same.
+    #[test]
+    fn hostile_neurons_never_give_nan(
+        values in prop::collection::vec(
+            prop_oneof![
+                any::<f32>(), Just(0.0), Just(-0.0), Just(1.0), Just(f32::NAN), Just(f32::INFINITY), Just(f32::MIN_POSITIVE),
+                Just(1e-45), -1f32..1.0, Just(1.0 + f32::EPSILON), Just(3e38), Just(1e30),
+            ],
+            1..60,
+        ),
+        at in prop::collection::vec(prop_oneof![any::<f32>(), -2f32..2.0, Just(f32::NAN), Just(1e30)], 1..20),
+        k in 1..7_usize,
+        rule in prop_oneof![Just(Rule::Isj), Just(Rule::Silverman), Just(Rule::Scott)],
+        floor in prop_oneof![Just(0.0), 0.0..1.0],
+    ) {
+        let config = Config { k, bandwidth: rule, floor, clusters: 20, ..Config::default() };
+        if let Neuron::Varied(model) = Neuron::fit(&mut values.clone(), &config) {
+            let at: Vec<f32> = at.into_iter().chain(values).collect();
+            for factor in exact(&model, &at).into_iter().chain(tabulated(&model, &at)) {
+                prop_assert!((-80.0..=80.0).contains(&factor), "{factor}");
+            }
+        }
+    }
+
+    /// Clusters are intervals of all values, nearest to their centres.
+    #[test]
+    fn clusters_partition(values in prop::collection::vec(-1e3f32..1e3, 1..200), clusters in 1..30_usize) {
+        let data = Distinct::of(&sorted(values));
+        let found = kmeans(&data, clusters);
+        prop_assert!(found.centres.len() <= clusters.min(data.values.len()) && !found.centres.is_empty());
+        prop_assert_eq!(*found.ends.last().unwrap(), data.values.len());
+        prop_assert!(found.ends.is_sorted_by(|a, b| a < b) && found.centres.is_sorted());
+        prop_assert_eq!(found.counts.iter().sum::<f64>(), data.counts.iter().sum::<f64>());
+    }
+}
