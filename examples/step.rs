@@ -114,7 +114,12 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let Backbone::Resnet(settings) = backbone(name)? else {
                 return Err(Error::input(format!("{name} is no ResNet")));
             };
-            let trunk = resnet::Trunk::new(&settings, channels, stages, &params.builder())?;
+            let trunk = resnet::Trunk::new(
+                &settings,
+                Shape { channels, height, width, classes: 0 },
+                stages,
+                &params.builder(),
+            )?;
             Box::new(move |step| {
                 let maps = trunk.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
                 let loss = maps.iter().map(|map| map.sqr()?.mean_all()).reduce(|a, b| a? + b?);

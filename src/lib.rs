@@ -32,6 +32,7 @@ pub mod train;
 mod digest;
 mod error;
 mod fs;
+mod linalg;
 mod tensor_file;
 
 pub use error::{Error, Result, did_you_mean};

@@ -396,5 +396,7 @@ fn recipes_keep_the_identity_they_had() {
     let then = ["e2057db2a02c", "71f8eb83f72b", "f6d7990722cd", "88b4b0acdea6", "5e48f285f91e"];
     assert_eq!(now, then.map(str::to_owned).into());
     assert_eq!(hashes("fashion_sparsity", &["networks.base.head=linear", "networks.base.activation=relu"]), now);
-    assert!(hashes("fashion_sparsity", &["networks.base.activation=leaky_relu"]).is_disjoint(&now));
+    for other in ["activation=leaky_relu", "head=sngp", "spectral_norm={}"] {
+        assert!(hashes("fashion_sparsity", &[&format!("networks.base.{other}")]).is_disjoint(&now), "{other}");
+    }
 }

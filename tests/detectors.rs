@@ -67,7 +67,7 @@ fn of_logits() -> impl Iterator<Item = DetectorConfig> {
 fn the_registry_lists_each_detector_once() {
     assert_eq!(
         DetectorConfig::NAMES,
-        ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "duq", "knn", "afdu"]
+        ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "duq", "knn", "afdu", "ddu", "sngp"]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
         assert_eq!(config.name(), *name);

@@ -20,6 +20,9 @@ pub struct Architecture {
     /// The layer after the features.
     #[serde(skip_serializing_if = "is_default")]
     pub head: Head,
+    /// The bound on every other layer's spectral norm.
+    #[serde(skip_serializing_if = "is_default")]
+    pub spectral_norm: Option<SpectralNorm>,
     /// The non-linearity of all layers.
     #[serde(skip_serializing_if = "is_default")]
     pub activation: Nonlinearity,
@@ -35,7 +38,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl From<Backbone> for Architecture {
     /// The backbone as it is, with a linear head.
     fn from(backbone: Backbone) -> Self {
-        Self { backbone, head: Head::default(), activation: Nonlinearity::default(), shortcut: Shortcut::default() }
+        Self {
+            backbone,
+            head: Head::default(),
+            spectral_norm: None,
+            activation: Nonlinearity::default(),
+            shortcut: Shortcut::default(),
+        }
     }
 }
 
@@ -45,6 +54,7 @@ impl Architecture {
         Some(Self {
             backbone: network.backbone.clone()?,
             head: network.head.clone().unwrap_or_default(),
+            spectral_norm: network.spectral_norm.clone(),
             activation: network.activation.unwrap_or_default(),
             shortcut: network.shortcut.unwrap_or_default(),
         })
@@ -61,6 +71,9 @@ pub enum Head {
     /// DUQ's (van Amersfoort et al. 2020): kernels around a centroid for each class, to be learned with
     /// `loss: { binary_cross_entropy: {}, gradient_penalty: { weight: 0.5 } }`.
     Duq(#[garde(dive)] Duq),
+    /// SNGP's (Liu et al. 2020): a Gaussian process by random Fourier features, whose output layer alone is learned. For the
+    /// detector `sngp`.
+    Sngp(#[garde(dive)] Sngp),
 }
 
 /// Settings of DUQ's head: K_c = exp(−mean_d (W_c f − e_c)² / 2s²).
@@ -91,6 +104,48 @@ impl Default for Duq {
 impl Default for Head {
     fn default() -> Self {
         Self::Linear(Empty {})
+    }
+}
+
+/// Settings of SNGP's head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sngp {
+    /// Random Fourier features: 1024 in `google/uncertainty-baselines`, `baselines/cifar/sngp.py`, and in DUE.
+    #[garde(range(min = 1, max = 65_536))]
+    pub features: usize,
+    /// Dimensions of a fixed random projection before them: 128 in uncertainty-baselines, for the 640 features of WRN-28-10.
+    /// Default: no projection.
+    #[garde(range(min = 1, max = 65_536))]
+    pub reduction: Option<usize>,
+    /// Length scale of the Gaussian kernel on features after layer normalisation, at which two images have a distance of up to
+    /// 2√D. 20 in uncertainty-baselines (its random weights have deviation 0.05); 1 in DUE.
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub length_scale: f64,
+    /// What the features are divided by before the output layer; the posterior is that of the undivided ones. Ours: with 1, as in
+    /// uncertainty-baselines, or 2, as in DUE, steps at the learning rates of linear heads are too long.
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub feature_scale: f64,
+}
+
+impl Default for Sngp {
+    fn default() -> Self {
+        Self { features: 1024, reduction: None, length_scale: 20.0, feature_scale: 4.0 }
+    }
+}
+
+/// A bound c on how much a layer may stretch its input: weights whose spectral norm σ is larger are divided by σ/c.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpectralNorm {
+    /// c: 3 in DDU and DUE, 6 in SNGP (uncertainty-baselines).
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub coefficient: f64,
+}
+
+impl Default for SpectralNorm {
+    fn default() -> Self {
+        Self { coefficient: 3.0 }
     }
 }
 

@@ -371,6 +371,7 @@ impl Found {
     fn architecture(&mut self, path: &Path, network: &Network) {
         let asked = [
             ("head", network.head.is_some()),
+            ("spectral_norm", network.spectral_norm.is_some()),
             ("activation", network.activation.is_some()),
             ("shortcut", network.shortcut.is_some()),
         ];
@@ -383,6 +384,9 @@ impl Found {
         };
         for key in asked {
             let (lacks, has) = match (key, backbone) {
+                ("spectral_norm", Backbone::EfficientnetLite0(_)) => {
+                    ("no bounded layers", "the other backbones have them")
+                }
                 ("activation", Backbone::EfficientnetLite0(_)) => {
                     ("one non-linearity only", "the other backbones have it")
                 }

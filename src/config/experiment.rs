@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
-        architecture::{Head, Nonlinearity, Shortcut},
+        architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
         named,
     },
     detectors::DetectorConfig,
@@ -144,6 +144,10 @@ pub struct Network {
     #[garde(dive)]
     #[serde(default)]
     pub head: Option<Head>,
+    /// A bound on the spectral norm of every convolution and linear layer but the head, with `backbone`. Default: none.
+    #[garde(dive)]
+    #[serde(default)]
+    pub spectral_norm: Option<SpectralNorm>,
     /// The non-linearity, with `backbone`. Default: the backbone's.
     #[garde(skip)]
     #[serde(default)]

@@ -16,7 +16,7 @@ pub mod schema;
 pub mod smoke;
 pub mod sweep;
 
-pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut};
+pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
 pub use check::check;
 pub use experiment::*;
 pub use schema::schema;

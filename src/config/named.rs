@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, WideResnet},
+    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, Sngp, WideResnet},
     did_you_mean,
 };
 
@@ -219,7 +219,7 @@ impl<'de> Deserialize<'de> for Backbone {
 }
 
 /// The names of heads that need no settings.
-const HEADS: [&str; 2] = ["linear", "duq"];
+const HEADS: [&str; 3] = ["linear", "duq", "sngp"];
 
 impl<'de> Deserialize<'de> for Head {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -228,6 +228,7 @@ impl<'de> Deserialize<'de> for Head {
         enum Long {
             Linear(Empty),
             Duq(Duq),
+            Sngp(Sngp),
         }
         #[derive(Deserialize)]
         #[serde(transparent)]

@@ -4,6 +4,7 @@
 //! the contract tests in `tests/detectors.rs` then cover it.
 
 pub mod afdu;
+pub mod ddu;
 pub mod duq;
 pub mod energy;
 pub mod feature_file;
@@ -12,6 +13,7 @@ pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
 mod registry;
+pub mod sngp;
 pub mod softmax_entropy;
 
 use std::{fmt, path::Path, sync::Arc};
@@ -41,6 +43,10 @@ registry::registry! {
     Knn = knn,
     /// Anomaly factors of every neuron (AFDU).
     Afdu = afdu,
+    /// The features' density under one Gaussian for each class (Mukhoti et al. 2023).
+    Ddu = ddu,
+    /// The uncertainty of logits that shrink with the last layer's variance (Liu et al. 2020).
+    Sngp = sngp,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.

@@ -25,15 +25,18 @@ pub struct Config {}
 /// # Errors
 /// If there is nothing to score, or a logit is NaN or infinite.
 pub fn softmax_entropy(logits: &Tensor) -> Result<Vec<f32>> {
-    score_rows(logits, |row| {
-        let peak = Peak::of(row);
-        let log_sum = peak.rest.ln_1p();
-        let surprise = |logit: &f64| {
-            let below = peak.max - logit;
-            (-below).exp() * (below + log_sum)
-        };
-        row.iter().map(surprise).sum::<f64>() / (1.0 + peak.rest)
-    })
+    score_rows(logits, entropy)
+}
+
+/// The entropy of one image's softmax.
+pub(super) fn entropy(logits: &[f64]) -> f64 {
+    let peak = Peak::of(logits);
+    let log_sum = peak.rest.ln_1p();
+    let surprise = |logit: &f64| {
+        let below = peak.max - logit;
+        (-below).exp() * (below + log_sum)
+    };
+    logits.iter().map(surprise).sum::<f64>() / (1.0 + peak.rest)
 }
 
 impl Detector for Config {

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config,
-    nn::{Head, Mode, duq::Duq, layers::Linear},
+    nn::{Head, Mode, duq::Duq, layers::Linear, sngp::Sngp},
     ops::Activation,
 };
 
@@ -16,6 +16,8 @@ pub enum Classifier {
     Linear(Linear),
     /// Kernels around centroids.
     Duq(Duq),
+    /// Random features, and a linear layer without bias of them.
+    Sngp(Sngp),
 }
 
 impl Classifier {
@@ -29,6 +31,7 @@ impl Classifier {
         match head {
             config::Head::Duq(settings) => Ok(Self::Duq(Duq::new(settings, [features, classes], vb)?)),
             config::Head::Linear(_) => Ok(Self::Linear(Linear::with_init([features, classes], weight, bias, vb)?)),
+            config::Head::Sngp(settings) => Ok(Self::Sngp(Sngp::new(settings, [features, classes], vb)?)),
         }
     }
 
@@ -37,6 +40,7 @@ impl Classifier {
         match self {
             Self::Linear(linear) => Ok((linear.forward(&features, Activation::Identity, mode)?, features)),
             Self::Duq(duq) => Ok((duq.forward(&features, mode)?, features)),
+            Self::Sngp(sngp) => sngp.forward(&features, mode),
         }
     }
 
@@ -44,14 +48,14 @@ impl Classifier {
     pub fn head(&self) -> Option<Head> {
         match self {
             Self::Linear(linear) => Some(linear.head()),
-            Self::Duq(_) => None,
+            Self::Duq(_) | Self::Sngp(_) => None,
         }
     }
 
     /// As [`Network::after_step`](crate::nn::Network::after_step); `features` is asked for if it is needed.
     pub fn after_step(&self, labels: &Tensor, features: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         match self {
-            Self::Linear(_) => Ok(()),
+            Self::Linear(_) | Self::Sngp(_) => Ok(()),
             Self::Duq(duq) => duq.update(&features()?, labels),
         }
     }

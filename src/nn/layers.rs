@@ -4,8 +4,8 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
-    config::Precision,
-    nn::{Head, Mode, footprint, gates, watch},
+    config::{self, Precision},
+    nn::{Head, Mode, footprint, gates, spectral_norm::Weight, watch},
     ops::{self, Activation, Convolution, Statistics},
 };
 
@@ -44,7 +44,7 @@ fn operand(tensor: &Tensor, mode: Mode) -> Result<Tensor> {
 /// A convolution with a square kernel.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     convolution: Convolution,
     same: bool,
@@ -67,7 +67,7 @@ impl Conv2d {
             }
         };
         let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
-        Ok(Self { weight, bias: None, convolution, same: false })
+        Ok(Self { weight: weight.into(), bias: None, convolution, same: false })
     }
 
     /// With bias, PyTorch's default initialisation.
@@ -84,9 +84,28 @@ impl Conv2d {
         Self { same: true, ..self }
     }
 
+    /// The same with a bound on the spectral norm that it has on images of `size`.
+    pub fn bounded(self, bound: Option<&config::SpectralNorm>, size: [usize; 2], vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: self.weight.bounded(bound, Some((self.convolution, size)), vb)?, ..self })
+    }
+
+    /// Rows and columns of what it makes of images of `size`.
+    pub fn output_size(&self, size: [usize; 2]) -> Result<[usize; 2]> {
+        let (_, _, height, width) = self.weight.raw().dims4()?;
+        match self.convolution.output_size(size, [height, width]) {
+            Some(size) => Ok(size),
+            None => bail!("a kernel of {height}×{width} does not fit images of {size:?}"),
+        }
+    }
+
+    /// From now on, inference uses the weight as it is now.
+    pub fn fold(&mut self) -> Result<()> {
+        self.weight.fold()
+    }
+
     /// (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (weight, convolution) = self.placed(&seen(&self.weight, mode), x)?;
+        let (weight, convolution) = self.placed(&self.weight.seen(mode)?, x)?;
         let bias = self.bias.as_ref().map(|bias| operand(&seen(bias, mode), mode)).transpose()?;
         let y = ops::conv2d(&operand(x, mode)?, &operand(&weight, mode)?, bias.as_ref(), convolution)?;
         footprint::note([x, &y]);
@@ -107,7 +126,7 @@ impl Conv2d {
 
     /// activation(convolution + bias + add) in one pass, without gradient.
     fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-        let (weight, convolution) = self.placed(&self.weight.detach(), x)?;
+        let (weight, convolution) = self.placed(&self.weight.seen(Mode::Eval)?, x)?;
         let bias = self.bias.as_ref().map(Tensor::detach);
         let y = ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)?;
         footprint::note([x, &y].into_iter().chain(add));
@@ -172,13 +191,15 @@ impl ConvNorm {
     /// From now on, inference uses one convolution with the parameters as they are now.
     pub fn fold(&mut self) -> Result<()> {
         let (scale, shift) = self.norm.scale_and_shift()?;
-        let dtype = self.conv.weight.dtype();
-        let weight = self.conv.weight.detach().broadcast_mul(&scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?)?;
+        self.conv.fold()?;
+        let weight = self.conv.weight.seen(Mode::Eval)?;
+        let dtype = weight.dtype();
+        let weight = weight.broadcast_mul(&scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?)?;
         let shift = match &self.conv.bias {
             None => shift,
             Some(bias) => (shift + (bias.detach().to_dtype(DType::F64)? * scale)?)?,
         };
-        self.folded = Some(Conv2d { weight, bias: Some(shift.to_dtype(dtype)?), ..self.conv });
+        self.folded = Some(Conv2d { weight: weight.into(), bias: Some(shift.to_dtype(dtype)?), ..self.conv });
         Ok(())
     }
 
@@ -196,7 +217,7 @@ impl ConvNorm {
 #[derive(Debug, Clone)]
 pub struct Linear {
     name: String,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
 }
 
@@ -210,14 +231,24 @@ impl Linear {
     pub fn with_init([inputs, outputs]: [usize; 2], weight: Init, bias: Init, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
             name: vb.prefix(),
-            weight: vb.get_with_hints((outputs, inputs), "weight", weight)?,
+            weight: vb.get_with_hints((outputs, inputs), "weight", weight)?.into(),
             bias: vb.get_with_hints(outputs, "bias", bias)?,
         })
     }
 
+    /// The same with a bound on its spectral norm.
+    pub fn bounded(self, bound: Option<&config::SpectralNorm>, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { weight: self.weight.bounded(bound, None, vb)?, ..self })
+    }
+
+    /// From now on, inference uses the weight as it is now.
+    pub fn fold(&mut self) -> Result<()> {
+        self.weight.fold()
+    }
+
     /// (N, inputs) to (N, outputs), which `activation` of the network's follows: the identity after the last layer.
     pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
+        let (weight, bias) = (self.weight.seen(mode)?, seen(&self.bias, mode));
         let input = operand(x, mode)?;
         let y = if input.dtype() == x.dtype() {
             ops::linear(x, &weight, &bias)?
@@ -230,7 +261,7 @@ impl Linear {
 
     /// The layer as detectors see it.
     pub fn head(&self) -> Head {
-        Head { weight: self.weight.detach(), bias: self.bias.detach() }
+        Head { weight: self.weight.raw().detach(), bias: self.bias.detach() }
     }
 }
 

@@ -42,11 +42,17 @@ impl LeNet {
             let message = format!("lenet needs images of at least 16×16 pixels, not {}×{}", shape.height, shape.width);
             return Err(Error::input(message).hint("use a data set with larger images, or `resnet18_32x32`"));
         }
+        let bound = architecture.spectral_norm.as_ref();
+        let conv = |channels, size, vb: &VarBuilder| {
+            Conv2d::biased(channels, 5, Convolution::new(1, 0), vb)?.bounded(bound, size, vb)
+        };
+        let linear = |inputs, outputs, vb: &VarBuilder| Linear::new(inputs, outputs, vb)?.bounded(bound, vb);
+        let size = [shape.height, shape.width];
         Ok(Self {
-            conv1: Conv2d::biased([shape.channels, 6], 5, Convolution::new(1, 0), &vb.pp("conv1"))?,
-            conv2: Conv2d::biased([6, 16], 5, Convolution::new(1, 0), &vb.pp("conv2"))?,
-            fc1: Linear::new(inputs, 120, &vb.pp("fc1"))?,
-            fc2: Linear::new(120, 84, &vb.pp("fc2"))?,
+            conv1: conv([shape.channels, 6], size, &vb.pp("conv1"))?,
+            conv2: conv([6, 16], size.map(|size| (size - 4) / 2), &vb.pp("conv2"))?,
+            fc1: linear(inputs, 120, &vb.pp("fc1"))?,
+            fc2: linear(120, 84, &vb.pp("fc2"))?,
             fc3: Classifier::new(&architecture.head, [84, shape.classes], [within(84); 2], &vb.pp("fc3"))?,
             activation: architecture.activation.into(),
         })
@@ -67,7 +73,10 @@ impl Network for LeNet {
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
-        Ok(Box::new(self.clone()))
+        let mut network = self.clone();
+        [&mut network.conv1, &mut network.conv2].into_iter().try_for_each(Conv2d::fold)?;
+        [&mut network.fc1, &mut network.fc2].into_iter().try_for_each(Linear::fold)?;
+        Ok(Box::new(network))
     }
 }
 

@@ -10,6 +10,8 @@ pub mod lenet;
 pub mod params;
 pub mod resnet;
 pub mod shortcut;
+pub mod sngp;
+pub mod spectral_norm;
 pub mod vgg;
 pub mod watch;
 pub mod weights;

@@ -129,10 +129,22 @@ impl SimpleBackend for Params {
     }
 }
 
+/// The last part of the names of what a network keeps but does not learn by gradient: running statistics, the sums that DUQ's
+/// centroids follow, singular vectors, random features.
+const BUFFERS: [&str; 9] = [
+    "running_mean",
+    "running_var",
+    "N",
+    "m",
+    "weight_u",
+    "weight_v",
+    "random_projection",
+    "random_weight",
+    "random_phase",
+];
+
 fn is_buffer(name: &str) -> bool {
-    // DUQ's N and m are sums of what its centroids follow.
-    let last = name.rsplit('.').next().unwrap_or(name);
-    ["running_mean", "running_var", "N", "m"].contains(&last)
+    name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last))
 }
 
 #[cfg(test)]

@@ -58,8 +58,13 @@ impl ResNet {
     }
 
     fn build(form: Form, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
-        let form = Form { activation: architecture.activation.into(), shortcut: architecture.shortcut, ..form };
-        let trunk = Trunk::build(&form, shape.channels, STAGES.len(), &vb)?;
+        let form = Form {
+            activation: architecture.activation.into(),
+            shortcut: architecture.shortcut,
+            bound: architecture.spectral_norm.clone(),
+            ..form
+        };
+        let trunk = Trunk::build(&form, shape, STAGES.len(), &vb)?;
         let features = trunk.channels();
         let init = [within(features); 2];
         Ok(Self { fc: Classifier::new(&architecture.head, [features, shape.classes], init, &vb.pp("fc"))?, trunk })
@@ -94,20 +99,25 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// The first `stages` (1 to 4) of torchvision's form, for images of `channels`; later ones have no parameters here.
-    pub fn new(settings: &config::Resnet, channels: usize, stages: usize, vb: &VarBuilder) -> Result<Self> {
-        Self::build(&Form::torchvision(settings), channels, stages, vb)
+    /// The first `stages` (1 to 4) of torchvision's form, for images of `shape`; later ones have no parameters here.
+    pub fn new(settings: &config::Resnet, shape: Shape, stages: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::build(&Form::torchvision(settings), shape, stages, vb)
     }
 
-    fn build(form: &Form, channels: usize, stages: usize, vb: &VarBuilder) -> Result<Self> {
+    fn build(form: &Form, shape: Shape, stages: usize, vb: &VarBuilder) -> Result<Self> {
         let (kernel, convolution) = if form.small { (3, Convolution::new(1, 1)) } else { (7, Convolution::new(2, 3)) };
-        let stem = form.conv([channels, PLANES[0]], kernel, convolution, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let mut size = [shape.height, shape.width];
+        let channels = [shape.channels, PLANES[0]];
+        let stem = form.conv(channels, kernel, convolution, &mut size, [vb.pp("conv1"), vb.pp("bn1")])?;
+        if !form.small {
+            size = size.map(|size| size.div_ceil(2));
+        }
         let mut inputs = PLANES[0];
         let stages = STAGES.into_iter().zip(PLANES).zip(form.blocks).take(stages).map(|((name, planes), count)| {
             let vb = vb.pp(name);
             let block = |index| {
                 let stride = if index == 0 && planes > PLANES[0] { 2 } else { 1 };
-                let block = Block::new(form, inputs, planes, stride, &vb.pp(index));
+                let block = Block::new(form, [inputs, planes], stride, &mut size, &vb.pp(index));
                 inputs = form.outputs(planes);
                 block
             };
@@ -163,6 +173,7 @@ struct Form {
     init: ConvInit,
     activation: Activation,
     shortcut: config::Shortcut,
+    bound: Option<config::SpectralNorm>,
 }
 
 impl Form {
@@ -176,6 +187,7 @@ impl Form {
         init: ConvInit::HeFanOut,
         activation: Activation::Relu,
         shortcut: config::Shortcut::Convolution,
+        bound: None,
     };
 
     fn torchvision(settings: &config::Resnet) -> Self {
@@ -198,14 +210,18 @@ impl Form {
         if self.bottleneck { 4 * planes } else { planes }
     }
 
+    /// For maps of `size`, which it changes to that of its result.
     fn conv(
         &self,
         channels: [usize; 2],
         kernel: usize,
         convolution: Convolution,
+        size: &mut [usize; 2],
         [conv, norm]: [VarBuilder; 2],
     ) -> Result<ConvNorm> {
-        let conv = Conv2d::new(channels, kernel, convolution, self.init, &conv)?;
+        let conv =
+            Conv2d::new(channels, kernel, convolution, self.init, &conv)?.bounded(self.bound.as_ref(), *size, &conv)?;
+        *size = conv.output_size(*size)?;
         Ok(ConvNorm::new(conv, BatchNorm2d::new(channels[1], &norm)?))
     }
 }
@@ -225,7 +241,14 @@ enum Shortcut {
 }
 
 impl Block {
-    fn new(form: &Form, inputs: usize, planes: usize, stride: usize, vb: &VarBuilder) -> Result<Self> {
+    fn new(
+        form: &Form,
+        [inputs, planes]: [usize; 2],
+        stride: usize,
+        size: &mut [usize; 2],
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let mut before = *size;
         let (inner, outputs) = (planes * form.width, form.outputs(planes));
         let (one, three) = (Convolution::new(1, 0), Convolution::new(stride, 1));
         let convs = match form.bottleneck {
@@ -235,14 +258,14 @@ impl Block {
         };
         let convs = convs.into_iter().enumerate().map(|(i, (channels, kernel, convolution))| {
             let names = [vb.pp(format!("conv{}", i + 1)), vb.pp(format!("bn{}", i + 1))];
-            form.conv(channels, kernel, convolution, names)
+            form.conv(channels, kernel, convolution, size, names)
         });
         let convs = convs.collect::<Result<_>>()?;
         let shortcut = match form.shortcut {
             _ if stride == 1 && inputs == outputs => Shortcut::Identity,
             config::Shortcut::Convolution => {
                 let (vb, one) = (vb.pp(form.projection), Convolution::new(stride, 0));
-                Shortcut::Projection(form.conv([inputs, outputs], 1, one, [vb.pp(0), vb.pp(1)])?.into())
+                Shortcut::Projection(form.conv([inputs, outputs], 1, one, &mut before, [vb.pp(0), vb.pp(1)])?.into())
             }
             config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
         };

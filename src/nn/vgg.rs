@@ -53,19 +53,25 @@ impl Vgg19 {
             return Err(Error::input(message).hint("use a data set with larger images, or `resnet18_32x32`"));
         }
         let (mut inputs, mut index) = (shape.channels, 0);
+        let mut map = [shape.height, shape.width];
         let features = vb.pp("features");
         let mut stages = Vec::new();
         for (stage, (name, depth, channels)) in STAGES.into_iter().enumerate() {
             let mut layers = Vec::new();
             for _ in 0..depth {
                 let (three, init) = (Convolution::new(1, 1), ConvInit::Default);
-                let conv = Conv2d::new([inputs, channels], 3, three, init, &features.pp(index))?;
+                let vb = features.pp(index);
+                let conv = Conv2d::new([inputs, channels], 3, three, init, &vb)?;
+                let conv = conv.bounded(architecture.spectral_norm.as_ref(), map, &vb)?;
                 layers.push(ConvNorm::new(conv, BatchNorm2d::new(channels, &features.pp(index + 1))?));
                 inputs = channels;
                 index += 3;
             }
             let pooled = stage > 0 || size >= 32;
             index += usize::from(pooled);
+            if pooled {
+                map = map.map(|size| size / 2);
+            }
             stages.push(Stage { name, layers, pooled });
         }
         let vb = vb.pp("classifier");

@@ -42,7 +42,9 @@ impl WideResNet {
     ) -> candle_core::Result<Self> {
         let layers = (settings.depth.saturating_sub(4) / 6).max(1);
         let widths = [16, 16 * settings.width, 32 * settings.width, 64 * settings.width];
-        let block = |i: usize| -> candle_core::Result<Vec<Block>> {
+        let mut size = [shape.height, shape.width];
+        let conv1 = conv([shape.channels, widths[0]], 3, 1, (architecture, size), &vb.pp("conv1"))?;
+        let mut block = |i: usize| -> candle_core::Result<Vec<Block>> {
             let vb = vb.pp(format!("block{}", i + 1)).pp("layer");
             (0..layers)
                 .map(|layer| {
@@ -51,12 +53,15 @@ impl WideResNet {
                         (0, _) => (widths[i], 2),
                         _ => (widths[i + 1], 1),
                     };
-                    Block::new([inputs, widths[i + 1]], stride, settings.dropout, architecture, &vb.pp(layer))
+                    let channels = [inputs, widths[i + 1]];
+                    let block = Block::new(channels, stride, settings.dropout, (architecture, size), &vb.pp(layer))?;
+                    size = size.map(|size| size.div_ceil(stride));
+                    Ok(block)
                 })
                 .collect()
         };
         Ok(Self {
-            conv1: conv([shape.channels, widths[0]], 3, 1, &vb.pp("conv1"))?,
+            conv1,
             blocks: [block(0)?, block(1)?, block(2)?],
             bn1: BatchNorm2d::new(widths[3], &vb.pp("bn1"))?,
             fc: {
@@ -90,14 +95,23 @@ impl Network for WideResNet {
 
     fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
         let mut network = self.clone();
-        network.blocks.iter_mut().flatten().try_for_each(|block| block.conv1.fold())?;
+        network.conv1.fold()?;
+        network.blocks.iter_mut().flatten().try_for_each(Block::fold)?;
         Ok(Box::new(network))
     }
 }
 
-/// Without bias, padded so that stride 1 keeps the size.
-fn conv(channels: [usize; 2], kernel: usize, stride: usize, vb: &VarBuilder) -> candle_core::Result<Conv2d> {
-    Conv2d::new(channels, kernel, Convolution::new(stride, kernel / 2), ConvInit::HeFanOut, vb)
+/// Without bias, padded so that stride 1 keeps the size of its input, which stands beside the architecture.
+fn conv(
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    (architecture, size): (&Architecture, [usize; 2]),
+    vb: &VarBuilder,
+) -> candle_core::Result<Conv2d> {
+    let convolution = Convolution::new(stride, kernel / 2);
+    let conv = Conv2d::new(channels, kernel, convolution, ConvInit::HeFanOut, vb)?;
+    conv.bounded(architecture.spectral_norm.as_ref(), size, vb)
 }
 
 #[derive(Debug, Clone)]
@@ -115,7 +129,7 @@ struct Block {
 #[derive(Debug, Clone)]
 enum Shortcut {
     Identity,
-    Convolution(Conv2d),
+    Convolution(Box<Conv2d>),
     AveragePool(AveragePool),
 }
 
@@ -124,15 +138,16 @@ impl Block {
         [inputs, outputs]: [usize; 2],
         stride: usize,
         dropout: f64,
-        architecture: &Architecture,
+        (architecture, size): (&Architecture, [usize; 2]),
         vb: &VarBuilder,
     ) -> candle_core::Result<Self> {
-        let conv1 = conv([inputs, outputs], 3, stride, &vb.pp("conv1"))?;
+        let conv1 = conv([inputs, outputs], 3, stride, (architecture, size), &vb.pp("conv1"))?;
+        let inner = conv1.output_size(size)?;
         let shortcut = match architecture.shortcut {
             _ if inputs == outputs => Shortcut::Identity,
-            config::Shortcut::Convolution => {
-                Shortcut::Convolution(conv([inputs, outputs], 1, stride, &vb.pp("convShortcut"))?)
-            }
+            config::Shortcut::Convolution => Shortcut::Convolution(
+                conv([inputs, outputs], 1, stride, (architecture, size), &vb.pp("convShortcut"))?.into(),
+            ),
             config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
         };
         Ok(Self {
@@ -140,10 +155,19 @@ impl Block {
             conv1: ConvNorm::new(conv1, BatchNorm2d::new(outputs, &vb.pp("bn2"))?),
             dropout,
             dropout_stream: format!("dropout/{}", vb.prefix()),
-            conv2: conv([outputs, outputs], 3, 1, &vb.pp("conv2"))?,
+            conv2: conv([outputs, outputs], 3, 1, (architecture, inner), &vb.pp("conv2"))?,
             shortcut,
             activation: architecture.activation.into(),
         })
+    }
+
+    fn fold(&mut self) -> candle_core::Result<()> {
+        self.conv1.fold()?;
+        self.conv2.fold()?;
+        match &mut self.shortcut {
+            Shortcut::Convolution(shortcut) => shortcut.fold(),
+            Shortcut::Identity | Shortcut::AveragePool(_) => Ok(()),
+        }
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {

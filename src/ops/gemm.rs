@@ -4,7 +4,7 @@ use super::Float;
 
 /// A matrix stored row after row, or its transpose.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
+pub(crate) struct Matrix<'a, T> {
     data: &'a [T],
     rows: usize,
     columns: usize,
@@ -17,7 +17,7 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Panics
     /// When `data` has another length.
-    pub(super) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
+    pub(crate) fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         assert_eq!(data.len(), rows * columns, "a {rows}x{columns} matrix needs as many elements");
         Self { data, rows, columns, row_stride: columns as isize, column_stride: 1 }
     }
@@ -26,14 +26,14 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Panics
     /// When there are no such columns.
-    pub(super) fn columns(self, columns: std::ops::Range<usize>) -> Self {
+    pub(crate) fn columns(self, columns: std::ops::Range<usize>) -> Self {
         assert!(columns.start < columns.end && columns.end <= self.columns, "{columns:?} of {} columns", self.columns);
         let data = self.data.get(columns.start * self.column_stride as usize..).unwrap_or_default();
         Self { data, columns: columns.len(), ..self }
     }
 
     /// The transpose, without moving anything.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             data: self.data,
             rows: self.columns,
@@ -81,6 +81,14 @@ pub(super) fn matmul<T: Float>(result: &mut [T], accumulate: bool, left: Matrix<
             gemm::Parallelism::None,
         );
     }
+}
+
+/// [`matmul`] in f64, for all of the library.
+///
+/// # Panics
+/// As it.
+pub(crate) fn matmul_f64(result: &mut [f64], accumulate: bool, left: Matrix<f64>, right: Matrix<f64>) {
+    matmul(result, accumulate, left, right);
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod elementwise;
 mod float;
 mod fresh;
 mod gelu;
-mod gemm;
+pub(crate) mod gemm;
 mod global_avg_pool2d;
 mod group_norm;
 mod like;

@@ -236,7 +236,20 @@ pub(super) fn file_digest(path: &std::path::Path) -> Result<String> {
 }
 
 fn label(architecture: &Architecture) -> String {
-    match &architecture.backbone {
+    let mut label = backbone_label(&architecture.backbone);
+    if architecture.spectral_norm.is_some() {
+        label += " spectral";
+    }
+    match architecture.head {
+        config::Head::Linear(_) => {}
+        config::Head::Duq(_) => label += " duq",
+        config::Head::Sngp(_) => label += " sngp",
+    }
+    label
+}
+
+fn backbone_label(backbone: &Backbone) -> String {
+    match backbone {
         Backbone::Lenet(_) => "lenet".to_owned(),
         Backbone::WideResnet(settings) => format!("wrn{}_{}", settings.depth, settings.width),
         Backbone::Resnet(config::Resnet { depth, width: 1 }) => format!("resnet{depth}"),

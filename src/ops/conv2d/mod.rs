@@ -52,6 +52,11 @@ impl Convolution {
         Self { groups, ..self }
     }
 
+    /// Output rows and columns of images of `size` under a kernel; `None` when it does not fit.
+    pub(crate) fn output_size(&self, size: [usize; 2], kernel: [usize; 2]) -> Option<[usize; 2]> {
+        Some([self.output(0, size[0], kernel[0])?, self.output(1, size[1], kernel[1])?])
+    }
+
     /// Output pixels along an axis of `size` pixels under `kernel` taps; `None` when the kernel does not fit.
     pub(super) fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
         let padded = self.padding[axis].checked_mul(2)?.checked_add(size)?;
