@@ -92,20 +92,23 @@ pub(super) fn forward<T: Float>(
     y
 }
 
-/// As [`super::direct::input_gradient`].
+/// As [`super::direct::input_gradient`], for groups of one input and any number of outputs: with a single channel there is as
+/// little to share.
 pub(super) fn input_gradient<T: Float>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
-    let taps = g.taps();
+    let (pixels, taps, outputs) = (g.pixels(), g.taps(), g.group_outputs());
     let mut dx = vec![T::zero(); g.images * g.inputs * g.input_pixels()];
-    let planes = dx.par_chunks_mut(g.input_pixels()).zip(dy.par_chunks(g.pixels())).enumerate();
+    let planes = dx.par_chunks_mut(g.input_pixels()).zip(dy.par_chunks(outputs * pixels)).enumerate();
     planes.with_min_len(4).for_each_init(
         || Plane::new(g),
         |plane, (n, (dx, dy))| {
-            let weight = &weight[n % g.inputs * taps..][..taps];
+            let weight = &weight[n % g.inputs * outputs * taps..][..outputs * taps];
             plane.values.fill(T::zero());
-            for (r, dy) in dy.chunks_exact(g.output[1]).enumerate() {
-                let starts: Vec<usize> = plane.starts(g, r).collect();
-                for (start, weight) in starts.into_iter().zip(weight) {
-                    plane.values[start..].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += *weight * *dy);
+            for (dy, weight) in dy.chunks_exact(pixels).zip(weight.chunks_exact(taps)) {
+                for (r, dy) in dy.chunks_exact(g.output[1]).enumerate() {
+                    let starts: Vec<usize> = plane.starts(g, r).collect();
+                    for (start, weight) in starts.into_iter().zip(weight) {
+                        plane.values[start..].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += *weight * *dy);
+                    }
                 }
             }
             plane.take(g, dx);

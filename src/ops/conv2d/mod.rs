@@ -311,7 +311,7 @@ impl Op<2> for InputGradient {
 
     fn cpu<T: Float>(&self, [dy, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
         let g = &self.0;
-        let dx = if g.is_depthwise() {
+        let dx = if g.group_inputs() == 1 {
             depthwise::input_gradient(g, dy.data, weight.data)
         } else {
             direct::input_gradient(g, Isa::best(), dy.data, weight.data)
