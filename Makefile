@@ -90,6 +90,10 @@ memcheck: tools cxx ## the unit tests of code that is unsafe, under valgrind
 bench: build ## training steps beside PyTorch's: ratio, time, memory (installs PyTorch into its own environment)
 	benches/run
 
+bench-afdu: tools ## AFDU's fit and scores beside numpy's (needs numpy, scipy, scikit-learn and KDEpy)
+	@cargo build --release --locked --quiet --example afdu
+	@python3 benches/afdu.py
+
 tools:
 	@command -v cargo >/dev/null || { \
 	  echo "oodkit needs Rust 1.89 or newer, and cargo was not found" >&2; \
@@ -106,4 +110,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu tools cxx need-exp

@@ -55,6 +55,16 @@ impl Density {
         &self.weights[..self.count]
     }
 
+    /// The position up to which there is this share of the values.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut sum = 0.0;
+        let reached = self.weights().iter().position(|weight| {
+            sum += f64::from(*weight);
+            sum >= share
+        });
+        self.centres[reached.unwrap_or(self.count - 1)]
+    }
+
     /// A value's position: bandwidths from the origin.
     pub fn position(&self, value: f64) -> f64 {
         (value - self.origin) / self.bandwidth

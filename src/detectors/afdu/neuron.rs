@@ -57,8 +57,8 @@ impl Neuron {
         values.sort_unstable_by(f32::total_cmp);
         match (values.first(), values.last()) {
             (None, _) | (_, None) => Self::Absent,
-            // Closer together than squares in f32 can tell.
-            (Some(first), Some(last)) if last - first < 1e-30 => Self::Constant(*first),
+            // What follows divides by parts of a bandwidth in f32.
+            (Some(first), Some(last)) if last - first < 1e-25 => Self::Constant(*first),
             _ => Self::Varied(Model::fit(&Distinct::of(values), config)),
         }
     }

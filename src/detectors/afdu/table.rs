@@ -1,8 +1,9 @@
 //! Tabulated anomaly factors: the log factor of a neuron is a function of one number, so 960 of its values stand for it.
 //!
 //! Beyond the outermost centres the log factor grows like half the squared distance in bandwidths. That part is added
-//! analytically; what the table holds beside it is nearly flat there. In between, values are interpolated linearly, also across
-//! the steps of the neighbourhood's density, which is where the largest errors are (see [`Error`]). Values are kept in 16 bits.
+//! analytically; what the table holds beside it is nearly flat there. Half of the values stand where nearly all of the train
+//! activations are, the others left and right of that. In between, they are interpolated linearly, also across the steps of the
+//! neighbourhood's density, which is where the largest errors are (see [`Error`]). Values are kept in 16 bits.
 
 use super::{density::exp, neuron::Model};
 use crate::ops::wide;
@@ -13,10 +14,10 @@ pub const NODES: usize = 960;
 /// The scale of a neuron's table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Head {
-    /// Values below and above are as anomalous as these.
-    range: [f32; 2],
-    /// Nodes a unit.
-    density: f32,
+    /// Where the spacing of nodes changes; values below the first and above the last are as anomalous as these.
+    knots: [f32; 4],
+    /// Nodes a unit between knots.
+    densities: [f32; 3],
     /// The outermost centres.
     centres: [f32; 2],
     /// 1/h
@@ -27,18 +28,24 @@ pub struct Head {
 }
 
 /// Words that a [`Head`] is stored as.
-pub const HEAD_WORDS: usize = 8;
+pub const HEAD_WORDS: usize = 12;
+
+/// Nodes between knots; one more stands at the end. Ours.
+const INTERVALS: [usize; 3] = [240, NODES - 481, 240];
+
+/// The share of the train activations that is left of the middle part of a table, and right of it. Ours.
+const TAIL: f64 = 0.01;
 
 impl Head {
     /// As numbers, for a file.
     pub fn to_words(self) -> [f32; HEAD_WORDS] {
-        let Self { range, density, centres, bandwidths, lowest, step } = self;
-        [range[0], range[1], density, centres[0], centres[1], bandwidths, lowest, step]
+        let Self { knots: [a, b, c, d], densities: [e, f, g], centres: [h, i], bandwidths, lowest, step } = self;
+        [a, b, c, d, e, f, g, h, i, bandwidths, lowest, step]
     }
 
     /// From [`Head::to_words`].
-    pub fn from_words([a, b, density, c, d, bandwidths, lowest, step]: [f32; HEAD_WORDS]) -> Self {
-        Self { range: [a, b], density, centres: [c, d], bandwidths, lowest, step }
+    pub fn from_words([a, b, c, d, e, f, g, h, i, bandwidths, lowest, step]: [f32; HEAD_WORDS]) -> Self {
+        Self { knots: [a, b, c, d], densities: [e, f, g], centres: [h, i], bandwidths, lowest, step }
     }
 
     /// Of a neuron that only took `value`, as if its density were one kernel of this bandwidth; without one, of a neuron that
@@ -47,8 +54,8 @@ impl Head {
         let bandwidths = bandwidth.map_or(0.0, |bandwidth| 1.0 / bandwidth);
         let reach = bandwidth.map_or(0.0, |bandwidth| reach(cap) * bandwidth) as f32;
         Self {
-            range: [value - reach, value + reach],
-            density: 0.0,
+            knots: [value - reach, value, value, value + reach],
+            densities: [0.0; 3],
             centres: [value; 2],
             bandwidths: bandwidths as f32,
             lowest: 0.0,
@@ -84,9 +91,14 @@ impl Table {
         let reach =
             |log_density: Option<&f64>| (2.0 * (model.cap() - log_density.map_or(0.0, |at| at.min(0.0)))).sqrt();
         let around = &model.neighbourhood.log_densities;
-        let range = [outermost[0] - reach(around.first()), outermost[1] + reach(around.last())];
-        let step = (range[1] - range[0]) / (NODES - 1) as f64;
-        let positions: Vec<f64> = (0..NODES).map(|node| range[0] + step * node as f64).collect();
+        let [left, right] = [reach(around.first()), reach(around.last())];
+        // Wide enough for one kernel, where an atom holds nearly everything.
+        let middle =
+            [density.quantile(TAIL) - (left / 2.0).min(2.0), density.quantile(1.0 - TAIL) + (right / 2.0).min(2.0)];
+        let knots = [outermost[0] - left, middle[0], middle[1], outermost[1] + right];
+        let steps: [f64; 3] = std::array::from_fn(|part| (knots[part + 1] - knots[part]) / INTERVALS[part] as f64);
+        let part = |part: usize| (0..INTERVALS[part]).map(move |node| knots[part] + steps[part] * node as f64);
+        let positions: Vec<f64> = part(0).chain(part(1)).chain(part(2)).chain([knots[3]]).collect();
         let mut flat = positions.clone();
         model.uncapped(&mut flat);
         for (value, position) in flat.iter_mut().zip(&positions) {
@@ -98,8 +110,8 @@ impl Table {
         let quantum = ((highest - lowest) / f64::from(u16::MAX)).max(f64::from(f32::MIN_POSITIVE));
         let value = |position: f64| (density.origin + position * density.bandwidth) as f32;
         let head = Head {
-            range: range.map(value),
-            density: (1.0 / (step * density.bandwidth)) as f32,
+            knots: knots.map(value),
+            densities: steps.map(|step| (1.0 / (step * density.bandwidth)) as f32),
             centres: outermost.map(value),
             bandwidths: (1.0 / density.bandwidth) as f32,
             lowest: lowest as f32,
@@ -112,8 +124,11 @@ impl Table {
     pub fn error(&self, model: &Model) -> Error {
         let density = &model.density;
         let centres = density.centres().to_vec();
-        let [low, high] = self.head.range.map(|end| density.position(f64::from(end)));
-        let midway = (0..NODES - 1).map(|node| low + (high - low) * (node as f64 + 0.5) / (NODES - 1) as f64);
+        let knots = self.head.knots.map(|knot| density.position(f64::from(knot)));
+        let midway = (0..3).flat_map(|part| {
+            let step = (knots[part + 1] - knots[part]) / INTERVALS[part] as f64;
+            (0..INTERVALS[part]).map(move |node| knots[part] + step * (node as f64 + 0.5))
+        });
         // The same numbers to both: the positions as f32 values.
         let values: Vec<f32> =
             centres.iter().copied().chain(midway).map(|at| (density.origin + at * density.bandwidth) as f32).collect();
@@ -140,19 +155,40 @@ pub fn log_factors(head: &Head, nodes: &[u16], cap: f32, values: &[f32], factors
     wide(
         #[inline(always)]
         || {
-            for (value, factor) in values.iter().zip(factors) {
-                let inside = value.max(head.range[0]).min(head.range[1]);
-                let place = (inside - head.range[0]) * head.density;
-                let node = (place as usize).min(NODES - 2);
-                let share = place - node as f32;
-                let [left, right] = [f32::from(nodes[node]), f32::from(nodes[node + 1])];
-                let flat = head.lowest + head.step * (left + share * (right - left));
-                let beyond = (head.centres[0] - inside).max(inside - head.centres[1]).max(0.0) * head.bandwidths;
-                let found = (flat + 0.5 * beyond * beyond).min(cap);
-                *factor = if value.is_nan() { cap } else { found };
+            for (values, factors) in values.chunks(LANES).zip(factors.chunks_mut(LANES)) {
+                chunk(head, nodes, cap, values, factors);
             }
         },
     );
+}
+
+/// Values looked up together.
+const LANES: usize = 64;
+
+/// Up to [`LANES`] values. Each step is a loop of its own, so that the compiler uses vectors for all but the look-up.
+#[inline(always)]
+fn chunk(head: &Head, nodes: &[u16; NODES], cap: f32, values: &[f32], factors: &mut [f32]) {
+    let (mut places, mut beyond) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let [a, b, c, d] = head.knots;
+    for ((value, place), beyond) in values.iter().zip(&mut places).zip(&mut beyond) {
+        let inside = value.max(a).min(d);
+        let [left, middle, right] = [inside.min(b) - a, inside.max(b).min(c) - b, inside.max(c) - c];
+        let nodes = left * head.densities[0] + middle * head.densities[1] + right * head.densities[2];
+        *place = nodes.min((NODES - 1) as f32);
+        *beyond = (head.centres[0] - inside).max(inside - head.centres[1]).max(0.0) * head.bandwidths;
+    }
+    let (mut lefts, mut rights) = ([0_u16; LANES], [0_u16; LANES]);
+    for ((place, left), right) in places.iter_mut().zip(&mut lefts).zip(&mut rights) {
+        let node = (*place as usize).min(NODES - 2);
+        *place -= node as f32;
+        (*left, *right) = (nodes[node], nodes[node + 1]);
+    }
+    for (index, (value, factor)) in values.iter().zip(factors).enumerate() {
+        let [left, right] = [f32::from(lefts[index]), f32::from(rights[index])];
+        let flat = head.lowest + head.step * (left + places[index] * (right - left));
+        let found = (flat + 0.5 * beyond[index] * beyond[index]).min(cap);
+        *factor = if value.is_nan() { cap } else { found };
+    }
 }
 
 /// e^x of each, in place.
