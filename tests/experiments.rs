@@ -48,7 +48,15 @@ macro_rules! smoke_tests {
     };
 }
 
-smoke_tests!(cifar100_sparsity, cifar10_sparsity, cifar10_sparsity_cpu, fashion_sparsity, quickstart);
+smoke_tests!(
+    cifar100_sparsity,
+    cifar10_sparsity,
+    cifar10_sparsity_cpu,
+    fashion_afdu,
+    fashion_sparsity,
+    mnist_afdu,
+    quickstart
+);
 
 #[test]
 fn every_experiment_is_smoke_run() {
