@@ -78,7 +78,7 @@ pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a st
         .into_iter()
         // Two letters swapped are one slip, however short the name.
         .map(|candidate| {
-            let swapped = strsim::osa_distance(given, candidate) == 1;
+            let swapped = strsim::osa_distance(given, candidate) == 1 && strsim::levenshtein(given, candidate) == 2;
             (if swapped { 1.0 } else { strsim::jaro_winkler(given, candidate) }, candidate)
         })
         .filter(|(similarity, _)| *similarity > 0.75)
