@@ -69,7 +69,7 @@ pub struct Config {
     #[garde(skip)]
     pub constant: Constant,
     /// Train images to learn from, evenly spaced; all unless given, as in the paper.
-    #[garde(range(min = 2))]
+    #[garde(range(min = 2, max = 1_000_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
     /// How factors become a score; `paper`: the paper's eq. in algorithm 1.
