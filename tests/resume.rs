@@ -13,7 +13,7 @@ use oodkit::rng;
 use rand::Rng as _;
 use serde_json::Value;
 
-/// LeNet on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation; once with
+/// LeNet, with all the buffers that a network can have, on a little of the embedded data: a second or two, a checkpoint every three steps, chosen by validation; once with
 /// each optimiser, once with all that a step can carry along, once with centroids that follow the features.
 const EXPERIMENT: &str = "\
 title: Killed again and again
@@ -24,6 +24,8 @@ data:
 networks:
   base:
     backbone: lenet
+    spectral_norm: {}
+    head: sngp
     train: &recipe
       epochs: 4
       batch_size: 32
