@@ -104,7 +104,11 @@ fn what_is_wrong_with_the_files_is_said() {
         refused(&["--detector", "msp", "--input", input, "--out", to], expected);
     }
     refused(&["--detector", "knn", "--input", &good, "--out", to], "give its file with --fit");
-    refused(&["--detector", "knn: {k: 0}", "--input", &good, "--out", to], "--detector:1:10");
+    refused(
+        &["--detector", "knn: {k: 0}", "--input", &good, "--out", to],
+        "--detector:1:10: knn.k: must be at least 1",
+    );
+    refused(&["--detector", "afdu: {sigma: .nan}", "--input", &good, "--out", to], "must be a finite number");
     refused(&["--detector", "kn", "--input", &good, "--out", to], "did you mean \"knn\"?");
     refused(&["--detector", "msp", "--input", &good, "--out", "scores.txt"], "written as .npy");
     let wide = write(here, "wide.safetensors", &[("features", rows(60, 4, 0.5))]);

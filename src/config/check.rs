@@ -9,6 +9,7 @@ use std::{
 };
 
 use garde::Validate;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Result,
@@ -110,6 +111,14 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     found.problems
 }
 
+/// What is wrong with the numbers of a part of an experiment that stands alone.
+pub fn part_problems<T: Validate<Context = ()> + Serialize + DeserializeOwned>(part: &T) -> Vec<Problem> {
+    let mut found = Found::default();
+    found.ranges(part);
+    found.numbers(part);
+    found.problems
+}
+
 /// What is wrong with the names of cells, in an experiment that is right otherwise: in a check of its own, because each
 /// cell of a sweep is checked as well.
 pub fn cell_problems(experiment: &Experiment) -> Vec<Problem> {
@@ -164,18 +173,18 @@ impl Found {
         self.problems.push(Problem { path, message: message.into() });
     }
 
-    fn ranges(&mut self, experiment: &Experiment) {
-        let Err(report) = experiment.validate() else { return };
-        let tree = serde_json::to_value(experiment).unwrap_or_default();
+    fn ranges(&mut self, part: &(impl Validate<Context = ()> + Serialize)) {
+        let Err(report) = part.validate() else { return };
+        let tree = serde_json::to_value(part).unwrap_or_default();
         for (path, error) in report.iter() {
             self.add(path_in(&tree, &path.to_string()), range_words(error.message()));
         }
     }
 
     /// NaN compares as neither too small nor too large; written as JSON it is `null`, which reading back refuses.
-    fn numbers(&mut self, experiment: &Experiment) {
-        let Ok(tree) = serde_json::to_value(experiment) else { return };
-        if let Err(error) = serde_path_to_error::deserialize::<_, Experiment>(&tree)
+    fn numbers<T: Serialize + DeserializeOwned>(&mut self, part: &T) {
+        let Ok(tree) = serde_json::to_value(part) else { return };
+        if let Err(error) = serde_path_to_error::deserialize::<_, T>(&tree)
             && self.problems.is_empty()
         {
             self.add(path_in(&tree, &error.path().to_string()), "must be a finite number");

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     config::{
         Experiment,
-        check::{self, Step},
+        check::{self, Problem, Step},
         explain::{Source, explain, is_empty},
         sweep,
     },
@@ -66,9 +66,13 @@ pub fn parse(text: &str, name: &str) -> Result<Experiment> {
 /// As [`load`]; the text is called `--detector`.
 pub fn parse_detector(text: &str) -> Result<DetectorConfig> {
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    serde_saphyr::from_str_with_options_valid(text, options).map_err(|error| {
-        explain(&error, &[Source { name: "--detector".to_owned(), text: text.to_owned(), included_at: None }])
-    })
+    match serde_saphyr::from_str_with_options_valid::<Checked<DetectorConfig>>(text, options) {
+        Ok(Checked(detector)) => Ok(detector),
+        Err(error) => {
+            let source = Source { name: "--detector".to_owned(), text: text.to_owned(), included_at: None };
+            Err(explain(&error, &[source]))
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -93,23 +97,39 @@ fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// An experiment whose ranges and references are checked while its keys can still be located.
+/// A value that is checked while its keys can still be located.
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Checked(Experiment);
+struct Checked<T>(T);
 
-impl garde::Validate for Checked {
+trait Check {
+    fn problems(&self) -> Vec<Problem>;
+}
+
+impl Check for Experiment {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = check::problems(self);
+        if problems.is_empty() {
+            problems = sweep::problems(self);
+        }
+        if problems.is_empty() {
+            problems = check::cell_problems(self);
+        }
+        problems
+    }
+}
+
+impl Check for DetectorConfig {
+    fn problems(&self) -> Vec<Problem> {
+        check::part_problems(self)
+    }
+}
+
+impl<T: Check> garde::Validate for Checked<T> {
     type Context = ();
 
     fn validate_into(&self, (): &(), _: &mut dyn FnMut() -> garde::Path, report: &mut garde::Report) {
-        let mut problems = check::problems(&self.0);
-        if problems.is_empty() {
-            problems = sweep::problems(&self.0);
-        }
-        if problems.is_empty() {
-            problems = check::cell_problems(&self.0);
-        }
-        for problem in problems {
+        for problem in self.0.problems() {
             let path = problem.path.0.iter().fold(garde::Path::empty(), |path, step| match step {
                 Step::Key(key) => path.join(key.as_str()),
                 Step::Index(index) => path.join(*index),
@@ -129,7 +149,7 @@ fn parse_with(text: String, name: String, includes: Option<Includes>) -> Result<
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
     }
     .with_include_resolver(move |request| resolve(includes.as_ref(), request, &read));
-    match serde_saphyr::from_str_with_options_valid::<Checked>(&text, options) {
+    match serde_saphyr::from_str_with_options_valid::<Checked<Experiment>>(&text, options) {
         Ok(Checked(experiment)) => Ok(experiment),
         Err(error) => Err(explain(&error, &sources.borrow())),
     }
