@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oodkit::config::{self, Experiment, Schedule, load, overrides, sweep};
+use oodkit::{
+    config::{self, Experiment, Schedule, load, overrides, sweep},
+    detectors::{DetectorConfig, afdu::Granularity},
+};
 use serde_json::{Value, json};
 
 fn files() -> Vec<PathBuf> {
@@ -214,6 +217,10 @@ fn smoke_is_small_valid_and_settled() {
             assert!(dataset.train_limit.unwrap() <= 32 && dataset.test_limit.unwrap() <= 24);
             assert_eq!(dataset.path, None);
         }
+        let of_pixels = small.methods.iter().filter(
+            |method| matches!(&method.detector, DetectorConfig::Afdu(afdu) if afdu.granularity == Granularity::Pixel),
+        );
+        assert!(of_pixels.count() <= small.networks.len(), "{}", path.display());
         assert_eq!(config::smoke(small.clone()), small);
     }
 }

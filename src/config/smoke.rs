@@ -1,6 +1,11 @@
 //! `smoke=1`: the same path in seconds.
 
-use crate::config::{Dataset, Experiment};
+use std::collections::BTreeSet;
+
+use crate::{
+    config::{Dataset, Experiment},
+    detectors::{DetectorConfig, afdu::Granularity},
+};
 
 /// Values tried per swept key.
 const SWEEP_VALUES: usize = 2;
@@ -18,6 +23,8 @@ const EVALUATION_BATCH: usize = 16;
 const DRAWS: usize = 2;
 /// Train images of a set.
 const TRAIN_IMAGES: usize = 32;
+/// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
+const CLUSTERS: usize = 24;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
 
@@ -43,6 +50,17 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     *batch_size = Some(batch_size.map_or(EVALUATION_BATCH, |images| images.min(EVALUATION_BATCH)));
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
+    }
+    // Fitting a neuron costs about the same however few the images, and a network has hundreds of thousands of pixels: they
+    // are fitted once, and feature maps as a whole in all other rows.
+    let mut seen = BTreeSet::new();
+    for method in &mut experiment.methods {
+        if let DetectorConfig::Afdu(afdu) = &mut method.detector {
+            afdu.clusters = afdu.clusters.min(CLUSTERS);
+            if afdu.granularity == Granularity::Pixel && !seen.insert(method.network.clone()) {
+                afdu.granularity = Granularity::Channel;
+            }
+        }
     }
     limit(&mut experiment.data.id);
     experiment.data.ood.iter_mut().for_each(limit);

@@ -88,12 +88,24 @@ pub fn isj_t(points: &[f64], weights: &[f64], grid: Range<f64>) -> Option<f64> {
     let mut spectrum = binned(points, weights, grid);
     DCT.process_dct2(&mut spectrum);
     let squares: Vec<f64> = spectrum[1..].iter().map(|a| 4.0 * a * a).collect();
+    let mut largest = squares.clone();
+    for index in (1..largest.len()).rev() {
+        largest[index - 1] = largest[index - 1].max(largest[index]);
+    }
     let n = points.len() as f64;
-    // Where KDEpy starts to look.
+    let excess = |t: f64| excess(t, n, &squares, &largest);
+    // Where KDEpy starts to look, in steps that double.
     let mut high = 1e-11 + 0.01 * (n.clamp(50.0, 1050.0) - 50.0) / 1000.0;
+    let at_zero = excess(0.0);
+    // ξγ⁽⁷⁾ grows with t, so that no root lies below any of its values: few steps of the many tiny ones need a look.
+    let mut least = -at_zero;
     while high < 1.0 {
-        if excess(high, n, &squares) > 0.0 {
-            return root(|t| excess(t, n, &squares), 0.0, high);
+        if high > least {
+            let at_high = excess(high);
+            if at_high > 0.0 {
+                return root(excess, [0.0, at_zero], [high, at_high]);
+            }
+            least = high - at_high;
         }
         high *= 2.0;
     }
@@ -115,39 +127,45 @@ fn binned(points: &[f64], weights: &[f64], grid: Range<f64>) -> Vec<f64> {
     bins
 }
 
-/// t − ξγ⁽⁷⁾(t) of Botev et al.
-fn excess(t: f64, n: f64, squares: &[f64]) -> f64 {
-    // ‖f⁽ˢ⁾‖² of the estimate with the squared bandwidth t.
-    let norm = |s: i32, t: f64| {
-        let mut sum = 0.0;
-        for (index, square) in squares.iter().enumerate() {
-            let frequency = ((index + 1) as f64).powi(2);
-            let decay = frequency * PI * PI * t;
-            // The terms are largest around a decay of s; these are smaller by more digits than the sum has.
-            if decay > 80.0 {
-                break;
-            }
-            sum += frequency.powi(s) * square * (-decay).exp();
-        }
-        0.5 * PI.powi(2 * s) * sum
-    };
-    let mut f = norm(7, t);
-    for s in (2..=6).rev() {
+/// t − ξγ⁽⁷⁾(t) of Botev et al. `squares` are the spectrum's, `largest` of each and all after it.
+fn excess(t: f64, n: f64, squares: &[f64], largest: &[f64]) -> f64 {
+    let mut f = norm::<7>(t, squares, largest);
+    let mut step = |s: i32, norm: fn(f64, &[f64], &[f64]) -> f64| {
         if f <= 0.0 {
-            return -1.0;
+            return;
         }
         let odd = (1..2 * s).step_by(2).map(f64::from).product::<f64>() / (2.0 * PI).sqrt();
         let constant = (1.0 + 0.5_f64.powf(f64::from(s) + 0.5)) / 3.0;
         let time = (2.0 * constant * odd / (n * f)).powf(2.0 / (3.0 + 2.0 * f64::from(s)));
-        f = norm(s, time);
-    }
+        f = norm(time, squares, largest);
+    };
+    step(6, norm::<6>);
+    step(5, norm::<5>);
+    step(4, norm::<4>);
+    step(3, norm::<3>);
+    step(2, norm::<2>);
     if f <= 0.0 { -1.0 } else { t - (2.0 * n * PI.sqrt() * f).powf(-0.4) }
 }
 
-/// A root between `low`, where `f` is negative, and `high`, where it is positive, to ten digits: false position, in
-/// the Illinois form that never stalls at one end.
-fn root(f: impl Fn(f64) -> f64, mut low: f64, mut high: f64) -> Option<f64> {
-    let (mut at_low, mut at_high) = (f(low), f(high));
+/// ‖f⁽ˢ⁾‖² of the estimate with the squared bandwidth t.
+fn norm<const S: i32>(t: f64, squares: &[f64], largest: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for (index, square) in squares.iter().enumerate() {
+        let frequency = ((index + 1) as f64).powi(2);
+        let decay = frequency * PI * PI * t;
+        let (power, kernel) = (frequency.powi(S), (-decay).exp());
+        sum += power * square * kernel;
+        // Terms fall from a decay of S on, and no later one can then change the sum's last bit.
+        if decay > 80.0 || decay > f64::from(S) && power * largest[index] * kernel < sum * 1e-17 {
+            break;
+        }
+    }
+    0.5 * PI.powi(2 * S) * sum
+}
+
+/// A root of `f` between two places with their values, the first negative, the second positive, to ten digits: false
+/// position, in the Illinois form that never stalls at one end.
+fn root(f: impl Fn(f64) -> f64, [mut low, mut at_low]: [f64; 2], [mut high, mut at_high]: [f64; 2]) -> Option<f64> {
     if !(at_low <= 0.0 && at_high > 0.0) {
         return None;
     }

@@ -13,6 +13,9 @@ const REACH: f64 = 34.0;
 /// Centres added up side by side.
 const LANES: usize = 32;
 
+/// As many of the last ones, so that few centres cost little.
+const LAST_LANES: usize = 8;
+
 /// A weighted Gaussian kernel density estimate over sorted centres.
 #[derive(Debug, Clone)]
 pub struct Density {
@@ -22,7 +25,7 @@ pub struct Density {
     pub bandwidth: f64,
     /// Centres without those that fill the last lanes.
     count: usize,
-    /// In bandwidths from the origin, increasing; filled up with the last to a multiple of [`LANES`].
+    /// In bandwidths from the origin, increasing; filled up with the last to a multiple of [`LAST_LANES`].
     centres: Vec<f64>,
     /// Shares of the values; 0 where filled up.
     weights: Vec<f32>,
@@ -40,7 +43,7 @@ impl Density {
     /// Of [`Density::centres`] and [`Density::weights`].
     pub fn from_parts(origin: f64, bandwidth: f64, mut centres: Vec<f64>, mut weights: Vec<f32>) -> Self {
         let count = centres.len();
-        centres.resize(count.next_multiple_of(LANES), centres[count - 1]);
+        centres.resize(count.next_multiple_of(LAST_LANES), centres[count - 1]);
         weights.resize(centres.len(), 0.0);
         Self { origin, bandwidth, count, centres, weights }
     }
@@ -92,24 +95,36 @@ impl Density {
         let reach = (distance * distance + 2.0 * REACH).sqrt();
         let first = centres[..right].partition_point(|centre| *centre < u - reach) / LANES * LANES;
         let end = (right + centres[right..].partition_point(|centre| *centre <= u + reach)).next_multiple_of(LANES);
+        let end = end.min(self.centres.len());
         let mut sums = [0.0_f32; LANES];
-        let chunks = self.centres[first..end].as_chunks::<LANES>().0;
-        for (centres, weights) in chunks.iter().zip(self.weights[first..end].as_chunks::<LANES>().0) {
-            // Each step a loop of its own: only so does the compiler use vectors for f64 and f32 alike.
-            let mut terms = [0.0_f32; LANES];
-            for (term, centre) in terms.iter_mut().zip(centres) {
-                // The difference of the squares, which are large far out, from factors that are not.
-                *term = ((centre - nearest) * (2.0 * u - centre - nearest) * 0.5) as f32;
-            }
-            for term in &mut terms {
-                *term = exp(*term);
-            }
-            for ((sum, term), weight) in sums.iter_mut().zip(&terms).zip(weights) {
-                *sum += weight * term;
-            }
+        let (centres, last_centres) = self.centres[first..end].as_chunks::<LANES>();
+        let (weights, last_weights) = self.weights[first..end].as_chunks::<LANES>();
+        for (centres, weights) in centres.iter().zip(weights) {
+            add(&mut sums, centres, weights, u, nearest);
+        }
+        let last = last_centres.as_chunks::<LAST_LANES>().0.iter().zip(last_weights.as_chunks::<LAST_LANES>().0);
+        for (sums, (centres, weights)) in sums.as_chunks_mut::<LAST_LANES>().0.iter_mut().zip(last) {
+            add(sums, centres, weights, u, nearest);
         }
         let sum: f64 = sums.iter().copied().map(f64::from).sum();
         sum.ln() - 0.5 * distance * distance
+    }
+}
+
+/// Adds w_i exp((u − nearest)²/2 − (u − z_i)²/2) to each lane's sum.
+#[inline(always)]
+fn add<const N: usize>(sums: &mut [f32; N], centres: &[f64; N], weights: &[f32; N], u: f64, nearest: f64) {
+    // Each step a loop of its own: only so does the compiler use vectors for f64 and f32 alike.
+    let mut terms = [0.0_f32; N];
+    for (term, centre) in terms.iter_mut().zip(centres) {
+        // The difference of the squares, which are large far out, from factors that are not.
+        *term = ((centre - nearest) * (2.0 * u - centre - nearest) * 0.5) as f32;
+    }
+    for term in &mut terms {
+        *term = exp(*term);
+    }
+    for ((sum, term), weight) in sums.iter_mut().zip(&terms).zip(weights) {
+        *sum += weight * term;
     }
 }
 
