@@ -6,6 +6,8 @@
 
 mod activation;
 mod add;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod anomaly_factor;
 mod avg_pool2d;
 mod batch_norm;
 mod conv2d;

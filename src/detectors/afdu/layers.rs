@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Config, Granularity, Tap};
@@ -115,11 +115,11 @@ pub fn choose(config: &Config, shapes: &[LayerShape]) -> Result<Vec<Chosen>> {
     Ok(chosen)
 }
 
-/// Every neuron's activation on each image of a batch: (N, neurons), row by row.
+/// The layer's activations at the tap, f32, on the device where the network is.
 ///
 /// # Errors
 /// [`Error::Failed`] if the batch's layer is not the one that was chosen.
-pub fn rows(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Vec<f32>> {
+pub fn tapped(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Tensor> {
     let layer = batch.get(chosen.index).filter(|layer| LayerShape::from(*layer) == chosen.shape);
     let Some(layer) = layer else {
         return Err(Error::Failed(format!("the layer {} is not what it was when AFDU was fitted", chosen.shape.name)));
@@ -128,7 +128,15 @@ pub fn rows(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Vec<f32
         Tap::Pre => layer.values.clone(),
         Tap::Post => ops::activate(&layer.values, layer.activation)?,
     };
-    let values = values.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.to_dtype(DType::F32)?)
+}
+
+/// Every neuron's activation on each image of a batch: (N, neurons), row by row.
+///
+/// # Errors
+/// As [`tapped`].
+pub fn rows(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Vec<f32>> {
+    let values = tapped(config, chosen, batch)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
     let pixels: usize = chosen.shape.dims[1..].iter().product();
     Ok(match config.granularity {
         Granularity::Pixel => values,

@@ -3,7 +3,8 @@
 //! Each neuron's activations on the train images are clustered ([`kmeans`]), a weighted Gaussian kernel density with an ISJ
 //! [`bandwidth`] is laid over the clusters ([`density`]), and a value is as anomalous as its neighbourhood is denser than itself
 //! ([`factor`]). An image's score is the mean anomaly factor of a layer's neurons, summed over layers. Reading order: those
-//! files, then [`neuron`] (one fitted neuron), [`table`] (its factors, tabulated), [`fit`] (all of them) and [`score`].
+//! files, then [`neuron`] (one fitted neuron), [`table`] (its factors, tabulated), [`fit`] (all of them) and [`score`]. With the
+//! feature `cuda`, `on_gpu` scores where the network runs.
 //!
 //! - Paper: *AFDU: anomaly factor based deterministic uncertainty* (基于神经元统计建模分析的不确定性度量方法); its title and abstract call
 //!   the method so. Weights and ratio are RKOF's, Gao et al., PAKDD 2011.
@@ -18,6 +19,8 @@ pub mod fit;
 pub mod kmeans;
 mod layers;
 pub mod neuron;
+#[cfg(any(feature = "cuda", test))]
+mod on_gpu;
 mod part;
 pub mod score;
 pub mod table;

@@ -8,22 +8,33 @@ use super::{
     layers::{self, Chosen},
     table::exponentials,
 };
-use crate::{Result, detectors::Activations};
+use crate::{Result, detectors::Activations, ops::wide};
 
 /// Neurons whose factors one thread adds up. Their number is part of the order of the sum, and so of its last bits.
 const CHUNK: usize = 128;
 
-/// Neurons whose values are taken out of the batch together: a cache line of each image.
-const TILE: usize = 16;
+/// Neurons whose values are taken out of the batch together: two cache lines of each image, which are fetched as one.
+const TILE: usize = 32;
 
 /// One score per image.
 pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>> {
     let mut scores = vec![0.0; activations.images()];
+    #[cfg(any(feature = "cuda", test))]
+    let mut curves_on_gpu = super::on_gpu::OnGpu::default();
     activations.pass("AFDU", &mut |start, batch| {
         for layer in &fitted.layers {
-            let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
             let neurons = layer.chosen.neurons.clone();
-            let sums = sums(&fitted.curves, neurons.start, &rows, neurons.len(), fitted.config.aggregate);
+            #[cfg(any(feature = "cuda", test))]
+            let on_gpu = curves_on_gpu.sums(fitted, &layer.chosen, batch)?;
+            #[cfg(not(any(feature = "cuda", test)))]
+            let on_gpu = None;
+            let sums = match on_gpu {
+                Some(sums) => sums,
+                None => {
+                    let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
+                    sums(&fitted.curves, neurons.start, &rows, neurons.len(), fitted.config.aggregate)
+                }
+            };
             for (score, sum) in scores[start..].iter_mut().zip(sums) {
                 let mean = sum / neurons.len() as f64;
                 *score += match (fitted.config.aggregate, layer.train) {
@@ -48,17 +59,22 @@ pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate
             let mut factors = vec![0.0; images];
             let mut columns = vec![0.0; TILE * images];
             let neurons = chunk * CHUNK..((chunk + 1) * CHUNK).min(count);
-            for tile in neurons.clone().step_by(TILE) {
-                let width = TILE.min(neurons.end - tile);
-                transpose(rows, count, tile, width, &mut columns);
-                for (neuron, column) in columns.chunks_exact(images).take(width).enumerate() {
-                    curves.log_factors(first + tile + neuron, column, &mut factors);
-                    if aggregate == Aggregate::Paper {
-                        exponentials(&mut factors);
+            wide(
+                #[inline(always)]
+                || {
+                    for tile in neurons.clone().step_by(TILE) {
+                        let width = TILE.min(neurons.end - tile);
+                        transpose(rows, count, tile, width, &mut columns);
+                        for (neuron, column) in columns.chunks_exact(images).take(width).enumerate() {
+                            curves.log_factors(first + tile + neuron, column, &mut factors);
+                            if aggregate == Aggregate::Paper {
+                                exponentials(&mut factors);
+                            }
+                            sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
+                        }
                     }
-                    sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
-                }
-            }
+                },
+            );
             sums
         })
         .collect();
@@ -70,6 +86,7 @@ pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate
 }
 
 /// Columns `first..first + width` of (N, count) `rows`, one after the other.
+#[inline(always)]
 pub(super) fn transpose(rows: &[f32], count: usize, first: usize, width: usize, columns: &mut [f32]) {
     let images = rows.len() / count;
     for (image, row) in rows.chunks_exact(count).enumerate() {

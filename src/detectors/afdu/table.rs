@@ -48,6 +48,12 @@ impl Head {
         Self { knots: [a, b, c, d], densities: [e, f, g], centres: [h, i], bandwidths, lowest, step }
     }
 
+    /// The value and bandwidth that [`Head::constant`] was made of; the bandwidth is infinite if there was none.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn kernel(&self) -> (f64, f64) {
+        (f64::from(self.centres[0]), 1.0 / f64::from(self.bandwidths))
+    }
+
     /// Of a neuron that only took `value`, as if its density were one kernel of this bandwidth; without one, of a neuron that
     /// tells nothing: a log factor of 0 everywhere. All its nodes are 0.
     pub fn constant(value: f32, bandwidth: Option<f64>, cap: f64) -> Self {
@@ -155,6 +161,8 @@ pub fn log_factors(head: &Head, nodes: &[u16], cap: f32, values: &[f32], factors
     wide(
         #[inline(always)]
         || {
+            // Read in order, which memory is fast at, before look-ups in any order.
+            let nodes = &std::hint::black_box(*nodes);
             for (values, factors) in values.chunks(LANES).zip(factors.chunks_mut(LANES)) {
                 chunk(head, nodes, cap, values, factors);
             }
@@ -177,11 +185,15 @@ fn chunk(head: &Head, nodes: &[u16; NODES], cap: f32, values: &[f32], factors: &
         *place = nodes.min((NODES - 1) as f32);
         *beyond = (head.centres[0] - inside).max(inside - head.centres[1]).max(0.0) * head.bandwidths;
     }
+    let mut indices = [0_i32; LANES];
+    for (place, index) in places.iter_mut().zip(&mut indices) {
+        *index = (*place as i32).min(NODES as i32 - 2);
+        *place -= *index as f32;
+    }
     let (mut lefts, mut rights) = ([0_u16; LANES], [0_u16; LANES]);
-    for ((place, left), right) in places.iter_mut().zip(&mut lefts).zip(&mut rights) {
-        let node = (*place as usize).min(NODES - 2);
-        *place -= node as f32;
-        (*left, *right) = (nodes[node], nodes[node + 1]);
+    for ((index, left), right) in indices.iter().zip(&mut lefts).zip(&mut rights) {
+        let index = (*index as usize).min(NODES - 2);
+        (*left, *right) = (nodes[index], nodes[index + 1]);
     }
     for (index, (value, factor)) in values.iter().zip(factors).enumerate() {
         let [left, right] = [f32::from(lefts[index]), f32::from(rights[index])];

@@ -44,6 +44,7 @@ impl Gpu for CudaStorage {
     fn start(device: &CudaDevice, launch: Launch<'_, Self>, blocks: u32) -> Result<()> {
         let ptx = match launch.module {
             "activation" => ptx::ACTIVATION,
+            "anomaly_factor" => ptx::ANOMALY_FACTOR,
             "batch_norm" => ptx::BATCH_NORM,
             "convolution" => ptx::CONVOLUTION,
             "group_norm" => ptx::GROUP_NORM,

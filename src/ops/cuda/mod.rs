@@ -6,7 +6,7 @@
 //! without a GPU; what no emulator shows (that a driver takes the PTX, speed, races within a warp) waits for a real one.
 //!
 //! Kernels of later topics go here in the same way, as new pairs of files:
-//! - `density`: log-densities of Gaussian mixtures and anomaly factors of features, for detectors that score by them;
+//! - `density`: log-densities of Gaussian mixtures, for detectors that score by them;
 //! - `neighbours`: distances to the k nearest train features, tile by tile with a top-k per row, so that no N×M matrix exists;
 //! - `pseudo_anomalies`: drawing cut-paste, confetti and noise into batches that are on the device already.
 
@@ -17,6 +17,7 @@ use candle_core::{
 };
 
 pub(super) mod activation;
+pub(super) mod anomaly_factor;
 pub(super) mod batch_norm;
 pub(super) mod convolution;
 #[cfg(feature = "cuda")]

@@ -1,11 +1,17 @@
 //! Every operation on the emulator against the same operation on the CPU: values and gradients, f32 and f64.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var, op::BackpropOp};
 
 use super::{View, convolution, emulator::emulated};
 use crate::{
     config::{Backbone, Empty, Precision, WideResnet},
-    nn::{self, Mode, params::Params},
+    detectors::{
+        Activations, LayerShape,
+        afdu::{self, Aggregate, Constant, Granularity, Tap},
+    },
+    nn::{self, Mode, params::Params, watch::Layer},
     ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
 };
 
@@ -290,6 +296,84 @@ fn optimiser_steps() {
             compare(&format!("optimiser {dtype:?}"), actual, expected, tolerance);
         }
     }
+}
+
+/// Layers in memory, in batches of seven images.
+#[derive(Debug)]
+struct Made(Vec<Layer>);
+
+impl Activations for Made {
+    fn images(&self) -> usize {
+        self.0[0].values.dims()[0]
+    }
+
+    fn layers(&self) -> crate::Result<Vec<LayerShape>> {
+        Ok(self.0.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> crate::Result<()>) -> crate::Result<()> {
+        for start in (0..self.images()).step_by(7) {
+            let count = 7.min(self.images() - start);
+            let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
+            each(start, &self.0.iter().map(part).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+
+    fn subset(&self, _: &[usize]) -> crate::Result<Arc<dyn Activations>> {
+        unreachable!("all images are read")
+    }
+}
+
+/// Maps of 3×4 pixels and a linear layer of 40 neurons: some constant, some with an atom, one never a number; values beyond the
+/// train images', and NaN.
+fn activations(images: usize, name: &str, scale: f64) -> Made {
+    let layer = |layer: &str, shape: &[usize]| {
+        let neurons: usize = shape[1..].iter().product();
+        let mut rows = values(&(numbers(&format!("{name} {layer}"), shape, false) * scale).unwrap());
+        for (index, value) in rows.iter_mut().enumerate() {
+            match index % neurons {
+                1 if name == "train" => *value = 0.25,
+                2 if name == "train" => *value = f64::NAN,
+                3 => *value = value.max(0.3),
+                4 if name == "test" && index > neurons => {
+                    *value = [f64::NAN, f64::INFINITY, -1e30][index / neurons % 3]
+                }
+                _ => {}
+            }
+        }
+        let values = Tensor::from_vec(rows, shape, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        Layer { name: layer.into(), values, activation: Activation::Relu }
+    };
+    Made(vec![layer("conv", &[images, 6, 3, 4]), layer("fc", &[images, 40])])
+}
+
+#[test]
+fn anomaly_factors() {
+    let (train, test) = (activations(150, "train", 1.0), activations(20, "test", 2.0));
+    let base = afdu::Config { clusters: 40, ..afdu::Config::default() };
+    for engine in [afdu::Engine::Tabulated, afdu::Engine::Exact] {
+        for (aggregate, tap, granularity, constant, floor) in [
+            (Aggregate::Paper, Tap::Post, Granularity::Pixel, Constant::Ignore, 0.0),
+            (Aggregate::Log, Tap::Pre, Granularity::Pixel, Constant::Layer, 0.0),
+            (Aggregate::Standardised, Tap::Pre, Granularity::Pixel, Constant::Layer, 0.01),
+            (Aggregate::Log, Tap::Post, Granularity::Channel, Constant::Ignore, 0.0),
+        ] {
+            let config =
+                afdu::Config { engine, aggregate, tap, granularity, constant, floor, cap: 20.0, ..base.clone() };
+            let fitted = afdu::fit::fit(&config, &train, 1 << 30, None).unwrap();
+            let [actual, expected] = [emulated(|| scores(&fitted, &test)), scores(&fitted, &test)];
+            for (image, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                let close = (actual - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+                assert!(close, "{config:?}: image {image} has {actual}, {expected} on the CPU");
+            }
+            assert!(expected.iter().any(|score| score.abs() > 0.5) && emulated(|| scores(&fitted, &test)) == actual);
+        }
+    }
+}
+
+fn scores(fitted: &afdu::fit::Fitted, set: &Made) -> Vec<f32> {
+    afdu::score::scores(fitted, set).unwrap()
 }
 
 /// Loss and gradients of a network's first training step.
