@@ -90,9 +90,8 @@ memcheck: tools cxx ## the unit tests of code that is unsafe, under valgrind
 bench: build ## training steps beside PyTorch's: ratio, time, memory (installs PyTorch into its own environment)
 	benches/run
 
-bench-afdu: tools ## AFDU's fit and scores beside numpy's (needs numpy, scipy, scikit-learn and KDEpy)
-	@cargo build --release --locked --quiet --example afdu
-	@python3 benches/afdu.py
+bench-afdu: tools ## AFDU's fit and scores beside numpy's: time, memory (installs numpy into its own environment)
+	benches/run-afdu
 
 tools:
 	@command -v cargo >/dev/null || { \

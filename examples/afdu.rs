@@ -27,8 +27,8 @@ use rand_distr::{Distribution, StandardNormal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Images a batch.
-const BATCH: usize = 128;
+/// Images a batch: what the program takes for these networks.
+const BATCH: usize = 256;
 
 fn main() -> Result<()> {
     oodkit::ops::keep_freed_memory();
@@ -111,6 +111,7 @@ fn neurons(count: usize, train: usize, test: usize, clusters: usize) -> Result<(
         line[format!("{name}_fit_us_per_neuron")] = (1e6 * fitting / count as f64).into();
         line[format!("{name}_ns_per_value")] = (1e9 * scoring / (count * test.images()) as f64).into();
     }
+    line["peak_mib"] = peak().into();
     println!("{line}");
     Ok(())
 }
