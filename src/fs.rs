@@ -31,6 +31,38 @@ pub(crate) fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io
     Ok(())
 }
 
+/// The bytes of a file, or `None` if there is none.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    if_there(fs::read(path)).map_err(Error::io("read", path))
+}
+
+/// Removes a file, if there is one.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    if_there(fs::remove_file(path)).map_err(Error::io("remove", path)).map(|_| ())
+}
+
+/// Removes a folder and all in it, if there is one.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub(crate) fn remove_folder_if_there(path: &Path) -> Result<()> {
+    if_there(fs::remove_dir_all(path)).map_err(Error::io("remove", path)).map(|_| ())
+}
+
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removed when dropped; after the rename there is nothing left to remove.
 struct Temporary(PathBuf);
 

@@ -1,11 +1,14 @@
 //! DUQ against PyTorch's double backward (`tests/golden/duq.py`), central differences, and from a file to scores.
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
+use network::{parameter, sampled};
 use oodkit::{
     config::{Architecture, Backbone, Duq, Empty, Head, Loss, Nonlinearity, Precision, WideResnet},
     losses::{Objective, Pass, Step, binary_cross_entropy, gradient_penalty::STEP},
@@ -20,20 +23,6 @@ fn golden() -> Value {
 }
 
 /// `value` of duq.py.
-fn parameter(name: &str, shape: &[usize]) -> Tensor {
-    let values = uniform(name, shape);
-    let scaled = if name.ends_with(".N") {
-        values + 12.0
-    } else if shape.len() >= 2 {
-        values * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
-    } else if name.ends_with("running_var") || name.ends_with("weight") {
-        values.affine(0.3, 1.0)
-    } else {
-        values * 0.1
-    };
-    scaled.unwrap().to_dtype(DType::F32).unwrap()
-}
-
 /// A network of duq.py in its first state, and its batch.
 struct Case {
     golden: Value,
@@ -186,9 +175,8 @@ fn a_step_is_the_references() {
         case.network.after_step(&case.images, &case.labels).unwrap();
         let after = case.params.all().unwrap();
         for (buffer, expected) in case.golden["buffers"].as_object().unwrap() {
-            let actual = values(&after[buffer]);
-            let sampled: Vec<f64> = actual.iter().step_by((actual.len() / 20).max(1)).copied().collect();
-            assert_close(&format!("{name} {buffer}"), &sampled, &numbers(expected), 1e-6);
+            let actual = sampled(&after[buffer], 20);
+            assert_close(&format!("{name} {buffer}"), &actual, &numbers(expected), 1e-6);
         }
     }
 }

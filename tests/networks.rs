@@ -1,13 +1,16 @@
 //! The networks against PyTorch's: `tests/golden/make_networks.py`.
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
+use network::{parameter, sampled};
 use oodkit::{
-    config::{Backbone, Empty, Precision, WideResnet},
+    config::{Backbone, Empty, Precision, Vgg19, WideResnet},
     nn::{self, Mode, Network, Outputs, Shape, params::Params},
 };
 use serde_json::Value;
@@ -19,23 +22,6 @@ fn golden() -> Value {
 }
 
 /// `parameter` of pattern.py.
-fn parameter(name: &str, shape: &[usize]) -> Tensor {
-    let values = uniform(name, shape);
-    let scaled = if shape.len() >= 2 {
-        values * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
-    } else if name.ends_with("running_var") || name.ends_with("weight") {
-        values.affine(0.3, 1.0)
-    } else {
-        values * 0.1
-    };
-    scaled.unwrap().to_dtype(DType::F32).unwrap()
-}
-
-fn sampled(tensor: &Tensor, most: usize) -> Vec<f64> {
-    let values = values(tensor);
-    values.iter().step_by((values.len() / most).max(1)).copied().collect()
-}
-
 fn check_outputs(name: &str, outputs: &Outputs, golden: &Value, tolerance: f64) {
     assert_close(&format!("{name} logits"), &values(&outputs.logits), &numbers(&golden["logits"]), tolerance);
     assert_close(
@@ -149,8 +135,9 @@ fn efficientnet_matches_timm() {
 
 #[test]
 fn vgg19_matches_pytorch() {
-    matches_pytorch("vgg19_bn 32", Backbone::Vgg19Bn(Empty {}));
-    matches_pytorch("vgg19_bn 28", Backbone::Vgg19Bn(Empty {}));
+    matches_pytorch("vgg19_bn 32", Backbone::Vgg19Bn(Vgg19::default()));
+    matches_pytorch("vgg19_bn 28", Backbone::Vgg19Bn(Vgg19::default()));
+    matches_pytorch("vgg19_bn 48 narrow", Backbone::Vgg19Bn(Vgg19 { width: 4 }));
 }
 
 fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
@@ -228,7 +215,7 @@ fn images_that_do_not_fit_are_refused() {
         "lenet needs images of at least 16×16 pixels, not 8×8"
     );
     assert_eq!(
-        message(build(&Backbone::Vgg19Bn(Empty {}), 1, 8, 10)),
+        message(build(&Backbone::Vgg19Bn(Vgg19::default()), 1, 8, 10)),
         "vgg19_bn needs images of at least 16×16 pixels, not 8×8"
     );
     assert!(message(build(&Backbone::Resnet18Small(Empty {}), 0, 8, 10)).contains("channels: 0"));

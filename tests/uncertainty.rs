@@ -2,11 +2,14 @@
 //! `tests/golden/uncertainty.py`.
 
 mod common;
+#[path = "common/network.rs"]
+mod network;
 
 use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
+use network::{parameter, sampled};
 use oodkit::{
     config::{self, Architecture, Head, Nonlinearity, Precision, Shortcut, Sngp, SpectralNorm},
     detectors::{
@@ -30,23 +33,6 @@ fn golden() -> Value {
 }
 
 /// `parameter` of pattern.py, to the accuracy of f32.
-fn parameter(name: &str, shape: &[usize]) -> Tensor {
-    let values = uniform(name, shape);
-    let scaled = if shape.len() >= 2 {
-        values * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()
-    } else if name.ends_with("running_var") || name.ends_with("weight") {
-        values.affine(0.3, 1.0)
-    } else {
-        values * 0.1
-    };
-    scaled.unwrap().to_dtype(DType::F32).unwrap()
-}
-
-fn sampled(tensor: &Tensor, most: usize) -> Vec<f64> {
-    let values = values(tensor);
-    values.iter().step_by((values.len() / most).max(1)).copied().collect()
-}
-
 fn architecture(backbone: Value, coefficient: f64) -> Architecture {
     Architecture {
         spectral_norm: Some(SpectralNorm { coefficient }),

@@ -209,7 +209,7 @@ pub enum Backbone {
     /// EfficientNet-Lite0 (Tan & Le 2019) as timm's `tf_efficientnet_lite0`, whose weights it takes.
     EfficientnetLite0(#[garde(skip)] Empty),
     /// VGG-19 with batch normalisation and one linear layer (DDU's form).
-    Vgg19Bn(#[garde(skip)] Empty),
+    Vgg19Bn(#[garde(dive)] Vgg19),
 }
 
 /// No settings.
@@ -271,6 +271,32 @@ fn only_bottlenecks_are_wide(depth: &usize) -> impl FnOnce(&usize, &()) -> garde
     let wide = *depth >= 50;
     move |width, ()| {
         if wide || *width == 1 { Ok(()) } else { Err(garde::Error::new("must be 1 below depth 50")) }
+    }
+}
+
+/// Settings of a VGG-19.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct Vgg19 {
+    /// Channels of the first stage; the others have 2, 4, 8 and 8 times as many. Default: 64, the paper's. A quarter of it
+    /// costs a sixteenth.
+    #[garde(range(min = 1, max = 1024))]
+    #[serde(default = "default_vgg_width", skip_serializing_if = "is_default_vgg_width")]
+    pub width: usize,
+}
+
+fn default_vgg_width() -> usize {
+    64
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_default_vgg_width(width: &usize) -> bool {
+    *width == default_vgg_width()
+}
+
+impl Default for Vgg19 {
+    fn default() -> Self {
+        Self { width: default_vgg_width() }
     }
 }
 

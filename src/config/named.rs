@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, Sngp, WideResnet},
+    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, Sngp, Vgg19, WideResnet},
     did_you_mean,
 };
 
@@ -204,7 +204,7 @@ impl<'de> Deserialize<'de> for Backbone {
             #[serde(rename = "resnet18_32x32")]
             Resnet18Small(Empty),
             EfficientnetLite0(Empty),
-            Vgg19Bn(Empty),
+            Vgg19Bn(Vgg19),
         }
         #[derive(Deserialize)]
         #[serde(transparent)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Dataset, Experiment},
+    config::{Backbone, Dataset, Experiment, Resnet},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -25,10 +25,15 @@ const DRAWS: usize = 2;
 const TRAIN_IMAGES: usize = 32;
 /// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
 const CLUSTERS: usize = 24;
+/// Channels of a VGG's first stage.
+const VGG_WIDTH: usize = 8;
+/// Neighbours: there are few train images.
+const NEIGHBOURS: usize = 5;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
 
-/// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network.
+/// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network. Networks
+/// are as deep as they were, and narrow unless their weights are published ones.
 ///
 /// Its numbers mean nothing; that it runs through says that the whole path works. Values that are smaller already stay.
 #[must_use]
@@ -37,8 +42,11 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
     }
-    for members in experiment.networks.values_mut().filter_map(|network| network.members.as_mut()) {
-        *members = (*members).min(MEMBERS);
+    for network in experiment.networks.values_mut() {
+        network.members = network.members.map(|members| members.min(MEMBERS));
+        if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
+            narrow(backbone);
+        }
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
         train.epochs = 1;
@@ -55,11 +63,15 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     // are fitted once, and feature maps as a whole in all other rows.
     let mut seen = BTreeSet::new();
     for method in &mut experiment.methods {
-        if let DetectorConfig::Afdu(afdu) = &mut method.detector {
-            afdu.clusters = afdu.clusters.min(CLUSTERS);
-            if afdu.granularity == Granularity::Pixel && !seen.insert(method.network.clone()) {
-                afdu.granularity = Granularity::Channel;
+        match &mut method.detector {
+            DetectorConfig::Afdu(afdu) => {
+                afdu.clusters = afdu.clusters.min(CLUSTERS);
+                if afdu.granularity == Granularity::Pixel && !seen.insert(method.network.clone()) {
+                    afdu.granularity = Granularity::Channel;
+                }
             }
+            DetectorConfig::Knn(knn) => knn.k = knn.k.min(NEIGHBOURS),
+            _ => {}
         }
     }
     limit(&mut experiment.data.id);
@@ -73,4 +85,13 @@ fn limit(dataset: &mut Dataset) {
     dataset.path = None;
     dataset.train_limit = at_most(dataset.train_limit, TRAIN_IMAGES);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
+}
+
+fn narrow(backbone: &mut Backbone) {
+    match backbone {
+        Backbone::WideResnet(settings) => settings.width = 1,
+        Backbone::Resnet(Resnet { width, .. }) => *width = 1,
+        Backbone::Vgg19Bn(settings) => settings.width = settings.width.min(VGG_WIDTH),
+        Backbone::Lenet(_) | Backbone::Resnet18Small(_) | Backbone::EfficientnetLite0(_) => {}
+    }
 }

@@ -11,10 +11,10 @@
 //!   1e-308, …, 0.1 itself, whose search ends early since PyTorch words the error otherwise (issues 4 and 8). A pivot that is lost
 //!   in rounding counts as singular. A class with fewer than two train images has no covariance and is left out.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite};
 use crate::{
     Error, Result,
     linalg::{Cholesky, add_gram},
@@ -149,22 +149,6 @@ fn moments(values: &[f32], members: &[usize], size: usize) -> (Vec<f64>, Vec<f64
 
 fn centred<'a>(rows: impl Iterator<Item = &'a [f32]>, mean: &[f64]) -> Vec<f64> {
     rows.flat_map(|row| row.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean)).collect()
-}
-
-/// The values of (N, D) features, row after row.
-///
-/// # Errors
-/// [`Error::Failed`] naming the first that is NaN or infinite.
-pub(super) fn finite(features: &Tensor) -> Result<Vec<f32>> {
-    let (images, size) = features.dims2()?;
-    if images == 0 || size == 0 {
-        return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {size}")));
-    }
-    let values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(Error::Failed(format!("feature {} of image {} is {}", at % size, at / size, values[at]))),
-        None => Ok(values),
-    }
 }
 
 impl Detector for Config {

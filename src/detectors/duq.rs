@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, max_logit::max_logit};
 use crate::Result;
 
 /// DUQ's uncertainty has no settings.
@@ -25,7 +25,7 @@ pub struct Config {}
 /// # Errors
 /// If there is nothing to score, or a logarithm is NaN or infinite.
 pub fn duq(log_kernels: &Tensor) -> Result<Vec<f32>> {
-    score_rows(log_kernels, |row| -row.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+    max_logit(log_kernels)
 }
 
 impl Detector for Config {

@@ -9,10 +9,10 @@
 //! - Deviations: a feature vector of zeros stays as it is, at distance 1 of every other, where the reference has NaN. The
 //!   neighbour is found in f32 and its distance computed in f64, so that small distances keep their digits.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite};
 use crate::{Error, Result};
 
 /// Settings.
@@ -41,9 +41,6 @@ const BLOCK: usize = 16 << 20;
 /// If there are fewer than `k` train rows, nothing to score, other sizes, or NaN or infinity among the features.
 pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
     let ((rows, columns), (images, _)) = (train.dims2()?, features.dims2()?);
-    if images == 0 || columns == 0 {
-        return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {columns}")));
-    }
     if features.dim(1)? != columns {
         return Err(Error::Failed(format!(
             "{columns} features in the train set, {} in the set to score",
@@ -79,11 +76,8 @@ pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
 /// The rows of (N, D) features, each scaled to length 1.
 fn unit(features: &Tensor) -> Result<Vec<f32>> {
     let (_, columns) = features.dims2()?;
-    let mut values: Vec<f32> = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    for (image, row) in values.chunks_exact_mut(columns).enumerate() {
-        if let Some((index, value)) = row.iter().enumerate().find(|(_, value)| !value.is_finite()) {
-            return Err(Error::Failed(format!("feature {index} of image {image} is {value}")));
-        }
+    let mut values = finite(features)?;
+    for row in values.chunks_exact_mut(columns) {
         let norm = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         if norm > 0.0 {
             row.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);

@@ -166,6 +166,22 @@ pub trait Scorer {
     }
 }
 
+/// The values of (N, D) features, row after row.
+///
+/// # Errors
+/// [`Error::Failed`] naming the first that is NaN or infinite.
+fn finite(features: &Tensor) -> Result<Vec<f32>> {
+    let (images, size) = features.dims2()?;
+    if images == 0 || size == 0 {
+        return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {size}")));
+    }
+    let values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(Error::Failed(format!("feature {} of image {} is {}", at % size, at / size, values[at]))),
+        None => Ok(values),
+    }
+}
+
 /// One finite number per image; larger means more anomalous.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores(Vec<f32>);

@@ -17,7 +17,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, ddu::finite, map_rows};
+use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, finite, map_rows};
 use crate::{
     Error, Result,
     detectors::softmax_entropy::entropy,

@@ -42,7 +42,7 @@ pub fn build(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate
         Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, architecture, shape, vb)?),
         Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(architecture, shape, vb)?),
         Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(architecture, shape, vb)?),
-        Backbone::Vgg19Bn(_) => Box::new(vgg::Vgg19::new(architecture, shape, vb)?),
+        Backbone::Vgg19Bn(settings) => Box::new(vgg::Vgg19::new(settings, architecture, shape, vb)?),
     })
 }
 

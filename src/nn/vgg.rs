@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
-    config::Architecture,
+    config::{self, Architecture},
     nn::{
         Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
@@ -17,11 +17,11 @@ use crate::{
     ops::{self, Activation, Convolution},
 };
 
-/// Convolutions and channels of each of the five stages.
+/// Convolutions of each of the five stages, and how many times wider than the first it is.
 const STAGES: [(&str, usize, usize); 5] =
-    [("block1", 2, 64), ("block2", 2, 128), ("block3", 4, 256), ("block4", 4, 512), ("block5", 4, 512)];
+    [("block1", 2, 1), ("block2", 2, 2), ("block3", 4, 4), ("block4", 4, 8), ("block5", 4, 8)];
 
-/// 512 features. Taps: `block1` to `block5`, what leaves each stage, after its pool.
+/// 512 features, or eight times the width given. Taps: `block1` to `block5`, what leaves each stage, after its pool.
 ///
 /// The parameters of layer i are `features.<i>`, counted as in PyTorch's `Sequential` of convolution, normalisation, ReLU
 /// and pools.
@@ -45,7 +45,7 @@ impl Vgg19 {
     ///
     /// # Errors
     /// [`Error::Input`] below 16×16 pixels.
-    pub fn new(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(settings: &config::Vgg19, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let size = shape.height.min(shape.width);
         if size < 16 {
             let message =
@@ -56,7 +56,8 @@ impl Vgg19 {
         let mut map = [shape.height, shape.width];
         let features = vb.pp("features");
         let mut stages = Vec::new();
-        for (stage, (name, depth, channels)) in STAGES.into_iter().enumerate() {
+        for (stage, (name, depth, times)) in STAGES.into_iter().enumerate() {
+            let channels = times * settings.width;
             let mut layers = Vec::new();
             for _ in 0..depth {
                 let (three, init) = (Convolution::new(1, 1), ConvInit::Default);
@@ -77,7 +78,7 @@ impl Vgg19 {
         let vb = vb.pp("classifier");
         Ok(Self {
             stages,
-            classifier: Classifier::new(&architecture.head, [512, shape.classes], [within(512); 2], &vb)?,
+            classifier: Classifier::new(&architecture.head, [inputs, shape.classes], [within(inputs); 2], &vb)?,
             activation: architecture.activation.into(),
         })
     }

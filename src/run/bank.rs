@@ -8,6 +8,7 @@ use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
     detectors::{Activations, Bank, LayerShape, mutual_information::log_mean_softmax},
+    fs::read_if_there,
     nn::{
         Mode, Network,
         watch::{Layer, watch},
@@ -48,11 +49,7 @@ pub fn compute(
 /// # Errors
 /// [`Error::Input`] if the file is something else.
 pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
     let damaged = |reason: &str| {
         Error::input(format!("{} does not hold a network's outputs: {reason}", path.display()))
             .hint("remove the file: it is made again")

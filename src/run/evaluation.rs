@@ -16,6 +16,7 @@ use crate::{
     config::{self, Method},
     data::Split,
     detectors::{Bank, Fit, Need, Scores},
+    fs::remove_folder_if_there,
     metrics::{aggregate, files, ranking},
     nn::{Network, Shape, footprint},
     run::{
@@ -267,7 +268,7 @@ impl<'a> Runner<'a> {
             scored.score_seconds += seconds;
             scored.scores.push(scores);
         }
-        remove_folder(&folder.join("fit"))?;
+        remove_folder_if_there(&folder.join("fit"))?;
         scored.fit_seconds = record.fit_seconds;
         Ok(scored)
     }
@@ -319,13 +320,6 @@ fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
 }
 
 /// What a fit left for an interrupted run to go on from is of no use once everything is scored.
-fn remove_folder(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
     match error {
         Error::Failed(reason) | Error::Input { message: reason, .. } => Error::Failed(format!(

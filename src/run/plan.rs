@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
-    config::{self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, load::Loaded, sweep},
+    config::{self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, sweep},
     data::{Normalisation, normalisation},
     digest::hex,
     run::store::{Progress, Store},
@@ -256,7 +256,8 @@ fn backbone_label(backbone: &Backbone) -> String {
         Backbone::Resnet(config::Resnet { depth, width }) => format!("wide_resnet{depth}_{width}"),
         Backbone::Resnet18Small(_) => "resnet18_32x32".to_owned(),
         Backbone::EfficientnetLite0(_) => "efficientnet_lite0".to_owned(),
-        Backbone::Vgg19Bn(_) => "vgg19_bn".to_owned(),
+        Backbone::Vgg19Bn(settings) if *settings == Vgg19::default() => "vgg19_bn".to_owned(),
+        Backbone::Vgg19Bn(settings) => format!("vgg19_bn_{}", settings.width),
     }
 }
 

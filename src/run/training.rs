@@ -1,14 +1,11 @@
 //! Training the nodes of a plan, once each.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result,
     data::{self, ImageSet, Normalisation, Split},
+    fs::remove_if_there,
     losses::Objective,
     nn::{self, Network, Shape, params::Params, weights},
     rng,
@@ -39,7 +36,7 @@ impl Runner<'_> {
         let checkpoint = folder.join("checkpoint.safetensors");
         if store.progress(node) == Progress::Done {
             store.record(node)?;
-            return remove(&checkpoint);
+            return remove_if_there(&checkpoint);
         }
         // A network that is used as it is needs images for its shape only.
         let train = self.set(&node.data, if node.train.is_some() { Split::Train } else { Split::Test }, None)?;
@@ -106,7 +103,7 @@ impl Runner<'_> {
             environment: self.environment.clone(),
         };
         write_json(&folder.join("network.json"), &record)?;
-        remove(&checkpoint)
+        remove_if_there(&checkpoint)
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.
@@ -157,11 +154,4 @@ fn hold_out(images: &Arc<ImageSet>, count: usize, seed: u64) -> Result<(Option<I
     let (held_out, rest) = order.split_at_mut(count);
     rest.sort_unstable();
     Ok((Some(images.subset(held_out)), Arc::new(images.subset(rest))))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }

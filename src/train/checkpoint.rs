@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
+    fs::read_if_there,
     nn::weights::{self, read_safetensors},
 };
 
@@ -66,11 +67,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Input`] if the file is not a checkpoint of this version.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path)(error)),
-        };
+        let Some(bytes) = read_if_there(path)? else { return Ok(None) };
         let damaged = |reason: String| Self::unusable(path, Error::input(reason));
         let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;

@@ -77,6 +77,7 @@ cases = [
     ("efficientnet_lite0", efficientnet_lite0(10), 2, 3, 64),
     ("vgg19_bn 32", Vgg19(3, 10, True), 4, 3, 32),
     ("vgg19_bn 28", Vgg19(1, 10, False), 2, 1, 28),
+    ("vgg19_bn 48 narrow", Vgg19(1, 7, True, first=4), 3, 1, 48),
 ]
 golden = {"versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__,
                         "numpy": numpy.__version__}}

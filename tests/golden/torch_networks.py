@@ -91,17 +91,18 @@ class ResNet18(nn.Module):
 
 
 class Vgg19(nn.Module):
-    def __init__(self, channels, classes, first_pool):
+    def __init__(self, channels, classes, first_pool, first=64):
         super().__init__()
         layers, self.ends = [], []
-        for stage, (depth, width) in enumerate([(2, 64), (2, 128), (4, 256), (4, 512), (4, 512)]):
+        for stage, (depth, times) in enumerate([(2, 1), (2, 2), (4, 4), (4, 8), (4, 8)]):
+            width = times * first
             for _ in range(depth):
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
             if stage or first_pool:
                 layers.append(nn.MaxPool2d(2))
             self.ends.append(len(layers))
-        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(512, classes)
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(8 * first, classes)
 
     def forward(self, x):
         taps, start = {}, 0

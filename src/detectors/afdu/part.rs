@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Result,
+    fs::read_if_there,
     nn::weights::{self, read_safetensors},
 };
 
@@ -136,11 +137,7 @@ impl Part {
     /// Reads what [`Part::write`] wrote; `None` if there is no file, or one of another `place`, or not a whole one: it is made
     /// again then.
     pub fn read(path: &Path, place: &str, config: &Config) -> Result<Option<Self>> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(crate::Error::io("read", path)(error)),
-        };
+        let Some(bytes) = read_if_there(path)? else { return Ok(None) };
         let Ok((tensors, metadata)) = read_safetensors(&bytes) else { return Ok(None) };
         if metadata.get("place").is_none_or(|stored| stored != place) {
             return Ok(None);
