@@ -49,11 +49,18 @@ macro_rules! smoke_tests {
 }
 
 smoke_tests!(
+    afdu_sensitivity,
     cifar100_sparsity,
     cifar10_sparsity,
     cifar10_sparsity_cpu,
+    cifar10_vgg19_afdu,
+    cifar10_vgg19_afdu_cpu,
+    cifar10_wrn28_afdu,
+    cifar10_wrn28_afdu_cpu,
     fashion_afdu,
     fashion_sparsity,
+    fer2013_vgg19_afdu,
+    fer2013_vgg19_afdu_cpu,
     mnist_afdu,
     quickstart
 );

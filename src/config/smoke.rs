@@ -59,14 +59,17 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
-    // Fitting a neuron costs about the same however few the images, and a network has hundreds of thousands of pixels: they
-    // are fitted once, and feature maps as a whole in all other rows.
+    // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
+    // only LeNet's are fitted, once, and feature maps as a whole in all other rows.
+    let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
     let mut seen = BTreeSet::new();
     for method in &mut experiment.methods {
         match &mut method.detector {
             DetectorConfig::Afdu(afdu) => {
                 afdu.clusters = afdu.clusters.min(CLUSTERS);
-                if afdu.granularity == Granularity::Pixel && !seen.insert(method.network.clone()) {
+                if afdu.granularity == Granularity::Pixel
+                    && !(few_pixels(&method.network) && seen.insert(method.network.clone()))
+                {
                     afdu.granularity = Granularity::Channel;
                 }
             }
