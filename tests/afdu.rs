@@ -17,6 +17,7 @@ use oodkit::{
             neuron::{Model, Neuron},
             score,
             table::{NODES, Table, log_factors},
+            view,
         },
     },
     nn::watch::Layer,
@@ -519,6 +520,103 @@ fn channels_are_means_of_pixels_after_the_tap() {
         let fitted = fitted(&config(tap), &set, 1 << 30, None);
         assert_eq!(score::factors(&fitted, &set, &[0]).unwrap()[0].activations, [expected]);
     }
+}
+
+#[test]
+fn maps_are_means_over_channels() {
+    let (train, test) = (layers(60, "train", 1.0), layers(5, "test", 2.0));
+    let config = Config { tap: Tap::Pre, ..Config::default() };
+    let layer = view::layer(&config, &train.layers().unwrap(), None, true).unwrap();
+    assert_eq!(layer.shape.name, "conv");
+    let all = fitted(&config, &train, 1 << 30, None);
+    let maps = view::maps(&all, &layer, &test, &[4, 1]).unwrap();
+    assert_eq!(maps.size, [4, 5]);
+    let values: Vec<f32> = test.layers[0].values.flatten_all().unwrap().to_vec1().unwrap();
+    let factors = score::factors(&all, &test, &[4, 1]).unwrap();
+    for (index, image) in [4, 1].into_iter().enumerate() {
+        for pixel in 0..20 {
+            let mean = |of: &dyn Fn(usize) -> f32| f64::from((of(0) + of(1) + of(2)) / 3.0);
+            let activation = mean(&|channel| values[image * 60 + channel * 20 + pixel]);
+            near(f64::from(maps.activations[index * 20 + pixel]), activation, 1e-6, "activation");
+            let factor = mean(&|channel| factors[0].log_factors[index * 60 + channel * 20 + pixel]);
+            near(f64::from(maps.log_factors[index * 20 + pixel]), factor, 1e-6, "factor");
+        }
+    }
+    // A detector of this layer alone gives the same bits.
+    let alone = fitted(&view::only(&config, &layer), &train, 1 << 30, None);
+    assert_eq!(alone.layers.len(), 1);
+    assert_eq!(view::maps(&alone, &layer, &test, &[4, 1]).unwrap(), maps);
+}
+
+#[test]
+fn a_profile_is_what_the_detector_fits() {
+    let mut train = layers(500, "profile", 1.0);
+    // The second map's middle varies most.
+    let wider = Tensor::new(&[[[[1f32]], [[3.0]], [[2.0]]]], &Device::Cpu).unwrap();
+    train.layers[0].values = train.layers[0].values.broadcast_mul(&wider).unwrap();
+    let config = Config { tap: Tap::Pre, engine: Engine::Exact, images: Some(400), ..Config::default() };
+    let layer = view::layer(&config, &train.layers().unwrap(), Some("conv"), false).unwrap();
+    let neuron = view::choose_neuron(&config, &layer, &train).unwrap();
+    assert_eq!(neuron, 20 + 2 * 5 + 2);
+    let profile = view::profile(&config, &layer, &train, neuron).unwrap();
+
+    // Factors are those of the whole detector, and the density is one.
+    let all = fitted(&config, &train, 1 << 30, None);
+    let at: Vec<f32> = profile.values.iter().map(|value| *value as f32).collect();
+    let mut factors = vec![0.0; at.len()];
+    all.curves.log_factors(layer.neurons.start + neuron, &at, &mut factors);
+    for (index, value) in at.iter().enumerate() {
+        near(profile.log_factors[index], f64::from(factors[index]), 1e-3, &format!("factor at {value}"));
+        near(profile.log_factor(*value), f64::from(factors[index]), 1e-6, &format!("factor of {value}"));
+    }
+    assert!(profile.values.is_sorted());
+    let area = |heights: &[f64]| -> f64 {
+        let values = profile.values.windows(2).zip(heights.windows(2));
+        values.map(|(x, y)| (x[1] - x[0]) * f64::midpoint(y[0], y[1])).sum()
+    };
+    near(area(&profile.densities), 1.0, 2e-3, "the density's area");
+    let [low, high] = profile.range;
+    let bars = profile.histogram.len() as f64;
+    near(profile.histogram.iter().sum::<f64>() * (high - low) / bars, 1.0, 1e-9, "the histogram's area");
+    // Of the images that are learned from, not of all.
+    let learned: Vec<f32> = (0..400)
+        .map(|image| image * 500 / 400)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|image: usize| {
+            train.layers[0].values.flatten_all().unwrap().get(image * 60 + neuron).unwrap().to_scalar::<f32>().unwrap()
+        })
+        .collect();
+    let mean = learned.iter().copied().map(f64::from).sum::<f64>() / 400.0;
+    let variance = learned.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / 400.0;
+    near(profile.moments[0], mean, 1e-9, "mean");
+    near(profile.moments[1], variance.sqrt(), 1e-6, "deviation");
+    let sorted = sorted(learned);
+    assert_eq!(profile.range, [f64::from(sorted[0]), f64::from(sorted[399])]);
+}
+
+#[test]
+fn a_picture_needs_a_layer_a_neuron_and_a_distribution() {
+    let train = layers(30, "train", 1.0);
+    let shapes = train.layers().unwrap();
+    let config = Config::default();
+    let told = |result: Result<_>| result.map(drop).unwrap_err().to_string();
+    let layer = |config: &Config, name, maps| view::layer(config, &shapes, name, maps);
+    assert_eq!(told(layer(&config, Some("fc"), true)), "the layer fc has no feature maps; conv can be drawn");
+    let expected = "the detector reads no layer \"cnov\" (did you mean \"conv\"?); it reads conv, fc";
+    assert_eq!(told(layer(&config, Some("cnov"), false)), expected);
+    let dense = Config { layers: Layers::Named(vec!["fc".into()]), ..config.clone() };
+    let expected = "none of the detector's layers has feature maps; it reads fc";
+    assert_eq!(told(layer(&dense, None, true)), expected);
+    let fc = layer(&dense, None, false).unwrap();
+    view::check_neuron(&fc, 9).unwrap();
+    let expected = "the layer fc has 10 neurons, 0 to 9: there is no neuron 10";
+    assert_eq!(view::check_neuron(&fc, 10).unwrap_err().to_string(), expected);
+    // A dead neuron has no distribution.
+    let mut dead = train.clone();
+    dead.layers[1].values = Tensor::zeros((30, 10), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let error = view::profile(&dense, &fc, &dead, 3).unwrap_err().to_string();
+    assert_eq!(error, "neuron 3 of the layer fc is 0 on all train images: there is no distribution to draw");
 }
 
 #[test]

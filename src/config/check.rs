@@ -18,7 +18,10 @@ use crate::{
         Schedule, Train, expect, sweep,
     },
     data::{self, Format, Split, registry},
-    detectors::Need,
+    detectors::{
+        DetectorConfig, Need,
+        afdu::{Granularity, Layers},
+    },
     did_you_mean,
 };
 
@@ -570,16 +573,49 @@ impl Found {
                     if experiment.sweep.is_empty() {
                         self.add(path.clone(), "this experiment has no sweep");
                     }
-                    if !experiment.methods.iter().any(|method| method.name == figure.method) {
-                        let names = experiment.methods.iter().map(|method| method.name.as_str());
-                        self.add(path.join("method"), no_such("method", &figure.method, names));
-                    }
+                    self.method_name(&path.join("method"), &figure.method, experiment);
                     if let Some(column) = first_repeated(&figure.columns) {
                         self.add(path.join("columns").join(column), "is given twice");
                     }
                 }
+                Figure::Factors(figure) => {
+                    self.afdu(&path.join("factors"), &figure.method, figure.layer.as_deref(), true, experiment);
+                }
+                Figure::Neuron(figure) => {
+                    self.afdu(&path.join("neuron"), &figure.method, figure.layer.as_deref(), false, experiment);
+                }
             }
         }
+    }
+
+    /// What a picture of AFDU shows; the network's layers are known only when it is built.
+    fn afdu(&mut self, path: &Path, method: &str, layer: Option<&str>, maps: bool, experiment: &Experiment) {
+        let Some(config) = self.method_name(&path.join("method"), method, experiment) else { return };
+        let DetectorConfig::Afdu(config) = config else {
+            let message = format!("shows what afdu fits, and the detector of \"{method}\" is {}", config.name());
+            return self.add(path.join("method"), message);
+        };
+        if maps && config.granularity == Granularity::Channel {
+            let message =
+                format!("the neurons of \"{method}\" are channels (`granularity: channel`), which have no pixels");
+            self.add(path.join("method"), message);
+        }
+        if let (Layers::Named(names), Some(layer)) = (&config.layers, layer)
+            && !names.iter().any(|name| name == layer)
+        {
+            let message = no_such("layer", layer, names.iter().map(String::as_str));
+            self.add(path.join("layer"), format!("{message} among those that \"{method}\" reads"));
+        }
+    }
+
+    /// The method's detector, if there is such a method.
+    fn method_name<'a>(&mut self, path: &Path, name: &str, experiment: &'a Experiment) -> Option<&'a DetectorConfig> {
+        let found = experiment.methods.iter().find(|method| method.name == name);
+        if found.is_none() {
+            let names = experiment.methods.iter().map(|method| method.name.as_str());
+            self.add(path.clone(), no_such("method", name, names));
+        }
+        found.map(|method| &method.detector)
     }
 }
 

@@ -883,7 +883,7 @@ pub struct Expect {
 
 /// A figure, written as SVG and PNG.
 ///
-/// Of a method that the sweep reaches, `roc` and `histogram` show the cell with the file's own values, or the first.
+/// Of a method that the sweep reaches, all but `accuracy` and `sweep` show the cell with the file's own values, or the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Figure {
@@ -895,6 +895,22 @@ pub enum Figure {
     Accuracy(#[garde(dive)] NetworksFigure),
     /// Numbers of one method along the sweep, by the protocol of the first table.
     Sweep(#[garde(dive)] SweepFigure),
+    /// Activations and log anomaly factors over the feature maps of ID and OOD images (the AFDU paper's figures 5 and 6).
+    Factors(#[garde(dive)] FactorsFigure),
+    /// How one neuron's train activations are distributed: histogram, kernel density, Gaussian, and the anomaly factor (the
+    /// AFDU paper's figure 2).
+    Neuron(#[garde(dive)] NeuronFigure),
+}
+
+impl Figure {
+    /// The method whose neurons it shows, if it shows neurons.
+    pub fn neurons_of(&self) -> Option<&str> {
+        match self {
+            Self::Factors(figure) => Some(&figure.method),
+            Self::Neuron(figure) => Some(&figure.method),
+            Self::Roc(_) | Self::Histogram(_) | Self::Accuracy(_) | Self::Sweep(_) => None,
+        }
+    }
 }
 
 /// A figure that compares methods.
@@ -925,4 +941,44 @@ pub struct SweepFigure {
     /// The numbers, a line each.
     #[garde(length(min = 1))]
     pub columns: Vec<Column>,
+}
+
+/// Heat maps of a convolution's activations and log anomaly factors, means over its channels, of the first images of the ID
+/// set and of each OOD set. One scale of colours holds for all of them. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FactorsFigure {
+    /// A method whose detector is `afdu` with `granularity: pixel`.
+    #[garde(skip)]
+    pub method: String,
+    /// A convolution that the detector reads; the first unless given.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// Images of each set. Ours: 4, which stand in one line.
+    #[garde(range(min = 1, max = 32))]
+    #[serde(default = "default_factor_images")]
+    pub images: usize,
+}
+
+fn default_factor_images() -> usize {
+    4
+}
+
+/// One neuron's normal range, and where the first images of each set lie in it. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NeuronFigure {
+    /// A method whose detector is `afdu`.
+    #[garde(skip)]
+    pub method: String,
+    /// A layer that the detector reads; the first unless given.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// From 0; of a feature map, channel by channel and row by row. Unless given: of the neurons in the middle of a channel's
+    /// map (of all, where there are no maps), the one that varies most over 1,000 evenly spaced train images.
+    #[garde(range(max = MOST_IMAGES))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neuron: Option<usize>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Backbone, Dataset, Experiment, Resnet},
+    config::{Backbone, Dataset, Experiment, Figure, Method, Resnet},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -60,14 +60,18 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         redraw.draws = redraw.draws.min(DRAWS);
     }
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
-    // only LeNet's are fitted, once, and feature maps as a whole in all other rows.
+    // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
-    let mut seen = BTreeSet::new();
+    let shown: BTreeSet<String> = experiment.figures.iter().filter_map(Figure::neurons_of).map(str::to_owned).collect();
+    let shows = |method: &&Method| shown.contains(&method.name);
+    let mut seen: BTreeSet<String> =
+        experiment.methods.iter().filter(shows).map(|method| method.network.clone()).collect();
     for method in &mut experiment.methods {
         match &mut method.detector {
             DetectorConfig::Afdu(afdu) => {
                 afdu.clusters = afdu.clusters.min(CLUSTERS);
                 if afdu.granularity == Granularity::Pixel
+                    && !shown.contains(&method.name)
                     && !(few_pixels(&method.network) && seen.insert(method.network.clone()))
                 {
                     afdu.granularity = Granularity::Channel;

@@ -16,7 +16,7 @@ mod registry;
 pub mod sngp;
 pub mod softmax_entropy;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{any::Any, fmt, path::Path, sync::Arc};
 
 use candle_core::{DType, Tensor};
 
@@ -156,8 +156,8 @@ pub trait Detector {
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>>;
 }
 
-/// Scores images by their outputs.
-pub trait Scorer {
+/// Scores images by their outputs. What else a detector learned is a matter of its own type, which [`Any`] finds.
+pub trait Scorer: Any {
     /// One score per row of the bank. A row's score does not depend on the other rows.
     fn score(&self, bank: &Bank) -> Result<Scores>;
     /// What a person who reads the scores should know about the fit: it is kept beside them.

@@ -13,9 +13,9 @@ use serde_json::json;
 
 use crate::{
     Error, Result,
-    config::{self, Method},
+    config::{self, Figure, Method},
     data::Split,
-    detectors::{Bank, Fit, Need, Scores},
+    detectors::{Bank, Fit, Need, Scorer, Scores},
     fs::remove_folder_if_there,
     metrics::{aggregate, files, ranking},
     nn::{Network, Shape, footprint},
@@ -44,16 +44,16 @@ struct Member<'a> {
 }
 
 /// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     members: Vec<Member<'a>>,
     /// Whether the members are one ensemble, which may have a single one.
     ensemble: bool,
     /// Where its scores are kept, relative to the runs root.
     folder: PathBuf,
-    sets: &'a [Arc<LoadedSet>],
-    banks: Vec<Bank>,
+    pub(super) sets: &'a [Arc<LoadedSet>],
+    pub(super) banks: Vec<Bank>,
     seed: u64,
-    settings: &'a config::Evaluation,
+    pub(super) settings: &'a config::Evaluation,
     /// Images a forward pass.
     batch_size: usize,
 }
@@ -89,6 +89,8 @@ impl<'a> Runner<'a> {
 
     fn evaluate_seed(&mut self, cell: &Cell, seed: u64, networks: &BTreeMap<String, Vec<usize>>) -> Result<SeedResult> {
         let experiment = &cell.experiment;
+        // Figures show one network; tables have the others.
+        let figures = if experiment.seeds.first() == Some(&seed) { &experiment.figures[..] } else { &[] };
         let sets = self.test_sets(&experiment.data)?;
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
@@ -111,7 +113,7 @@ impl<'a> Runner<'a> {
             let accuracy = aggregate::accuracy(&subject.banks[0].logits, labels)?;
             network_results.insert(name.clone(), network_result(&subject, accuracy));
             for method in methods {
-                method_results.insert(method.name.as_str(), self.method(method, &subject)?);
+                method_results.insert(method.name.as_str(), self.method(method, &subject, figures)?);
             }
         }
         // In the file's order, not the networks'.
@@ -190,8 +192,8 @@ impl<'a> Runner<'a> {
     }
 
     /// Scores every set with one method and measures each OOD set against the ID set.
-    fn method(&mut self, method: &Method, subject: &Subject<'_>) -> Result<MethodResult> {
-        let scored = self.scores(method, subject)?;
+    fn method(&mut self, method: &Method, subject: &Subject<'_>, figures: &[Figure]) -> Result<MethodResult> {
+        let scored = self.scores(method, subject, figures)?;
         let id = scored.scores[0].as_slice();
         let mut ood = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
@@ -214,15 +216,15 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// A method's scores on every set, from disk if they were computed before.
-    fn scores(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Scored> {
+    /// A method's scores on every set, from disk if they were computed before; what its figures show is stored beside them.
+    fn scores(&mut self, method: &Method, subject: &Subject<'_>, figures: &[Figure]) -> Result<Scored> {
         let detector = json!([VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
         let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
         let record_path = folder.join("record.json");
         let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
         let mut scored = Scored { scores: Vec::new(), paths: IndexMap::new(), fit_seconds: 0.0, score_seconds: 0.0 };
-        let mut scorer = None;
+        let mut scorer: Option<Box<dyn Scorer>> = None;
         for (set, bank) in subject.sets.iter().zip(&subject.banks) {
             let file = format!("{}.npy", set.file_stem());
             let path = folder.join(&file);
@@ -268,12 +270,14 @@ impl<'a> Runner<'a> {
             scored.score_seconds += seconds;
             scored.scores.push(scores);
         }
+        // What a fit left for an interrupted run to go on from is of no use once everything is scored.
         remove_folder_if_there(&folder.join("fit"))?;
+        self.views(method, subject, figures, &folder, scorer.as_deref())?;
         scored.fit_seconds = record.fit_seconds;
         Ok(scored)
     }
 
-    fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+    pub(super) fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
         let train = self.set(&subject.members[0].node.data, Split::Train, None)?;
         for member in &subject.members {
             self.refuse_other_images(member.node, &train.sha256)?;
@@ -319,7 +323,6 @@ fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
     texts.map(String::as_str).collect::<IndexSet<_>>().into_iter().collect::<Vec<_>>().join(" and ")
 }
 
-/// What a fit left for an interrupted run to go on from is of no use once everything is scored.
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
     match error {
         Error::Failed(reason) | Error::Input { message: reason, .. } => Error::Failed(format!(

@@ -17,3 +17,4 @@ pub mod results;
 pub mod store;
 pub mod tensorboard;
 mod training;
+pub mod view;

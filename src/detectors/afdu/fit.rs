@@ -106,14 +106,7 @@ impl Curves {
 /// Fits all neurons. `memory` in bytes; less than one group of neurons needs is taken for that.
 pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Option<&Path>) -> Result<Fitted> {
     let chosen = layers::choose(config, &train.layers()?)?;
-    let all = train.images();
-    let subset: Option<Arc<dyn Activations>> = match config.images {
-        Some(images) if images < all => {
-            let evenly: Vec<usize> = (0..images).map(|image| image * all / images).collect();
-            Some(train.subset(&evenly)?)
-        }
-        _ => None,
-    };
+    let subset = subset(config, train)?;
     let train = subset.as_deref().unwrap_or(train);
     let blocks = blocks(config, &chosen, train.images(), memory);
     let mut parts: Vec<Part> = Vec::new();
@@ -139,6 +132,19 @@ pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Opt
         parts.push(part);
     }
     assemble(config, chosen, train.images(), parts)
+}
+
+/// The train images that are learned from, if not all are.
+pub(super) fn subset(config: &Config, train: &dyn Activations) -> Result<Option<Arc<dyn Activations>>> {
+    match config.images {
+        Some(images) if images < train.images() => Ok(Some(train.subset(&evenly(images, train.images()))?)),
+        _ => Ok(None),
+    }
+}
+
+/// The positions of `images` evenly spaced ones of `all`.
+pub(super) fn evenly(images: usize, all: usize) -> Vec<usize> {
+    (0..images).map(|image| image * all / images).collect()
 }
 
 /// Ranges of neurons, whole groups each, whose activations fit into the memory beside the finished tables.

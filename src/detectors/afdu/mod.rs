@@ -3,8 +3,8 @@
 //! Each neuron's activations on the train images are clustered ([`kmeans`]), a weighted Gaussian kernel density with an ISJ
 //! [`bandwidth`] is laid over the clusters ([`density`]), and a value is as anomalous as its neighbourhood is denser than itself
 //! ([`factor`]). An image's score is the mean anomaly factor of a layer's neurons, summed over layers. Reading order: those
-//! files, then [`neuron`] (one fitted neuron), [`table`] (its factors, tabulated), [`fit`] (all of them) and [`score`]. With the
-//! feature `cuda`, `on_gpu` scores where the network runs.
+//! files, then [`neuron`] (one fitted neuron), [`table`] (its factors, tabulated), [`fit`] (all of them), [`score`], and [`view`]
+//! (what pictures show). With the feature `cuda`, `on_gpu` scores where the network runs.
 //!
 //! - Paper: *AFDU: anomaly factor based deterministic uncertainty* (基于神经元统计建模分析的不确定性度量方法); its title and abstract call
 //!   the method so. Weights and ratio are RKOF's, Gao et al., PAKDD 2011.
@@ -17,13 +17,14 @@ pub mod density;
 pub mod factor;
 pub mod fit;
 pub mod kmeans;
-mod layers;
+pub mod layers;
 pub mod neuron;
 #[cfg(any(feature = "cuda", test))]
 mod on_gpu;
 mod part;
 pub mod score;
 pub mod table;
+pub mod view;
 
 use bandwidth::Rule;
 pub use layers::Layers;
@@ -172,7 +173,11 @@ impl Scorer for fit::Fitted {
     }
 }
 
-fn activations(bank: &Bank) -> Result<&dyn super::Activations> {
+/// The neurons of a bank's network.
+///
+/// # Errors
+/// [`Error::Failed`] if the bank has none.
+pub fn activations(bank: &Bank) -> Result<&dyn super::Activations> {
     let missing = || Error::Failed("AFDU needs the layers' activations, and there are none".into());
     bank.activations.as_deref().ok_or_else(missing)
 }

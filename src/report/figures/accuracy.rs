@@ -79,6 +79,7 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
             },
             marks,
         }],
+        stacked: false,
         legend: Vec::new(),
     })
 }

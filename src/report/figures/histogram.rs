@@ -48,6 +48,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
         title: "Scores of ID and OOD images".to_owned(),
         subtitle: format!("{} · seed {}", title(results), seed.unwrap_or_default()),
         panels,
+        stacked: false,
         legend,
     })
 }

@@ -1,12 +1,17 @@
 //! Figures, as SVG and PNG.
 //!
-//! A kind of figure is one file with one function from results to a [`Picture`], which says what to draw but not how;
-//! `canvas` draws any picture. In a sweep, a method or network that the sweep reaches is shown with the file's own
-//! values (or those of the first cell), and its name says so; accuracy bars show it in every cell.
+//! A kind of figure is one file with one function from results to a [`Picture`], which says what to draw but not how, and which
+//! `panels` draws, or to a `gallery` of small pictures, both on a `canvas`. In a sweep, a method or network that the sweep
+//! reaches is shown with the file's own values (or those of the first cell), and its name says so; accuracy bars show it in every
+//! cell.
 
 mod accuracy;
 mod canvas;
+mod factors;
+mod gallery;
 mod histogram;
+mod neuron;
+mod panels;
 mod roc;
 mod scores;
 mod sweep;
@@ -29,6 +34,8 @@ pub struct Picture {
     pub subtitle: String,
     /// Left to right, top to bottom.
     pub panels: Vec<Panel>,
+    /// One below the other, for panels that share an axis.
+    pub stacked: bool,
     /// What the colours mean; an empty legend takes no room.
     pub legend: Vec<(String, Style)>,
 }
@@ -79,12 +86,25 @@ pub struct Style {
     pub color: (u8, u8, u8),
     /// 0 (invisible) to 1.
     pub opacity: f64,
-    /// Lines only.
-    pub dashed: bool,
+    /// What it is drawn with.
+    pub sign: Sign,
+}
+
+/// What a mark is made of: how it looks in a legend. Of lines, [`Sign::Dashes`] are dashed and all others are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// A line.
+    Line,
+    /// A dashed line.
+    Dashes,
+    /// Dots.
+    Dots,
+    /// A filled outline.
+    Area,
 }
 
 /// For what is no method: the diagonal, thresholds, error bars.
-pub const GREY: Style = Style { color: (110, 110, 110), opacity: 1.0, dashed: false };
+pub const GREY: Style = Style { color: (110, 110, 110), opacity: 1.0, sign: Sign::Line };
 
 /// Okabe & Ito's colours without yellow, which is too light for lines: told apart by colour-blind readers.
 const PALETTE: [(u8, u8, u8); 7] =
@@ -94,7 +114,8 @@ impl Style {
     /// The style of the `index`th of several lines; dashed when the colours come round again.
     pub fn of(index: usize) -> Self {
         let color = PALETTE[index % PALETTE.len()];
-        Self { color, opacity: 1.0, dashed: (index / PALETTE.len()) % 2 == 1 }
+        let sign = if (index / PALETTE.len()) % 2 == 1 { Sign::Dashes } else { Sign::Line };
+        Self { color, opacity: 1.0, sign }
     }
 
     /// The same, lighter.
@@ -104,7 +125,12 @@ impl Style {
 
     /// The same, dashed.
     pub fn dashed(self) -> Self {
-        Self { dashed: true, ..self }
+        self.with(Sign::Dashes)
+    }
+
+    /// The same, as another sign.
+    pub fn with(self, sign: Sign) -> Self {
+        Self { sign, ..self }
     }
 }
 
@@ -133,21 +159,58 @@ pub struct Drawn {
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
 pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
-    let (kind, names, mut picture) = match figure {
-        Figure::Roc(figure) => ("roc", figure.methods.clone(), roc::picture(&figure.methods, results, runs_root)?),
-        Figure::Histogram(figure) => {
-            ("histogram", figure.methods.clone(), histogram::picture(&figure.methods, results, runs_root)?)
+    let (kind, names, made) = match figure {
+        Figure::Roc(figure) => {
+            ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, runs_root)?))
         }
+        Figure::Histogram(figure) => (
+            "histogram",
+            figure.methods.clone(),
+            Made::Panels(histogram::picture(&figure.methods, results, runs_root)?),
+        ),
         Figure::Accuracy(figure) => {
-            ("accuracy", figure.networks.clone(), accuracy::picture(&figure.networks, results)?)
+            ("accuracy", figure.networks.clone(), Made::Panels(accuracy::picture(&figure.networks, results)?))
         }
-        Figure::Sweep(figure) => ("sweep", vec![figure.method.clone()], sweep::picture(figure, results, protocol)?),
+        Figure::Sweep(figure) => {
+            ("sweep", vec![figure.method.clone()], Made::Panels(sweep::picture(figure, results, protocol)?))
+        }
+        Figure::Factors(figure) => {
+            let names = [&figure.method].into_iter().chain(&figure.layer).cloned().collect();
+            ("factors", names, Made::Gallery(factors::gallery(figure, results, runs_root)?))
+        }
+        Figure::Neuron(figure) => {
+            let neuron = figure.neuron.map(|neuron| neuron.to_string());
+            let names = [&figure.method].into_iter().chain(&figure.layer).chain(&neuron).cloned().collect();
+            ("neuron", names, Made::Panels(neuron::picture(figure, results, runs_root)?))
+        }
     };
-    if results.smoke {
-        picture.title = format!("SMOKE RUN, numbers mean nothing: {}", picture.title);
+    let stem = file_stem(kind, &names);
+    match made {
+        Made::Panels(mut picture) => {
+            picture.title = loud(picture.title, results);
+            cap(&mut picture);
+            drawn(stem, &panels::Panels::of(&picture)?)
+        }
+        Made::Gallery(mut gallery) => {
+            gallery.title = loud(gallery.title, results);
+            drawn(stem, &gallery::Laid::of(&gallery)?)
+        }
     }
-    cap(&mut picture);
-    Ok(Drawn { stem: file_stem(kind, &names), svg: canvas::svg(&picture)?, png: canvas::png(&picture)? })
+}
+
+/// What a kind of figure makes of results.
+enum Made {
+    Panels(Picture),
+    Gallery(gallery::Gallery),
+}
+
+fn drawn(stem: String, sheet: &impl canvas::Sheet) -> Result<Drawn> {
+    Ok(Drawn { stem, svg: canvas::svg(sheet)?, png: canvas::png(sheet)? })
+}
+
+/// The title; a smoke run's says so.
+fn loud(title: String, results: &Results) -> String {
+    if results.smoke { format!("SMOKE RUN, numbers mean nothing: {title}") } else { title }
 }
 
 /// Leaves out what is too much for one picture, and says so.

@@ -41,6 +41,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
         title: "ROC curves".to_owned(),
         subtitle: format!("{} · seed {}", title(results), seed.unwrap_or_default()),
         panels,
+        stacked: false,
         legend,
     })
 }

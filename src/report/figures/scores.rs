@@ -1,8 +1,14 @@
-//! The score files that the results name.
+//! The score files that the results name, and what lies beside them.
 
 use std::path::Path;
 
-use crate::{Error, Result, metrics, report::variants::Variant};
+use crate::{
+    Error, Result,
+    config::Figure,
+    metrics,
+    report::{figures::id_set, variants::Variant},
+    run::{results::Results, view},
+};
 
 /// A method's scores of one set, those of the first seed that has them; larger means more anomalous. Not empty, all finite.
 ///
@@ -15,4 +21,19 @@ pub fn read(variant: &Variant<'_>, set: &str, runs_root: &Path) -> Result<Vec<f6
             .hint("run the experiment again")
     })?;
     metrics::read_scores(&path)
+}
+
+/// What was stored for a figure, and the seed that it is of: the first that has scores.
+///
+/// # Errors
+/// The record names no scores, or the file is not there or is damaged.
+pub fn view(variant: &Variant<'_>, figure: &Figure, results: &Results, runs_root: &Path) -> Result<(u64, view::File)> {
+    let id = id_set(results)?;
+    let first = variant.methods().find_map(|(seed, method)| Some((seed.seed, method.scores.get(id)?.parent()?)));
+    let sets = results.datasets.iter().map(|(name, set)| (name.as_str(), set.sha256.as_str()));
+    let found = first.and_then(|(seed, folder)| Some((seed, view::path(&runs_root.join(folder), figure, sets)?)));
+    let (seed, path) = found.ok_or_else(|| {
+        Error::input(format!("the results name no scores of {}", variant.label())).hint("run the experiment again")
+    })?;
+    Ok((seed, view::File::read(path)?))
 }

@@ -110,6 +110,7 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         title: format!("{} along the sweep", figure.method),
         subtitle: format!("{} · {protocol} · {spread}{some}", title(results)),
         panels,
+        stacked: false,
         legend: lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect(),
     })
 }
