@@ -260,6 +260,10 @@ fn assemble(config: &Config, chosen: Vec<Chosen>, images: usize, parts: Vec<Part
     record.note(&pieces);
     let mut layers = Vec::new();
     let (mut heads, mut nodes, mut models) = (Vec::new(), Vec::new(), Vec::new());
+    if config.engine == Engine::Tabulated {
+        // Growing would hold the tables of hundreds of thousands of neurons up to four times.
+        nodes.reserve_exact(pieces.len() * NODES);
+    }
     let mut pieces = pieces.into_iter();
     for (index, layer) in chosen.into_iter().enumerate() {
         let pieces: Vec<Piece> = pieces.by_ref().take(layer.neurons.len()).collect();
