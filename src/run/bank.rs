@@ -1,6 +1,6 @@
 //! One forward pass per network and data set, kept on disk for every detector and every later run.
 
-use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -17,31 +17,78 @@ use crate::{
     run::{interrupt::Interrupt, progress},
 };
 
-/// Runs `images` through a folded network in evaluation mode, `batch` at a time; the outputs are f32 on the CPU.
-///
-/// # Errors
-/// [`Error::Interrupted`] between batches when the user asks to stop.
-pub fn compute(
-    network: &dyn Network,
-    images: &ImageSet,
-    normalisation: &Normalisation,
-    batch: usize,
-    device: &Device,
-    interrupt: &Interrupt,
-    mut progress: impl FnMut(usize),
-) -> Result<Bank> {
-    let (mut logits, mut features) = (Vec::new(), Vec::new());
-    for start in (0..images.len()).step_by(batch) {
-        interrupt.check()?;
-        let range: Range<usize> = start..(start + batch).min(images.len());
-        progress(range.end);
-        let outputs = network.forward(&images.tensor(range, normalisation, device)?, Mode::Eval)?;
-        // Detached: a bank must not keep the graph of its forward pass alive.
-        logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
-        features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+/// Images on their way through a folded network in evaluation mode. What it gives of the layers is computed anew in every pass.
+#[derive(Clone)]
+pub struct ForwardPass {
+    pub(super) network: Arc<dyn Network>,
+    pub(super) images: Arc<ImageSet>,
+    pub(super) normalisation: Normalisation,
+    /// Images at a time.
+    pub(super) batch: usize,
+    pub(super) device: Device,
+    pub(super) interrupt: Interrupt,
+}
+
+impl fmt::Debug for ForwardPass {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ForwardPass").field("images", &self.images.name).finish_non_exhaustive()
     }
-    let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
-    Ok(Bank { logits, features, members: None, labels: images.labels.clone(), activations: None })
+}
+
+impl ForwardPass {
+    /// The network's outputs, f32 on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] between batches when the user asks to stop.
+    pub fn outputs(&self) -> Result<Bank> {
+        let (mut logits, mut features) = (Vec::new(), Vec::new());
+        self.batches(&self.images.name, |_, images| {
+            let outputs = self.network.forward(images, Mode::Eval)?;
+            // Detached: a bank must not keep the graph of its forward pass alive.
+            logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            Ok(())
+        })?;
+        let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
+        Ok(Bank { logits, features, members: None, labels: self.images.labels.clone(), activations: None })
+    }
+
+    /// Calls `each` with every batch and the index of its first image, under a progress bar with this title.
+    fn batches(&self, title: &str, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
+        let bar = progress::forward_pass(title, self.images.len());
+        for start in (0..self.images.len()).step_by(self.batch) {
+            self.interrupt.check()?;
+            let range = start..(start + self.batch).min(self.images.len());
+            bar.set_position(range.end as u64);
+            each(start, &self.images.tensor(range, &self.normalisation, &self.device)?)?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn watched(&self, images: &Tensor) -> Result<Vec<Layer>> {
+        Ok(watch(|| self.network.forward(images, Mode::Eval))?.1)
+    }
+}
+
+impl Activations for ForwardPass {
+    fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        let image = self.images.tensor(0..1, &self.normalisation, &self.device)?;
+        Ok(self.watched(&image)?.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        let title = format!("{what}: {}", self.images.name);
+        self.batches(&title, |start, images| each(start, &self.watched(images)?))
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        Ok(Arc::new(Self { images: Arc::new(self.images.subset(images)), ..self.clone() }))
+    }
 }
 
 /// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
@@ -83,72 +130,4 @@ pub fn ensemble(members: Vec<Bank>) -> Result<Bank> {
         labels: members.into_iter().find_map(|bank| bank.labels),
         activations: None,
     })
-}
-
-/// The neurons of a network on an image set, computed anew in every pass.
-pub struct NetworkActivations {
-    network: Arc<dyn Network>,
-    images: Arc<ImageSet>,
-    normalisation: Normalisation,
-    batch: usize,
-    device: Device,
-    interrupt: Interrupt,
-}
-
-impl fmt::Debug for NetworkActivations {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("NetworkActivations").field("images", &self.images.name).finish_non_exhaustive()
-    }
-}
-
-impl NetworkActivations {
-    /// Of a folded network, `batch` images a pass.
-    pub fn new(
-        network: Arc<dyn Network>,
-        images: Arc<ImageSet>,
-        normalisation: Normalisation,
-        batch: usize,
-        device: Device,
-        interrupt: Interrupt,
-    ) -> Self {
-        Self { network, images, normalisation, batch, device, interrupt }
-    }
-
-    fn layers_of(&self, range: Range<usize>) -> Result<Vec<Layer>> {
-        let images = self.images.tensor(range, &self.normalisation, &self.device)?;
-        Ok(watch(|| self.network.forward(&images, Mode::Eval))?.1)
-    }
-}
-
-impl Activations for NetworkActivations {
-    fn images(&self) -> usize {
-        self.images.len()
-    }
-
-    fn layers(&self) -> Result<Vec<LayerShape>> {
-        Ok(self.layers_of(0..1)?.iter().map(LayerShape::from).collect())
-    }
-
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
-        let bar = progress::forward_pass(&format!("{what}: {}", self.images.name), self.images.len());
-        for start in (0..self.images.len()).step_by(self.batch) {
-            self.interrupt.check()?;
-            let range = start..(start + self.batch).min(self.images.len());
-            bar.set_position(range.end as u64);
-            each(start, &self.layers_of(range)?)?;
-        }
-        bar.finish_and_clear();
-        Ok(())
-    }
-
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
-        Ok(Arc::new(Self::new(
-            self.network.clone(),
-            Arc::new(self.images.subset(images)),
-            self.normalisation.clone(),
-            self.batch,
-            self.device.clone(),
-            self.interrupt.clone(),
-        )))
-    }
 }

@@ -23,7 +23,6 @@ use crate::{
         bank,
         execute::{LoadedSet, Runner},
         plan::{Cell, Node, file_digest, short_hash, to_json},
-        progress,
         results::{self, Environment, MethodResult, NetworkResult, OodResult, SeedResult},
         store::{Lock, read_json, write_json},
         training::Trained,
@@ -161,34 +160,26 @@ impl<'a> Runner<'a> {
     /// A network's outputs on a set, from disk if they were computed before.
     fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
         let Member { trained, folded, .. } = member;
-        let (device, interrupt) = (&self.context.device, &self.context.interrupt);
-        let activations = Some(Arc::new(bank::NetworkActivations::new(
-            folded.clone(),
-            set.images.clone(),
-            trained.normalisation.clone(),
-            batch_size,
-            device.clone(),
-            interrupt.clone(),
-        )) as _);
+        let pass = bank::ForwardPass {
+            network: folded.clone(),
+            images: set.images.clone(),
+            normalisation: trained.normalisation.clone(),
+            batch: batch_size,
+            device: self.context.device.clone(),
+            interrupt: self.context.interrupt.clone(),
+        };
         // Images of one batch may share sums, so the batch size can change the last bits.
         let folder = format!("v{VERSION}-batch{batch_size}");
         let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
-        if let Some(bank) = bank::read(&path, set.images.labels.clone())? {
-            return Ok(Bank { activations, ..bank });
-        }
-        let bar = progress::forward_pass(&set.images.name, set.images.len());
-        let bank = bank::compute(
-            folded.as_ref(),
-            &set.images,
-            &trained.normalisation,
-            batch_size,
-            device,
-            interrupt,
-            |done| bar.set_position(done as u64),
-        )?;
-        bar.finish_and_clear();
-        bank::write(&path, &bank)?;
-        Ok(Bank { activations, ..bank })
+        let bank = match bank::read(&path, set.images.labels.clone())? {
+            Some(bank) => bank,
+            None => {
+                let bank = pass.outputs()?;
+                bank::write(&path, &bank)?;
+                bank
+            }
+        };
+        Ok(Bank { activations: Some(Arc::new(pass)), ..bank })
     }
 
     /// Scores every set with one method and measures each OOD set against the ID set.
