@@ -411,19 +411,23 @@ fn neither_memory_nor_interruptions_change_a_bit() {
         let expected = score::scores(&whole, &test).unwrap();
 
         let scratch = tempfile::tempdir().unwrap();
-        let blocks = fitted(&config, &train, 1, Some(scratch.path()));
-        assert_eq!(blocks.record.passes, 5);
+        let least = fit::least_memory(&config, 370, 50);
+        let refused = fit::fit(&config, &train, least - 1, None).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(refused.to_string().contains("for the 370 neurons of these layers"), "{refused}");
+        let blocks = fitted(&config, &train, least, Some(scratch.path()));
+        assert_eq!(blocks.record.passes, 4);
         assert_eq!(score::scores(&blocks, &test).unwrap(), expected);
 
         // What is on disk is taken: nothing is passed over any more, but for the block that is gone, and one that is cut off.
         let mut files: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
-        assert_eq!(files.len(), 5);
+        assert_eq!(files.len(), 4);
         std::fs::remove_file(&files[1]).unwrap();
         let bytes = std::fs::read(&files[3]).unwrap();
         std::fs::write(&files[3], &bytes[..bytes.len() / 2]).unwrap();
         let counting = Counting { inner: train.clone(), passes: Default::default() };
-        let resumed = fit::fit(&config, &counting, 1, Some(scratch.path())).unwrap();
+        let resumed = fit::fit(&config, &counting, least, Some(scratch.path())).unwrap();
         assert_eq!(counting.passes.load(std::sync::atomic::Ordering::SeqCst), 2);
         assert_eq!(resumed.layers, whole.layers);
         assert_eq!(fit::Record { passes: 1, ..resumed.record.clone() }, whole.record);
@@ -432,8 +436,8 @@ fn neither_memory_nor_interruptions_change_a_bit() {
         // Those of other settings are not.
         let other = Config { k: 3, ..config.clone() };
         let counting = Counting { inner: train.clone(), passes: Default::default() };
-        fit::fit(&other, &counting, 1, Some(scratch.path())).unwrap();
-        assert_eq!(counting.passes.load(std::sync::atomic::Ordering::SeqCst), 5);
+        fit::fit(&other, &counting, least, Some(scratch.path())).unwrap();
+        assert_eq!(counting.passes.load(std::sync::atomic::Ordering::SeqCst), 4);
     }
 }
 

@@ -702,8 +702,8 @@ pub struct Evaluation {
     /// be at their fastest, and every machine has.
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub memory: usize,
-    /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes.
-    /// Ours: 2048. It changes no result.
+    /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes, and
+    /// is refused if not even what it keeps fits. Ours: 2048. It changes no result.
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub fit_memory: usize,
     /// Score random subsets of each OOD set, several times, as energy_ood does.

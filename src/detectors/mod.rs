@@ -16,7 +16,7 @@ mod registry;
 pub mod sngp;
 pub mod softmax_entropy;
 
-use std::{any::Any, fmt, path::Path, sync::Arc};
+use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 
 use candle_core::{DType, Tensor};
 
@@ -76,6 +76,14 @@ pub trait Activations: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()>;
+    /// Calls `each` with ranges that cover `0..steps` one after the other: work on what a pass gave, under a progress bar that
+    /// `what` names.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Interrupted`] between ranges when the user asks to stop.
+    fn work(&self, _what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
+        each(0..steps)
+    }
     /// The same layers on the images at these positions, in this order.
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>>;
 }

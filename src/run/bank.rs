@@ -1,6 +1,6 @@
 //! One forward pass per network and data set, kept on disk for every detector and every later run.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -25,6 +25,8 @@ pub struct ForwardPass {
     pub(super) normalisation: Normalisation,
     /// Images at a time.
     pub(super) batch: usize,
+    /// Bytes that the layers of a batch may take where they are looked at; fewer images then go at a time, but one at least.
+    pub(super) memory: usize,
     pub(super) device: Device,
     pub(super) interrupt: Interrupt,
 }
@@ -42,7 +44,7 @@ impl ForwardPass {
     /// [`Error::Interrupted`] between batches when the user asks to stop.
     pub fn outputs(&self) -> Result<Bank> {
         let (mut logits, mut features) = (Vec::new(), Vec::new());
-        self.batches(&self.images.name, |_, images| {
+        self.batches(&format!("scoring {}", self.images.name), self.batch, |_, images| {
             let outputs = self.network.forward(images, Mode::Eval)?;
             // Detached: a bank must not keep the graph of its forward pass alive.
             logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
@@ -54,15 +56,14 @@ impl ForwardPass {
     }
 
     /// Calls `each` with every batch and the index of its first image, under a progress bar with this title.
-    fn batches(&self, title: &str, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
-        let bar = progress::forward_pass(title, self.images.len());
-        for start in (0..self.images.len()).step_by(self.batch) {
+    fn batches(&self, title: &str, batch: usize, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
+        let mut bar = progress::Pass::new(title, self.images.len(), "images");
+        for start in (0..self.images.len()).step_by(batch) {
             self.interrupt.check()?;
-            let range = start..(start + self.batch).min(self.images.len());
-            bar.set_position(range.end as u64);
+            let range = start..(start + batch).min(self.images.len());
+            bar.set(range.end);
             each(start, &self.images.tensor(range, &self.normalisation, &self.device)?)?;
         }
-        bar.finish_and_clear();
         Ok(())
     }
 
@@ -82,8 +83,23 @@ impl Activations for ForwardPass {
     }
 
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        // All layers of a batch are kept until `each` has seen them.
+        let neurons: usize = self.layers()?.iter().map(|layer| layer.dims.iter().product::<usize>()).sum();
+        let fitting = (self.memory / (neurons * size_of::<f32>()).max(1)).clamp(1, self.batch);
         let title = format!("{what}: {}", self.images.name);
-        self.batches(&title, |start, images| each(start, &self.watched(images)?))
+        self.batches(&title, fitting, |start, images| each(start, &self.watched(images)?))
+    }
+
+    fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
+        let mut bar = progress::Pass::new(what, steps, "groups");
+        // Enough for every thread, and few enough that an interrupt is soon heard.
+        let together = 4 * rayon::current_num_threads();
+        for start in (0..steps).step_by(together) {
+            self.interrupt.check()?;
+            each(start..(start + together).min(steps))?;
+            bar.set((start + together).min(steps));
+        }
+        Ok(())
     }
 
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {

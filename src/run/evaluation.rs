@@ -152,24 +152,25 @@ impl<'a> Runner<'a> {
 
     /// The outputs of a network or an ensemble on a set.
     fn bank(&self, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
-        let banks = subject.members.iter().map(|member| self.member_bank(member, set, subject.batch_size));
+        let banks = subject.members.iter().map(|member| self.member_bank(member, set, subject));
         let mut banks = banks.collect::<Result<Vec<_>>>()?;
         if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
     }
 
     /// A network's outputs on a set, from disk if they were computed before.
-    fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, batch_size: usize) -> Result<Bank> {
+    fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> Result<Bank> {
         let Member { trained, folded, .. } = member;
         let pass = bank::ForwardPass {
             network: folded.clone(),
             images: set.images.clone(),
             normalisation: trained.normalisation.clone(),
-            batch: batch_size,
+            batch: subject.batch_size,
+            memory: subject.settings.memory << 20,
             device: self.context.device.clone(),
             interrupt: self.context.interrupt.clone(),
         };
         // Images of one batch may share sums, so the batch size can change the last bits.
-        let folder = format!("v{VERSION}-batch{batch_size}");
+        let folder = format!("v{VERSION}-batch{}", subject.batch_size);
         let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
         let bank = match bank::read(&path, set.images.labels.clone())? {
             Some(bank) => bank,

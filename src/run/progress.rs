@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::{
     Error, Result,
@@ -17,17 +17,43 @@ use crate::{
 /// The least time between two lines of the plain form, epoch ends aside.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A bar for `total` images that are run through a network; hidden where [`Progress`] would show lines.
-pub fn forward_pass(what: &str, total: usize) -> ProgressBar {
-    if plain_wanted() {
-        return ProgressBar::hidden();
+/// How far a pass over images, or other work of so many steps, is: a bar, or a line now and then.
+pub struct Pass {
+    bar: ProgressBar,
+    plain: bool,
+    begun: Instant,
+    last_line: Instant,
+}
+
+impl Pass {
+    /// Of `total` steps, each of them one of the `units`: "images".
+    pub fn new(what: &str, total: usize, units: &str) -> Self {
+        let (plain, now) = (plain_wanted(), Instant::now());
+        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::no_length() };
+        bar.set_length(total as u64);
+        bar.set_prefix(what.to_owned());
+        let style =
+            ProgressStyle::with_template(&format!("{{prefix}} {{bar:24}} {{pos}}/{{len}} {units}, {{eta}} left"));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ "));
+        Self { bar, plain, begun: now, last_line: now }
     }
-    let bar = ProgressBar::new(total as u64).with_prefix(format!("scoring {what}"));
-    bar.with_style(
-        ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} images, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("━╸ "),
-    )
+
+    /// So many steps are done.
+    pub fn set(&mut self, done: usize) {
+        self.bar.set_position(done as u64);
+        let total = self.bar.length().unwrap_or_default();
+        if self.plain && self.last_line.elapsed() >= EVERY && (done as u64) < total && done > 0 {
+            self.last_line = Instant::now();
+            let left = self.begun.elapsed().mul_f64((total - done as u64) as f64 / done as f64);
+            eprintln!("{}: {done}/{total}, {} left", self.bar.prefix(), HumanDuration(left));
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Whether standard error wants lines instead of bars.

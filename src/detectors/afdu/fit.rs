@@ -103,13 +103,29 @@ impl Curves {
     }
 }
 
-/// Fits all neurons. `memory` in bytes; less than one group of neurons needs is taken for that.
+/// Fits all neurons in `memory` bytes.
+///
+/// # Errors
+/// [`crate::Error::Input`] if that is less than [`least_memory`], or a layer is not there;
+/// [`crate::Error::Interrupted`] when the user asks to stop.
 pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Option<&Path>) -> Result<Fitted> {
     let chosen = layers::choose(config, &train.layers()?)?;
     let subset = subset(config, train)?;
     let train = subset.as_deref().unwrap_or(train);
+    let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
+    let least = least_memory(config, neurons, train.images());
+    if memory < least {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        return Err(crate::Error::input(format!(
+            "AFDU needs at least {} MiB for the {neurons} neurons of these layers, and may use {} MiB",
+            mib(least),
+            mib(memory)
+        ))
+        .hint("raise evaluation.fit_memory (--memory), name fewer layers, or take `granularity: channel`"));
+    }
     let blocks = blocks(config, &chosen, train.images(), memory);
     let mut parts: Vec<Part> = Vec::new();
+    let mut sums = Vec::new();
     for (index, block) in blocks.iter().enumerate() {
         let place = format!("{config:?} {chosen:?} {} images, block {block:?}", train.images());
         let path = scratch.map(|scratch| scratch.join(format!("neurons-{:08}.safetensors", block.start)));
@@ -117,21 +133,40 @@ pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Opt
             Some(path) => Part::read(path, &place, config)?,
             None => None,
         };
-        let part = match stored {
+        let mut part = match stored {
             Some(part) => part,
             None => {
-                let what = format!("AFDU {} of {}", index + 1, blocks.len());
-                let values = collect(config, &chosen, block, train, &what)?;
-                let part = fit_block(config, &chosen, block, &values, parts.last().map(|part| &part.sums[..]));
+                let part_of = match blocks.len() {
+                    1 => String::new(),
+                    all => format!(", part {} of {all}", index + 1),
+                };
+                let values = collect(config, &chosen, block, train, &format!("fitting AFDU{part_of}"))?;
+                let what = format!("fitting AFDU{part_of}: neurons");
+                let part = fit_block(config, &chosen, block, &values, sums, train, &what)?;
                 if let Some(path) = &path {
                     part.write(path, &place)?;
                 }
                 part
             }
         };
+        sums = std::mem::take(&mut part.sums);
         parts.push(part);
     }
-    assemble(config, chosen, train.images(), parts)
+    assemble(config, chosen, train.images(), parts, &sums)
+}
+
+/// The bytes that a fit of so many neurons needs: all of them fitted, and the activations of one group on all images.
+pub fn least_memory(config: &Config, neurons: usize, images: usize) -> usize {
+    neurons * fitted_bytes(config) + GROUP.min(neurons) * images * size_of::<f32>()
+}
+
+/// The most bytes that a fitted neuron takes.
+fn fitted_bytes(config: &Config) -> usize {
+    match config.engine {
+        // Twice, while the blocks' tables are joined.
+        Engine::Tabulated => 2 * (NODES * size_of::<u16>() + size_of::<Head>()),
+        Engine::Exact => config.clusters * 2 * size_of::<[f64; 2]>(),
+    }
 }
 
 /// The train images that are learned from, if not all are.
@@ -150,11 +185,7 @@ pub(super) fn evenly(images: usize, all: usize) -> Vec<usize> {
 /// Ranges of neurons, whole groups each, whose activations fit into the memory beside the finished tables.
 fn blocks(config: &Config, chosen: &[Chosen], images: usize, memory: usize) -> Vec<Range<usize>> {
     let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-    let finished = match config.engine {
-        Engine::Tabulated => NODES * size_of::<u16>() + size_of::<Head>(),
-        Engine::Exact => config.clusters * 2 * size_of::<[f64; 2]>(),
-    };
-    let capacity = memory.saturating_sub(neurons * finished) / (images.max(1) * size_of::<f32>());
+    let capacity = memory.saturating_sub(neurons * fitted_bytes(config)) / (images.max(1) * size_of::<f32>());
     let mut blocks: Vec<Range<usize>> = Vec::new();
     for group in groups(chosen) {
         match blocks.last_mut() {
@@ -207,36 +238,46 @@ fn collect(
     Ok(values)
 }
 
-/// Fits a block's neurons. `sums` are each layer's and image's log factors of the neurons before the block.
-fn fit_block(config: &Config, chosen: &[Chosen], block: &Range<usize>, values: &[f32], sums: Option<&[f64]>) -> Part {
+/// Fits a block's neurons. `sums` are each layer's and image's log factors of the neurons before the block, if there are any.
+/// `what` names the work on the progress bar.
+fn fit_block(
+    config: &Config,
+    chosen: &[Chosen],
+    block: &Range<usize>,
+    values: &[f32],
+    sums: Vec<f64>,
+    train: &dyn Activations,
+    what: &str,
+) -> Result<Part> {
     let images = values.len() / block.len();
     let standardised = config.aggregate == Aggregate::Standardised;
     let groups: Vec<Range<usize>> =
         groups(chosen).filter(|group| block.start <= group.start && group.end <= block.end).collect();
-    let fitted: Vec<(Vec<Piece>, Vec<f64>)> = groups
-        .par_iter()
-        .map(|group| {
-            let mut sums = vec![0.0; if standardised { images } else { 0 }];
-            let mut sorted = vec![0.0; images];
-            let mut factors = vec![0.0; images];
-            let pieces = group.clone().map(|neuron| {
-                let column = &values[(neuron - block.start) * images..(neuron - block.start + 1) * images];
-                sorted.copy_from_slice(column);
-                let piece = Piece::new(Neuron::fit(&mut sorted, config), config.engine, neuron % MEASURED == 0);
-                if standardised {
-                    piece.log_factors(config.cap as f32, column, &mut factors);
-                    sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
-                }
-                piece
-            });
-            (pieces.collect(), sums)
-        })
-        .collect();
-    let mut totals = match (sums, standardised) {
-        (Some(sums), _) => sums.to_vec(),
-        (None, true) => vec![0.0; chosen.len() * images],
-        (None, false) => Vec::new(),
+    let fit_group = |group: &Range<usize>| {
+        let mut sums = vec![0.0; if standardised { images } else { 0 }];
+        let mut sorted = vec![0.0; images];
+        let mut factors = vec![0.0; images];
+        let pieces = group.clone().map(|neuron| {
+            let column = &values[(neuron - block.start) * images..(neuron - block.start + 1) * images];
+            sorted.copy_from_slice(column);
+            let piece = Piece::new(Neuron::fit(&mut sorted, config), config.engine, neuron % MEASURED == 0);
+            if standardised {
+                piece.log_factors(config.cap as f32, column, &mut factors);
+                sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
+            }
+            piece
+        });
+        (pieces.collect::<Vec<Piece>>(), sums)
     };
+    let mut fitted: Vec<(Vec<Piece>, Vec<f64>)> = Vec::with_capacity(groups.len());
+    train.work(what, groups.len(), &mut |range| {
+        fitted.par_extend(groups[range].par_iter().map(fit_group));
+        Ok(())
+    })?;
+    let mut totals = sums;
+    if standardised && totals.is_empty() {
+        totals = vec![0.0; chosen.len() * images];
+    }
     let mut part = Part::default();
     for (group, (pieces, sums)) in groups.iter().zip(fitted) {
         part.pieces.extend(pieces);
@@ -246,12 +287,11 @@ fn fit_block(config: &Config, chosen: &[Chosen], block: &Range<usize>, values: &
     }
     part.unusable = values.iter().filter(|value| !super::neuron::is_usable(**value)).count();
     part.sums = totals;
-    part
+    Ok(part)
 }
 
-fn assemble(config: &Config, chosen: Vec<Chosen>, images: usize, parts: Vec<Part>) -> Result<Fitted> {
+fn assemble(config: &Config, chosen: Vec<Chosen>, images: usize, parts: Vec<Part>, sums: &[f64]) -> Result<Fitted> {
     let mut record = Record { images, passes: parts.len(), ..Record::default() };
-    let sums = parts.last().map(|part| part.sums.clone()).unwrap_or_default();
     let mut pieces = Vec::new();
     for part in parts {
         record.unusable_activations += part.unusable;

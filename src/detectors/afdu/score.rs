@@ -21,7 +21,7 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
     let mut scores = vec![0.0; activations.images()];
     #[cfg(any(feature = "cuda", test))]
     let mut curves_on_gpu = super::on_gpu::OnGpu::default();
-    activations.pass("AFDU", &mut |start, batch| {
+    activations.pass("scoring AFDU", &mut |start, batch| {
         for layer in &fitted.layers {
             let neurons = layer.chosen.neurons.clone();
             #[cfg(any(feature = "cuda", test))]
@@ -112,7 +112,7 @@ pub fn factors(fitted: &Fitted, activations: &dyn Activations, images: &[usize])
     let mut found: Vec<Factors> = (fitted.layers.iter())
         .map(|layer| Factors { chosen: layer.chosen.clone(), activations: Vec::new(), log_factors: Vec::new() })
         .collect();
-    activations.subset(images)?.pass("AFDU", &mut |_, batch| {
+    activations.subset(images)?.pass("drawing AFDU", &mut |_, batch| {
         for layer in &mut found {
             let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
             let neurons = layer.chosen.neurons.clone();

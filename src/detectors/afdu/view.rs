@@ -228,7 +228,7 @@ pub fn activations(config: &Config, layer: &Chosen, activations: &dyn Activation
 /// The activations of some neurons of a layer on every image, neuron by neuron.
 fn columns(config: &Config, layer: &Chosen, activations: &dyn Activations, neurons: &[usize]) -> Result<Vec<Vec<f32>>> {
     let mut columns = vec![Vec::with_capacity(activations.images()); neurons.len()];
-    activations.pass("AFDU", &mut |_, batch| {
+    activations.pass("drawing AFDU", &mut |_, batch| {
         for row in layers::rows(config, layer, batch)?.chunks_exact(layer.neurons.len()) {
             columns.iter_mut().zip(neurons).for_each(|(column, neuron)| column.push(row[*neuron]));
         }
