@@ -98,7 +98,8 @@ fn network(name: &str, train: usize, test: usize) -> Result<()> {
         "fit_seconds": fit_seconds, "forward_seconds": forward, "tabulated_seconds": scored, "peak_mib": peak(),
         "forward_processor_seconds": processor[0], "tabulated_processor_seconds": processor[1],
         "exact_seconds_per_image": exact.map(|seconds| seconds / few.images() as f64),
-        "largest_table_error": fitted.record.largest_table_error, "mean_table_error": fitted.record.mean_table_error,
+        "largest_table_error": fitted.record.tables.as_ref().map(|tables| tables.largest_table_error),
+        "mean_table_error": fitted.record.tables.as_ref().map(|tables| tables.mean_table_error),
     });
     println!("{line}");
     Ok(())

@@ -479,21 +479,54 @@ fn dead_constant_and_nonsensical_neurons_are_counted() {
     let values = Tensor::from_vec(values, (images, 6), &Device::Cpu).unwrap();
     let layer = Layer { name: "odd".into(), values, activation: Activation::Identity };
     let train = Made { layers: vec![layer], batch: 8 };
-    let config = Config { constant: Constant::Layer, cap: 9.0, aggregate: Aggregate::Log, ..Config::default() };
-    let fitted = fitted(&config, &train, 1 << 30, None);
-    let record = &fitted.record;
-    let counts = [record.neurons, record.constant, record.absent, record.with_atoms, record.unusable_activations];
-    assert_eq!(counts, [6, 2, 1, 1, images + images / 2]);
-    assert!(score::scores(&fitted, &train).unwrap().iter().all(|score| score.is_finite()));
-    let factors = score::factors(&fitted, &train, &[0, 1]).unwrap();
-    assert_eq!(factors[0].activations.len(), 12);
-    assert!(factors[0].log_factors.iter().all(|factor| (-9.0..=9.0).contains(factor)));
-    // The constant neuron is anomalous elsewhere; the one that was never a number tells nothing.
-    let mut found = [0.0; 4];
-    fitted.curves.log_factors(1, &[0.5, 0.5 + 1e-6, 100.0, f32::NAN], &mut found);
-    assert!(found[0] == 0.0 && found[1] < 1e-3 && found[2..] == [9.0, 9.0], "{found:?}");
-    fitted.curves.log_factors(2, &[0.0, 1e9, -3.0, 7.0], &mut found);
-    assert_eq!(found, [0.0; 4]);
+    for engine in [Engine::Tabulated, Engine::Exact] {
+        let config =
+            Config { constant: Constant::Layer, cap: 9.0, aggregate: Aggregate::Log, engine, ..Config::default() };
+        let told = fitted(&config, &train, 1 << 30, None);
+        let record = &told.record;
+        let counts = [record.neurons, record.constant, record.absent, record.with_atoms, record.unusable_activations];
+        assert_eq!(counts, [6, 2, 1, 1, images + images / 2]);
+        let factors = score::factors(&told, &train, &[0, 1]).unwrap();
+        assert_eq!(factors[0].activations.len(), 12);
+        assert!(factors[0].log_factors.iter().all(|factor| (-9.0..=9.0).contains(factor)));
+        // The constant neuron is anomalous elsewhere; the one that was never a number tells nothing.
+        let of = |fitted: &fit::Fitted, neuron: usize, values: [f32; 4]| {
+            let mut found = [-1.0; 4];
+            fitted.curves.log_factors(neuron, &values, &mut found);
+            found
+        };
+        let constant = of(&told, 1, [0.5, 0.5 + 1e-6, 100.0, f32::NAN]);
+        assert!(constant[0] == 0.0 && constant[1] < 1e-3 && constant[2..] == [9.0, 9.0], "{constant:?}");
+        let hostile = [0.0, f32::INFINITY, -3.0, f32::NAN];
+        assert_eq!(of(&told, 2, hostile), [0.0; 4]);
+        assert_eq!(of(&told, 4, hostile)[3], 9.0);
+        let ignored = fitted(&Config { constant: Constant::Ignore, ..config.clone() }, &train, 1 << 30, None);
+        assert_eq!(of(&ignored, 1, hostile), [0.0; 4]);
+        // What is NaN on the images it was fitted to does not rule their scores.
+        let usual =
+            score::scores(&fitted(&Config { aggregate: Aggregate::Paper, ..config }, &train, 1 << 30, None), &train);
+        // Infinity by one of six neurons on every other image is all that is anomalous.
+        let infinite = 9.0_f32.exp() / 6.0;
+        for (image, score) in usual.unwrap().iter().enumerate() {
+            let others = score - if image % 2 == 0 { infinite } else { 0.0 };
+            assert!((0.0..30.0).contains(&others), "{engine:?}: image {image}: {score}");
+        }
+    }
+}
+
+#[test]
+fn a_record_says_how_far_tables_are_off_and_of_how_many_that_is_known() {
+    let train = many_neurons(50, "train");
+    let record = |engine| fitted(&Config { engine, ..Config::default() }, &train, 1 << 30, None).record;
+    // 370 neurons, of which one in 17 is measured.
+    let tables = record(Engine::Tabulated).tables.unwrap();
+    near(tables.tables_measured, 22.0 / 370.0, 1e-12, "measured");
+    assert!(tables.largest_table_error > tables.mean_table_error && tables.mean_table_error > 0.0, "{tables:?}");
+    let written = serde_json::to_value(record(Engine::Tabulated)).unwrap();
+    assert_eq!(written["tables_off_by_a_tenth"], tables.tables_off_by_a_tenth);
+    assert_eq!(written["largest_table_error"], tables.largest_table_error);
+    let written = serde_json::to_value(record(Engine::Exact)).unwrap();
+    assert!(written.as_object().unwrap().keys().all(|key| !key.contains("table")), "{written}");
 }
 
 #[test]

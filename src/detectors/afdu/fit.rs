@@ -20,8 +20,12 @@ use crate::{Result, detectors::Activations};
 /// Neurons that are fitted together, and whose factors are added up before they are added to others.
 const GROUP: usize = 128;
 
-/// Tables are compared with exact factors for one neuron in so many: it costs as much as to make the table.
-const MEASURED: usize = 16;
+/// Tables are compared with exact factors for one neuron in so many: it costs as much as to make the table. Ours: coprime with the
+/// usual widths of feature maps, so that all their columns are met.
+const MEASURED: usize = 17;
+
+/// A table with a larger difference in its log factors than this, a tenth of the factor, is off.
+const OFF: f64 = 0.1;
 
 /// A fitted AFDU.
 #[derive(Debug)]
@@ -65,10 +69,35 @@ pub struct Record {
     pub images: usize,
     /// Passes over them.
     pub passes: usize,
-    /// The largest difference of a tabulated log factor from the exact one, at centres and between nodes.
+    /// How well tables stand for exact factors, if there are tables.
+    #[serde(flatten)]
+    pub tables: Option<TableErrors>,
+}
+
+/// How far tabulated log factors are from exact ones.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct TableErrors {
+    /// The share of the tables that were compared with exact factors, one neuron in 17; the rest is of these.
+    pub tables_measured: f64,
+    /// The largest difference anywhere: at centres and between nodes.
     pub largest_table_error: f64,
     /// The mean difference on train activations.
     pub mean_table_error: f64,
+    /// The share of tables with a difference above 0.1 anywhere.
+    pub tables_off_by_a_tenth: f64,
+}
+
+impl TableErrors {
+    /// `None` if no table was measured.
+    fn of(errors: &[Error], tables: usize) -> Option<Self> {
+        let share = |count: usize, of: usize| count as f64 / of as f64;
+        (!errors.is_empty()).then(|| Self {
+            tables_measured: share(errors.len(), tables),
+            largest_table_error: errors.iter().map(|error| error.largest).fold(0.0, f64::max),
+            mean_table_error: errors.iter().map(|error| error.mean).sum::<f64>() / errors.len() as f64,
+            tables_off_by_a_tenth: share(errors.iter().filter(|error| error.largest > OFF).count(), errors.len()),
+        })
+    }
 }
 
 /// Every neuron's log factor as a function.
@@ -88,7 +117,7 @@ pub enum Curves {
 }
 
 impl Curves {
-    /// ln WAF of values by a neuron, never NaN.
+    /// ln WAF of values by a neuron, never NaN; that of NaN is the cap, or 0 by a neuron that tells nothing.
     pub fn log_factors(&self, neuron: usize, values: &[f32], factors: &mut [f32]) {
         match self {
             Self::Tabulated { heads, nodes, cap } => {
@@ -360,12 +389,15 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 impl Record {
     fn note(&mut self, pieces: &[Piece]) {
         self.neurons = pieces.len();
-        let mut errors: Vec<Error> = Vec::new();
+        let (mut errors, mut tables) = (Vec::<Error>::new(), 0);
         for piece in pieces {
             match piece {
                 Piece::Constant(_) => self.constant += 1,
                 Piece::Absent => self.absent += 1,
-                Piece::Table { error, .. } => errors.extend(error),
+                Piece::Table { error, .. } => {
+                    errors.extend(error);
+                    tables += 1;
+                }
                 Piece::Model(_) => {}
             }
             if let Some((fell_back, atoms)) = piece.irregular() {
@@ -373,7 +405,6 @@ impl Record {
                 self.with_atoms += usize::from(atoms);
             }
         }
-        self.largest_table_error = errors.iter().map(|error| error.largest).fold(0.0, f64::max);
-        self.mean_table_error = errors.iter().map(|error| error.mean).sum::<f64>() / errors.len().max(1) as f64;
+        self.tables = TableErrors::of(&errors, tables);
     }
 }

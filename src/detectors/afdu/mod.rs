@@ -11,6 +11,9 @@
 //! - Reference code: none was published.
 //! - What the paper leaves open is a key of [`Config`] each: neighbours, σ, layers, floor. The factor is computed in log space,
 //!   so that a density that underflows is told from one that underflows further.
+//! - NaN, infinite and huge activations of train images are left out of a neuron's fit. A neuron that had any other is asked as
+//!   usual, and NaN, which it was not fitted to, is as anomalous as can be: the factor is the cap. A neuron that had no other
+//!   tells nothing: its factor is 1 for every value and for NaN, as that of a constant neuron under `constant: ignore`.
 
 pub mod bandwidth;
 pub mod density;
@@ -61,7 +64,7 @@ pub struct Config {
     /// none.
     #[garde(range(min = 0.0, max = 1.0))]
     pub floor: f64,
-    /// The largest log anomaly factor, and that of NaN. 80, the largest of which sums over layers are finite as f32; the paper
+    /// The largest log anomaly factor, and that of NaN by a neuron that tells anything. 80, the largest of which sums over layers are finite as f32; the paper
     /// names none.
     #[garde(range(min = 1e-3, max = 80.0))]
     pub cap: f64,
@@ -130,7 +133,7 @@ setting! {
     }
     /// What is made of a neuron that took one value only.
     Constant {
-        /// A factor of 1 for every value.
+        /// A factor of 1 for every value and for NaN.
         Ignore,
         /// One kernel, with the median bandwidth of the layer's other neurons.
         Layer,

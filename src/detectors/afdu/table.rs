@@ -55,7 +55,7 @@ impl Head {
     }
 
     /// Of a neuron that only took `value`, as if its density were one kernel of this bandwidth; without one, of a neuron that
-    /// tells nothing: a log factor of 0 everywhere. All its nodes are 0.
+    /// tells nothing: a log factor of 0 everywhere, and of NaN. All its nodes are 0.
     pub fn constant(value: f32, bandwidth: Option<f64>, cap: f64) -> Self {
         let bandwidths = bandwidth.map_or(0.0, |bandwidth| 1.0 / bandwidth);
         let reach = bandwidth.map_or(0.0, |bandwidth| reach(cap) * bandwidth) as f32;
@@ -155,7 +155,7 @@ fn reach(fall: f64) -> f64 {
     1.001 * (2.0 * fall).sqrt()
 }
 
-/// ln WAF of `values` by a neuron's table; NaN gives the cap. `nodes` are [`NODES`].
+/// ln WAF of `values` by a neuron's table; NaN gives the cap, unless the neuron tells nothing. `nodes` are [`NODES`].
 pub fn log_factors(head: &Head, nodes: &[u16], cap: f32, values: &[f32], factors: &mut [f32]) {
     let Some((nodes, _)) = nodes.split_first_chunk::<NODES>() else { return };
     wide(
@@ -195,11 +195,13 @@ fn chunk(head: &Head, nodes: &[u16; NODES], cap: f32, values: &[f32], factors: &
         let index = (*index as usize).min(NODES - 2);
         (*left, *right) = (nodes[index], nodes[index + 1]);
     }
+    // An infinitely wide kernel: the neuron tells nothing.
+    let of_nan = if head.bandwidths == 0.0 { 0.0 } else { cap };
     for (index, (value, factor)) in values.iter().zip(factors).enumerate() {
         let [left, right] = [f32::from(lefts[index]), f32::from(rights[index])];
         let flat = head.lowest + head.step * (left + places[index] * (right - left));
         let found = (flat + 0.5 * beyond[index] * beyond[index]).min(cap);
-        *factor = if value.is_nan() { cap } else { found };
+        *factor = if value.is_nan() { of_nan } else { found };
     }
 }
 

@@ -3,7 +3,7 @@
 
 namespace anomaly_factor {
 
-// A neuron's clusters: `Packed::Exact` of ops/anomaly_factor.rs. Positions are bandwidths from the origin, in increasing order.
+// A neuron's clusters: `Curves::Exact` of ops/anomaly_factor.rs. Positions are bandwidths from the origin, in increasing order.
 struct Neuron {
   uint count;
   double origin, bandwidth, floor;
@@ -53,7 +53,8 @@ __device__ void exact(uint images, uint neurons, double cap, const double *scale
   Neuron neuron = {starts[index + 1] - first, scales[3 * index],     scales[3 * index + 1],  scales[3 * index + 2],
                    centres + first,           breaks + first,        log_densities + first, weights + first};
   T value = values[image * neurons + index];
-  double factor = cap;
+  // NaN is as anomalous as can be, unless the neuron tells nothing: its one kernel is infinitely wide.
+  double factor = 1 / neuron.bandwidth == 0 ? 0 : cap;
   if (value == value) {
     constexpr double LARGEST = 3.4e38, FARTHEST = 1e9;
     double bounded = value < -LARGEST ? -LARGEST : value > LARGEST ? LARGEST : double(value);
@@ -81,7 +82,7 @@ __device__ void tabulated(uint images, uint neurons, double cap, const T *heads,
   const uint *pairs = nodes + neuron * (NODES / 2);
   T a = head[0], b = head[1], c = head[2], d = head[3], bandwidths = head[9], lowest = head[10], step = head[11];
   for (uint image = threadIdx.x / COLUMNS; image < images; image += THREADS / COLUMNS) {
-    T value = values[image * neurons + neuron], factor = T(cap);
+    T value = values[image * neurons + neuron], factor = bandwidths == T(0) ? T(0) : T(cap);
     if (value == value) {
       T inside = value < a ? a : value > d ? d : value;
       T place = ((inside < b ? inside : b) - a) * densities[0] + ((inside > c ? inside : c) - c) * densities[2] +
