@@ -11,7 +11,7 @@ use oodkit::{
     Error, Result,
     config::{self, load::Loaded, overrides},
     data,
-    detectors::{DetectorConfig, feature_file},
+    detectors::{self, DetectorConfig, feature_file},
     did_you_mean, metrics, report,
     run::{
         device::Wanted,
@@ -336,8 +336,8 @@ fn list(folders: &Folders) -> Result<()> {
 /// The detectors, a line each: name, what it needs by the names of a feature file, what it is.
 fn detectors() -> String {
     let lines = DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok()).map(|config| {
-        let needs: Vec<&str> = config.build().needs().iter().map(|need| need.tensor()).collect();
-        format!("  {:<24} {:<32} {}\n", config.name(), needs.join(", "), config.about())
+        let needs: Vec<&str> = config.build().needs().iter().map(|need| need.wanted()).collect();
+        format!("  {:<24} {:<40} {}\n", config.name(), needs.join(", "), config.about())
     });
     lines.collect()
 }
@@ -348,7 +348,10 @@ fn score(arguments: &Score) -> Result<()> {
         return Err(Error::input(format!("--out {}: scores are written as .npy", arguments.out.display())));
     }
     let (fit, memory) = (arguments.fit.as_deref(), (arguments.memory as usize) << 20);
-    let scores = feature_file::score(&config, fit, &arguments.input, memory)?;
+    let feature_file::Scored { scores, record } = feature_file::score(&config, fit, &arguments.input, memory)?;
+    if let Some(fit) = record.map(|record| detectors::in_words(&record)).filter(|fit| !fit.is_empty()) {
+        eprintln!("fit, what is 0 left out: {fit}");
+    }
     metrics::files::write_npy(&arguments.out, scores.as_slice())?;
     eprintln!("{} scores in {}", scores.as_slice().len(), arguments.out.display());
     Ok(())

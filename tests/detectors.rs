@@ -49,7 +49,16 @@ fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
     let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
     let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
     let scorer = detector.fit(&Fit { train, head: Some(&head), memory: 1 << 20, scratch: None })?;
-    Ok(scorer.score(bank)?.as_slice().to_vec())
+    let kernels = detector.needs().contains(&Need::Kernels).then(|| of_kernels(bank));
+    Ok(scorer.score(kernels.as_ref().unwrap_or(bank))?.as_slice().to_vec())
+}
+
+/// Logits such as a DUQ head's, at most 0: ln sigmoid of the given ones.
+fn of_kernels(bank: &Bank) -> Bank {
+    let ln_sigmoid = |x: f64| if x.is_finite() { x.min(0.0) - (-x.abs()).exp().ln_1p() } else { x };
+    let values = bank.logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values = values.into_iter().map(|logit| ln_sigmoid(f64::from(logit)) as f32).collect();
+    Bank { logits: Tensor::from_vec(values, bank.logits.shape(), &Device::Cpu).unwrap(), ..bank.clone() }
 }
 
 fn every_detector() -> impl Iterator<Item = DetectorConfig> {

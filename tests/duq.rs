@@ -22,7 +22,6 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("golden/duq.json")).unwrap()
 }
 
-/// `value` of duq.py.
 /// A network of duq.py in its first state, and its batch.
 struct Case {
     golden: Value,

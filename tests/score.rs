@@ -112,10 +112,82 @@ fn what_is_wrong_with_the_files_is_said() {
     refused(&["--detector", "kn", "--input", &good, "--out", to], "did you mean \"knn\"?");
     refused(&["--detector", "msp", "--input", &good, "--out", "scores.txt"], "written as .npy");
     let wide = write(here, "wide.safetensors", &[("features", rows(60, 4, 0.5))]);
-    refused(
-        &["--detector", "knn", "--fit", &wide, "--input", &good, "--out", to],
-        "features has 4 columns in the --fit file and 3 in",
-    );
+    refused(&["--detector", "knn", "--fit", &wide, "--input", &good, "--out", to], "wide.safetensors and 3 in");
+}
+
+/// (N, D) taps that no two images share.
+fn taps(images: usize, first: usize) -> Tensor {
+    rows(images + first, 2, 0.37).narrow(0, first, images).unwrap().contiguous().unwrap()
+}
+
+#[test]
+fn layers_go_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let fit = write(here, "train.safetensors", &[("taps.b", taps(50, 0))]);
+    let alone = write(here, "alone.safetensors", &[("taps.b", taps(7, 60))]);
+    let second = write(here, "second.safetensors", &[("taps.a", rows(7, 5, 2.9)), ("taps.b", taps(7, 60))]);
+    let both = write(here, "both.safetensors", &[("taps.a", rows(50, 5, 0.7)), ("taps.b", taps(50, 0))]);
+    let of = |detector, fit: &str, input: &str| scored(&["--detector", detector, "--fit", fit, "--input", input], &out);
+    let expected = of("afdu: {clusters: 16}", &fit, &alone);
+    assert!(expected.iter().any(|score| *score != expected[0]), "{expected:?}");
+    assert_eq!(of("afdu: {clusters: 16}", &fit, &second), expected);
+    assert_eq!(of("afdu: {clusters: 16, layers: [b]}", &both, &alone), expected);
+    fs::remove_file(&out).unwrap();
+
+    let wide = write(here, "wide.safetensors", &[("taps.b", rows(7, 3, 0.5))]);
+    let same = write(here, "same.safetensors", &[("taps.b", taps(1, 0))]);
+    for (detector, fit, input, expected) in [
+        ("afdu", &both, &alone, ["taps.a is in ", "both.safetensors and not in ", "alone.safetensors"]),
+        ("afdu", &fit, &wide, ["taps.b is [2] an image in ", "train.safetensors and [3] in ", "wide.safetensors"]),
+        ("afdu: {layers: [c]}", &both, &alone, ["both.safetensors: ", "no layer \"c\"", "it has a, b"]),
+        ("afdu: {tap: pre}", &fit, &alone, ["tap: pre", "taken as they are", "hint: leave tap out"]),
+        ("afdu", &same, &alone, ["same.safetensors: ", "none of 2 neurons varies over its 1 images", "hint"]),
+    ] {
+        let arguments = ["--detector", detector, "--fit", fit, "--input", input, "--out", out.to_str().unwrap()];
+        let assert = oodkit().arg("score").args(arguments).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(expected.iter().all(|part| said.contains(part)), "{detector}: {said}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn a_fit_says_what_it_met_and_takes_any_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let labels = Tensor::from_vec([0i64, 0, 0, 0, 7, 7, 7, 7, 9, u32::MAX.into()].to_vec(), 10, &Device::Cpu).unwrap();
+    let fit = write(here, "train.safetensors", &[("features", rows(10, 2, 0.37)), ("labels", labels)]);
+    let input = write(here, "test.safetensors", &[("features", rows(5, 2, 0.9))]);
+    let out = here.join("scores.npy");
+    let told = |arguments: &[&str]| {
+        let assert = oodkit().arg("score").args(arguments).args(["--out", out.to_str().unwrap()]).assert().success();
+        String::from_utf8(assert.get_output().stderr.clone()).unwrap()
+    };
+    let said = told(&["--detector", "ddu", "--fit", &fit, "--input", &input]);
+    assert!(said.contains("fit, what is 0 left out: classes left out 9 4294967295\n"), "{said}");
+    assert!(read_scores(&out).unwrap().iter().all(|score| score.is_finite()));
+    let fit = write(here, "taps.safetensors", &[("taps.fc", taps(40, 0))]);
+    let said = told(&["--detector", "afdu: {clusters: 8}", "--fit", &fit, "--input", &fit]);
+    assert!(said.contains("fit, what is 0 left out: neurons 2, ") && said.contains("images 40"), "{said}");
+    assert!(!told(&["--detector", "knn: {k: 1}", "--fit", &input, "--input", &input]).contains("fit"));
+}
+
+#[test]
+fn duq_takes_logarithms_of_kernels_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let file = |name, values: [f32; 4]| {
+        write(here, name, &[("logits", Tensor::new(&values, &Device::Cpu).unwrap().reshape((2, 2)).unwrap())])
+    };
+    let kernels = file("kernels.safetensors", [-0.5, -2.0, 5e-7, -3.0]);
+    assert_eq!(scored(&["--detector", "duq", "--input", &kernels], &out), [0.5, -5e-7]);
+    let logits = file("logits.safetensors", [-0.5, -2.0, -1.0, 5.0]);
+    let assert = oodkit().args(["score", "--detector", "duq", "--input", &logits, "--out", "never.npy"]).assert();
+    let said = String::from_utf8(assert.code(2).get_output().stderr.clone()).unwrap();
+    assert!(said.contains("duq reads ln K of a DUQ head's kernels, at most 0, and image 1 has 5"), "{said}");
 }
 
 #[test]
@@ -124,5 +196,6 @@ fn detectors_are_listed_with_what_they_need() {
     let said = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
     let line = said.lines().find(|line| line.trim_start().starts_with("knn")).unwrap();
     assert!(line.contains("features, a train set") && line.contains("Sun et al. 2022"), "{line}");
+    assert!(said.contains(" logits (ln K) ") && said.contains(" taps.<layer> (taken as is), a train set "), "{said}");
     assert_eq!(said.lines().count(), oodkit::detectors::DetectorConfig::NAMES.len());
 }

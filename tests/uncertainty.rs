@@ -32,7 +32,6 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("golden/uncertainty.json")).unwrap()
 }
 
-/// `parameter` of pattern.py, to the accuracy of f32.
 fn architecture(backbone: Value, coefficient: f64) -> Architecture {
     Architecture {
         spectral_norm: Some(SpectralNorm { coefficient }),

@@ -9,7 +9,9 @@
 //! - Deviations: the jitter that a singular covariance needs is a share of the features' mean variance, so that the scale of the
 //!   features does not matter, and the least of 0, 1e-12, 1e-11, …, 0.1 that serves every class; there it is the least of 0,
 //!   1e-308, …, 0.1 itself, whose search ends early since PyTorch words the error otherwise (issues 4 and 8). A pivot that is lost
-//!   in rounding counts as singular. A class with fewer than two train images has no covariance and is left out.
+//!   in rounding counts as singular. A class with a single train image has no covariance and is left out.
+
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -40,7 +42,7 @@ pub struct Gaussians {
     classes: Vec<Gaussian>,
     /// What was added to every variance.
     pub jitter: f64,
-    /// Classes that are left out, since they have fewer than two images.
+    /// Classes that are left out, since they have a single image.
     pub left_out: Vec<u32>,
 }
 
@@ -64,18 +66,16 @@ impl Gaussians {
             return Err(Error::Failed(format!("ddu: features {images} × {size} for {} labels", labels.len())));
         }
         let values = finite(features)?;
-        let count = labels.iter().max().map_or(0, |most| *most as usize + 1);
-        let mut members = vec![Vec::new(); count];
+        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (image, label) in labels.iter().enumerate() {
-            members[*label as usize].push(image);
+            members.entry(*label).or_default().push(image);
         }
-        let left_out =
-            (0u32..).zip(&members).filter(|(_, members)| members.len() < 2).map(|(class, _)| class).collect();
-        members.retain(|members| members.len() >= 2);
+        let left_out = members.iter().filter(|(_, members)| members.len() < 2).map(|(class, _)| *class).collect();
+        members.retain(|_, members| members.len() >= 2);
         if members.is_empty() {
             return Err(Error::Failed("ddu: no class has two train images, so there is no covariance".into()));
         }
-        let moments: Vec<_> = members.iter().map(|members| moments(&values, members, size)).collect();
+        let moments: Vec<_> = members.values().map(|members| moments(&values, members, size)).collect();
         let variances = moments.iter().map(|(_, covariance)| covariance.iter().step_by(size + 1).sum::<f64>());
         let scale = variances.sum::<f64>() / (size * moments.len()) as f64;
         for share in JITTERS {

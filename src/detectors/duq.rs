@@ -10,7 +10,10 @@
 use candle_core::Tensor;
 
 use super::{Bank, Detector, Fit, Need, Scorer, Scores, max_logit::max_logit};
-use crate::Result;
+use crate::{Error, Result};
+
+/// What rounding may make of the logarithm of a kernel that is 1.
+const ROUNDING: f32 = 1e-6;
 
 /// DUQ's uncertainty has no settings.
 #[derive(
@@ -23,9 +26,17 @@ pub struct Config {}
 /// −max_c ln K_c of each row of (N, C) logarithms of kernels.
 ///
 /// # Errors
-/// If there is nothing to score, or a logarithm is NaN or infinite.
+/// If there is nothing to score, or a logarithm is NaN or infinite; [`Error::Input`] if one is above 0 by more than rounding.
 pub fn duq(log_kernels: &Tensor) -> Result<Vec<f32>> {
-    max_logit(log_kernels)
+    let scores = max_logit(log_kernels)?;
+    match scores.iter().position(|score| *score < -ROUNDING) {
+        Some(image) => {
+            let message =
+                format!("duq reads ln K of a DUQ head's kernels, at most 0, and image {image} has {}", -scores[image]);
+            Err(Error::input(message).hint("max_logit and energy read the logits of other networks"))
+        }
+        None => Ok(scores),
+    }
 }
 
 impl Detector for Config {

@@ -2,14 +2,18 @@
 //! oodkit does not know.
 //!
 //! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble), `labels`
-//! (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons before their non-linearity. Numbers of any floating-point
-//! type are taken as f32, labels of any integer type; other names are refused, because they are slips of the keyboard.
+//! (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons before or after
+//! their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels of any integer
+//! type; other names are refused, because they are slips of the keyboard.
 
-use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{any::Any, fs::File, io::Read as _, path::Path, sync::Arc};
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::{Activations, Bank, DetectorConfig, Fit, LayerShape, Need, Scores};
+use super::{
+    Activations, Bank, DetectorConfig, Fit, LayerShape, Need, Scores,
+    afdu::{self, Tap, fit::Fitted, layers},
+};
 use crate::{
     Error, Result, did_you_mean,
     nn::{Head, watch::Layer, weights::read_safetensors},
@@ -174,19 +178,39 @@ impl Need {
             Self::TrainLabels => "labels",
         }
     }
+
+    /// The same with what its values have to be, where the name does not tell.
+    pub fn wanted(self) -> &'static str {
+        match self {
+            Self::Kernels => "logits (ln K)",
+            Self::Activations => "taps.<layer> (taken as is)",
+            plain => plain.tensor(),
+        }
+    }
+}
+
+/// Scores, and what the fit for them met.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// One per image.
+    pub scores: Scores,
+    /// As [`Scorer::record`](super::Scorer::record).
+    pub record: Option<serde_json::Value>,
 }
 
 /// Fits a detector on one file, if it is one that fits, and scores another.
 ///
 /// # Errors
-/// [`Error::Input`] if the detector needs what the files do not have.
-pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: usize) -> Result<Scores> {
+/// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, or AFDU is told a tap or
+/// finds no neuron that varies.
+pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: usize) -> Result<Scored> {
+    refuse_a_tap(config)?;
     let (name, detector) = (config.name(), config.build());
     let needs = detector.needs();
     // What is asked of the images to score, and of the train images.
     let of_input: Vec<Need> = needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect();
     let input = FeatureFile::read(input)?;
-    let bank = input.bank(name, &of_input)?;
+    let mut bank = input.bank(name, &of_input)?;
     let train_file = match (needs.contains(&Need::Train), fit) {
         (true, None) => {
             let message = format!("the detector {name} learns from the train set: give its file with --fit");
@@ -194,7 +218,7 @@ pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: 
         }
         (_, fit) => fit.map(FeatureFile::read).transpose()?,
     };
-    let train = match &train_file {
+    let mut train = match &train_file {
         Some(file) if needs.contains(&Need::Train) => Some(file.bank(name, needs)?),
         _ => None,
     };
@@ -202,18 +226,69 @@ pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: 
     if needs.contains(&Need::Head) && head.is_none() {
         return Err(Error::input(format!("{}: the detector {name} needs head.weight, not in the file", input.path)));
     }
-    if let Some(train) = &train {
+    if let (Some(file), Some(train)) = (&train_file, &mut train) {
         for (what, a, b) in [("logits", &train.logits, &bank.logits), ("features", &train.features, &bank.features)] {
             let (a, b) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
             if a != b && a * b > 0 {
-                return Err(Error::input(format!(
-                    "{what} has {a} columns in the --fit file and {b} in {}",
-                    input.path
-                )));
+                return Err(Error::input(format!("{what} has {a} columns in {} and {b} in {}", file.path, input.path)));
             }
         }
+        if let DetectorConfig::Afdu(config) = config {
+            let [of_train, of_input] = same_taps(config, file, &input)?;
+            train.activations = Some(Arc::new(of_train));
+            bank.activations = Some(Arc::new(of_input));
+        }
     }
-    detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None })?.score(&bank)
+    let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None })?;
+    if let (Some(fitted), Some(file)) = ((&*scorer as &dyn Any).downcast_ref::<Fitted>(), &train_file) {
+        let afdu::fit::Record { neurons, constant, absent, images, .. } = fitted.record;
+        if neurons == constant + absent {
+            let message = format!("{}: none of {neurons} neurons varies over its {images} images", file.path);
+            return Err(Error::input(message).hint("AFDU learns from many train images: every score would be the same"));
+        }
+    }
+    Ok(Scored { scores: scorer.score(&bank)?, record: scorer.record() })
+}
+
+/// Whether taps lie before or after a non-linearity is the file's matter. `post` is the default, which nobody need have written.
+fn refuse_a_tap(config: &DetectorConfig) -> Result<()> {
+    match config {
+        DetectorConfig::Afdu(config) if config.tap == Tap::Pre => {
+            let message = "--detector: tap: pre has no effect on a file, whose taps.<layer> are taken as they are";
+            Err(Error::input(message).hint("leave tap out, and export the side of the non-linearity that you want"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The layers that AFDU reads of both files, in the same order.
+fn same_taps(config: &afdu::Config, train: &FeatureFile, input: &FeatureFile) -> Result<[Taps; 2]> {
+    let taps = |file: &FeatureFile| -> Result<Arc<Taps>> {
+        file.taps.clone().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", file.path)))
+    };
+    let (of_train, of_input) = (taps(train)?, taps(input)?);
+    let chosen = layers::choose(config, &of_train.layers()?).map_err(|error| match error {
+        Error::Input { message, hint } => Error::Input { message: format!("{}: {message}", train.path), hint },
+        other => other,
+    })?;
+    let mut same = [Vec::new(), Vec::new()];
+    for layer in chosen {
+        let name = &layer.shape.name;
+        let Some((_, values)) = of_input.layers.iter().find(|(other, _)| other == name) else {
+            return Err(Error::input(format!("taps.{name} is in {} and not in {}", train.path, input.path)));
+        };
+        if values.dims()[1..] != layer.shape.dims[..] {
+            let (a, b) = (&layer.shape.dims, &values.dims()[1..]);
+            return Err(Error::input(format!(
+                "taps.{name} is {a:?} an image in {} and {b:?} in {}",
+                train.path, input.path
+            )));
+        }
+        same[0].push(of_train.layers[layer.index].clone());
+        same[1].push((name.clone(), values.clone()));
+    }
+    let [of_train, of_input] = same.map(Taps::new);
+    Ok([of_train?, of_input?])
 }
 
 /// A tensor as f32, of one of the ranks; a message otherwise.
@@ -263,8 +338,8 @@ pub struct Taps {
 }
 
 impl Taps {
-    /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images, before their non-linearity; which one that
-    /// is is not known, and taken to be none.
+    /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images. They are taken as they are: which
+    /// non-linearity comes before or after them is not known, and taken to be none.
     ///
     /// # Errors
     /// If there is no layer, or their numbers of images differ.

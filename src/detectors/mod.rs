@@ -12,9 +12,12 @@ pub mod knn;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
+mod record;
 mod registry;
 pub mod sngp;
 pub mod softmax_entropy;
+
+pub use record::in_words;
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 

@@ -11,7 +11,7 @@ import scipy
 import torch
 from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit, MaxSoftmax
 from pytorch_ood.detector import KNN
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_expit, log_softmax, logsumexp, softmax
 from scipy.stats import entropy
 
 rng = np.random.default_rng(0)
@@ -32,8 +32,8 @@ references = {
     "msp": [rest(row) for row in logits],
     "softmax_entropy": entropy(softmax(logits, axis=1), axis=1),
     "max_logit": -logits.max(axis=1),
-    # Its logits are ln K.
-    "duq": -logits.max(axis=1),
+    # Its logits are ln K, at most 0: the logarithms of the logits' sigmoids, as the test makes them.
+    "duq": -log_expit(logits).max(axis=1),
     "energy": -logsumexp(logits, axis=1),
     "energy: { temperature: 0.5 }": -0.5 * logsumexp(logits / 0.5, axis=1),
     "energy: { temperature: 1000 }": -1000 * logsumexp(logits / 1000, axis=1),
