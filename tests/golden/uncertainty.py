@@ -168,7 +168,7 @@ def ddu():
         scale = np.mean([np.trace(np.cov(x[labels == c].T)) / 4 for c in classes])
         jitter = 1e-12 * scale if dead else 0.0
         densities = [scipy.stats.multivariate_normal(x[labels == c].mean(0), np.cov(x[labels == c].T) + jitter * np.eye(4), allow_singular=False).logpdf(z) for c in classes] if not dead else [by_cholesky(x[labels == c], z, jitter) for c in classes]
-        yield dict(name=name, train=x.tolist(), labels=labels.tolist(), test=z.tolist(), jitter=jitter, left_out=[2, 3], log_densities=scipy.special.logsumexp(densities, 0).tolist())
+        yield dict(name=name, train=x.tolist(), labels=labels.tolist(), test=z.tolist(), jitter=jitter, left_out=[3], log_densities=scipy.special.logsumexp(densities, 0).tolist())
 
 
 def by_cholesky(x, z, jitter):
