@@ -162,7 +162,15 @@ fn clusters_are_nearly_the_best_possible() {
                 first = *end;
             }
             let what = format!("{} into {}: {cost}, at least {}", case.name, expected.clusters, expected.least);
-            assert!(cost >= expected.least * (1.0 - 1e-9) && cost <= expected.least * 1.6, "{what}");
+            // Measured, and a little more. Four clusters of the mixture end in a local optimum.
+            let most = match (case.name.as_str(), expected.clusters) {
+                ("mixture", 4) => 1.54,
+                ("mixture", 20) => 1.06,
+                ("rounded", 20) => 1.19,
+                ("relu", 20) => 1.35,
+                _ => 1.01,
+            };
+            assert!(cost >= expected.least * (1.0 - 1e-9) && cost <= expected.least * most, "{what}");
             assert_eq!(clusters.centres.len(), expected.clusters);
             assert!(clusters.centres.is_sorted_by(|a, b| a < b));
             assert_eq!(clusters.counts.iter().sum::<f64>(), case.values.len() as f64);
@@ -259,19 +267,25 @@ fn weights_are_repetitions() {
 fn tables_stand_for_exact_factors() {
     let config = Config::default();
     type Shape = fn(f32) -> f32;
-    let shapes: [(&str, Shape); 5] = [
-        ("normal", |x| x),
-        ("ReLU", |x| (x + 0.3).max(0.0)),
-        ("bimodal", |x| x + 6.0 * x.signum()),
-        ("heavy tails", |x| x * x * x),
-        ("far off", |x| 1000.0 + 0.01 * x),
+    // With the mean error, the largest from the 2nd to the 98th percentile, and the largest anywhere: measured, and a little more. Heavy tails have gaps, in which no table is right.
+    let shapes: [(&str, Shape, [f64; 3]); 5] = [
+        ("normal", |x| x, [0.003, 0.04, 0.15]),
+        ("ReLU", |x| (x + 0.3).max(0.0), [0.002, 0.03, 0.1]),
+        ("bimodal", |x| x + 6.0 * x.signum(), [0.005, 0.07, 0.8]),
+        ("far off", |x| 1000.0 + 0.01 * x, [0.003, 0.03, 0.3]),
+        ("heavy tails", |x| x * x * x, [0.04, 1.0, 12.0]),
     ];
-    for (name, shape) in shapes {
+    for (name, shape, [mean, usually, anywhere]) in shapes {
         let values: Vec<f32> = normal(4000, name).into_iter().map(shape).collect();
         let model = model(&values, &config);
         let error = Table::new(&model).error(&model);
-        println!("{name}: {error:?}, {} bandwidths", model.density.centres().last().unwrap() * 2.0);
-        assert!(error.mean < if name == "heavy tails" { 0.1 } else { 0.01 }, "{name}: {error:?}");
+        let sorted = sorted(values);
+        let usual: Vec<f32> = (80..3920).map(|rank| f32::midpoint(sorted[rank], sorted[rank + 1])).collect();
+        let pairs = exact(&model, &usual).into_iter().zip(tabulated(&model, &usual));
+        let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let bandwidths = model.density.centres().last().unwrap() * 2.0;
+        println!("{name}: {error:?}, usually {off}, {bandwidths} bandwidths");
+        assert!(error.mean < mean && f64::from(off) < usually && error.largest < anywhere, "{name}: {error:?}, {off}");
         let ends: Vec<f32> = [-1e30, -1e4, 1e4, 1e30, f32::NAN].to_vec();
         assert_eq!(exact(&model, &ends), tabulated(&model, &ends), "{name}");
     }
@@ -486,9 +500,9 @@ fn dead_constant_and_nonsensical_neurons_are_counted() {
         let record = &told.record;
         let counts = [record.neurons, record.constant, record.absent, record.with_atoms, record.unusable_activations];
         assert_eq!(counts, [6, 2, 1, 1, images + images / 2]);
-        let factors = score::factors(&told, &train, &[0, 1]).unwrap();
-        assert_eq!(factors[0].activations.len(), 12);
-        assert!(factors[0].log_factors.iter().all(|factor| (-9.0..=9.0).contains(factor)));
+        let factors = score::factors(&told, &told.layers[0].chosen, &train, &[0, 1]).unwrap();
+        assert_eq!(factors.activations.len(), 12);
+        assert!(factors.log_factors.iter().all(|factor| (-9.0..=9.0).contains(factor)));
         // The constant neuron is anomalous elsewhere; the one that was never a number tells nothing.
         let of = |fitted: &fit::Fitted, neuron: usize, values: [f32; 4]| {
             let mut found = [-1.0; 4];
@@ -555,7 +569,8 @@ fn channels_are_means_of_pixels_after_the_tap() {
     let config = |tap| Config { granularity: Granularity::Channel, tap, ..Config::default() };
     for (tap, expected) in [(Tap::Pre, -1.0), (Tap::Post, 1.0)] {
         let fitted = fitted(&config(tap), &set, 1 << 30, None);
-        assert_eq!(score::factors(&fitted, &set, &[0]).unwrap()[0].activations, [expected]);
+        let found = score::factors(&fitted, &fitted.layers[0].chosen, &set, &[0]).unwrap();
+        assert_eq!(found.activations, [expected]);
     }
 }
 
@@ -569,13 +584,19 @@ fn maps_are_means_over_channels() {
     let maps = view::maps(&all, &layer, &test, &[4, 1]).unwrap();
     assert_eq!(maps.size, [4, 5]);
     let values: Vec<f32> = test.layers[0].values.flatten_all().unwrap().to_vec1().unwrap();
-    let factors = score::factors(&all, &test, &[4, 1]).unwrap();
+    let factors = score::factors(&all, &all.layers[0].chosen, &test, &[4, 1]).unwrap();
+    // Value by value.
+    for (index, (value, factor)) in factors.activations.iter().zip(&factors.log_factors).enumerate() {
+        let mut found = [0.0];
+        all.curves.log_factors(index % 60, &[*value], &mut found);
+        assert_eq!(found, [*factor]);
+    }
     for (index, image) in [4, 1].into_iter().enumerate() {
         for pixel in 0..20 {
             let mean = |of: &dyn Fn(usize) -> f32| f64::from((of(0) + of(1) + of(2)) / 3.0);
             let activation = mean(&|channel| values[image * 60 + channel * 20 + pixel]);
             near(f64::from(maps.activations[index * 20 + pixel]), activation, 1e-6, "activation");
-            let factor = mean(&|channel| factors[0].log_factors[index * 60 + channel * 20 + pixel]);
+            let factor = mean(&|channel| factors.log_factors[index * 60 + channel * 20 + pixel]);
             near(f64::from(maps.log_factors[index * 20 + pixel]), factor, 1e-6, "factor");
         }
     }

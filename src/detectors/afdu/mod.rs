@@ -14,6 +14,10 @@
 //! - NaN, infinite and huge activations of train images are left out of a neuron's fit. A neuron that had any other is asked as
 //!   usual, and NaN, which it was not fitted to, is as anomalous as can be: the factor is the cap. A neuron that had no other
 //!   tells nothing: its factor is 1 for every value and for NaN, as that of a constant neuron under `constant: ignore`.
+//! - Tables are near the exact factors where activations usually are, and far off in gaps of sparse tails (see [`table`]). That
+//!   hardly changes how images are ranked: of LeNet on MNIST (`tap: pre`, `aggregate: paper`, one seed), the AUROC of Fashion-MNIST is
+//!   98.32 by both engines, that of EMNIST letters 86.40 by tables and 86.84 exactly. A few huge factors rule the paper's
+//!   aggregate, so take `engine: exact` for final numbers of it.
 
 pub mod bandwidth;
 pub mod density;
@@ -82,7 +86,7 @@ pub struct Config {
     /// How factors become a score; `paper`: the paper's eq. in algorithm 1.
     #[garde(skip)]
     pub aggregate: Aggregate,
-    /// `tabulated` for speed; `exact` has no interpolation error.
+    /// `tabulated` for speed; `exact` for final numbers of `aggregate: paper`, which the tables' errors in sparse tails move.
     #[garde(skip)]
     pub engine: Engine,
 }

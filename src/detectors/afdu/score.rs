@@ -99,30 +99,31 @@ pub(super) fn transpose(rows: &[f32], count: usize, first: usize, width: usize, 
 /// Log factors of a layer's neurons on some images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Factors {
-    /// The layer, with its shape.
-    pub chosen: Chosen,
     /// Its neurons' activations: (N, neurons), row by row.
     pub activations: Vec<f32>,
     /// Their log factors, likewise.
     pub log_factors: Vec<f32>,
 }
 
-/// Every neuron's log factor on the images at these positions, layer by layer: what heat maps show.
-pub fn factors(fitted: &Fitted, activations: &dyn Activations, images: &[usize]) -> Result<Vec<Factors>> {
-    let mut found: Vec<Factors> = (fitted.layers.iter())
-        .map(|layer| Factors { chosen: layer.chosen.clone(), activations: Vec::new(), log_factors: Vec::new() })
-        .collect();
-    activations.subset(images)?.pass("drawing AFDU", &mut |_, batch| {
-        for layer in &mut found {
-            let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
-            let neurons = layer.chosen.neurons.clone();
-            let mut factor = [0.0];
-            for (index, value) in rows.iter().enumerate() {
-                fitted.curves.log_factors(neurons.start + index % neurons.len(), &[*value], &mut factor);
-                layer.log_factors.push(factor[0]);
-            }
-            layer.activations.extend(rows);
+/// Every neuron's log factor on the images at these positions, of one of the [`Fitted::layers`]: what heat maps show.
+///
+/// # Errors
+/// Those of the pass.
+pub fn factors(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Factors> {
+    let mut found = Factors { activations: Vec::new(), log_factors: Vec::new() };
+    activations.subset(images)?.pass("AFDU", &mut |_, batch| {
+        let rows = layers::rows(&fitted.config, layer, batch)?;
+        let count = layer.neurons.len();
+        let images = rows.len() / count;
+        let [mut columns, mut factors, mut back] = std::array::from_fn(|_| vec![0.0; rows.len()]);
+        transpose(&rows, count, 0, count, &mut columns);
+        let by_neuron = columns.chunks_exact(images).zip(factors.chunks_exact_mut(images));
+        for (neuron, (column, factors)) in layer.neurons.clone().zip(by_neuron) {
+            fitted.curves.log_factors(neuron, column, factors);
         }
+        transpose(&factors, images, 0, images, &mut back);
+        found.log_factors.extend(back);
+        found.activations.extend(rows);
         Ok(())
     })?;
     Ok(found)

@@ -2,8 +2,12 @@
 //!
 //! Beyond the outermost centres the log factor grows like half the squared distance in bandwidths. That part is added
 //! analytically; what the table holds beside it is nearly flat there. Half of the values stand where nearly all of the train
-//! activations are, the others left and right of that. In between, they are interpolated linearly, also across the steps of the
-//! neighbourhood's density, which is where the largest errors are (see [`Error`]). Values are kept in 16 bits.
+//! activations are, the others left and right of that. In between, they are interpolated linearly. Values are kept in 16 bits.
+//!
+//! A table is near the exact factors where activations usually are: for normal and bimodal ones within 0.06 of the log factor from
+//! their 2nd to their 98th percentile. It is not where the tails are sparse: across the steps of the neighbourhood's
+//! density and in gaps between clusters, which are deeper than the space between two nodes shows, it was off by up to 32 on
+//! LeNet fitted to MNIST, where the mean over train activations was 0.004. [`Error`] measures both.
 
 use super::{density::exp, neuron::Model};
 use crate::ops::wide;

@@ -124,14 +124,14 @@ pub fn only(config: &Config, layer: &Chosen) -> Config {
 /// # Errors
 /// Those of the pass; [`Error::Failed`] if the detector was fitted without the layer.
 pub fn maps(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Maps> {
-    let all = score::factors(fitted, activations, images)?;
     let (name, dims) = (&layer.shape.name, &layer.shape.dims);
-    let Some(found) = all.iter().find(|found| found.chosen.shape == layer.shape) else {
+    let Some(of) = fitted.layers.iter().find(|fitted| fitted.chosen.shape == layer.shape) else {
         return Err(Error::Failed(format!("AFDU was fitted without the layer {name}")));
     };
     let &[channels, rows, columns] = &dims[..] else {
         return Err(Error::Failed(format!("the layer {name} has no feature maps")));
     };
+    let found = score::factors(fitted, &of.chosen, activations, images)?;
     let mean = |values: &[f32]| -> Vec<f32> {
         let images = values.chunks_exact(channels * rows * columns);
         let means = images.flat_map(|image| {
