@@ -103,7 +103,11 @@ fn what_the_network_does_not_have_is_told_before_it_is_trained() {
     for (from, to, expected) in [
         (factors, "factors: { method: AFDU, layer: fc1 }", "figures.0: the layer fc1 has no feature maps; conv2"),
         (layers, "layers: [fc1, fc2]", "figures.0: none of the detector's layers has feature maps; it reads fc1, fc2"),
-        (layers, "layers: [conv2, fc7]", "figures.0: the network has no layer \"fc7\" (did you mean"),
+        (
+            layers,
+            "layers: [conv2, fc7]",
+            "methods.1.detector.afdu.layers: the network has no layer \"fc7\" (did you mean",
+        ),
         (layers, "clusters: 16", "figures.0: the detector reads no layer \"conv3\" (did you mean"),
         (
             "neuron: 100",
@@ -123,6 +127,26 @@ fn what_the_network_does_not_have_is_told_before_it_is_trained() {
         assert!(error.contains(expected), "{to}: {error}");
         assert!(!folder.path().join("runs/networks").exists(), "{to}: trained first");
     }
+}
+
+#[test]
+fn layers_of_a_method_without_figures_are_looked_for_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, _) = experiment().split_once("figures:").map(|(head, tail)| (head.to_owned(), tail.to_owned())).unwrap();
+    fs::write(folder.path().join("pictures.yaml"), head.replace("[conv2, fc1]", "[convv1]")).unwrap();
+    let error = refused(folder.path(), "run");
+    let expected = "methods.1.detector.afdu.layers: the network has no layer \"convv1\" (did you mean \"conv1\"?); it has \
+                    conv1, conv2, fc1, fc2, fc3";
+    assert!(error.contains(expected), "{error}");
+    assert!(!folder.path().join("runs/networks").exists(), "trained first");
+}
+
+/// What results.json says of AFDU's fit with the first seed.
+fn fit(folder: &Path) -> serde_json::Value {
+    let experiment = fs::read_dir(folder.join("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let results = fs::read(experiment.join("results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+    results["cells"][0]["seeds"][0]["methods"]["AFDU"]["fit"].clone()
 }
 
 #[test]
@@ -171,8 +195,12 @@ fn pictures_are_the_same_from_a_fit_and_from_stored_scores() {
     let factors = |index: usize| maps[index].log_factors.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(factors(0) != factors(1) && [factors(0), factors(1)].concat().iter().any(|factor| *factor > 0.05));
 
+    let met = fit(folder);
+    assert_eq!([&met["neurons"], &met["images"]], [1144, 64], "{met}");
+
     // Drawn again from the same files.
     let (told, _) = run(folder);
+    assert_eq!(fit(folder), met);
     assert!(!told.contains("epoch"), "{told}");
     assert!(oodkit("table", folder).status.success());
     assert!(files.iter().zip(&first).all(|(path, bytes)| &fs::read(path).unwrap() == bytes));

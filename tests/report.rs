@@ -110,7 +110,8 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
             .chain(SETS)
             .map(|set| (set.to_owned(), format!("scores/{name}-{weight}/{set}.npy").into()));
         let (ood, scores) = (ood.collect(), scores.collect());
-        (name.to_owned(), MethodResult { network: network.into(), ood, scores, fit_seconds: 0.0, score_seconds: 0.1 })
+        let network = network.into();
+        (name.to_owned(), MethodResult { network, ood, scores, fit_seconds: 0.0, fit: None, score_seconds: 0.1 })
     };
     SeedResult {
         seed,
@@ -179,6 +180,56 @@ fn methods_beside_the_paper_in_every_format() {
     insta::assert_snapshot!("methods_csv", csv::text(&table));
     insta::assert_snapshot!("methods_latex", latex::text(&table));
     insta::assert_snapshot!("methods_json", json::text(&table));
+}
+
+/// The caption's lines on fits, of a table of all methods.
+fn told_of_fits(results: &Results) -> Vec<String> {
+    let table = json!({"name": "methods", "rows": "method", "columns": ["auroc"]});
+    let caption = build(table, results).unwrap().caption;
+    caption.into_iter().filter(|line| line.to_lowercase().contains("fits")).collect()
+}
+
+#[test]
+fn what_fits_met_is_told_of_few_methods() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    assert_eq!(told_of_fits(&results), [""; 0]);
+    // Results of before are read as they were.
+    let json = serde_json::to_value(&results).unwrap();
+    assert!(!json.to_string().contains("\"fit\""));
+    assert_eq!(serde_json::from_value::<Results>(json).unwrap(), results);
+
+    let fit = |atoms: usize, passes: usize| json!({"neurons": 4694, "constant": 0, "with_atoms": atoms, "passes": passes, "mean_table_error": 0.004_249});
+    for cell in &mut results.cells {
+        for (seed, first) in cell.seeds.iter_mut().zip([true, false, false]) {
+            seed.methods["MSP"].fit = Some(fit(if first { 2994 } else { 7 }, 1));
+            seed.methods["EBD"].fit = Some(fit(2994, 2));
+            seed.methods["Sparsity"].fit = Some(json!({"jitter": 1.26e-7, "classes_left_out": [3, 12]}));
+        }
+    }
+    assert_eq!(
+        told_of_fits(&results),
+        ["Fits of seed 0 (what is 0 left out): MSP, EBD: neurons 4694, with atoms 2994, mean table error 0.0042; \
+          Sparsity (weight=0), Sparsity (weight=0.01): jitter 1.3e-7, classes left out 3 12."]
+    );
+    let json = serde_json::to_value(&results).unwrap();
+    assert_eq!(serde_json::from_value::<Results>(json).unwrap(), results);
+
+    for fit in [json!({}), json!({"jitter": 0.0, "classes_left_out": []})] {
+        results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).for_each(|seed| {
+            seed.methods.values_mut().for_each(|method| method.fit = Some(fit.clone()));
+        });
+        assert_eq!(told_of_fits(&results), [""; 0]);
+    }
+    let mut cell = results.cells[1].clone();
+    for weight in 2..5 {
+        cell.name = format!("weight={weight}");
+        cell.values["networks.tuned.loss.sparsity.weight"] = json!(weight);
+        results.cells.push(cell.clone());
+    }
+    results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).for_each(|seed| {
+        seed.methods.values_mut().for_each(|method| method.fit = Some(fit(1, 1)));
+    });
+    assert_eq!(told_of_fits(&results), ["What the detectors' fits met is in results.json, under `fit`."]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod csv;
 pub mod expect;
 pub mod figures;
+pub mod fits;
 pub mod json;
 pub mod latex;
 pub mod markdown;

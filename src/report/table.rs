@@ -14,6 +14,7 @@ use crate::{
     metrics::{self, MeanStd},
     report::{
         expect::Paper,
+        fits,
         variants::{self, Variant},
     },
     run::results::{DatasetRecord, Environment, OodResult, Results},
@@ -520,6 +521,7 @@ impl<'a> Builder<'a> {
         }
         if table.columns.iter().any(|column| *column != Column::Accuracy) {
             caption.push(protocol(table.protocol).to_owned());
+            caption.extend(fits::line(&self.variants));
         }
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
         if let Some((id, ood)) = data.split_first() {

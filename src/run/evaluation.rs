@@ -70,11 +70,14 @@ struct ScoringRecord {
 }
 
 /// A method's scores on every set.
+#[derive(Default)]
 struct Scored {
     scores: Vec<Scores>,
     /// Score files by set, relative to the runs root.
     paths: IndexMap<String, PathBuf>,
     fit_seconds: f64,
+    /// As [`ScoringRecord::fit`].
+    fit: Option<serde_json::Value>,
     score_seconds: f64,
 }
 
@@ -204,6 +207,7 @@ impl<'a> Runner<'a> {
             ood,
             scores: scored.paths,
             fit_seconds: scored.fit_seconds,
+            fit: scored.fit,
             score_seconds: scored.score_seconds,
         })
     }
@@ -215,7 +219,7 @@ impl<'a> Runner<'a> {
         let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
         let record_path = folder.join("record.json");
         let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
-        let mut scored = Scored { scores: Vec::new(), paths: IndexMap::new(), fit_seconds: 0.0, score_seconds: 0.0 };
+        let mut scored = Scored::default();
         let mut scorer: Option<Box<dyn Scorer>> = None;
         for (set, bank) in subject.sets.iter().zip(&subject.banks) {
             let file = format!("{}.npy", set.file_stem());
@@ -265,7 +269,7 @@ impl<'a> Runner<'a> {
         // What a fit left for an interrupted run to go on from is of no use once everything is scored.
         remove_folder_if_there(&folder.join("fit"))?;
         self.views(method, subject, figures, &folder, scorer.as_deref())?;
-        scored.fit_seconds = record.fit_seconds;
+        (scored.fit_seconds, scored.fit) = (record.fit_seconds, record.fit);
         Ok(scored)
     }
 
@@ -316,11 +320,11 @@ fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
 }
 
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
+    let network = subject.members[0].trained.folder.display();
+    let place = |reason: String| format!("method {name} on the network {network}: {reason}");
     match error {
-        Error::Failed(reason) | Error::Input { message: reason, .. } => Error::Failed(format!(
-            "method {name} on the network {}: {reason}",
-            subject.members[0].trained.folder.display()
-        )),
+        Error::Failed(reason) => Error::Failed(place(reason)),
+        Error::Input { message, hint } => Error::Input { message: place(message), hint },
         other => other,
     }
 }

@@ -45,7 +45,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     let mut runner = Runner { plan, context, sets: BTreeMap::new(), environment: environment(&context.device) };
     // Every picture that will be scored is read before any training, so that a damaged one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
-    runner.check_figures()?;
+    runner.check_layers()?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
     }

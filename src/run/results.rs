@@ -161,6 +161,9 @@ pub struct MethodResult {
     pub scores: IndexMap<String, PathBuf>,
     /// Seconds to fit.
     pub fit_seconds: f64,
+    /// What the detector says about its fit, such as how many neurons were constant; `None` if it has nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<serde_json::Value>,
     /// Seconds to score all sets, forward passes not included.
     pub score_seconds: f64,
 }

@@ -22,12 +22,7 @@ use crate::{
         },
     },
     fs::{read_if_there, remove_folder_if_there},
-    nn::{
-        self, Mode, Shape,
-        params::Params,
-        watch::watch,
-        weights::{self, read_safetensors},
-    },
+    nn::weights::{self, read_safetensors},
     run::{
         evaluation::Subject,
         execute::{LoadedSet, Runner},
@@ -92,7 +87,7 @@ pub fn path<'a>(scores: &Path, figure: &Figure, sets: impl Iterator<Item = (&'a 
 }
 
 /// The layer of a figure; it has the figure's neuron.
-fn layer_of(figure: &Figure, config: &afdu::Config, shapes: &[LayerShape]) -> Result<Option<Chosen>> {
+pub(super) fn layer_of(figure: &Figure, config: &afdu::Config, shapes: &[LayerShape]) -> Result<Option<Chosen>> {
     match figure {
         Figure::Factors(figure) => view::layer(config, shapes, figure.layer.as_deref(), true).map(Some),
         Figure::Neuron(figure) => {
@@ -105,34 +100,6 @@ fn layer_of(figure: &Figure, config: &afdu::Config, shapes: &[LayerShape]) -> Re
 }
 
 impl Runner<'_> {
-    /// Refuses, before any training, figures of layers or neurons that the networks do not have.
-    pub(super) fn check_figures(&mut self) -> Result<()> {
-        let plan = self.plan;
-        for cell in &plan.cells {
-            let experiment = &cell.experiment;
-            for (index, figure) in experiment.figures.iter().enumerate() {
-                let Some((method, config)) = afdu_method(experiment, figure) else { continue };
-                let node = cell.networks.first().and_then(|networks| networks.get(&method.network)?.first());
-                let Some(node) = node.map(|&node| &plan.nodes[node]) else { continue };
-                let images = self.test_sets(&experiment.data)?.remove(0).images.clone();
-                let [channels, height, width] = images.shape();
-                let shape = Shape { channels, height, width, classes: images.classes };
-                let params = Params::new(node.seed, &Device::Cpu);
-                let network = nn::build(&node.architecture, shape, params.builder())?;
-                let image = Tensor::zeros((1, channels, height, width), DType::F32, &Device::Cpu)?;
-                let (_, layers) = watch(|| network.forward(&image, Mode::Eval))?;
-                let shapes: Vec<LayerShape> = layers.iter().map(LayerShape::from).collect();
-                layer_of(figure, config, &shapes).map_err(|error| match error {
-                    Error::Input { message, hint } => {
-                        Error::Input { message: format!("figures.{index}: {message}"), hint }
-                    }
-                    other => other,
-                })?;
-            }
-        }
-        Ok(())
-    }
-
     /// Stores what the method's figures show, unless it is stored. `scores` is the folder of its scores; `scorer` what made
     /// them, if that was in this run.
     pub(super) fn views(
@@ -192,7 +159,7 @@ impl Runner<'_> {
 }
 
 /// The method that a figure shows, and its settings, if it is a figure of AFDU.
-fn afdu_method<'a>(experiment: &'a Experiment, figure: &Figure) -> Option<(&'a Method, &'a afdu::Config)> {
+pub(super) fn afdu_method<'a>(experiment: &'a Experiment, figure: &Figure) -> Option<(&'a Method, &'a afdu::Config)> {
     let name = figure.neurons_of()?;
     let method = experiment.methods.iter().find(|method| method.name == name)?;
     match &method.detector {
