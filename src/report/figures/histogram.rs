@@ -13,6 +13,10 @@ const BINS: usize = 64;
 /// Scores beyond these quantiles of a set are counted in the outermost bins, so that one outlier does not squeeze the rest.
 const TAIL: f64 = 0.002;
 
+/// Positive scores that span more than this go by their logarithms: AFDU's sums of factors reach 10³⁴, and on a plain axis all of
+/// them stood in the first bar.
+const WIDE: f64 = 1e4;
+
 /// The picture; reads the score files.
 pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<Picture> {
     let (id_name, sets) = (id_set(results)?, ood_sets(results));
@@ -21,8 +25,13 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
     for name in names {
         let variant = method(results, "histogram", name)?;
         seed = seed.or_else(|| variant.methods().next().map(|(seed, _)| seed.seed));
-        let id = scores::read(&variant, id_name, runs_root)?;
-        let ood = sets.iter().map(|set| scores::read(&variant, set, runs_root)).collect::<Result<Vec<_>>>()?;
+        let mut id = scores::read(&variant, id_name, runs_root)?;
+        let mut ood = sets.iter().map(|set| scores::read(&variant, set, runs_root)).collect::<Result<Vec<_>>>()?;
+        let mut x_label = "score (larger: more anomalous)";
+        if wide(std::iter::once(&id).chain(&ood)) {
+            std::iter::once(&mut id).chain(&mut ood).flatten().for_each(|score| *score = score.log10());
+            x_label = "log10 of the score (larger: more anomalous)";
+        }
         let (low, high) = range(std::iter::once(&id).chain(&ood));
         let id_shares = shares(&id, low, high);
         let ood_shares: Vec<_> = ood.iter().map(|scores| shares(scores, low, high)).collect();
@@ -35,7 +44,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
         }
         panels.push(Panel {
             title: variant.label(),
-            x_label: "score (larger: more anomalous)".to_owned(),
+            x_label: x_label.to_owned(),
             y_label: "images (%)".to_owned(),
             x: Axis { range: (low, high), ticks: Vec::new() },
             y: Axis { range: (0.0, highest * 1.05), ticks: Vec::new() },
@@ -55,6 +64,13 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
 
 fn id_style() -> Style {
     Style::of(0)
+}
+
+/// Whether all scores are positive, and the largest more than [`WIDE`] times the smallest.
+fn wide<'a>(sets: impl Iterator<Item = &'a Vec<f64>>) -> bool {
+    let ends = (f64::INFINITY, f64::NEG_INFINITY);
+    let (low, high) = sets.flatten().fold(ends, |(low, high), score| (low.min(*score), high.max(*score)));
+    low > 0.0 && high > WIDE * low
 }
 
 /// From the lowest to the highest score, the tails of each set left out; never empty.
@@ -102,6 +118,14 @@ mod tests {
         let shares = shares(&scores, 0.0, 1000.0);
         assert!((shares.iter().sum::<f64>() - 100.0).abs() < 1e-9);
         assert!(shares[0] > 25.0 && shares[BINS - 1] > 25.0);
+    }
+
+    #[test]
+    fn only_positive_scores_of_many_magnitudes_are_wide() {
+        assert!(wide([vec![1.0, 3.0], vec![1e33]].iter()));
+        assert!(!wide([vec![1.0, 3.0], vec![9999.0]].iter()));
+        assert!(!wide([vec![-1.0, 3.0], vec![1e33]].iter()));
+        assert!(!wide([vec![0.0], vec![1e33]].iter()));
     }
 
     #[test]
