@@ -56,6 +56,15 @@ impl Error {
         }
     }
 
+    /// The same input error with `place: ` before it. Other variants are returned unchanged.
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
+        match self {
+            Self::Input { message, hint } => Self::Input { message: format!("{place}: {message}"), hint },
+            other => other,
+        }
+    }
+
     /// For `map_err` on file operations: `File::open(p).map_err(Error::io("read", p))`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

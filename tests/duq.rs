@@ -8,7 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
-use network::{parameter, sampled};
+use network::{directional, parameter, sampled};
 use oodkit::{
     config::{Architecture, Backbone, Duq, Empty, Head, Loss, Nonlinearity, Precision, WideResnet},
     losses::{Objective, Pass, Step, binary_cross_entropy, gradient_penalty::STEP},
@@ -61,10 +61,8 @@ impl Case {
     /// The relative difference of gradients from PyTorch's, in their norms and along a direction.
     fn worst(&self, gradients: &GradStore, expected: &Value) -> f64 {
         let differences = self.params.trainable().into_iter().map(|(name, var)| {
-            let gradient = gradients.get(&var).map_or_else(|| vec![0.0; var.elem_count()], values);
-            let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
-            let toward = values(&uniform(&format!("toward {name}"), var.dims()));
-            let dot = gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum::<f64>();
+            // Without a gradient, it is 0.
+            let [norm, dot] = gradients.get(&var).map_or([0.0; 2], |gradient| directional(&name, gradient));
             let expected = numbers(&expected[&name]);
             assert!(expected[0] > 1e-6, "{name}: nothing to compare");
             (norm - expected[0]).abs().max((dot - expected[1]).abs()) / expected[0]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
-use network::{parameter, sampled};
+use network::{directional, parameter, sampled};
 use oodkit::{
     config::{Backbone, Empty, Precision, Vgg19, WideResnet},
     nn::{self, Mode, Network, Outputs, Shape, params::Params},
@@ -21,7 +21,6 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("golden/networks.json")).unwrap()
 }
 
-/// `parameter` of pattern.py.
 fn check_outputs(name: &str, outputs: &Outputs, golden: &Value, tolerance: f64) {
     assert_close(&format!("{name} logits"), &values(&outputs.logits), &numbers(&golden["logits"]), tolerance);
     assert_close(
@@ -88,10 +87,8 @@ fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Valu
     assert_close("loss", &values(&loss), &[golden["loss"].as_f64().unwrap()], 1e-9);
     let gradients = loss.backward().unwrap();
     for (parameter, var) in params.trainable() {
-        let gradient = values(gradients.get(&var).unwrap_or_else(|| panic!("{name} {parameter}: no gradient")));
-        let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
-        let toward = values(&uniform(&format!("toward {parameter}"), var.dims()));
-        let dot = gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum::<f64>();
+        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} {parameter}: no gradient"));
+        let [norm, dot] = directional(&parameter, gradient);
         let expected = numbers(&golden["gradients"][&parameter]);
         // A bias that a batch normalisation takes off again has a gradient of rounding errors.
         if expected[0] < 1e-12 {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
-use network::{parameter, sampled};
+use network::{directional, parameter, sampled};
 use oodkit::{
     config::{self, Architecture, Head, Nonlinearity, Precision, Shortcut, Sngp, SpectralNorm},
     detectors::{
@@ -77,10 +77,8 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
         let gradients = loss.backward().unwrap();
         assert_eq!(params.trainable().len(), golden["gradients"].as_object().unwrap().len());
         for (parameter, var) in params.trainable() {
-            let gradient = values(gradients.get(&var).unwrap_or_else(|| panic!("{name} {parameter}: no gradient")));
-            let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
-            let toward = values(&uniform(&format!("toward {parameter}"), var.dims()));
-            let dot = gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum::<f64>();
+            let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} {parameter}: no gradient"));
+            let [norm, dot] = directional(&parameter, gradient);
             let expected = numbers(&golden["gradients"][&parameter]);
             assert!(expected[0] > 1e-9, "{name} {parameter}: nothing to compare");
             let relative = [norm / expected[0], dot / expected[0]];

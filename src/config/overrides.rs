@@ -66,7 +66,7 @@ pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment
     }
     let mut tree = to_tree(experiment)?;
     for text in overrides {
-        let quoted = |error| prefix(&format!("override `{text}`"), error);
+        let quoted = |error: Error| error.at(&format!("override `{text}`"));
         let (key, value) = text
             .split_once('=')
             .ok_or_else(|| quoted(Error::input("there is no `=`")).hint("an override is key=value: seeds=[0,1,2]"))?;
@@ -77,7 +77,7 @@ pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment
         tree = to_tree(&typed)?;
     }
     let experiment = to_experiment(&tree)?;
-    check(&experiment).map_err(|error| prefix(&format!("override {}", quote_all(overrides)), error))?;
+    check(&experiment).map_err(|error| error.at(&format!("override {}", quote_all(overrides))))?;
     Ok(experiment)
 }
 
@@ -89,7 +89,7 @@ pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment
 pub fn apply_sweep(experiment: &Experiment, sweeps: &[String]) -> Result<Experiment> {
     let mut experiment = experiment.clone();
     for text in sweeps {
-        let quoted = |error| prefix(&format!("sweep `{text}`"), error);
+        let quoted = |error: Error| error.at(&format!("sweep `{text}`"));
         let (key, values) =
             text.split_once('=').ok_or_else(|| quoted(Error::input("there is no `=`")).hint(A_SWEEP))?;
         let Value::Array(values) = parse_value(values).map_err(quoted)? else {
@@ -104,14 +104,6 @@ const A_SWEEP: &str = "a sweep is key=[values]: networks.tuned.loss.sparsity.wei
 
 fn quote_all(overrides: &[String]) -> String {
     overrides.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(" ")
-}
-
-/// The same input error with `what: ` before it.
-pub(super) fn prefix(what: &str, error: Error) -> Error {
-    match error {
-        Error::Input { message, hint } => Error::Input { message: format!("{what}: {message}"), hint },
-        other => other,
-    }
 }
 
 /// The experiment as a tree of its keys, with all defaults.

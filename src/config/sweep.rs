@@ -14,7 +14,7 @@ use crate::{
     config::{
         Experiment,
         check::{Path, Problem, check},
-        overrides::{prefix, set, to_experiment, to_tree},
+        overrides::{set, to_experiment, to_tree},
     },
 };
 
@@ -140,12 +140,12 @@ fn resolve(tree: &Value, values: &IndexMap<String, Value>) -> Result<Experiment>
     let mut said = Vec::new();
     for (path, value) in values {
         said.push(format!("`{path}: {value}`"));
-        let quoted = |error| prefix(&format!("sweep `{path}: {value}`"), error);
+        let quoted = |error: Error| error.at(&format!("sweep `{path}: {value}`"));
         set(&mut tree, path, value.clone()).map_err(quoted)?;
         to_experiment(&tree).map_err(quoted)?;
     }
     let mut experiment = to_experiment(&tree)?;
-    check(&experiment).map_err(|error| prefix(&format!("sweep {}", said.join(", ")), error))?;
+    check(&experiment).map_err(|error| error.at(&format!("sweep {}", said.join(", "))))?;
     experiment.sweep.clear();
     Ok(experiment)
 }

@@ -267,10 +267,7 @@ fn same_taps(config: &afdu::Config, train: &FeatureFile, input: &FeatureFile) ->
         file.taps.clone().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", file.path)))
     };
     let (of_train, of_input) = (taps(train)?, taps(input)?);
-    let chosen = layers::choose(config, &of_train.layers()?).map_err(|error| match error {
-        Error::Input { message, hint } => Error::Input { message: format!("{}: {message}", train.path), hint },
-        other => other,
-    })?;
+    let chosen = layers::choose(config, &of_train.layers()?).map_err(|error| error.at(&train.path))?;
     let mut same = [Vec::new(), Vec::new()];
     for layer in chosen {
         let name = &layer.shape.name;

@@ -321,11 +321,10 @@ fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
 
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
     let network = subject.members[0].trained.folder.display();
-    let place = |reason: String| format!("method {name} on the network {network}: {reason}");
+    let place = format!("method {name} on the network {network}");
     match error {
-        Error::Failed(reason) => Error::Failed(place(reason)),
-        Error::Input { message, hint } => Error::Input { message: place(message), hint },
-        other => other,
+        Error::Failed(reason) => Error::Failed(format!("{place}: {reason}")),
+        other => other.at(&place),
     }
 }
 

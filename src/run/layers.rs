@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    Error, Result,
+    Result,
     detectors::{
         DetectorConfig, LayerShape,
         afdu::{Layers, layers::choose},
@@ -22,7 +22,7 @@ impl Runner<'_> {
     /// Refuses detectors and figures of layers or neurons that the networks do not have.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the key and the layers that there are.
+    /// [`crate::Error::Input`] naming the key and the layers that there are.
     pub(super) fn check_layers(&mut self) -> Result<()> {
         let plan = self.plan;
         // By architecture: to make a network takes a moment.
@@ -46,14 +46,15 @@ impl Runner<'_> {
                     && config.layers != Layers::All
                     && let Some(shapes) = shapes(self, &method.network)?
                 {
-                    choose(config, &shapes).map_err(at(format!("methods.{index}.detector.afdu.layers")))?;
+                    choose(config, &shapes)
+                        .map_err(|error| error.at(&format!("methods.{index}.detector.afdu.layers")))?;
                 }
             }
             for (index, figure) in experiment.figures.iter().enumerate() {
                 if let Some((method, config)) = afdu_method(experiment, figure)
                     && let Some(shapes) = shapes(self, &method.network)?
                 {
-                    layer_of(figure, config, &shapes).map_err(at(format!("figures.{index}")))?;
+                    layer_of(figure, config, &shapes).map_err(|error| error.at(&format!("figures.{index}")))?;
                 }
             }
         }
@@ -68,11 +69,4 @@ fn layers(node: &Node, shape: Shape) -> Result<Vec<LayerShape>> {
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
     let (_, layers) = watch(|| network.forward(&image, Mode::Eval))?;
     Ok(layers.iter().map(LayerShape::from).collect())
-}
-
-fn at(key: String) -> impl FnOnce(Error) -> Error {
-    move |error| match error {
-        Error::Input { message, hint } => Error::Input { message: format!("{key}: {message}"), hint },
-        other => other,
-    }
 }

@@ -20,6 +20,14 @@ pub fn parameter(name: &str, shape: &[usize]) -> Tensor {
     scaled.unwrap().to_dtype(DType::F32).unwrap()
 }
 
+/// What the golden files hold of the gradient of a parameter: its norm, and its product with a direction.
+pub fn directional(name: &str, gradient: &Tensor) -> [f64; 2] {
+    let toward = values(&uniform(&format!("toward {name}"), gradient.dims()));
+    let gradient = values(gradient);
+    let norm = gradient.iter().map(|value| value * value).sum::<f64>().sqrt();
+    [norm, gradient.iter().zip(toward).map(|(value, toward)| value * toward).sum()]
+}
+
 /// At least `most` of the elements, evenly spread, or all.
 pub fn sampled(tensor: &Tensor, most: usize) -> Vec<f64> {
     let values = values(tensor);

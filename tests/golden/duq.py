@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pattern import parameter, sample, uniform
+from pattern import directional, parameter, sample, uniform
 from torch_networks import LeNet, WideResNet
 
 MOMENTUM, PENALTY, LR = 0.9, 0.5, 0.05
@@ -46,9 +46,8 @@ def value(name, shape):
     return uniform(name, *shape) + 12 if name.endswith(".N") else parameter(name, *shape)
 
 
-def directional(parameters, gradients):
-    pairs = [(n, torch.zeros_like(p) if g is None else g) for (n, p), g in zip(parameters, gradients)]
-    return {n: sample(torch.stack([g.norm(), (g * torch.from_numpy(uniform(f"toward {n}", *g.shape))).sum()])) for n, g in pairs}
+def with_zeros(parameters, gradients):
+    return [(n, torch.zeros_like(p) if g is None else g) for (n, p), g in zip(parameters, gradients)]
 
 
 def record(network, last, size, length_scale, count, channels, pixels, classes):
@@ -82,7 +81,7 @@ def record(network, last, size, length_scale, count, channels, pixels, classes):
     return {
         "images": [count, channels, pixels, pixels], "size": size, "length_scale": length_scale, "classes": classes, "parameters": sorted(state),
         "log_kernels": sample(kernels.log(), 10**6), "norms": sample(norms), "loss": loss.item(), "penalty": penalty.item(),
-        "of_loss": directional(parameters, of_loss), "of_penalty": directional(parameters, of_penalty), "buffers": buffers,
+        "of_loss": directional(with_zeros(parameters, of_loss)), "of_penalty": directional(with_zeros(parameters, of_penalty)), "buffers": buffers,
     }
 
 

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from pattern import parameter, sample, uniform
+from pattern import directional, parameter, sample, uniform
 from torch_networks import LeNet, ResNet18, Vgg19, WideResNet
 
 
@@ -53,10 +53,7 @@ def record(network, images, labels):
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     result["loss"] = loss.item()
-    result["gradients"] = {
-        name: sample(torch.stack([p.grad.norm(), (p.grad * torch.from_numpy(uniform(f"toward {name}", *p.shape))).sum()]))
-        for name, p in network.named_parameters()
-    }
+    result["gradients"] = directional([(name, p.grad) for name, p in network.named_parameters()])
     result["buffers"] = {name: sample(b, 2) for name, b in network.named_buffers() if b.ndim}
     return result
 

@@ -27,6 +27,14 @@ def parameter(name, *shape):
     return 0.1 * values
 
 
+def directional(gradients):
+    """Of (name, gradient) pairs: by name the norm, and the product with uniform("toward <name>")."""
+    import torch
+
+    toward = {name: torch.from_numpy(uniform(f"toward {name}", *gradient.shape)) for name, gradient in gradients}
+    return {name: sample(torch.stack([gradient.norm(), (gradient * toward[name]).sum()])) for name, gradient in gradients}
+
+
 def sample(tensor, most=48):
     """Values at even distances, in order: all of a small tensor, `most` of a large one."""
     flat = tensor.detach().double().numpy().ravel()

@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 import torch
 import torch_networks
-from pattern import parameter, sample, uniform
+from pattern import directional, parameter, sample, uniform
 from torch import nn
 from torch.nn import functional as F
 
@@ -116,10 +116,7 @@ def record(network, images, labels):
         if mode == "train":
             loss = F.cross_entropy(logits, labels)
     loss.backward()
-    result["gradients"] = {
-        name: sample(torch.stack([p.grad.norm(), (p.grad * torch.from_numpy(uniform(f"toward {name}", *p.shape))).sum()]))
-        for name, p in network.named_parameters()
-    }
+    result["gradients"] = directional([(name, p.grad) for name, p in network.named_parameters()])
     result["buffers"] = {name: sample(b, 2) for name, b in network.named_buffers() if b.ndim}
     return result
 
