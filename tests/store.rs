@@ -114,6 +114,30 @@ fn a_term_of_weight_zero_is_the_same_network_as_without_it() {
 }
 
 #[test]
+fn scores_that_are_used_again_say_what_made_them() {
+    let place = Place::new();
+    place.write(EXPERIMENT, "a");
+    place.run(&[]);
+    let experiment = fs::read_dir(place.path("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let told_commit = || {
+        let results = fs::read_to_string(experiment.join("results.json")).unwrap();
+        let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+        results["environment"]["commit"].as_str().unwrap().to_owned()
+    };
+    let commit = told_commit();
+    let detectors =
+        place.networks().into_iter().flat_map(|network| fs::read_dir(network.join("seed0/scores")).unwrap());
+    for detector in detectors {
+        let path = detector.unwrap().path().join("record.json");
+        let record = fs::read_to_string(&path).unwrap();
+        assert!(record.contains(&commit), "{record}");
+        fs::write(&path, record.replace(&commit, "an-earlier-one")).unwrap();
+    }
+    place.run(&[]);
+    assert_eq!(told_commit(), "an-earlier-one");
+}
+
+#[test]
 fn other_data_is_another_network() {
     let place = Place::new();
     place.write(EXPERIMENT, "a");

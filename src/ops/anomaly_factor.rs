@@ -12,10 +12,14 @@ use super::{
 pub(crate) enum Curves {
     /// Tables.
     Tabulated {
-        /// (neurons, 12) f32, `Head::to_words` each.
+        /// (neurons, 7) f32, `Head::to_words` each.
         heads: Tensor,
-        /// (neurons, 480) u32, two nodes each, the first in the lower half.
+        /// (neurons, 256) u32, two nodes each, the first in the lower half.
         nodes: Tensor,
+        /// (2·neurons + 1) u32: 0, then the ends in `tails` of each neuron's left and right one.
+        ends: Tensor,
+        /// f32, `Table::tails` of one neuron after another.
+        tails: Tensor,
     },
     /// Clusters.
     Exact {
@@ -75,7 +79,7 @@ impl Op<1> for Sums<'_> {
 
     fn gpu<G: Gpu>(&self, [values]: [View<'_, G>; 1]) -> Result<(G, Shape)> {
         let tensors: Vec<&Tensor> = match self.curves {
-            Curves::Tabulated { heads, nodes } => vec![heads, nodes],
+            Curves::Tabulated { heads, nodes, ends, tails } => vec![heads, nodes, ends, tails],
             Curves::Exact { scales, starts, centres, breaks, log_densities, weights } => {
                 vec![scales, starts, centres, breaks, log_densities, weights]
             }

@@ -21,6 +21,7 @@ mod gelu;
 pub(crate) mod gemm;
 mod global_avg_pool2d;
 mod group_norm;
+pub(crate) mod interpolate;
 mod like;
 mod linear;
 mod max_pool2d;

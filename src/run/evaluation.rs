@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ use crate::{
 
 /// Changes when a network's outputs or a detector's scores change their meaning or their bits, so that stored ones of an
 /// earlier version are not taken for new ones.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// One trained network of a subject.
 struct Member<'a> {
@@ -61,6 +61,8 @@ pub(super) struct Subject<'a> {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ScoringRecord {
+    /// What did it: another build each, if it was interrupted or sets were added.
+    environments: Vec<Environment>,
     fit_seconds: f64,
     /// What the detector says about its fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -262,6 +264,9 @@ impl<'a> Runner<'a> {
             let seconds = started.elapsed().as_secs_f64();
             files::write_npy(&path, scores.as_slice())?;
             record.score_seconds.insert(file, seconds);
+            if !record.environments.contains(&self.environment) {
+                record.environments.push(self.environment.clone());
+            }
             write_json(&record_path, &record)?;
             scored.score_seconds += seconds;
             scored.scores.push(scores);
@@ -270,6 +275,7 @@ impl<'a> Runner<'a> {
         remove_folder_if_there(&folder.join("fit"))?;
         self.views(method, subject, figures, &folder, scorer.as_deref())?;
         (scored.fit_seconds, scored.fit) = (record.fit_seconds, record.fit);
+        self.scored_on.extend(record.environments);
         Ok(scored)
     }
 
@@ -306,17 +312,8 @@ fn network_result(subject: &Subject<'_>, accuracy: f64) -> NetworkResult {
         final_loss: losses.map(|losses| losses.iter().sum::<f64>() / count as f64),
         train_seconds: records().map(|record| record.train_seconds).sum(),
         parameters: records().map(|record| record.parameters).sum(),
-        environment: Environment {
-            oodkit: distinct(records().map(|record| &record.environment.oodkit)),
-            commit: distinct(records().map(|record| &record.environment.commit)),
-            device: distinct(records().map(|record| &record.environment.device)),
-        },
+        environment: Environment::of(records().map(|record| &record.environment)),
     }
-}
-
-/// The different texts, in order of first appearance.
-fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> String {
-    texts.map(String::as_str).collect::<IndexSet<_>>().into_iter().collect::<Vec<_>>().join(" and ")
 }
 
 fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {

@@ -42,7 +42,13 @@ pub struct Context {
 pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
     check_precision(plan, context)?;
-    let mut runner = Runner { plan, context, sets: BTreeMap::new(), environment: environment(&context.device) };
+    let mut runner = Runner {
+        plan,
+        context,
+        environment: environment(&context.device),
+        scored_on: Vec::new(),
+        sets: BTreeMap::new(),
+    };
     // Every picture that will be scored is read before any training, so that a damaged one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
     runner.check_layers()?;
@@ -59,7 +65,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         smoke: context.smoke,
         datasets: runner.dataset_records()?,
         cells,
-        environment: runner.environment.clone(),
+        environment: Environment::of(runner.scored_on.iter()),
         overrides: context.overrides.clone(),
         config: to_json(&plan.experiment)?,
     })
@@ -116,6 +122,8 @@ pub(super) struct Runner<'a> {
     pub(super) plan: &'a Plan,
     pub(super) context: &'a Context,
     pub(super) environment: Environment,
+    /// What scored, now or before.
+    pub(super) scored_on: Vec<Environment>,
     /// Image sets by their configuration, split and shape, read once.
     sets: BTreeMap<String, Arc<LoadedSet>>,
 }

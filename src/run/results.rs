@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,7 +35,7 @@ pub struct Results {
     pub datasets: IndexMap<String, DatasetRecord>,
     /// One per cell of the sweep, in order; a single one without a sweep.
     pub cells: Vec<Cell>,
-    /// What it was scored on.
+    /// What it was scored on, also by earlier runs whose scores were used again.
     pub environment: Environment,
     /// What the command line changed in the experiment's file, as it was written there: `data.id.train_limit=1000`.
     pub overrides: Vec<String>,
@@ -188,4 +188,13 @@ pub struct Environment {
     pub commit: String,
     /// `cpu (2 threads, AMD EPYC)`, `cuda:0 (NVIDIA H100)`.
     pub device: String,
+}
+
+impl Environment {
+    /// Of what several together made: the different words of each, in order of first appearance.
+    pub fn of<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let distinct = |of: fn(&Self) -> &str| all.clone().map(of).collect::<IndexSet<_>>();
+        let joined = |of| distinct(of).into_iter().collect::<Vec<_>>().join(" and ");
+        Self { oodkit: joined(|one| &one.oodkit), commit: joined(|one| &one.commit), device: joined(|one| &one.device) }
+    }
 }

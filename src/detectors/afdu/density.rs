@@ -8,7 +8,7 @@ use crate::ops::wide;
 
 /// Terms smaller than e^-REACH of the nearest centre's kernel are left out. With weights of at least 10^-7 they are below the
 /// last digit of an f32.
-const REACH: f64 = 34.0;
+pub(super) const REACH: f64 = 34.0;
 
 /// Centres added up side by side.
 const LANES: usize = 32;
@@ -58,14 +58,14 @@ impl Density {
         &self.weights[..self.count]
     }
 
-    /// The position up to which there is this share of the values.
-    pub fn quantile(&self, share: f64) -> f64 {
+    /// The centre up to which there is this share of the values.
+    pub fn quantile(&self, share: f64) -> usize {
         let mut sum = 0.0;
         let reached = self.weights().iter().position(|weight| {
             sum += f64::from(*weight);
             sum >= share
         });
-        self.centres[reached.unwrap_or(self.count - 1)]
+        reached.unwrap_or(self.count - 1)
     }
 
     /// A value's position: bandwidths from the origin.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Config, Granularity, Tap};
@@ -131,18 +131,24 @@ pub fn tapped(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Tenso
     Ok(values.to_dtype(DType::F32)?)
 }
 
-/// Every neuron's activation on each image of a batch: (N, neurons), row by row.
+/// Calls `body` with every neuron's activation on each image of a batch: (N, neurons), row by row.
 ///
 /// # Errors
 /// As [`tapped`].
-pub fn rows(config: &Config, chosen: &Chosen, batch: &[Layer]) -> Result<Vec<f32>> {
-    let values = tapped(config, chosen, batch)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+pub fn with_rows<R>(config: &Config, chosen: &Chosen, batch: &[Layer], body: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let values = tapped(config, chosen, batch)?.to_device(&Device::Cpu)?.contiguous()?;
+    let (storage, layout) = values.storage_and_layout();
+    let (Storage::Cpu(CpuStorage::F32(stored)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        return Err(Error::Failed(format!("the layer {} is not made of numbers in a row", chosen.shape.name)));
+    };
+    // As they are: copying them would take a fifth of the time that scoring takes.
+    let values = &stored[start..end];
     let pixels: usize = chosen.shape.dims[1..].iter().product();
     Ok(match config.granularity {
-        Granularity::Pixel => values,
+        Granularity::Pixel => body(values),
         Granularity::Channel => {
             let mean = |map: &[f32]| (map.iter().copied().map(f64::from).sum::<f64>() / pixels as f64) as f32;
-            values.chunks_exact(pixels).map(mean).collect()
+            body(&values.chunks_exact(pixels).map(mean).collect::<Vec<f32>>())
         }
     })
 }

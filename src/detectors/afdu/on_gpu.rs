@@ -9,7 +9,7 @@ use super::{
     fit::{Curves, Fitted},
     layers::{self, Chosen},
     neuron::Model,
-    table::{HEAD_WORDS, Head, NODES},
+    table::{Curve, HEAD_WORDS, Head, NODES},
 };
 use crate::{
     Result,
@@ -46,13 +46,24 @@ impl OnGpu {
 fn copied(fitted: &Fitted, chosen: &Chosen, device: &Device) -> Result<anomaly_factor::Curves> {
     let neurons = chosen.neurons.clone();
     match &fitted.curves {
-        Curves::Tabulated { heads, nodes, .. } => {
-            let heads: Vec<f32> = heads[neurons.clone()].iter().flat_map(|head| head.to_words()).collect();
-            let pairs = nodes[neurons.start * NODES..neurons.end * NODES].as_chunks::<2>().0.iter();
+        Curves::Tabulated(tables, _) => {
+            let curves: Vec<Curve<'_>> = neurons.clone().map(|neuron| tables.curve(neuron)).collect();
+            let heads: Vec<f32> = curves.iter().flat_map(|curve| curve.head.to_words()).collect();
+            let pairs = curves.iter().flat_map(|curve| curve.nodes.as_chunks::<2>().0);
             let pairs: Vec<u32> = pairs.map(|[left, right]| u32::from(*left) | u32::from(*right) << 16).collect();
+            let (mut ends, mut tails) = (vec![0], Vec::new());
+            for tail in curves.iter().flat_map(|curve| curve.tails) {
+                tails.extend(tail);
+                ends.push(tails.len() as u32);
+            }
+            // No tensor is empty.
+            tails.push(0.0);
+            let numbers = tails.len();
             Ok(anomaly_factor::Curves::Tabulated {
                 heads: Tensor::from_vec(heads, (neurons.len(), HEAD_WORDS), device)?,
                 nodes: Tensor::from_vec(pairs, (neurons.len(), NODES / 2), device)?,
+                ends: Tensor::from_vec(ends, 2 * neurons.len() + 1, device)?,
+                tails: Tensor::from_vec(tails, numbers, device)?,
             })
         }
         Curves::Exact(models, _) => Clusters::of(&models[neurons]).on(device),

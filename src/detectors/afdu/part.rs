@@ -8,7 +8,7 @@ use super::{
     Config, Engine,
     density::Density,
     neuron::{Model, Neuron},
-    table::{self, Error, HEAD_WORDS, Head, NODES, Table},
+    table::{Error, HEAD_WORDS, Head, NODES, Table},
 };
 use crate::{
     Result,
@@ -75,7 +75,7 @@ impl Piece {
     /// ln WAF of values that the neuron was fitted to.
     pub fn log_factors(&self, cap: f32, values: &[f32], factors: &mut [f32]) {
         match self {
-            Self::Table { table, .. } => table::log_factors(&table.head, &table.nodes, cap, values, factors),
+            Self::Table { table, .. } => table.curve().log_factors(cap, values, factors),
             Self::Model(model) => model.log_factors_of(values, factors),
             Self::Constant(_) | Self::Absent => factors.fill(0.0),
         }
@@ -94,6 +94,9 @@ pub struct Part {
     pub unusable: usize,
 }
 
+/// What a file of another meaning is told by: raised when tables or what stands beside them change.
+const FORMAT: &str = "2";
+
 /// Numbers that each neuron is stored with: what it is, then what [`Part::write`] lists.
 const NUMBERS: usize = 8;
 
@@ -101,6 +104,7 @@ impl Part {
     /// Writes it; `place` says what it is a part of.
     pub fn write(&self, path: &Path, place: &str) -> Result<()> {
         let (mut numbers, mut heads, mut nodes) = (Vec::<f64>::new(), Vec::<f32>::new(), Vec::<u8>::new());
+        let mut tails = Vec::<f32>::new();
         let (mut centres, mut weights) = (Vec::<f64>::new(), Vec::<f32>::new());
         let flag = |flag: bool| f64::from(u8::from(flag));
         for piece in &self.pieces {
@@ -110,8 +114,10 @@ impl Part {
                 Piece::Table { table, bandwidth, irregular: (fell_back, atoms), error } => {
                     heads.extend(table.head.to_words());
                     nodes.extend(table.nodes.iter().flat_map(|node| node.to_le_bytes()));
+                    tails.extend(table.tails.iter().flatten());
+                    let [left, right] = table.tails.each_ref().map(|tail| tail.len() as f64);
                     let [largest, mean] = error.map_or([f64::NAN; 2], |error| [error.largest, error.mean]);
-                    [2.0, *bandwidth, flag(*fell_back), flag(*atoms), largest, mean, 0.0, 0.0]
+                    [2.0, *bandwidth, flag(*fell_back), flag(*atoms), largest, mean, left, right]
                 }
                 Piece::Model(model) => {
                     let density = &model.density;
@@ -127,19 +133,22 @@ impl Part {
         keep("numbers", vector(numbers)?);
         keep("heads", vector(heads)?);
         keep("nodes", vector(nodes)?);
+        keep("tails", vector(tails)?);
         keep("centres", vector(centres)?);
         keep("weights", vector(weights)?);
         keep("sums", vector(self.sums.clone())?);
-        let metadata = [("place", place.to_owned()), ("unusable", self.unusable.to_string())];
+        let format = FORMAT.to_owned();
+        let metadata = [("format", format), ("place", place.to_owned()), ("unusable", self.unusable.to_string())];
         weights::write(path, &tensors, &metadata.map(|(key, value)| (key.to_owned(), value)).into())
     }
 
-    /// Reads what [`Part::write`] wrote; `None` if there is no file, or one of another `place`, or not a whole one: it is made
+    /// Reads what [`Part::write`] wrote; `None` if there is no file, or one of another `place` or format, or not a whole one: it is made
     /// again then.
     pub fn read(path: &Path, place: &str, config: &Config) -> Result<Option<Self>> {
         let Some(bytes) = read_if_there(path)? else { return Ok(None) };
         let Ok((tensors, metadata)) = read_safetensors(&bytes) else { return Ok(None) };
-        if metadata.get("place").is_none_or(|stored| stored != place) {
+        let is = |key: &str, value: &str| metadata.get(key).is_some_and(|stored| stored == value);
+        if !is("format", FORMAT) || !is("place", place) {
             return Ok(None);
         }
         Ok(Self::from_tensors(&tensors, &metadata, config))
@@ -152,21 +161,24 @@ impl Part {
     ) -> Option<Self> {
         let heads: Vec<f32> = stored(tensors, "heads")?;
         let nodes: Vec<u8> = stored(tensors, "nodes")?;
+        let tails: Vec<f32> = stored(tensors, "tails")?;
         let centres: Vec<f64> = stored(tensors, "centres")?;
         let weights: Vec<f32> = stored(tensors, "weights")?;
         let mut tables = heads.as_chunks::<HEAD_WORDS>().0.iter().zip(nodes.chunks_exact(2 * NODES));
-        let mut first = 0;
+        let (mut first, mut tails) = (0, tails.as_slice());
         let mut part = Self { sums: stored(tensors, "sums")?, ..Self::default() };
         part.unusable = metadata.get("unusable")?.parse().ok()?;
         for numbers in stored::<f64>(tensors, "numbers")?.as_chunks::<NUMBERS>().0 {
-            let [kind, a, fell_back, atoms, b, c, count, _] = *numbers;
+            let [kind, a, fell_back, atoms, b, c, count, right] = *numbers;
             part.pieces.push(match kind as u8 {
                 0 => Piece::Absent,
                 1 => Piece::Constant(a as f32),
                 2 => {
                     let (head, nodes) = tables.next()?;
                     let nodes = nodes.as_chunks().0.iter().map(|node| u16::from_le_bytes(*node)).collect();
-                    let table = Table { head: Head::from_words(*head), nodes };
+                    let mut tail = |length: f64| Some(tails.split_off(..length as usize)?.to_vec());
+                    let tails = [tail(count)?, tail(right)?];
+                    let table = Table { head: Head::from_words(*head), nodes, tails };
                     let error = (!b.is_nan()).then_some(Error { largest: b, mean: c });
                     Piece::Table { table, bandwidth: a, irregular: (fell_back != 0.0, atoms != 0.0), error }
                 }

@@ -11,10 +11,10 @@ use super::{
 use crate::{Result, detectors::Activations, ops::wide};
 
 /// Neurons whose factors one thread adds up. Their number is part of the order of the sum, and so of its last bits.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
-/// Neurons whose values are taken out of the batch together: four neighbouring cache lines of each image.
-const TILE: usize = 64;
+/// Neurons whose values are taken out of the batch together: a cache line of each image.
+const TILE: usize = 16;
 
 /// One score per image.
 pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>> {
@@ -31,8 +31,10 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
             let sums = match on_gpu {
                 Some(sums) => sums,
                 None => {
-                    let rows = layers::rows(&fitted.config, &layer.chosen, batch)?;
-                    sums(&fitted.curves, neurons.start, &rows, neurons.len(), fitted.config.aggregate)
+                    let sums = |rows: &[f32]| {
+                        sums(&fitted.curves, neurons.start, rows, neurons.len(), fitted.config.aggregate)
+                    };
+                    layers::with_rows(&fitted.config, &layer.chosen, batch, sums)?
                 }
             };
             for (score, sum) in scores[start..].iter_mut().zip(sums) {
@@ -111,8 +113,8 @@ pub struct Factors {
 /// Those of the pass.
 pub fn factors(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Factors> {
     let mut found = Factors { activations: Vec::new(), log_factors: Vec::new() };
-    activations.subset(images)?.pass("AFDU", &mut |_, batch| {
-        let rows = layers::rows(&fitted.config, layer, batch)?;
+    activations.subset(images)?.pass("drawing AFDU", &mut |_, batch| {
+        let rows = layers::with_rows(&fitted.config, layer, batch, <[f32]>::to_vec)?;
         let count = layer.neurons.len();
         let images = rows.len() / count;
         let [mut columns, mut factors, mut back] = std::array::from_fn(|_| vec![0.0; rows.len()]);

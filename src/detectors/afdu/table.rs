@@ -1,151 +1,177 @@
-//! Tabulated anomaly factors: the log factor of a neuron is a function of one number, so 960 of its values stand for it.
+//! Tabulated anomaly factors: the log factor of a neuron is a function of one number, so 512 of its values stand for it where
+//! nearly all activations are, interpolated linearly and kept in 16 bits.
 //!
-//! Beyond the outermost centres the log factor grows like half the squared distance in bandwidths. That part is added
-//! analytically; what the table holds beside it is nearly flat there. Half of the values stand where nearly all of the train
-//! activations are, the others left and right of that. In between, they are interpolated linearly. Values are kept in 16 bits.
+//! Left and right of that part are the neuron's sparse tails. Each centre makes a dip there that no even spacing of nodes
+//! shows, so what holds in the tails is kept as it is: the centres near them, and the steps of the neighbourhood's density. Few
+//! values are looked up there, and few centres are near each.
 //!
-//! A table is near the exact factors where activations usually are: for normal and bimodal ones within 0.06 of the log factor from
-//! their 2nd to their 98th percentile. It is not where the tails are sparse: across the steps of the neighbourhood's
-//! density and in gaps between clusters, which are deeper than the space between two nodes shows, it was off by up to 32 on
-//! LeNet fitted to MNIST, where the mean over train activations was 0.004. [`Error`] measures both.
+//! A table is within 0.1 of the log factor of a normal neuron, of which the neighbourhood's steps between two nodes are the
+//! largest part. Where two modes are hundreds of bandwidths apart, the space between nodes is too wide; [`Error`] tells.
 
-use super::{density::exp, neuron::Model};
-use crate::ops::wide;
+use super::{
+    density::{REACH, exp},
+    neuron::Model,
+};
+use crate::ops::{
+    interpolate::{Grid, interpolate},
+    wide,
+};
 
-/// Values a neuron. With [`Head`] just below 2 kB.
-pub const NODES: usize = 960;
+/// Values a neuron.
+pub const NODES: usize = 512;
 
 /// The scale of a neuron's table.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Head {
-    /// Where the spacing of nodes changes; values below the first and above the last are as anomalous as these.
-    knots: [f32; 4],
-    /// Nodes a unit between knots.
-    densities: [f32; 3],
-    /// The outermost centres.
-    centres: [f32; 2],
-    /// 1/h
-    bandwidths: f32,
+    /// The tabulated part.
+    ends: [f32; 2],
+    /// Nodes a unit.
+    density: f32,
     /// Of node value 0, and of each step of it.
     lowest: f32,
     step: f32,
+    /// 1/h
+    bandwidths: f32,
+    /// [`Model::floor`]
+    floor: f32,
 }
 
 /// Words that a [`Head`] is stored as.
-pub const HEAD_WORDS: usize = 12;
+pub const HEAD_WORDS: usize = 7;
 
-/// Nodes between knots; one more stands at the end. Ours.
-const INTERVALS: [usize; 3] = [240, NODES - 481, 240];
-
-/// The share of the train activations that is left of the middle part of a table, and right of it. Ours.
+/// The share of the train activations that may be left of the tabulated part, and right of it: few enough that their time does
+/// not matter. Ours.
 const TAIL: f64 = 0.01;
+
+/// The tabulated part goes on to the next centre if that is so many bandwidths away at most: kernels that far apart make no dip
+/// that a few nodes do not show. Ours.
+const GAP: f64 = 3.0;
+
+/// The least nodes a bandwidth with which the tabulated part goes on. Ours.
+const FINENESS: f64 = 2.0;
+
+/// Kernels smaller than e^-`NEAR` of the nearest one at its end are no part of a tail: 10⁻⁵, in the log factor. Ours.
+const NEAR: f64 = 12.0;
 
 impl Head {
     /// As numbers, for a file.
     pub fn to_words(self) -> [f32; HEAD_WORDS] {
-        let Self { knots: [a, b, c, d], densities: [e, f, g], centres: [h, i], bandwidths, lowest, step } = self;
-        [a, b, c, d, e, f, g, h, i, bandwidths, lowest, step]
+        let Self { ends: [a, b], density, lowest, step, bandwidths, floor } = self;
+        [a, b, density, lowest, step, bandwidths, floor]
     }
 
     /// From [`Head::to_words`].
-    pub fn from_words([a, b, c, d, e, f, g, h, i, bandwidths, lowest, step]: [f32; HEAD_WORDS]) -> Self {
-        Self { knots: [a, b, c, d], densities: [e, f, g], centres: [h, i], bandwidths, lowest, step }
+    pub fn from_words([a, b, density, lowest, step, bandwidths, floor]: [f32; HEAD_WORDS]) -> Self {
+        Self { ends: [a, b], density, lowest, step, bandwidths, floor }
     }
 
     /// The value and bandwidth that [`Head::constant`] was made of; the bandwidth is infinite if there was none.
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn kernel(&self) -> (f64, f64) {
-        (f64::from(self.centres[0]), 1.0 / f64::from(self.bandwidths))
+        (f64::from(self.ends[0]), 1.0 / f64::from(self.bandwidths))
     }
 
     /// Of a neuron that only took `value`, as if its density were one kernel of this bandwidth; without one, of a neuron that
-    /// tells nothing: a log factor of 0 everywhere, and of NaN. All its nodes are 0.
-    pub fn constant(value: f32, bandwidth: Option<f64>, cap: f64) -> Self {
-        let bandwidths = bandwidth.map_or(0.0, |bandwidth| 1.0 / bandwidth);
-        let reach = bandwidth.map_or(0.0, |bandwidth| reach(cap) * bandwidth) as f32;
-        Self {
-            knots: [value - reach, value, value, value + reach],
-            densities: [0.0; 3],
-            centres: [value; 2],
-            bandwidths: bandwidths as f32,
-            lowest: 0.0,
-            step: 0.0,
-        }
+    /// tells nothing: a log factor of 0 everywhere, and of NaN. All its nodes are 0 and its tails empty.
+    pub fn constant(value: f32, bandwidth: Option<f64>) -> Self {
+        let bandwidths = bandwidth.map_or(0.0, |bandwidth| 1.0 / bandwidth) as f32;
+        let (density, lowest, step, floor) = (0.0, 0.0, 0.0, f32::NEG_INFINITY);
+        Self { ends: [value; 2], density, lowest, step, bandwidths, floor }
     }
 }
 
 /// What a table's log factors differ by from the exact ones.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Error {
-    /// At the centres and midway between nodes.
+    /// At the centres, midway between them, and midway between nodes.
     pub largest: f64,
     /// Over the train activations, each taken for its centre.
     pub mean: f64,
 }
 
-/// A neuron's log factors at evenly spaced values.
+/// A neuron's log factors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// Its scale.
     pub head: Head,
     /// [`NODES`] values.
     pub nodes: Vec<u16>,
+    /// Left and right of them: as many numbers for each of [`Tail`]'s columns, one column after the other.
+    pub tails: [Vec<f32>; 2],
 }
 
 impl Table {
     /// Of a fitted neuron.
     pub fn new(model: &Model) -> Self {
         let density = &model.density;
-        let outermost = [density.centres()[0], density.centres()[density.centres().len() - 1]];
-        // There the kernels alone make the factor the cap.
-        let reach =
-            |log_density: Option<&f64>| (2.0 * (model.cap() - log_density.map_or(0.0, |at| at.min(0.0)))).sqrt();
-        let around = &model.neighbourhood.log_densities;
-        let [left, right] = [reach(around.first()), reach(around.last())];
-        // Wide enough for one kernel, where an atom holds nearly everything.
-        let middle =
-            [density.quantile(TAIL) - (left / 2.0).min(2.0), density.quantile(1.0 - TAIL) + (right / 2.0).min(2.0)];
-        let knots = [outermost[0] - left, middle[0], middle[1], outermost[1] + right];
-        let steps: [f64; 3] = std::array::from_fn(|part| (knots[part + 1] - knots[part]) / INTERVALS[part] as f64);
-        let part = |part: usize| (0..INTERVALS[part]).map(move |node| knots[part] + steps[part] * node as f64);
-        let positions: Vec<f64> = part(0).chain(part(1)).chain(part(2)).chain([knots[3]]).collect();
-        let mut flat = positions.clone();
-        model.uncapped(&mut flat);
-        for (value, position) in flat.iter_mut().zip(&positions) {
-            let beyond = (outermost[0] - position).max(position - outermost[1]).max(0.0);
-            *value = (*value - 0.5 * beyond * beyond).min(model.cap());
+        let centres = density.centres();
+        let [mut first, mut last] = [TAIL, 1.0 - TAIL].map(|share| density.quantile(share));
+        // The nearer neighbour first.
+        loop {
+            let gap = |centre: Option<&f64>, end: usize| centre.map_or(f64::INFINITY, |at| (at - centres[end]).abs());
+            let left = gap(first.checked_sub(1).map(|next| &centres[next]), first);
+            let right = gap(centres.get(last + 1), last);
+            let wide = centres[last] - centres[first] + left.min(right);
+            if left.min(right) > GAP || wide > NODES as f64 / FINENESS {
+                break;
+            }
+            if left < right { first -= 1 } else { last += 1 }
         }
-        let lowest = flat.iter().copied().fold(f64::INFINITY, f64::min);
-        let highest = flat.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let quantum = ((highest - lowest) / f64::from(u16::MAX)).max(f64::from(f32::MIN_POSITIVE));
         let value = |position: f64| (density.origin + position * density.bandwidth) as f32;
+        let ends = [centres[first] - GAP / 2.0, centres[last] + GAP / 2.0].map(value);
+        // Where they are as f32.
+        let [start, end] = ends.map(|end| density.position(f64::from(end)));
+        let spacing = (end - start) / (NODES - 1) as f64;
+        let mut factors: Vec<f64> = (0..NODES).map(|node| start + spacing * node as f64).collect();
+        model.log_factors(&mut factors);
+        let lowest = factors.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = factors.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let quantum = ((highest - lowest) / f64::from(u16::MAX)).max(f64::from(f32::MIN_POSITIVE));
+        let around = &model.neighbourhood;
+        let steps = |end: f64| around.breaks.partition_point(|at| *at <= end);
+        // Both tails as if they were the right one.
+        let left = tail(
+            centres.iter().zip(density.weights()).rev().map(|(centre, weight)| (start - centre, *weight)),
+            around.breaks[..steps(start)].iter().rev().map(|at| start - at),
+            around.log_densities[..=steps(start)].iter().rev(),
+        );
+        let right = tail(
+            centres.iter().zip(density.weights()).map(|(centre, weight)| (centre - end, *weight)),
+            around.breaks[steps(end)..].iter().map(|at| at - end),
+            around.log_densities[steps(end)..].iter(),
+        );
         let head = Head {
-            knots: knots.map(value),
-            densities: steps.map(|step| (1.0 / (step * density.bandwidth)) as f32),
-            centres: outermost.map(value),
-            bandwidths: (1.0 / density.bandwidth) as f32,
+            ends,
+            density: ((NODES - 1) as f64 / (f64::from(ends[1]) - f64::from(ends[0]))) as f32,
             lowest: lowest as f32,
             step: quantum as f32,
+            bandwidths: (1.0 / density.bandwidth) as f32,
+            floor: model.floor() as f32,
         };
-        Self { head, nodes: flat.iter().map(|value| ((value - lowest) / quantum).round() as u16).collect() }
+        let nodes = factors.iter().map(|value| ((value - lowest) / quantum).round() as u16).collect();
+        Self { head, nodes, tails: [left, right] }
+    }
+
+    /// Its function.
+    pub fn curve(&self) -> Curve<'_> {
+        Curve { head: &self.head, nodes: &self.nodes, tails: [&self.tails[0], &self.tails[1]] }
     }
 
     /// How far it is from the neuron that it was made of.
     pub fn error(&self, model: &Model) -> Error {
         let density = &model.density;
-        let centres = density.centres().to_vec();
-        let knots = self.head.knots.map(|knot| density.position(f64::from(knot)));
-        let midway = (0..3).flat_map(|part| {
-            let step = (knots[part + 1] - knots[part]) / INTERVALS[part] as f64;
-            (0..INTERVALS[part]).map(move |node| knots[part] + step * (node as f64 + 0.5))
-        });
+        let centres = density.centres();
+        let [start, end] = self.head.ends.map(|end| density.position(f64::from(end)));
+        let spacing = (end - start) / (NODES - 1) as f64;
+        let nodes = (0..NODES - 1).map(|node| start + spacing * (node as f64 + 0.5));
+        let between = centres.windows(2).map(|pair| f64::midpoint(pair[0], pair[1]));
         // The same numbers to both: the positions as f32 values.
-        let values: Vec<f32> =
-            centres.iter().copied().chain(midway).map(|at| (density.origin + at * density.bandwidth) as f32).collect();
+        let positions = centres.iter().copied().chain(between).chain(nodes);
+        let values: Vec<f32> = positions.map(|at| (density.origin + at * density.bandwidth) as f32).collect();
         let mut exact: Vec<f64> = values.iter().map(|value| density.position(f64::from(*value))).collect();
         model.log_factors(&mut exact);
         let mut found = vec![0.0; values.len()];
-        log_factors(&self.head, &self.nodes, model.cap() as f32, &values, &mut found);
+        self.curve().log_factors(model.cap() as f32, &values, &mut found);
         let errors: Vec<f64> = exact.iter().zip(&found).map(|(a, b)| (a - f64::from(*b)).abs()).collect();
         Error {
             largest: errors.iter().copied().fold(0.0, f64::max),
@@ -154,58 +180,158 @@ impl Table {
     }
 }
 
-/// Bandwidths after which a kernel has fallen by e^-`fall`, and a little more.
-fn reach(fall: f64) -> f64 {
-    1.001 * (2.0 * fall).sqrt()
+/// A tail from its centres, outwards from the table's other end, with their weights; from the positions where the
+/// neighbourhood's density changes, and from that before and after each. Positions are bandwidths beyond the table's end.
+fn tail<'a>(
+    centres: impl Iterator<Item = (f64, f32)> + Clone,
+    breaks: impl Iterator<Item = f64>,
+    log_densities: impl Iterator<Item = &'a f64>,
+) -> Vec<f32> {
+    let nearest = centres.clone().map(|(at, _)| at.abs()).fold(f64::INFINITY, f64::min);
+    let least = -(nearest * nearest + 2.0 * NEAR).sqrt();
+    let (mut positions, mut weights): (Vec<f32>, Vec<f32>) =
+        centres.filter(|(at, _)| *at >= least).map(|(at, weight)| (at as f32, weight)).unzip();
+    let mut froms: Vec<f32> = std::iter::once(f32::NEG_INFINITY).chain(breaks.map(|at| at as f32)).collect();
+    let mut log_densities: Vec<f32> = log_densities.map(|density| *density as f32).collect();
+    let rows = positions.len().max(froms.len());
+    positions.resize(rows, positions.last().copied().unwrap_or(0.0));
+    weights.resize(rows, 0.0);
+    froms.resize(rows, f32::INFINITY);
+    log_densities.resize(rows, 0.0);
+    [positions, weights, froms, log_densities].concat()
 }
 
-/// ln WAF of `values` by a neuron's table; NaN gives the cap, unless the neuron tells nothing. `nodes` are [`NODES`].
-pub fn log_factors(head: &Head, nodes: &[u16], cap: f32, values: &[f32], factors: &mut [f32]) {
-    let Some((nodes, _)) = nodes.split_first_chunk::<NODES>() else { return };
-    wide(
-        #[inline(always)]
-        || {
-            // Read in order, which memory is fast at, before look-ups in any order.
-            let nodes = &std::hint::black_box(*nodes);
-            for (values, factors) in values.chunks(LANES).zip(factors.chunks_mut(LANES)) {
-                chunk(head, nodes, cap, values, factors);
+/// A tail, in its rows.
+#[derive(Debug, Clone, Copy)]
+struct Tail<'a> {
+    /// Bandwidths beyond the table's end, increasing; filled up with the last.
+    centres: &'a [f32],
+    /// 0 where filled up.
+    weights: &'a [f32],
+    /// From where on the next holds; filled up with infinity.
+    froms: &'a [f32],
+    /// ln WDE
+    log_densities: &'a [f32],
+}
+
+impl<'a> Tail<'a> {
+    /// `None` if it has no rows.
+    fn of(numbers: &'a [f32]) -> Option<Self> {
+        let rows = numbers.len() / 4;
+        let column = |column: usize| &numbers[column * rows..(column + 1) * rows];
+        (rows > 0).then(|| Self { centres: column(0), weights: column(1), froms: column(2), log_densities: column(3) })
+    }
+
+    /// ln WAF without a cap, `u` bandwidths beyond the table's end. As `Density::log_sums` and `Neighbourhood::log_density`.
+    #[inline(always)]
+    fn log_factor(&self, u: f32, floor: f32) -> f32 {
+        let rows = self.centres.len();
+        let right = self.centres.partition_point(|centre| *centre < u).min(rows - 1);
+        let left = right.saturating_sub(1);
+        let (before, after) = (self.centres[left], self.centres[right]);
+        let nearest = if u - before < after - u { before } else { after };
+        let distance = u - nearest;
+        let reach = (distance * distance + 2.0 * REACH as f32).sqrt();
+        let first = self.centres.partition_point(|centre| *centre < u - reach);
+        let sum: f32 = self.centres[first..]
+            .iter()
+            .zip(&self.weights[first..])
+            .take_while(|(centre, _)| **centre <= u + reach)
+            .map(|(centre, weight)| weight * exp((centre - nearest) * (2.0 * u - centre - nearest) * 0.5))
+            .sum();
+        let density = sum.ln() - 0.5 * distance * distance;
+        let around = self.log_densities[self.froms.partition_point(|from| *from <= u).max(1) - 1];
+        around - density.max(floor)
+    }
+}
+
+/// A neuron's tabulated function.
+#[derive(Debug, Clone, Copy)]
+pub struct Curve<'a> {
+    /// [`Table::head`]
+    pub head: &'a Head,
+    /// [`Table::nodes`]
+    pub nodes: &'a [u16],
+    /// [`Table::tails`]; where there is none, one kernel stands at the end of the table.
+    pub tails: [&'a [f32]; 2],
+}
+
+impl<'a> Curve<'a> {
+    /// Of [`Head::constant`].
+    pub fn constant(head: &'a Head) -> Self {
+        Self { head, nodes: &[0; NODES], tails: [&[]; 2] }
+    }
+
+    /// ln WAF of `values`; NaN gives the cap, unless the neuron tells nothing.
+    pub fn log_factors(&self, cap: f32, values: &[f32], factors: &mut [f32]) {
+        let Head { ends, density, lowest, step, .. } = *self.head;
+        let grid = Grid { ends, density, lowest, step, nodes: self.nodes };
+        if interpolate(grid, cap, values, factors) {
+            for (value, factor) in values.iter().zip(factors) {
+                if value.is_nan() || *value < ends[0] || *value > ends[1] {
+                    *factor = self.in_tail(cap, *value);
+                }
             }
-        },
-    );
+        }
+    }
+
+    fn in_tail(&self, cap: f32, value: f32) -> f32 {
+        let Head { ends, bandwidths, floor, .. } = *self.head;
+        if bandwidths == 0.0 {
+            return 0.0;
+        }
+        let (beyond, tail) = match value < ends[0] {
+            true => (ends[0] - value, self.tails[0]),
+            false => (value - ends[1], self.tails[1]),
+        };
+        // Factors are far above any cap out there already, and squares stay finite.
+        let u = (beyond * bandwidths).min(1e9);
+        let found = match Tail::of(tail) {
+            Some(tail) => tail.log_factor(u, floor),
+            None => 0.5 * u * u,
+        };
+        if value.is_nan() { cap } else { found.min(cap) }
+    }
 }
 
-/// Values looked up together.
-const LANES: usize = 64;
+/// Many neurons' tables, one after another.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// One a neuron.
+    pub heads: Vec<Head>,
+    /// [`NODES`] a neuron.
+    pub nodes: Vec<u16>,
+    /// Both of every neuron.
+    pub tails: Vec<f32>,
+    /// Where each neuron's left and right tail end.
+    pub ends: Vec<[usize; 2]>,
+}
 
-/// Up to [`LANES`] values. Each step is a loop of its own, so that the compiler uses vectors for all but the look-up.
-#[inline(always)]
-fn chunk(head: &Head, nodes: &[u16; NODES], cap: f32, values: &[f32], factors: &mut [f32]) {
-    let (mut places, mut beyond) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-    let [a, b, c, d] = head.knots;
-    for ((value, place), beyond) in values.iter().zip(&mut places).zip(&mut beyond) {
-        let inside = value.max(a).min(d);
-        let [left, middle, right] = [inside.min(b) - a, inside.max(b).min(c) - b, inside.max(c) - c];
-        let nodes = left * head.densities[0] + middle * head.densities[1] + right * head.densities[2];
-        *place = nodes.min((NODES - 1) as f32);
-        *beyond = (head.centres[0] - inside).max(inside - head.centres[1]).max(0.0) * head.bandwidths;
+impl Tables {
+    /// For so many neurons: growing would hold the tables of hundreds of thousands up to four times.
+    pub fn with_capacity(neurons: usize) -> Self {
+        Self { nodes: Vec::with_capacity(neurons * NODES), ..Self::default() }
     }
-    let mut indices = [0_i32; LANES];
-    for (place, index) in places.iter_mut().zip(&mut indices) {
-        *index = (*place as i32).min(NODES as i32 - 2);
-        *place -= *index as f32;
+
+    /// Adds a neuron's.
+    pub fn push(&mut self, curve: Curve<'_>) {
+        self.heads.push(*curve.head);
+        self.nodes.extend(curve.nodes);
+        self.ends.push(curve.tails.map(|tail| {
+            self.tails.extend(tail);
+            self.tails.len()
+        }));
     }
-    let (mut lefts, mut rights) = ([0_u16; LANES], [0_u16; LANES]);
-    for ((index, left), right) in indices.iter().zip(&mut lefts).zip(&mut rights) {
-        let index = (*index as usize).min(NODES - 2);
-        (*left, *right) = (nodes[index], nodes[index + 1]);
-    }
-    // An infinitely wide kernel: the neuron tells nothing.
-    let of_nan = if head.bandwidths == 0.0 { 0.0 } else { cap };
-    for (index, (value, factor)) in values.iter().zip(factors).enumerate() {
-        let [left, right] = [f32::from(lefts[index]), f32::from(rights[index])];
-        let flat = head.lowest + head.step * (left + places[index] * (right - left));
-        let found = (flat + 0.5 * beyond[index] * beyond[index]).min(cap);
-        *factor = if value.is_nan() { of_nan } else { found };
+
+    /// A neuron's.
+    pub fn curve(&self, neuron: usize) -> Curve<'_> {
+        let start = neuron.checked_sub(1).map_or(0, |before| self.ends[before][1]);
+        let [middle, end] = self.ends[neuron];
+        Curve {
+            head: &self.heads[neuron],
+            nodes: &self.nodes[neuron * NODES..(neuron + 1) * NODES],
+            tails: [&self.tails[start..middle], &self.tails[middle..end]],
+        }
     }
 }
 

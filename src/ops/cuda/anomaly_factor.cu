@@ -12,11 +12,11 @@ struct Neuron {
 };
 
 // How many of the increasing `numbers` are below `bound`, or at it if `also_at`.
-__device__ inline uint below(const double *numbers, uint count, double bound, bool also_at) {
+template <typename T> __device__ inline uint below(const T *numbers, uint count, T bound, bool also_at) {
   uint first = 0;
   while (count > 0) {
     uint half = count / 2;
-    double middle = numbers[first + half];
+    T middle = numbers[first + half];
     if (middle < bound || (also_at && middle == bound)) {
       first += half + 1;
       count -= half + 1;
@@ -68,34 +68,51 @@ __device__ void exact(uint images, uint neurons, double cap, const double *scale
 
 // From tables: table.rs says what HEAD and NODES are. A row of COLUMNS threads takes as many neurons of an image, so that
 // values are read side by side, and goes on to other images with the same neurons' scales.
-constexpr uint COLUMNS = 32, HEAD = 12, NODES = 960;
+constexpr uint COLUMNS = 32, HEAD = 7, NODES = 512;
 
 // Two values a word, the first in the lower half.
 __device__ inline uint value_of(const uint *nodes, uint node) { return (nodes[node / 2] >> (node % 2 == 0 ? 0 : 16)) & 0xFFFF; }
 
+// ln WAF beyond a table's end, as Tail::log_factor of table.rs; without rows, of one kernel at that end.
+template <typename T> __device__ inline T in_tail(const T *tail, uint rows, T u, T floor) {
+  constexpr float REACH = 34;
+  if (rows == 0) return T(0.5) * u * u;
+  const T *centres = tail, *weights = tail + rows, *froms = tail + 2 * rows, *log_densities = tail + 3 * rows;
+  uint right = below(centres, rows, u, false);
+  if (right == rows) --right;
+  uint left = right > 0 ? right - 1 : 0;
+  T nearest = u - centres[left] < centres[right] - u ? centres[left] : centres[right];
+  T distance = u - nearest, reach = sqrt(distance * distance + T(2 * REACH)), sum = 0;
+  for (uint i = below(centres, rows, u - reach, false); i < rows && centres[i] <= u + reach; ++i)
+    sum += weights[i] * exp((centres[i] - nearest) * (2 * u - centres[i] - nearest) * T(0.5));
+  T density = log(sum) - T(0.5) * distance * distance;
+  uint before = below(froms, rows, u, true);
+  return log_densities[before > 0 ? before - 1 : 0] - (density < floor ? floor : density);
+}
+
 template <typename T>
-__device__ void tabulated(uint images, uint neurons, double cap, const T *heads, const uint *nodes, const T *values,
-                          T *factors) {
+__device__ void tabulated(uint images, uint neurons, double cap, const T *heads, const uint *nodes, const uint *ends,
+                          const T *tails, const T *values, T *factors) {
   uint neuron = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
   if (neuron >= neurons) return;
-  const T *head = heads + neuron * HEAD, *densities = head + 4, *centres = head + 7;
-  const uint *pairs = nodes + neuron * (NODES / 2);
-  T a = head[0], b = head[1], c = head[2], d = head[3], bandwidths = head[9], lowest = head[10], step = head[11];
+  const T *head = heads + neuron * HEAD;
+  const uint *pairs = nodes + neuron * (NODES / 2), *limits = ends + 2 * neuron;
+  T first = head[0], last = head[1], spacing = head[2], lowest = head[3], step = head[4], bandwidths = head[5], floor = head[6];
   for (uint image = threadIdx.x / COLUMNS; image < images; image += THREADS / COLUMNS) {
-    T value = values[image * neurons + neuron], factor = bandwidths == T(0) ? T(0) : T(cap);
-    if (value == value) {
-      T inside = value < a ? a : value > d ? d : value;
-      T place = ((inside < b ? inside : b) - a) * densities[0] + ((inside > c ? inside : c) - c) * densities[2] +
-                ((inside < b ? b : inside > c ? c : inside) - b) * densities[1];
+    T value = values[image * neurons + neuron], factor = bandwidths == T(0) ? T(0) : T(cap), found = factor;
+    if (value >= first && value <= last) {
+      T place = (value - first) * spacing;
       if (!(place < T(NODES - 1))) place = T(NODES - 1);
       uint node = place < T(NODES - 2) ? uint(place) : NODES - 2;
       T left = T(value_of(pairs, node)), right = T(value_of(pairs, node + 1));
-      T beyond = inside < centres[0] ? centres[0] - inside : inside > centres[1] ? inside - centres[1] : T(0);
-      beyond *= bandwidths;
-      T found = lowest + step * (left + (place - T(node)) * (right - left)) + T(0.5) * beyond * beyond;
-      if (found < factor) factor = found;
+      found = lowest + step * (left + (place - T(node)) * (right - left));
+    } else if (value == value && bandwidths != T(0)) {
+      uint side = value < first ? 0 : 1;
+      T u = (side == 0 ? first - value : value - last) * bandwidths;
+      constexpr float FARTHEST = 1e9;
+      found = in_tail(tails + limits[side], (limits[side + 1] - limits[side]) / 4, u < T(FARTHEST) ? u : T(FARTHEST), floor);
     }
-    factors[image * neurons + neuron] = factor;
+    factors[image * neurons + neuron] = found < factor ? found : factor;
   }
 }
 
@@ -114,9 +131,9 @@ KERNEL(exact_f32, uint images, uint neurons, double cap, const double *scales, c
        const double *breaks, const double *log_densities, const float *weights, const float *values, float *factors) {
   anomaly_factor::exact(images, neurons, cap, scales, starts, centres, breaks, log_densities, weights, values, factors);
 }
-KERNEL(tabulated_f32, uint images, uint neurons, double cap, const float *heads, const uint *nodes, const float *values,
-       float *factors) {
-  anomaly_factor::tabulated(images, neurons, cap, heads, nodes, values, factors);
+KERNEL(tabulated_f32, uint images, uint neurons, double cap, const float *heads, const uint *nodes, const uint *ends,
+       const float *tails, const float *values, float *factors) {
+  anomaly_factor::tabulated(images, neurons, cap, heads, nodes, ends, tails, values, factors);
 }
 KERNEL(sums_f32, uint neurons, uint raw, const float *log_factors, double *sums) {
   anomaly_factor::sums(neurons, raw, log_factors, sums);

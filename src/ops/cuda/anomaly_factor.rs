@@ -7,8 +7,8 @@ use super::{Gpu, Launch, THREADS, View};
 /// Neurons of a block of `tabulated`; `COLUMNS` of anomaly_factor.cu.
 const COLUMNS: usize = 32;
 
-/// Log factors of `values` (N, neurons) by tables: heads (neurons, 12), nodes (neurons, 480).
-pub(in crate::ops) fn tabulated<G: Gpu>(values: View<'_, G>, cap: f64, tables: [View<'_, G>; 2]) -> Result<G> {
+/// Log factors of `values` (N, neurons) by tables: heads (neurons, 7), nodes (neurons, 256), ends (2·neurons + 1), tails.
+pub(in crate::ops) fn tabulated<G: Gpu>(values: View<'_, G>, cap: f64, tables: [View<'_, G>; 4]) -> Result<G> {
     let (images, neurons) = values.shape().dims2()?;
     let mut factors = values.new_like(values.shape())?;
     let launch = Launch::new("anomaly_factor", "tabulated", values.dtype())?.sizes([images, neurons]).real(cap);
