@@ -134,6 +134,40 @@ fn overrides_reach_every_kind_of_key() {
 }
 
 #[test]
+fn overrides_reach_keys_that_are_not_written_by_default() {
+    let quickstart = experiment("quickstart");
+    let changed = with(
+        &quickstart,
+        &[
+            "tables=[{name: t, rows: method, columns: [auroc]}]",
+            "figures=[]",
+            "methods=[{name: S, network: base, detector: energy}, {name: T, network: tuned, detector: softmax_entropy}]",
+            "networks.tuned.members=2",
+            "networks.base.backbone=vgg19_bn",
+            "networks.base.backbone.vgg19_bn.width=8",
+            "methods.0.detector=afdu",
+            "methods.0.detector.afdu.images=100",
+            "sweep={methods.0.detector.afdu.images: [50, 100]}",
+        ],
+    );
+    let tree = serde_json::to_value(&changed).unwrap();
+    assert_eq!(tree["networks"]["tuned"]["members"], 2);
+    assert_eq!(tree["networks"]["base"]["backbone"]["vgg19_bn"]["width"], 8);
+    assert_eq!(sweep::cells(&changed).unwrap()[0].experiment.methods[0].detector, {
+        serde_json::from_value(json!({ "afdu": { "images": 50 } })).unwrap()
+    });
+    let refused = |text: &str| overrides::apply(&quickstart, &[text.to_owned()]).unwrap_err().to_string();
+    for (text, message) in [
+        ("networks.base.member=2", "there is no key `member` in networks.base"),
+        ("networks.tunde={}", "there is no key `tunde` in networks (did you mean \"tuned\"?)"),
+        ("networks.base.members=two", "networks.base.members: expected"),
+        ("methods.0.images=2", "there is no key `images` in methods.0"),
+    ] {
+        assert!(refused(text).contains(message), "{}", refused(text));
+    }
+}
+
+#[test]
 fn images_held_out_are_fewer_than_a_limit_leaves() {
     let quickstart = experiment("quickstart");
     let held_out = |images| {

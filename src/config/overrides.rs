@@ -151,9 +151,30 @@ fn parse_value(text: &str) -> Result<Value> {
     })
 }
 
-/// Replaces what stands at `path`, which must exist.
+/// Replaces what stands at `path`, which must exist or be a key that is only written where it is set (`members`).
 pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
-    *find(tree, path)? = value;
+    let error = match find(tree, path) {
+        Ok(place) => {
+            *place = value;
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    let Some((parent, key)) = path.rsplit_once('.') else { return Err(error) };
+    let with = |key: &str, value| {
+        let mut tree = tree.clone();
+        find(&mut tree, parent).ok()?.as_object_mut()?.insert(key.to_owned(), value);
+        Some(tree)
+    };
+    let is_unknown = |key: &str| {
+        let typed = with(key, Value::Null).map(|tree| to_experiment(&tree));
+        matches!(typed, Some(Err(error)) if error.to_string().contains(&format!("unknown key `{key}`")))
+    };
+    // Where a file chooses names, none is unknown: a new one is a misspelt one.
+    match with(key, value) {
+        Some(with_key) if is_unknown("-") && !is_unknown(key) => *tree = with_key,
+        _ => return Err(error),
+    }
     Ok(())
 }
 
