@@ -29,9 +29,12 @@ use crate::{
     },
 };
 
-/// Changes when a network's outputs or a detector's scores change their meaning or their bits, so that stored ones of an
-/// earlier version are not taken for new ones.
-const VERSION: u32 = 3;
+/// Changes when a network's outputs change their meaning or their bits, so that stored ones of an earlier version are not taken
+/// for new ones.
+const OUTPUTS_VERSION: u32 = 2;
+
+/// The same for a detector's scores.
+const SCORES_VERSION: u32 = 3;
 
 /// One trained network of a subject.
 struct Member<'a> {
@@ -175,7 +178,7 @@ impl<'a> Runner<'a> {
             interrupt: self.context.interrupt.clone(),
         };
         // Images of one batch may share sums, so the batch size can change the last bits.
-        let folder = format!("v{VERSION}-batch{}", subject.batch_size);
+        let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
         let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
         let bank = match bank::read(&path, set.images.labels.clone())? {
             Some(bank) => bank,
@@ -216,7 +219,7 @@ impl<'a> Runner<'a> {
 
     /// A method's scores on every set, from disk if they were computed before; what its figures show is stored beside them.
     fn scores(&mut self, method: &Method, subject: &Subject<'_>, figures: &[Figure]) -> Result<Scored> {
-        let detector = json!([VERSION, subject.batch_size, to_json(&method.detector)?]);
+        let detector = json!([SCORES_VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
         let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
         let record_path = folder.join("record.json");

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Changes when what is stored changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Images of each set that a neuron's figure marks.
 const MARKED: usize = 8;
