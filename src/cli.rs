@@ -123,12 +123,12 @@ struct Score {
     /// Features of the in-distribution train set, for detectors that learn from it
     #[arg(long, value_name = "FILE")]
     fit: Option<PathBuf>,
-    /// Features of the images to score
-    #[arg(long, value_name = "FILE")]
-    input: PathBuf,
-    /// Where the scores go: .npy, one number per image, larger means more anomalous
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    /// Features of the images to score; several files are scored by one fit
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// Where the scores of each input go: .npy, one number per image, larger means more anomalous
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    out: Vec<PathBuf>,
     /// MiB that a fit may hold at a time
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     memory: u32,
@@ -344,16 +344,29 @@ fn detectors() -> String {
 
 fn score(arguments: &Score) -> Result<()> {
     let config = config::load::parse_detector(&arguments.detector)?;
-    if arguments.out.extension().is_none_or(|extension| extension != "npy") {
-        return Err(Error::input(format!("--out {}: scores are written as .npy", arguments.out.display())));
+    if let Some(out) = arguments.out.iter().find(|out| out.extension().is_none_or(|extension| extension != "npy")) {
+        return Err(Error::input(format!("--out {}: scores are written as .npy", out.display())));
+    }
+    if arguments.out.len() != arguments.input.len() {
+        let (inputs, outs) = (arguments.input.len(), arguments.out.len());
+        return Err(Error::input(format!("{inputs} files to score and {outs} for their scores"))
+            .hint("give one --out for each --input, in the same order"));
+    }
+    if let Some(index) = (1..arguments.out.len()).find(|&index| arguments.out[..index].contains(&arguments.out[index]))
+    {
+        return Err(Error::input(format!("--out {} stands twice", arguments.out[index].display())));
     }
     let (fit, memory) = (arguments.fit.as_deref(), (arguments.memory as usize) << 20);
-    let feature_file::Scored { scores, record } = feature_file::score(&config, fit, &arguments.input, memory)?;
+    let inputs: Vec<&Path> = arguments.input.iter().map(PathBuf::as_path).collect();
+    let record = feature_file::score(&config, fit, &inputs, memory, &mut |index, scores| {
+        let out = &arguments.out[index];
+        metrics::files::write_npy(out, scores.as_slice())?;
+        eprintln!("{} scores in {}", scores.as_slice().len(), out.display());
+        Ok(())
+    })?;
     if let Some(fit) = record.map(|record| detectors::in_words(&record)).filter(|fit| !fit.is_empty()) {
         eprintln!("fit, what is 0 left out: {fit}");
     }
-    metrics::files::write_npy(&arguments.out, scores.as_slice())?;
-    eprintln!("{} scores in {}", scores.as_slice().len(), arguments.out.display());
     Ok(())
 }
 

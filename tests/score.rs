@@ -48,6 +48,46 @@ fn scores_are_those_of_the_library() {
 }
 
 #[test]
+fn one_fit_scores_many_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let features =
+        |name: &str, count: usize, step: f64| write(folder.path(), name, &[("features", rows(count, 4, step))]);
+    let (train, a, b) = (features("train", 60, 0.37), features("a", 7, 0.91), features("b", 3, 0.53));
+    let knn = ["--detector", "knn: {k: 3}", "--fit", &train];
+    oodkit()
+        .arg("score")
+        .args(knn)
+        .args(["--input", &a, &b, "--out", &path("a.npy"), &path("b.npy")])
+        .assert()
+        .success();
+    for (input, out) in [(&a, "a.npy"), (&b, "b.npy")] {
+        let alone = scored(&[&knn[..], &["--input", input]].concat(), Path::new(&path("alone.npy")));
+        assert_eq!(
+            read_scores(Path::new(&path(out))).unwrap().into_iter().map(|score| score as f32).collect::<Vec<_>>(),
+            alone
+        );
+    }
+    let archive = path("archive.pt");
+    fs::write(&archive, b"PK\x03\x04 and so on").unwrap();
+    let wide = write(folder.path(), "wide", &[("features", rows(3, 5, 0.1))]);
+    for (inputs, outs, message) in [
+        (vec![&a, &b], vec!["c.npy"], "2 files to score and 1 for their scores"),
+        (vec![&a, &b], vec!["c.npy", "c.npy"], "stands twice"),
+        // Found before anything is fitted or written.
+        (vec![&a, &wide], vec!["c.npy", "d.npy"], "features has 4 columns in"),
+        (vec![&a, &archive], vec!["c.npy", "d.npy"], "hint: write it with safetensors.torch.save_file"),
+    ] {
+        let outs: Vec<String> = outs.into_iter().map(path).collect();
+        let assert =
+            oodkit().arg("score").args(knn).arg("--input").args(inputs).arg("--out").args(&outs).assert().code(2);
+        let told = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(told.contains(message), "{told}");
+        assert!(!Path::new(&path("c.npy")).exists());
+    }
+}
+
+#[test]
 fn what_is_wrong_with_the_files_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

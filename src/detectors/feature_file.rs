@@ -51,6 +51,11 @@ impl FeatureFile {
         let mut bytes = Vec::new();
         let opened = File::open(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
         (&opened).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        if bytes.starts_with(b"PK\x03\x04") {
+            let error =
+                refuse("a zip archive, such as torch.save and numpy.savez write, and no safetensors file".into());
+            return Err(error.hint("write it with safetensors.torch.save_file: the README shows how"));
+        }
         let (mut tensors, _) = read_safetensors(&bytes).map_err(&refuse)?;
         drop(bytes);
         let mut taps = Vec::new();
@@ -107,6 +112,10 @@ impl FeatureFile {
         };
         file.check_classes().map_err(refuse)?;
         Ok(file)
+    }
+
+    fn taps(&self) -> Result<&Taps> {
+        self.taps.as_deref().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", self.path)))
     }
 
     /// Labels, logits and head agree on the number of classes, head and features on their length.
@@ -189,57 +198,50 @@ impl Need {
     }
 }
 
-/// Scores, and what the fit for them met.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// One per image.
-    pub scores: Scores,
-    /// As [`Scorer::record`](super::Scorer::record).
-    pub record: Option<serde_json::Value>,
-}
-
-/// Fits a detector on one file, if it is one that fits, and scores another.
+/// Fits a detector on one file, if it is one that fits, scores others in turn, and hands over each one's scores with its place
+/// in `inputs`. What the fit met, if it tells.
+///
+/// All files are read and checked before the fit, and read again to be scored: one at a time is in memory.
 ///
 /// # Errors
 /// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, or AFDU is told a tap or
-/// finds no neuron that varies.
-pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: usize) -> Result<Scored> {
+/// finds no neuron that varies; those of `each`.
+pub fn score(
+    config: &DetectorConfig,
+    fit: Option<&Path>,
+    inputs: &[&Path],
+    memory: usize,
+    each: &mut dyn FnMut(usize, &Scores) -> Result<()>,
+) -> Result<Option<serde_json::Value>> {
     refuse_a_tap(config)?;
-    let (name, detector) = (config.name(), config.build());
-    let needs = detector.needs();
-    // What is asked of the images to score, and of the train images.
-    let of_input: Vec<Need> = needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect();
-    let input = FeatureFile::read(input)?;
-    let mut bank = input.bank(name, &of_input)?;
-    let train_file = match (needs.contains(&Need::Train), fit) {
-        (true, None) => {
-            let message = format!("the detector {name} learns from the train set: give its file with --fit");
-            return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
-        }
-        (_, fit) => fit.map(FeatureFile::read).transpose()?,
-    };
+    let detector = config.build();
+    let learns = detector.needs().contains(&Need::Train);
+    if learns && fit.is_none() {
+        let message = format!("the detector {} learns from the train set: give its file with --fit", config.name());
+        return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
+    }
+    let train_file = fit.map(FeatureFile::read).transpose()?;
     let mut train = match &train_file {
-        Some(file) if needs.contains(&Need::Train) => Some(file.bank(name, needs)?),
+        Some(file) if learns => Some(file.bank(config.name(), detector.needs())?),
         _ => None,
     };
-    let head = input.head.as_ref().or(train_file.as_ref().and_then(|file| file.head.as_ref()));
-    if needs.contains(&Need::Head) && head.is_none() {
-        return Err(Error::input(format!("{}: the detector {name} needs head.weight, not in the file", input.path)));
+    let chosen = match (config, &train_file) {
+        (DetectorConfig::Afdu(config), Some(file)) => Some(chosen_taps(config, file)?),
+        _ => None,
+    };
+    if let (Some(train), Some((_, taps))) = (&mut train, &chosen) {
+        train.activations = Some(taps.clone());
     }
-    if let (Some(file), Some(train)) = (&train_file, &mut train) {
-        for (what, a, b) in [("logits", &train.logits, &bank.logits), ("features", &train.features, &bank.features)] {
-            let (a, b) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
-            if a != b && a * b > 0 {
-                return Err(Error::input(format!("{what} has {a} columns in {} and {b} in {}", file.path, input.path)));
-            }
+    let mut head = train_file.as_ref().and_then(|file| file.head.clone());
+    for path in inputs {
+        let (input, _) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
+        if detector.needs().contains(&Need::Head) && head.is_none() && input.head.is_none() {
+            let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
+            return Err(Error::input(message));
         }
-        if let DetectorConfig::Afdu(config) = config {
-            let [of_train, of_input] = same_taps(config, file, &input)?;
-            train.activations = Some(Arc::new(of_train));
-            bank.activations = Some(Arc::new(of_input));
-        }
+        head = head.or(input.head);
     }
-    let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None })?;
+    let scorer = detector.fit(&Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch: None })?;
     if let (Some(fitted), Some(file)) = ((&*scorer as &dyn Any).downcast_ref::<Fitted>(), &train_file) {
         let afdu::fit::Record { neurons, constant, absent, images, .. } = fitted.record;
         if neurons == constant + absent {
@@ -247,7 +249,45 @@ pub fn score(config: &DetectorConfig, fit: Option<&Path>, input: &Path, memory: 
             return Err(Error::input(message).hint("AFDU learns from many train images: every score would be the same"));
         }
     }
-    Ok(Scored { scores: scorer.score(&bank)?, record: scorer.record() })
+    for (index, path) in inputs.iter().enumerate() {
+        let (_, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
+        each(index, &scorer.score(&bank)?)?;
+    }
+    Ok(scorer.record())
+}
+
+/// Layers of a file of train images, and their activations.
+type Chosen = (Vec<layers::Chosen>, Arc<Taps>);
+
+/// A file of images to score, as a bank that fits the train images'.
+fn input_bank(
+    config: &DetectorConfig,
+    train: Option<&FeatureFile>,
+    chosen: Option<&Chosen>,
+    path: &Path,
+) -> Result<(FeatureFile, Bank)> {
+    // What is asked of the images to score, and not only of the train images.
+    let needs: Vec<Need> = config.build().needs().iter().copied().filter(|need| *need != Need::TrainLabels).collect();
+    let input = FeatureFile::read(path)?;
+    let mut bank = input.bank(config.name(), &needs)?;
+    if let Some(train) = train {
+        let pairs = [("logits", &train.logits, &input.logits), ("features", &train.features, &input.features)];
+        for (what, a, b) in pairs {
+            if let (Some(a), Some(b)) = (a, b)
+                && a.dim(D::Minus1)? != b.dim(D::Minus1)?
+            {
+                let (a, b) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
+                return Err(Error::input(format!(
+                    "{what} has {a} columns in {} and {b} in {}",
+                    train.path, input.path
+                )));
+            }
+        }
+        if let Some((layers, _)) = chosen {
+            bank.activations = Some(same_taps(train, layers, &input)?);
+        }
+    }
+    Ok((input, bank))
 }
 
 /// Whether taps lie before or after a non-linearity is the file's matter. `post` is the default, which nobody need have written.
@@ -261,17 +301,20 @@ fn refuse_a_tap(config: &DetectorConfig) -> Result<()> {
     }
 }
 
-/// The layers that AFDU reads of both files, in the same order.
-fn same_taps(config: &afdu::Config, train: &FeatureFile, input: &FeatureFile) -> Result<[Taps; 2]> {
-    let taps = |file: &FeatureFile| -> Result<Arc<Taps>> {
-        file.taps.clone().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", file.path)))
-    };
-    let (of_train, of_input) = (taps(train)?, taps(input)?);
-    let chosen = layers::choose(config, &of_train.layers()?).map_err(|error| error.at(&train.path))?;
-    let mut same = [Vec::new(), Vec::new()];
-    for layer in chosen {
+/// The layers that AFDU reads of the train images.
+fn chosen_taps(config: &afdu::Config, train: &FeatureFile) -> Result<Chosen> {
+    let taps = train.taps()?;
+    let chosen = layers::choose(config, &taps.layers()?).map_err(|error| error.at(&train.path))?;
+    let read = chosen.iter().map(|layer| taps.layers[layer.index].clone()).collect();
+    Ok((chosen, Arc::new(Taps::new(read)?)))
+}
+
+/// The same layers of other images, in the same order.
+fn same_taps(train: &FeatureFile, chosen: &[layers::Chosen], input: &FeatureFile) -> Result<Arc<Taps>> {
+    let taps = input.taps()?;
+    let same = chosen.iter().map(|layer| {
         let name = &layer.shape.name;
-        let Some((_, values)) = of_input.layers.iter().find(|(other, _)| other == name) else {
+        let Some((_, values)) = taps.layers.iter().find(|(other, _)| other == name) else {
             return Err(Error::input(format!("taps.{name} is in {} and not in {}", train.path, input.path)));
         };
         if values.dims()[1..] != layer.shape.dims[..] {
@@ -281,11 +324,9 @@ fn same_taps(config: &afdu::Config, train: &FeatureFile, input: &FeatureFile) ->
                 train.path, input.path
             )));
         }
-        same[0].push(of_train.layers[layer.index].clone());
-        same[1].push((name.clone(), values.clone()));
-    }
-    let [of_train, of_input] = same.map(Taps::new);
-    Ok([of_train?, of_input?])
+        Ok((name.clone(), values.clone()))
+    });
+    Ok(Arc::new(Taps::new(same.collect::<Result<_>>()?)?))
 }
 
 /// A tensor as f32, of one of the ranks; a message otherwise.
