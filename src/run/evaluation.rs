@@ -34,7 +34,7 @@ use crate::{
 const OUTPUTS_VERSION: u32 = 2;
 
 /// The same for a detector's scores.
-const SCORES_VERSION: u32 = 3;
+const SCORES_VERSION: u32 = 4;
 
 /// One trained network of a subject.
 struct Member<'a> {

@@ -5,8 +5,8 @@
 //! shows, so what holds in the tails is kept as it is: the centres near them, and the steps of the neighbourhood's density. Few
 //! values are looked up there, and few centres are near each.
 //!
-//! A table is within 0.1 of the log factor of a normal neuron, of which the neighbourhood's steps between two nodes are the
-//! largest part. Where two modes are hundreds of bandwidths apart, the space between nodes is too wide; [`Error`] tells.
+//! A table is off by a few tenths of the log factor where the neighbourhood's density takes a large step between two nodes, by a
+//! few thousandths elsewhere; [`Error`] tells.
 
 use super::{
     density::{REACH, exp},
@@ -39,15 +39,16 @@ pub struct Head {
 /// Words that a [`Head`] is stored as.
 pub const HEAD_WORDS: usize = 7;
 
-/// The share of the train activations that may be left of the tabulated part, and right of it: few enough that their time does
-/// not matter. Ours.
+/// The share of the train activations that may be left of the tabulated part, and right of it, as a rule: few enough that their
+/// time does not matter. Ours.
 const TAIL: f64 = 0.01;
 
 /// The tabulated part goes on to the next centre if that is so many bandwidths away at most: kernels that far apart make no dip
 /// that a few nodes do not show. Ours.
 const GAP: f64 = 3.0;
 
-/// The least nodes a bandwidth with which the tabulated part goes on. Ours.
+/// The least nodes a bandwidth. Where the tabulated part would have fewer, because a neuron's modes are many bandwidths apart, it
+/// is where most activations are. Ours.
 const FINENESS: f64 = 2.0;
 
 /// Kernels smaller than e^-`NEAR` of the nearest one at its end are no part of a tail: 10⁻⁵, in the log factor. Ours.
@@ -105,14 +106,18 @@ impl Table {
     pub fn new(model: &Model) -> Self {
         let density = &model.density;
         let centres = density.centres();
+        let widest = NODES as f64 / FINENESS;
         let [mut first, mut last] = [TAIL, 1.0 - TAIL].map(|share| density.quantile(share));
+        if centres[last] - centres[first] > widest {
+            [first, last] = heaviest(centres, density.weights(), widest);
+        }
         // The nearer neighbour first.
         loop {
             let gap = |centre: Option<&f64>, end: usize| centre.map_or(f64::INFINITY, |at| (at - centres[end]).abs());
             let left = gap(first.checked_sub(1).map(|next| &centres[next]), first);
             let right = gap(centres.get(last + 1), last);
             let wide = centres[last] - centres[first] + left.min(right);
-            if left.min(right) > GAP || wide > NODES as f64 / FINENESS {
+            if left.min(right) > GAP || wide > widest {
                 break;
             }
             if left < right { first -= 1 } else { last += 1 }
@@ -178,6 +183,22 @@ impl Table {
             mean: errors.iter().zip(density.weights()).map(|(error, weight)| error * f64::from(*weight)).sum(),
         }
     }
+}
+
+/// The first and the last of the centres, at most `width` apart, that have the largest weight.
+fn heaviest(centres: &[f64], weights: &[f32], width: f64) -> [usize; 2] {
+    let (mut first, mut weight, mut best) = (0, 0.0, (0.0, [0, 0]));
+    for (last, centre) in centres.iter().enumerate() {
+        weight += f64::from(weights[last]);
+        while centre - centres[first] > width {
+            weight -= f64::from(weights[first]);
+            first += 1;
+        }
+        if weight > best.0 {
+            best = (weight, [first, last]);
+        }
+    }
+    best.1
 }
 
 /// A tail from its centres, outwards from the table's other end, with their weights; from the positions where the
