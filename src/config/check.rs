@@ -317,7 +317,7 @@ impl Found {
             }
             return;
         }
-        if loss.cross_entropy.is_some() {
+        if loss.cross_entropy.is_some() || loss.logit_norm.is_some() {
             let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
                            gradient_penalty: { weight: 0.5 } }`";
             self.add(path.clone(), message);

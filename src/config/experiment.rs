@@ -578,6 +578,10 @@ pub struct Loss {
     #[garde(dive)]
     #[serde(default)]
     pub sparsity: Option<Sparsity>,
+    /// Classification by the directions of the logits alone (LogitNorm), in the place of `cross_entropy`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_norm: Option<LogitNorm>,
     /// Classification by a DUQ head, in the place of `cross_entropy`.
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -594,6 +598,7 @@ impl Loss {
         let weights = [
             self.cross_entropy.as_ref().map(|term| term.weight),
             self.sparsity.as_ref().map(|term| term.weight),
+            self.logit_norm.as_ref().map(|term| term.weight),
             self.binary_cross_entropy.as_ref().map(|term| term.weight),
             self.gradient_penalty.as_ref().map(|term| term.weight),
         ];
@@ -606,6 +611,7 @@ impl Default for Loss {
         Self {
             cross_entropy: Some(CrossEntropy::default()),
             sparsity: None,
+            logit_norm: None,
             binary_cross_entropy: None,
             gradient_penalty: None,
         }
@@ -619,11 +625,38 @@ pub struct CrossEntropy {
     /// Factor of the term. Some term must have one above 0.
     #[garde(range(min = 0.0, max = MOST_WEIGHT))]
     pub weight: f64,
+    /// The share of the target that is spread evenly over the classes. 0 is PyTorch's default; 0.1 is usual where there is one.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
 }
 
 impl Default for CrossEntropy {
     fn default() -> Self {
-        Self { weight: 1.0 }
+        Self { weight: 1.0, label_smoothing: 0.0 }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+/// Mean over the batch of −log softmax of the true class, of logits scaled to one length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogitNorm {
+    /// Factor of the term. Some term must have one above 0.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// τ: the length is 1/τ. 0.04 in the paper for CIFAR-10, and in OpenOOD.
+    #[garde(range(min = 1e-3, max = 1e3))]
+    pub temperature: f64,
+}
+
+impl Default for LogitNorm {
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 0.04 }
     }
 }
 

@@ -3,12 +3,14 @@
 pub mod binary_cross_entropy;
 pub mod cross_entropy;
 pub mod gradient_penalty;
+pub mod logit_norm;
 pub mod sparsity;
 
 pub use binary_cross_entropy::binary_cross_entropy;
 pub(crate) use binary_cross_entropy::one_hot;
 pub use cross_entropy::cross_entropy;
 pub use gradient_penalty::Pass;
+pub use logit_norm::logit_norm;
 pub use sparsity::sparsity;
 
 use candle_core::Tensor;
@@ -43,8 +45,14 @@ impl Objective {
     pub fn new(loss: &config::Loss) -> Result<Self> {
         let mut terms: Vec<(&'static str, f64, Term)> = Vec::new();
         if let Some(config) = &loss.cross_entropy {
-            let term = |step: &Step| cross_entropy(&step.outputs.logits, step.labels);
+            let smoothing = config.label_smoothing;
+            let term = move |step: &Step| cross_entropy(&step.outputs.logits, step.labels, smoothing);
             terms.push(("cross_entropy", config.weight, Box::new(term)));
+        }
+        if let Some(config) = &loss.logit_norm {
+            let temperature = config.temperature;
+            let term = move |step: &Step| logit_norm(&step.outputs.logits, step.labels, temperature);
+            terms.push(("logit_norm", config.weight, Box::new(term)));
         }
         if let Some(config) = &loss.sparsity {
             let target = config.target;

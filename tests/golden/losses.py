@@ -27,6 +27,8 @@ record = {
     "cases": [
         case("cross_entropy", lambda f: F.cross_entropy(f, labels)),
         case("sparsity", lambda f: f.abs().sum(dim=1).mean()),
+        case("label_smoothing", lambda f: F.cross_entropy(f, labels, label_smoothing=0.1)),
+        case("logit_norm", lambda f: F.cross_entropy(f / (f.norm(dim=1, keepdim=True) + 1e-7) / 0.04, labels)),
         case("total", lambda f: 1.5 * F.cross_entropy(f, labels) + 0.01 * f.abs().sum(dim=1).mean()),
     ],
 }
