@@ -5,6 +5,7 @@ against Fashion-MNIST by jitter, and by class how many features are 0 for all it
 """
 
 import gzip
+import json
 import pathlib
 import sys
 
@@ -12,8 +13,9 @@ import numpy
 from safetensors.numpy import load_file
 
 runs, data = map(pathlib.Path, sys.argv[1:])
-network = next((runs / "networks").glob("lenet-mnist-*")) / "seed0"
-outputs = sorted((network / "outputs").iterdir())[-1]
+results = json.loads((runs / "experiments" / "mnist_afdu" / "results.json").read_text())
+network = runs / results["cells"][0]["seeds"][0]["networks"]["base"]["folder"]
+outputs = max((network / "outputs").iterdir())
 
 
 def features(name, images):
