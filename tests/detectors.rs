@@ -76,7 +76,23 @@ fn of_logits() -> impl Iterator<Item = DetectorConfig> {
 fn the_registry_lists_each_detector_once() {
     assert_eq!(
         DetectorConfig::NAMES,
-        ["msp", "softmax_entropy", "max_logit", "energy", "mutual_information", "duq", "knn", "afdu", "ddu", "sngp"]
+        [
+            "msp",
+            "softmax_entropy",
+            "max_logit",
+            "energy",
+            "mutual_information",
+            "duq",
+            "knn",
+            "afdu",
+            "ddu",
+            "sngp",
+            "react",
+            "dice",
+            "ash",
+            "scale",
+            "vra",
+        ]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
         assert_eq!(config.name(), *name);
@@ -173,8 +189,9 @@ fn the_order_of_classes_does_not_matter() {
 #[test]
 fn unsure_images_score_higher() {
     let (id, ood) = (bank(synthetic(200, 8.0, "id"), CLASSES), bank(synthetic(200, 0.0, "ood"), CLASSES));
-    // Where no logit stands out, each is where it usually is: AFDU's own tests have images with unusual neurons.
-    for config in every_detector().filter(|config| config.name() != "afdu") {
+    // Where no logit stands out, each is where it usually is: AFDU's own tests have images with unusual neurons. Of a last layer
+    // that is the identity, DICE leaves out whole classes.
+    for config in every_detector().filter(|config| !["afdu", "dice"].contains(&config.name())) {
         let auroc = metrics(&score(&config, &id).unwrap(), &score(&config, &ood).unwrap()).unwrap().auroc;
         assert!(auroc > 0.9, "{}: AUROC {auroc}", config.name());
     }

@@ -4,7 +4,9 @@
 //! the contract tests in `tests/detectors.rs` then cover it.
 
 pub mod afdu;
+pub mod ash;
 pub mod ddu;
+pub mod dice;
 pub mod duq;
 pub mod energy;
 pub mod feature_file;
@@ -12,10 +14,14 @@ pub mod knn;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
+pub mod react;
 mod record;
 mod registry;
+pub mod scale;
+pub mod shaping;
 pub mod sngp;
 pub mod softmax_entropy;
+pub mod vra;
 
 pub use record::in_words;
 
@@ -50,6 +56,16 @@ registry::registry! {
     Ddu = ddu,
     /// The uncertainty of logits that shrink with the last layer's variance (Liu et al. 2020).
     Sngp = sngp,
+    /// The energy after features are clipped from above (ReAct, Sun et al. 2021).
+    React = react,
+    /// The energy by the last layer's weights that contribute most (Sun & Li 2022).
+    Dice = dice,
+    /// The energy of an image's largest features alone (Djurisic et al. 2023).
+    Ash = ash,
+    /// The energy after features are scaled by how far the largest dominate (Xu et al. 2024).
+    Scale = scale,
+    /// The energy after features are clipped from both sides (Xu et al. 2023).
+    Vra = vra,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -154,6 +170,18 @@ impl<'a> Fit<'a> {
     /// [`Error::Failed`] if the caller gave none.
     pub fn train(&self) -> Result<&'a Bank> {
         self.train.ok_or_else(|| Error::Failed("the detector needs the train set, and there is none".into()))
+    }
+
+    /// The last linear layer, for a detector that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the network has none.
+    pub fn head(&self) -> Result<&'a Head> {
+        self.head.ok_or_else(|| {
+            let message =
+                "the detector needs the last linear layer, and the network's logits are not linear in its features";
+            Error::input(message).hint("take a network with the usual head")
+        })
     }
 }
 
