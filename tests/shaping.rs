@@ -1,10 +1,12 @@
 //! Detectors that change features, the last layer or feature maps, and then score: golden values and hostile input.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     Result,
-    detectors::{Bank, DetectorConfig, Fit, Scorer},
+    detectors::{Bank, DetectorConfig, Fit, Scorer, feature_file::Taps, rankfeat::rankfeat},
     nn::Head,
 };
 
@@ -13,6 +15,28 @@ struct Golden {
     weight: Vec<Vec<f32>>,
     bias: Vec<f32>,
     shaped: Vec<Shaped>,
+    gram: Grams,
+    rankfeat: Maps,
+}
+
+#[derive(serde::Deserialize)]
+struct Grams {
+    maps: TrainAndTest,
+    flat: TrainAndTest,
+    logits: TrainAndTest,
+    scores: Vec<Reference>,
+}
+
+#[derive(serde::Deserialize)]
+struct TrainAndTest {
+    train: Vec<Vec<f32>>,
+    test: Vec<Vec<f32>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Maps {
+    maps: Vec<Vec<f32>>,
+    expected: Vec<f64>,
 }
 
 #[derive(serde::Deserialize)]
@@ -42,6 +66,12 @@ fn head(weight: &[Vec<f32>], bias: &[f32]) -> Head {
 
 fn of_features(features: &Tensor) -> Bank {
     Bank { logits: features.clone(), features: features.clone(), members: None, labels: None, activations: None }
+}
+
+fn of_layers(logits: Tensor, features: Tensor, layers: Vec<(&str, Tensor)>) -> Bank {
+    let layers = layers.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
+    let activations = Some(Arc::new(Taps::new(layers).unwrap()) as _);
+    Bank { logits, features, members: None, labels: None, activations }
 }
 
 fn config(yaml: &str) -> DetectorConfig {
@@ -149,4 +179,87 @@ fn settings_have_ranges() {
     }
     assert!(config("vra: { low: 91 }").validate().unwrap_err().to_string().contains("greater than `high`, 90"));
     assert!(serde_saphyr::from_str::<DetectorConfig>("ash: { variant: x }").is_err());
+}
+
+/// The golden train and test images of Gram: layers with and without pixels.
+fn grams(golden: &Golden) -> [Bank; 2] {
+    let bank = |of: fn(&TrainAndTest) -> &Vec<Vec<f32>>| {
+        let Grams { maps, flat, logits, .. } = &golden.gram;
+        let (logits, flat, maps) = (tensor(of(logits)), tensor(of(flat)), tensor(of(maps)));
+        let maps = maps.reshape((maps.dims()[0], 3, 2, 2)).unwrap();
+        of_layers(logits, flat.clone(), vec![("maps", maps), ("flat", flat)])
+    };
+    [bank(|set| &set.train), bank(|set| &set.test)]
+}
+
+#[test]
+fn gram_is_that_of_numpy_and_pytorch_ood() {
+    let golden = golden();
+    let [train, test] = grams(&golden);
+    for Reference { detector, expected } in &golden.gram.scores {
+        let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
+        let scorer = config(detector).build().fit(&fit).unwrap();
+        assert_close(scorer.score(&test).unwrap().as_slice(), expected, detector);
+        assert_eq!(scorer.record().unwrap()["classes_never_predicted"], serde_json::json!([4]));
+    }
+}
+
+#[test]
+fn gram_refuses_what_it_cannot_hold_and_other_layers() {
+    let golden = golden();
+    let [train, test] = grams(&golden);
+    // Bounds of 5 classes × 5 powers × 7 channels take 2,800 bytes.
+    let fit = |train, memory| config("gram").build().fit(&Fit { train: Some(train), memory, ..Fit::default() });
+    let error = fit(&train, 2799).err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("Gram needs 1 MiB for the bounds of 5 classes, and may use 0 MiB"), "{error}");
+    let scorer = fit(&train, 2800).unwrap();
+    let flat = test.features.clone();
+    let other = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat.clone())]);
+    assert!(scorer.score(&other).unwrap_err().to_string().contains("not those that Gram was fitted to"));
+    let fewer = Bank { logits: test.logits.narrow(0, 0, 3).unwrap(), ..test.clone() };
+    assert!(scorer.score(&fewer).unwrap_err().to_string().contains("logits of 3 images, and layers of 8"));
+    let broken = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat.affine(f64::NAN, 0.0).unwrap())]);
+    let error = fit(&broken, 1 << 20).err().unwrap().to_string();
+    assert_eq!(error, "a neuron of the layer flat is NaN on image 0");
+    // A layer of zeros, whose bounds are 0, and images that exceed them.
+    let dead = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat.zeros_like().unwrap())]);
+    let scorer = fit(&dead, 1 << 20).unwrap();
+    assert_eq!(scorer.score(&dead).unwrap().as_slice(), [0.0; 8]);
+    let alive = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat)]);
+    assert!(scorer.score(&alive).unwrap().as_slice().iter().all(|score| *score > 0.0));
+}
+
+#[test]
+fn rankfeat_is_that_of_numpy_and_pytorch_ood() {
+    let golden = golden();
+    let Maps { maps, expected } = &golden.rankfeat;
+    let maps = tensor(maps).reshape((8, 16, 3, 2)).unwrap();
+    let means = maps.flatten_from(2).unwrap().mean(2).unwrap();
+    let head = head(&golden.weight, &golden.bias);
+    assert_close(&rankfeat(&maps, &head).unwrap(), expected, "the function");
+    let scorer = config("rankfeat").build().fit(&Fit { head: Some(&head), ..Fit::default() }).unwrap();
+    let layers = |maps: &Tensor| vec![("maps", maps.clone()), ("fc", means.clone())];
+    let bank = of_layers(means.clone(), means.clone(), layers(&maps));
+    assert_close(scorer.score(&bank).unwrap().as_slice(), expected, "the detector");
+
+    let pooled = maps.flatten_from(2).unwrap().max(2).unwrap();
+    for (features, layers) in [(pooled, layers(&maps)), (means.clone(), layers(&maps.narrow(1, 0, 8).unwrap()))] {
+        let error = scorer.score(&of_layers(means.clone(), features, layers)).unwrap_err();
+        assert!(error.to_string().contains("not the means of the last feature maps, those of \"maps\""), "{error}");
+    }
+    let flat = of_layers(means.clone(), means.clone(), vec![("fc", means.clone())]);
+    assert!(scorer.score(&flat).unwrap_err().to_string().contains("needs feature maps, and the network shows none"));
+}
+
+/// The pattern that is taken away is the strongest one, even where two are almost as strong.
+#[test]
+fn rankfeat_tells_close_patterns_apart() {
+    for ratio in [0.5, 0.9, 0.99] {
+        // Two channels, orthogonal rows: singular values 2 and 2·ratio.
+        let maps = [1.0, 1.0, 1.0, 1.0, ratio, ratio, -ratio, -ratio];
+        let [before, after] = oodkit::detectors::rankfeat::means(&maps, 2);
+        assert_eq!(before, [1.0, 0.0]);
+        assert!(after.iter().all(|mean| mean.abs() < 1e-6), "{after:?}");
+    }
 }

@@ -10,10 +10,12 @@ pub mod dice;
 pub mod duq;
 pub mod energy;
 pub mod feature_file;
+pub mod gram;
 pub mod knn;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
+pub mod rankfeat;
 pub mod react;
 mod record;
 mod registry;
@@ -32,7 +34,7 @@ use candle_core::{DType, Tensor};
 use crate::{
     Error, Result,
     nn::{Head, watch::Layer},
-    ops::Activation,
+    ops::{self, Activation},
 };
 
 registry::registry! {
@@ -66,6 +68,10 @@ registry::registry! {
     Scale = scale,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
+    /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).
+    Gram = gram,
+    /// The energy without the strongest pattern of the last feature maps (RankFeat, Song et al. 2022).
+    Rankfeat = rankfeat,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -81,6 +87,17 @@ pub struct Bank {
     pub labels: Option<Vec<u32>>,
     /// Every layer's neurons on the same images, too many to hold.
     pub activations: Option<Arc<dyn Activations>>,
+}
+
+impl Bank {
+    /// The layers' neurons, for a detector that needs them.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there are none.
+    fn layers(&self) -> Result<&dyn Activations> {
+        let missing = || Error::Failed("the detector needs the layers' activations, and there are none".into());
+        self.activations.as_deref().ok_or_else(missing)
+    }
 }
 
 /// Every layer's neurons on one image set, before their non-linearity, read in passes over it.
@@ -217,6 +234,23 @@ fn finite(features: &Tensor) -> Result<Vec<f32>> {
     let values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     match values.iter().position(|value| !value.is_finite()) {
         Some(at) => Err(Error::Failed(format!("feature {} of image {} is {}", at % size, at / size, values[at]))),
+        None => Ok(values),
+    }
+}
+
+/// A layer's neurons after their non-linearity, image after image, of a batch whose first image is at position `start`.
+///
+/// # Errors
+/// [`Error::Failed`] naming the first image with a value that is NaN or infinite.
+fn after(layer: &Layer, start: usize) -> Result<Vec<f32>> {
+    let values = ops::activate(&layer.values, layer.activation)?.to_dtype(DType::F32)?;
+    let size: usize = values.dims()[1..].iter().product();
+    let values = values.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => {
+            let (image, value) = (start + at / size, values[at]);
+            Err(Error::Failed(format!("a neuron of the layer {} is {value} on image {image}", layer.name)))
+        }
         None => Ok(values),
     }
 }

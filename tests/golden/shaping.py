@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import scipy
 import torch
-from pytorch_ood.detector import ASH, DICE, SCALE, ReAct
+from pytorch_ood.detector import ASH, DICE, SCALE, Gram, RankFeat, ReAct
 from scipy.special import logsumexp
 
 rng = np.random.default_rng(0)
@@ -87,10 +87,96 @@ def scores(rows, check):
     return result
 
 
+def gram_sums(maps, power):
+    """(N, C): the row sums of the Gram matrices of (N, C, ...) maps."""
+    raised = maps.reshape(*maps.shape[:2], -1) ** power
+    sums = np.einsum("ncx,ndx->nc", raised, raised)
+    return np.sign(sums) * np.abs(sums) ** (1 / power)
+
+
+def gram(train, test, logits, powers):
+    """Scores of the images `test`; `train` and `test` are lists of layers, `logits` those of both."""
+    predicted = [rows.argmax(axis=1) for rows in logits]
+    held = np.zeros(len(predicted[0]), dtype=bool)
+    for label in range(CLASSES):
+        held[np.flatnonzero(predicted[0] == label)[9::10]] = True
+
+    def deviations(layer, images, labels):
+        total = np.zeros(len(labels))
+        for power in powers:
+            usual, sums = gram_sums(train[layer], power), gram_sums(images[layer], power)
+            for image, label in enumerate(labels):
+                rows = usual[~held & (predicted[0] == label)] if (predicted[0] == label).any() else usual[~held]
+                least, most = rows.min(axis=0), rows.max(axis=0)
+                total[image] += (np.maximum(least - sums[image], 0) / np.abs(least + 1e-6)).sum()
+                total[image] += (np.maximum(sums[image] - most, 0) / np.abs(most + 1e-6)).sum()
+        return total
+
+    scores = np.zeros(len(predicted[1]))
+    for layer in range(len(train)):
+        expected = deviations(layer, [maps[held] for maps in train], predicted[0][held]).mean()
+        scores += deviations(layer, test, predicted[1]) / (expected or 1)
+    return scores
+
+
+def gram_of_pytorch_ood(train, test, logits, powers):
+    position, layers = [], []
+    for maps in train:
+        layers.append(lambda x, maps=maps: (position.append(x) if x.dim() == 1 else None, torch.tensor(maps)[position[-1]])[1])
+    head = lambda _: torch.tensor(logits[0])[position[-1]]
+    detector = Gram(head, layers, CLASSES, list(powers))
+    # Every tenth image is held out, where pytorch-ood draws them.
+    every_tenth = lambda count: torch.tensor([*range(9, count, 10), *(i for i in range(count) if i % 10 != 9)])
+    drawn, torch.randperm = torch.randperm, every_tenth
+    labels = torch.tensor(logits[0].argmax(axis=1))
+    detector.fit([(torch.arange(len(labels)), labels)])
+    torch.randperm = drawn
+    return detector.predict_structured(torch.tensor(logits[1]), [torch.tensor(maps) for maps in test]).numpy()
+
+
+def rankfeat(maps):
+    changed = []
+    for image in maps:
+        u, s, vh = np.linalg.svd(image.reshape(len(image), -1), full_matrices=False)
+        changed.append((image.reshape(len(image), -1) - s[0] * np.outer(u[:, 0], vh[0])).mean(axis=1))
+    return energy(np.array(changed))
+
+
+def grams():
+    """Two layers, of feature maps and without pixels, of which the second may be negative."""
+    images = {"train": 50, "test": 8}
+    maps = {name: np.abs(f32(rng.standard_normal((count, 3, 2, 2)))) for name, count in images.items()}
+    flat = {name: f32(rng.standard_normal((count, 4))) for name, count in images.items()}
+    # No train image is predicted as the last class, and one test image is: the last.
+    logits = {name: f32(rng.standard_normal((count, CLASSES)) - 9 * (np.arange(CLASSES) == CLASSES - 1)) for name, count in images.items()}
+    logits["test"][-1, -1] = 9
+    layers = lambda name: [maps[name], flat[name]]
+    cases = []
+    for powers in [5, 10, 1]:
+        arguments = (layers("train"), layers("test"), [logits["train"], logits["test"]], range(1, powers + 1))
+        expected = gram(*arguments)
+        # pytorch-ood refuses classes without train images, so there is one here. The image predicted as its class is not compared.
+        one_more = [np.concatenate([rows, rows[:1]]) for rows in arguments[0]]
+        label = np.concatenate([logits["train"], 9.0 * (np.arange(CLASSES) == CLASSES - 1)[None]])
+        other = gram_of_pytorch_ood(one_more, arguments[1], [label, logits["test"]], arguments[3])
+        largest_difference[f"gram, powers to {powers}"] = (np.abs(expected - other) / np.maximum(expected, 1))[:-1].max()
+        cases.append({"detector": f"gram: {{ powers: {powers} }}", "expected": expected})
+    cases.append({**cases[0], "detector": "gram"})
+    return {"maps": maps, "flat": flat, "logits": logits, "cases": cases}
+
+
 def numbers(values):
     """f32 values in their shortest form."""
     return [numbers(row) for row in values] if values.ndim > 1 else [float(str(np.float32(value))) for value in values]
 
+
+last_maps = f32(rng.standard_normal((8, DIM, 3, 2)))
+last_maps[:4] = np.abs(last_maps[:4])
+last_maps[7] = 0
+without = RankFeat(None, lambda maps: maps.mean(dim=(2, 3)) @ torch.tensor(weight).T + torch.tensor(bias))
+other = without.predict_feature_maps(torch.tensor(last_maps)).numpy()
+largest_difference["rankfeat"] = (np.abs(rankfeat(last_maps) - other) / np.abs(other)).max()
+gram_case = grams()
 
 record = {
     "made_by": f"tests/golden/shaping.py: numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}, "
@@ -104,10 +190,16 @@ record = {
         ]}
         for rows in [positive, signed]
     ],
+    "rankfeat": {"maps": numbers(last_maps.reshape(8, -1)), "expected": rankfeat(last_maps).tolist()},
+    "gram": {
+        **{part: {name: numbers(rows.reshape(len(rows), -1)) for name, rows in gram_case[part].items()}
+           for part in ["maps", "flat", "logits"]},
+        "scores": [{"detector": case["detector"], "expected": case["expected"].tolist()} for case in gram_case["cases"]],
+    },
 }
 for name, difference in largest_difference.items():
     print(f"{name}: {difference:.1e} from pytorch-ood")
-    # pytorch-ood's DICE calculates contributions and weights in f32.
-    assert difference < (1e-6 if name.startswith("dice") else 1e-12), name
+    # pytorch-ood's DICE and Gram calculate partly in f32.
+    assert difference < (1e-6 if name.startswith(("dice", "gram")) else 1e-12), name
 text = json.dumps(record).replace('{"detector"', '\n{"detector"')
 pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")

@@ -1,0 +1,255 @@
+//! Gram matrices: how strongly the channels of each layer go together, against what is usual for the class that is predicted.
+//!
+//! Of a layer's feature maps F (C channels × pixels) and each power p = 1, …, P, with powers and roots by element and sign(x)·|x|^(1/p)
+//! as the root: g_p = (row sums of F^p · (F^p)ᵀ)^(1/p), C numbers. The fit keeps the least λ and the largest Λ of each number over the
+//! train images that are predicted as each class. An image of the predicted class c deviates by
+//! δ_l = Σ_p Σ_i relu(λ − g)/|λ + 10⁻⁶| + relu(g − Λ)/|Λ + 10⁻⁶| in layer l, and score = Σ_l δ_l / E[δ_l].
+//!
+//! - Paper: Sastry, Oore, *Detecting Out-of-Distribution Examples with Gram Matrices*, ICML 2020, <https://arxiv.org/abs/1912.12510>.
+//! - Reference code: `VectorInstitute/gram-ood-detection`; pytorch-ood `Gram`, to which this is equal given the same images held out.
+//!   OpenOOD's `gram_postprocessor.py` has compared every number with the sum over channels and taken the largest of the least for Λ.
+//! - E[δ_l] is the mean over every tenth train image of each class, which λ and Λ do not see; 1 where no such image deviates. The
+//!   reference takes a tenth of the *test* images, and divides deviations by the confidence of the prediction, which neither the
+//!   paper nor pytorch-ood does.
+//! - All layers that the network shows, after their non-linearity, count; a layer without pixels has one.
+//! - A class that no train image is predicted as takes the bounds over all classes; the record names it.
+//! - Row sums are taken as F^p · (Σ of the rows of F^p), without the C × C matrix. Activations may be negative: odd powers keep the
+//!   sign.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::{Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, map_rows};
+use crate::{Error, Result, linalg::dot};
+
+/// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
+const HELD_OUT: usize = 10;
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Gram")]
+pub struct Config {
+    /// The largest power P: 5 in OpenOOD, 10 in the paper.
+    #[garde(range(min = 1, max = 32))]
+    pub powers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { powers: 5 }
+    }
+}
+
+/// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
+pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
+    let pixels = maps.len() / channels;
+    let largest = maps.iter().fold(0.0, |largest: f64, value| largest.max(f64::from(value.abs())));
+    let mut sums = Vec::with_capacity(powers * channels);
+    if largest == 0.0 {
+        sums.resize(powers * channels, 0.0);
+        return sums;
+    }
+    // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
+    let values: Vec<f64> = maps.iter().map(|value| f64::from(*value) / largest).collect();
+    let mut power = vec![1.0; values.len()];
+    for exponent in 1..=powers {
+        let mut over_channels = vec![0.0; pixels];
+        for (power, values) in power.chunks_exact_mut(pixels).zip(values.chunks_exact(pixels)) {
+            for ((power, value), sum) in power.iter_mut().zip(values).zip(&mut over_channels) {
+                *power *= value;
+                *sum += *power;
+            }
+        }
+        sums.extend(power.chunks_exact(pixels).map(|row| {
+            let sum = dot(row, &over_channels);
+            sum.signum() * sum.abs().powf(1.0 / exponent as f64) * largest * largest
+        }));
+    }
+    sums
+}
+
+/// The bounds of every class, and what is to be expected of each layer.
+#[derive(Debug, Clone)]
+pub struct Gram {
+    powers: usize,
+    layers: Vec<LayerShape>,
+    classes: usize,
+    /// λ and Λ: class after class, layer after layer, power after power, channel after channel.
+    bounds: [Vec<f64>; 2],
+    /// E[δ_l].
+    expected: Vec<f64>,
+    never_predicted: Vec<usize>,
+    held_out: usize,
+}
+
+impl Gram {
+    /// Of the train images' layers and (N, K) logits, in at most `memory` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the bounds do not fit into the memory; [`Error::Failed`] if there is no image, or a logit or activation is
+    /// NaN or infinite; those of [`Activations::pass`].
+    pub fn fit(config: &Config, train: &dyn Activations, logits: &Tensor, memory: usize) -> Result<Self> {
+        let (layers, classes) = (train.layers()?, logits.dims2()?.1);
+        let predicted = predicted(logits, train)?;
+        let mut gram = Self {
+            powers: config.powers,
+            layers,
+            classes,
+            bounds: [Vec::new(), Vec::new()],
+            expected: Vec::new(),
+            never_predicted: Vec::new(),
+            held_out: 0,
+        };
+        let entries = gram.start(gram.layers.len());
+        let bytes = 2 * classes * entries * size_of::<f64>();
+        if bytes > memory {
+            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+            let (needed, allowed) = (mib(bytes), memory >> 20);
+            let message =
+                format!("Gram needs {needed} MiB for the bounds of {classes} classes, and may use {allowed} MiB");
+            return Err(Error::input(message).hint("raise evaluation.fit_memory (--memory), or take fewer powers"));
+        }
+        gram.bounds = [f64::INFINITY, f64::NEG_INFINITY].map(|start| vec![start; classes * entries]);
+        let mut seen = vec![0; classes];
+        let held: Vec<bool> = predicted
+            .iter()
+            .map(|class| {
+                seen[*class] += 1;
+                seen[*class] % HELD_OUT == 0
+            })
+            .collect();
+        let starts: Vec<usize> = (0..gram.layers.len()).map(|layer| gram.start(layer)).collect();
+        let [mut least, mut most] = std::mem::take(&mut gram.bounds);
+        gram.pass(train, "fitting Gram", &mut |image, layer, sums| {
+            if !held[image] {
+                let first = predicted[image] * entries + starts[layer];
+                least[first..].iter_mut().zip(sums).for_each(|(bound, sum)| *bound = bound.min(*sum));
+                most[first..].iter_mut().zip(sums).for_each(|(bound, sum)| *bound = bound.max(*sum));
+            }
+        })?;
+        gram.never_predicted = (0..classes).filter(|class| seen[*class] == 0).collect();
+        for (bounds, better) in [(&mut least, f64::min as fn(f64, f64) -> f64), (&mut most, f64::max)] {
+            for entry in 0..entries {
+                let overall = bounds[entry..].iter().step_by(entries).copied().reduce(better).unwrap_or(0.0);
+                gram.never_predicted.iter().for_each(|class| bounds[class * entries + entry] = overall);
+            }
+        }
+        gram.bounds = [least, most];
+        gram.expect(train, &held, &predicted)?;
+        Ok(gram)
+    }
+
+    /// Sets [`Gram::expected`] by the images that were held out.
+    fn expect(&mut self, train: &dyn Activations, held: &[bool], predicted: &[usize]) -> Result<()> {
+        let images: Vec<usize> = (0..held.len()).filter(|image| held[*image]).collect();
+        self.expected = vec![1.0; self.layers.len()];
+        self.held_out = images.len();
+        if images.is_empty() {
+            return Ok(());
+        }
+        let classes: Vec<usize> = images.iter().map(|image| predicted[*image]).collect();
+        let deviations = self.deviations(&*train.subset(&images)?, &classes, "fitting Gram: what is expected")?;
+        for (layer, expected) in self.expected.iter_mut().enumerate() {
+            let mean = deviations.iter().map(|image| image[layer]).sum::<f64>() / images.len() as f64;
+            if mean > 0.0 {
+                *expected = mean;
+            }
+        }
+        Ok(())
+    }
+
+    /// δ_l of each image, predicted as `classes`, and each layer.
+    fn deviations(&self, activations: &dyn Activations, classes: &[usize], what: &str) -> Result<Vec<Vec<f64>>> {
+        let entries = self.start(self.layers.len());
+        let mut deviations = vec![vec![0.0; self.layers.len()]; classes.len()];
+        self.pass(activations, what, &mut |image, layer, sums| {
+            let first = classes[image] * entries + self.start(layer);
+            let bounds = self.bounds[0][first..].iter().zip(&self.bounds[1][first..]);
+            // A bound of exactly −10⁻⁶ would divide by zero.
+            let size = |bound: f64| (bound + 1e-6).abs().max(1e-12);
+            let each = sums.iter().zip(bounds).map(|(sum, (least, most))| {
+                (least - sum).max(0.0) / size(*least) + (sum - most).max(0.0) / size(*most)
+            });
+            deviations[image][layer] = each.sum();
+        })?;
+        Ok(deviations)
+    }
+
+    /// The score of each image of `activations`, with (N, K) `logits`.
+    ///
+    /// # Errors
+    /// As [`Gram::fit`], and if the layers are not those of the fit.
+    pub fn scores(&self, activations: &dyn Activations, logits: &Tensor) -> Result<Vec<f32>> {
+        if logits.dims2()?.1 != self.classes {
+            let message = format!("gram: {} logits, and {} in the train set", logits.dims2()?.1, self.classes);
+            return Err(Error::Failed(message));
+        }
+        let deviations = self.deviations(activations, &predicted(logits, activations)?, "scoring Gram")?;
+        let score = |image: &Vec<f64>| {
+            image.iter().zip(&self.expected).map(|(deviation, expected)| deviation / expected).sum::<f64>() as f32
+        };
+        Ok(deviations.iter().map(score).collect())
+    }
+
+    /// Where a layer's numbers start among those of a class.
+    fn start(&self, layer: usize) -> usize {
+        self.layers[..layer].iter().map(|layer| self.powers * layer.dims[0]).sum()
+    }
+
+    /// Calls `each` with an image, a layer and its [`gram_sums`], image after image in each layer of a batch.
+    fn pass(
+        &self,
+        activations: &dyn Activations,
+        what: &str,
+        each: &mut dyn FnMut(usize, usize, &[f64]),
+    ) -> Result<()> {
+        activations.pass(what, &mut |start, batch| {
+            if !batch.iter().map(LayerShape::from).eq(self.layers.iter().cloned()) {
+                return Err(Error::input("the layers are not those that Gram was fitted to"));
+            }
+            for (index, layer) in batch.iter().enumerate() {
+                let shape = &self.layers[index];
+                let (channels, size) = (shape.dims[0], shape.dims.iter().product::<usize>());
+                let values = after(layer, start)?;
+                let sums: Vec<Vec<f64>> =
+                    values.par_chunks_exact(size).map(|maps| gram_sums(maps, channels, self.powers)).collect();
+                sums.iter().enumerate().for_each(|(image, sums)| each(start + image, index, sums));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The class of each image, by its logits.
+fn predicted(logits: &Tensor, activations: &dyn Activations) -> Result<Vec<usize>> {
+    let largest = |row: &[f64]| (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let predicted = map_rows(logits, largest)?;
+    match predicted.len() == activations.images() {
+        true => Ok(predicted),
+        false => {
+            Err(Error::Failed(format!("logits of {} images, and layers of {}", predicted.len(), activations.images())))
+        }
+    }
+}
+
+impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Logits, Need::Activations, Need::Train]
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        let train = fit.train()?;
+        Ok(Box::new(Gram::fit(self, train.layers()?, &train.logits, fit.memory)?))
+    }
+}
+
+impl Scorer for Gram {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        Scores::new(self.scores(bank.layers()?, &bank.logits)?)
+    }
+
+    fn record(&self) -> Option<serde_json::Value> {
+        Some(serde_json::json!({ "held_out": self.held_out, "classes_never_predicted": self.never_predicted }))
+    }
+}
