@@ -6,8 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     Result,
-    detectors::{Bank, DetectorConfig, Fit, Scorer, feature_file::Taps, rankfeat::rankfeat},
-    nn::Head,
+    config::Backbone,
+    detectors::{Activations, Bank, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat},
+    nn::{
+        self, Head, Mode, Shape,
+        params::Params,
+        watch::{Layer, watch},
+    },
 };
 
 #[derive(serde::Deserialize)]
@@ -105,8 +110,16 @@ fn shaped_energies_are_those_of_numpy_and_pytorch_ood() {
     }
 }
 
-const SHAPING: [&str; 7] =
-    ["react", "dice: { percentile: 50 }", "ash", "ash: { variant: s }", "ash: { variant: p }", "scale", "vra"];
+const SHAPING: [&str; 8] = [
+    "react",
+    "dice: { percentile: 50 }",
+    "ash",
+    "ash: { variant: s }",
+    "ash: { variant: p }",
+    "scale",
+    "vra",
+    "vra: { thresholds: each }",
+];
 
 #[test]
 fn images_without_a_positive_feature_have_scores() {
@@ -250,6 +263,58 @@ fn rankfeat_is_that_of_numpy_and_pytorch_ood() {
     }
     let flat = of_layers(means.clone(), means.clone(), vec![("fc", means.clone())]);
     assert!(scorer.score(&flat).unwrap_err().to_string().contains("needs feature maps, and the network shows none"));
+}
+
+/// The layers of one pass of a network.
+#[derive(Debug)]
+struct Watched(Vec<Layer>);
+
+impl Activations for Watched {
+    fn images(&self) -> usize {
+        self.0[0].values.dims()[0]
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        Ok(self.0.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        each(0, &self.0)
+    }
+
+    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Activations>> {
+        unreachable!("nothing is learned")
+    }
+}
+
+#[test]
+fn rankfeat_takes_networks_that_average_their_last_maps() {
+    let shape = Shape { channels: 3, height: 32, width: 32, classes: 4 };
+    let images = Tensor::arange(0f32, (2 * 3 * 32 * 32) as f32, &Device::Cpu).unwrap();
+    let images = images.sin().unwrap().reshape((2, 3, 32, 32)).unwrap();
+    let backbones = [
+        (serde_json::json!({ "wide_resnet": { "depth": 10, "width": 1 } }), None),
+        ("resnet18_32x32".into(), None),
+        ("efficientnet_lite0".into(), None),
+        ("vgg19_bn".into(), Some("those of \"features.50\"")),
+        ("lenet".into(), Some("those of \"conv2\"")),
+    ];
+    for (backbone, refused) in backbones {
+        let backbone: Backbone = serde_json::from_value(backbone).unwrap();
+        let params = Params::new(0, &Device::Cpu);
+        let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
+        let (outputs, layers) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
+        let activations = Some(Arc::new(Watched(layers)) as _);
+        let bank =
+            Bank { logits: outputs.logits, features: outputs.features, members: None, labels: None, activations };
+        let head = network.head();
+        let scorer = config("rankfeat").build().fit(&Fit { head: head.as_ref(), ..Fit::default() }).unwrap();
+        match (scorer.score(&bank), refused) {
+            (Ok(scores), None) => assert_eq!(scores.as_slice().len(), 2),
+            (Err(error), Some(reason)) => assert!(error.to_string().contains(reason), "{error}"),
+            (other, _) => panic!("{backbone:?}: {other:?}"),
+        }
+    }
 }
 
 /// The pattern that is taken away is the strongest one, even where two are almost as strong.

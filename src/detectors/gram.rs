@@ -30,7 +30,7 @@ const HELD_OUT: usize = 10;
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Gram")]
 pub struct Config {
-    /// The largest power P: 5 in OpenOOD, 10 in the paper.
+    /// The largest power P: 5 in OpenOOD since its rewrite, 10 in the reference.
     #[garde(range(min = 1, max = 32))]
     pub powers: usize,
 }

@@ -24,8 +24,7 @@ use crate::{Result, nn::Head};
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Scale")]
 pub struct Config {
-    /// The percentage p of an image's features that the second sum leaves out: 85 in the paper and in OpenOOD, which searches 65 to
-    /// 95.
+    /// The percentage p of an image's features that the second sum leaves out: 85 in OpenOOD, which searches 65 to 95.
     #[garde(range(min = 0.0, max = 99.99))]
     pub percentile: f64,
 }
