@@ -108,7 +108,7 @@ def main():
             f"{name}: {own['neurons']} neurons, {own['train']} train images in {own['passes']} passes: fit"
             f" {own['fit_seconds']:.1f} s, peak {own['peak_mib']} MiB; forward {1e6 * own['forward_seconds'] / test:.0f} us an"
             f" image, scoring adds {100 * more:.0f} % of time, {100 * more_work:.0f} % of processor time"
-            + (f"; exact {1e6 * exact:.0f} us an image" if exact else "")
+            f"; exact: fit {own['exact_fit_seconds']:.1f} s, {1e6 * exact:.0f} us an image"
             + f"; table errors: largest {own['largest_table_error']:.3f}, mean {own['mean_table_error']:.5f}"
         )
 

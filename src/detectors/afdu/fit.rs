@@ -179,15 +179,15 @@ pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Opt
 
 /// The bytes that a fit of so many neurons needs: all of them fitted, and the activations of one group on all images.
 pub fn least_memory(config: &Config, neurons: usize, images: usize) -> usize {
-    neurons * fitted_bytes(config) + GROUP.min(neurons) * images * size_of::<f32>()
+    neurons * fitted_bytes(config, images) + GROUP.min(neurons) * images * size_of::<f32>()
 }
 
 /// The most bytes that a fitted neuron takes, as a rule.
-fn fitted_bytes(config: &Config) -> usize {
+fn fitted_bytes(config: &Config, images: usize) -> usize {
     match config.engine {
         // Twice, while the blocks' tables are joined.
         Engine::Tabulated => 2 * (NODES * size_of::<u16>() + size_of::<Head>() + TAILS),
-        Engine::Exact => config.clusters * 2 * size_of::<[f64; 2]>(),
+        Engine::Exact => config.clusters.min(images) * 2 * size_of::<[f64; 2]>(),
     }
 }
 
@@ -207,7 +207,7 @@ pub(super) fn evenly(images: usize, all: usize) -> Vec<usize> {
 /// Ranges of neurons, whole groups each, whose activations fit into the memory beside the finished tables.
 fn blocks(config: &Config, chosen: &[Chosen], images: usize, memory: usize) -> Vec<Range<usize>> {
     let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-    let capacity = memory.saturating_sub(neurons * fitted_bytes(config)) / (images.max(1) * size_of::<f32>());
+    let capacity = memory.saturating_sub(neurons * fitted_bytes(config, images)) / (images.max(1) * size_of::<f32>());
     let mut blocks: Vec<Range<usize>> = Vec::new();
     for group in groups(chosen) {
         match blocks.last_mut() {
