@@ -229,7 +229,7 @@ fn gram_refuses_what_it_cannot_hold_and_other_layers() {
     let scorer = fit(&train, 2800).unwrap();
     let flat = test.features.clone();
     let other = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat.clone())]);
-    assert!(scorer.score(&other).unwrap_err().to_string().contains("not those that Gram was fitted to"));
+    assert!(scorer.score(&other).unwrap_err().to_string().contains("layer 1 was maps [3, 2, 2] and is flat [4]"));
     let fewer = Bank { logits: test.logits.narrow(0, 0, 3).unwrap(), ..test.clone() };
     assert!(scorer.score(&fewer).unwrap_err().to_string().contains("logits of 3 images, and layers of 8"));
     let broken = of_layers(test.logits.clone(), flat.clone(), vec![("flat", flat.affine(f64::NAN, 0.0).unwrap())]);

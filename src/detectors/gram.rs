@@ -205,8 +205,9 @@ impl Gram {
         each: &mut dyn FnMut(usize, usize, &[f64]),
     ) -> Result<()> {
         activations.pass(what, &mut |start, batch| {
-            if !batch.iter().map(LayerShape::from).eq(self.layers.iter().cloned()) {
-                return Err(Error::input("the layers are not those that Gram was fitted to"));
+            let shown: Vec<LayerShape> = batch.iter().map(LayerShape::from).collect();
+            if shown != self.layers {
+                return Err(other_layers(&self.layers, &shown));
             }
             for (index, layer) in batch.iter().enumerate() {
                 let shape = &self.layers[index];
@@ -219,6 +220,19 @@ impl Gram {
             Ok(())
         })
     }
+}
+
+fn other_layers(fitted: &[LayerShape], shown: &[LayerShape]) -> Error {
+    let in_words = |layer: Option<&LayerShape>| match layer {
+        Some(layer) => format!("{} {:?}", layer.name, layer.dims),
+        None => "none".to_owned(),
+    };
+    let first = (0..fitted.len().max(shown.len())).find(|index| fitted.get(*index) != shown.get(*index)).unwrap_or(0);
+    let (fitted, shown) = (in_words(fitted.get(first)), in_words(shown.get(first)));
+    Error::input(format!(
+        "the layers are not those that Gram was fitted to: layer {} was {fitted} and is {shown}",
+        first + 1
+    ))
 }
 
 /// The class of each image, by its logits.

@@ -11,7 +11,8 @@
 //!   it stands still to 10⁻¹² (1,000 steps at most), where the reference has an exact decomposition or 20 steps; where two singular
 //!   values are equal, no one pattern is strongest, and which is taken is open.
 //! - It needs a network whose features are the means of its last feature maps (ResNets, EfficientNet): what leaves the last
-//!   convolution, after its non-linearity, is compared with the features of each image. LeNet and VGG are refused.
+//!   convolution, after its non-linearity, is compared with the features of each image. LeNet and VGG are refused. Of a feature file
+//!   they are the last `taps.<layer>` with pixels, by name.
 //! - Maps may be negative; nothing changes.
 
 use candle_core::Tensor;

@@ -96,7 +96,10 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let features = &fit.train()?.features;
-        let between = |values: &Tensor| Ok([percentile(values, self.low)?, percentile(values, self.high)?]);
+        let between = |values: &Tensor| {
+            let values = values.contiguous()?;
+            Ok([percentile(&values, self.low)?, percentile(&values, self.high)?])
+        };
         let between = match self.thresholds {
             Thresholds::All => vec![between(features)?],
             Thresholds::Each => {
