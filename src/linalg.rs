@@ -1,6 +1,10 @@
 //! Linear algebra of statistics, in f64. Every sum has an order that depends on sizes only.
 
+mod eigen;
+
 use rayon::prelude::*;
+
+pub use eigen::Eigen;
 
 use crate::ops::gemm::{Matrix, matmul_f64};
 
@@ -19,6 +23,33 @@ pub fn add_gram(sum: &mut [f64], rows: &[f64], size: usize) {
         let start = block * BLOCK;
         matmul_f64(sum, true, rows.columns(start..start + sum.len() / size).transposed(), rows);
     });
+}
+
+/// The products of each row of `rows` (N, size) with each of `directions` (M, size): (N, M).
+///
+/// # Panics
+/// When the rows are not whole.
+pub fn project(rows: &[f64], directions: &[f64], size: usize) -> Vec<f64> {
+    assert!(rows.len().is_multiple_of(size) && directions.len().is_multiple_of(size), "rows of {size}");
+    let count = directions.len() / size;
+    let mut products = vec![0.0; rows.len() / size * count];
+    if count == 0 {
+        return products;
+    }
+    let columns = Matrix::new(directions, count, size).transposed();
+    let blocks = products.par_chunks_mut(TOGETHER * count).zip(rows.par_chunks(TOGETHER * size));
+    blocks.for_each(|(products, rows)| {
+        if rows.len() == TOGETHER * size {
+            matmul_f64(products, false, Matrix::new(rows, TOGETHER, size), columns);
+            return;
+        }
+        let mut padded = rows.to_vec();
+        padded.resize(TOGETHER * size, 0.0);
+        let mut all = vec![0.0; TOGETHER * count];
+        matmul_f64(&mut all, false, Matrix::new(&padded, TOGETHER, size), columns);
+        products.copy_from_slice(&all[..products.len()]);
+    });
+    products
 }
 
 /// The lower triangular L with L·Lᵀ = A.
@@ -184,6 +215,16 @@ mod tests {
         let rows = normal(600 * SIZE, "company");
         let whole = cholesky.inverse_forms(&rows);
         let parts: Vec<f64> = rows.chunks(7 * SIZE).flat_map(|rows| cholesky.inverse_forms(rows)).collect();
+        assert_eq!(whole, parts);
+    }
+
+    #[test]
+    fn projections_are_products_and_company_does_not_change_a_bit() {
+        assert_eq!(project(&[1.0, 2.0, 3.0, 4.0], &[1.0, 1.0, 0.0, 2.0, 5.0, 0.0], 2), [3.0, 4.0, 5.0, 7.0, 8.0, 15.0]);
+        assert!(project(&[1.0, 2.0], &[], 2).is_empty());
+        let (rows, directions) = (normal(600 * SIZE, "rows"), normal(7 * SIZE, "directions"));
+        let whole = project(&rows, &directions, SIZE);
+        let parts: Vec<f64> = rows.chunks(7 * SIZE).flat_map(|rows| project(rows, &directions, SIZE)).collect();
         assert_eq!(whole, parts);
     }
 

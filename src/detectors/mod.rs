@@ -10,8 +10,11 @@ pub mod dice;
 pub mod duq;
 pub mod energy;
 pub mod feature_file;
+pub mod r#gen;
 pub mod gram;
+pub mod kl_matching;
 pub mod knn;
+pub mod mahalanobis;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
@@ -19,10 +22,14 @@ pub mod rankfeat;
 pub mod react;
 mod record;
 mod registry;
+pub mod residual;
+pub mod rmds;
 pub mod scale;
 pub mod shaping;
 pub mod sngp;
 pub mod softmax_entropy;
+pub mod temperature_scaling;
+pub mod vim;
 pub mod vra;
 
 pub use record::in_words;
@@ -36,6 +43,8 @@ use crate::{
     nn::{Head, watch::Layer},
     ops::{self, Activation},
 };
+
+use registry::name;
 
 registry::registry! {
     /// One minus the maximum softmax probability (Hendrycks & Gimpel 2017).
@@ -72,6 +81,20 @@ registry::registry! {
     Gram = gram,
     /// The energy without the strongest pattern of the last feature maps (RankFeat, Song et al. 2022).
     Rankfeat = rankfeat,
+    /// A generalised entropy of the softmax (Liu et al. 2023).
+    Gen = r#gen,
+    /// The divergence from the nearest class's usual softmax (Hendrycks et al. 2022).
+    KlMatching = kl_matching,
+    /// The maximum softmax probability of calibrated logits (Guo et al. 2017).
+    TemperatureScaling = temperature_scaling,
+    /// The Mahalanobis distance to the nearest class (Lee et al. 2018).
+    Mahalanobis = mahalanobis,
+    /// The same, less the distance to all train images (Ren et al. 2021).
+    Rmds = rmds,
+    /// How far features lie off the train images' main directions (Wang et al. 2022).
+    Residual = residual,
+    /// That residual against the logits (Wang et al. 2022).
+    Vim = vim,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -181,6 +204,28 @@ pub struct Fit<'a> {
 }
 
 impl<'a> Fit<'a> {
+    /// The last linear layer, for a detector that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the network has none.
+    pub fn head(&self) -> Result<&'a Head> {
+        let none =
+            "the detector needs the weights between features and logits, and the network's last layer is not linear";
+        self.head.ok_or_else(|| Error::Failed(none.into()))
+    }
+
+    /// The train set and its classes, for a detector that needs both.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the caller did not give them.
+    pub fn labelled_train(&self) -> Result<(&'a Bank, &'a [u32])> {
+        let train = self.train()?;
+        match &train.labels {
+            Some(labels) => Ok((train, labels)),
+            None => Err(Error::Failed("the detector needs the train images' classes, and there are none".into())),
+        }
+    }
+
     /// The train set, for a detector that needs it.
     ///
     /// # Errors
@@ -255,6 +300,15 @@ fn after(layer: &Layer, start: usize) -> Result<Vec<f32>> {
     }
 }
 
+/// Refuses features of another size than those that a detector learned from, and other counts of images and labels.
+fn same(what: &str, found: usize, learned: usize) -> Result<()> {
+    if found == learned { Ok(()) } else { Err(Error::Failed(format!("{found} {what} where there must be {learned}"))) }
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(f64::from).collect()
+}
+
 /// One finite number per image; larger means more anomalous.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores(Vec<f32>);
@@ -302,6 +356,18 @@ fn map_rows<T>(logits: &Tensor, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
     Ok(results)
 }
 
+/// The position of the largest value, the first of several.
+fn argmax(row: &[f64]) -> usize {
+    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
+}
+
+/// ln softmax(f) of each logit f.
+fn log_softmax(row: &[f64]) -> Vec<f64> {
+    let peak = Peak::of(row);
+    let log_sum = peak.rest.ln_1p();
+    row.iter().map(|logit| logit - peak.max - log_sum).collect()
+}
+
 /// A row of logits as its largest value m, and r = Σ exp(f − m) over the *other* classes.
 ///
 /// logsumexp(f) = m + ln(1 + r), and 1 + r never overflows; keeping the 1 apart keeps the digits of a tiny r.
@@ -312,10 +378,8 @@ struct Peak {
 
 impl Peak {
     fn of(row: &[f64]) -> Self {
-        let (argmax, max) =
-            row.iter().copied().enumerate().fold((0, f64::NEG_INFINITY), |best, (class, logit)| {
-                if logit > best.1 { (class, logit) } else { best }
-            });
+        let argmax = argmax(row);
+        let max = row[argmax];
         let others = row.iter().enumerate().filter(|(class, _)| *class != argmax);
         Self { max, rest: others.map(|(_, logit)| (logit - max).exp()).sum() }
     }

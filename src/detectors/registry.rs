@@ -1,5 +1,16 @@
 //! The macro behind the list of detectors.
 
+/// The name of a module in YAML.
+macro_rules! name {
+    // A keyword since the edition 2024.
+    (r#gen) => {
+        "gen"
+    };
+    ($module:ident) => {
+        stringify!($module)
+    };
+}
+
 /// Makes [`DetectorConfig`](super::DetectorConfig) of a list `Variant = module`, where `module::Config` holds the
 /// settings and implements [`Detector`](super::Detector). The module's name is the detector's name.
 macro_rules! registry {
@@ -14,12 +25,12 @@ macro_rules! registry {
 
         impl DetectorConfig {
             /// Every detector's name, in the order of the list.
-            pub const NAMES: &[&str] = &[$(stringify!($module)),+];
+            pub const NAMES: &[&str] = &[$(name!($module)),+];
 
             /// The detector's name: the key in YAML.
             pub fn name(&self) -> &'static str {
                 match self {
-                    $(Self::$variant(_) => stringify!($module),)+
+                    $(Self::$variant(_) => name!($module),)+
                 }
             }
 
@@ -36,7 +47,7 @@ macro_rules! registry {
             /// [`Error::Input`] that lists the names, if there is no such detector.
             pub fn default_of(name: &str) -> Result<Self> {
                 match name {
-                    $(stringify!($module) => Ok(Self::$variant($module::Config::default())),)+
+                    $(name!($module) => Ok(Self::$variant($module::Config::default())),)+
                     _ => Err(Error::input(unknown(name))),
                 }
             }
@@ -75,7 +86,7 @@ macro_rules! registry {
                             return Err(A::Error::custom(format_args!("expected {EXPECTED}")));
                         };
                         let config = match name.0 {
-                            $(stringify!($module) => DetectorConfig::$variant(map.next_value()?),)+
+                            $(name!($module) => DetectorConfig::$variant(map.next_value()?),)+
                             name => return Err(A::Error::custom(unknown(name))),
                         };
                         match map.next_key::<String>()? {
@@ -121,4 +132,4 @@ macro_rules! registry {
     };
 }
 
-pub(super) use registry;
+pub(super) use {name, registry};

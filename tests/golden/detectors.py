@@ -28,6 +28,12 @@ def rest(row):
     return np.exp(np.delete(log_softmax(row), row.argmax())).sum()
 
 
+def generalised_entropy(row, gamma, classes):
+    p = np.sort(softmax(row))[::-1]
+    others = np.append(rest(row), 1 - p[1:])
+    return (p[:classes] ** gamma * others[:classes] ** gamma).sum()
+
+
 references = {
     "msp": [rest(row) for row in logits],
     "softmax_entropy": entropy(softmax(logits, axis=1), axis=1),
@@ -37,6 +43,8 @@ references = {
     "energy": -logsumexp(logits, axis=1),
     "energy: { temperature: 0.5 }": -0.5 * logsumexp(logits / 0.5, axis=1),
     "energy: { temperature: 1000 }": -1000 * logsumexp(logits / 1000, axis=1),
+    "gen": [generalised_entropy(row, 0.1, 5) for row in logits],
+    "gen: { gamma: 2, classes: 3 }": [generalised_entropy(row, 2, 3) for row in logits],
 }
 tensor = torch.tensor(logits)
 for name, other in {
