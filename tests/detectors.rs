@@ -102,7 +102,14 @@ fn the_registry_lists_each_detector_once() {
             "mahalanobis",
             "rmds",
             "residual",
-            "vim"
+            "vim",
+            "gradnorm",
+            "fdbd",
+            "nci",
+            "she",
+            "nnguide",
+            "relation",
+            "openmax",
         ]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {

@@ -74,7 +74,7 @@ pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
 }
 
 /// The rows of (N, D) features, each scaled to length 1.
-fn unit(features: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn unit(features: &Tensor) -> Result<Vec<f32>> {
     let (_, columns) = features.dims2()?;
     let mut values = finite(features)?;
     for row in values.chunks_exact_mut(columns) {

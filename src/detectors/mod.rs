@@ -9,8 +9,10 @@ pub mod ddu;
 pub mod dice;
 pub mod duq;
 pub mod energy;
+pub mod fdbd;
 pub mod feature_file;
 pub mod r#gen;
+pub mod gradnorm;
 pub mod gram;
 pub mod kl_matching;
 pub mod knn;
@@ -18,14 +20,20 @@ pub mod mahalanobis;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
+pub mod nci;
+pub mod nnguide;
+pub mod openmax;
 pub mod rankfeat;
 pub mod react;
 mod record;
 mod registry;
+pub mod relation;
 pub mod residual;
 pub mod rmds;
 pub mod scale;
 pub mod shaping;
+pub mod she;
+mod similarity;
 pub mod sngp;
 pub mod softmax_entropy;
 pub mod temperature_scaling;
@@ -95,6 +103,20 @@ registry::registry! {
     Residual = residual,
     /// That residual against the logits (Wang et al. 2022).
     Vim = vim,
+    /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
+    Gradnorm = gradnorm,
+    /// The distance to decision boundaries (Liu & Qin 2024).
+    Fdbd = fdbd,
+    /// How far features point along their class's weights (Liu & Qin 2025).
+    Nci = nci,
+    /// How much of the class's mean pattern the features hold (SHE, Zhang et al. 2023).
+    She = she,
+    /// The energy, guided by the nearest train images (Park et al. 2023).
+    Nnguide = nnguide,
+    /// How many train images are related by features and softmax (Kim et al. 2023).
+    Relation = relation,
+    /// The log-odds of an unknown class (Bendale & Boult 2016).
+    Openmax = openmax,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -204,16 +226,6 @@ pub struct Fit<'a> {
 }
 
 impl<'a> Fit<'a> {
-    /// The last linear layer, for a detector that needs it.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if the network has none.
-    pub fn head(&self) -> Result<&'a Head> {
-        let none =
-            "the detector needs the weights between features and logits, and the network's last layer is not linear";
-        self.head.ok_or_else(|| Error::Failed(none.into()))
-    }
-
     /// The train set and its classes, for a detector that needs both.
     ///
     /// # Errors
@@ -307,6 +319,26 @@ fn same(what: &str, found: usize, learned: usize) -> Result<()> {
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
+}
+
+/// The mean of rows of `size` values.
+fn mean_row(values: &[f32], size: usize) -> Vec<f64> {
+    let mut mean = vec![0.0; size];
+    for row in values.chunks_exact(size) {
+        mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    let rows = (values.len() / size) as f64;
+    mean.iter_mut().for_each(|sum| *sum /= rows);
+    mean
+}
+
+/// What `each` makes of every image's logits and features, in f64; errors as [`score_rows`] and [`finite`].
+fn map_both<T>(logits: &Tensor, features: &Tensor, each: impl Fn(&[f64], &[f64]) -> T) -> Result<Vec<T>> {
+    let logits = map_rows(logits, <[f64]>::to_vec)?;
+    let values = finite(features)?;
+    same("rows of features", features.dim(0)?, logits.len())?;
+    let rows = values.chunks_exact(values.len() / logits.len());
+    Ok(logits.iter().zip(rows).map(|(logits, features)| each(logits, &wide(features))).collect())
 }
 
 /// One finite number per image; larger means more anomalous.

@@ -14,7 +14,7 @@ import scipy
 import torch
 from pytorch_ood import detector as pytorch_ood
 from scipy.linalg import pinvh
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
 # pytorch-ood converts features to f32; here it computes in f64.
@@ -131,7 +131,100 @@ for dimension in [2, 3, 5]:
     )
 references["residual"], references["vim"] = references["residual: { dimension: 3 }"], references["vim: { dimension: 3 }"]
 
-# MORE
+# GradNorm: by autograd of the last layer, with the mean over the classes; and by central differences.
+for temperature in [1.0, 2.5]:
+    norms = np.abs(test).sum(axis=1) * np.abs(softmax(logits / temperature, axis=1) - 1 / CLASSES).sum(axis=1) / temperature
+    theirs = pytorch_ood.GradNorm(linear, param_filter=lambda name: name == "weight", temperature=temperature)
+    agree(f"gradnorm: {{ temperature: {temperature} }}", -norms, theirs.predict(tensors["z"]))
+references["gradnorm"] = references["gradnorm: { temperature: 1.0 }"]
+
+# fDBD.
+mean, predicted = train.mean(axis=0), logits.argmax(axis=1)
+gaps = np.linalg.norm(weight[predicted][:, None] - weight[None], axis=2)
+gaps[np.arange(TESTS), predicted] = 1
+boundaries = ((logits.max(axis=1, keepdims=True) - logits) / gaps).sum(axis=1) / (CLASSES - 1)
+agree(
+    "fdbd",
+    -boundaries / np.linalg.norm(test - mean, axis=1),
+    pytorch_ood.fDBD(torch.nn.Identity(), linear).fit_features(fit_z).predict_features(tensors["z"]),
+)
+agree("fdbd: { relative_to: origin }", -boundaries / np.linalg.norm(test, axis=1))
+
+# NCI.
+for alpha in [0, 1e-4, 0.5]:
+    along = (weight[predicted] * (test - mean)).sum(axis=1) / np.linalg.norm(test - mean, axis=1)
+    agree(
+        f"nci: {{ alpha: {alpha} }}",
+        -along - alpha * np.abs(test).sum(axis=1),
+        pytorch_ood.NCI(torch.nn.Identity(), linear, alpha=alpha).fit_features(fit_z).predict_features(tensors["z"]),
+    )
+references["nci"] = references["nci: { alpha: 0.0001 }"]
+
+# SHE.
+correct = train_logits.argmax(axis=1) == labels
+patterns = np.stack([train[correct & (labels == k)].mean(axis=0) for k in range(CLASSES)])
+agree(
+    "she",
+    -(test * patterns[predicted]).sum(axis=1),
+    pytorch_ood.SHE(torch.nn.Identity(), linear).fit_features(fit_z, fit_y).predict_features(tensors["z"]),
+)
+
+# NNGuide.
+unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+energies = logsumexp(train_logits, axis=1)
+for k, fraction in [(10, 1), (1, 1), (90, 1), (4, 0.1)]:
+    count = int(np.ceil(IMAGES * fraction))
+    chosen = np.arange(count) * IMAGES // count
+    products = np.sort(unit(test) @ (unit(train) * energies[:, None])[chosen].T, axis=1)[:, -k:]
+    theirs = pytorch_ood.NNGuide(torch.nn.Identity(), linear, k=k).fit_features(fit_z[chosen], fit_y[chosen])
+    agree(
+        f"nnguide: {{ k: {k}, fraction: {fraction} }}",
+        -products.mean(axis=1) * logsumexp(logits, axis=1),
+        theirs.predict_features(tensors["z"]),
+    )
+references["nnguide"] = references["nnguide: { k: 10, fraction: 1 }"]
+
+# Relation, which pytorch-ood does not have.
+relations = np.maximum(unit(test) @ unit(train).T, 0) * (p @ train_p.T)
+assert np.abs(relations - 0.03).min() > 1e-6, "no relation may change sides in f32"
+counted = np.where(relations > 0.03, relations, 0)
+for power in [1, 2, 8]:
+    agree(f"relation: {{ power: {power} }}", -(counted**power).sum(axis=1))
+references["relation"] = references["relation: { power: 1 }"]
+agree("relation: { threshold: 0 }", -relations.sum(axis=1))
+
+
+# OpenMax: the log-odds of pytorch-ood's probability. Its Weibull is fitted by scipy's simplex, which stops early, on all images
+# with labels, here the correct ones; ours is the root of the likelihood's derivative.
+def weibull(tail):
+    """shape, ln scale, of ln(1 + (x - min) / 10000)"""
+    x = np.log1p((tail - tail.min()) / 10000)
+    derivative = lambda k: (np.exp(k * (x - x.max())) * x).sum() / np.exp(k * (x - x.max())).sum() - 1 / k - x.mean()
+    shape = brentq(derivative, 1, 1e9, xtol=1e-9, rtol=1e-15)
+    return shape, np.log(np.exp(shape * x).mean()) / shape
+
+
+for tail, alpha in [(20, 3), (5, 4), (10, 10)]:
+    top = min(alpha, CLASSES)
+    outside = np.ones((TESTS, CLASSES))
+    for k in range(CLASSES):
+        rows = train_logits[correct & (labels == k)]
+        centre = rows.mean(axis=0)
+        distances = np.sort(np.linalg.norm(rows - centre, axis=1))[-tail:]
+        shape, log_scale = weibull(distances)
+        away = np.log1p((np.linalg.norm(logits - centre, axis=1) - distances.min()) / 10000)
+        outside[:, k] = -np.expm1(-np.exp(shape * (away - log_scale)))
+    ranks = np.argsort(np.argsort(-logits, axis=1), axis=1)
+    weights = np.where(ranks < top, (top - ranks) / top, 0) * outside
+    theirs = pytorch_ood.OpenMax(None, tailsize=tail, alpha=alpha).fit_logits(fit_f[correct], fit_y[correct])
+    unknown = theirs.predict_logits(tensors["f"]).numpy()
+    agree(
+        f"openmax: {{ tail: {tail}, classes: {alpha} }}",
+        (logits * weights).sum(axis=1) - logsumexp(logits * (1 - weights), axis=1),
+        np.log(unknown / (1 - unknown)),
+        rtol=1e-2, atol=1e-2,
+    )
+references["openmax"] = references["openmax: { tail: 20, classes: 3 }"]
 
 # A dead neuron and one that is the sum of two others: the covariance lacks rank, and a pseudo-inverse ignores what never varied.
 deficient = lambda rows: np.concatenate([rows, rows[:, :1] + rows[:, 1:2], 0 * rows[:, :1]], axis=1)

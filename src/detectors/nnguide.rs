@@ -1,0 +1,121 @@
+//! NNGuide: the energy, guided by how much an image resembles train images that the network is sure of.
+//!
+//! score = −S·G with S = ln Σ_c exp f_c and G the mean of the k largest of S_i·cos(z, z_i) over the train images i, whose energies are
+//! −S_i and features z_i.
+//!
+//! - Paper: Park et al., *Nearest Neighbor Guidance for Out-of-Distribution Detection*, ICCV 2023, eq. 5 to 7,
+//!   <https://arxiv.org/abs/2309.14888>.
+//! - Reference code: `roomo7time/nnguide`; OpenOOD `nnguide_postprocessor.py`; pytorch-ood `NNGuide`.
+//! - Deviations: features of zeros resemble nothing, where OpenOOD has NaN. The neighbours are found in f32 and their products
+//!   computed in f64. Of a fraction of the train images each is as far from the next in the set's order; OpenOOD takes the
+//!   first ones of a shuffled set.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::{
+    Bank, Detector, Fit, Need, Scorer, Scores,
+    knn::unit,
+    same,
+    similarity::{Products, log_sums},
+};
+use crate::{Error, Result};
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "NnGuide")]
+pub struct Config {
+    /// k: 10 in pytorch-ood with all train images; 100 in OpenOOD with a hundredth of them.
+    #[garde(range(min = 1, max = 1_000_000))]
+    pub k: usize,
+    /// The share of the train images to compare with: all in pytorch-ood, 0.01 in OpenOOD (the paper's for ImageNet).
+    #[garde(range(min = 1e-6, max = 1.0))]
+    pub fraction: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { k: 10, fraction: 1.0 }
+    }
+}
+
+struct Fitted {
+    k: usize,
+    columns: usize,
+    /// S_i·z_i / ‖z_i‖
+    train: Vec<f32>,
+    products: Products,
+}
+
+impl Fitted {
+    fn new(config: &Config, train: &Bank) -> Result<Self> {
+        let (values, sums) = (unit(&train.features)?, log_sums(&train.logits)?);
+        let columns = train.features.dim(1)?;
+        same("rows of logits", sums.len(), values.len() / columns)?;
+        let count = (sums.len() as f64 * config.fraction).ceil() as usize;
+        if config.k > count {
+            let message = format!("k is {}, and there are {count} train images to be neighbours", config.k);
+            return Err(Error::Failed(message));
+        }
+        let images = (0..count).map(|index| index * sums.len() / count);
+        let row = |image: usize| values[image * columns..][..columns].iter().map(move |x| (image, x));
+        let train: Vec<f32> = images.flat_map(row).map(|(image, x)| (f64::from(*x) * sums[image]) as f32).collect();
+        Ok(Self { k: config.k, columns, products: Products::new(&train, columns)?, train })
+    }
+
+    /// The mean of the k largest products of the features, whose products in f32 are given.
+    fn guidance(&self, products: &[f32], features: &[f32]) -> f64 {
+        let mut order: Vec<u32> = (0..products.len() as u32).collect();
+        // The index settles ties, so that the same neighbours are found every time.
+        let by = |a: &u32, b: &u32| products[*b as usize].total_cmp(&products[*a as usize]).then(a.cmp(b));
+        order.select_nth_unstable_by(self.k - 1, by);
+        let nearest = &mut order[..self.k];
+        nearest.sort_unstable();
+        let product = |image: &u32| {
+            let row = &self.train[*image as usize * self.columns..][..self.columns];
+            row.iter().zip(features).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
+        nearest.iter().map(product).sum::<f64>() / self.k as f64
+    }
+}
+
+/// NNGuide's score of each row of `images`; `config` as [`Config`].
+///
+/// # Errors
+/// If there are fewer train images than k, nothing to score, other sizes, or NaN or infinity among the numbers.
+pub fn nnguide(config: &Config, train: &Bank, images: &Bank) -> Result<Vec<f32>> {
+    Fitted::new(config, train)?.scores(&images.logits, &images.features)
+}
+
+impl Fitted {
+    fn scores(&self, logits: &Tensor, features: &Tensor) -> Result<Vec<f32>> {
+        let (values, sums) = (unit(features)?, log_sums(logits)?);
+        same("features", features.dim(1)?, self.columns)?;
+        same("rows of features", values.len() / self.columns, sums.len())?;
+        let mut guidances: Vec<f64> = Vec::with_capacity(sums.len());
+        for block in values.chunks(self.products.together() * self.columns) {
+            let products = self.products.of(block)?;
+            let rows = products.par_chunks_exact(self.train.len() / self.columns);
+            let rows = rows.zip(block.par_chunks_exact(self.columns));
+            guidances.par_extend(rows.map(|(products, features)| self.guidance(products, features)));
+        }
+        Ok(guidances.iter().zip(sums).map(|(guidance, sum)| (-guidance * sum) as f32).collect())
+    }
+}
+
+impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::RawLogits, Need::Features, Need::Train]
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        Ok(Box::new(Fitted::new(self, fit.train()?)?))
+    }
+}
+
+impl Scorer for Fitted {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        Scores::new(self.scores(&bank.logits, &bank.features)?)
+    }
+}
