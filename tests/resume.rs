@@ -138,7 +138,7 @@ fn twenty_kills_do_not_change_a_bit() {
     for _ in 0..20 {
         let mut child = start(folder.path(), "killed");
         // Long enough to get somewhere, short enough to need twenty of them.
-        thread::sleep(undisturbed.mul_f64(rng.random_range(0.02..0.15)));
+        thread::sleep(undisturbed.mul_f64(rng.random_range(0.02..0.09)));
         met_alive += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 pub struct Config {
     /// Directions that do not count; fewer than there are features. Half of the features unless given: 256 of 512 in OpenOOD;
     /// the paper has 512 of 768 and 1000 of 2048.
-    #[garde(inner(range(min = 1, max = 1_000_000)))]
+    #[garde(range(min = 1, max = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimension: Option<usize>,
 }
