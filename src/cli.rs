@@ -352,8 +352,7 @@ fn score(arguments: &Score) -> Result<()> {
         return Err(Error::input(format!("{inputs} files to score and {outs} for their scores"))
             .hint("give one --out for each --input, in the same order"));
     }
-    if let Some(index) = (1..arguments.out.len()).find(|&index| arguments.out[..index].contains(&arguments.out[index]))
-    {
+    if let Some(index) = config::check::first_repeated(&arguments.out) {
         return Err(Error::input(format!("--out {} stands twice", arguments.out[index].display())));
     }
     let (fit, memory) = (arguments.fit.as_deref(), (arguments.memory as usize) << 20);

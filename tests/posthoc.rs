@@ -1,10 +1,14 @@
 //! Post-hoc detectors that read features, the last layer or the train set: golden values, and what they refuse.
 
+#[path = "common/scores.rs"]
+mod scores;
+
 use candle_core::{Device, Tensor};
 use oodkit::{
     detectors::{Bank, DetectorConfig, Fit},
     nn::Head,
 };
+use scores::{Reference, assert_scores, tensor};
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -15,24 +19,14 @@ struct Golden {
     features: Vec<Vec<f32>>,
     train_logits: Vec<Vec<f32>>,
     logits: Vec<Vec<f32>>,
-    scores: Vec<Scores>,
+    scores: Vec<Reference>,
     dependent_train_features: Vec<Vec<f32>>,
     dependent_features: Vec<Vec<f32>>,
-    dependent_scores: Vec<Scores>,
-}
-
-#[derive(serde::Deserialize)]
-struct Scores {
-    detector: String,
-    expected: Vec<f64>,
+    dependent_scores: Vec<Reference>,
 }
 
 fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/posthoc.json")).unwrap()
-}
-
-fn tensor(rows: &[Vec<f32>]) -> Tensor {
-    Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
 }
 
 fn bank(features: &[Vec<f32>], logits: &[Vec<f32>], labels: Option<&[u32]>) -> Bank {
@@ -60,14 +54,9 @@ fn score(detector: &str, head: &Head, train: &Bank, test: &Bank) -> oodkit::Resu
     Ok(config.build().fit(&fit)?.score(test)?.as_slice().to_vec())
 }
 
-fn check(references: &[Scores], head: &Head, train: &Bank, test: &Bank) {
-    for Scores { detector, expected } in references {
-        let scores = score(detector, head, train, test).unwrap();
-        assert_eq!(scores.len(), expected.len());
-        for (score, expected) in scores.iter().zip(expected) {
-            let error = (f64::from(*score) - expected).abs();
-            assert!(error <= 1e-6 * expected.abs().max(0.1), "{detector}: {score}, expected {expected}");
-        }
+fn check(references: &[Reference], head: &Head, train: &Bank, test: &Bank) {
+    for Reference { detector, expected } in references {
+        assert_scores(&score(detector, head, train, test).unwrap(), expected, detector);
     }
 }
 

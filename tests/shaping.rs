@@ -1,5 +1,8 @@
 //! Detectors that change features, the last layer or feature maps, and then score: golden values and hostile input.
 
+#[path = "common/scores.rs"]
+mod scores;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +17,7 @@ use oodkit::{
         watch::{Layer, watch},
     },
 };
+use scores::{Reference, assert_scores, tensor};
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -51,18 +55,8 @@ struct Shaped {
     scores: Vec<Reference>,
 }
 
-#[derive(serde::Deserialize)]
-struct Reference {
-    detector: String,
-    expected: Vec<f64>,
-}
-
 fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/shaping.json")).unwrap()
-}
-
-fn tensor(rows: &[Vec<f32>]) -> Tensor {
-    Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
 }
 
 fn head(weight: &[Vec<f32>], bias: &[f32]) -> Head {
@@ -88,15 +82,6 @@ fn fit(yaml: &str, train: &Tensor, head: &Head) -> Result<Box<dyn Scorer>> {
     config(yaml).build().fit(&Fit { train: Some(&train), head: Some(head), memory: 1 << 20, scratch: None })
 }
 
-#[track_caller]
-fn assert_close(scores: &[f32], expected: &[f64], what: &str) {
-    assert_eq!(scores.len(), expected.len(), "{what}");
-    for (score, expected) in scores.iter().zip(expected) {
-        let error = (f64::from(*score) - expected).abs();
-        assert!(error <= 1e-6 * expected.abs().max(0.1), "{what}: {score}, expected {expected}");
-    }
-}
-
 #[test]
 fn shaped_energies_are_those_of_numpy_and_pytorch_ood() {
     let golden = golden();
@@ -105,7 +90,7 @@ fn shaped_energies_are_those_of_numpy_and_pytorch_ood() {
         let features = of_features(&tensor(features));
         for Reference { detector, expected } in scores {
             let scorer = fit(detector, &tensor(train), &head).unwrap();
-            assert_close(scorer.score(&features).unwrap().as_slice(), expected, detector);
+            assert_scores(scorer.score(&features).unwrap().as_slice(), expected, detector);
         }
     }
 }
@@ -138,7 +123,7 @@ fn images_without_a_positive_feature_have_scores() {
     let even = Tensor::ones((1, 640), DType::F32, &Device::Cpu).unwrap();
     let scorer = fit("scale: { percentile: 99 }", &even, &wide).unwrap();
     let expected = -640.0 * 80f64.exp();
-    assert_close(scorer.score(&of_features(&even)).unwrap().as_slice(), &[expected], "scale");
+    assert_scores(scorer.score(&of_features(&even)).unwrap().as_slice(), &[expected], "scale");
 }
 
 #[test]
@@ -212,7 +197,7 @@ fn gram_is_that_of_numpy_and_pytorch_ood() {
     for Reference { detector, expected } in &golden.gram.scores {
         let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
         let scorer = config(detector).build().fit(&fit).unwrap();
-        assert_close(scorer.score(&test).unwrap().as_slice(), expected, detector);
+        assert_scores(scorer.score(&test).unwrap().as_slice(), expected, detector);
         assert_eq!(scorer.record().unwrap()["classes_never_predicted"], serde_json::json!([4]));
     }
 }
@@ -250,11 +235,11 @@ fn rankfeat_is_that_of_numpy_and_pytorch_ood() {
     let maps = tensor(maps).reshape((8, 16, 3, 2)).unwrap();
     let means = maps.flatten_from(2).unwrap().mean(2).unwrap();
     let head = head(&golden.weight, &golden.bias);
-    assert_close(&rankfeat(&maps, &head).unwrap(), expected, "the function");
+    assert_scores(&rankfeat(&maps, &head).unwrap(), expected, "the function");
     let scorer = config("rankfeat").build().fit(&Fit { head: Some(&head), ..Fit::default() }).unwrap();
     let layers = |maps: &Tensor| vec![("maps", maps.clone()), ("fc", means.clone())];
     let bank = of_layers(means.clone(), means.clone(), layers(&maps));
-    assert_close(scorer.score(&bank).unwrap().as_slice(), expected, "the detector");
+    assert_scores(scorer.score(&bank).unwrap().as_slice(), expected, "the detector");
 
     let pooled = maps.flatten_from(2).unwrap().max(2).unwrap();
     for (features, layers) in [(pooled, layers(&maps)), (means.clone(), layers(&maps.narrow(1, 0, 8).unwrap()))] {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, centred, finite};
 use crate::{
     Error, Result,
     linalg::{Cholesky, add_gram},
@@ -147,19 +147,13 @@ fn moments(values: &[f32], members: &[usize], size: usize) -> (Vec<f64>, Vec<f64
     (mean, covariance)
 }
 
-fn centred<'a>(rows: impl Iterator<Item = &'a [f32]>, mean: &[f64]) -> Vec<f64> {
-    rows.flat_map(|row| row.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean)).collect()
-}
-
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
         &[Need::Features, Need::Train, Need::TrainLabels]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let train = fit.train()?;
-        let labels =
-            train.labels.as_ref().ok_or_else(|| Error::Failed("ddu needs the train images' classes".into()))?;
+        let (train, labels) = fit.labelled_train()?;
         Ok(Box::new(Gaussians::fit(&train.features, labels)?))
     }
 }

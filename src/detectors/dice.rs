@@ -12,7 +12,7 @@
 use candle_core::{Device, Tensor};
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite,
+    Bank, Detector, Fit, Need, Scorer, Scores, finite, mean_row,
     shaping::{energies, last_layer, percentile_f64},
 };
 use crate::{Error, Result, nn::Head};
@@ -59,27 +59,15 @@ pub fn sparsified(head: &Head, mean: &[f64], percentile: f64) -> Result<(Head, u
     Ok((Head { weight, bias: head.bias.clone() }, kept))
 }
 
-/// The means of the columns of (N, D) features.
-///
-/// # Errors
-/// If there is no row, or a value is NaN or infinite.
-pub fn mean(features: &Tensor) -> Result<Vec<f64>> {
-    let (images, size) = features.dims2()?;
-    let mut mean = vec![0.0; size];
-    for row in finite(features)?.chunks_exact(size) {
-        mean.iter_mut().zip(row).for_each(|(sum, z)| *sum += f64::from(*z));
-    }
-    mean.iter_mut().for_each(|sum| *sum /= images as f64);
-    Ok(mean)
-}
-
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
         &[Need::Features, Need::Head, Need::Train]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let (head, kept) = sparsified(fit.head()?, &mean(&fit.train()?.features)?, self.percentile)?;
+        let features = &fit.train()?.features;
+        let mean = mean_row(&finite(features)?, features.dim(1)?);
+        let (head, kept) = sparsified(fit.head()?, &mean, self.percentile)?;
         Ok(Box::new(Fitted { head, kept }))
     }
 }

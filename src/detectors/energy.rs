@@ -36,8 +36,7 @@ impl Default for Config {
 pub fn energy(logits: &Tensor, temperature: f64) -> Result<Vec<f32>> {
     score_rows(logits, |row| {
         let scaled: Vec<f64> = row.iter().map(|logit| logit / temperature).collect();
-        let peak = Peak::of(&scaled);
-        -temperature * (peak.max + peak.rest.ln_1p())
+        -temperature * Peak::of(&scaled).log_sum()
     })
 }
 

@@ -10,9 +10,9 @@
 //! - Deviations: classes with the same weights are refused, where the reference has NaN. The regulariser is at least 1e-8, as in
 //!   pytorch-ood.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, finite, map_both, mean_row, same, wide};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, distance, finite, map_both, mean_row, numbers, same};
 use crate::{Error, Result, nn::Head};
 
 /// Settings.
@@ -52,9 +52,8 @@ fn gaps(weight: &Tensor) -> Result<Vec<Vec<f64>>> {
     if classes < 2 {
         return Err(Error::Failed("one class has no decision boundary".into()));
     }
-    let weight = wide(&weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+    let weight = numbers(weight)?;
     let rows: Vec<&[f64]> = weight.chunks_exact(size).collect();
-    let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
     let gaps: Vec<Vec<f64>> = rows.iter().map(|a| rows.iter().map(|b| distance(a, b)).collect()).collect();
     for (a, row) in gaps.iter().enumerate() {
         if let Some(b) = (a + 1..classes).find(|b| row[*b] <= 0.0 || !row[*b].is_finite()) {
@@ -95,8 +94,7 @@ impl Scorer for Fitted {
             let others = (0..logits.len()).filter(|other| *other != class);
             let distances = others.map(|other| (logits[class] - logits[other]) / self.gaps[class][other]);
             let mean = distances.sum::<f64>() / (logits.len() - 1) as f64;
-            let squares = features.iter().zip(&self.origin).map(|(x, origin)| (x - origin).powi(2));
-            (-mean / squares.sum::<f64>().sqrt().max(1e-8)) as f32
+            (-mean / distance(features, &self.origin).max(1e-8)) as f32
         })?;
         Scores::new(scores)
     }

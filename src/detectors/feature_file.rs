@@ -201,7 +201,7 @@ impl Need {
 /// Fits a detector on one file, if it is one that fits, scores others in turn, and hands over each one's scores with its place
 /// in `inputs`. What the fit met, if it tells.
 ///
-/// All files are read and checked before the fit, and read again to be scored: one at a time is in memory.
+/// All files are checked before the fit. The first stays in memory, the others are read again to be scored, one at a time.
 ///
 /// # Errors
 /// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, or AFDU is told a tap or
@@ -233,13 +233,15 @@ pub fn score(
         train.activations = Some(taps.clone());
     }
     let mut head = train_file.as_ref().and_then(|file| file.head.clone());
+    let mut first = None;
     for path in inputs {
-        let (input, _) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
+        let (input, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
         if detector.needs().contains(&Need::Head) && head.is_none() && input.head.is_none() {
             let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
             return Err(Error::input(message));
         }
         head = head.or(input.head);
+        first.get_or_insert(bank);
     }
     let scorer = detector.fit(&Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch: None })?;
     if let (Some(fitted), Some(file)) = ((&*scorer as &dyn Any).downcast_ref::<Fitted>(), &train_file) {
@@ -250,7 +252,10 @@ pub fn score(
         }
     }
     for (index, path) in inputs.iter().enumerate() {
-        let (_, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
+        let bank = match first.take() {
+            Some(bank) => bank,
+            None => input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?.1,
+        };
         each(index, &scorer.score(&bank)?)?;
     }
     Ok(scorer.record())

@@ -19,7 +19,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, map_rows};
+use super::{Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, argmax, map_rows};
 use crate::{Error, Result, linalg::dot};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
@@ -237,8 +237,7 @@ fn other_layers(fitted: &[LayerShape], shown: &[LayerShape]) -> Error {
 
 /// The class of each image, by its logits.
 fn predicted(logits: &Tensor, activations: &dyn Activations) -> Result<Vec<usize>> {
-    let largest = |row: &[f64]| (0..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-    let predicted = map_rows(logits, largest)?;
+    let predicted = map_rows(logits, argmax)?;
     match predicted.len() == activations.images() {
         true => Ok(predicted),
         false => {

@@ -12,7 +12,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite, similarity::nearest};
 use crate::{Error, Result};
 
 /// Settings.
@@ -60,11 +60,7 @@ pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
             Tensor::from_slice(block, (block_rows, columns), &candle_core::Device::Cpu)?.matmul(&transposed)?;
         let similarities: Vec<f32> = similarities.flatten_all()?.to_vec1()?;
         let distance = |(row, query): (&[f32], &[f32])| {
-            let mut order: Vec<u32> = (0..rows as u32).collect();
-            // The index settles ties, so that the same neighbour is found every time.
-            let by = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
-            let (_, neighbour, _) = order.select_nth_unstable_by(k - 1, by);
-            let neighbour = &train[*neighbour as usize * columns..][..columns];
+            let neighbour = &train[nearest(row, k)[k - 1] as usize * columns..][..columns];
             let squares = query.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
             squares.sum::<f64>().sqrt() as f32
         };

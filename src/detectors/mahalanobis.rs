@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite, same};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, centred, finite, same};
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
@@ -96,9 +96,8 @@ impl Distances {
         same("features", features.dim(1)?, self.size)?;
         let mut distances = Vec::with_capacity(values.len() / self.size);
         for block in values.chunks(BLOCK * self.size) {
-            let rows = block.chunks_exact(self.size);
-            let centred = rows.flat_map(|row| row.iter().zip(&self.origin).map(|(x, origin)| f64::from(*x) - origin));
-            let whitened = project(&centred.collect::<Vec<_>>(), &self.directions, self.size);
+            let rows = centred(block.chunks_exact(self.size), &self.origin);
+            let whitened = project(&rows, &self.directions, self.size);
             distances.extend(whitened.chunks_exact(self.rank()).map(|row| {
                 let square = |mean: &Vec<f64>| row.iter().zip(mean).map(|(x, mean)| (x - mean).powi(2)).sum::<f64>();
                 self.means.iter().map(square).fold(f64::INFINITY, f64::min)

@@ -44,7 +44,7 @@ pub use record::in_words;
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Error, Result,
@@ -139,7 +139,7 @@ impl Bank {
     ///
     /// # Errors
     /// [`Error::Failed`] if there are none.
-    fn layers(&self) -> Result<&dyn Activations> {
+    pub fn layers(&self) -> Result<&dyn Activations> {
         let missing = || Error::Failed("the detector needs the layers' activations, and there are none".into());
         self.activations.as_deref().ok_or_else(missing)
     }
@@ -321,6 +321,21 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
+/// The numbers of a weight or bias, on the CPU.
+fn numbers(parameter: &Tensor) -> Result<Vec<f64>> {
+    Ok(parameter.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+}
+
+/// ‖a − b‖₂
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Rows relative to `mean`, one after another.
+fn centred<'a>(rows: impl Iterator<Item = &'a [f32]>, mean: &[f64]) -> Vec<f64> {
+    rows.flat_map(|row| row.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean)).collect()
+}
+
 /// The mean of rows of `size` values.
 fn mean_row(values: &[f32], size: usize) -> Vec<f64> {
     let mut mean = vec![0.0; size];
@@ -414,5 +429,10 @@ impl Peak {
         let max = row[argmax];
         let others = row.iter().enumerate().filter(|(class, _)| *class != argmax);
         Self { max, rest: others.map(|(_, logit)| (logit - max).exp()).sum() }
+    }
+
+    /// ln Σ exp f
+    fn log_sum(&self) -> f64 {
+        self.max + self.rest.ln_1p()
     }
 }

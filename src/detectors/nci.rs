@@ -8,9 +8,7 @@
 //! - Reference code: `litianliu/NCI-OOD`; OpenOOD `nci_postprocessor.py`; pytorch-ood `NCI`.
 //! - Deviations: features equal to the mean have no direction, and the first term is 0, where the reference has NaN.
 
-use candle_core::DType;
-
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, finite, map_both, mean_row, same, wide};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, finite, map_both, mean_row, numbers, same};
 use crate::Result;
 
 /// Settings.
@@ -45,7 +43,7 @@ impl Detector for Config {
         let (head, features) = (fit.head()?, &fit.train()?.features);
         let mean = mean_row(&finite(features)?, features.dim(1)?);
         same("inputs of the last layer", head.weight.dim(1)?, mean.len())?;
-        let weight = wide(&head.weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
+        let weight = numbers(&head.weight)?;
         Ok(Box::new(Fitted { alpha: self.alpha, mean, weight }))
     }
 }

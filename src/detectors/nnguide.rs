@@ -17,7 +17,7 @@ use super::{
     Bank, Detector, Fit, Need, Scorer, Scores,
     knn::unit,
     same,
-    similarity::{Products, log_sums},
+    similarity::{Products, log_sums, nearest},
 };
 use crate::{Error, Result};
 
@@ -66,11 +66,7 @@ impl Fitted {
 
     /// The mean of the k largest products of the features, whose products in f32 are given.
     fn guidance(&self, products: &[f32], features: &[f32]) -> f64 {
-        let mut order: Vec<u32> = (0..products.len() as u32).collect();
-        // The index settles ties, so that the same neighbours are found every time.
-        let by = |a: &u32, b: &u32| products[*b as usize].total_cmp(&products[*a as usize]).then(a.cmp(b));
-        order.select_nth_unstable_by(self.k - 1, by);
-        let nearest = &mut order[..self.k];
+        let mut nearest = nearest(products, self.k);
         nearest.sort_unstable();
         let product = |image: &u32| {
             let row = &self.train[*image as usize * self.columns..][..self.columns];
@@ -78,17 +74,7 @@ impl Fitted {
         };
         nearest.iter().map(product).sum::<f64>() / self.k as f64
     }
-}
 
-/// NNGuide's score of each row of `images`; `config` as [`Config`].
-///
-/// # Errors
-/// If there are fewer train images than k, nothing to score, other sizes, or NaN or infinity among the numbers.
-pub fn nnguide(config: &Config, train: &Bank, images: &Bank) -> Result<Vec<f32>> {
-    Fitted::new(config, train)?.scores(&images.logits, &images.features)
-}
-
-impl Fitted {
     fn scores(&self, logits: &Tensor, features: &Tensor) -> Result<Vec<f32>> {
         let (values, sums) = (unit(features)?, log_sums(logits)?);
         same("features", features.dim(1)?, self.columns)?;

@@ -14,7 +14,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, argmax, map_rows, same, score_rows};
+use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, argmax, distance, map_rows, same, score_rows};
 use crate::{Error, Result};
 
 /// What libMR moves the least distance of the tail to.
@@ -100,10 +100,6 @@ struct Class {
 struct Fitted {
     likeliest: usize,
     classes: Vec<Option<Class>>,
-}
-
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
 impl Fitted {

@@ -79,14 +79,6 @@ impl Fitted {
     }
 }
 
-/// Relation's score of each row of `images`; `config` as [`Config`].
-///
-/// # Errors
-/// If there is nothing to score, other sizes, or NaN or infinity among the numbers.
-pub fn relation(config: &Config, train: &Bank, images: &Bank) -> Result<Vec<f32>> {
-    Fitted::new(config, train)?.scores(&images.logits, &images.features)
-}
-
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
         &[Need::Logits, Need::Features, Need::Train]

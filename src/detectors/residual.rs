@@ -9,9 +9,9 @@
 //!   512 dimensions leave nothing, and all its scores are 0.
 //! - Deviations: learns from the train images, as ViM. As many dimensions as there are features are refused.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite, same, wide};
+use super::{Bank, Detector, Fit, Need, Scorer, Scores, centred, finite, numbers, same};
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
@@ -58,7 +58,7 @@ impl Residual {
         let origin = origin(head, size)?;
         let mut moments = vec![0.0; size * size];
         for block in values.chunks(BLOCK * size) {
-            add_gram(&mut moments, &centred(block, &origin), size);
+            add_gram(&mut moments, &centred(block.chunks_exact(size), &origin), size);
         }
         let eigen = Eigen::new(moments, size)
             .ok_or_else(|| Error::Failed("the features' second moments have no finite eigenvalues".into()))?;
@@ -75,7 +75,7 @@ impl Residual {
         let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
         let mut norms = Vec::with_capacity(values.len() / self.size);
         for block in values.chunks(BLOCK * self.size) {
-            let rows = centred(block, &self.origin);
+            let rows = centred(block.chunks_exact(self.size), &self.origin);
             let residuals = project(&rows, &self.directions, self.size);
             let residuals = residuals.chunks_exact(self.directions.len() / self.size).map(norm);
             norms.extend(residuals.zip(rows.chunks_exact(self.size).map(norm)));
@@ -88,8 +88,7 @@ impl Residual {
 fn origin(head: &Head, size: usize) -> Result<Vec<f64>> {
     let (classes, inputs) = head.weight.dims2()?;
     same("inputs of the last layer", inputs, size)?;
-    let weight = wide(&head.weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
-    let bias = wide(&head.bias.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+    let (weight, bias) = (numbers(&head.weight)?, numbers(&head.bias)?);
     let eigen = Eigen::new(project(&weight, &weight, size), classes)
         .ok_or_else(|| Error::Failed("the last layer's weights are not finite".into()))?;
     let mut coefficients = vec![0.0; classes];
@@ -105,11 +104,6 @@ fn origin(head: &Head, size: usize) -> Result<Vec<f64>> {
         true => Ok(origin),
         false => Err(Error::Failed("the last layer's biases are not finite".into())),
     }
-}
-
-fn centred(block: &[f32], origin: &[f64]) -> Vec<f64> {
-    let rows = block.chunks_exact(origin.len());
-    rows.flat_map(|row| row.iter().zip(origin).map(|(x, origin)| f64::from(*x) - origin)).collect()
 }
 
 impl Detector for Config {

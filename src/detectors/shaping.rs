@@ -1,9 +1,9 @@
 //! What the detectors share that change penultimate features, or the last layer, and take the energy of the new logits.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::{Peak, finite};
+use super::{Peak, finite, numbers};
 use crate::{Error, Result, linalg::dot, nn::Head};
 
 /// Values that one task counts.
@@ -28,8 +28,7 @@ pub fn energies(features: &Tensor, head: &Head, change: impl Fn(&mut [f64]) + Sy
 /// −logsumexp(W·z + b) of `features` z, with the weight and the bias of [`last_layer`].
 pub(super) fn energy(features: &[f64], weight: &[f64], bias: &[f64]) -> f32 {
     let logits = weight.chunks_exact(features.len()).zip(bias).map(|(row, bias)| dot(row, features) + bias);
-    let peak = Peak::of(&logits.collect::<Vec<f64>>());
-    -(peak.max + peak.rest.ln_1p()) as f32
+    -Peak::of(&logits.collect::<Vec<f64>>()).log_sum() as f32
 }
 
 /// The weight (K, D), row after row, and the bias (K) of a head for features of `size` D.
@@ -42,8 +41,7 @@ pub(super) fn last_layer(head: &Head, size: usize) -> Result<(Vec<f64>, Vec<f64>
         let (weight, bias) = (head.weight.dims(), head.bias.dims());
         return Err(Error::Failed(format!("{size} features do not fit a last layer of {weight:?} and bias {bias:?}")));
     }
-    let read = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
-    let (weight, bias) = (read(&head.weight)?, read(&head.bias)?);
+    let (weight, bias) = (numbers(&head.weight)?, numbers(&head.bias)?);
     match weight.iter().chain(&bias).find(|value| !value.is_finite()) {
         Some(value) => Err(Error::Failed(format!("a weight or bias of the last layer is {value}"))),
         None => Ok((weight, bias)),
@@ -163,6 +161,8 @@ pub(super) fn sharpening(features: &[f64], kept: &[usize]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{DType, Device};
+
     use super::*;
 
     #[test]

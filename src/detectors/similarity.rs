@@ -1,4 +1,4 @@
-//! Inner products with every train image, some images at a time.
+//! Inner products with every train image, some images at a time, and the largest of them.
 
 use candle_core::{Device, Tensor};
 
@@ -41,10 +41,17 @@ impl Products {
     }
 }
 
+/// The `k` largest of an image's similarities to the train images, the k-th of them last; 1 ≤ k ≤ their number. The index settles
+/// ties, so that the same neighbours are found every time.
+pub(super) fn nearest(similarities: &[f32], k: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..similarities.len() as u32).collect();
+    let by = |a: &u32, b: &u32| similarities[*b as usize].total_cmp(&similarities[*a as usize]).then(a.cmp(b));
+    order.select_nth_unstable_by(k - 1, by);
+    order.truncate(k);
+    order
+}
+
 /// ln Σ_c exp f_c of each row of (N, K) logits; errors as [`map_rows`].
 pub(super) fn log_sums(logits: &Tensor) -> Result<Vec<f64>> {
-    map_rows(logits, |row| {
-        let peak = Peak::of(row);
-        peak.max + peak.rest.ln_1p()
-    })
+    map_rows(logits, |row| Peak::of(row).log_sum())
 }

@@ -131,7 +131,6 @@ impl Scorer for Posterior {
 
 /// K / (K + Σ exp f)
 fn dempster_shafer(logits: &[f64]) -> f64 {
-    let peak = Peak::of(logits);
-    let excess = peak.max + peak.rest.ln_1p() - (logits.len() as f64).ln();
+    let excess = Peak::of(logits).log_sum() - (logits.len() as f64).ln();
     1.0 / (1.0 + excess.exp())
 }

@@ -10,7 +10,9 @@
 //!   rounding are refused, where α would be noise, and so are as many dimensions as there are features: OpenOOD searches 1000 of
 //!   512, whose α is NaN.
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows, residual::Residual, same};
+use super::{
+    Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows, residual::Residual, same, similarity::log_sums,
+};
 use crate::{Error, Result};
 
 /// Settings.
@@ -54,10 +56,7 @@ impl Detector for Config {
 
 impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let log_sums = map_rows(&bank.logits, |row| {
-            let peak = Peak::of(row);
-            peak.max + peak.rest.ln_1p()
-        })?;
+        let log_sums = log_sums(&bank.logits)?;
         let norms = self.residual.norms(&bank.features)?;
         same("rows of logits", log_sums.len(), norms.len())?;
         let scores = norms.into_iter().zip(log_sums).map(|((off, _), log_sum)| (self.alpha * off - log_sum) as f32);

@@ -118,7 +118,7 @@ impl Runner<'_> {
                 continue;
             }
             let train = self.train_bank(subject)?;
-            let train = afdu::activations(&train)?;
+            let train = train.layers()?;
             let Some(layer) = layer_of(figure, config, &train.layers()?)? else { continue };
             let (tensors, what) = match figure {
                 Figure::Neuron(figure) => {
@@ -193,7 +193,7 @@ fn factor_tensors(
     let mut tensors = BTreeMap::new();
     for (index, (set, bank)) in sets.iter().zip(banks).enumerate() {
         let first: Vec<usize> = (0..images.min(set.images.len())).collect();
-        let maps = view::maps(fitted, layer, afdu::activations(bank)?, &first)?;
+        let maps = view::maps(fitted, layer, bank.layers()?, &first)?;
         let [rows, columns] = maps.size;
         let [channels, height, width] = set.images.shape();
         let pixels = set.images.subset(&first).pixels;
@@ -225,7 +225,7 @@ fn neuron_tensors(
     keep("densities".into(), profile.densities.clone())?;
     keep("log_factors".into(), profile.log_factors.clone())?;
     for (index, bank) in banks.iter().enumerate() {
-        let all = afdu::activations(bank)?;
+        let all = bank.layers()?;
         let first: Vec<usize> = (0..MARKED.min(all.images())).collect();
         let activations = view::activations(config, layer, all.subset(&first)?.as_ref(), neuron)?;
         let factors = activations.iter().map(|activation| profile.log_factor(*activation)).collect();

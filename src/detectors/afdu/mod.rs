@@ -37,7 +37,7 @@ use bandwidth::Rule;
 pub use layers::Layers;
 
 use super::{Bank, Detector, Fit, Need, Scorer, Scores};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Settings of AFDU.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -166,25 +166,16 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(fit::fit(self, activations(fit.train()?)?, fit.memory, fit.scratch)?))
+        Ok(Box::new(fit::fit(self, fit.train()?.layers()?, fit.memory, fit.scratch)?))
     }
 }
 
 impl Scorer for fit::Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(score::scores(self, activations(bank)?)?)
+        Scores::new(score::scores(self, bank.layers()?)?)
     }
 
     fn record(&self) -> Option<serde_json::Value> {
         serde_json::to_value(&self.record).ok()
     }
-}
-
-/// The neurons of a bank's network.
-///
-/// # Errors
-/// [`Error::Failed`] if the bank has none.
-pub fn activations(bank: &Bank) -> Result<&dyn super::Activations> {
-    let missing = || Error::Failed("AFDU needs the layers' activations, and there are none".into());
-    bank.activations.as_deref().ok_or_else(missing)
 }
