@@ -6,8 +6,8 @@ use oodkit::{
     Error,
     config::{Column, Protocol},
     metrics::{
-        MeanStd, Metrics, Ranking, accuracy, higher_is_better, metric_for, metrics, ranking::Positive, read_scores,
-        redraw, run_cli, write_npy,
+        MeanStd, Metrics, Ranking, accuracy, better, metric_for, metrics, ranking::Positive, read_scores, redraw,
+        run_cli, write_npy,
     },
 };
 use proptest::prelude::*;
@@ -266,7 +266,9 @@ fn columns_mean_what_the_protocol_says() {
     for protocol in [IdPositiveClosest, OodPositiveFirst] {
         assert!(keys(protocol).iter().all(|key| Metrics::KEYS.contains(key)));
     }
-    assert_eq!(all.map(higher_is_better), [false, true, true, true, true]);
+    assert_eq!(all.map(better), [Some(-1.0), Some(1.0), Some(1.0), Some(1.0), Some(1.0)]);
+    assert_eq!([Column::Gap, Column::GapSd].map(better), [None, Some(1.0)]);
+    assert_eq!([Column::Gap, Column::GapSd].map(|column| metric_for(column, OodPositiveFirst)), [None, None]);
 }
 
 /// A `.npy` file of format `version` with this header and data.

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use oodkit::{
     Error,
     config::{self, Experiment, Table, load, overrides},
-    metrics::{MeanStd, Metrics, write_npy},
+    metrics::{Gap, MeanStd, Metrics, write_npy},
     report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
     run::results::{Cell, DatasetRecord, Environment, MethodResult, NetworkResult, OodResult, Results, SeedResult},
 };
@@ -104,7 +104,14 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
             let full = metrics(quality);
             let draws =
                 full.iter().map(|(key, value)| (key.to_owned(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
-            ((*set).to_owned(), OodResult { full, redraw: Some(draws.collect()) })
+            (
+                (*set).to_owned(),
+                OodResult {
+                    full,
+                    redraw: Some(draws.collect()),
+                    gap: Some(Gap { mean: 3.0 + quality, in_sd: Some(1.0 + quality) }),
+                },
+            )
         });
         let scores = std::iter::once("cifar10")
             .chain(SETS)
@@ -279,6 +286,14 @@ fn the_sweep_as_rows_with_a_set_per_column_group() {
     let table = build(table, &results).unwrap();
     insta::assert_snapshot!("sweep_terminal", terminal::text(&table, None));
     insta::assert_snapshot!("sweep_markdown", markdown::text(&table));
+}
+
+/// A gap is no share: not times a hundred, and told in the caption; in the score's own unit no row is the best.
+#[test]
+fn gaps_stand_in_their_own_unit() {
+    let results = results(&experiment(json!([]), json!([])));
+    let table = json!({"name": "gaps", "rows": "method", "columns": ["auroc", "gap", "gap_sd"]});
+    insta::assert_snapshot!("gaps_markdown", markdown::text(&build(table, &results).unwrap()));
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub fn column_name(column: Column) -> &'static str {
         Column::Aupr => "aupr",
         Column::AuprIn => "aupr_in",
         Column::AuprOut => "aupr_out",
+        Column::Gap => "gap",
+        Column::GapSd => "gap_sd",
     }
 }
 

@@ -831,7 +831,7 @@ pub enum Rows {
     Sweep,
 }
 
-/// A number in a table. All but `accuracy` follow the table's protocol.
+/// A number in a table. All but `accuracy` and the gaps follow the table's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Column {
@@ -847,6 +847,10 @@ pub enum Column {
     AuprIn,
     /// Area under the precision-recall curve with OOD positive, integrated by the protocol's rule.
     AuprOut,
+    /// The mean OOD score minus the mean ID score, in the score's own unit.
+    Gap,
+    /// The same in standard deviations of the ID scores.
+    GapSd,
 }
 
 /// How several OOD sets become columns.

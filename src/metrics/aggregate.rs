@@ -77,11 +77,12 @@ pub fn accuracy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
     Ok(right.count() as f64 / images as f64)
 }
 
-/// The key of [`Metrics`] that a column means under a protocol; `None` for the accuracy, which is not of scores.
+/// The key of [`Metrics`] that a column means under a protocol; `None` for the accuracy, which is not of scores, and for
+/// gaps, which are no ranking.
 pub fn metric_for(column: Column, protocol: Protocol) -> Option<&'static str> {
     use Protocol::{IdPositiveClosest, OodPositiveFirst};
     Some(match (column, protocol) {
-        (Column::Accuracy, _) => return None,
+        (Column::Accuracy | Column::Gap | Column::GapSd, _) => return None,
         (Column::Auroc, _) => "auroc",
         (Column::Fpr95, IdPositiveClosest) => "fpr95_id_positive_closest",
         (Column::Fpr95, OodPositiveFirst) => "fpr95_ood_positive_first",
@@ -92,7 +93,17 @@ pub fn metric_for(column: Column, protocol: Protocol) -> Option<&'static str> {
     })
 }
 
-/// Whether a larger number is the better one: for all but the false positive rate.
-pub fn higher_is_better(column: Column) -> bool {
-    column != Column::Fpr95
+/// The sign that makes the better of two numbers the larger: −1 for false positive rates; none for gaps, whose unit may differ
+/// from row to row.
+pub fn better(column: Column) -> Option<f64> {
+    match column {
+        Column::Fpr95 => Some(-1.0),
+        Column::Gap => None,
+        _ => Some(1.0),
+    }
+}
+
+/// Whether a number is a share, which tables show in percent.
+pub fn share(column: Column) -> bool {
+    !matches!(column, Column::Gap | Column::GapSd)
 }

@@ -1,14 +1,16 @@
-//! Numbers from scores. All in f64, all fractions of 1.
+//! Numbers from scores. All in f64, all but the [gap] fractions of 1.
 //!
 //! [`ranking`] computes them, [`aggregate`] averages them and says which one a table's column means, [`files`] reads and
 //! writes the scores.
 
 pub mod aggregate;
 pub mod files;
+pub mod gap;
 pub mod ranking;
 
-pub use aggregate::{accuracy, higher_is_better, metric_for, redraw};
+pub use aggregate::{accuracy, better, metric_for, redraw, share};
 pub use files::{read_scores, run_cli, write_npy};
+pub use gap::Gap;
 pub use ranking::{Ranking, metrics};
 
 use serde::{Deserialize, Serialize};

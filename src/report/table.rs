@@ -20,7 +20,7 @@ use crate::{
     run::results::{DatasetRecord, Environment, OodResult, Results},
 };
 
-/// What every writer writes. All numbers are percent.
+/// What every writer writes. All numbers but gaps are percent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rendered {
     /// Names the files.
@@ -101,6 +101,8 @@ impl Header {
             Column::Aupr => "AUPR ↑",
             Column::AuprIn => "AUPR-In ↑",
             Column::AuprOut => "AUPR-Out ↑",
+            Column::Gap => "Gap",
+            Column::GapSd => "Gap/SD ↑",
         }
     }
 }
@@ -134,7 +136,7 @@ pub fn build(table: &Table, results: &Results, experiments_dir: &Path) -> Result
     Builder::new(table, results, experiments_dir)?.build()
 }
 
-/// The mean over seeds of one number of a method, in percent. `set` is an OOD set; none means the mean over `sets`.
+/// The mean over seeds of one number of a method, in percent if it is a share. `set` is an OOD set; none means the mean over `sets`.
 ///
 /// A seed that lacks the number is left out, as is a mean over sets of which one is missing.
 pub fn number(
@@ -149,10 +151,14 @@ pub fn number(
         let accuracies = variant.methods().filter_map(|(seed, method)| seed.networks.get(&method.network));
         return over_seeds(&accuracies.map(|network| network.accuracy * 100.0).collect::<Vec<_>>());
     }
-    let metric = metrics::metric_for(column, protocol)?;
-    let one_set = |ood: &OodResult| match sampling {
-        Sampling::Full => ood.full.get(metric).map(|value| MeanStd { mean: value, std: 0.0, n: 1 }),
-        Sampling::Redraw => ood.redraw.as_ref().and_then(|draws| draws.get(metric)).copied(),
+    let scale = if metrics::share(column) { 100.0 } else { 1.0 };
+    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
+    let one_set = |ood: &OodResult| match (column, metrics::metric_for(column, protocol), sampling) {
+        // On average a random subset's gap is the whole set's.
+        (Column::Gap, ..) => ood.gap.map(|gap| one(gap.mean)),
+        (Column::GapSd, ..) => ood.gap.and_then(|gap| gap.in_sd).map(one),
+        (_, metric, Sampling::Full) => ood.full.get(metric?).map(one),
+        (_, metric, Sampling::Redraw) => ood.redraw.as_ref().and_then(|draws| draws.get(metric?)).copied(),
     };
     let seeds: Vec<MeanStd> = variant
         .methods()
@@ -162,10 +168,10 @@ pub fn number(
                 let means: Option<Vec<f64>> =
                     sets.iter().map(|set| Some(one_set(method.ood.get(*set)?)?.mean)).collect();
                 let means = means.filter(|means| !means.is_empty())?;
-                Some(MeanStd { mean: means.iter().sum::<f64>() / means.len() as f64, std: 0.0, n: 1 })
+                Some(one(means.iter().sum::<f64>() / means.len() as f64))
             }
         })
-        .map(|number| MeanStd { mean: number.mean * 100.0, std: number.std * 100.0, n: number.n })
+        .map(|number| MeanStd { mean: number.mean * scale, std: number.std * scale, n: number.n })
         .collect();
     match seeds.as_slice() {
         // One seed: what spread there is, is that of its draws.
@@ -457,11 +463,12 @@ impl<'a> Builder<'a> {
                     of_metric.iter().map(|column| (0..rows.len()).map(|row| (row, *column)).collect()).collect()
                 }
             };
+            let Some(sign) = metrics::better(*metric) else { continue };
             for contest in contests {
                 // As printed: what looks equal is equal.
                 let printed = |(row, column): &(usize, usize), rows: &[Row]| {
                     let ours = rows[*row].cells[*column].ours?;
-                    Some((ours.mean * if metrics::higher_is_better(*metric) { 100.0 } else { -100.0 }).round())
+                    Some((ours.mean * sign * 100.0).round())
                 };
                 let values: Vec<f64> = contest.iter().filter_map(|place| printed(place, rows)).collect();
                 let Some(best) = values.iter().copied().max_by(f64::total_cmp).filter(|_| values.len() > 1) else {
@@ -515,7 +522,15 @@ impl<'a> Builder<'a> {
                  of each OOD set"
             ),
         };
-        caption.push(format!("Percent; {spread}."));
+        let gaps = table.columns.iter().any(|column| !metrics::share(*column));
+        let unit = match gaps {
+            true => {
+                "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in standard deviations of ID \
+                 scores (SD)"
+            }
+            false => "Percent",
+        };
+        caption.push(format!("{unit}; {spread}."));
         if sets.len() > 1 && (table.rows == Rows::Ood || table.over == Over::OodMean) {
             caption.push(format!("OOD mean: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
         }

@@ -17,7 +17,7 @@ use crate::{
     data::Split,
     detectors::{Bank, Fit, Need, Scorer, Scores},
     fs::remove_folder_if_there,
-    metrics::{aggregate, files, ranking},
+    metrics::{Gap, aggregate, files, ranking},
     nn::{Network, Shape, footprint},
     run::{
         bank,
@@ -205,7 +205,14 @@ impl<'a> Runner<'a> {
                     Some(aggregate::redraw(id, scores.as_slice(), redraw.draws, size, subject.seed, name)?)
                 }
             };
-            ood.insert(name.clone(), OodResult { full: ranking::metrics(id, scores.as_slice())?, redraw });
+            ood.insert(
+                name.clone(),
+                OodResult {
+                    full: ranking::metrics(id, scores.as_slice())?,
+                    redraw,
+                    gap: Gap::of(id, scores.as_slice()),
+                },
+            );
         }
         Ok(MethodResult {
             network: method.network.clone(),

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     config::Experiment,
     fs::write_atomic,
-    metrics::{MeanStd, Metrics},
+    metrics::{Gap, MeanStd, Metrics},
     run::{
         plan::to_json,
         store::{read_json, write_json},
@@ -176,6 +176,9 @@ pub struct OodResult {
     pub full: Metrics,
     /// Over random subsets, by the metric's key (the fields of [`Metrics`]); if `evaluation.redraw` is set.
     pub redraw: Option<IndexMap<String, MeanStd>>,
+    /// Between the mean scores.
+    #[serde(default)]
+    pub gap: Option<Gap>,
 }
 
 /// What it ran on.
