@@ -153,7 +153,7 @@ fn overrides_reach_keys_that_are_not_written_by_default() {
     let tree = serde_json::to_value(&changed).unwrap();
     assert_eq!(tree["networks"]["tuned"]["members"], 2);
     assert_eq!(tree["networks"]["base"]["backbone"]["vgg19_bn"]["width"], 8);
-    assert_eq!(sweep::cells(&changed).unwrap()[0].experiment.methods[0].detector, {
+    assert_eq!(sweep::cells(&changed).unwrap()[0].experiment.methods()[0].detector, {
         serde_json::from_value(json!({ "afdu": { "images": 50 } })).unwrap()
     });
     let refused = |text: &str| overrides::apply(&quickstart, &[text.to_owned()]).unwrap_err().to_string();
@@ -251,7 +251,7 @@ fn smoke_is_small_valid_and_settled() {
             assert!(dataset.train_limit.unwrap() <= 32 && dataset.test_limit.unwrap() <= 24);
             assert_eq!(dataset.path, None);
         }
-        let of_pixels = small.methods.iter().filter(
+        let of_pixels = small.methods().into_iter().filter(
             |method| matches!(&method.detector, DetectorConfig::Afdu(afdu) if afdu.granularity == Granularity::Pixel),
         );
         assert!(of_pixels.count() <= small.networks.len(), "{}", path.display());

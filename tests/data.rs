@@ -25,9 +25,10 @@ const JPEG_ROUNDS: usize = 200;
 fn every_format() -> Vec<Dataset> {
     let own = |name: &str, format| Dataset { format: Some(format), ..Dataset::named(name) };
     let known = ["mnist", "cifar10", "cifar100", "svhn", "fer2013", "textures", "emnist_letters"].map(Dataset::named);
+    let list = Dataset { list: Some("my_list/{split}.txt".into()), ..own("my_list", Format::ImageList) };
     let own =
         [own("my_digits", Format::Idx), own("my_classes", Format::ClassFolders), own("my_pictures", Format::Folder)];
-    known.into_iter().chain(own).collect()
+    known.into_iter().chain(own).chain([list]).collect()
 }
 
 fn embedded() -> PathBuf {
@@ -258,8 +259,9 @@ fn damaged_files_are_errors_and_never_panics() {
         found.retain(|file| !file.ends_with("SYNTHETIC") && !file.ends_with(".synthetic.lock"));
         // Pictures are alike: two of them stand for all.
         let pictures = found.iter().filter(|file| file.extension().is_some_and(|e| e == "png")).count();
-        let found = if pictures > 0 { &found[..2] } else { &found[..] };
-        for file in found {
+        let lists = found.iter().filter(|file| file.extension().is_some_and(|e| e == "txt")).cloned();
+        let found: Vec<PathBuf> = if pictures > 0 { found[..2].iter().cloned().chain(lists).collect() } else { found };
+        for file in &found {
             let whole = fs::read(file).unwrap();
             let name = file.file_name().unwrap().to_string_lossy();
             let mut refused = 0;

@@ -14,13 +14,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Error, Result,
     config::{
-        Backbone, Dataset, Experiment, Figure, Head, Keep, Method, Network, Optimizer, Over, Precision, Rows, Sampling,
-        Schedule, Train, expect, sweep,
+        Backbone, Dataset, Detectors, Experiment, Figure, Head, Keep, Method, Network, Optimizer, Over, Precision,
+        Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, expect,
+        methods::{self, ALL, lacks},
+        sweep,
     },
     data::{self, Format, Split, registry},
     detectors::{
-        DetectorConfig, Need,
+        DetectorConfig,
         afdu::{Granularity, Layers},
+        unknown,
     },
     did_you_mean,
 };
@@ -143,19 +146,6 @@ pub fn cell_problems(experiment: &Experiment) -> Vec<Problem> {
     found.problems
 }
 
-/// The head of a network, or of the one that its chain of `from` begins with.
-fn head_of<'a>(network: &'a Network, networks: &'a BTreeMap<String, Network>) -> Option<&'a Head> {
-    let mut current = network;
-    // No chain is longer than there are networks, unless it is a circle.
-    for _ in 0..networks.len() {
-        match &current.from {
-            Some(from) => current = networks.get(from)?,
-            None => break,
-        }
-    }
-    current.head.as_ref()
-}
-
 fn root(key: &str) -> Path {
     Path::default().join(key)
 }
@@ -235,6 +225,15 @@ impl Found {
             let message = format!("\"{}\" is given twice", experiment.data.ood[index].name);
             self.add(data.join("ood").join(index), message);
         }
+        if experiment.data.id.group.is_some() {
+            self.add(data.join("id").join("group"), "is for OOD sets, whose means are by group");
+        }
+        for (index, dataset) in experiment.data.ood.iter().enumerate() {
+            if experiment.groups().contains_key(dataset.name.as_str()) {
+                let message = format!("\"{}\" is the name of a group as well", dataset.name);
+                self.add(data.join("ood").join(index), message);
+            }
+        }
         self.dataset(data.join("id"), &experiment.data.id);
         self.in_distribution(data.join("id"), &experiment.data.id);
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
@@ -265,6 +264,20 @@ impl Found {
             let message = "a data set's name must be letters, digits, `_`, `-` or (not first) `.`: it names files";
             self.add(path.join("name"), message);
             return;
+        }
+        let listed = dataset.format == Some(Format::ImageList);
+        if listed && dataset.list.as_ref().is_none_or(String::is_empty) {
+            let message = "an image_list needs list: the file with a line `path label` for each picture";
+            self.add(path.clone(), message);
+        }
+        if dataset.list.is_some() && !listed {
+            self.add(path.join("list"), "goes with `format: image_list`");
+        }
+        if let Some(group) = &dataset.group
+            && (group.is_empty() || group == expect::MEAN || !group.chars().all(in_names))
+        {
+            let message = "a group is letters, digits, `_` or `-`, and not `mean`";
+            self.add(path.join("group"), message);
         }
         if dataset.format.is_none() && registry::known(&dataset.name).is_none() {
             let near = did_you_mean(&dataset.name, registry::all().iter().map(|known| known.name));
@@ -297,7 +310,7 @@ impl Found {
             }
             self.architecture(&path, network);
             if network.train.is_some() {
-                self.objective(&path, network, head_of(network, &experiment.networks));
+                self.objective(&path, network, methods::root(network, &experiment.networks).head.as_ref());
             }
             self.fits(&path, network, &experiment.data.id);
             self.members(&path, network, &experiment.seeds);
@@ -463,48 +476,42 @@ impl Found {
     }
 
     fn methods(&mut self, experiment: &Experiment) {
-        let methods = root("methods");
-        for (index, method) in experiment.methods.iter().enumerate() {
-            match experiment.networks.get(&method.network) {
-                None => {
-                    let message = no_such("network", &method.network, experiment.networks.keys().map(String::as_str));
-                    self.add(methods.join(index).join("network"), message);
+        let path = root("methods");
+        let methods = experiment.methods();
+        for (index, listed) in experiment.methods.iter().enumerate() {
+            let path = path.join(index);
+            if !experiment.networks.contains_key(&listed.network) {
+                let message = no_such("network", &listed.network, experiment.networks.keys().map(String::as_str));
+                self.add(path.join("network"), message);
+            } else if let Detectors::All { all } = &listed.detector {
+                let except = path.join("detector").join(ALL).join("except");
+                for (place, name) in all.except.iter().enumerate() {
+                    if !DetectorConfig::NAMES.contains(&name.as_str()) {
+                        self.add(except.join(place), unknown(name));
+                    }
                 }
-                Some(network) => {
-                    let head = head_of(network, &experiment.networks);
-                    self.reads(&methods.join(index).join("detector"), method, network, head);
+                if let Some(place) = first_repeated(&all.except) {
+                    self.add(except.join(place), format!("\"{}\" is given twice", all.except[place]));
+                }
+                if !methods.iter().any(|method| method.entry == index) {
+                    self.add(path.join("detector"), "no detector is left");
                 }
             }
         }
-        if let Some(index) = first_repeated(experiment.methods.iter().map(|method| &method.name)) {
-            let message = format!("a method is called \"{}\" already", experiment.methods[index].name);
-            self.add(methods.join(index).join("name"), message);
+        for method in &methods {
+            let Some(network) = experiment.networks.get(&method.network) else { continue };
+            if let Some(why) = lacks(&method.detector, &method.network, network, &experiment.networks) {
+                let path = path.join(method.entry).join("detector");
+                self.add(path, format!("{} {why}", method.detector.name()));
+            }
         }
-    }
-
-    /// Whether the network has what the detector needs.
-    fn reads(&mut self, path: &Path, method: &Method, network: &Network, head: Option<&Head>) {
-        let (detector, name) = (method.detector.name(), &method.network);
-        for need in method.detector.build().needs() {
-            let message = match (need, network.members) {
-                (Need::Members, None) => format!(
-                    "{detector} compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`"
-                ),
-                (Need::Kernels, None) if matches!(head, Some(Head::Duq(_))) => continue,
-                (Need::Kernels, _) => format!(
-                    "{detector} reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`"
-                ),
-                (Need::RawLogits, Some(_)) => format!(
-                    "{detector} reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only \
-                     the mean softmax"
-                ),
-                (Need::Activations | Need::Head, Some(_)) => format!(
-                    "{detector} reads the layers of one network, and \"{name}\" is an ensemble: give it a network \
-                     without members"
-                ),
-                _ => continue,
-            };
-            self.add(path.clone(), message);
+        if let Some(index) = first_repeated(methods.iter().map(|method| &method.name)) {
+            let Method { name, entry, .. } = &methods[index];
+            let (path, listed) = (path.join(*entry), &experiment.methods[*entry]);
+            let all = matches!(listed.detector, Detectors::All { .. });
+            let advice = if all { "; except it here, or give this entry a name of its own" } else { "" };
+            let path = if listed.name.is_some() { path.join("name") } else { path };
+            self.add(path, format!("a method is called \"{name}\" already{advice}"));
         }
     }
 
@@ -519,14 +526,18 @@ impl Found {
             if let Some(methods) = &table.methods {
                 self.method_names(&path.join("methods"), methods, experiment);
             }
-            if table.sampling == Sampling::Redraw && experiment.evaluation.redraw.is_none() {
-                self.add(path.join("sampling"), "redraw needs evaluation.redraw: `evaluation: { redraw: {} }`");
+            self.protocol(&path, table, experiment);
+            if table.over == Over::Group && experiment.groups().is_empty() {
+                let message = "no OOD set has a group: `data: { ood: [{ name: svhn, group: far }] }`";
+                self.add(path.join("over"), message);
             }
             if table.rows == Rows::Sweep && experiment.sweep.is_empty() {
                 self.add(path.join("rows"), "this experiment has no sweep");
             }
-            if table.rows == Rows::Ood && table.over == Over::Each {
-                self.add(path.join("over"), "with `rows: ood` each OOD set is a row already: remove over");
+            if table.rows == Rows::Ood && table.over != Over::OodMean {
+                let message =
+                    "with `rows: ood` each OOD set is a row already, and so is each group's mean: remove over";
+                self.add(path.join("over"), message);
             }
             if let Some(column) = first_repeated(&table.columns) {
                 self.add(path.join("columns").join(column), "is given twice");
@@ -537,10 +548,39 @@ impl Found {
         }
     }
 
+    /// Whether a table asks for nothing that its protocol is not.
+    fn protocol(&mut self, path: &Path, table: &Table, experiment: &Experiment) {
+        let redraw = &experiment.evaluation.redraw;
+        match table.protocol {
+            Protocol::EnergyOod => {
+                if redraw.as_ref().is_some_and(|redraw| *redraw != Redraw::default()) {
+                    let message = "energy_ood is ten draws of a fifth of the ID set, and evaluation.redraw says otherwise: \
+                                   remove that, or write `protocol: id_positive_closest, sampling: redraw`";
+                    self.add(path.join("protocol"), message);
+                }
+            }
+            Protocol::OpenoodV15 => {
+                if table.sampling == Sampling::Redraw {
+                    self.add(path.join("sampling"), "openood_v1_5 is on complete OOD sets: remove sampling");
+                }
+                if table.rows != Rows::Ood && table.over == Over::OodMean {
+                    let message = "openood_v1_5 averages OOD sets by group: add `over: group`, or `over: each`";
+                    self.add(path.join("protocol"), message);
+                }
+            }
+            Protocol::IdPositiveClosest | Protocol::OodPositiveFirst => {
+                if table.sampling == Sampling::Redraw && redraw.is_none() {
+                    self.add(path.join("sampling"), "redraw needs evaluation.redraw: `evaluation: { redraw: {} }`");
+                }
+            }
+        }
+    }
+
     fn method_names(&mut self, path: &Path, names: &[String], experiment: &Experiment) {
+        let methods = experiment.methods();
         for (index, name) in names.iter().enumerate() {
-            if !experiment.methods.iter().any(|method| method.name == *name) {
-                let message = no_such("method", name, experiment.methods.iter().map(|method| method.name.as_str()));
+            if !methods.iter().any(|method| method.name == *name) {
+                let message = no_such("method", name, methods.iter().map(|method| method.name.as_str()));
                 self.add(path.join(index), message);
             }
         }
@@ -609,13 +649,12 @@ impl Found {
     }
 
     /// The method's detector, if there is such a method.
-    fn method_name<'a>(&mut self, path: &Path, name: &str, experiment: &'a Experiment) -> Option<&'a DetectorConfig> {
-        let found = experiment.methods.iter().find(|method| method.name == name);
-        if found.is_none() {
-            let names = experiment.methods.iter().map(|method| method.name.as_str());
-            self.add(path.clone(), no_such("method", name, names));
+    fn method_name(&mut self, path: &Path, name: &str, experiment: &Experiment) -> Option<DetectorConfig> {
+        let methods = experiment.methods();
+        if !methods.iter().any(|method| method.name == name) {
+            self.add(path.clone(), no_such("method", name, methods.iter().map(|method| method.name.as_str())));
         }
-        found.map(|method| &method.detector)
+        methods.into_iter().find(|method| method.name == name).map(|method| method.detector)
     }
 }
 

@@ -86,6 +86,26 @@ pub fn problems(
     if !averages && !expect.sets.is_empty() {
         add(path.join("sets"), "goes with a column that is a mean over OOD sets: this table expects none".into());
     }
+    let in_groups = table.over == Over::Group && expect.columns.keys().any(is_mean);
+    for group in experiment.groups().keys().filter(|_| table.rows == Rows::Ood || in_groups) {
+        let shown = |key: &String| key.starts_with(&format!("{group}."));
+        let expected = if in_groups { expect.columns.keys().any(shown) } else { expect.rows.contains_key(*group) };
+        if expected && !expect.groups.contains_key(*group) {
+            let message = format!(
+                "needs groups: the OOD sets that the paper's mean of \"{group}\" is over, by our names: `groups: {{ {group}: \
+                 [..] }}`"
+            );
+            add(path.clone(), message);
+        }
+    }
+    if !expect.groups.is_empty() && table.rows != Rows::Ood && table.over != Over::Group {
+        add(path.join("groups"), "goes with means of groups: `over: group`, or `rows: ood`".into());
+    }
+    for (group, sets) in &expect.groups {
+        if let Some(index) = first_repeated(sets) {
+            add(path.join("groups").join(group.as_str()).join(index), format!("\"{}\" is given twice", sets[index]));
+        }
+    }
     if let Some(index) = first_repeated(&expect.sets) {
         add(path.join("sets").join(index), format!("\"{}\" is given twice", expect.sets[index]));
     }
@@ -120,14 +140,16 @@ impl Names<'_> {
                 (of_groups(&self.methods().iter().map(group).collect::<Vec<_>>()), Vec::new())
             }
             (_, Over::OodMean) => (of_groups(&[Vec::new()]), Vec::new()),
-            (_, Over::Each) => {
-                let mut keys = of_groups(&alone(self.sets()));
+            (_, over) => {
+                let (ours, known) =
+                    if over == Over::Each { (self.sets(), all_sets()) } else { (self.groups(), self.their_groups()) };
+                let mut keys = of_groups(&alone(ours));
                 // Accuracy is the same in each group, and stands before them.
                 keys.retain(|key| !key.ends_with(".accuracy"));
                 if self.table.columns.contains(&Column::Accuracy) {
                     keys.insert(0, column_name(Column::Accuracy).to_owned());
                 }
-                (keys, of_groups(&alone(all_sets())))
+                (keys, of_groups(&alone(known)))
             }
         }
     }
@@ -135,7 +157,8 @@ impl Names<'_> {
     /// As [`Names::columns`].
     fn rows(&self) -> (Vec<String>, Vec<String>) {
         if self.table.rows == Rows::Ood {
-            return (self.sets().into_iter().chain([MEAN.to_owned()]).collect(), all_sets());
+            let ours = self.sets().into_iter().chain(self.groups()).chain([MEAN.to_owned()]);
+            return (ours.collect(), all_sets().into_iter().chain(self.their_groups()).collect());
         }
         let methods = self.methods();
         let mut rows = methods.clone();
@@ -147,8 +170,17 @@ impl Names<'_> {
     }
 
     fn methods(&self) -> Vec<String> {
-        let all = || self.experiment.methods.iter().map(|method| method.name.clone()).collect();
+        let all = || self.experiment.methods().into_iter().map(|method| method.name).collect();
         self.table.methods.clone().unwrap_or_else(all)
+    }
+
+    fn groups(&self) -> Vec<String> {
+        self.experiment.groups().into_keys().map(str::to_owned).collect()
+    }
+
+    /// Those that the paper has.
+    fn their_groups(&self) -> Vec<String> {
+        self.table.expect.iter().flat_map(|expect| expect.groups.keys().cloned()).collect()
     }
 
     fn sets(&self) -> Vec<String> {

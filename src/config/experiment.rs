@@ -10,12 +10,10 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::{
-        architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
-        named,
-    },
-    detectors::DetectorConfig,
+use crate::config::{
+    architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
+    methods::MethodEntry,
+    named,
 };
 
 // Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
@@ -55,7 +53,7 @@ pub struct Experiment {
     pub networks: BTreeMap<String, Network>,
     /// A method is a network and the detector that reads it.
     #[garde(length(min = 1), dive)]
-    pub methods: Vec<Method>,
+    pub methods: Vec<MethodEntry>,
     /// How scores become numbers.
     #[garde(dive)]
     #[serde(default)]
@@ -130,6 +128,15 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default)]
     pub note: Option<String>,
+    /// With `format: image_list`, the file that lists the pictures; `{split}` in it stands for `train` or `test`. Relative paths
+    /// start at the data root.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+    /// Of an OOD set: which sets it is averaged with, in tables with means by group. Any word; OpenOOD has `near` and `far`.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// A network: how it is built or where it starts, its loss and its training recipe.
@@ -708,21 +715,6 @@ pub enum SparsityTarget {
     Features,
 }
 
-/// A row of a comparison: a network and the detector that reads it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Method {
-    /// The name in tables.
-    #[garde(length(min = 1))]
-    pub name: String,
-    /// A network of this experiment.
-    #[garde(skip)]
-    pub network: String,
-    /// A detector, bare or with settings: `energy`, `energy: { temperature: 2 }`.
-    #[garde(dive)]
-    pub detector: DetectorConfig,
-}
-
 /// How scores become numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -762,6 +754,32 @@ pub struct Redraw {
     pub id_fraction: f64,
 }
 
+impl Table {
+    /// Which images the numbers are computed on, by the protocol or as asked for.
+    pub fn sampled(&self) -> Sampling {
+        if self.protocol == Protocol::EnergyOod { Sampling::Redraw } else { self.sampling }
+    }
+}
+
+impl Experiment {
+    /// The draws to make: those asked for, or energy_ood's where a table is by that protocol.
+    pub fn redraw(&self) -> Option<Redraw> {
+        let needed = self.tables.iter().any(|table| table.sampled() == Sampling::Redraw);
+        self.evaluation.redraw.clone().or_else(|| needed.then(Redraw::default))
+    }
+
+    /// The groups of the OOD sets and their members, in the order of the sets.
+    pub fn groups(&self) -> IndexMap<&str, Vec<&str>> {
+        let mut groups: IndexMap<&str, Vec<&str>> = IndexMap::new();
+        for set in &self.data.ood {
+            if let Some(group) = &set.group {
+                groups.entry(group).or_default().push(&set.name);
+            }
+        }
+        groups
+    }
+}
+
 impl Default for Redraw {
     fn default() -> Self {
         Self { draws: 10, id_fraction: 0.2 }
@@ -789,7 +807,8 @@ pub struct Table {
     /// The numbers shown.
     #[garde(length(min = 1))]
     pub columns: Vec<Column>,
-    /// The mean over the OOD sets, or each set as columns of its own (for `rows: method` and `rows: sweep`).
+    /// The mean over the OOD sets, or over each group of them, or each set as columns of its own (for `rows: method` and
+    /// `rows: sweep`). With `rows: ood`, groups have rows of their own anyway.
     #[garde(skip)]
     #[serde(default)]
     pub over: Over,
@@ -862,9 +881,11 @@ pub enum Over {
     OodMean,
     /// Each by itself.
     Each,
+    /// The unweighted mean of each group of them (`group:` of the data sets).
+    Group,
 }
 
-/// The two conventions of the field; see `metrics::ranking`.
+/// The two conventions of the field (see `metrics::ranking`), and the complete protocols that are built on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -873,6 +894,24 @@ pub enum Protocol {
     IdPositiveClosest,
     /// OOD positive, first threshold with recall ≥ 95 %, trapezoid under the PR curve (OpenOOD).
     OodPositiveFirst,
+    /// All of energy_ood's protocol, which the sparsity paper follows: `id_positive_closest` on ten random subsets of each OOD set
+    /// with a fifth as many images as the ID set.
+    EnergyOod,
+    /// All of OpenOOD v1.5's: `ood_positive_first` on complete OOD sets, averaged by their groups (`near` and `far` there). Its
+    /// splits are lists: `format: image_list`.
+    #[serde(rename = "openood_v1_5")]
+    OpenoodV15,
+}
+
+impl Protocol {
+    /// What a complete protocol takes as positive, and where it cuts: one of the first two.
+    #[must_use]
+    pub fn convention(self) -> Self {
+        match self {
+            Self::IdPositiveClosest | Self::EnergyOod => Self::IdPositiveClosest,
+            Self::OodPositiveFirst | Self::OpenoodV15 => Self::OodPositiveFirst,
+        }
+    }
 }
 
 /// Which OOD images a number is computed on.
@@ -912,6 +951,11 @@ pub struct Expect {
     #[garde(skip)]
     #[serde(default)]
     pub sets: Vec<String>,
+    /// The OOD sets, by our names, that the paper's means of groups are over: `{ near: [cifar100, tiny_imagenet] }`. Needed where a
+    /// column or a row is such a mean.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub groups: IndexMap<String, Vec<String>>,
     /// Our columns to the CSV's: `fpr95: fpr95`; `EBD.fpr95: fpr95_base` with `rows: ood`; `svhn.fpr95: fpr95_svhn` with
     /// `over: each`.
     #[garde(skip)]

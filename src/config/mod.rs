@@ -1,6 +1,7 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types, [`architecture`] those that say how a network is built: read them to know every key. [`load`] reads a file into them with precise errors
+//! [`experiment`] holds the types, [`architecture`] those that say how a network is built, [`methods`] what is
+//! compared: read them to know every key. [`load`] reads a file into them with precise errors
 //! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
@@ -10,6 +11,7 @@ pub mod expect;
 pub mod experiment;
 pub mod explain;
 pub mod load;
+pub mod methods;
 pub mod named;
 pub mod overrides;
 pub mod schema;
@@ -19,5 +21,6 @@ pub mod sweep;
 pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
 pub use check::check;
 pub use experiment::*;
+pub use methods::{All, Detectors, Method, MethodEntry};
 pub use schema::schema;
 pub use smoke::smoke;

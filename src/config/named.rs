@@ -121,6 +121,10 @@ impl<'de> Deserialize<'de> for Dataset {
             test_limit: Option<usize>,
             #[serde(default)]
             note: Option<String>,
+            #[serde(default)]
+            list: Option<String>,
+            #[serde(default)]
+            group: Option<String>,
         }
         #[derive(Deserialize)]
         #[serde(transparent)]
@@ -145,6 +149,8 @@ impl Dataset {
             train_limit: None,
             test_limit: None,
             note: None,
+            list: None,
+            group: None,
         }
     }
 }

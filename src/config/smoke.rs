@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Backbone, Dataset, Experiment, Figure, Method, Resnet},
+    config::{Backbone, Dataset, Detectors, Experiment, Figure, Method, MethodEntry, Resnet},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -20,7 +20,7 @@ const VALIDATION: usize = 8;
 /// Images a forward pass of the evaluation.
 const EVALUATION_BATCH: usize = 16;
 /// Subsets of the redraw protocol.
-const DRAWS: usize = 2;
+const DRAWS: usize = 10;
 /// Train images of a set.
 const TRAIN_IMAGES: usize = 32;
 /// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
@@ -59,14 +59,24 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
+    methods(&mut experiment);
+    limit(&mut experiment.data.id);
+    experiment.data.ood.iter_mut().for_each(limit);
+    experiment
+}
+
+/// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
+/// the others keep their places, by which a sweep may call them.
+fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
     let shown: BTreeSet<String> = experiment.figures.iter().filter_map(Figure::neurons_of).map(str::to_owned).collect();
+    let all = experiment.methods();
     let shows = |method: &&Method| shown.contains(&method.name);
-    let mut seen: BTreeSet<String> =
-        experiment.methods.iter().filter(shows).map(|method| method.network.clone()).collect();
-    for method in &mut experiment.methods {
+    let mut seen: BTreeSet<String> = all.iter().filter(shows).map(|method| method.network.clone()).collect();
+    for mut method in all {
+        let own = method.detector.clone();
         match &mut method.detector {
             DetectorConfig::Afdu(afdu) => {
                 afdu.clusters = afdu.clusters.min(CLUSTERS);
@@ -80,16 +90,24 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
             DetectorConfig::Knn(knn) => knn.k = knn.k.min(NEIGHBOURS),
             _ => {}
         }
+        if method.detector == own {
+            continue;
+        }
+        match &mut experiment.methods[method.entry].detector {
+            Detectors::One(detector) => *detector = method.detector,
+            Detectors::All { all } => {
+                all.except.push(own.name().to_owned());
+                experiment.methods.push(MethodEntry::from(&method));
+            }
+        }
     }
-    limit(&mut experiment.data.id);
-    experiment.data.ood.iter_mut().for_each(limit);
-    experiment
 }
 
 fn limit(dataset: &mut Dataset) {
     let at_most = |limit: Option<usize>, images: usize| Some(limit.map_or(images, |limit| limit.min(images)));
     // The synthetic images stand in the folder of the set's name, wherever the real ones are.
     dataset.path = None;
+    dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, TRAIN_IMAGES);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
 }

@@ -82,7 +82,7 @@ pub(super) fn read_classes(
 }
 
 /// The places of `limit` entries, rising, when the groups they belong to take turns: first the first of each group.
-fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
+pub(super) fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
     let mut turns = BTreeMap::new();
     let mut order: Vec<(usize, usize)> = Vec::with_capacity(groups.len());
     for (place, group) in groups.iter().enumerate() {
@@ -163,7 +163,7 @@ fn is_picture(path: &Path) -> bool {
 }
 
 /// Reads `files` at one shape.
-fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 3]>) -> Result<ImageSet> {
+pub(super) fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 3]>) -> Result<ImageSet> {
     let Some(first) = files.first() else {
         return Err(Error::input(format!("{} holds no PNG or JPEG pictures", root.display())));
     };

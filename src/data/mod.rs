@@ -15,6 +15,7 @@ mod conform;
 mod fer2013;
 mod folder;
 mod idx;
+mod image_list;
 mod image_set;
 mod mat;
 mod svhn;
@@ -52,6 +53,9 @@ pub enum Format {
     ClassFolders,
     /// Any pictures under `test/` if there is one, else under the folder itself, without labels: for OOD sets.
     Folder,
+    /// A text file (`list:`) with a line `path label` for each picture; paths start at the data set's folder, and label −1 stands
+    /// for none. OpenOOD's splits come so.
+    ImageList,
 }
 
 /// Which part of a data set.
@@ -108,10 +112,12 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
     let format = format(dataset)?;
     let folder = found(dataset, root);
     let limit = limit(dataset, split);
-    let images = match store::read(&folder, &dataset.name, split)? {
+    // A folder of pictures may serve many lists.
+    let stored = if format == Format::ImageList { None } else { store::read(&folder, &dataset.name, split)? };
+    let images = match stored {
         Some(images) => images,
         None => {
-            check_split(dataset, format, split, &folder)?;
+            check_split(dataset, format, split, root)?;
             match format {
                 Format::Idx => idx::read(&folder, split)?,
                 Format::Cifar10 => cifar::read(&folder, split, cifar::Kind::Cifar10)?,
@@ -120,6 +126,7 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
                 Format::Fer2013 => fer2013::read(&folder, split)?,
                 Format::ClassFolders => folder::read_classes(&folder, split, shape, limit)?,
                 Format::Folder => folder::read_flat(&folder, split, shape, limit)?,
+                Format::ImageList => image_list::read(&folder, &list(dataset, split, root), split, shape, limit)?,
             }
         }
     };
@@ -128,7 +135,7 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
     }
     let mut images = from_class_zero(images, known, &folder)?;
     images.name.clone_from(&dataset.name);
-    images.full_size = known.and_then(|known| known.size(split)).or(images.full_size);
+    images.full_size = full_size(dataset, split).or(images.full_size);
     let synthetic = folder.join(SYNTHETIC).is_file().then(|| "synthetic".to_owned());
     let notes: Vec<String> = dataset.note.iter().cloned().chain(synthetic).chain(images.note.take()).collect();
     images.note = (!notes.is_empty()).then(|| notes.join(", "));
@@ -150,8 +157,8 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
     let format = format(dataset)?;
     let folder = found(dataset, root);
     for &split in splits {
-        if !store::path(&folder, split).is_file() {
-            check_split(dataset, format, split, &folder)?;
+        if format == Format::ImageList || !store::path(&folder, split).is_file() {
+            check_split(dataset, format, split, root)?;
         }
     }
     Ok(())
@@ -191,9 +198,11 @@ pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
         .and_then(|known| known.shape)
 }
 
-/// How many images a split of the complete set has; `None` for your own sets and where no one set is the complete one.
+/// How many images a split of the complete set has; `None` for your own sets, for lists (which are sets of their own, whatever
+/// the name), and where no one set is the complete one.
 pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {
-    known(&dataset.name).and_then(|known| known.size(split))
+    let known = known(&dataset.name).filter(|_| dataset.format != Some(Format::ImageList));
+    known.and_then(|known| known.size(split))
 }
 
 /// How the data set's files are laid out: as the config says, else as is known.
@@ -211,12 +220,22 @@ fn format(dataset: &Dataset) -> Result<Format> {
 /// folder, else its name.
 pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
     match &dataset.path {
-        Some(path) => match (path.strip_prefix("~"), std::env::home_dir()) {
-            (Ok(rest), Some(home)) => home.join(rest),
-            _ => root.join(path),
-        },
+        Some(path) => under(path, root),
         None => root.join(known(&dataset.name).map_or(dataset.name.as_str(), |known| known.folder)),
     }
+}
+
+/// A path of the configuration: `~/` is the home folder, other relative ones start at the root.
+fn under(path: &Path, root: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => root.join(path),
+    }
+}
+
+/// The file that lists a split's pictures.
+fn list(dataset: &Dataset, split: Split, root: &Path) -> PathBuf {
+    under(Path::new(&dataset.list.clone().unwrap_or_default().replace("{split}", split.name())), root)
 }
 
 /// [`folder`], or for a set that the repository carries, if it is not there, the repository's own: wherever the other data
@@ -236,7 +255,8 @@ fn limit(dataset: &Dataset, split: Split) -> Option<usize> {
 }
 
 /// Refuses a split whose files are not there.
-fn check_split(dataset: &Dataset, format: Format, split: Split, folder: &Path) -> Result<()> {
+fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Result<()> {
+    let folder = &found(dataset, root);
     let missing = match format {
         Format::Idx => idx::locate(folder, split).err(),
         Format::Cifar10 => cifar::locate(folder, split, cifar::Kind::Cifar10).err(),
@@ -245,11 +265,15 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, folder: &Path) -
         Format::Fer2013 => fer2013::locate(folder).err(),
         Format::ClassFolders => folder::locate_classes(folder, split).err(),
         Format::Folder => folder::locate_flat(folder, split).err(),
+        Format::ImageList => image_list::locate(folder, &list(dataset, split, root)).err(),
     };
     let Some(missing) = missing else { return Ok(()) };
     let error =
         Error::input(format!("data set \"{}\" ({split}) is not in {}: no {missing}", dataset.name, folder.display()));
     Err(match known(&dataset.name) {
+        _ if format == Format::ImageList => {
+            error.hint("`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)")
+        }
         Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get),
         Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get)),
         None => error

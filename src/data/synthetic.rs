@@ -14,7 +14,7 @@ use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
 use image::{ColorType, ImageFormat};
 use rand::Rng as _;
 
-use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known};
+use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known, list};
 use crate::{Error, Result, config::Dataset, fs::temporary_name, rng};
 
 /// Changes when the same arguments make other images.
@@ -42,6 +42,11 @@ pub fn write(dataset: &Dataset, root: &Path, train: usize, test: usize, seed: u6
         return Err(Error::input(format!(
             "synthetic data for \"{name}\" would go to {folder}, which is not under {root}"
         )));
+    }
+    let listed = |split| list(dataset, split, root) == folder.join(format!("{split}.txt"));
+    if format == Format::ImageList && !(listed(Split::Train) && listed(Split::Test)) {
+        let (name, list) = (&dataset.name, folder.join("{split}.txt"));
+        return Err(Error::input(format!("the list of synthetic data for \"{name}\" must be {}", list.display())));
     }
     // The name, too: it chooses the patterns.
     let mark = format!(
@@ -169,6 +174,11 @@ fn write_split(painter: &mut Painter, format: Format, folder: &Path, split: Spli
             painter.save_picture(i, &folder.join(split.name()).join(format!("class_{:03}", painter.class(i))))
         }),
         Format::Folder => (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name()))),
+        Format::ImageList => {
+            (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name())))?;
+            let lines: String = (0..n).map(|i| format!("{split}/{i:05}.png {}\n", painter.class(i))).collect();
+            save(&folder.join(format!("{split}.txt")), lines.as_bytes())
+        }
         // One file for all splits: written by the caller.
         Format::Fer2013 => Ok(()),
     }
@@ -192,10 +202,10 @@ impl Painter {
             Format::Cifar10 | Format::Svhn => ([3, 32, 32], 10),
             Format::Cifar100 => ([3, 32, 32], 100),
             Format::Fer2013 => ([1, 48, 48], 7),
-            Format::ClassFolders | Format::Folder => ([3, 32, 32], 10),
+            Format::ClassFolders | Format::Folder | Format::ImageList => ([3, 32, 32], 10),
         };
         // The file formats with a size of their own keep it, whatever the name.
-        let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder);
+        let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder | Format::ImageList);
         let known = known.filter(|_| free);
         let mut rng = rng::stream(seed, "synthetic", &dataset.name);
         Self {

@@ -153,7 +153,7 @@ impl FeatureFile {
             Need::Logits | Need::RawLogits | Need::Kernels => self.logits.is_some(),
             Need::Members => self.members.is_some(),
             Need::Features => self.features.is_some(),
-            Need::Activations => self.taps.is_some(),
+            Need::Activations | Need::LastMaps => self.taps.is_some(),
             Need::TrainLabels => self.labels.is_some(),
             Need::Head | Need::Train => true,
         };
@@ -181,7 +181,7 @@ impl Need {
             Self::Logits | Self::RawLogits | Self::Kernels => "logits",
             Self::Members => "members",
             Self::Features => "features",
-            Self::Activations => "taps.<layer>",
+            Self::Activations | Self::LastMaps => "taps.<layer>",
             Self::Head => "head.weight",
             Self::Train => "a train set",
             Self::TrainLabels => "labels",
@@ -193,6 +193,7 @@ impl Need {
         match self {
             Self::Kernels => "logits (ln K)",
             Self::Activations => "taps.<layer> (taken as is)",
+            Self::LastMaps => "taps.<layer> (the last with pixels)",
             plain => plain.tensor(),
         }
     }

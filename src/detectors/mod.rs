@@ -204,6 +204,8 @@ pub enum Need {
     Features,
     /// [`Bank::activations`].
     Activations,
+    /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
+    LastMaps,
     /// The last linear layer.
     Head,
     /// The same of the train images.

@@ -81,7 +81,7 @@ pub fn rankfeat(maps: &Tensor, head: &Head) -> Result<Vec<f32>> {
 
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Activations, Need::Head]
+        &[Need::Features, Need::LastMaps, Need::Head]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -52,6 +52,17 @@ macro_rules! registry {
                 }
             }
 
+            /// The detector of this name, whose settings are the next value of `map`.
+            pub(crate) fn settings_of<'de, A: serde::de::MapAccess<'de>>(
+                name: &str,
+                map: &mut A,
+            ) -> Result<Self, A::Error> {
+                match name {
+                    $(name!($module) => Ok(Self::$variant(map.next_value()?)),)+
+                    _ => Err(serde::de::Error::custom(unknown(name))),
+                }
+            }
+
             /// The detector, ready to be fitted.
             pub fn build(&self) -> Box<dyn Detector> {
                 match self {
@@ -85,10 +96,7 @@ macro_rules! registry {
                         let Some(name) = map.next_key::<Known>()? else {
                             return Err(A::Error::custom(format_args!("expected {EXPECTED}")));
                         };
-                        let config = match name.0 {
-                            $(name!($module) => DetectorConfig::$variant(map.next_value()?),)+
-                            name => return Err(A::Error::custom(unknown(name))),
-                        };
+                        let config = DetectorConfig::settings_of(name.0, &mut map)?;
                         match map.next_key::<String>()? {
                             Some(second) => Err(A::Error::custom(format_args!(
                                 "a method has one detector, but `{second}` follows `{}`",
@@ -119,7 +127,8 @@ macro_rules! registry {
             }
         }
 
-        fn unknown(name: &str) -> String {
+        /// What is wrong with a name that no detector has.
+        pub(crate) fn unknown(name: &str) -> String {
             let nearest = crate::did_you_mean(name, DetectorConfig::NAMES.iter().copied());
             format!("there is no detector \"{name}\"{nearest}; `oodkit detectors` lists them")
         }

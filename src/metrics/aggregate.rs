@@ -80,16 +80,16 @@ pub fn accuracy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
 /// The key of [`Metrics`] that a column means under a protocol; `None` for the accuracy, which is not of scores, and for
 /// gaps, which are no ranking.
 pub fn metric_for(column: Column, protocol: Protocol) -> Option<&'static str> {
-    use Protocol::{IdPositiveClosest, OodPositiveFirst};
-    Some(match (column, protocol) {
+    let id_positive = protocol.convention() == Protocol::IdPositiveClosest;
+    Some(match (column, id_positive) {
         (Column::Accuracy | Column::Gap | Column::GapSd, _) => return None,
         (Column::Auroc, _) => "auroc",
-        (Column::Fpr95, IdPositiveClosest) => "fpr95_id_positive_closest",
-        (Column::Fpr95, OodPositiveFirst) => "fpr95_ood_positive_first",
-        (Column::Aupr | Column::AuprIn, IdPositiveClosest) => "aupr_in_ap",
-        (Column::AuprOut, IdPositiveClosest) => "aupr_out_ap",
-        (Column::AuprIn, OodPositiveFirst) => "aupr_in_trapezoid",
-        (Column::Aupr | Column::AuprOut, OodPositiveFirst) => "aupr_out_trapezoid",
+        (Column::Fpr95, true) => "fpr95_id_positive_closest",
+        (Column::Fpr95, false) => "fpr95_ood_positive_first",
+        (Column::Aupr | Column::AuprIn, true) => "aupr_in_ap",
+        (Column::AuprOut, true) => "aupr_out_ap",
+        (Column::AuprIn, false) => "aupr_in_trapezoid",
+        (Column::Aupr | Column::AuprOut, false) => "aupr_out_trapezoid",
     })
 }
 

@@ -105,9 +105,16 @@ impl Paper {
         &self.expect.sets
     }
 
-    /// All rows but this one.
+    /// The OOD sets, by our names, that the paper's mean of a group is over, as the experiment states them.
+    pub fn group(&self, group: &str) -> &[String] {
+        self.expect.groups.get(group).map_or(&[], Vec::as_slice)
+    }
+
+    /// All rows but this one and those of groups' means.
     pub fn others(&self, row: &str) -> Vec<&str> {
-        self.rows.keys().map(String::as_str).filter(|name| *name != row).collect()
+        let groups: Vec<_> = self.expect.groups.keys().map(|group| self.row(std::slice::from_ref(group))).collect();
+        let others = self.rows.keys().map(String::as_str);
+        others.filter(|name| *name != row && !groups.contains(&Some(name))).collect()
     }
 
     /// Whether some column of ours with one of these keys (best first) stands beside one of the paper's.

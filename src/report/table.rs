@@ -213,6 +213,8 @@ struct ColumnPlan<'a> {
 #[derive(Clone, Copy, PartialEq)]
 enum Slice<'a> {
     Set(&'a str),
+    /// The mean over a group of sets.
+    Group(&'a str),
     Mean,
 }
 
@@ -221,6 +223,8 @@ struct Builder<'a> {
     results: &'a Results,
     variants: Vec<Variant<'a>>,
     sets: Vec<&'a str>,
+    /// The sets of each group.
+    groups: IndexMap<&'a str, Vec<&'a str>>,
     paper: Option<Paper>,
     notes: Vec<String>,
 }
@@ -248,20 +252,26 @@ impl<'a> Builder<'a> {
         }
         let variants: Vec<_> = shown.iter().flat_map(|name| variants::of_method(results, name)).collect();
         let drawn = |ood: &OodResult| ood.redraw.is_some();
-        if table.sampling == Sampling::Redraw
+        if table.sampled() == Sampling::Redraw
             && !variants.iter().flat_map(Variant::methods).all(|(_, method)| method.ood.values().all(drawn))
         {
-            return Err(Error::input(format!("table \"{}\": sampling: redraw, but no draws were made", table.name))
-                .hint("add evaluation: { redraw: {} } to the experiment and run it again"));
+            return Err(Error::input(format!("table \"{}\" is over random draws, and no draws were made", table.name))
+                .hint("run the experiment again: networks and scores are used again"));
         }
         let paper = match &table.expect {
             Some(expect) => Some(Paper::read(expect, &table.columns, experiments_dir)?),
             None => None,
         };
         let sets = results.datasets.keys().skip(1).map(String::as_str).collect();
+        let mut groups: IndexMap<&str, Vec<&str>> = IndexMap::new();
+        for (name, record) in results.datasets.iter().skip(1) {
+            if let Some(group) = &record.group {
+                groups.entry(group).or_default().push(name);
+            }
+        }
         // The file was checked all the same: a smoke run is there to find what is broken.
         let paper = paper.filter(|_| !results.smoke);
-        Ok(Self { table, results, variants, sets, paper, notes: Vec::new() })
+        Ok(Self { table, results, variants, sets, groups, paper, notes: Vec::new() })
     }
 
     fn build(mut self) -> Result<Rendered> {
@@ -303,6 +313,11 @@ impl<'a> Builder<'a> {
                 .iter()
                 .map(|set| (Some((*set).to_owned()), vec![(*set).to_owned()], None, Some(Slice::Set(set))))
                 .collect(),
+            (_, Over::Group) => self
+                .groups
+                .keys()
+                .map(|group| (Some((*group).to_owned()), vec![(*group).to_owned()], None, Some(Slice::Group(group))))
+                .collect(),
         };
         let alone = groups.len() == 1;
         let mut columns = Vec::new();
@@ -315,13 +330,14 @@ impl<'a> Builder<'a> {
             let (mut marks, mut comparable) = (Vec::new(), true);
             if theirs.is_some() {
                 marks = match slice {
-                    Some(Slice::Set(set)) => this.not_the_papers(&[set]),
                     Some(Slice::Mean) if metric == Column::Accuracy => this.not_the_papers(&[]),
-                    Some(Slice::Mean) => this.not_the_papers(&this.sets.clone()),
+                    Some(slice) => this.not_the_papers(&this.sets_of(*slice)),
                     None => Vec::new(),
                 };
-                if *slice == Some(Slice::Mean) && metric != Column::Accuracy {
-                    let mark = this.not_the_papers_mean();
+                if let Some(slice @ (Slice::Mean | Slice::Group(_))) = slice
+                    && metric != Column::Accuracy
+                {
+                    let mark = this.not_the_papers_mean(*slice);
                     comparable = mark.is_none();
                     marks.extend(mark);
                 }
@@ -332,8 +348,8 @@ impl<'a> Builder<'a> {
             let header = Header { group: group.clone(), metric, paper: theirs.is_some(), marks };
             columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs, comparable });
         };
-        // With a group per OOD set, accuracy is the same in each: it stands once, before them.
-        let once = table.over == Over::Each && table.rows != Rows::Ood;
+        // With columns for each OOD set or group of sets, accuracy is the same in each: it stands once, before them.
+        let once = table.over != Over::OodMean && table.rows != Rows::Ood;
         if once && table.columns.contains(&Column::Accuracy) {
             plan(self, &(None, vec![], None, Some(Slice::Mean)), Column::Accuracy);
         }
@@ -380,31 +396,47 @@ impl<'a> Builder<'a> {
                 self.by_cell().iter().map(one).collect()
             }
             Rows::Ood => {
-                let one = |this: &mut Self, name: &str, slice: Slice<'a>, sets: &[&str]| {
-                    let theirs = this.their_row(&[name.to_owned()]);
-                    let marks = if theirs.is_some() { this.not_the_papers(sets) } else { Vec::new() };
-                    RowPlan {
-                        labels: vec![name.to_owned()],
-                        theirs,
-                        variant: None,
-                        slice: Some(slice),
-                        comparable: true,
-                        marks,
-                    }
-                };
-                let sets = self.sets.clone();
-                let mut rows: Vec<_> = sets.iter().map(|set| one(self, set, Slice::Set(set), &[set])).collect();
-                if sets.len() > 1 {
-                    let mut mean = one(self, MEAN, Slice::Mean, &sets);
-                    if mean.theirs.is_some() {
-                        let mark = self.not_the_papers_mean();
-                        mean.comparable = mark.is_none();
-                        mean.marks.extend(mark);
-                    }
-                    rows.push(mean);
+                let mut slices = Vec::new();
+                for (group, members) in &self.groups {
+                    slices.extend(members.iter().map(|set| Slice::Set(set)));
+                    slices.push(Slice::Group(group));
                 }
-                rows
+                let grouped = |set: &&&str| self.groups.values().flatten().any(|member| member == *set);
+                slices.extend(self.sets.iter().filter(|set| !grouped(set)).map(|set| Slice::Set(set)));
+                // OpenOOD has no mean over near and far sets.
+                if self.sets.len() > 1 && self.table.protocol != Protocol::OpenoodV15 {
+                    slices.push(Slice::Mean);
+                }
+                slices.into_iter().map(|slice| self.ood_row(slice)).collect()
             }
+        }
+    }
+
+    fn ood_row(&mut self, slice: Slice<'a>) -> RowPlan<'a> {
+        let (name, label) = match slice {
+            Slice::Set(set) => (set, set.to_owned()),
+            Slice::Group(group) => (group, format!("{group} {MEAN}")),
+            Slice::Mean => (MEAN, MEAN.to_owned()),
+        };
+        let theirs = self.their_row(&[name.to_owned()]);
+        let (mut marks, mut comparable) = (Vec::new(), true);
+        if theirs.is_some() {
+            marks = self.not_the_papers(&self.sets_of(slice));
+            if !matches!(slice, Slice::Set(_)) {
+                let mark = self.not_the_papers_mean(slice);
+                comparable = mark.is_none();
+                marks.extend(mark);
+            }
+        }
+        RowPlan { labels: vec![label], theirs, variant: None, slice: Some(slice), comparable, marks }
+    }
+
+    /// The OOD sets that a number is over.
+    fn sets_of(&self, slice: Slice<'a>) -> Vec<&'a str> {
+        match slice {
+            Slice::Set(set) => vec![set],
+            Slice::Group(group) => self.groups.get(group).cloned().unwrap_or_default(),
+            Slice::Mean => self.sets.clone(),
         }
     }
 
@@ -428,12 +460,11 @@ impl<'a> Builder<'a> {
         let mut cells = Vec::new();
         for column in columns {
             let Some(variant) = plan.variant.or(column.variant) else { continue };
-            let set = match plan.slice.or(column.slice) {
-                Some(Slice::Set(set)) => Some(set),
-                _ => None,
-            };
+            let slice = plan.slice.or(column.slice).unwrap_or(Slice::Mean);
+            let set = if let Slice::Set(set) = slice { Some(set) } else { None };
             let metric = column.header.metric;
-            let ours = number(&variant, metric, set, &self.sets, self.table.protocol, self.table.sampling);
+            let sets = self.sets_of(slice);
+            let ours = number(&variant, metric, set, &sets, self.table.protocol, self.table.sampled());
             let paper = self.paper.as_ref().zip(plan.theirs.as_ref()).zip(column.theirs.as_ref());
             let paper = paper.and_then(|((paper, row), column)| paper.number(row, column));
             // Accuracy is about no OOD set.
@@ -447,7 +478,12 @@ impl<'a> Builder<'a> {
         if let Some(fewest) = fewest.filter(|fewest| planned > 1 && *fewest < planned) {
             marks.push(self.note(format!("only {fewest} of {planned} seeds")));
         }
-        Row { labels: plan.labels.clone(), summary: plan.slice == Some(Slice::Mean), marks, cells }
+        Row {
+            labels: plan.labels.clone(),
+            summary: matches!(plan.slice, Some(Slice::Mean | Slice::Group(_))),
+            marks,
+            cells,
+        }
     }
 
     /// Methods compete: down a column, or with `rows: ood` along a row with their other selves in the same metric.
@@ -496,7 +532,7 @@ impl<'a> Builder<'a> {
         let mut caption = Vec::new();
         let seeds = self.seeds();
         let listed = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let spread = match (table.sampling, seeds.len()) {
+        let spread = match (table.sampled(), seeds.len()) {
             (Sampling::Full, 0 | 1) => format!("one seed ({listed}), so no ±"),
             (Sampling::Full, n) => {
                 format!("mean ± population standard deviation over n = {n} seeds ({listed})")
@@ -504,7 +540,7 @@ impl<'a> Builder<'a> {
             (Sampling::Redraw, 0 | 1) => {
                 let draws =
                     rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.ours).map(|ours| ours.n).max();
-                let mean = if table.rows == Rows::Ood || table.over == Over::OodMean {
+                let mean = if table.rows == Rows::Ood || table.over != Over::Each {
                     "; a mean over OOD sets has no ±"
                 } else {
                     ""
@@ -531,7 +567,13 @@ impl<'a> Builder<'a> {
             false => "Percent",
         };
         caption.push(format!("{unit}; {spread}."));
-        if sets.len() > 1 && (table.rows == Rows::Ood || table.over == Over::OodMean) {
+        if table.rows == Rows::Ood || table.over == Over::Group {
+            for (group, sets) in &self.groups {
+                caption.push(format!("Mean of {group}: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
+            }
+        }
+        let whole = table.rows == Rows::Ood && table.protocol != Protocol::OpenoodV15;
+        if sets.len() > 1 && (whole || table.rows != Rows::Ood && table.over == Over::OodMean) {
             caption.push(format!("OOD mean: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
         }
         if table.columns.iter().any(|column| *column != Column::Accuracy) {
@@ -569,9 +611,13 @@ impl<'a> Builder<'a> {
     }
 
     /// The footnote that our mean needs beside a paper's, unless both are over the same sets.
-    fn not_the_papers_mean(&mut self) -> Option<usize> {
+    fn not_the_papers_mean(&mut self, slice: Slice<'a>) -> Option<usize> {
         let paper = self.paper.as_ref()?;
-        let (same, theirs): (bool, Vec<&str>) = if self.table.rows == Rows::Ood {
+        let ours = self.sets_of(slice);
+        let (same, theirs): (bool, Vec<&str>) = if let Slice::Group(group) = slice {
+            let theirs: Vec<&str> = paper.group(group).iter().map(String::as_str).collect();
+            (theirs.len() == ours.len() && theirs.iter().all(|set| ours.contains(set)), theirs)
+        } else if self.table.rows == Rows::Ood {
             // The CSV's other rows are the paper's sets.
             let theirs = paper.others(paper.row(&[MEAN.to_owned()])?);
             let ours: Vec<_> = self.sets.iter().map(|set| paper.row(&[(*set).to_owned()])).collect();
@@ -584,7 +630,7 @@ impl<'a> Builder<'a> {
             0 => "unstated sets".to_owned(),
             n => format!("{n} ({})", sets.join(", ")),
         };
-        let note = format!("not the paper's mean: over {}, the paper's over {}", of(&self.sets), of(&theirs));
+        let note = format!("not the paper's mean: over {}, the paper's over {}", of(&ours), of(&theirs));
         (!same).then(|| self.note(note))
     }
 
@@ -668,6 +714,14 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::OodPositiveFirst => {
             "Protocol ood_positive_first: OOD is positive; FPR95 at the first threshold whose true positive rate is at \
              least 95 %; AUPR by trapezoid."
+        }
+        Protocol::EnergyOod => {
+            "Protocol energy_ood: ten random subsets of each OOD set with a fifth as many images as the ID set; ID is \
+             positive; FPR95 at the threshold whose true positive rate is closest to 95 %; AUPR by average precision."
+        }
+        Protocol::OpenoodV15 => {
+            "Protocol openood_v1_5: complete OOD sets, averaged by group; OOD is positive; FPR95 at the first threshold \
+             whose true positive rate is at least 95 %; AUPR by trapezoid."
         }
     }
 }

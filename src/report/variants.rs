@@ -7,7 +7,8 @@
 use serde_json::Value;
 
 use crate::{
-    config::expect::in_cell,
+    config::{expect::in_cell, methods::ALL},
+    detectors::DetectorConfig,
     run::results::{Cell, MethodResult, NetworkResult, Results, SeedResult},
 };
 
@@ -115,8 +116,24 @@ fn reaches_network(config: &Value, path: &str, network: &str) -> bool {
     }
 }
 
+/// The entry of the experiment that a method is of: the one of its name, else the one whose detectors it is among.
 fn position(config: &Value, method: &str) -> Option<usize> {
-    config.get("methods")?.as_array()?.iter().position(|entry| entry["name"] == method)
+    let entries = config.get("methods")?.as_array()?;
+    let all = |entry: &Value| detector(entry) == Some(ALL);
+    let one = |entry: &Value| !all(entry) && entry["name"].as_str().or_else(|| detector(entry)) == Some(method);
+    let among = |entry: &Value| {
+        all(entry)
+            && match entry["name"].as_str() {
+                Some(before) => method.strip_prefix(before).is_some_and(|rest| rest.starts_with(": ")),
+                None => DetectorConfig::NAMES.contains(&method),
+            }
+    };
+    entries.iter().position(one).or_else(|| entries.iter().position(among))
+}
+
+/// The key under which an entry's settings stand.
+fn detector(entry: &Value) -> Option<&str> {
+    entry["detector"].as_object()?.keys().next().map(String::as_str)
 }
 
 fn at<'a>(config: &'a Value, path: &str) -> Option<&'a Value> {

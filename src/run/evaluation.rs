@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     Error, Result,
-    config::{self, Figure, Method},
+    config::{self, Figure, Method, Redraw},
     data::Split,
     detectors::{Bank, Fit, Need, Scorer, Scores},
     fs::remove_folder_if_there,
@@ -56,6 +56,7 @@ pub(super) struct Subject<'a> {
     pub(super) banks: Vec<Bank>,
     seed: u64,
     pub(super) settings: &'a config::Evaluation,
+    redraw: Option<Redraw>,
     /// Images a forward pass.
     batch_size: usize,
 }
@@ -99,19 +100,29 @@ impl<'a> Runner<'a> {
         // Figures show one network; tables have the others.
         let figures = if experiment.seeds.first() == Some(&seed) { &experiment.figures[..] } else { &[] };
         let sets = self.test_sets(&experiment.data)?;
+        let all = experiment.methods();
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
         for (name, indices) in networks {
             let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
             let members = self.members(indices)?;
-            let methods: Vec<&Method> = experiment.methods.iter().filter(|method| method.network == *name).collect();
+            let methods: Vec<&Method> = all.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
             let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
             let settings = &experiment.evaluation;
             let batch_size = self.batch_size(&members[0].trained, settings)?;
             let folder = if ensemble { ensemble_folder(&members)? } else { members[0].node.folder() };
-            let mut subject =
-                Subject { members, ensemble, folder, sets: used, banks: Vec::new(), seed, settings, batch_size };
+            let mut subject = Subject {
+                members,
+                ensemble,
+                folder,
+                sets: used,
+                banks: Vec::new(),
+                seed,
+                settings,
+                redraw: experiment.redraw(),
+                batch_size,
+            };
             subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
             let labels = subject.banks[0]
                 .labels
@@ -124,7 +135,7 @@ impl<'a> Runner<'a> {
             }
         }
         // In the file's order, not the networks'.
-        let in_order = experiment.methods.iter().filter_map(|method| {
+        let in_order = all.iter().filter_map(|method| {
             let result = method_results.swap_remove(method.name.as_str())?;
             Some((method.name.clone(), result))
         });
@@ -198,7 +209,7 @@ impl<'a> Runner<'a> {
         let mut ood = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
             let name = &set.images.name;
-            let redraw = match &subject.settings.redraw {
+            let redraw = match &subject.redraw {
                 None => None,
                 Some(redraw) => {
                     let size = (id.len() as f64 * redraw.id_fraction).round().max(1.0) as usize;

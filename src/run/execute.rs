@@ -170,6 +170,10 @@ impl Runner<'_> {
         let trained = self.plan.nodes.iter().map(|node| self.context.store.record(node));
         let trained = trained.collect::<Result<Vec<_>>>()?.into_iter().find(|record| record.train_sha256.is_some());
         let sets = self.test_sets(&self.plan.experiment.data)?;
+        let group = |name: &str| {
+            let set = self.plan.experiment.data.ood.iter().find(|set| set.name == name)?;
+            set.group.clone()
+        };
         let records = sets.iter().enumerate().map(|(position, set)| {
             // Only the ID set is learned from.
             let trained = trained.as_ref().filter(|_| position == 0);
@@ -179,6 +183,7 @@ impl Runner<'_> {
                 test: set.images.len(),
                 test_full: set.images.full_size,
                 note: set.images.note.clone(),
+                group: group(&set.images.name),
                 sha256: set.sha256.clone(),
             };
             (set.images.name.clone(), record)

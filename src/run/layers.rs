@@ -41,20 +41,20 @@ impl Runner<'_> {
                 }
                 Ok(known.get(&architecture).cloned())
             };
-            for (index, method) in experiment.methods.iter().enumerate() {
+            for method in experiment.methods() {
                 if let DetectorConfig::Afdu(config) = &method.detector
                     && config.layers != Layers::All
                     && let Some(shapes) = shapes(self, &method.network)?
                 {
                     choose(config, &shapes)
-                        .map_err(|error| error.at(&format!("methods.{index}.detector.afdu.layers")))?;
+                        .map_err(|error| error.at(&format!("methods.{}.detector.afdu.layers", method.entry)))?;
                 }
             }
             for (index, figure) in experiment.figures.iter().enumerate() {
                 if let Some((method, config)) = afdu_method(experiment, figure)
                     && let Some(shapes) = shapes(self, &method.network)?
                 {
-                    layer_of(figure, config, &shapes).map_err(|error| error.at(&format!("figures.{index}")))?;
+                    layer_of(figure, &config, &shapes).map_err(|error| error.at(&format!("figures.{index}")))?;
                 }
             }
         }

@@ -171,7 +171,7 @@ fn identity(
     // What is tested on does not change the weights; the normalisation stands by itself below.
     let mut data = to_json(dataset)?;
     if let Some(data) = data.as_object_mut() {
-        for key in ["note", "test_limit", "mean", "std"] {
+        for key in ["note", "test_limit", "mean", "std", "group"] {
             data.remove(key);
         }
     }
@@ -271,6 +271,11 @@ impl Plan {
         let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
         let _ = writeln!(text, "cells    {}", cells.join(", "));
         let _ = writeln!(text, "seeds    {}", seeds.join(", "));
+        let methods: Vec<String> = self.experiment.methods().into_iter().map(|method| method.name).collect();
+        let _ = writeln!(text, "methods  {}", methods.join(", "));
+        for left in self.experiment.left_out() {
+            let _ = writeln!(text, "without  {} on {}: {}", left.detectors.join(", "), left.network, left.why);
+        }
         let _ = writeln!(text, "networks");
         let mut left = 0;
         for (index, node) in self.nodes.iter().enumerate() {

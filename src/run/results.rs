@@ -100,6 +100,9 @@ pub struct DatasetRecord {
     pub note: Option<String>,
     /// SHA-256 of the test images as read.
     pub sha256: String,
+    /// Of an OOD set: which sets it is averaged with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// One cell of the sweep.

@@ -159,11 +159,14 @@ impl Runner<'_> {
 }
 
 /// The method that a figure shows, and its settings, if it is a figure of AFDU.
-pub(super) fn afdu_method<'a>(experiment: &'a Experiment, figure: &Figure) -> Option<(&'a Method, &'a afdu::Config)> {
+pub(super) fn afdu_method(experiment: &Experiment, figure: &Figure) -> Option<(Method, afdu::Config)> {
     let name = figure.neurons_of()?;
-    let method = experiment.methods.iter().find(|method| method.name == name)?;
+    let method = experiment.methods().into_iter().find(|method| method.name == name)?;
     match &method.detector {
-        DetectorConfig::Afdu(config) => Some((method, config)),
+        DetectorConfig::Afdu(config) => {
+            let config = config.clone();
+            Some((method, config))
+        }
         _ => None,
     }
 }

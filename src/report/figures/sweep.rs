@@ -97,9 +97,10 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     let seeds = variants.iter().map(|variant| variant.cell.seeds.len()).max().unwrap_or(0);
     let spread =
         if seeds > 1 { format!("mean ± standard deviation over {seeds} seeds") } else { "one seed".to_owned() };
-    let protocol = match protocol {
-        Protocol::IdPositiveClosest => "ID positive, closest threshold",
-        Protocol::OodPositiveFirst => "OOD positive, first threshold",
+    let protocol = if protocol.convention() == Protocol::IdPositiveClosest {
+        "ID positive, closest threshold"
+    } else {
+        "OOD positive, first threshold"
     };
     let some = match every {
         1 => String::new(),

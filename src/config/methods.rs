@@ -1,0 +1,296 @@
+//! The rows of a comparison: the entries of a file's `methods`, and the methods that they come to.
+//!
+//! `detector: all` stands for a method for each detector that the network can have. [`lacks`] is the rule; it refuses a detector
+//! that is named, too.
+
+use std::{collections::BTreeMap, fmt};
+
+use garde::Validate;
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor},
+};
+
+use crate::{
+    config::{Backbone, Experiment, Head, Network},
+    detectors::{DetectorConfig, Need, unknown},
+};
+
+/// The name that stands for all detectors.
+pub const ALL: &str = "all";
+
+/// An entry of `methods`: a network and the detector that reads it, or `all` detectors that it can have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Method")]
+pub struct MethodEntry {
+    /// The name in tables; the detector's unless given. With `detector: all`, what stands before each detector's: `base: knn`.
+    #[garde(inner(length(min = 1)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A network of this experiment.
+    #[garde(skip)]
+    pub network: String,
+    /// A detector, bare or with settings: `energy`, `energy: { temperature: 2 }`. `all`: each that the network can have, with its
+    /// default settings.
+    #[garde(dive)]
+    pub detector: Detectors,
+}
+
+/// A detector, or all of them.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(transform = bare_all)]
+pub enum Detectors {
+    /// This one.
+    One(DetectorConfig),
+    /// Each that the network can have.
+    All {
+        /// Which ones.
+        all: All,
+    },
+}
+
+/// Settings of `all`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct All {
+    /// Detectors to leave out, such as those that cost far more than the others: `[afdu]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+}
+
+/// A method: a network and the detector that reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Method {
+    /// The name in tables.
+    pub name: String,
+    /// A network of the experiment.
+    pub network: String,
+    /// The detector and its settings.
+    pub detector: DetectorConfig,
+    /// The entry of `methods` that it comes from.
+    pub entry: usize,
+}
+
+/// Detectors that an `all` leaves out, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOut {
+    /// The network that cannot have them.
+    pub network: String,
+    /// Their names.
+    pub detectors: Vec<&'static str>,
+    /// What follows a detector's name: `reads the kernels of a DUQ network, and "base" is none`.
+    pub why: String,
+}
+
+impl From<&Method> for MethodEntry {
+    fn from(method: &Method) -> Self {
+        Self {
+            name: Some(method.name.clone()),
+            network: method.network.clone(),
+            detector: Detectors::One(method.detector.clone()),
+        }
+    }
+}
+
+impl Experiment {
+    /// The methods, in the order of the file; `all` as its detectors in the order of the registry.
+    pub fn methods(&self) -> Vec<Method> {
+        let mut methods = Vec::new();
+        for (entry, listed) in self.methods.iter().enumerate() {
+            let method = |name: String, detector: DetectorConfig| {
+                let network = listed.network.clone();
+                Method { name, network, detector, entry }
+            };
+            match &listed.detector {
+                Detectors::One(detector) => {
+                    let name = listed.name.clone().unwrap_or_else(|| detector.name().to_owned());
+                    methods.push(method(name, detector.clone()));
+                }
+                Detectors::All { all } => {
+                    let Some(network) = self.networks.get(&listed.network) else { continue };
+                    let has = |detector: &DetectorConfig| {
+                        !all.except.iter().any(|name| name == detector.name())
+                            && leaves_out(detector, &listed.network, network, &self.networks).is_none()
+                    };
+                    methods.extend(every_detector().filter(has).map(|detector| {
+                        let name = detector.name();
+                        let name = listed.name.as_ref().map_or(name.to_owned(), |before| format!("{before}: {name}"));
+                        method(name, detector)
+                    }));
+                }
+            }
+        }
+        methods
+    }
+
+    /// What the networks of `all` cannot have; not what the file excepts.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        let mut left: Vec<LeftOut> = Vec::new();
+        for listed in &self.methods {
+            let Detectors::All { all } = &listed.detector else { continue };
+            let Some(network) = self.networks.get(&listed.network) else { continue };
+            for detector in every_detector().filter(|detector| !all.except.iter().any(|name| name == detector.name())) {
+                let Some(why) = leaves_out(&detector, &listed.network, network, &self.networks) else { continue };
+                let name = detector.name();
+                match left.iter_mut().find(|left| left.network == listed.network && left.why == why) {
+                    Some(left) if left.detectors.contains(&name) => {}
+                    Some(left) => left.detectors.push(name),
+                    None => left.push(LeftOut { network: listed.network.clone(), detectors: vec![name], why }),
+                }
+            }
+        }
+        left
+    }
+}
+
+/// Every detector with its default settings.
+fn every_detector() -> impl Iterator<Item = DetectorConfig> {
+    DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok())
+}
+
+/// Why `all` leaves a detector out, as [`lacks`].
+fn leaves_out(
+    detector: &DetectorConfig,
+    name: &str,
+    network: &Network,
+    networks: &BTreeMap<String, Network>,
+) -> Option<String> {
+    lacks(detector, name, network, networks).or_else(|| {
+        let of_sngp = matches!(root(network, networks).head, Some(Head::Sngp(_)));
+        let why = "is meant for `head: sngp`: name it to have it as the Laplace approximation of another last layer";
+        (matches!(detector, DetectorConfig::Sngp(_)) && !of_sngp).then(|| why.to_owned())
+    })
+}
+
+/// Why the network of this name cannot have a detector, in words that follow the detector's name. `None` if it can, as far as is
+/// known before the network is built.
+pub fn lacks(
+    detector: &DetectorConfig,
+    name: &str,
+    network: &Network,
+    networks: &BTreeMap<String, Network>,
+) -> Option<String> {
+    let root = root(network, networks);
+    let ensemble = network.members.is_some();
+    let lack = |need: &Need| {
+        Some(match need {
+            Need::Members if !ensemble => {
+                format!("compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`")
+            }
+            Need::Kernels if !matches!(root.head, Some(Head::Duq(_))) => {
+                format!("reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`")
+            }
+            Need::RawLogits if ensemble => format!(
+                "reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only the mean softmax"
+            ),
+            Need::Activations | Need::LastMaps | Need::Head if ensemble => format!(
+                "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"
+            ),
+            Need::Head => match root.head {
+                None | Some(Head::Linear(_)) => return None,
+                Some(Head::Duq(_) | Head::Sngp(_)) => format!(
+                    "reads the last linear layer, and the logits of \"{name}\" are not linear in its features: give it a \
+                     network with the usual head"
+                ),
+            },
+            Need::LastMaps => match &root.backbone {
+                Some(backbone @ (Backbone::Lenet(_) | Backbone::Vgg19Bn(_))) => format!(
+                    "needs features that are the means of the last feature maps, and those of \"{name}\", a {}, are not: \
+                     ResNets, Wide ResNets and EfficientNets have them",
+                    backbone.variant()
+                ),
+                _ => return None,
+            },
+            _ => return None,
+        })
+    };
+    detector.build().needs().iter().find_map(lack)
+}
+
+/// The network that says how this one is built: itself, or the one that its chain of `from` begins with.
+pub fn root<'a>(network: &'a Network, networks: &'a BTreeMap<String, Network>) -> &'a Network {
+    let mut current = network;
+    // No chain is longer than there are networks, unless it is a circle.
+    for _ in 0..networks.len() {
+        match current.from.as_ref().and_then(|from| networks.get(from)) {
+            Some(from) => current = from,
+            None => break,
+        }
+    }
+    current
+}
+
+impl Validate for Detectors {
+    type Context = ();
+
+    fn validate_into(&self, context: &(), parent: &mut dyn FnMut() -> garde::Path, report: &mut garde::Report) {
+        match self {
+            Self::One(detector) => detector.validate_into(context, parent, report),
+            Self::All { .. } => {}
+        }
+    }
+}
+
+const EXPECTED: &str = "a detector's name, a map of one name to its settings, or `all`";
+
+impl<'de> Deserialize<'de> for Detectors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrMap;
+
+        impl<'de> Visitor<'de> for NameOrMap {
+            type Value = Detectors;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str(EXPECTED)
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Detectors, E> {
+                match name {
+                    ALL => Ok(Detectors::All { all: All::default() }),
+                    name => DetectorConfig::default_of(name).map(Detectors::One).map_err(E::custom),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Detectors, A::Error> {
+                let Some(Known(name)) = map.next_key()? else {
+                    return Err(de::Error::custom(format_args!("expected {EXPECTED}")));
+                };
+                let detectors = match name.as_str() {
+                    ALL => Detectors::All { all: map.next_value()? },
+                    name => Detectors::One(DetectorConfig::settings_of(name, &mut map)?),
+                };
+                match map.next_key::<String>()? {
+                    Some(second) => Err(de::Error::custom(format_args!(
+                        "a method has one detector, but `{second}` follows `{name}`"
+                    ))),
+                    None => Ok(detectors),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(NameOrMap)
+    }
+}
+
+/// The name of a detector, or `all`; an unknown one is refused where it stands.
+struct Known(String);
+
+impl<'de> Deserialize<'de> for Known {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let given = String::deserialize(deserializer)?;
+        if given == ALL || DetectorConfig::NAMES.contains(&given.as_str()) {
+            Ok(Self(given))
+        } else {
+            Err(de::Error::custom(unknown(&given)))
+        }
+    }
+}
+
+/// Schema transform: `all` may stand alone.
+fn bare_all(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "const": ALL }, long] });
+}

@@ -1,0 +1,182 @@
+//! Lists of pictures: a text file with a line `path label` for each, as OpenOOD's splits come.
+//!
+//! Paths start at the data set's folder and stay in it, whatever the list says: no `..`, no root, no symbolic link on the way. The
+//! label is the last word of the line; −1 stands for none, and then in every line. Pictures are taken in the order of the lines; a
+//! limit takes the first of every class in turn (of every folder, without labels) and keeps that order.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use super::{ImageSet, Split, folder};
+use crate::{Error, Result};
+
+/// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
+const MAX_BYTES: u64 = 256 << 20;
+/// Largest label. Ours: beyond every set of pictures, so that a larger one is a slip.
+const MAX_LABEL: i64 = 1_000_000;
+
+/// The list and the folder of its pictures, or what was looked for.
+pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
+    if !list.is_file() {
+        Err(format!("list {}", list.display()))
+    } else if !root.is_dir() {
+        Err("such folder".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads the pictures of a list, whose paths start at `root`.
+pub(super) fn read(
+    root: &Path,
+    list: &Path,
+    split: Split,
+    shape: Option<[usize; 3]>,
+    limit: Option<usize>,
+) -> Result<ImageSet> {
+    let (files, labels) = entries(root, list)?;
+    let chosen = match &labels {
+        Some(labels) => folder::in_turn(labels, limit.unwrap_or(files.len())),
+        None => {
+            let folders: Vec<Option<&Path>> = files.iter().map(|file| file.parent()).collect();
+            folder::in_turn(&folders, limit.unwrap_or(files.len()))
+        }
+    };
+    let pictures: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
+    let mut images = folder::pictures(list, &pictures, split, shape)?;
+    images.classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
+    images.labels = labels.map(|labels| chosen.iter().map(|&place| labels[place]).collect());
+    images.full_size = Some(files.len());
+    Ok(images)
+}
+
+/// The files of a list, and their labels if it has any.
+fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
+    let length = fs::metadata(list).map_err(Error::io("read", list))?.len();
+    if length > MAX_BYTES {
+        return Err(Error::input(format!("{} has {length} bytes: too large for a list of pictures", list.display())));
+    }
+    let bytes = fs::read(list).map_err(Error::io("read", list))?;
+    let (mut files, mut labels) = (Vec::new(), Vec::new());
+    // Folders that are no links.
+    let mut known = BTreeSet::new();
+    for (line, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let at = |what: String| Error::input(format!("{}:{}: {what}", list.display(), line + 1));
+        let text = std::str::from_utf8(text).map_err(|_| at("is not UTF-8 text".to_owned()).hint(A_LINE))?.trim();
+        if text.is_empty() {
+            continue;
+        }
+        let (path, label) =
+            text.rsplit_once(char::is_whitespace).ok_or_else(|| at(format!("{text:?} has no label")).hint(A_LINE))?;
+        let label: i64 =
+            label.parse().ok().filter(|label| (-1..=MAX_LABEL).contains(label)).ok_or_else(|| {
+                at(format!("{label:?} is no label: a whole number from 0, or -1 for none")).hint(A_LINE)
+            })?;
+        labels.push(label);
+        if labels.first().is_some_and(|first| (*first < 0) != (label < 0)) {
+            return Err(at("labels and -1 (no label) in one list".to_owned()));
+        }
+        files.push(inside(root, Path::new(path.trim_end()), &mut known).map_err(at)?);
+    }
+    if files.is_empty() {
+        return Err(Error::input(format!("{} lists no pictures", list.display())).hint(A_LINE));
+    }
+    let labels = labels.into_iter().map(|label| u32::try_from(label).ok()).collect();
+    Ok((files, labels))
+}
+
+const A_LINE: &str = "a line is a path and a label: cifar10/test/airplane/0001.png 0";
+
+/// The file of this path under `root`, or what is wrong with it.
+fn inside(root: &Path, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<PathBuf, String> {
+    let mut file = root.to_owned();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => file.push(name),
+            Component::CurDir => continue,
+            _ => return Err(format!("{path:?} leaves the folder {}", root.display())),
+        }
+        if known.contains(&file) {
+            continue;
+        }
+        let metadata = fs::symlink_metadata(&file).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => format!("{} is not there", file.display()),
+            _ => format!("cannot read {}: {error}", file.display()),
+        })?;
+        if metadata.is_symlink() {
+            return Err(format!("{} is a symbolic link, which is not followed", file.display()));
+        }
+        if metadata.is_dir() {
+            known.insert(file.clone());
+        }
+    }
+    if known.contains(&file) || file == root { Err(format!("{} is a folder", file.display())) } else { Ok(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn save(path: &Path, grey: u8) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::GrayImage::from_pixel(2, 2, image::Luma([grey])).save(path).unwrap();
+    }
+
+    /// A folder with four pictures, and a way to read a list of them.
+    fn reads(list: &str) -> Result<ImageSet> {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("images");
+        for (grey, name) in [(1, "a/1.png"), (2, "a/2 2.png"), (3, "b/1.png"), (4, "b/2.png")] {
+            save(&root.join(name), grey);
+        }
+        save(&folder.path().join("secret.png"), 9);
+        std::os::unix::fs::symlink(folder.path().join("secret.png"), root.join("link.png")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), root.join("up")).unwrap();
+        let path = folder.path().join("list.txt");
+        fs::write(&path, list).unwrap();
+        read(&root, &path, Split::Test, None, (list.len() > 40).then_some(2))
+    }
+
+    fn firsts(set: &ImageSet) -> Vec<u8> {
+        (0..set.len()).map(|image| set.image(image)[0]).collect()
+    }
+
+    #[test]
+    fn pictures_come_in_the_order_of_the_lines() {
+        let set = reads("b/1.png 2\n\n./a/2 2.png 0\r\n").unwrap();
+        assert_eq!((firsts(&set), set.labels.clone(), set.classes), (vec![3, 2], Some(vec![2, 0]), 3));
+        let set = reads("b/1.png -1\na/1.png -1").unwrap();
+        assert_eq!((firsts(&set), set.labels.clone(), set.classes), (vec![3, 1], None, 0));
+        // More than 40 bytes: cut to two, one of each class or folder.
+        let set = reads("a/1.png 0\na/2 2.png 0\nb/1.png 1\nb/2.png 1\n").unwrap();
+        assert_eq!((firsts(&set), set.full_size), (vec![1, 3], Some(4)));
+        let set = reads("a/1.png -1\na/2 2.png -1\nb/1.png -1\nb/2.png -1\n").unwrap();
+        assert_eq!(firsts(&set), [1, 3]);
+    }
+
+    #[test]
+    fn a_list_cannot_lead_elsewhere_and_says_which_line_is_wrong() {
+        for (list, line, reason) in [
+            ("../secret.png 0", 1, "leaves the folder"),
+            ("a/1.png 0\na/../../secret.png 0", 2, "leaves the folder"),
+            ("/etc/passwd 0", 1, "leaves the folder"),
+            ("link.png 0", 1, "is a symbolic link"),
+            ("up/secret.png 0", 1, "is a symbolic link"),
+            ("\na/3.png 0", 2, "is not there"),
+            ("a 0", 1, "is a folder"),
+            (". 0", 1, "is a folder"),
+            ("a/1.png", 1, "has no label"),
+            ("a/1.png x", 1, "is no label"),
+            ("a/1.png -2", 1, "is no label"),
+            ("a/1.png 1000001", 1, "is no label"),
+            ("a/1.png 0\nb/1.png -1", 2, "labels and -1"),
+        ] {
+            let message = reads(list).unwrap_err().to_string();
+            assert!(message.contains(&format!("list.txt:{line}: ")) && message.contains(reason), "{message}");
+        }
+        assert!(reads("\n \n").unwrap_err().to_string().contains("lists no pictures"));
+    }
+}
