@@ -100,7 +100,7 @@ def main():
         scores = [own[f"{engine}_ns_per_value"] for engine in ("tabulated", "exact")]
         print("{:7d} {:6d} {:6d} {:8d}".format(*row), "{:9.0f}  {:9.0f}".format(*fits), "{:11.1f}  {:11.0f}".format(*scores), f"{own['peak_mib']:5d}")
     print("\nnetworks with random weights, tabulated")
-    for name, train, test in [("lenet", 60_000, 20_480), ("vgg19_bn", 128, 256)]:
+    for name, train, test in [("lenet", 60_000, 20_480), ("vgg19_bn", 1_000, 256)]:
         own = ours("network", name, train, test)
         more, more_work = (own[f"tabulated_{kind}"] / own[f"forward_{kind}"] - 1 for kind in ("seconds", "processor_seconds"))
         exact = own["exact_seconds_per_image"]
