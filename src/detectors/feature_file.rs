@@ -144,6 +144,11 @@ impl FeatureFile {
         Ok(())
     }
 
+    /// The last linear layer, if the file has one.
+    pub fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
     /// The bank for a detector of these needs; what is missing and not needed is empty.
     ///
     /// # Errors
