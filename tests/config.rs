@@ -73,7 +73,7 @@ fn a_resolved_experiment_written_as_yaml_reads_back_the_same() {
 #[test]
 fn keys_beside_a_merge_win() {
     let train = experiment("cifar10_sparsity_cpu").networks["base"].train.clone().unwrap();
-    assert_eq!(train.epochs, 7);
+    assert_eq!(train.epochs, 8);
     assert_eq!(train.batch_size, 128);
     assert!(matches!(train.schedule, Schedule::Cosine(_)));
 }
