@@ -102,7 +102,8 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
                 let outputs = network.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
-                let (loss, _) = objective.value(&Step { outputs: &outputs, labels: &labels, pass: None })?;
+                let (loss, _) =
+                    objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, pass: None })?;
                 optimizer.step(&loss.backward()?, rule.lr())
             })
         }

@@ -13,7 +13,11 @@ use candle_core::Device;
 use oodkit::{
     Error,
     config::{Augment, Dataset},
-    data::{self, Format, ImageSet, Split, batches::TrainBatches, registry, synthetic},
+    data::{
+        self, Format, ImageSet, Split,
+        batches::{Source, TrainBatches},
+        registry, synthetic,
+    },
     rng,
 };
 use rand::Rng;
@@ -364,9 +368,16 @@ fn the_embedded_files_have_the_digests_of_their_readme() {
 fn an_embedded_set_becomes_normalised_batches() {
     let dataset = Dataset { train_limit: Some(1000), ..Dataset::named("fashion_mnist_small") };
     let set = Arc::new(data::load(&dataset, Split::Train, &embedded()).unwrap());
-    let norm = data::normalisation(&dataset).unwrap();
-    let augment = Augment { flip: true, crop_padding: 0 };
-    let batches = TrainBatches::new(set, norm, augment, 128, 0, 0..8, Device::Cpu).unwrap();
+    let source = Source {
+        images: set,
+        outliers: None,
+        normalisation: data::normalisation(&dataset).unwrap(),
+        augment: Augment { flip: true, crop_padding: 0 },
+        batch_size: 128,
+        seed: 0,
+        device: Device::Cpu,
+    };
+    let batches = TrainBatches::new(source, 0..8).unwrap();
     let (mut n, mut sum) = (0, 0.0);
     for batch in batches {
         let batch = batch.unwrap();

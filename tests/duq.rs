@@ -160,7 +160,7 @@ fn a_step_is_the_references() {
         let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap()).unwrap();
         assert!(objective.looks_at_images());
         let (outputs, pass) = Pass::forward(&*case.network, &case.images, TRAIN).unwrap();
-        let step = Step { outputs: &outputs, labels: &case.labels, pass: Some(&pass) };
+        let step = Step { outputs: &outputs, labels: &case.labels, outliers: None, pass: Some(&pass) };
         let (total, record) = objective.value(&step).unwrap();
         let terms: Vec<&str> = record.iter().map(|(term, _)| *term).collect();
         assert_eq!(terms, ["binary_cross_entropy", "gradient_penalty"]);

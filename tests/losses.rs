@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use oodkit::{
     config,
-    losses::{Objective, Step, cross_entropy, logit_norm, sparsity},
+    losses::{Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity},
     nn::Outputs,
 };
 
@@ -52,9 +52,19 @@ fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Te
         "label_smoothing" => cross_entropy(logits, labels, 0.1),
         "logit_norm" => logit_norm(logits, labels, 0.04),
         "sparsity" => sparsity(logits),
+        "energy_margin" | "outlier_exposure" => {
+            // Half of the rows are of ID images, the other half of outliers, as in the golden values.
+            let (images, rows) = (logits.dim(0)? / 2, logits.dim(0)?);
+            let (learned, outliers) = (logits.narrow(0, 0, images)?, logits.narrow(0, images, rows - images)?);
+            if term == "energy_margin" {
+                energy_margin(&learned, &outliers, -4.0, -2.0)
+            } else {
+                outlier_exposure(&outliers)
+            }
+        }
         _ => {
             let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
-            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels, pass: None })?.0)
+            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels, outliers: None, pass: None })?.0)
         }
     }
 }
@@ -66,7 +76,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 #[test]
 fn values_and_gradients_are_pytorchs() {
     let golden = golden();
-    assert_eq!(golden.cases.len(), 5);
+    assert_eq!(golden.cases.len(), 7);
     for case in &golden.cases {
         for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-6)] {
             let logits = golden.logits(dtype);
@@ -91,11 +101,13 @@ fn values_and_gradients_are_pytorchs() {
 #[test]
 fn gradients_are_central_differences() {
     const H: f64 = 1e-5;
-    // No entry within H of 0, where the L1 norm has a kink.
+    // No entry within H of 0, where the L1 norm has a kink; no energy is near its margin.
     let points: Vec<f64> = (0..15).map(|i| ((i * 7) % 15) as f64 * 0.37 - 2.5).collect();
     let labels = Tensor::new(&[2u32, 0, 1], &Device::Cpu).unwrap();
     let at = |points: &[f64]| Var::from_slice(points, (3, 5), &Device::Cpu).unwrap();
-    for term in ["cross_entropy", "sparsity", "total", "label_smoothing", "logit_norm"] {
+    let terms =
+        ["cross_entropy", "sparsity", "total", "label_smoothing", "logit_norm", "energy_margin", "outlier_exposure"];
+    for term in terms {
         let logits = at(&points);
         let loss = value(term, &logits, &labels).unwrap();
         let gradient = numbers(loss.backward().unwrap().get(&logits).unwrap());
@@ -137,8 +149,9 @@ fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
     let features = input.matmul(&first).unwrap();
     let logits = features.matmul(&second).unwrap();
     let labels = golden.labels();
-    let (total, terms) =
-        objective(yaml).value(&Step { outputs: &outputs(&logits, &features), labels: &labels, pass: None }).unwrap();
+    let (total, terms) = objective(yaml)
+        .value(&Step { outputs: &outputs(&logits, &features), labels: &labels, outliers: None, pass: None })
+        .unwrap();
     let gradients = total.backward().unwrap();
     let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
     (of(&first), of(&second), terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
@@ -165,8 +178,42 @@ fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
     let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
     let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
     let outputs = outputs(&logits, &features);
-    let (total, terms) = objective.value(&Step { outputs: &outputs, labels: &labels, pass: None }).unwrap();
+    let (total, terms) =
+        objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, pass: None }).unwrap();
     assert!(numbers(&total)[0].is_finite() && numbers(&terms[1].1)[0].is_infinite());
+}
+
+#[test]
+fn energies_beyond_their_margins_cost_nothing() {
+    let logits = |rows: &[[f32; 2]]| Var::from_slice(&rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap();
+    // Energies of about −30 and −1, each on the right side of its margin, then on the wrong one.
+    let (low, high) = (logits(&[[30.0, 0.0], [0.0, 30.0]]), logits(&[[0.5, 0.0]]));
+    let loss = energy_margin(&low, &high, -23.0, -5.0).unwrap();
+    assert_eq!(numbers(&loss), [0.0]);
+    let gradients = loss.backward().unwrap();
+    assert!([&low, &high].iter().all(|var| numbers(gradients.get(var).unwrap()).iter().all(|g| *g == 0.0)));
+    let loss = energy_margin(&high, &low, -23.0, -5.0).unwrap();
+    let energy = -(1.0 + 0.5f64.exp()).ln();
+    let expected = (energy + 23.0).powi(2) + 25.0f64.powi(2);
+    assert!((numbers(&loss)[0] - expected).abs() < 1e-4 * expected);
+    // A step down the gradient lowers the energy of ID images and raises that of outliers.
+    let gradients = loss.backward().unwrap();
+    assert!(numbers(gradients.get(&high).unwrap()).iter().all(|g| *g < 0.0));
+    assert!(numbers(gradients.get(&low).unwrap()).iter().all(|g| *g >= 0.0));
+}
+
+#[test]
+fn terms_of_outliers_refuse_a_batch_without() {
+    let logits = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap();
+    for term in ["energy_margin", "outlier_exposure"] {
+        let objective = objective(&format!("{{ {term}: {{}} }}"));
+        let outputs = outputs(&logits, &logits);
+        let value = |outliers| objective.value(&Step { outputs: &outputs, labels: &labels, outliers, pass: None });
+        assert!(value(None).unwrap_err().to_string().contains("needs auxiliary outliers"));
+        assert_eq!(value(Some(&logits)).unwrap().1[0].0, term);
+        assert!(value(Some(&logits.narrow(0, 0, 0).unwrap())).is_err(), "{term} of no outlier");
+    }
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn results(experiment: &Experiment) -> Results {
         experiment: "cifar10_sparsity".into(),
         title: experiment.title.clone(),
         smoke: false,
+        outliers: None,
         datasets: [
             ("cifar10".to_owned(), cifar10),
             ("textures".to_owned(), record(5_640, 5_640, None)),

@@ -225,8 +225,9 @@ impl Found {
             let message = format!("\"{}\" is given twice", experiment.data.ood[index].name);
             self.add(data.join("ood").join(index), message);
         }
-        if experiment.data.id.group.is_some() {
-            self.add(data.join("id").join("group"), "is for OOD sets, whose means are by group");
+        let others = [("id", Some(&experiment.data.id)), ("outliers", experiment.data.outliers.as_ref())];
+        for (key, _) in others.into_iter().filter(|(_, set)| set.is_some_and(|set| set.group.is_some())) {
+            self.add(data.join(key).join("group"), "is for OOD sets, whose means are by group");
         }
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             if experiment.groups().contains_key(dataset.name.as_str()) {
@@ -238,6 +239,19 @@ impl Found {
         self.in_distribution(data.join("id"), &experiment.data.id);
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             self.dataset(data.join("ood").join(index), dataset);
+        }
+        if let Some(outliers) = &experiment.data.outliers {
+            let path = data.join("outliers");
+            if outliers.name == experiment.data.id.name {
+                self.add(path.clone(), format!("\"{}\" is the in-distribution set itself", outliers.name));
+            }
+            let learns = |network: &Network| network.train.is_some() && network.loss.of_outliers().next().is_some();
+            if !experiment.networks.values().any(learns) {
+                let message = "no network learns from outliers: give one `loss: { cross_entropy: {}, energy_margin: {} }` or \
+                               `outlier_exposure: {}`";
+                self.add(path.clone(), message);
+            }
+            self.dataset(path, outliers);
         }
     }
 
@@ -311,9 +325,31 @@ impl Found {
             self.architecture(&path, network);
             if network.train.is_some() {
                 self.objective(&path, network, methods::root(network, &experiment.networks).head.as_ref());
+                self.outliers(&path, network, experiment.data.outliers.is_some());
             }
             self.fits(&path, network, &experiment.data.id);
             self.members(&path, network, &experiment.seeds);
+        }
+    }
+
+    /// Whether there are outliers exactly if the loss has a term of them.
+    fn outliers(&mut self, path: &Path, network: &Network, given: bool) {
+        let loss = path.join("loss");
+        for term in network.loss.of_outliers().filter(|_| !given) {
+            let message = format!(
+                "{term} needs auxiliary outliers: name a set of them, `data: {{ outliers: tiny_images_300k }}`"
+            );
+            self.add(loss.join(term), message);
+        }
+        if let Some(margins) = &network.loss.energy_margin
+            && margins.m_in >= margins.m_out
+        {
+            let message = format!("must be below m_out, which is {}: ID images have the lower energies", margins.m_out);
+            self.add(loss.join("energy_margin").join("m_in"), message);
+        }
+        if network.loss.of_outliers().next().is_none() && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
+            let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
+            self.add(path.join("train").join("outlier_ratio"), message);
         }
     }
 
@@ -334,6 +370,10 @@ impl Found {
             let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
                            gradient_penalty: { weight: 0.5 } }`";
             self.add(path.clone(), message);
+        }
+        for term in loss.of_outliers() {
+            let message = format!("a DUQ head gives kernels, no logits of a softmax, so {term} has no meaning here");
+            self.add(path.join(term), message);
         }
         if loss.gradient_penalty.is_some()
             && network.train.as_ref().is_some_and(|train| train.precision == Precision::Bf16)

@@ -29,6 +29,10 @@ const MOST_MEMORY: usize = 1 << 20;
 const MOST_MEMBERS: usize = 100;
 /// Of a loss term.
 const MOST_WEIGHT: f64 = 1e6;
+/// Of an energy, up and down.
+const MOST_ENERGY: f64 = 1e6;
+/// Outliers for each image.
+const MOST_OUTLIERS: usize = 16;
 
 /// An experiment: data, networks, the methods that score with them, and the tables and figures to make of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -87,6 +91,13 @@ pub struct Data {
     /// Out-of-distribution sets; their test images are brought to the shape of the ID images.
     #[garde(length(min = 1), dive)]
     pub ood: Vec<Dataset>,
+    /// Auxiliary outliers, which networks whose loss has a term of them (`energy_margin`, `outlier_exposure`) learn to tell
+    /// from the ID images: its train split, without labels, brought to the shape of the ID images and normalised as they are.
+    /// Images that an OOD set is tested on are refused. energy_ood's is 80 Million Tiny Images, which was withdrawn;
+    /// outlier-exposure offers `tiny_images_300k` in its place, OpenOOD takes part of Tiny ImageNet.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<Dataset>,
 }
 
 /// A data set: a known name (`svhn`), or a map that changes or replaces what is known about it.
@@ -317,6 +328,12 @@ pub struct Train {
     /// Images a step; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
     #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: usize,
+    /// Auxiliary outliers in every batch, so many times `batch_size` whatever the last batch of an epoch has, for losses with
+    /// a term of them. They pass through the network together with the ID images, so that batch normalisation sees both, and
+    /// are changed by `augment` as they are. Default: 2, of energy_ood and outlier-exposure (256 beside 128).
+    #[garde(range(min = 1, max = MOST_OUTLIERS))]
+    #[serde(default = "default_outlier_ratio", skip_serializing_if = "is_default_outlier_ratio")]
+    pub outlier_ratio: usize,
     /// The optimiser.
     #[garde(dive)]
     pub optimizer: Optimizer,
@@ -361,6 +378,22 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub checkpoint: Checkpoint,
+}
+
+fn default_outlier_ratio() -> usize {
+    2
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_default_outlier_ratio(ratio: &usize) -> bool {
+    *ratio == default_outlier_ratio()
+}
+
+impl Train {
+    /// Whether `outlier_ratio` is another than the default.
+    pub fn asks_for_outliers(&self) -> bool {
+        !is_default_outlier_ratio(&self.outlier_ratio)
+    }
 }
 
 /// What convolutions and linear layers calculate in while a network learns. Weights, everything else and evaluation are
@@ -597,6 +630,14 @@ pub struct Loss {
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_penalty: Option<GradientPenalty>,
+    /// Energies of ID images below one margin and of auxiliary outliers above another; needs `data.outliers`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_margin: Option<EnergyMargin>,
+    /// Outlier exposure: on auxiliary outliers, all classes equally likely; needs `data.outliers`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_exposure: Option<OutlierExposure>,
 }
 
 impl Loss {
@@ -608,8 +649,20 @@ impl Loss {
             self.logit_norm.as_ref().map(|term| term.weight),
             self.binary_cross_entropy.as_ref().map(|term| term.weight),
             self.gradient_penalty.as_ref().map(|term| term.weight),
+            self.energy_margin.as_ref().map(|term| term.weight),
+            self.outlier_exposure.as_ref().map(|term| term.weight),
         ];
         weights.into_iter().flatten()
+    }
+
+    /// The terms that are there and need auxiliary outliers. One of weight 0 still has them in the batch, where batch
+    /// normalisation sees them: the control.
+    pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
+        let terms = [
+            self.energy_margin.as_ref().map(|_| "energy_margin"),
+            self.outlier_exposure.as_ref().map(|_| "outlier_exposure"),
+        ];
+        terms.into_iter().flatten()
     }
 }
 
@@ -621,6 +674,8 @@ impl Default for Loss {
             logit_norm: None,
             binary_cross_entropy: None,
             gradient_penalty: None,
+            energy_margin: None,
+            outlier_exposure: None,
         }
     }
 }
@@ -689,6 +744,44 @@ pub struct GradientPenalty {
     /// λ: 0.5 in the reference's instructions for CIFAR-10; it was chosen from 0 to 1 by the AUROC on NotMNIST for Fashion-MNIST.
     #[garde(range(min = 0.0, max = MOST_WEIGHT))]
     pub weight: f64,
+}
+
+/// Mean over ID images of max(0, E − m_in)² plus mean over outliers of max(0, m_out − E)², with the energy
+/// E = −logsumexp(logits) (Liu et al. 2020, eq. 8 and 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnergyMargin {
+    /// λ: 0.1 in the paper and in energy_ood; 0 is the control.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// What the energies of ID images are to be below: −23 in energy_ood's run.sh for CIFAR-10 (−27 for CIFAR-100; −25 unless
+    /// given).
+    #[garde(range(min = -MOST_ENERGY, max = MOST_ENERGY))]
+    pub m_in: f64,
+    /// What the energies of outliers are to be above: −5 in energy_ood's run.sh for both CIFARs (−7 unless given).
+    #[garde(range(min = -MOST_ENERGY, max = MOST_ENERGY))]
+    pub m_out: f64,
+}
+
+impl Default for EnergyMargin {
+    fn default() -> Self {
+        Self { weight: 0.1, m_in: -23.0, m_out: -5.0 }
+    }
+}
+
+/// Mean over outliers of the cross-entropy to the uniform distribution (Hendrycks et al. 2019, section 4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutlierExposure {
+    /// λ: 0.5 in the paper for pictures, in outlier-exposure, energy_ood and OpenOOD; 0 is the control.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+impl Default for OutlierExposure {
+    fn default() -> Self {
+        Self { weight: 0.5 }
+    }
 }
 
 /// Mean over the batch of the L1 norm of the logits or features (Chen & Li 2023, eq. 9).

@@ -62,6 +62,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     methods(&mut experiment);
     limit(&mut experiment.data.id);
     experiment.data.ood.iter_mut().for_each(limit);
+    experiment.data.outliers.iter_mut().for_each(limit);
     experiment
 }
 

@@ -3,6 +3,10 @@
 //! A batch depends on nothing but (seed, step): the order of an epoch is the permutation drawn from the stream
 //! (seed, `shuffle`, epoch), the random changes come from the stream (seed, `augment`, step). A run that continues at
 //! step s therefore sees the batches that it would have seen.
+//!
+//! Auxiliary outliers are an endless sequence: one permutation of their set after another, the p-th drawn from the stream
+//! (seed, `shuffle outliers`, p), of which step s takes images s·m to s·m + m − 1, changed by the stream
+//! (seed, `augment outliers`, s). energy_ood reads its 80 million in the order of their file, from a random one in every epoch.
 
 use std::{
     ops::Range,
@@ -25,9 +29,9 @@ const PREPARED: usize = 2;
 /// What one training step learns from.
 #[derive(Debug)]
 pub struct Batch {
-    /// (n, C, H, W) f32, augmented and normalised.
+    /// (n + m, C, H, W) f32, augmented and normalised: n images to learn, then m auxiliary outliers if there are any.
     pub images: Tensor,
-    /// (n) u32, the classes.
+    /// (n) u32, the classes of the images to learn.
     pub labels: Tensor,
     /// The epoch, from 0.
     pub epoch: u64,
@@ -38,6 +42,25 @@ pub struct Batch {
 /// Steps of an epoch: n / batch_size, rounded up because the last batch may be smaller.
 pub fn steps_per_epoch(n: usize, batch_size: usize) -> u64 {
     n.div_ceil(batch_size.max(1)) as u64
+}
+
+/// What batches are made of, and how.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The images to learn, with labels.
+    pub images: Arc<ImageSet>,
+    /// Auxiliary outliers of the same shape, and how many of them every batch has.
+    pub outliers: Option<(Arc<ImageSet>, usize)>,
+    /// The statistics that all are normalised with.
+    pub normalisation: Normalisation,
+    /// The random changes of all.
+    pub augment: Augment,
+    /// Images to learn in a batch.
+    pub batch_size: usize,
+    /// The seed of order and changes.
+    pub seed: u64,
+    /// Where the batches are to be.
+    pub device: Device,
 }
 
 /// The train batches of a range of steps, in order.
@@ -52,32 +75,32 @@ impl TrainBatches {
     /// Starts preparing the batches of `steps`, which may begin anywhere and cross epochs.
     ///
     /// # Errors
-    /// `Error::Input` when the set is empty or has no labels, `batch_size` is 0, or the normalisation is not for its
-    /// channels.
-    pub fn new(
-        set: Arc<ImageSet>,
-        norm: Normalisation,
-        augment: Augment,
-        batch_size: usize,
-        seed: u64,
-        steps: Range<u64>,
-        device: Device,
-    ) -> Result<Self> {
+    /// `Error::Input` when the set is empty or has no labels, there are no outliers or they have another shape, `batch_size`
+    /// is 0, or the normalisation is not for the channels.
+    pub fn new(source: Source, steps: Range<u64>) -> Result<Self> {
+        let set = &source.images;
         if set.is_empty() {
             return Err(Error::input(format!("data set \"{}\" has no {} images", set.name, set.split)));
         }
         if set.labels.as_ref().is_none_or(|labels| labels.len() != set.len()) {
             return Err(Error::input(format!("data set \"{}\" has no labels to train on", set.name)));
         }
-        if batch_size == 0 {
+        if source.batch_size == 0 {
             return Err(Error::input("`batch_size` is 0"));
         }
-        let tables = norm.tables(set.channels)?;
+        if let Some((outliers, _)) = &source.outliers
+            && (outliers.is_empty() || outliers.shape() != set.shape())
+        {
+            let (name, n, shape, wanted) = (&outliers.name, outliers.len(), outliers.shape(), set.shape());
+            return Err(Error::input(format!(
+                "outliers \"{name}\": {n} images of {shape:?} beside images of {wanted:?}"
+            )));
+        }
+        let tables = source.normalisation.tables(set.channels)?;
         let (sender, batches) = sync_channel(PREPARED);
-        let source = Source { set, tables, augment, batch_size, seed, device };
         let worker = std::thread::Builder::new()
             .name("batches".into())
-            .spawn(move || source.send(steps, &sender))
+            .spawn(move || Worker::new(source, tables).send(steps, &sender))
             .map_err(|error| Error::Failed(format!("cannot start the thread that prepares batches: {error}")))?;
         Ok(Self { batches: Some(batches), worker: Some(worker) })
     }
@@ -115,29 +138,26 @@ impl Drop for TrainBatches {
     }
 }
 
-/// What the worker makes batches of.
-struct Source {
-    set: Arc<ImageSet>,
+/// Makes the batches.
+struct Worker {
+    source: Source,
     tables: Vec<[f32; 256]>,
-    augment: Augment,
-    batch_size: usize,
-    seed: u64,
-    device: Device,
+    order: Order,
+    outlier_order: Order,
 }
 
-impl Source {
+impl Worker {
+    fn new(source: Source, tables: Vec<[f32; 256]>) -> Self {
+        let outliers = source.outliers.as_ref().map_or(0, |(outliers, _)| outliers.len());
+        let order = Order::new(source.seed, "shuffle", source.images.len());
+        let outlier_order = Order::new(source.seed, "shuffle outliers", outliers);
+        Self { source, tables, order, outlier_order }
+    }
+
     /// Prepares and sends the batches of `steps` until one fails or nobody listens.
-    fn send(&self, steps: Range<u64>, sender: &SyncSender<Result<Batch>>) {
-        let per_epoch = steps_per_epoch(self.set.len(), self.batch_size);
-        let mut order = (u64::MAX, Vec::new());
+    fn send(mut self, steps: Range<u64>, sender: &SyncSender<Result<Batch>>) {
         for step in steps {
-            let epoch = step / per_epoch;
-            if order.0 != epoch {
-                order = (epoch, self.order(epoch));
-            }
-            let start = (step % per_epoch) as usize * self.batch_size;
-            let end = (start + self.batch_size).min(order.1.len());
-            let batch = self.batch(&order.1[start..end], epoch, step);
+            let batch = self.batch(step);
             let failed = batch.is_err();
             if sender.send(batch).is_err() || failed {
                 return;
@@ -145,25 +165,57 @@ impl Source {
         }
     }
 
-    /// The order of an epoch: a permutation of the images.
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.set.len()).collect();
-        order.shuffle(&mut rng::stream(self.seed, "shuffle", &epoch.to_string()));
-        order
+    fn batch(&mut self, step: u64) -> Result<Batch> {
+        let Source { images: set, outliers, augment: changes, batch_size, seed, device, .. } = &self.source;
+        let per_epoch = steps_per_epoch(set.len(), *batch_size);
+        let epoch = step / per_epoch;
+        let start = (step % per_epoch) as usize * batch_size;
+        let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
+        let labels: Vec<u32> = set.labels.iter().flat_map(|labels| places.iter().map(|&i| labels[i])).collect();
+
+        let mut bytes = Vec::new();
+        let mut add = |set: &ImageSet, place: usize, rng: &mut rng::Rng| {
+            augment(set.image(place), set.height, set.width, changes, rng, &mut bytes);
+        };
+        let mut rng = rng::stream(*seed, "augment", &step.to_string());
+        places.iter().for_each(|&place| add(set, place, &mut rng));
+        let mut count = labels.len();
+        let labels = Tensor::from_vec(labels, count, device)?;
+        if let Some((outliers, each)) = outliers {
+            let mut rng = rng::stream(*seed, "augment outliers", &step.to_string());
+            let (first, len) = (step * *each as u64, outliers.len() as u64);
+            for at in first..first + *each as u64 {
+                add(outliers, self.outlier_order.of(at / len)[(at % len) as usize], &mut rng);
+            }
+            count += each;
+        }
+        let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
+        Ok(Batch { images, labels, epoch, step })
+    }
+}
+
+/// The orders of a set's images, one for each pass over it.
+struct Order {
+    seed: u64,
+    purpose: &'static str,
+    /// The pass that `places` is the order of.
+    pass: Option<u64>,
+    places: Vec<usize>,
+}
+
+impl Order {
+    fn new(seed: u64, purpose: &'static str, images: usize) -> Self {
+        Self { seed, purpose, pass: None, places: vec![0; images] }
     }
 
-    /// The batch of the images at `indices`.
-    fn batch(&self, indices: &[usize], epoch: u64, step: u64) -> Result<Batch> {
-        let set = &self.set;
-        let mut rng = rng::stream(self.seed, "augment", &step.to_string());
-        let mut bytes = Vec::with_capacity(indices.len() * set.image_len());
-        for &i in indices {
-            augment(set.image(i), set.height, set.width, &self.augment, &mut rng, &mut bytes);
+    /// The order of a pass: a permutation of the images.
+    fn of(&mut self, pass: u64) -> &[usize] {
+        if self.pass != Some(pass) {
+            self.pass = Some(pass);
+            self.places.iter_mut().enumerate().for_each(|(place, slot)| *slot = place);
+            self.places.shuffle(&mut rng::stream(self.seed, self.purpose, &pass.to_string()));
         }
-        let images = normalised(&bytes, indices.len(), set.shape(), &self.tables, &self.device)?;
-        let labels: Vec<u32> = set.labels.iter().flat_map(|labels| indices.iter().map(|&i| labels[i])).collect();
-        let labels = Tensor::from_vec(labels, indices.len(), &self.device)?;
-        Ok(Batch { images, labels, epoch, step })
+        &self.places
     }
 }
 
@@ -187,10 +239,20 @@ mod tests {
         })
     }
 
+    fn source(images: Arc<ImageSet>, batch_size: usize, seed: u64) -> Source {
+        Source {
+            images,
+            outliers: None,
+            normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },
+            augment: Augment { flip: true, crop_padding: 1 },
+            batch_size,
+            seed,
+            device: Device::Cpu,
+        }
+    }
+
     fn batches(n: usize, batch_size: usize, seed: u64, steps: Range<u64>) -> TrainBatches {
-        let norm = Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] };
-        let augment = Augment { flip: true, crop_padding: 1 };
-        TrainBatches::new(set(n), norm, augment, batch_size, seed, steps, Device::Cpu).unwrap()
+        TrainBatches::new(source(set(n), batch_size, seed), steps).unwrap()
     }
 
     fn bits(batch: &Batch) -> (Vec<u32>, Vec<u32>, u64, u64) {
@@ -247,12 +309,8 @@ mod tests {
 
     #[test]
     fn sets_that_cannot_train_are_refused() {
-        let new = |set: ImageSet, batch_size| {
-            let norm = Normalisation { mean: vec![0.0; 3], std: vec![1.0; 3] };
-            TrainBatches::new(Arc::new(set), norm, Augment::default(), batch_size, 0, 0..1, Device::Cpu)
-                .unwrap_err()
-                .to_string()
-        };
+        let refused = |source: Source| TrainBatches::new(source, 0..1).unwrap_err().to_string();
+        let new = |set: ImageSet, batch_size| refused(source(Arc::new(set), batch_size, 0));
         let good = || Arc::unwrap_or_clone(set(4));
         assert_eq!(new(good().take(0), 2), "data set \"numbered\" has no train images");
         assert_eq!(new(ImageSet { labels: None, ..good() }, 2), "data set \"numbered\" has no labels to train on");
@@ -261,6 +319,52 @@ mod tests {
             new(ImageSet { channels: 1, ..good() }.take(4), 2),
             "`mean` has 3 values but the images have 1 channels"
         );
+        let beside = |outliers| refused(Source { outliers: Some((Arc::new(outliers), 2)), ..source(set(4), 2, 0) });
+        assert_eq!(beside(good().take(0)), "outliers \"numbered\": 0 images of [3, 4, 4] beside images of [3, 4, 4]");
+        let grey = ImageSet { channels: 1, ..good() };
+        assert_eq!(beside(grey), "outliers \"numbered\": 12 images of [1, 4, 4] beside images of [3, 4, 4]");
+    }
+
+    #[test]
+    fn outliers_follow_the_images_in_endless_permutations() {
+        // Plain images, so that each can be recognised: image i of the outliers has only bytes 100 + i.
+        let outliers = ImageSet {
+            pixels: (0..7 * 48).map(|at| 100 + (at / 48) as u8).collect(),
+            labels: None,
+            ..(*set(0)).clone()
+        };
+        let beside = |seed, steps| {
+            let augment = Augment { flip: true, crop_padding: 0 };
+            let source =
+                Source { outliers: Some((Arc::new(outliers.clone()), 5)), augment, ..source(set(10), 4, seed) };
+            TrainBatches::new(source, steps).unwrap().map(Result::unwrap).collect::<Vec<Batch>>()
+        };
+        let plain = Source { augment: Augment { flip: true, crop_padding: 0 }, ..source(set(10), 4, 3) };
+        let plain: Vec<Batch> = TrainBatches::new(plain, 0..7).unwrap().map(Result::unwrap).collect();
+        let tables = source(set(1), 1, 0).normalisation.tables(3).unwrap();
+        let mut seen = Vec::new();
+        for (batch, plain) in beside(3, 0..7).iter().zip(&plain) {
+            // The images to learn are those of a run without outliers, and the last, smaller batch has as many outliers.
+            let n = plain.labels.dims1().unwrap();
+            assert_eq!(batch.images.dim(0).unwrap(), n + 5);
+            let learned =
+                Batch { images: batch.images.narrow(0, 0, n).unwrap(), labels: batch.labels.clone(), ..*batch };
+            assert_eq!(bits(&learned), bits(plain));
+            for value in
+                batch.images.narrow(0, n, 5).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap().chunks(48)
+            {
+                seen.push((100..107).position(|byte: usize| tables[0][byte] == value[0]).unwrap());
+            }
+        }
+        for pass in seen.chunks(7) {
+            let mut sorted = pass.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3, 4, 5, 6]);
+        }
+        assert_ne!(seen[..7], seen[7..14]);
+        // A run that continues sees what it would have seen.
+        let all: Vec<_> = beside(3, 0..7).iter().map(bits).collect();
+        assert_eq!(beside(3, 4..7).iter().map(bits).collect::<Vec<_>>(), all[4..]);
     }
 
     #[test]
@@ -274,11 +378,11 @@ mod tests {
             labels: Some(vec![0; n]),
             ..(*set(0)).clone()
         };
-        let norm = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
+        let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
         let augment = Augment { flip: true, crop_padding: 4 };
         let start = std::time::Instant::now();
-        let steps = steps_per_epoch(n, 128);
-        let batches = TrainBatches::new(Arc::new(set), norm, augment, 128, 0, 0..steps, Device::Cpu).unwrap();
+        let source = Source { normalisation, augment, ..source(Arc::new(set), 128, 0) };
+        let batches = TrainBatches::new(source, 0..steps_per_epoch(n, 128)).unwrap();
         assert_eq!(batches.map(|batch| batch.unwrap().labels.dims1().unwrap()).sum::<usize>(), n);
         println!("50,000 images of 3×32×32 augmented and normalised on one thread: {:?}", start.elapsed());
     }

@@ -246,6 +246,20 @@ fn found(dataset: &Dataset, root: &Path) -> PathBuf {
     if elsewhere { carried } else { own }
 }
 
+/// Where a split's pictures are or are listed, links followed, if they lie in folders and are there. Splits in one place are
+/// the same images; the other formats have files of their own for each.
+pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf> {
+    let folder = found(dataset, root);
+    let pictures = match format(dataset).ok()? {
+        Format::ImageList => Ok(list(dataset, split, root)),
+        _ if store::path(&folder, split).is_file() => return None,
+        Format::ClassFolders => folder::locate_classes(&folder, split),
+        Format::Folder => folder::locate_flat(&folder, split),
+        _ => return None,
+    };
+    pictures.ok()?.canonicalize().ok()
+}
+
 /// The most images that the config wants of a split.
 fn limit(dataset: &Dataset, split: Split) -> Option<usize> {
     match split {

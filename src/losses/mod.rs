@@ -2,15 +2,19 @@
 
 pub mod binary_cross_entropy;
 pub mod cross_entropy;
+pub mod energy_margin;
 pub mod gradient_penalty;
 pub mod logit_norm;
+pub mod outlier_exposure;
 pub mod sparsity;
 
 pub use binary_cross_entropy::binary_cross_entropy;
 pub(crate) use binary_cross_entropy::one_hot;
 pub use cross_entropy::cross_entropy;
+pub use energy_margin::energy_margin;
 pub use gradient_penalty::Pass;
 pub use logit_norm::logit_norm;
+pub use outlier_exposure::outlier_exposure;
 pub use sparsity::sparsity;
 
 use candle_core::Tensor;
@@ -20,11 +24,13 @@ use crate::{Error, Result, config, nn};
 /// What one training step offers to the loss terms.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// What the network made of the batch.
+    /// What the network made of the images to learn.
     pub outputs: &'a nn::Outputs,
     /// (N) u32 classes.
     pub labels: &'a Tensor,
-    /// How it came to it, for objectives that [look at images](Objective::looks_at_images).
+    /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](config::Loss::of_outliers).
+    pub outliers: Option<&'a Tensor>,
+    /// How it came to the outputs, for objectives that [look at images](Objective::looks_at_images).
     pub pass: Option<&'a Pass<'a>>,
 }
 
@@ -74,6 +80,15 @@ impl Objective {
             };
             terms.push(("gradient_penalty", config.weight, Box::new(term)));
         }
+        if let Some(config) = &loss.energy_margin {
+            let (m_in, m_out) = (config.m_in, config.m_out);
+            let term = move |step: &Step| energy_margin(&step.outputs.logits, outliers(step)?, m_in, m_out);
+            terms.push(("energy_margin", config.weight, Box::new(term)));
+        }
+        if let Some(config) = &loss.outlier_exposure {
+            let term = |step: &Step| outlier_exposure(outliers(step)?);
+            terms.push(("outlier_exposure", config.weight, Box::new(term)));
+        }
         if !terms.iter().any(|(_, weight, _)| *weight > 0.0) {
             return Err(Error::input("the loss is empty: no term has a weight above 0")
                 .hint("write `loss: { cross_entropy: {} }`, or leave `loss` out for the same"));
@@ -109,5 +124,12 @@ impl Objective {
         }
         let total = total.ok_or_else(|| candle_core::Error::Msg("the loss is empty".into()))?;
         Ok((total, record))
+    }
+}
+
+fn outliers<'a>(step: &Step<'a>) -> candle_core::Result<&'a Tensor> {
+    match step.outliers {
+        Some(outliers) => Ok(outliers),
+        None => candle_core::bail!("this loss needs auxiliary outliers, and the batch has none"),
     }
 }

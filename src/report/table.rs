@@ -585,6 +585,11 @@ impl<'a> Builder<'a> {
             caption.push(format!("In-distribution: {id}."));
             caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
         }
+        if let Some(outliers) = &results.outliers {
+            let parts = [Some(part(outliers.images, outliers.full, "train")), outliers.note.clone()];
+            let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+            caption.push(format!("Auxiliary outliers, learned from: {} ({parts}).", outliers.name));
+        }
         if let Some(paper) = self.paper.as_ref().filter(|_| compared) {
             caption.push(format!("Paper: {}; difference = ours − paper.", paper.source()));
         }
@@ -670,13 +675,16 @@ fn departure(record: &DatasetRecord) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-fn describe(name: &str, record: &DatasetRecord) -> String {
-    let part = |used: usize, full: Option<usize>, of: &str| match full {
+fn part(used: usize, full: Option<usize>, of: &str) -> String {
+    match full {
         Some(full) if full == used => format!("all {used} {of} images"),
         Some(full) if used < full => format!("subset of {used} of {full} {of} images"),
         Some(full) => format!("{used} {of} images (the complete set has {full})"),
         None => format!("{used} {of} images"),
-    };
+    }
+}
+
+fn describe(name: &str, record: &DatasetRecord) -> String {
     let train = record.train.map(|used| part(used, record.train_full, "train"));
     let parts = [train, Some(part(record.test, record.test_full, "test")), record.note.clone()];
     format!("{name} ({})", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))

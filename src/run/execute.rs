@@ -1,6 +1,10 @@
 //! Carries out a plan: trains what is missing, scores with every method, and records the numbers.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::Device;
 use indexmap::IndexMap;
@@ -13,7 +17,7 @@ use crate::{
         device::describe,
         interrupt::Interrupt,
         plan::{Node, Plan, to_json},
-        results::{DatasetRecord, Environment, Results, SCHEMA},
+        results::{DatasetRecord, Environment, OutliersRecord, Results, SCHEMA},
         store::{Progress, Store},
     },
 };
@@ -64,6 +68,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         title: plan.experiment.title.clone(),
         smoke: context.smoke,
         datasets: runner.dataset_records()?,
+        outliers: runner.outliers_record()?,
         cells,
         environment: Environment::of(runner.scored_on.iter()),
         overrides: context.overrides.clone(),
@@ -73,13 +78,19 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
 
 /// Every set that the plan will read is there, or the error names all that are not.
 fn check_data(plan: &Plan, context: &Context) -> Result<()> {
-    let untrained = plan.nodes.iter().any(|node| context.store.progress(node) != Progress::Done);
+    let mut untrained = plan.nodes.iter().filter(|node| context.store.progress(node) != Progress::Done).peekable();
+    let trains = untrained.peek().is_some();
+    let learns_outliers = untrained.any(|node| node.outliers.is_some());
     // A sweep does not touch the data: every cell has those of the experiment.
     let sets = &plan.experiment.data;
-    let id_splits: &[Split] = if untrained { &[Split::Train, Split::Test] } else { &[Split::Test] };
+    let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
     let id = data::check(&sets.id, id_splits, &context.data);
     let ood = sets.ood.iter().map(|set| data::check(set, &[Split::Test], &context.data));
-    let mut problems: Vec<Error> = std::iter::once(id).chain(ood).filter_map(Result::err).collect();
+    let outliers = sets.outliers.iter().flat_map(|set| {
+        let there = if learns_outliers { data::check(set, &[Split::Train], &context.data) } else { Ok(()) };
+        [there, refuse_tested(set, &sets.ood, &context.data)]
+    });
+    let mut problems: Vec<Error> = std::iter::once(id).chain(ood).chain(outliers).filter_map(Result::err).collect();
     match problems.len() {
         0 => Ok(()),
         1 => Err(problems.remove(0)),
@@ -99,6 +110,24 @@ fn check_data(plan: &Plan, context: &Context) -> Result<()> {
             Err(Error::input(lines.join("\n")).hint(hints.join("\n      ")))
         }
     }
+}
+
+/// Refuses outliers to learn from whose files an OOD set is tested on. Copies are found when they are read.
+fn refuse_tested(outliers: &Dataset, ood: &[Dataset], root: &Path) -> Result<()> {
+    let Some(learned) = data::pictures(outliers, Split::Train, root) else { return Ok(()) };
+    for set in ood {
+        if let Some(tested) = data::pictures(set, Split::Test, root)
+            && (learned.starts_with(&tested) || tested.starts_with(&learned))
+        {
+            let (outliers, tested) = (&outliers.name, &set.name);
+            return Err(Error::input(format!(
+                "the auxiliary outliers \"{outliers}\" and the OOD set \"{tested}\" are the same pictures, in {}",
+                learned.display()
+            ))
+            .hint("what a network learned cannot test it: leave the set out of `data.ood`, or give it a train/ and a test/ folder"));
+        }
+    }
+    Ok(())
 }
 
 /// No network is to learn in a type that the device does not have.
@@ -164,6 +193,29 @@ impl Runner<'_> {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
         Ok(sets)
+    }
+
+    /// What the networks learned from beside the ID images, which must be one and the same.
+    fn outliers_record(&self) -> Result<Option<OutliersRecord>> {
+        let mut found: Option<(&Node, OutliersRecord)> = None;
+        for node in &self.plan.nodes {
+            let Some(record) = self.context.store.record(node)?.outliers else { continue };
+            match &found {
+                Some((other, known)) if known.sha256 != record.sha256 => {
+                    let [one, two] = [other, node].map(|node| self.context.store.folder(node));
+                    return Err(Error::input(format!(
+                        "{} and {} learned from other images of \"{}\": its files have changed in between",
+                        one.display(),
+                        two.display(),
+                        record.name
+                    ))
+                    .hint("remove one of them to train it anew"));
+                }
+                Some(_) => {}
+                None => found = Some((node, record)),
+            }
+        }
+        Ok(found.map(|(_, record)| record))
     }
 
     fn dataset_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {

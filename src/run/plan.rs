@@ -66,6 +66,8 @@ pub struct Node {
     pub weights: Option<PathBuf>,
     /// What it learns from.
     pub data: Dataset,
+    /// What it learns to tell from that, if its loss has a term of outliers.
+    pub outliers: Option<Dataset>,
     /// What it learns to do.
     pub loss: Loss,
     /// How it learns; `None` uses the weights as they are.
@@ -123,7 +125,10 @@ fn resolve<'a>(
         (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
     };
     let data = &cell.experiment.data.id;
-    let identity = identity(network, &architecture, data, upstream.map(|index| nodes[index].hash.as_str()))?;
+    let learns_outliers = network.train.is_some() && network.loss.of_outliers().next().is_some();
+    let outliers = cell.experiment.data.outliers.as_ref().filter(|_| learns_outliers);
+    let from = upstream.map(|index| nodes[index].hash.as_str());
+    let identity = identity(network, &architecture, (data, outliers), from)?;
     let hash = short_hash(&identity);
     let index = match nodes.iter().position(|node| node.hash == hash && node.seed == seed) {
         Some(index) => index,
@@ -138,6 +143,7 @@ fn resolve<'a>(
                 architecture,
                 weights: network.weights.clone(),
                 data: data.clone(),
+                outliers: outliers.cloned(),
                 loss: network.loss.clone(),
                 train: network.train.clone(),
                 uses: Vec::new(),
@@ -157,7 +163,7 @@ fn resolve<'a>(
 fn identity(
     network: &Network,
     architecture: &Architecture,
-    dataset: &Dataset,
+    (dataset, outliers): (&Dataset, Option<&Dataset>),
     upstream: Option<&str>,
 ) -> Result<Value> {
     let mut train = to_json(&network.train)?;
@@ -166,13 +172,6 @@ fn identity(
         // The key is younger than networks that were trained without it.
         if train["precision"] == json!("f32") {
             train.remove("precision");
-        }
-    }
-    // What is tested on does not change the weights; the normalisation stands by itself below.
-    let mut data = to_json(dataset)?;
-    if let Some(data) = data.as_object_mut() {
-        for key in ["note", "test_limit", "mean", "std", "group"] {
-            data.remove(key);
         }
     }
     // A term of weight zero adds nothing, so "plain fine-tuning" and "λ = 0" are one network.
@@ -186,8 +185,8 @@ fn identity(
     };
     let Normalisation { mean, std } = normalisation(dataset)?;
     let mut identity = json!({
-        "identity": IDENTITY, "data": data, "train": train, "loss": loss,
-        "from": upstream, "weights": weights, "normalisation": [mean, std],
+        "identity": IDENTITY, "data": train_split(dataset)?, "train": train, "loss": loss,
+        "outliers": outliers.map(train_split).transpose()?, "from": upstream, "weights": weights, "normalisation": [mean, std],
     });
     if network.train.is_none() {
         identity["loss"] = Value::Null;
@@ -196,6 +195,18 @@ fn identity(
         identity.extend(architecture);
     }
     Ok(without_nulls(identity))
+}
+
+/// What of a data set can change the weights.
+fn train_split(dataset: &Dataset) -> Result<Value> {
+    let mut data = to_json(dataset)?;
+    if let Some(data) = data.as_object_mut() {
+        // What is tested on cannot; the normalisation, of the ID set for all, stands by itself.
+        for key in ["note", "test_limit", "mean", "std", "group"] {
+            data.remove(key);
+        }
+    }
+    Ok(data)
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<Value> {
@@ -269,6 +280,9 @@ impl Plan {
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
         let ood: Vec<&str> = self.experiment.data.ood.iter().map(|set| set.name.as_str()).collect();
         let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
+        if let Some(outliers) = &self.experiment.data.outliers {
+            let _ = writeln!(text, "outliers {} to learn from", outliers.name);
+        }
         let _ = writeln!(text, "cells    {}", cells.join(", "));
         let _ = writeln!(text, "seeds    {}", seeds.join(", "));
         let methods: Vec<String> = self.experiment.methods().into_iter().map(|method| method.name).collect();

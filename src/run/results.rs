@@ -33,6 +33,9 @@ pub struct Results {
     pub smoke: bool,
     /// The sets in use, by name; the first is the ID set.
     pub datasets: IndexMap<String, DatasetRecord>,
+    /// The auxiliary outliers that networks learned from, if some did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<OutliersRecord>,
     /// One per cell of the sweep, in order; a single one without a sweep.
     pub cells: Vec<Cell>,
     /// What it was scored on, also by earlier runs whose scores were used again.
@@ -103,6 +106,22 @@ pub struct DatasetRecord {
     /// Of an OOD set: which sets it is averaged with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+}
+
+/// What a table's reader must know of auxiliary outliers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutliersRecord {
+    /// The set's name.
+    pub name: String,
+    /// Images used.
+    pub images: usize,
+    /// Train images of the complete set, if known.
+    pub full: Option<usize>,
+    /// Such as `JPEG-recompressed`.
+    pub note: Option<String>,
+    /// SHA-256 of the images as they were learned from: at the shape of the ID images.
+    pub sha256: String,
 }
 
 /// One cell of the sweep.

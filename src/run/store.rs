@@ -20,7 +20,15 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Error, Result, fs::write_atomic, run::interrupt::Interrupt, run::plan::Node, run::results::Environment};
+use crate::{
+    Error, Result,
+    fs::write_atomic,
+    run::{
+        interrupt::Interrupt,
+        plan::Node,
+        results::{Environment, OutliersRecord},
+    },
+};
 
 /// The folder of everything produced.
 #[derive(Debug, Clone)]
@@ -65,6 +73,9 @@ pub struct NetworkRecord {
     pub train_full: Option<usize>,
     /// SHA-256 of the train split as read, with those held out; `null` if it was not trained here.
     pub train_sha256: Option<String>,
+    /// The auxiliary outliers it learned from, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<OutliersRecord>,
     /// What it was trained on.
     pub environment: Environment,
 }

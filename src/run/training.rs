@@ -1,6 +1,10 @@
 //! Training the nodes of a plan, once each.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use crate::{
     Error, Result,
@@ -10,9 +14,10 @@ use crate::{
     nn::{self, Network, Shape, params::Params, weights},
     rng,
     run::{
-        execute::Runner,
+        execute::{LoadedSet, Runner},
         journal::Journal,
         plan::Node,
+        results::OutliersRecord,
         store::{NetworkRecord, Progress, write_json},
     },
     train::{self, Job, checkpoint::Checkpoint},
@@ -53,6 +58,14 @@ impl Runner<'_> {
         if let Some(path) = &node.weights {
             params.load(&weights::read(path)?, path)?;
         }
+        let outliers = match &node.outliers {
+            None => None,
+            Some(dataset) => {
+                let outliers = self.set(dataset, Split::Train, Some(train.images.shape()))?;
+                self.refuse_tested(&outliers)?;
+                Some(outliers)
+            }
+        };
         let mut train_images = 0;
         let fitted = match &node.train {
             None => None,
@@ -73,6 +86,7 @@ impl Runner<'_> {
                     seed: node.seed,
                     images,
                     data: &train.sha256,
+                    outliers: outliers.as_ref().map(|set| (set.images.clone(), set.sha256.as_str())),
                     validation: held_out.as_ref(),
                     normalisation: &data::normalisation(&node.data)?,
                     device: &self.context.device,
@@ -100,10 +114,35 @@ impl Runner<'_> {
             train_images,
             train_full: fitted.and(train.images.full_size),
             train_sha256: fitted.map(|_| train.sha256.clone()),
+            outliers: outliers.map(|set| OutliersRecord {
+                name: set.images.name.clone(),
+                images: set.images.len(),
+                full: set.images.full_size,
+                note: set.images.note.clone(),
+                sha256: set.sha256.clone(),
+            }),
             environment: self.environment.clone(),
         };
         write_json(&folder.join("network.json"), &record)?;
         remove_if_there(&checkpoint)
+    }
+
+    /// Refuses outliers to learn from that an OOD set is tested on, copies included: a network that knows the answers is no
+    /// test of how it tells what it does not know.
+    fn refuse_tested(&mut self, outliers: &LoadedSet) -> Result<()> {
+        let name = &outliers.images.name;
+        for tested in self.test_sets(&self.plan.experiment.data)?.iter().skip(1) {
+            let images: HashSet<&[u8]> = (0..tested.images.len()).map(|i| tested.images.image(i)).collect();
+            let learned = (0..outliers.images.len()).filter(|&i| images.contains(outliers.images.image(i))).count();
+            if learned > 0 {
+                let tested = &tested.images.name;
+                return Err(Error::input(format!(
+                    "{learned} of the auxiliary outliers \"{name}\" are test images of the OOD set \"{tested}\""
+                ))
+                .hint("what a network learned cannot test it: take these images out of one of the two sets, or leave one out"));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.

@@ -20,6 +20,9 @@ use crate::{
 pub struct State {
     /// SHA-256 of the train images it learns from: it must not continue on others.
     pub data: String,
+    /// SHA-256 of the auxiliary outliers it learns from, if it does: they must not change either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<String>,
     /// Optimiser steps done.
     pub step: u64,
     /// Seconds of training so far.

@@ -14,10 +14,10 @@ use crate::{
     config::{Keep, Train},
     data::{
         ImageSet, Normalisation,
-        batches::{TrainBatches, steps_per_epoch},
+        batches::{Source, TrainBatches, steps_per_epoch},
     },
     losses::{Objective, Pass, Step},
-    nn::{Mode, Network, params::Params},
+    nn::{Mode, Network, Outputs, params::Params},
     run::{
         events::{Event, Observer},
         interrupt::Interrupt,
@@ -47,6 +47,8 @@ pub struct Job<'a> {
     pub images: Arc<ImageSet>,
     /// SHA-256 of the train images, with those held out.
     pub data: &'a str,
+    /// Auxiliary outliers at the shape of the train images, for objectives with a term of them, and their SHA-256.
+    pub outliers: Option<(Arc<ImageSet>, &'a str)>,
     /// Train images held out, if the recipe asks for some.
     pub validation: Option<&'a ImageSet>,
     /// The statistics that images are normalised with.
@@ -95,7 +97,10 @@ pub fn fit(
             }
             (saved.state, saved.best)
         }
-        None => (State { data: job.data.to_owned(), ..State::default() }, BTreeMap::new()),
+        None => {
+            let outliers = job.outliers.as_ref().map(|(_, sha256)| (*sha256).to_owned());
+            (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
+        }
     };
     let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
     let every_step = recipe.epochs as u64 * per_epoch;
@@ -105,15 +110,17 @@ pub fn fit(
     let seconds_before = state.seconds;
     let started = Instant::now();
     let mut last_save = Instant::now();
-    let batches = TrainBatches::new(
-        job.images.clone(),
-        job.normalisation.clone(),
-        recipe.augment.clone(),
-        recipe.batch_size,
-        job.seed,
-        state.step..total,
-        job.device.clone(),
-    )?;
+    let outliers = job.outliers.as_ref();
+    let source = Source {
+        images: job.images.clone(),
+        outliers: outliers.map(|(outliers, _)| (outliers.clone(), recipe.outlier_ratio * recipe.batch_size)),
+        normalisation: job.normalisation.clone(),
+        augment: recipe.augment.clone(),
+        batch_size: recipe.batch_size,
+        seed: job.seed,
+        device: job.device.clone(),
+    };
+    let batches = TrainBatches::new(source, state.step..total)?;
     for batch in batches {
         let batch = batch?;
         let lr = schedule::lr(recipe, per_epoch, total, state.step);
@@ -122,13 +129,22 @@ pub fn fit(
             true => Pass::forward(job.network, &batch.images, mode).map(|(outputs, pass)| (outputs, Some(pass)))?,
             false => (job.network.forward(&batch.images, mode)?, None),
         };
-        let step = Step { outputs: &outputs, labels: &batch.labels, pass: pass.as_ref() };
+        // One pass for all, so that batch statistics are of both; everything after it is of the images to learn.
+        let (images, outputs, outliers) = match outliers {
+            None => (batch.images, outputs, None),
+            Some(_) => {
+                let learned = batch.labels.dim(0)?;
+                let (outputs, outliers) = split(&outputs, learned)?;
+                (batch.images.narrow(0, 0, learned)?, outputs, Some(outliers))
+            }
+        };
+        let step = Step { outputs: &outputs, labels: &batch.labels, outliers: outliers.as_ref(), pass: pass.as_ref() };
         let (loss, terms) = job.objective.value(&step)?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
         refuse_non_finite(recipe, value, &terms, state.step, batch.epoch)?;
         optimizer.step(&loss.backward()?, lr)?;
-        job.network.after_step(&batch.images, &batch.labels)?;
+        job.network.after_step(&images, &batch.labels)?;
         if let Some(average) = &mut average {
             average.update()?;
         }
@@ -201,6 +217,15 @@ pub fn fit(
     Ok(Fitted { steps: state.step, final_loss, seconds: state.seconds })
 }
 
+/// The outputs on the first `learned` images of a batch, and the logits on the rest.
+fn split(outputs: &Outputs, learned: usize) -> Result<(Outputs, Tensor)> {
+    let of = |tensor: &Tensor| tensor.narrow(0, 0, learned);
+    let taps = outputs.taps.iter().map(|(name, tap)| Ok((*name, of(tap)?)));
+    let first =
+        Outputs { logits: of(&outputs.logits)?, features: of(&outputs.features)?, taps: taps.collect::<Result<_>>()? };
+    Ok((first, outputs.logits.narrow(0, learned, outputs.logits.dim(0)? - learned)?))
+}
+
 /// Puts the averaged weights in the place of the weights, which are returned.
 fn use_average(job: &Job<'_>, average: &Average) -> Result<BTreeMap<String, Tensor>> {
     let weights = job.params.all()?;
@@ -265,14 +290,16 @@ fn refuse_non_finite_weights(job: &Job<'_>, step: u64) -> Result<()> {
 }
 
 fn refuse_other_data(job: &Job<'_>, state: &State) -> Result<()> {
-    if state.data == job.data {
-        return Ok(());
-    }
+    let outliers = job.outliers.as_ref().map(|(outliers, sha256)| (&outliers.name, *sha256));
+    let (what, name) = match outliers {
+        _ if state.data != job.data => ("train images", &job.images.name),
+        Some((name, sha256)) if state.outliers.as_deref() != Some(sha256) => ("outliers", name),
+        _ => return Ok(()),
+    };
     let folder = job.checkpoint.parent().unwrap_or(job.checkpoint);
     Err(Error::input(format!(
-        "the checkpoint {} was taken on other train images than those of {} now",
+        "the checkpoint {} was taken on other {what} than those of {name} now",
         job.checkpoint.display(),
-        job.images.name
     ))
     .hint(format!("put the old images back, or remove {} to start anew", folder.display())))
 }
