@@ -247,7 +247,7 @@ fn smoke_is_small_valid_and_settled() {
         for train in small.networks.values().filter_map(|network| network.train.as_ref()) {
             assert!(train.epochs == 1 && train.batch_size <= 8 && train.max_steps.unwrap() <= 2);
         }
-        for dataset in small.data.ood.iter().chain([&small.data.id]) {
+        for dataset in small.data.ood.iter().chain([&small.data.id]).chain(&small.data.outliers) {
             assert!(dataset.train_limit.unwrap() <= 32 && dataset.test_limit.unwrap() <= 24);
             assert_eq!(dataset.path, None);
         }
@@ -440,4 +440,13 @@ fn recipes_keep_the_identity_they_had() {
     for other in ["activation=leaky_relu", "head=sngp", "spectral_norm={}"] {
         assert!(hashes("fashion_sparsity", &[&format!("networks.base.{other}")]).is_disjoint(&now), "{other}");
     }
+    // Outliers are part of the networks that learn from them, and of no other.
+    let (sparsity, margin) = (hashes("cifar10_sparsity", &[]), hashes("cifar10_energy_margin", &[]));
+    assert_eq!((sparsity.len(), margin.len(), margin.intersection(&sparsity).count()), (3, 5, 3));
+    let less = hashes("cifar10_energy_margin", &["data.outliers.train_limit=100"]);
+    assert_eq!(less.intersection(&margin).collect::<BTreeSet<_>>(), sparsity.iter().collect());
+    let noted = ["data.outliers.note=mine", "data.outliers.test_limit=9", "networks.margin.train.outlier_ratio=2"];
+    assert_eq!(hashes("cifar10_energy_margin", &noted), margin);
+    let wider = hashes("cifar10_energy_margin", &["networks.margin.train.outlier_ratio=1"]);
+    assert_eq!(wider.intersection(&margin).count(), 4);
 }

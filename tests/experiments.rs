@@ -51,6 +51,8 @@ macro_rules! smoke_tests {
 smoke_tests!(
     afdu_sensitivity,
     cifar100_sparsity,
+    cifar10_energy_margin,
+    cifar10_energy_margin_cpu,
     cifar10_lambda_cpu,
     cifar10_sparsity,
     cifar10_sparsity_cpu,

@@ -587,7 +587,7 @@ impl<'a> Builder<'a> {
         }
         if let Some(outliers) = &results.outliers {
             let parts = [Some(part(outliers.images, outliers.full, "train")), outliers.note.clone()];
-            let parts = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let parts = joined(parts).unwrap_or_default();
             caption.push(format!("Auxiliary outliers, learned from: {} ({parts}).", outliers.name));
         }
         if let Some(paper) = self.paper.as_ref().filter(|_| compared) {
@@ -605,14 +605,16 @@ impl<'a> Builder<'a> {
     /// The footnotes that numbers on these OOD sets need beside a paper's.
     fn not_the_papers(&mut self, sets: &[&str]) -> Vec<usize> {
         let records = &self.results.datasets;
-        let mut marks = Vec::new();
         let id = records.first().map(|(name, _)| name.as_str());
-        for name in id.into_iter().chain(sets.iter().copied()) {
-            if let Some(difference) = records.get(name).and_then(departure) {
-                marks.push(self.note(format!("not the paper's data: {name} is {difference}")));
-            }
-        }
-        marks
+        let known = id.into_iter().chain(sets.iter().copied());
+        let scored = known.filter_map(|name| Some((name.to_owned(), departure(records.get(name)?)?)));
+        let outliers = self.results.outliers.iter().filter_map(|record| {
+            let parts = [other(record.images, record.full, "train"), record.note.clone()];
+            Some((format!("the auxiliary outliers' {}", record.name), joined(parts)?))
+        });
+        let found: Vec<(String, String)> = scored.chain(outliers).collect();
+        let notes = found.into_iter().map(|(name, difference)| format!("not the paper's data: {name} is {difference}"));
+        notes.map(|note| self.note(note)).collect()
     }
 
     /// The footnote that our mean needs beside a paper's, unless both are over the same sets.
@@ -659,19 +661,21 @@ fn names(variant: &Variant<'_>) -> Vec<String> {
 
 /// How a data set departs from the complete, original one.
 fn departure(record: &DatasetRecord) -> Option<String> {
-    let other = |used: usize, full: Option<usize>, of: &str| match full? {
+    let train = record.train.and_then(|train| other(train, record.train_full, "train"));
+    joined([train, other(record.test, record.test_full, "test"), record.note.clone()])
+}
+
+/// How so many images are not the complete set.
+fn other(used: usize, full: Option<usize>, of: &str) -> Option<String> {
+    match full? {
         full if used < full => Some(format!("a subset of {used} of {full} {of} images")),
         full if used > full => Some(format!("a set of {used} {of} images (the complete set has {full})")),
         _ => None,
-    };
-    let parts: Vec<String> = [
-        record.train.and_then(|train| other(train, record.train_full, "train")),
-        other(record.test, record.test_full, "test"),
-        record.note.clone(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    }
+}
+
+fn joined(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 

@@ -1,7 +1,7 @@
 //! Carries out a plan: trains what is missing, scores with every method, and records the numbers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -53,8 +53,10 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         scored_on: Vec::new(),
         sets: BTreeMap::new(),
     };
-    // Every picture that will be scored is read before any training, so that a damaged one is not found out days later.
+    // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
+    // one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
+    runner.check_outliers()?;
     runner.check_layers()?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
@@ -76,11 +78,15 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     })
 }
 
+/// The nodes that are not done.
+fn untrained<'a>(plan: &'a Plan, context: &Context) -> impl Iterator<Item = &'a Node> {
+    plan.nodes.iter().filter(|node| context.store.progress(node) != Progress::Done)
+}
+
 /// Every set that the plan will read is there, or the error names all that are not.
 fn check_data(plan: &Plan, context: &Context) -> Result<()> {
-    let mut untrained = plan.nodes.iter().filter(|node| context.store.progress(node) != Progress::Done).peekable();
-    let trains = untrained.peek().is_some();
-    let learns_outliers = untrained.any(|node| node.outliers.is_some());
+    let trains = untrained(plan, context).next().is_some();
+    let learns_outliers = untrained(plan, context).any(|node| node.outliers.is_some());
     // A sweep does not touch the data: every cell has those of the experiment.
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
@@ -193,6 +199,30 @@ impl Runner<'_> {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
         Ok(sets)
+    }
+
+    /// Refuses outliers that networks are still to learn from and an OOD set is tested on, copies included: a network that
+    /// knows the answers is no test of how it tells what it does not know.
+    fn check_outliers(&mut self) -> Result<()> {
+        let Some(dataset) = untrained(self.plan, self.context).find_map(|node| node.outliers.as_ref()) else {
+            return Ok(());
+        };
+        let tested = self.test_sets(&self.plan.experiment.data)?;
+        let outliers = self.set(dataset, Split::Train, tested.first().map(|id| id.images.shape()))?;
+        for tested in &tested[1..] {
+            let images: HashSet<&[u8]> = (0..tested.images.len()).map(|i| tested.images.image(i)).collect();
+            let learned = (0..outliers.images.len()).filter(|&i| images.contains(outliers.images.image(i))).count();
+            if learned > 0 {
+                let (name, tested) = (&outliers.images.name, &tested.images.name);
+                return Err(Error::input(format!(
+                    "{learned} of the auxiliary outliers \"{name}\" are test images of the OOD set \"{tested}\""
+                ))
+                .hint(
+                    "what a network learned cannot test it: take these images out of one of the two sets, or leave one out",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What the networks learned from beside the ID images, which must be one and the same.

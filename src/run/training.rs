@@ -1,10 +1,6 @@
 //! Training the nodes of a plan, once each.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result,
@@ -14,7 +10,7 @@ use crate::{
     nn::{self, Network, Shape, params::Params, weights},
     rng,
     run::{
-        execute::{LoadedSet, Runner},
+        execute::Runner,
         journal::Journal,
         plan::Node,
         results::OutliersRecord,
@@ -60,11 +56,7 @@ impl Runner<'_> {
         }
         let outliers = match &node.outliers {
             None => None,
-            Some(dataset) => {
-                let outliers = self.set(dataset, Split::Train, Some(train.images.shape()))?;
-                self.refuse_tested(&outliers)?;
-                Some(outliers)
-            }
+            Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
         let mut train_images = 0;
         let fitted = match &node.train {
@@ -125,24 +117,6 @@ impl Runner<'_> {
         };
         write_json(&folder.join("network.json"), &record)?;
         remove_if_there(&checkpoint)
-    }
-
-    /// Refuses outliers to learn from that an OOD set is tested on, copies included: a network that knows the answers is no
-    /// test of how it tells what it does not know.
-    fn refuse_tested(&mut self, outliers: &LoadedSet) -> Result<()> {
-        let name = &outliers.images.name;
-        for tested in self.test_sets(&self.plan.experiment.data)?.iter().skip(1) {
-            let images: HashSet<&[u8]> = (0..tested.images.len()).map(|i| tested.images.image(i)).collect();
-            let learned = (0..outliers.images.len()).filter(|&i| images.contains(outliers.images.image(i))).count();
-            if learned > 0 {
-                let tested = &tested.images.name;
-                return Err(Error::input(format!(
-                    "{learned} of the auxiliary outliers \"{name}\" are test images of the OOD set \"{tested}\""
-                ))
-                .hint("what a network learned cannot test it: take these images out of one of the two sets, or leave one out"));
-            }
-        }
-        Ok(())
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.
