@@ -317,6 +317,7 @@ impl Made {
             members: None,
             labels: None,
             activations: Some(Arc::new(self)),
+            inputs: None,
         }
     }
 }

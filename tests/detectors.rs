@@ -1,16 +1,21 @@
 //! The contract of every detector, by a loop over the registry, and golden values of each.
 
-use std::sync::Arc;
+#[path = "common/inputs.rs"]
+mod inputs;
+
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use garde::Validate;
+use inputs::Set;
 use oodkit::{
     detectors::{
         Bank, DetectorConfig, Fit, Need, energy::energy, feature_file::Taps, knn::knn, max_logit::max_logit, msp::msp,
         softmax_entropy::softmax_entropy,
     },
     metrics::metrics,
-    nn::Head,
+    nn::{Head, Mode, Network, Outputs, heads::Classifier, layers::Linear},
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -30,8 +35,38 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let members = Some(Tensor::stack(&[&logits, &other], 1).unwrap());
     // Feature maps of one pixel, of which the features are the means.
     let maps = logits.reshape((images, classes, 1, 1)).unwrap();
-    let taps = Taps::new(vec![("maps".to_owned(), maps)]).unwrap();
-    Bank { features: logits.clone(), logits, members, labels, activations: Some(Arc::new(taps)) }
+    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap();
+    let inputs = Set { network: Identity::new(classes), images: maps, deviations: vec![1.0; classes], batch: 64 };
+    let (activations, inputs) = (Some(Arc::new(taps) as _), Some(Arc::new(inputs) as _));
+    Bank { features: logits.clone(), logits, members, labels, activations, inputs }
+}
+
+/// The network whose images, features and logits are the same numbers.
+struct Identity(Classifier);
+
+impl Identity {
+    fn new(classes: usize) -> Arc<Self> {
+        let weight = Tensor::eye(classes, DType::F32, &Device::Cpu).unwrap();
+        let bias = Tensor::zeros(classes, DType::F32, &Device::Cpu).unwrap();
+        let parameters = HashMap::from([("weight".to_owned(), weight), ("bias".to_owned(), bias)]);
+        let vb = VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
+        Arc::new(Self(Classifier::Linear(Linear::new(classes, classes, &vb).unwrap())))
+    }
+}
+
+impl Network for Identity {
+    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        let (logits, features) = self.0.forward(images.flatten_from(1)?, mode)?;
+        Ok(Outputs { logits, features, taps: Default::default() })
+    }
+
+    fn classifier(&self) -> &Classifier {
+        &self.0
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        Ok(Box::new(Self(self.0.clone())))
+    }
 }
 
 /// `images` rows of standard normal logits; one class of each stands out by `confidence`.
@@ -110,6 +145,8 @@ fn the_registry_lists_each_detector_once() {
             "nnguide",
             "relation",
             "openmax",
+            "odin",
+            "nac",
         ]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
@@ -209,8 +246,8 @@ fn unsure_images_score_higher() {
     let (id, ood) = (bank(synthetic(200, 8.0, "id"), CLASSES), bank(synthetic(200, 0.0, "ood"), CLASSES));
     // Where no logit stands out, each is where it usually is, and these features vary alike in all directions: AFDU's, the
     // residual's and ViM's own tests have images that they find unusual. Of a last layer that is the identity, DICE leaves out whole
-    // classes, and of maps of one pixel RankFeat leaves nothing.
-    const UNFIT: [&str; 5] = ["afdu", "dice", "rankfeat", "residual", "vim"];
+    // classes, and of maps of one pixel RankFeat leaves nothing. To NAC all neurons count alike, and of these six one stands out.
+    const UNFIT: [&str; 6] = ["afdu", "dice", "nac", "rankfeat", "residual", "vim"];
     for config in every_detector().filter(|config| !UNFIT.contains(&config.name())) {
         let auroc = metrics(&score(&config, &id).unwrap(), &score(&config, &ood).unwrap()).unwrap().auroc;
         assert!(auroc > 0.9, "{}: AUROC {auroc}", config.name());

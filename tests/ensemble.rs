@@ -81,6 +81,7 @@ fn a_bank_holds_all_members() {
         members: None,
         labels: Some(vec![1; members.dim(0).unwrap()]),
         activations: None,
+        inputs: None,
     };
     let bank = bank::ensemble((0..3).map(one).collect()).unwrap();
     assert_eq!(bank.features.get(4).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]);

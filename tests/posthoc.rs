@@ -31,7 +31,7 @@ fn golden() -> Golden {
 
 fn bank(features: &[Vec<f32>], logits: &[Vec<f32>], labels: Option<&[u32]>) -> Bank {
     let labels = labels.map(<[u32]>::to_vec);
-    Bank { logits: tensor(logits), features: tensor(features), members: None, labels, activations: None }
+    Bank { logits: tensor(logits), features: tensor(features), members: None, labels, activations: None, inputs: None }
 }
 
 impl Golden {

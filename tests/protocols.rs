@@ -69,7 +69,7 @@ fn all_is_what_a_network_can_have() {
     let duq = "backbone: wrn40_2\n    head: duq\n    loss: { binary_cross_entropy: {} }";
     assert!(left_out(duq).is_superset(&(&of_head | &set(&["mutual_information", "sngp"]))));
     let of_ensemble = left_out("backbone: lenet\n    members: 2");
-    let layers = set(&["energy", "duq", "afdu", "gram", "gradnorm", "openmax", "nnguide", "sngp"]);
+    let layers = set(&["energy", "duq", "afdu", "gram", "gradnorm", "openmax", "nnguide", "sngp", "odin", "nac"]);
     assert!(of_ensemble.is_superset(&(&of_head | &layers)), "{of_ensemble:?}");
     assert!(of_ensemble.is_disjoint(&set(&["mutual_information", "msp", "knn", "mahalanobis", "gen"])));
 }

@@ -231,11 +231,29 @@ fn duq_takes_logarithms_of_kernels_only() {
 }
 
 #[test]
+fn a_file_has_no_network_to_differentiate() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = write(folder.path(), "test.safetensors", &[("logits", rows(9, 3, 1.7)), ("features", rows(9, 8, 0.9))]);
+    for detector in ["odin", "nac", "mahalanobis: {noise: 0.001}", "mahalanobis: {layers: all}"] {
+        let arguments = ["score", "--detector", detector, "--input", &input, "--out", "never.npy"];
+        let assert = oodkit().args(arguments).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        let named = detector.split(':').next().unwrap();
+        assert!(said.contains(&format!("--detector: {named} differentiates the network")), "{detector}: {said}");
+        assert!(said.contains("hint: an experiment has the network"), "{said}");
+    }
+    let out = folder.path().join("scores.npy");
+    assert_eq!(scored(&["--detector", "odin: {noise: 0}", "--input", &input], &out).len(), 9);
+}
+
+#[test]
 fn detectors_are_listed_with_what_they_need() {
     let assert = oodkit().arg("detectors").assert().success();
     let said = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
     let line = said.lines().find(|line| line.trim_start().starts_with("knn")).unwrap();
     assert!(line.contains("features, a train set") && line.contains("Sun et al. 2022"), "{line}");
+    let odin = said.lines().find(|line| line.trim_start().starts_with("odin")).unwrap();
+    assert!(odin.contains("logits, gradients"), "{odin}");
     assert!(said.contains(" logits (ln K) ") && said.contains(" taps.<layer> (taken as is), a train set "), "{said}");
     assert_eq!(said.lines().count(), oodkit::detectors::DetectorConfig::NAMES.len());
 }

@@ -64,13 +64,20 @@ fn head(weight: &[Vec<f32>], bias: &[f32]) -> Head {
 }
 
 fn of_features(features: &Tensor) -> Bank {
-    Bank { logits: features.clone(), features: features.clone(), members: None, labels: None, activations: None }
+    Bank {
+        logits: features.clone(),
+        features: features.clone(),
+        members: None,
+        labels: None,
+        activations: None,
+        inputs: None,
+    }
 }
 
 fn of_layers(logits: Tensor, features: Tensor, layers: Vec<(&str, Tensor)>) -> Bank {
     let layers = layers.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
     let activations = Some(Arc::new(Taps::new(layers).unwrap()) as _);
-    Bank { logits, features, members: None, labels: None, activations }
+    Bank { logits, features, members: None, labels: None, activations, inputs: None }
 }
 
 fn config(yaml: &str) -> DetectorConfig {
@@ -290,8 +297,14 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
         let (outputs, layers) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
         let activations = Some(Arc::new(Watched(layers)) as _);
-        let bank =
-            Bank { logits: outputs.logits, features: outputs.features, members: None, labels: None, activations };
+        let bank = Bank {
+            logits: outputs.logits,
+            features: outputs.features,
+            members: None,
+            labels: None,
+            activations,
+            inputs: None,
+        };
         let head = network.head();
         let scorer = config("rankfeat").build().fit(&Fit { head: head.as_ref(), ..Fit::default() }).unwrap();
         match (scorer.score(&bank), refused) {

@@ -261,7 +261,7 @@ fn matrix(json: &Value) -> Tensor {
 }
 
 fn bank(logits: Tensor, features: Tensor, labels: Option<Vec<u32>>) -> Bank {
-    Bank { logits, features, members: None, labels, activations: None }
+    Bank { logits, features, members: None, labels, activations: None, inputs: None }
 }
 
 fn of_features(features: &Tensor, labels: &[u32]) -> Bank {

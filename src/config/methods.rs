@@ -189,6 +189,9 @@ pub fn lacks(
             Need::Activations | Need::LastMaps | Need::Head if ensemble => format!(
                 "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"
             ),
+            Need::Gradients if ensemble => {
+                format!("differentiates one network, and \"{name}\" is an ensemble: give it a network without members")
+            }
             Need::Head => match root.head {
                 None | Some(Head::Linear(_)) => return None,
                 Some(Head::Duq(_) | Head::Sngp(_)) => format!(

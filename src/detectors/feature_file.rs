@@ -160,6 +160,7 @@ impl FeatureFile {
             Need::Features => self.features.is_some(),
             Need::Activations | Need::LastMaps => self.taps.is_some(),
             Need::TrainLabels => self.labels.is_some(),
+            Need::Gradients => false,
             Need::Head | Need::Train => true,
         };
         let missing: Vec<&str> = needs.iter().filter(|need| !present(**need)).map(|need| need.tensor()).collect();
@@ -175,6 +176,7 @@ impl FeatureFile {
             members: self.members.clone(),
             labels: self.labels.clone(),
             activations: self.taps.clone().map(|taps| taps as _),
+            inputs: None,
         })
     }
 }
@@ -187,6 +189,7 @@ impl Need {
             Self::Members => "members",
             Self::Features => "features",
             Self::Activations | Self::LastMaps => "taps.<layer>",
+            Self::Gradients => "gradients",
             Self::Head => "head.weight",
             Self::Train => "a train set",
             Self::TrainLabels => "labels",
@@ -221,6 +224,11 @@ pub fn score(
 ) -> Result<Option<serde_json::Value>> {
     refuse_a_tap(config)?;
     let detector = config.build();
+    if detector.needs().contains(&Need::Gradients) {
+        let message =
+            format!("--detector: {} differentiates the network, and a file has only what it gave", config.name());
+        return Err(Error::input(message).hint("an experiment has the network: oodkit run"));
+    }
     let learns = detector.needs().contains(&Need::Train);
     if learns && fit.is_none() {
         let message = format!("the detector {} learns from the train set: give its file with --fit", config.name());

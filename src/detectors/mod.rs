@@ -14,14 +14,17 @@ pub mod feature_file;
 pub mod r#gen;
 pub mod gradnorm;
 pub mod gram;
+pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
 pub mod mahalanobis;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
+pub mod nac;
 pub mod nci;
 pub mod nnguide;
+pub mod odin;
 pub mod openmax;
 pub mod rankfeat;
 pub mod react;
@@ -36,10 +39,12 @@ pub mod she;
 mod similarity;
 pub mod sngp;
 pub mod softmax_entropy;
+pub mod stages;
 pub mod temperature_scaling;
 pub mod vim;
 pub mod vra;
 
+pub use inputs::Inputs;
 pub use record::in_words;
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
@@ -117,6 +122,10 @@ registry::registry! {
     Relation = relation,
     /// The log-odds of an unknown class (Bendale & Boult 2016).
     Openmax = openmax,
+    /// The scaled softmax after a step towards the likeliest class (Liang et al. 2018).
+    Odin = odin,
+    /// How usual each neuron's part in the network's certainty is (Liu et al. 2024).
+    Nac = nac,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -132,6 +141,8 @@ pub struct Bank {
     pub labels: Option<Vec<u32>>,
     /// Every layer's neurons on the same images, too many to hold.
     pub activations: Option<Arc<dyn Activations>>,
+    /// The network and the images, to differentiate one by the other.
+    pub inputs: Option<Arc<dyn Inputs>>,
 }
 
 impl Bank {
@@ -142,6 +153,15 @@ impl Bank {
     pub fn layers(&self) -> Result<&dyn Activations> {
         let missing = || Error::Failed("the detector needs the layers' activations, and there are none".into());
         self.activations.as_deref().ok_or_else(missing)
+    }
+
+    /// The network and the images, for a detector that needs them.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there are none.
+    pub fn inputs(&self) -> Result<&dyn Inputs> {
+        let missing = || Error::Failed("the detector needs the network and the images, and there are none".into());
+        self.inputs.as_deref().ok_or_else(missing)
     }
 }
 
@@ -188,8 +208,8 @@ impl From<&Layer> for LayerShape {
 
 /// What a detector reads; of the images to score, but for the last three.
 ///
-/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations) or [`Head`](Need::Head); one network
-/// has no [`Members`](Need::Members).
+/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations), [`Gradients`](Need::Gradients) or
+/// [`Head`](Need::Head); one network has no [`Members`](Need::Members).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// [`Bank::logits`], of which it may matter only what softmax keeps: not what is added to all logits of an image.
@@ -206,6 +226,8 @@ pub enum Need {
     Activations,
     /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
     LastMaps,
+    /// [`Bank::inputs`].
+    Gradients,
     /// The last linear layer.
     Head,
     /// The same of the train images.

@@ -11,6 +11,7 @@ use crate::{
         Mode, Network, Outputs, Shape,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
+        stages,
     },
     ops::{self, Activation, Convolution},
 };
@@ -76,6 +77,7 @@ impl Network for EfficientNetLite0 {
             for block in blocks {
                 x = block.forward(&x, mode)?;
             }
+            x = stages::leaf(name, x.clone())?;
             Ok((*name, x.clone()))
         };
         let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
 
 use crate::nn::{Mode, Network, Shape};
 
@@ -13,6 +13,8 @@ const MOST: usize = 256;
 thread_local! {
     /// Bytes that the largest convolution of the current pass reads and writes.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    /// Bytes that its convolutions read and write, one after another.
+    static SUM: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The batch whose feature maps need at most `memory` bytes in inference: a power of two, 1 to 256; 1 if no batch does.
@@ -28,10 +30,22 @@ pub fn batch_size(network: &dyn Network, shape: Shape, memory: usize, device: &D
     Ok(1 << fitting.ilog2())
 }
 
+/// The same for passes whose graph is kept until they are differentiated by their images, and at most `most`. `image`: one, as the
+/// network takes it.
+///
+/// What counts is what the convolutions of one image read, add and write altogether: the graph keeps it.
+pub fn differentiable_batch_size(network: &dyn Network, image: &Tensor, memory: usize, most: usize) -> Result<usize> {
+    SUM.set(0);
+    network.forward(Var::from_tensor(image)?.as_tensor(), Mode::Eval)?;
+    let fitting = (memory / SUM.take().max(1)).clamp(1, most.max(1));
+    Ok(1 << fitting.ilog2())
+}
+
 /// Called by each convolution with the maps that it holds.
 pub(super) fn note<'a>(maps: impl IntoIterator<Item = &'a Tensor>) {
     let together = maps.into_iter().map(bytes).sum();
     LARGEST.with(|largest| largest.set(largest.get().max(together)));
+    SUM.with(|sum| sum.set(sum.get() + together));
 }
 
 fn bytes(map: &Tensor) -> usize {

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     config,
-    nn::{Head, Mode, duq::Duq, layers::Linear, sngp::Sngp},
+    nn::{Head, Mode, duq::Duq, layers::Linear, sngp::Sngp, stages},
     ops::Activation,
 };
 
@@ -37,6 +37,7 @@ impl Classifier {
 
     /// Of what the backbone gives, (N, features): logits (N, classes) and the features that detectors see (N, D).
     pub fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let features = stages::leaf(stages::PENULTIMATE, features)?;
         match self {
             Self::Linear(linear) => Ok((linear.forward(&features, Activation::Identity, mode)?, features)),
             Self::Duq(duq) => Ok((duq.forward(&features, mode)?, features)),

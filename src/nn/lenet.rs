@@ -13,7 +13,7 @@ use crate::{
         Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
         layers::{Conv2d, Linear, within},
-        watch,
+        stages, watch,
     },
     ops::{self, Activation, Convolution, Pool},
 };
@@ -61,8 +61,8 @@ impl LeNet {
 
 impl Network for LeNet {
     fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        let conv1 = self.pooled("conv1", &self.conv1.forward(images, mode)?)?;
-        let conv2 = self.pooled("conv2", &self.conv2.forward(&conv1, mode)?)?;
+        let conv1 = stages::leaf("conv1", self.pooled("conv1", &self.conv1.forward(images, mode)?)?)?;
+        let conv2 = stages::leaf("conv2", self.pooled("conv2", &self.conv2.forward(&conv1, mode)?)?)?;
         let hidden = self.fc1.forward(&conv2.flatten_from(1)?, self.activation, mode)?;
         let (logits, features) = self.fc3.forward(self.fc2.forward(&hidden, self.activation, mode)?, mode)?;
         Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })

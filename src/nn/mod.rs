@@ -12,6 +12,7 @@ pub mod resnet;
 pub mod shortcut;
 pub mod sngp;
 pub mod spectral_norm;
+pub mod stages;
 pub mod vgg;
 pub mod watch;
 pub mod weights;

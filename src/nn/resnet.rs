@@ -15,6 +15,7 @@ use crate::{
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
+        stages,
     },
     ops::{self, Activation, Convolution},
 };
@@ -138,13 +139,14 @@ impl Trunk {
         if self.pool {
             x = gates::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
-        let stage = |blocks: &Vec<Block>| {
+        let stage = |(name, blocks): (&str, &Vec<Block>)| {
             for block in blocks {
                 x = block.forward(&x, mode)?;
             }
+            x = stages::leaf(name, x.clone())?;
             Ok(x.clone())
         };
-        self.stages.iter().map(stage).collect()
+        STAGES.into_iter().zip(&self.stages).map(stage).collect()
     }
 
     /// See [`Network::folded`].

@@ -13,6 +13,7 @@ use crate::{
         Mode, Network, Outputs, Shape, gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
+        stages,
     },
     ops::{self, Activation, Convolution},
 };
@@ -95,6 +96,7 @@ impl Network for Vgg19 {
             if stage.pooled {
                 x = gates::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
+            x = stages::leaf(stage.name, x)?;
             taps.insert(stage.name, x.clone());
         }
         let (logits, features) = self.classifier.forward(ops::global_avg_pool2d(&x)?, mode)?;

@@ -15,6 +15,7 @@ use crate::{
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
+        stages,
     },
     ops::{self, Activation, Convolution},
     rng,
@@ -81,9 +82,10 @@ impl Network for WideResNet {
             for layer in layers {
                 x = layer.forward(&x, mode)?;
             }
+            x = stages::leaf(name, x)?;
             taps.insert(name, x.clone());
         }
-        let last = self.bn1.forward(&x, self.activation, mode)?;
+        let last = stages::leaf("relu", self.bn1.forward(&x, self.activation, mode)?)?;
         let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&last)?, mode)?;
         taps.insert("relu", last);
         Ok(Outputs { logits, features, taps })

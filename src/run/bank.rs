@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
-    detectors::{Activations, Bank, LayerShape, mutual_information::log_mean_softmax},
+    detectors::{Activations, Bank, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
-        Mode, Network,
+        Mode, Network, footprint,
         watch::{Layer, watch},
         weights::{self, read_safetensors},
     },
@@ -52,7 +52,14 @@ impl ForwardPass {
             Ok(())
         })?;
         let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
-        Ok(Bank { logits, features, members: None, labels: self.images.labels.clone(), activations: None })
+        Ok(Bank {
+            logits,
+            features,
+            members: None,
+            labels: self.images.labels.clone(),
+            activations: None,
+            inputs: None,
+        })
     }
 
     /// Calls `each` with every batch and the index of its first image, under a progress bar with this title.
@@ -107,6 +114,33 @@ impl Activations for ForwardPass {
     }
 }
 
+impl Inputs for ForwardPass {
+    fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    fn network(&self) -> &dyn Network {
+        &*self.network
+    }
+
+    fn deviations(&self) -> &[f32] {
+        &self.normalisation.std
+    }
+
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
+        if self.images.is_empty() {
+            return Ok(());
+        }
+        let image = self.images.tensor(0..1, &self.normalisation, &self.device)?;
+        let fitting = footprint::differentiable_batch_size(&*self.network, &image, self.memory, self.batch)?;
+        self.batches(&format!("{what}: {}", self.images.name), fitting, each)
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Inputs>> {
+        Ok(Arc::new(Self { images: Arc::new(self.images.subset(images)), ..self.clone() }))
+    }
+}
+
 /// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
 ///
 /// # Errors
@@ -119,7 +153,9 @@ pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
     };
     let (mut tensors, _) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
     match (tensors.remove("logits"), tensors.remove("features")) {
-        (Some(logits), Some(features)) => Ok(Some(Bank { logits, features, members: None, labels, activations: None })),
+        (Some(logits), Some(features)) => {
+            Ok(Some(Bank { logits, features, members: None, labels, activations: None, inputs: None }))
+        }
         _ => Err(damaged("logits or features are missing")),
     }
 }
@@ -145,5 +181,6 @@ pub fn ensemble(members: Vec<Bank>) -> Result<Bank> {
         members: Some(stacked),
         labels: members.into_iter().find_map(|bank| bank.labels),
         activations: None,
+        inputs: None,
     })
 }

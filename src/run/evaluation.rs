@@ -199,7 +199,8 @@ impl<'a> Runner<'a> {
                 bank
             }
         };
-        Ok(Bank { activations: Some(Arc::new(pass)), ..bank })
+        let pass = Arc::new(pass);
+        Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
     }
 
     /// Scores every set with one method and measures each OOD set against the ID set.

@@ -1,0 +1,70 @@
+//! The network and the images, for detectors that differentiate one by the other, and the step that two of them take.
+
+use std::{fmt, sync::Arc};
+
+use candle_core::{DType, Tensor};
+
+use crate::{Error, Result, nn::Network};
+
+/// A network for inference, and the images of one set in batches that leave memory for a graph.
+pub trait Inputs: fmt::Debug + Send + Sync {
+    /// N.
+    fn images(&self) -> usize;
+    /// What gave the outputs of the bank; gradients with respect to images are those of [`Mode::Eval`](crate::nn::Mode::Eval).
+    fn network(&self) -> &dyn Network;
+    /// What each channel's pixels, in 0..1, were divided by.
+    fn deviations(&self) -> &[f32];
+    /// Calls `each` with the position of a batch's first image and the batch as the network takes it, (n, C, H, W), in order of the
+    /// images. `what` names the pass on its progress bar.
+    ///
+    /// # Errors
+    /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()>;
+    /// The images at these positions, in this order.
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Inputs>>;
+}
+
+/// Σ ⟨v, y⟩'s gradient with respect to `x`: what a gradient v with respect to (N, D) `outputs` y becomes on its way back. `v`: N·D
+/// numbers, row after row.
+///
+/// # Errors
+/// [`Error::Failed`] if the outputs do not depend on `x`, or as the backward pass.
+pub fn pull_back(outputs: &Tensor, v: Vec<f64>, x: &Tensor) -> Result<Tensor> {
+    let v = Tensor::from_vec(v, outputs.shape(), outputs.device())?.to_dtype(outputs.dtype())?;
+    let gradients = (outputs * v)?.sum_all()?.backward()?;
+    let missing = || Error::Failed("the network's outputs do not depend on what they are differentiated by".into());
+    gradients.get(x).cloned().ok_or_else(missing)
+}
+
+/// x − ε·sign(g)/σ of images x, (N, C, H, W), with their `gradient` g and the C `deviations` σ: a step of ε, in units of pixels in
+/// 0..1, down the gradient. sign(0) is 1, as in the reference code of ODIN, Mahalanobis, energy_ood and OpenOOD; pytorch-ood leaves
+/// such pixels as they are. `start` is the position of the first image in its set.
+///
+/// # Errors
+/// [`Error::Failed`] naming the first image with a gradient that is NaN or infinite, or if the deviations are of other channels.
+pub fn step_down(images: &Tensor, gradient: &Tensor, noise: f64, deviations: &[f32], start: usize) -> Result<Tensor> {
+    let (_, channels, height, width) = images.dims4()?;
+    super::same("deviations", deviations.len(), channels)?;
+    // By loops: candle's elementwise operations on tensors of this size wait spinning.
+    let (mut values, slopes) = (numbers(images)?, numbers(gradient)?);
+    let plane = height * width;
+    if let Some(at) = slopes.iter().position(|slope| !slope.is_finite()) {
+        let (image, slope) = (start + at / (channels * plane), slopes[at]);
+        return Err(Error::Failed(format!("the gradient with respect to image {image} is {slope}")));
+    }
+    let planes = values.chunks_exact_mut(plane).zip(slopes.chunks_exact(plane)).zip(deviations.iter().cycle());
+    for ((values, slopes), deviation) in planes {
+        let step = noise / f64::from(*deviation);
+        values.iter_mut().zip(slopes).for_each(|(x, slope)| *x -= if *slope >= 0.0 { step } else { -step });
+    }
+    Ok(Tensor::from_vec(values, images.shape(), images.device())?.to_dtype(images.dtype())?)
+}
+
+/// The elements in order.
+pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+    let flat = tensor.flatten_all()?;
+    match flat.dtype() {
+        DType::F64 => Ok(flat.to_vec1()?),
+        _ => Ok(flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect()),
+    }
+}

@@ -1,0 +1,97 @@
+//! ODIN: a step of the image towards its likeliest class makes a network surer of what it knows than of what it does not.
+//!
+//! score = ln(1 − max_c softmax(f(x′) / T)_c) at x′ = x − ε·sign(−∇_x ln softmax(f(x) / T)_ŷ)/σ, with the likeliest class ŷ of the
+//! normalised image x and the deviations σ that its channels were divided by: ε is in units of pixels in 0..1.
+//!
+//! - Paper: Liang, Li, Srikant, *Enhancing the Reliability of Out-of-distribution Image Detection in Neural Networks*, ICLR 2018,
+//!   <https://arxiv.org/abs/1706.02690>.
+//! - Reference code: `facebookresearch/odin`; energy_ood `utils/score_calculation.py`, OpenOOD `odin_postprocessor.py`; pytorch-ood
+//!   `ODIN`. All give max_c softmax(f(x′) / T)_c or its negative; the logarithm of the rest changes no order, and keeps sure images
+//!   apart.
+//! - σ is that of the in-distribution set. OpenOOD divides by 63.0/255, 62.1/255 and 66.7/255 on every data set.
+//! - The gradient at the logits is taken times T / (1 − softmax_ŷ), a positive number of each image, which the sign forgets: a sure
+//!   image's own vanishes in f32.
+//! - Both settings are to be chosen on validation distributions; energy_ood tries T of 1, 10, 100, 1000 and ten ε from 0 to 0.0048.
+//!   With `noise: 0` nothing is differentiated, and the score is of the logits alone.
+
+use candle_core::{Tensor, Var};
+
+use super::{
+    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, argmax, inputs, log_softmax, map_rows, same,
+    temperature_scaling::scaled_msp,
+};
+use crate::{Result, nn::Mode};
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Odin")]
+pub struct Config {
+    /// T: 1000 in OpenOOD and pytorch-ood, the paper's choice.
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub temperature: f64,
+    /// ε: 0.0014 in OpenOOD and pytorch-ood, the paper's choice for DenseNet on CIFAR-10.
+    #[garde(range(min = 0.0, max = 1.0))]
+    pub noise: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { temperature: 1000.0, noise: 0.0014 }
+    }
+}
+
+impl Config {
+    /// The gradient of −ln softmax(f(x) / T)_ŷ with respect to (N, C, H, W) `images` x, times a positive number of each image.
+    ///
+    /// # Errors
+    /// Those of the network; if a logit is NaN or infinite.
+    pub fn gradient(&self, inputs: &dyn Inputs, images: &Tensor) -> Result<Tensor> {
+        let images = Var::from_tensor(&images.detach())?.into_inner();
+        let logits = inputs.network().forward(&images, Mode::Eval)?.logits;
+        let v = map_rows(&logits.detach(), |row| self.slopes(row))?.concat();
+        inputs::pull_back(&logits, v, &images)
+    }
+
+    /// (p − e_ŷ) / (1 − p_ŷ) for p = softmax(f / T): the softmax of the other classes among themselves, and −1.
+    fn slopes(&self, row: &[f64]) -> Vec<f64> {
+        let likeliest = argmax(row);
+        let mut others: Vec<f64> = row.iter().map(|logit| logit / self.temperature).collect();
+        others.remove(likeliest);
+        let mut slopes: Vec<f64> = if others.is_empty() { Vec::new() } else { log_softmax(&others) };
+        slopes.iter_mut().for_each(|slope| *slope = slope.exp());
+        slopes.insert(likeliest, -1.0);
+        slopes
+    }
+}
+
+impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        if self.noise > 0.0 { &[Need::Logits, Need::Gradients] } else { &[Need::Logits] }
+    }
+
+    fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Scorer for Config {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        // Also of the images as they are: what is wrong with them is told by their place in the set.
+        let plain = scaled_msp(&bank.logits, self.temperature)?;
+        if self.noise == 0.0 {
+            return Scores::new(plain);
+        }
+        let inputs = bank.inputs()?;
+        same("images", inputs.images(), plain.len())?;
+        let mut scores = Vec::with_capacity(plain.len());
+        inputs.pass("scoring ODIN", &mut |start, images| {
+            let gradient = self.gradient(inputs, images)?;
+            let moved = inputs::step_down(images, &gradient, self.noise, inputs.deviations(), start)?;
+            let logits = inputs.network().forward(&moved, Mode::Eval)?.logits;
+            scores.extend(scaled_msp(&logits.detach(), self.temperature)?);
+            Ok(())
+        })?;
+        Scores::new(scores)
+    }
+}

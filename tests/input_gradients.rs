@@ -1,0 +1,343 @@
+//! Detectors that differentiate the network: golden values of a WRN in f64, central differences, and what they refuse.
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod common;
+#[path = "common/inputs.rs"]
+mod inputs;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "common/network.rs"]
+mod network;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "common/scores.rs"]
+mod scores;
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::{DType, Device, Tensor};
+use common::{uniform, values};
+use garde::Validate;
+use inputs::Set;
+use network::parameter;
+use oodkit::{
+    config::{Backbone, WideResnet},
+    detectors::{
+        Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
+    },
+    nn::{self, Mode, Network, Outputs, Shape, heads::Classifier, params::Params, stages::PENULTIMATE},
+};
+use scores::{Reference, assert_scores};
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    classes: usize,
+    deviations: Vec<f32>,
+    scores: Vec<Reference>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("golden/input_gradients.json")).unwrap()
+}
+
+/// The network of the golden values.
+fn wide_resnet(dtype: DType) -> Arc<dyn Network> {
+    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout: 0.0 });
+    let shape = Shape { channels: 3, height: 8, width: 8, classes: golden().classes };
+    let params = Params::new(0, &Device::Cpu);
+    let network = nn::build(&backbone.into(), shape, params.builder().set_dtype(dtype)).unwrap();
+    let all = params.all().unwrap();
+    let state = all.iter().map(|(name, old)| (name.clone(), parameter(name, old.dims()))).collect();
+    params.load(&state, Path::new("test")).unwrap();
+    network.folded().unwrap().into()
+}
+
+fn images(name: &str, count: usize) -> Tensor {
+    let images = uniform(name, &[count, 3, 8, 8]).to_dtype(DType::F32).unwrap().to_dtype(DType::F64).unwrap();
+    (images * 1.5).unwrap()
+}
+
+/// The test images of the golden values, of which the later half is stranger.
+fn test_images() -> Tensor {
+    let images = images("test images", 8);
+    let later = (images.narrow(0, 4, 4).unwrap() * 2.0).unwrap();
+    Tensor::cat(&[images.narrow(0, 0, 4).unwrap(), later], 0).unwrap()
+}
+
+fn set(images: Tensor) -> Set {
+    Set { network: wide_resnet(images.dtype()), images, deviations: golden().deviations, batch: 3 }
+}
+
+/// What an experiment has of a set.
+fn bank(set: Set, labels: Option<Vec<u32>>) -> Bank {
+    let Outputs { logits, features, .. } = set.network.forward(&set.images, Mode::Eval).unwrap();
+    let [logits, features] = [logits, features].map(|values| values.to_dtype(DType::F32).unwrap());
+    Bank { logits, features, members: None, labels, activations: None, inputs: Some(Arc::new(set)) }
+}
+
+fn train() -> Bank {
+    bank(set(images("train images", 100)), Some((0..100).map(|image| image % 5).collect()))
+}
+
+fn config(yaml: &str) -> DetectorConfig {
+    let config: DetectorConfig = serde_saphyr::from_str(yaml).unwrap();
+    config.validate().unwrap();
+    config
+}
+
+fn score(detector: &str, train: &Bank, test: &Bank, memory: usize) -> oodkit::Result<Vec<f32>> {
+    let fit = Fit { train: Some(train), memory, ..Fit::default() };
+    Ok(config(detector).build().fit(&fit)?.score(test)?.as_slice().to_vec())
+}
+
+#[test]
+fn equal_to_pytorch() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    for Reference { detector, expected } in golden().scores {
+        assert_scores(&score(&detector, &train, &test, 1 << 20).unwrap(), &expected, &detector);
+    }
+}
+
+/// In f32, as used, where rounding may turn the sign of a gradient that is nearly 0, and move a state into the next bin.
+#[test]
+fn f32_is_near() {
+    let as_f32 = |images: Tensor| set(images.to_dtype(DType::F32).unwrap());
+    let train = bank(as_f32(images("train images", 100)), train().labels);
+    let test = bank(as_f32(test_images()), None);
+    for Reference { detector, expected } in golden().scores {
+        for (score, expected) in score(&detector, &train, &test, 1 << 20).unwrap().into_iter().zip(expected) {
+            let error = (f64::from(score) - expected).abs();
+            assert!(error <= 5e-3 * expected.abs(), "{detector}: {score}, expected {expected}");
+        }
+    }
+}
+
+/// (f(x + ε·e_i) − f(x − ε·e_i)) / 2ε of each place i among `places` of all values of x.
+fn differences(x: &Tensor, places: &[usize], f: impl Fn(&Tensor) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let plain = values(x);
+    let moved = |place: usize, step: f64| {
+        let mut values = plain.clone();
+        values[place] += step;
+        f(&Tensor::from_vec(values, x.shape(), &Device::Cpu).unwrap())
+    };
+    places.iter().map(|place| (moved(*place, STEP) - moved(*place, -STEP)) / (2.0 * STEP)).collect()
+}
+
+#[track_caller]
+fn assert_gradient(what: &str, gradient: &[f64], differences: &[f64]) {
+    let largest = differences.iter().fold(0.0, |largest: f64, difference| largest.max(difference.abs()));
+    for (gradient, difference) in gradient.iter().zip(differences) {
+        assert!((gradient - difference).abs() <= 1e-5 * largest, "{what}: {gradient}, differences {difference}");
+    }
+}
+
+const PLACES: [usize; 6] = [0, 17, 63, 70, 127, 191];
+
+#[test]
+fn odin_goes_down_its_loss() {
+    let image = images("test images", 1);
+    let set = set(image.clone());
+    for temperature in [1.0, 1000.0] {
+        let config = odin::Config { temperature, ..odin::Config::default() };
+        let softmax = |images: &Tensor| {
+            let logits = values(&set.network.forward(images, Mode::Eval).unwrap().logits);
+            let sum: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            (largest / temperature).exp() / sum
+        };
+        let factor = (1.0 - softmax(&image)) / temperature;
+        let gradient = values(&config.gradient(&set, &image).unwrap());
+        let gradient: Vec<f64> = PLACES.iter().map(|place| gradient[*place] * factor).collect();
+        assert_gradient("ODIN", &gradient, &differences(&image, &PLACES, |images| -softmax(images).ln()));
+    }
+}
+
+/// A softmax that f32, and f64, round to 1 has a direction all the same.
+#[test]
+fn sure_images_move_too() {
+    let image = (images("test images", 1) * 1e4).unwrap();
+    let set = set(image.clone());
+    let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
+    let logits = values(&set.network.forward(&image, Mode::Eval).unwrap().logits);
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
+    assert!(values(&gradient).iter().all(|slope| slope.is_finite() && *slope != 0.0));
+}
+
+#[test]
+fn mahalanobis_goes_down_its_distance() {
+    let train = train();
+    let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
+    // Features in steps of f32, which is what distances are of.
+    let features = Tensor::new(&[[0.5f32; 64], [1.25f32; 64]], &Device::Cpu).unwrap();
+    let gradients = distances.gradients(&features).unwrap();
+    for place in [0usize, 5, 63, 64, 100] {
+        let moved = |step: f32| {
+            let mut values = features.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values[place] += step;
+            let features = Tensor::from_vec(values, (2, 64), &Device::Cpu).unwrap();
+            distances.nearest(&features).unwrap()[place / 64]
+        };
+        // Within a class's reach, a quadratic form: differences are exact.
+        let difference = (moved(0.0078125) - moved(-0.0078125)) / 0.015625;
+        let error = (gradients[place] - difference).abs();
+        assert!(error <= 1e-8 * difference.abs(), "{place}: {} and {difference}", gradients[place]);
+    }
+
+    // On their way back through the network.
+    let image = images("test images", 1);
+    let set = set(image.clone());
+    let names: Vec<String> = ["block1", "block3", PENULTIMATE].map(str::to_owned).into();
+    for (index, name) in names.iter().enumerate() {
+        let stage = |images: &Tensor| {
+            let outputs = set.network.forward(images, Mode::Eval).unwrap();
+            Stages::Named(names.clone()).of(&outputs).unwrap()[index].1.clone()
+        };
+        let variable = candle_core::Var::from_tensor(&image).unwrap();
+        let features = stage(&variable);
+        let v: Vec<f64> = values(&uniform(name, features.dims()));
+        let along = |images: &Tensor| values(&stage(images)).iter().zip(&v).map(|(z, v)| z * v).sum();
+        let gradient = values(&pull_back(&features, v.clone(), &variable).unwrap());
+        let gradient: Vec<f64> = PLACES.iter().map(|place| gradient[*place]).collect();
+        assert_gradient(name, &gradient, &differences(&image, &PLACES, along));
+    }
+}
+
+/// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
+#[test]
+fn nac_weighs_neurons_by_their_gradients() {
+    let image = images("test images", 1);
+    let set = set(image.clone());
+    let head = set.network.head().unwrap();
+    let loss = |features: &Tensor| {
+        let logits = features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
+        let logits = values(&logits);
+        let log_sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+        log_sum - logits.iter().sum::<f64>() / logits.len() as f64
+    };
+    let features = set.network.forward(&image, Mode::Eval).unwrap().features;
+    let places: Vec<usize> = (0..64).collect();
+    let expected = differences(&features, &places, loss).into_iter().zip(values(&features)).map(|(g, z)| g * z);
+    let parts = nac::parts(&set, &[PENULTIMATE.to_owned()], &image, 0).unwrap();
+    assert_gradient("NAC", &parts[0][0], &expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn needs_follow_the_settings() {
+    let needs = |yaml: &str| config(yaml).build().needs().contains(&Need::Gradients);
+    for yaml in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+        assert!(needs(yaml), "{yaml}");
+    }
+    for yaml in ["odin: { noise: 0 }", "mahalanobis", "mahalanobis: { weights: [2] }"] {
+        assert!(!needs(yaml), "{yaml}");
+    }
+    // What stored scores of earlier versions are called by.
+    let json = |yaml: &str| serde_json::to_string(&config(yaml)).unwrap();
+    assert_eq!(json("mahalanobis"), r#"{"mahalanobis":{}}"#);
+    assert_eq!(json("mahalanobis: { noise: 0, layers: penultimate }"), r#"{"mahalanobis":{}}"#);
+    assert_eq!(
+        json("mahalanobis: { noise: 0.5, layers: [relu, block1], weights: [1, 2] }"),
+        r#"{"mahalanobis":{"noise":0.5,"layers":["relu","block1"],"weights":[1.0,2.0]}}"#
+    );
+}
+
+#[test]
+fn bad_settings_are_refused() {
+    for (yaml, message) in [
+        ("odin: { noise: -1 }", "noise: lower than 0"),
+        ("odin: { temperature: 0 }", "temperature: lower than 0.001"),
+        ("mahalanobis: { layers: [] }", "names no stage; `all` takes every one"),
+        ("mahalanobis: { layers: [relu, relu] }", "\"relu\" is named twice"),
+        ("mahalanobis: { layers: some }", "expected `penultimate`, `all` or a list of stages' names"),
+        ("mahalanobis: { weights: [1e7] }", "weights[0]: greater than 1000000"),
+        ("nac: { layers: {} }", "layers"),
+        ("nac: { layers: { relu: { bins: 7 } } }", "must be even"),
+        ("nac: { layers: { relu: { bin: 7 } } }", "unknown field `bin`"),
+        ("nac: { images: 0 }", "images"),
+    ] {
+        let read = serde_saphyr::from_str::<DetectorConfig>(yaml).map_err(|error| error.to_string());
+        let error = read.and_then(|config| config.validate().map_err(|report| report.to_string())).unwrap_err();
+        assert!(error.contains(message), "{yaml}: {error}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_network_is_refused() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    let refused = |detector: &str, train: &Bank, test: &Bank, memory| {
+        score(detector, train, test, memory).unwrap_err().to_string()
+    };
+    let stages = "it has block1, block2, block3, relu, penultimate";
+    for detector in ["mahalanobis: { layers: [block9] }", "nac: { layers: { block9: {} } }"] {
+        let error = refused(detector, &train, &test, 1 << 20);
+        assert!(error.contains("no stage \"block9\" (did you mean \"block") && error.ends_with(stages), "{error}");
+    }
+    let error = refused("mahalanobis: { layers: all, weights: [1, 2] }", &train, &test, 1 << 20);
+    assert_eq!(error, "mahalanobis has 2 weights for the layers block1, block2, block3, relu: give one each");
+    let error = refused("mahalanobis: { weights: [1, 2] }", &train, &test, 1 << 20);
+    assert_eq!(error, "mahalanobis has 2 weights for the layers penultimate: give one each");
+    let error = refused("mahalanobis: { layers: all }", &train, &test, 100);
+    assert!(error.starts_with("mahalanobis needs 1 MiB for its layers, and may use 0 MiB"), "{error}");
+
+    let without = |bank: &Bank| Bank { inputs: None, ..bank.clone() };
+    for detector in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+        let error = refused(detector, &train, &without(&test), 1 << 20);
+        assert!(error.contains("needs the network and the images, and there are none"), "{detector}: {error}");
+        let three = bank(Set { deviations: vec![0.5; 2], ..set(test_images()) }, None);
+        if detector == "odin" || detector.contains("noise") {
+            assert_eq!(refused(detector, &train, &three, 1 << 20), "2 deviations where there must be 3");
+        }
+    }
+    for detector in ["odin", "nac"] {
+        let fewer = Bank { logits: test.logits.narrow(0, 0, 3).unwrap(), ..test.clone() };
+        assert_eq!(refused(detector, &train, &fewer, 1 << 20), "8 images where there must be 3", "{detector}");
+    }
+}
+
+/// Gradients that are not finite are met as such, with their image, where the score itself would be.
+struct Steep(Arc<dyn Network>);
+
+impl Network for Steep {
+    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        // |x − 0.25|^½: finite everywhere, and infinitely steep at one value.
+        let images = ((images - 0.25)?.sqr()? + 0.0)?.powf(0.25)?;
+        self.0.forward(&images, mode)
+    }
+
+    fn classifier(&self) -> &Classifier {
+        self.0.classifier()
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        Ok(Box::new(Self(self.0.clone())))
+    }
+}
+
+#[test]
+fn gradients_that_are_no_numbers_are_refused() {
+    let mut pixels = values(&test_images());
+    pixels[5 * 192 + 100] = 0.25;
+    let images = Tensor::from_vec(pixels, (8, 3, 8, 8), &Device::Cpu).unwrap();
+    let steep = |images| Set { network: Arc::new(Steep(wide_resnet(DType::F64))), ..set(images) };
+    let train = train();
+    for detector in ["odin", "mahalanobis: { noise: 0.001 }"] {
+        assert!(score(detector, &train, &bank(steep(test_images()), None), 1 << 20).is_ok());
+        let error = score(detector, &train, &bank(steep(images.clone()), None), 1 << 20).unwrap_err().to_string();
+        assert!(error.starts_with("the gradient with respect to image 5 is "), "{error}");
+    }
+}
+
+#[test]
+fn as_many_train_images_of_each_class_are_learned_from() {
+    let train = train();
+    let fitted = |yaml: &str, labels: Vec<u32>| {
+        let train = Bank { labels: Some(labels), ..train.clone() };
+        let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
+        config(yaml).build().fit(&fit).unwrap().record().unwrap()["images"].as_u64().unwrap()
+    };
+    let even = train.labels.clone().unwrap();
+    assert_eq!(fitted("nac", even.clone()), 100);
+    assert_eq!(fitted("nac: { images: 23 }", even.clone()), 20);
+    assert_eq!(fitted("nac: { images: 2 }", even), 5);
+    // The rarest class has three images.
+    assert_eq!(fitted("nac", (0..100).map(|image| u32::from(image < 3)).collect()), 6);
+}
