@@ -307,7 +307,14 @@ impl Scorer for Layers {
             [(_, weight, distances)] if self.noise == 0.0 && self.stages == Stages::Penultimate => {
                 distances.nearest(&bank.features)?.into_iter().map(|distance| weight * distance).collect()
             }
-            _ => self.distances(bank.inputs()?)?,
+            _ => {
+                let inputs = bank.inputs()?;
+                if self.stages == Stages::Penultimate {
+                    // What is wrong with an image is told by its place in the set.
+                    same("images", inputs.images(), finite(&bank.features)?.len() / bank.features.dim(1)?)?;
+                }
+                self.distances(inputs)?
+            }
         };
         Scores::new(scores.into_iter().map(|score| score as f32).collect())
     }
