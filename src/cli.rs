@@ -256,7 +256,8 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     if arguments.smoke {
         eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
-        for dataset in std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers) {
+        let sets = std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers).chain(data.validation_sets());
+        for dataset in sets {
             data::synthetic::write(dataset, &opened.data, 32, 24, 0)?;
         }
     }

@@ -147,8 +147,13 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new(text: &str) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
-        std::fs::write(place.path("field.yaml"), text).unwrap();
+        place.write(text);
         place
+    }
+
+    fn write(&self, text: &str) {
+        let text = text.replace("PLACE", &self.0.path().display().to_string());
+        std::fs::write(self.path("field.yaml"), text).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -201,4 +206,139 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     assert_eq!(method.ood["digits"].redraw.as_ref(), Some(&expected));
     assert_eq!(expected["auroc"].n, 10);
     assert_eq!(table, place.prints("table"));
+}
+
+/// A search on eight held-out ID images and two validation sets; `c` and `b` are folders of pictures.
+fn searched() -> String {
+    let knn = "knn: { k: [5, 40] }, vra: { low: [0, 10], high: [90, 95] }";
+    let methods = format!(
+        "{{ name: ReAct, network: base, detector: react, search: {{ percentile: [10, 60, 99] }} }}\n  - {{ network: base, \
+         detector: {{ all: {{ except: [afdu, gram], search: {{ {knn} }} }} }} }}"
+    );
+    with(&[
+        ("{ name: digits, test_limit: 30, group: near }", "{ name: c, format: folder, path: PLACE/c, group: near }"),
+        ("group: far }]", "group: far }]\n  validation: { id: 8, ood: [{ name: digits, test_limit: 20 }, B] }"),
+        ("B]", "{ name: b, format: folder, path: PLACE/b }]"),
+        ("{ network: base, detector: { all: { except: [afdu] } } }", &methods),
+        ("test_limit: 40", "test_limit: 32"),
+    ])
+}
+
+/// Where `b` and `c` are.
+fn place_of_search() -> Place {
+    let place = Place::new("");
+    for (name, shade) in [("b", 7), ("c", 11)] {
+        std::fs::create_dir(place.path(name)).unwrap();
+        for picture in 0..12u32 {
+            let pixel = |x, y| image::Luma([((x * shade + y * picture) % 256) as u8]);
+            let path = place.path(name).join(format!("{picture}.png"));
+            image::GrayImage::from_fn(28, 28, pixel).save(path).unwrap();
+        }
+    }
+    place
+}
+
+#[test]
+fn settings_are_chosen_on_validation_images_alone() {
+    let place = place_of_search();
+    place.write(&searched());
+    let table = place.prints("run");
+    let results = place.results();
+    assert_eq!(results.datasets[0].test, 24, "eight of 32 ID images are left out of the test");
+    let records: Vec<_> = results.validation.iter().map(|(name, record)| (name.as_str(), record.test)).collect();
+    assert_eq!(records, [("fashion_mnist_small_validation", 8), ("digits", 20), ("b", 12)]);
+    let methods = &results.cells[0].seeds[0].methods;
+    let search = methods["ReAct"].search.as_ref().unwrap();
+    assert_eq!(search.grid.iter().map(|tried| tried.values["percentile"].clone()).collect::<Vec<_>>(), [10, 60, 99]);
+    assert_eq!(methods["vra"].search.as_ref().unwrap().grid.len(), 4);
+    assert!(methods["react"].search.is_none(), "its settings stand in the file");
+
+    // The scores of every combination are kept: the grid's numbers are theirs.
+    let network = place.path("runs").join(methods["ReAct"].scores["c"].ancestors().nth(2).unwrap());
+    let folders: Vec<PathBuf> = std::fs::read_dir(network).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let aurocs: Vec<f64> = folders
+        .iter()
+        .filter(|folder| folder.file_name().unwrap().to_string_lossy().starts_with("react-"))
+        .filter_map(|folder| {
+            let of = |set: &str| {
+                let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+                let path = files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(set))?;
+                Some(place.scores(&path))
+            };
+            let id = of("fashion_mnist_small_validation-")?;
+            let auroc = |set| Some(metrics::metrics(&id, &of(set)?).unwrap().auroc);
+            Some((auroc("digits-")? + auroc("b-")?) / 2.0)
+        })
+        .collect();
+    assert_eq!(aurocs.len(), 3);
+    let best = aurocs.iter().copied().fold(f64::MIN, f64::max);
+    for tried in &search.grid {
+        assert!(aurocs.contains(&tried.mean) && tried.mean <= best, "{aurocs:?} {tried:?}");
+    }
+    let first = search.grid.iter().find(|tried| tried.mean == best).unwrap();
+    assert_eq!(search.chosen, first.values, "the best, or the first of the best");
+    assert_eq!(
+        methods["ReAct"].detector.as_ref().unwrap()["react"]["percentile"],
+        first.values["percentile"].as_f64().unwrap()
+    );
+
+    // The chosen setting scores as if the file had said so.
+    let chosen = format!("{{ react: {{ percentile: {} }} }}", first.values["percentile"]);
+    let plain = searched().replace("react, search: { percentile: [10, 60, 99] }", &chosen);
+    place.write(&plain);
+    place.prints("run");
+    let said = place.results().cells[0].seeds[0].methods["ReAct"].clone();
+    assert_eq!((said.scores, said.ood), (methods["ReAct"].scores.clone(), methods["ReAct"].ood.clone()));
+
+    let line = format!("ReAct: percentile={}", first.values["percentile"]);
+    assert!(table.contains("Chosen on validation OOD (digits, b against 8 images of"), "{table}");
+    assert!(table.replace('\n', " ").contains(&line), "{table}");
+
+    // Nothing is done twice.
+    place.write(&searched());
+    assert_eq!(place.prints("run"), table);
+}
+
+#[test]
+fn a_search_that_would_see_the_test_is_refused() {
+    for (from, to, reason) in [
+        (
+            "{ name: digits,",
+            "{ name: textures_small,",
+            "must not be chosen on \"textures_small\", which is reported on",
+        ),
+        ("id: 8", "id: fashion_mnist_small", "settings must not be chosen on \"fashion_mnist_small\""),
+        ("path: PLACE/b", "path: PLACE/c", "settings must not be chosen on \"c\""),
+        ("name: b,", "name: digits,", "\"digits\" is given twice"),
+        ("id: 8", "id: 0", "must be at least 1"),
+        ("id: 8", "id: -8", "a number of test images"),
+        (
+            "ood: [{ name: digits, test_limit: 20 }, { name: b, format: folder, path: PLACE/b }]",
+            "ood: []",
+            "must not be empty",
+        ),
+        ("id: 8", "by: loss, id: 8", "unknown value `loss`"),
+        ("percentile: [10", "percentil: [10", "unknown field `percentil`"),
+        ("[10, 60, 99]", "[10, sixty]", "invalid type"),
+        ("[10, 60, 99]", "[10, 101]", "percentile=101: react.percentile: must be at most 100"),
+        ("[10, 60, 99]", "[10, 10]", "10 is given twice"),
+        ("[10, 60, 99]", "[]", "no values to try"),
+        ("high: [90, 95]", "high: [5, 95]", "low=10, high=5"),
+        ("knn: { k:", "knnn: { k:", "there is no detector \"knnn\""),
+        ("  validation: { id: 8", "  # ", "needs images to choose on"),
+    ] {
+        let text = searched();
+        assert!(text.contains(from), "{from}");
+        let error = load::parse(&text.replace(from, to), "field.yaml").expect_err(reason).to_string();
+        assert!(error.contains(reason), "{to}: {error}");
+    }
+    // The same pictures in another place.
+    let place = place_of_search();
+    let same =
+        searched().replace("{ name: digits, test_limit: 20 }", "{ name: a, format: folder, path: PLACE/c/../c }");
+    place.write(&same);
+    let output = place.oodkit("run");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("most images of \"a\" are in \"c\", which is reported on"), "{told}");
 }

@@ -81,6 +81,7 @@ fn results(experiment: &Experiment) -> Results {
         ]
         .into_iter()
         .collect(),
+        validation: Default::default(),
         cells: vec![cell(0.0), cell(0.01)],
         environment: environment(),
         overrides: Vec::new(),
@@ -120,7 +121,19 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
             .map(|set| (set.to_owned(), format!("scores/{name}-{weight}/{set}.npy").into()));
         let (ood, scores) = (ood.collect(), scores.collect());
         let network = network.into();
-        (name.to_owned(), MethodResult { network, ood, scores, fit_seconds: 0.0, fit: None, score_seconds: 0.1 })
+        (
+            name.to_owned(),
+            MethodResult {
+                network,
+                ood,
+                scores,
+                fit_seconds: 0.0,
+                fit: None,
+                score_seconds: 0.1,
+                detector: None,
+                search: None,
+            },
+        )
     };
     SeedResult {
         seed,

@@ -14,10 +14,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Error, Result,
     config::{
-        Backbone, Dataset, Detectors, Experiment, Figure, Head, Keep, Method, Network, Optimizer, Over, Precision,
-        Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, expect,
+        Backbone, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network, Optimizer, Over,
+        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, expect,
         methods::{self, ALL, lacks},
-        sweep,
+        search, sweep,
     },
     data::{self, Format, Split, registry},
     detectors::{
@@ -107,6 +107,7 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     found.numbers(experiment);
     found.texts(experiment);
     found.data(experiment);
+    found.validation(experiment);
     found.networks(experiment);
     found.methods(experiment);
     found.tables(experiment);
@@ -538,6 +539,7 @@ impl Found {
                 }
             }
         }
+        self.searches(experiment);
         for method in &methods {
             let Some(network) = experiment.networks.get(&method.network) else { continue };
             if let Some(why) = lacks(&method.detector, &method.network, network, &experiment.networks) {
@@ -552,6 +554,102 @@ impl Found {
             let advice = if all { "; except it here, or give this entry a name of its own" } else { "" };
             let path = if listed.name.is_some() { path.join("name") } else { path };
             self.add(path, format!("a method is called \"{name}\" already{advice}"));
+        }
+    }
+
+    /// Whether every combination of a search can be had, and on what.
+    fn searches(&mut self, experiment: &Experiment) {
+        for (index, listed) in experiment.methods.iter().enumerate() {
+            let path = root("methods").join(index);
+            match &listed.detector {
+                Detectors::One(detector) => self.search(&path.join("search"), detector, &listed.search, experiment),
+                Detectors::All { all } => {
+                    if !listed.search.is_empty() {
+                        let message =
+                            "`all` has its searches by detector: `detector: { all: { search: { react: { .. } } } }`";
+                        self.add(path.join("search"), message);
+                    }
+                    let path = path.join("detector").join(ALL).join("search");
+                    for (name, grid) in &all.search {
+                        match DetectorConfig::default_of(name) {
+                            Ok(detector) => self.search(&path.join(name.as_str()), &detector, grid, experiment),
+                            Err(error) => self.add(path.join(name.as_str()), error.to_string()),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn search(&mut self, path: &Path, detector: &DetectorConfig, grid: &Grid, experiment: &Experiment) {
+        if !grid.is_empty() && experiment.data.validation.is_none() {
+            let message = "needs images to choose on: `data: { validation: { id: 1000, ood: [..] } }`";
+            return self.add(path.clone(), message);
+        }
+        let before = self.problems.len();
+        for (key, values) in grid {
+            let path = path.join(key.as_str());
+            if values.is_empty() {
+                self.add(path.clone(), "no values to try");
+            }
+            if let Some(place) = first_repeated(values.iter().map(ToString::to_string)) {
+                self.add(path.join(place), format!("{} is given twice", values[place]));
+            }
+            for (place, value) in values.iter().enumerate() {
+                let alone = [(key.clone(), value.clone())].into_iter().collect();
+                if let Err(reason) = search::with(detector, &alone) {
+                    self.add(path.join(place), reason);
+                }
+            }
+        }
+        let count = grid.values().try_fold(1usize, |count, values| count.checked_mul(values.len()));
+        if count.is_none_or(|count| count > search::MAX_COMBINATIONS) {
+            self.add(path.clone(), format!("more than {} combinations", search::MAX_COMBINATIONS));
+        }
+        if self.problems.len() > before {
+            return;
+        }
+        // A value may be right beside one value of another setting, and wrong beside another.
+        for values in search::combinations(grid) {
+            let Ok(detector) = search::with(detector, &values) else { continue };
+            if let Some(problem) = part_problems(&detector).first() {
+                let words: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                return self.add(path.clone(), format!("{}: {}: {}", words.join(", "), problem.path, problem.message));
+            }
+        }
+    }
+
+    /// Settings must not be chosen on what is reported.
+    fn validation(&mut self, experiment: &Experiment) {
+        let Some(validation) = &experiment.data.validation else { return };
+        let path = root("data").join("validation");
+        let id = match &validation.id {
+            HeldOut::Set(set) => Some((path.join("id"), &**set)),
+            HeldOut::Images(_) => None,
+        };
+        let ood = validation.ood.iter().enumerate().map(|(index, set)| (path.join("ood").join(index), set));
+        let sets: Vec<(Path, &Dataset)> = id.into_iter().chain(ood).collect();
+        if let Some(index) = first_repeated(sets.iter().map(|(_, set)| &set.name)) {
+            self.add(sets[index].0.clone(), format!("\"{}\" is given twice", sets[index].1.name));
+        }
+        for (path, set) in sets {
+            let reported = |other: &&Dataset| {
+                let place = |set: &Dataset| (set.format, set.path.clone(), set.list.clone());
+                let same_files = (set.path.is_some() || set.list.is_some()) && place(set) == place(other);
+                other.name == set.name || same_files
+            };
+            if let Some(other) = experiment.data.ood.iter().chain([&experiment.data.id]).find(reported) {
+                let name = &other.name;
+                let message = format!(
+                    "settings must not be chosen on \"{name}\", which is reported on: take other images, under a name of \
+                     their own"
+                );
+                self.add(path.clone(), message);
+            }
+            if set.group.is_some() {
+                self.add(path.join("group"), "is for OOD sets that are reported on");
+            }
+            self.dataset(path, set);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::config::{
     architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
     methods::MethodEntry,
     named,
+    search::{HeldOut, Validation},
 };
 
 // Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
@@ -98,6 +99,21 @@ pub struct Data {
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<Dataset>,
+    /// Data to choose settings on, of methods with `search`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+}
+
+impl Data {
+    /// The sets that settings are chosen on, the ID set first unless it is part of `id`.
+    pub fn validation_sets(&self) -> impl Iterator<Item = &Dataset> {
+        let id = self.validation.as_ref().and_then(|validation| match &validation.id {
+            HeldOut::Set(set) => Some(&**set),
+            HeldOut::Images(_) => None,
+        });
+        id.into_iter().chain(self.validation.iter().flat_map(|validation| &validation.ood))
+    }
 }
 
 /// A data set: a known name (`svhn`), or a map that changes or replaces what is known about it.

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use garde::Validate;
+use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -13,7 +14,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Experiment, Head, Network},
+    config::{Backbone, Experiment, Grid, Head, Network},
     detectors::{DetectorConfig, Need, unknown},
 };
 
@@ -36,6 +37,11 @@ pub struct MethodEntry {
     /// default settings.
     #[garde(dive)]
     pub detector: Detectors,
+    /// Settings of the detector to choose on `data.validation`, and the values to try, in every combination:
+    /// `{ percentile: [85, 90, 95] }`. Those of `all` stand there.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Grid::is_empty")]
+    pub search: Grid,
 }
 
 /// A detector, or all of them.
@@ -59,6 +65,10 @@ pub struct All {
     /// Detectors to leave out, such as those that cost far more than the others: `[afdu]`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
+    /// Settings to choose on `data.validation`, by detector: `{ react: { percentile: [85, 90, 95] } }`. What is of detectors that
+    /// are not among them is passed over.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub search: IndexMap<String, Grid>,
 }
 
 /// A method: a network and the detector that reads it.
@@ -70,6 +80,8 @@ pub struct Method {
     pub network: String,
     /// The detector and its settings.
     pub detector: DetectorConfig,
+    /// Settings to choose, and the values to try.
+    pub search: Grid,
     /// The entry of `methods` that it comes from.
     pub entry: usize,
 }
@@ -91,6 +103,7 @@ impl From<&Method> for MethodEntry {
             name: Some(method.name.clone()),
             network: method.network.clone(),
             detector: Detectors::One(method.detector.clone()),
+            search: method.search.clone(),
         }
     }
 }
@@ -100,14 +113,14 @@ impl Experiment {
     pub fn methods(&self) -> Vec<Method> {
         let mut methods = Vec::new();
         for (entry, listed) in self.methods.iter().enumerate() {
-            let method = |name: String, detector: DetectorConfig| {
+            let method = |name: String, detector: DetectorConfig, search: Grid| {
                 let network = listed.network.clone();
-                Method { name, network, detector, entry }
+                Method { name, network, detector, search, entry }
             };
             match &listed.detector {
                 Detectors::One(detector) => {
                     let name = listed.name.clone().unwrap_or_else(|| detector.name().to_owned());
-                    methods.push(method(name, detector.clone()));
+                    methods.push(method(name, detector.clone(), listed.search.clone()));
                 }
                 Detectors::All { all } => {
                     let Some(network) = self.networks.get(&listed.network) else { continue };
@@ -118,7 +131,8 @@ impl Experiment {
                     methods.extend(every_detector().filter(has).map(|detector| {
                         let name = detector.name();
                         let name = listed.name.as_ref().map_or(name.to_owned(), |before| format!("{before}: {name}"));
-                        method(name, detector)
+                        let search = all.search.get(detector.name()).cloned().unwrap_or_default();
+                        method(name, detector, search)
                     }));
                 }
             }

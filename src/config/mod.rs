@@ -1,7 +1,7 @@
 //! What an experiment file may say, and how it is read.
 //!
 //! [`experiment`] holds the types, [`architecture`] those that say how a network is built, [`methods`] what is
-//! compared: read them to know every key. [`load`] reads a file into them with precise errors
+//! compared, [`search`] what is chosen: read them to know every key. [`load`] reads a file into them with precise errors
 //! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
@@ -15,6 +15,7 @@ pub mod methods;
 pub mod named;
 pub mod overrides;
 pub mod schema;
+pub mod search;
 pub mod smoke;
 pub mod sweep;
 
@@ -23,4 +24,5 @@ pub use check::check;
 pub use experiment::*;
 pub use methods::{All, Detectors, Method, MethodEntry};
 pub use schema::schema;
+pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use crate::{
-    config::{Backbone, Dataset, Detectors, Experiment, Figure, Method, MethodEntry, Resnet},
+    config::{Backbone, Dataset, Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Resnet, WideResnet},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -63,6 +65,13 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     limit(&mut experiment.data.id);
     experiment.data.ood.iter_mut().for_each(limit);
     experiment.data.outliers.iter_mut().for_each(limit);
+    if let Some(validation) = &mut experiment.data.validation {
+        match &mut validation.id {
+            HeldOut::Images(images) => *images = (*images).min(VALIDATION),
+            HeldOut::Set(set) => limit(set),
+        }
+        validation.ood.iter_mut().for_each(limit);
+    }
     experiment
 }
 
@@ -77,7 +86,10 @@ fn methods(experiment: &mut Experiment) {
     let shows = |method: &&Method| shown.contains(&method.name);
     let mut seen: BTreeSet<String> = all.iter().filter(shows).map(|method| method.network.clone()).collect();
     for mut method in all {
-        let own = method.detector.clone();
+        let own = method.clone();
+        for values in method.search.values_mut() {
+            values.truncate(SWEEP_VALUES);
+        }
         match &mut method.detector {
             DetectorConfig::Afdu(afdu) => {
                 afdu.clusters = afdu.clusters.min(CLUSTERS);
@@ -88,17 +100,29 @@ fn methods(experiment: &mut Experiment) {
                     afdu.granularity = Granularity::Channel;
                 }
             }
-            DetectorConfig::Knn(knn) => knn.k = knn.k.min(NEIGHBOURS),
+            DetectorConfig::Knn(knn) => {
+                knn.k = knn.k.min(NEIGHBOURS);
+                if let Some(values) = method.search.get_mut("k") {
+                    let few = |k: &Value| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64);
+                    values.retain(few);
+                    if values.is_empty() {
+                        values.push(Value::from(NEIGHBOURS));
+                    }
+                }
+            }
             _ => {}
         }
-        if method.detector == own {
-            continue;
-        }
-        match &mut experiment.methods[method.entry].detector {
-            Detectors::One(detector) => *detector = method.detector,
-            Detectors::All { all } => {
-                all.except.push(own.name().to_owned());
+        let entry = &mut experiment.methods[method.entry];
+        match &mut entry.detector {
+            Detectors::One(detector) => (*detector, entry.search) = (method.detector, method.search),
+            Detectors::All { all } if method.detector != own.detector => {
+                all.except.push(method.detector.name().to_owned());
                 experiment.methods.push(MethodEntry::from(&method));
+            }
+            Detectors::All { all } => {
+                if let Some(search) = all.search.get_mut(method.detector.name()) {
+                    *search = method.search;
+                }
             }
         }
     }
@@ -118,6 +142,10 @@ fn narrow(backbone: &mut Backbone) {
         Backbone::WideResnet(settings) => settings.width = 1,
         Backbone::Resnet(Resnet { width, .. }) => *width = 1,
         Backbone::Vgg19Bn(settings) => settings.width = settings.width.min(VGG_WIDTH),
-        Backbone::Lenet(_) | Backbone::Resnet18Small(_) | Backbone::EfficientnetLite0(_) => {}
+        // It has no width: the smallest network of its kind stands for it.
+        Backbone::Resnet18Small(_) => {
+            *backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout: 0.0 })
+        }
+        Backbone::Lenet(_) | Backbone::EfficientnetLite0(_) => {}
     }
 }

@@ -123,7 +123,7 @@ fn refuse_list(path: &str, values: &[Value]) -> Result<()> {
 }
 
 /// The values of a cell: the last key runs fastest.
-fn combination(sweep: &IndexMap<String, Vec<Value>>, index: usize) -> IndexMap<String, Value> {
+pub(super) fn combination(sweep: &IndexMap<String, Vec<Value>>, index: usize) -> IndexMap<String, Value> {
     let mut left = index;
     let mut chosen: Vec<(String, Value)> = Vec::with_capacity(sweep.len());
     for (path, values) in sweep.iter().rev() {

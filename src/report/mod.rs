@@ -3,6 +3,7 @@
 //! [`table::build`] turns results (and a paper's CSV) into one neutral value, [`table::Rendered`]; each writer is one
 //! file with one function from that value to text. [`figures`] draws the same picture as SVG and PNG.
 
+pub mod chosen;
 pub mod csv;
 pub mod expect;
 pub mod figures;

@@ -13,6 +13,7 @@ use crate::{
     },
     metrics::{self, MeanStd},
     report::{
+        chosen,
         expect::Paper,
         fits,
         variants::{self, Variant},
@@ -579,6 +580,7 @@ impl<'a> Builder<'a> {
         if table.columns.iter().any(|column| *column != Column::Accuracy) {
             caption.push(protocol(table.protocol).to_owned());
             caption.extend(fits::line(&self.variants));
+            caption.extend(chosen::line(&self.variants, results));
         }
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
         if let Some((id, ood)) = data.split_first() {

@@ -24,6 +24,7 @@ use crate::{
         execute::{LoadedSet, Runner},
         plan::{Cell, Node, file_digest, short_hash, to_json},
         results::{self, Environment, MethodResult, NetworkResult, OodResult, SeedResult},
+        search::Validation,
         store::{Lock, read_json, write_json},
         training::Trained,
     },
@@ -59,6 +60,8 @@ pub(super) struct Subject<'a> {
     redraw: Option<Redraw>,
     /// Images a forward pass.
     batch_size: usize,
+    /// What settings are chosen on, if some are.
+    pub(super) validation: Option<Validation>,
 }
 
 /// What scoring with one detector cost, kept beside the scores.
@@ -75,16 +78,20 @@ struct ScoringRecord {
     score_seconds: BTreeMap<String, f64>,
 }
 
-/// A method's scores on every set.
+/// A method's scores on some sets.
 #[derive(Default)]
-struct Scored {
-    scores: Vec<Scores>,
+pub(super) struct Scored {
+    pub(super) scores: Vec<Scores>,
     /// Score files by set, relative to the runs root.
     paths: IndexMap<String, PathBuf>,
-    fit_seconds: f64,
+    pub(super) fit_seconds: f64,
     /// As [`ScoringRecord::fit`].
     fit: Option<serde_json::Value>,
-    score_seconds: f64,
+    pub(super) score_seconds: f64,
+    /// Where the scores are.
+    folder: PathBuf,
+    /// What made them, if that was in this run.
+    scorer: Option<Box<dyn Scorer>>,
 }
 
 impl<'a> Runner<'a> {
@@ -122,7 +129,11 @@ impl<'a> Runner<'a> {
                 settings,
                 redraw: experiment.redraw(),
                 batch_size,
+                validation: None,
             };
+            if methods.iter().any(|method| !method.search.is_empty()) {
+                subject.validation = self.validation(&experiment.data, &subject)?;
+            }
             subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
             let labels = subject.banks[0]
                 .labels
@@ -170,7 +181,7 @@ impl<'a> Runner<'a> {
     }
 
     /// The outputs of a network or an ensemble on a set.
-    fn bank(&self, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
+    pub(super) fn bank(&self, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
         let banks = subject.members.iter().map(|member| self.member_bank(member, set, subject));
         let mut banks = banks.collect::<Result<Vec<_>>>()?;
         if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
@@ -205,7 +216,9 @@ impl<'a> Runner<'a> {
 
     /// Scores every set with one method and measures each OOD set against the ID set.
     fn method(&mut self, method: &Method, subject: &Subject<'_>, figures: &[Figure]) -> Result<MethodResult> {
-        let scored = self.scores(method, subject, figures)?;
+        let (method, search) = self.choose(method, subject)?;
+        let scored = self.scores(&method, subject, subject.sets, &subject.banks)?;
+        self.views(&method, subject, figures, &scored.folder, scored.scorer.as_deref())?;
         let id = scored.scores[0].as_slice();
         let mut ood = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
@@ -227,17 +240,25 @@ impl<'a> Runner<'a> {
             );
         }
         Ok(MethodResult {
-            network: method.network.clone(),
+            network: method.network,
             ood,
             scores: scored.paths,
             fit_seconds: scored.fit_seconds,
             fit: scored.fit,
             score_seconds: scored.score_seconds,
+            detector: Some(to_json(&method.detector)?),
+            search,
         })
     }
 
-    /// A method's scores on every set, from disk if they were computed before; what its figures show is stored beside them.
-    fn scores(&mut self, method: &Method, subject: &Subject<'_>, figures: &[Figure]) -> Result<Scored> {
+    /// A method's scores on these sets, from disk if they were computed before.
+    pub(super) fn scores(
+        &mut self,
+        method: &Method,
+        subject: &Subject<'_>,
+        sets: &[Arc<LoadedSet>],
+        banks: &[Bank],
+    ) -> Result<Scored> {
         let detector = json!([SCORES_VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
         let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
@@ -245,7 +266,7 @@ impl<'a> Runner<'a> {
         let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
         let mut scored = Scored::default();
         let mut scorer: Option<Box<dyn Scorer>> = None;
-        for (set, bank) in subject.sets.iter().zip(&subject.banks) {
+        for (set, bank) in sets.iter().zip(banks) {
             let file = format!("{}.npy", set.file_stem());
             let path = folder.join(&file);
             scored.paths.insert(set.images.name.clone(), subject.folder.join("scores").join(&name).join(&file));
@@ -295,8 +316,8 @@ impl<'a> Runner<'a> {
         }
         // What a fit left for an interrupted run to go on from is of no use once everything is scored.
         remove_folder_if_there(&folder.join("fit"))?;
-        self.views(method, subject, figures, &folder, scorer.as_deref())?;
         (scored.fit_seconds, scored.fit) = (record.fit_seconds, record.fit);
+        (scored.folder, scored.scorer) = (folder, scorer);
         self.scored_on.extend(record.environments);
         Ok(scored)
     }

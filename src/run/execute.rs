@@ -52,11 +52,13 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         environment: environment(&context.device),
         scored_on: Vec::new(),
         sets: BTreeMap::new(),
+        held_out: BTreeMap::new(),
     };
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
     runner.check_outliers()?;
+    runner.validation_sets(&plan.experiment.data)?;
     runner.check_layers()?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
@@ -71,6 +73,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         smoke: context.smoke,
         datasets: runner.dataset_records()?,
         outliers: runner.outliers_record()?,
+        validation: runner.validation_records()?,
         cells,
         environment: Environment::of(runner.scored_on.iter()),
         overrides: context.overrides.clone(),
@@ -91,7 +94,7 @@ fn check_data(plan: &Plan, context: &Context) -> Result<()> {
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
     let id = data::check(&sets.id, id_splits, &context.data);
-    let ood = sets.ood.iter().map(|set| data::check(set, &[Split::Test], &context.data));
+    let ood = sets.ood.iter().chain(sets.validation_sets()).map(|set| data::check(set, &[Split::Test], &context.data));
     let outliers = sets.outliers.iter().flat_map(|set| {
         let there = if learns_outliers { data::check(set, &[Split::Train], &context.data) } else { Ok(()) };
         [there, refuse_tested(set, &sets.ood, &context.data)]
@@ -161,6 +164,8 @@ pub(super) struct Runner<'a> {
     pub(super) scored_on: Vec<Environment>,
     /// Image sets by their configuration, split and shape, read once.
     sets: BTreeMap<String, Arc<LoadedSet>>,
+    /// ID test images that are reported on, and those held out of them.
+    pub(super) held_out: BTreeMap<String, [Arc<LoadedSet>; 2]>,
 }
 
 /// An image set and its digest.
@@ -170,6 +175,10 @@ pub(super) struct LoadedSet {
 }
 
 impl LoadedSet {
+    pub(super) fn of(images: ImageSet) -> Self {
+        Self { sha256: images.sha256(), images: Arc::new(images) }
+    }
+
     /// A file name that no other content has.
     pub(super) fn file_stem(&self) -> String {
         format!("{}-{}", self.images.name, &self.sha256[..12])
@@ -185,14 +194,14 @@ impl Runner<'_> {
         }
         self.context.interrupt.check()?;
         let images = data::load_as(dataset, split, &self.context.data, like)?;
-        let set = Arc::new(LoadedSet { sha256: images.sha256(), images: Arc::new(images) });
+        let set = Arc::new(LoadedSet::of(images));
         self.sets.insert(key, set.clone());
         Ok(set)
     }
 
     /// The test images of the ID set and, in its shape, of each OOD set.
     pub(super) fn test_sets(&mut self, data: &config::Data) -> Result<Vec<Arc<LoadedSet>>> {
-        let id = self.set(&data.id, Split::Test, None)?;
+        let (id, _) = self.id_sets(data)?;
         let like = Some(id.images.shape());
         let mut sets = vec![id];
         for dataset in &data.ood {
@@ -262,15 +271,34 @@ impl Runner<'_> {
             let record = DatasetRecord {
                 train: trained.map(|record| record.train_images),
                 train_full: trained.and_then(|record| record.train_full),
-                test: set.images.len(),
-                test_full: set.images.full_size,
-                note: set.images.note.clone(),
                 group: group(&set.images.name),
-                sha256: set.sha256.clone(),
+                ..DatasetRecord::of(set)
             };
             (set.images.name.clone(), record)
         });
         Ok(records.collect())
+    }
+
+    /// Of the sets that settings are chosen on, if any are.
+    fn validation_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
+        let searched = self.plan.experiment.methods().iter().any(|method| !method.search.is_empty());
+        let sets = if searched { self.validation_sets(&self.plan.experiment.data)? } else { Vec::new() };
+        Ok(sets.iter().map(|set| (set.images.name.clone(), DatasetRecord::of(set))).collect())
+    }
+}
+
+impl DatasetRecord {
+    /// Of a test set.
+    fn of(set: &LoadedSet) -> Self {
+        Self {
+            train: None,
+            train_full: None,
+            test: set.images.len(),
+            test_full: set.images.full_size,
+            note: set.images.note.clone(),
+            group: None,
+            sha256: set.sha256.clone(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod layers;
 pub mod plan;
 pub mod progress;
 pub mod results;
+mod search;
 pub mod store;
 pub mod tensorboard;
 mod training;

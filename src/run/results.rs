@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    config::Experiment,
+    config::{Experiment, search::By},
     fs::write_atomic,
     metrics::{Gap, MeanStd, Metrics},
     run::{
@@ -36,6 +36,9 @@ pub struct Results {
     /// The auxiliary outliers that networks learned from, if some did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<OutliersRecord>,
+    /// The sets that settings were chosen on, by name, the ID set first; empty without a search.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub validation: IndexMap<String, DatasetRecord>,
     /// One per cell of the sweep, in order; a single one without a sweep.
     pub cells: Vec<Cell>,
     /// What it was scored on, also by earlier runs whose scores were used again.
@@ -188,6 +191,38 @@ pub struct MethodResult {
     pub fit: Option<serde_json::Value>,
     /// Seconds to score all sets, forward passes not included.
     pub score_seconds: f64,
+    /// The detector and the settings that it scored with, all defaults filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector: Option<serde_json::Value>,
+    /// How they were chosen; `None` if they stand in the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
+}
+
+/// Settings that were chosen on validation data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// What was best.
+    pub by: By,
+    /// The best, the first of equals.
+    pub chosen: IndexMap<String, serde_json::Value>,
+    /// All that were tried, in order.
+    pub grid: Vec<Combination>,
+}
+
+/// A combination of settings, and how it did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Combination {
+    /// The settings.
+    pub values: IndexMap<String, serde_json::Value>,
+    /// The mean over the validation OOD sets of [`Search::by`], a fraction of 1.
+    pub mean: f64,
+    /// By validation OOD set.
+    pub ood: IndexMap<String, f64>,
+    /// Seconds to fit and to score the validation sets.
+    pub seconds: f64,
 }
 
 /// One OOD set against the ID test set.

@@ -1,0 +1,129 @@
+//! Settings to choose on validation data, and the data to choose them on.
+//!
+//! A search tries every combination of the values of a detector's settings on validation images, never on the OOD sets that are
+//! reported on, and keeps the best.
+
+use std::fmt;
+
+use garde::Validate;
+use indexmap::IndexMap;
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::Value;
+
+use crate::{
+    config::{Dataset, sweep::combination},
+    detectors::DetectorConfig,
+};
+
+/// Values to try of a detector's settings: `{ percentile: [85, 90, 95, 99] }`.
+pub type Grid = IndexMap<String, Vec<Value>>;
+
+/// Combinations of a grid at most. Ours: energy_ood tries 40 for ODIN; more is a mistake in the file.
+pub const MAX_COMBINATIONS: usize = 1_000;
+
+/// Data for choosing settings, of a method with `search`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Validation {
+    /// ID images: a number of test images, drawn once for all seeds and left out of the test, or the test images of another set
+    /// (OpenOOD lists 1,000 of CIFAR's, which its test list leaves out).
+    #[garde(dive)]
+    pub id: HeldOut,
+    /// OOD sets, of which none may be among `data.ood`. Their test images are taken.
+    #[garde(length(min = 1), dive)]
+    pub ood: Vec<Dataset>,
+    /// What is best, as a mean over these sets. The AUROC in OpenOOD.
+    #[garde(skip)]
+    #[serde(default)]
+    pub by: By,
+}
+
+/// ID images for validation: a number of test images, or a data set.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(transform = number_or_set)]
+pub enum HeldOut {
+    /// So many of the ID set's test images.
+    Images(usize),
+    /// The test images of a data set.
+    Set(Box<Dataset>),
+}
+
+/// The number that a search goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The largest area under the ROC curve.
+    #[default]
+    Auroc,
+    /// The smallest false positive rate at 95 % true positive rate, ID positive (energy_ood's, and ODIN's).
+    Fpr95,
+}
+
+/// The detector with some settings changed.
+///
+/// # Errors
+/// What is wrong with a setting that it does not have, or a value of another type; its range is not checked.
+pub fn with(detector: &DetectorConfig, settings: &IndexMap<String, Value>) -> Result<DetectorConfig, String> {
+    let mut tree = serde_json::to_value(detector).map_err(|error| error.to_string())?;
+    let map = tree.as_object_mut().and_then(|tree| tree.values_mut().next()?.as_object_mut());
+    let map = map.ok_or_else(|| format!("{} has no settings", detector.name()))?;
+    map.extend(settings.iter().map(|(key, value)| (key.clone(), value.clone())));
+    serde_json::from_value(tree).map_err(|error| error.to_string())
+}
+
+/// Every combination of a grid's values, the last key running fastest; one of no values for no grid.
+pub fn combinations(grid: &Grid) -> Vec<IndexMap<String, Value>> {
+    let count = grid.values().map(Vec::len).product();
+    (0..count).map(|index| combination(grid, index)).collect()
+}
+
+impl Validate for HeldOut {
+    type Context = ();
+
+    fn validate_into(&self, context: &(), parent: &mut dyn FnMut() -> garde::Path, report: &mut garde::Report) {
+        match self {
+            Self::Images(0) => report.append(parent(), garde::Error::new("lower than 1")),
+            Self::Images(_) => {}
+            Self::Set(set) => set.validate_into(context, parent, report),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HeldOut {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrSet;
+
+        impl<'de> Visitor<'de> for NumberOrSet {
+            type Value = HeldOut;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a number of test images, a data set's name, or a map with `name` and more")
+            }
+
+            fn visit_u64<E: de::Error>(self, images: u64) -> Result<HeldOut, E> {
+                usize::try_from(images).map(HeldOut::Images).map_err(|_| E::custom("is too large"))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<HeldOut, E> {
+                Ok(HeldOut::Set(Box::new(Dataset::named(name))))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeldOut, A::Error> {
+                Dataset::deserialize(MapAccessDeserializer::new(map)).map(|set| HeldOut::Set(Box::new(set)))
+            }
+        }
+
+        deserializer.deserialize_any(NumberOrSet)
+    }
+}
+
+/// Schema transform: a number, or a data set.
+fn number_or_set(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "type": "string" }, long] });
+}

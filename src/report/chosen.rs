@@ -1,0 +1,43 @@
+//! Which settings searches chose, for a table's caption.
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use crate::{config::search::By, report::variants::Variant, run::results::Results};
+
+/// `Chosen on validation OOD (tin_val, against 1000 images of cifar10_val) by the mean AUROC: react: percentile=95; …`, with the
+/// seeds where they differ. `None` if nothing was searched.
+pub fn line(methods: &[Variant<'_>], results: &Results) -> Option<String> {
+    let mut by = None;
+    let mut told = Vec::new();
+    for method in methods {
+        let mut choices: IndexMap<String, Vec<String>> = IndexMap::new();
+        for (seed, result) in method.methods() {
+            let Some(search) = &result.search else { continue };
+            by = Some(search.by);
+            choices.entry(words(&search.chosen)).or_default().push(seed.seed.to_string());
+        }
+        let alone = choices.len() == 1;
+        let words = choices.into_iter().map(|(words, seeds)| match alone {
+            true => words,
+            false => format!("{words} (seed {})", seeds.join(", ")),
+        });
+        let words: Vec<String> = words.collect();
+        if !words.is_empty() {
+            told.push(format!("{}: {}", method.label(), words.join(" or ")));
+        }
+    }
+    let by = match by? {
+        By::Auroc => "largest mean AUROC",
+        By::Fpr95 => "smallest mean FPR95 (ID positive)",
+    };
+    let mut sets = results.validation.iter();
+    let id = sets.next().map_or(String::new(), |(name, record)| format!("{} images of {name}", record.test));
+    let ood: Vec<&str> = sets.map(|(name, _)| name.as_str()).collect();
+    let line = format!("Chosen on validation OOD ({} against {id}) by the {by}: {}.", ood.join(", "), told.join("; "));
+    Some(line.replace(char::is_control, " "))
+}
+
+fn words(values: &IndexMap<String, Value>) -> String {
+    values.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,147 @@
+//! Choosing a detector's settings on validation images.
+//!
+//! Each combination is fitted and scored like any other method, on the validation sets' outputs, and its scores are kept: an
+//! interrupted search goes on where it was. The sets that are reported on take no part.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use indexmap::IndexMap;
+use rand::seq::index;
+
+use crate::{
+    Error, Result,
+    config::{
+        self, Method,
+        search::{By, HeldOut, combinations, with},
+    },
+    data::Split,
+    detectors::Bank,
+    metrics::ranking,
+    rng,
+    run::{
+        evaluation::Subject,
+        execute::{LoadedSet, Runner},
+        plan::to_json,
+        results::{Combination, Search},
+    },
+};
+
+/// The validation sets, the ID set first, and a network's outputs on them.
+pub(super) struct Validation {
+    pub(super) sets: Vec<Arc<LoadedSet>>,
+    pub(super) banks: Vec<Bank>,
+    by: By,
+}
+
+impl Runner<'_> {
+    /// The ID images that are reported on, and those held out of them for validation.
+    pub(super) fn id_sets(&mut self, data: &config::Data) -> Result<(Arc<LoadedSet>, Option<Arc<LoadedSet>>)> {
+        let all = self.set(&data.id, Split::Test, None)?;
+        let Some(HeldOut::Images(count)) = data.validation.as_ref().map(|validation| &validation.id) else {
+            return Ok((all, None));
+        };
+        let (count, images) = (*count, all.images.len());
+        if count >= images {
+            let message = format!("data.validation.id: {count} of {images} test images leave none to report on");
+            return Err(Error::input(message).hint("hold out fewer, or name a data set"));
+        }
+        let key = format!("{}held out {count}", to_json(&data.id)?);
+        if !self.held_out.contains_key(&key) {
+            let mut rng = rng::stream(0, "validation", &data.id.name);
+            let drawn: BTreeSet<usize> = index::sample(&mut rng, images, count).into_iter().collect();
+            let (held, left): (Vec<usize>, Vec<usize>) = (0..images).partition(|image| drawn.contains(image));
+            let mut validation = all.images.subset(&held);
+            validation.name.push_str("_validation");
+            let pair = [all.images.subset(&left), validation].map(|images| Arc::new(LoadedSet::of(images)));
+            self.held_out.insert(key.clone(), pair);
+        }
+        let [left, held] = &self.held_out[&key];
+        Ok((left.clone(), Some(held.clone())))
+    }
+
+    /// The validation sets, the ID set first; none if there are none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if most images of one of them are among those that are reported on, whatever its name.
+    pub(super) fn validation_sets(&mut self, data: &config::Data) -> Result<Vec<Arc<LoadedSet>>> {
+        let Some(validation) = &data.validation else { return Ok(Vec::new()) };
+        let (id, held_out) = self.id_sets(data)?;
+        let like = Some(id.images.shape());
+        let id = match (&validation.id, held_out) {
+            (HeldOut::Set(set), _) => self.set(set, Split::Test, like)?,
+            (HeldOut::Images(_), held_out) => held_out.unwrap_or(id),
+        };
+        let mut sets = vec![id];
+        for dataset in &validation.ood {
+            sets.push(self.set(dataset, Split::Test, like)?);
+        }
+        for reported in self.test_sets(data)? {
+            let images = &reported.images;
+            let known: HashSet<&[u8]> = (0..images.len()).map(|image| images.image(image)).collect();
+            // Large sets may have a few pictures in common by accident.
+            let shared = |set: &LoadedSet| {
+                (0..set.images.len()).filter(|&image| known.contains(set.images.image(image))).count()
+            };
+            if let Some(same) = sets.iter().find(|set| 2 * shared(set) > set.images.len()) {
+                let (same, reported) = (&same.images.name, &images.name);
+                let message =
+                    format!("data.validation: most images of \"{same}\" are in \"{reported}\", which is reported on");
+                return Err(Error::input(message).hint("choose settings on other images than those of the tables"));
+            }
+        }
+        Ok(sets)
+    }
+
+    /// What a search needs of the subject's network.
+    pub(super) fn validation(&mut self, data: &config::Data, subject: &Subject<'_>) -> Result<Option<Validation>> {
+        let sets = self.validation_sets(data)?;
+        let Some(by) = data.validation.as_ref().map(|validation| validation.by) else { return Ok(None) };
+        let banks = sets.iter().map(|set| self.bank(subject, set)).collect::<Result<_>>()?;
+        Ok(Some(Validation { sets, banks, by }))
+    }
+
+    /// The method with the settings that do best on the validation sets, the first of equals; and how all of them did.
+    pub(super) fn choose(&mut self, method: &Method, subject: &Subject<'_>) -> Result<(Method, Option<Search>)> {
+        if method.search.is_empty() {
+            return Ok((method.clone(), None));
+        }
+        let missing = || Error::Failed(format!("method {}: there are no validation data to search on", method.name));
+        let validation = subject.validation.as_ref().ok_or_else(missing)?;
+        let mut grid = Vec::new();
+        let mut best: Option<(f64, Method)> = None;
+        for values in combinations(&method.search) {
+            let detector = with(&method.detector, &values).map_err(Error::input)?;
+            let words: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let tried = Method { name: format!("{} ({})", method.name, words.join(", ")), detector, ..method.clone() };
+            let scored = self.scores(&tried, subject, &validation.sets, &validation.banks)?;
+            let id = scored.scores[0].as_slice();
+            let mut ood = IndexMap::new();
+            for (set, scores) in validation.sets.iter().zip(&scored.scores).skip(1) {
+                let metrics = ranking::metrics(id, scores.as_slice())?;
+                let value = match validation.by {
+                    By::Auroc => metrics.auroc,
+                    By::Fpr95 => metrics.fpr95_id_positive_closest,
+                };
+                ood.insert(set.images.name.clone(), value);
+            }
+            let mean = ood.values().sum::<f64>() / ood.len() as f64;
+            let better = match (&best, validation.by) {
+                (None, _) => true,
+                (Some((known, _)), By::Auroc) => mean.total_cmp(known) == Ordering::Greater,
+                (Some((known, _)), By::Fpr95) => mean.total_cmp(known) == Ordering::Less,
+            };
+            if better {
+                best = Some((mean, Method { name: method.name.clone(), ..tried }));
+            }
+            let seconds = scored.fit_seconds + scored.score_seconds;
+            grid.push(Combination { values, mean, ood, seconds });
+        }
+        let (mean, chosen) = best.ok_or_else(missing)?;
+        let values = grid.iter().find(|tried| tried.mean == mean).map(|tried| tried.values.clone()).unwrap_or_default();
+        Ok((chosen, Some(Search { by: validation.by, chosen: values, grid })))
+    }
+}
