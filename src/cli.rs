@@ -17,6 +17,7 @@ use oodkit::{
         device::Wanted,
         execute::{Context, execute},
         interrupt::Interrupt,
+        layers,
         plan::{Plan, fingerprint, plan},
         results::Results,
         store::Store,
@@ -120,7 +121,8 @@ struct Score {
     /// A detector, bare or with settings: 'knn: {k: 50}'
     #[arg(long)]
     detector: String,
-    /// Features of the in-distribution train set, for detectors that learn from it
+    /// Features of the in-distribution train set, for detectors that learn from it. A fit shows no progress, and an interrupted
+    /// one begins again: for afdu of many neurons and images, minutes
     #[arg(long, value_name = "FILE")]
     fit: Option<PathBuf>,
     /// Features of the images to score; several files are scored by one fit
@@ -141,6 +143,7 @@ impl Cli {
             Command::Run(arguments) => run(&arguments.experiment, arguments.device.parse()?),
             Command::Plan(experiment) => {
                 let opened = Opened::new(&experiment)?;
+                layers::check(&opened.plan)?;
                 print(&opened.plan.describe(&opened.store))
             }
             Command::Table(experiment) => {
@@ -336,11 +339,15 @@ fn list(folders: &Folders) -> Result<()> {
 
 /// The detectors, a line each: name, what it needs by the names of a feature file, what it is.
 fn detectors() -> String {
-    let lines = DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok()).map(|config| {
-        let needs: Vec<&str> = config.build().needs().iter().map(|need| need.wanted()).collect();
-        format!("  {:<24} {:<40} {}\n", config.name(), needs.join(", "), config.about())
-    });
-    lines.collect()
+    let all = DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok());
+    let rows: Vec<[String; 3]> = all
+        .map(|config| {
+            let needs: Vec<&str> = config.build().needs().iter().map(|need| need.wanted()).collect();
+            [config.name().to_owned(), needs.join(", "), config.about().to_owned()]
+        })
+        .collect();
+    let [names, needs] = [0, 1].map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    rows.iter().map(|[name, need, about]| format!("  {name:<names$}  {need:<needs$}  {about}\n")).collect()
 }
 
 fn score(arguments: &Score) -> Result<()> {

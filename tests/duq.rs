@@ -70,6 +70,13 @@ impl Case {
         differences.fold(0.0, f64::max)
     }
 
+    /// The penalty's gradients in order of their names.
+    fn gradients(&self, step: f64) -> Vec<Vec<f64>> {
+        let gradients = self.penalty(Some(step)).backward().unwrap();
+        let of = |var: Var| gradients.get(&var).map(values);
+        self.params.trainable().into_iter().filter_map(|(_, var)| of(var)).collect()
+    }
+
     fn penalty(&self, step: Option<f64>) -> Tensor {
         let (outputs, pass) = Pass::forward(&*self.network, &self.images, TRAIN).unwrap();
         pass.gradient_penalty(&outputs, step).unwrap()
@@ -114,6 +121,29 @@ fn the_penalty_and_its_gradient_are_those_of_a_double_backward() {
         let case = Case::new(name, DType::F32);
         let worst = case.worst(&case.penalty(Some(STEP)).backward().unwrap(), &case.golden["of_penalty"]);
         assert!(worst < 5e-4, "{name} in f32: {worst}");
+    }
+}
+
+/// The largest relative distance of a parameter's gradients.
+fn apart(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    let norm = |of: &mut dyn Iterator<Item = f64>| of.map(|x| x * x).sum::<f64>().sqrt();
+    let pairs = a.iter().zip(b);
+    pairs
+        .map(|(a, b)| norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()))
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn the_step_hardly_matters_in_f32() {
+    for name in ["relu", "leaky_relu"] {
+        let of = |dtype, step| Case::new(name, dtype).gradients(step);
+        let usual = of(DType::F32, STEP);
+        let rounding = apart(&usual, &of(DType::F64, STEP));
+        for step in [STEP / 2.0, STEP * 2.0] {
+            let change = apart(&of(DType::F32, step), &usual);
+            println!("{name}, {step}: {change:e}, rounding {rounding:e}");
+            assert!(change < 3.0 * rounding && rounding < 1e-3, "{name}, {step}: {change}, rounding {rounding}");
+        }
     }
 }
 

@@ -141,6 +141,7 @@ fn what_an_ensemble_cannot_be_is_told_at_the_key() {
             "all members would be the same",
         ),
         ("network: base, detector: energy", "network: base, detector: mutual_information", "give it `members: 5`"),
+        ("members: 2 }\n  tuned", "members: 1 }\n  tuned", "\"ensemble\" has one: give it `members: 5`"),
         ("detector: softmax_entropy", "detector: energy", "there is only the mean softmax"),
     ] {
         let text = experiment();

@@ -134,11 +134,33 @@ fn layers_of_a_method_without_figures_are_looked_for_before_training() {
     let folder = tempfile::tempdir().unwrap();
     let (head, _) = experiment().split_once("figures:").map(|(head, tail)| (head.to_owned(), tail.to_owned())).unwrap();
     fs::write(folder.path().join("pictures.yaml"), head.replace("[conv2, fc1]", "[convv1]")).unwrap();
-    let error = refused(folder.path(), "run");
-    let expected = "methods.1.detector.afdu.layers: the network has no layer \"convv1\" (did you mean \"conv1\"?); it has \
-                    conv1, conv2, fc1, fc2, fc3";
-    assert!(error.contains(expected), "{error}");
+    let expected = "pictures.yaml: methods.1.detector.afdu.layers: the network has no layer \"convv1\" (did you mean \
+                    \"conv1\"?); it has conv1, conv2, fc1, fc2, fc3";
+    for command in ["plan", "run"] {
+        let error = refused(folder.path(), command);
+        assert!(error.contains(expected), "{command}: {error}");
+    }
     assert!(!folder.path().join("runs/networks").exists(), "trained first");
+}
+
+#[test]
+fn memory_that_a_fit_cannot_do_with_is_told_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, _) = experiment().split_once("figures:").map(|(head, tail)| (head.to_owned(), tail.to_owned())).unwrap();
+    let with = |memory: usize| {
+        let text = head.replace("layers: [conv2, fc1], ", "") + &format!("evaluation: {{ fit_memory: {memory} }}\n");
+        fs::write(folder.path().join("pictures.yaml"), text).unwrap();
+    };
+    with(16);
+    for command in ["plan", "run"] {
+        let error = refused(folder.path(), command);
+        let expected = "pictures.yaml: methods.1.detector.afdu: AFDU needs at least ";
+        assert!(error.contains(expected) && error.contains("and may use 16 MiB"), "{command}: {error}");
+        assert!(error.contains("hint: raise evaluation.fit_memory"), "{command}: {error}");
+    }
+    assert!(!folder.path().join("runs/networks").exists(), "trained first");
+    with(64);
+    assert!(oodkit("plan", folder.path()).status.success());
 }
 
 /// What results.json says of AFDU's fit with the first seed.

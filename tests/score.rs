@@ -126,6 +126,16 @@ fn what_is_wrong_with_the_files_is_said() {
             write(here, "head.safetensors", &[("features", rows(4, 3, 0.5)), ("head.weight", rows(2, 5, 0.5))]),
             "features has 3 columns, which does not fit head.weight, [2, 5]",
         ),
+        (
+            "label of the head",
+            write(here, "class.safetensors", &[("head.weight", rows(2, 5, 0.5)), ("labels", labels(&[0, 2]))]),
+            "the label of image 1 is 2, which does not fit head.weight, [2, 5]",
+        ),
+        (
+            "member",
+            write(here, "member.safetensors", &[("members", rows(4, 3, 0.5).reshape((4, 1, 3)).unwrap())]),
+            "members is [4, 1, 3], the logits of one network",
+        ),
         ("nothing", write(here, "nothing.safetensors", &[("head.weight", rows(2, 5, 0.5))]), "holds no logits"),
         ("missing", good.clone(), "the detector msp needs logits, not in the file"),
         ("absent", here.join("absent.safetensors").display().to_string(), "cannot be read"),
@@ -153,6 +163,58 @@ fn what_is_wrong_with_the_files_is_said() {
     refused(&["--detector", "msp", "--input", &good, "--out", "scores.txt"], "written as .npy");
     let wide = write(here, "wide.safetensors", &[("features", rows(60, 4, 0.5))]);
     refused(&["--detector", "knn", "--fit", &wide, "--input", &good, "--out", to], "wide.safetensors and 3 in");
+}
+
+#[test]
+fn what_a_detector_cannot_do_with_a_file_is_told_with_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let labels =
+        |classes: u32| ("labels", Tensor::from_iter((0..100).map(|image| image % classes), &Device::Cpu).unwrap());
+    let features = |values: Tensor| ("features", values);
+    let by = |scales: [f32; 2]| rows(100, 2, 0.37).broadcast_mul(&Tensor::new(&scales, &Device::Cpu).unwrap()).unwrap();
+    let input = write(here, "test", &[features(rows(9, 2, 0.9)), ("logits", rows(9, 3, 0.9))]);
+    let far = write(here, "far", &[features((rows(9, 2, 0.9) * 1e15).unwrap())]);
+    let plain = write(here, "plain", &[features(by([1.0, 1.0])), labels(4), ("taps.b", taps(100, 0))]);
+    let constant = write(here, "constant", &[features(by([0.0, 0.0])), labels(4)]);
+    let single = write(here, "single", &[features(by([1.0, 1.0])), labels(100)]);
+    let dead = write(here, "dead", &[features(by([1.0, 0.0])), labels(4)]);
+    let head = write(here, "head", &[("head.weight", rows(4, 7, 0.3)), labels(4)]);
+    let mut odd: Vec<f32> = taps(9, 60).flatten_all().unwrap().to_vec1().unwrap();
+    let odd = [f32::NAN, f32::NEG_INFINITY].map(|value| {
+        odd[2 * 3 + 1] = value;
+        write(
+            here,
+            &format!("odd {value}"),
+            &[("taps.b", Tensor::from_vec(odd.clone(), (9, 2), &Device::Cpu).unwrap())],
+        )
+    });
+    for (detector, fit, input, expected) in [
+        ("knn: {k: 500}", &plain, &input, ["test: the detector knn: k is 500", "there are 100 train images", "hint: "]),
+        ("ash", &head, &input, ["test: logits has 3 columns, which does not fit head.weight, [4, 7] of ", "head", ""]),
+        ("ddu", &constant, &input, ["constant: the detector ddu: the covariances", "stay singular", "hint: "]),
+        ("ddu", &single, &input, ["single: the detector ddu: no class has two train images", "", "hint: "]),
+        ("ddu", &dead, &far, ["far: the detector ddu: the log density of image ", "are nearly singular", "hint: "]),
+        (
+            "afdu",
+            &plain,
+            &odd[0],
+            ["odd NaN: the detector afdu: a neuron of the layer b is NaN or infinite", "image 3", "hint: "],
+        ),
+        ("afdu", &plain, &odd[1], ["odd -inf: the detector afdu: a neuron of the layer b", "image 3", "hint: "]),
+        ("afdu: {layers: [b, b]}", &plain, &input, ["--detector:1:", "afdu.layers: names the layer \"b\" twice", ""]),
+    ] {
+        let arguments = ["--detector", detector, "--fit", fit, "--input", input, "--out", "never.npy"];
+        let assert = oodkit().arg("score").args(arguments).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(expected.iter().all(|part| said.contains(part)), "{detector}: {said}");
+    }
+    // NaN among what is learned from is left out and counted.
+    let expected = "unusable activations 1";
+    let arguments = ["--detector", "afdu", "--fit", &odd[0], "--input", &plain, "--out"];
+    let assert = oodkit().arg("score").args(arguments).arg(here.join("scores.npy")).assert().success();
+    let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(said.contains(expected), "{said}");
 }
 
 /// (N, D) taps that no two images share.
@@ -255,5 +317,9 @@ fn detectors_are_listed_with_what_they_need() {
     let odin = said.lines().find(|line| line.trim_start().starts_with("odin")).unwrap();
     assert!(odin.contains("logits, gradients"), "{odin}");
     assert!(said.contains(" logits (ln K) ") && said.contains(" taps.<layer> (taken as is), a train set "), "{said}");
-    assert_eq!(said.lines().count(), oodkit::detectors::DetectorConfig::NAMES.len());
+    let all = oodkit::detectors::DetectorConfig::NAMES;
+    assert_eq!(said.lines().count(), all.len());
+    let about = |name| oodkit::detectors::DetectorConfig::default_of(name).unwrap().about();
+    let columns: Vec<_> = all.iter().zip(said.lines()).map(|(name, line)| line.find(about(name)).unwrap()).collect();
+    assert!(columns.iter().all(|column| *column == columns[0]), "{said}");
 }

@@ -194,6 +194,9 @@ pub fn lacks(
             Need::Members if !ensemble => {
                 format!("compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`")
             }
+            Need::Members if network.members == Some(1) => {
+                format!("compares the members of an ensemble, and \"{name}\" has one: give it `members: 5`")
+            }
             Need::Kernels if ensemble || !matches!(root.head, Some(Head::Duq(_))) => {
                 format!("reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`")
             }

@@ -198,6 +198,11 @@ pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
         .and_then(|known| known.shape)
 }
 
+/// How many classes the labels of a known set have; `None` as for [`shape`].
+pub fn classes(dataset: &Dataset) -> Option<usize> {
+    shape(dataset).and_then(|_| known(&dataset.name)).map(|known| known.classes)
+}
+
 /// How many images a split of the complete set has; `None` for your own sets, for lists (which are sets of their own, whatever
 /// the name), and where no one set is the complete one.
 pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {

@@ -160,7 +160,15 @@ impl Detector for Config {
 
 impl Scorer for Gaussians {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(self.log_densities(&bank.features)?.into_iter().map(|density| -density as f32).collect())
+        let densities = self.log_densities(&bank.features)?;
+        match densities.iter().position(|density| !(-*density as f32).is_finite()) {
+            Some(image) => Err(Error::Failed(format!(
+                "ddu: the log density of image {image} is {:e}, beyond what a score can be: the covariances of the train features \
+                 are nearly singular (with {:e} added to every variance), and the image is far off where they are",
+                densities[image], self.jitter
+            ))),
+            None => Scores::new(densities.into_iter().map(|density| -density as f32).collect()),
+        }
     }
 
     fn record(&self) -> Option<serde_json::Value> {

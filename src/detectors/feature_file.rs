@@ -1,10 +1,10 @@
 //! What a network gave on a set of images, from a file that any framework can write: how detectors serve networks that
 //! oodkit does not know.
 //!
-//! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble), `labels`
-//! (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons before or after
-//! their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels of any integer
-//! type; other names are refused, because they are slips of the keyboard.
+//! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble of at least
+//! two), `labels` (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons
+//! before or after their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels
+//! of any integer type; other names are refused, because they are slips of the keyboard.
 
 use std::{any::Any, fs::File, io::Read as _, path::Path, sync::Arc};
 
@@ -44,7 +44,8 @@ impl FeatureFile {
     ///
     /// # Errors
     /// [`Error::Input`] naming the file and the tensor: an unknown name, sizes that do not fit each other, NaN or infinity, a
-    /// label that is no class. NaN in `taps.*` is left to the detector, which counts such neurons.
+    /// label that is no class. NaN in `taps.*` is left to the detector: AFDU learns without it and counts it, and scores no image
+    /// that has it.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
         let refuse = |reason: String| Error::input(format!("{shown}: {reason}"));
@@ -71,6 +72,12 @@ impl FeatureFile {
             tensors.remove(name).map(|tensor| floats(&tensor, name, &[rank], true).map_err(&refuse)).transpose()
         };
         let (logits, features, members) = (read("logits", 2)?, read("features", 2)?, read("members", 3)?);
+        if let Some(one) = members.as_ref().filter(|members| members.dims()[1] < 2) {
+            let reason =
+                format!("members is {:?}, the logits of one network, which has no other to disagree with", one.dims());
+            return Err(refuse(reason)
+                .hint("(N, M, K): the logits of M networks, 5 as a rule; call those of one network logits"));
+        }
         let head = match (read("head.weight", 2)?, read("head.bias", 1)?) {
             (Some(weight), bias) => {
                 let bias = bias.map_or_else(|| weight.narrow(1, 0, 1)?.squeeze(1)?.zeros_like(), Ok)?;
@@ -121,9 +128,8 @@ impl FeatureFile {
     /// Labels, logits and head agree on the number of classes, head and features on their length.
     fn check_classes(&self) -> Result<(), String> {
         let columns = |tensor: &Tensor| tensor.dims()[1];
-        if let (Some(logits), Some(labels)) = (&self.logits, &self.labels)
-            && let Some((image, label)) =
-                labels.iter().enumerate().find(|(_, label)| **label as usize >= columns(logits))
+        if let Some(logits) = &self.logits
+            && let Some((image, label)) = self.label_from(columns(logits))
         {
             return Err(format!("the label of image {image} is {label}, and logits has {} columns", columns(logits)));
         }
@@ -131,17 +137,29 @@ impl FeatureFile {
         if bias.dims() != [weight.dims()[0]] {
             return Err(format!("head.weight is {:?} and head.bias {:?}: a row each", weight.dims(), bias.dims()));
         }
-        for (name, tensor, size) in
-            [("logits", &self.logits, weight.dims()[0]), ("features", &self.features, columns(weight))]
-        {
-            if let Some(tensor) = tensor
-                && columns(tensor) != size
-            {
-                let (have, head) = (columns(tensor), weight.dims());
+        self.check_fits(weight)
+    }
+
+    /// Labels, logits and features are those of this last layer, of this file or another.
+    fn check_fits(&self, weight: &Tensor) -> Result<(), String> {
+        let head = weight.dims();
+        for (name, tensor, size) in [("logits", &self.logits, head[0]), ("features", &self.features, head[1])] {
+            if let Some(have) = tensor.as_ref().map(|tensor| tensor.dims()[1]).filter(|have| *have != size) {
                 return Err(format!("{name} has {have} columns, which does not fit head.weight, {head:?}"));
             }
         }
-        Ok(())
+        match self.label_from(head[0]) {
+            Some((image, label)) => {
+                Err(format!("the label of image {image} is {label}, which does not fit head.weight, {head:?}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The first label that is none of so many classes, and its image.
+    fn label_from(&self, classes: usize) -> Option<(usize, u32)> {
+        let labels = self.labels.iter().flatten().copied();
+        labels.enumerate().find(|(_, label)| *label as usize >= classes)
     }
 
     /// The last linear layer, if the file has one.
@@ -213,8 +231,8 @@ impl Need {
 /// All files are checked before the fit. The first stays in memory, the others are read again to be scored, one at a time.
 ///
 /// # Errors
-/// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, or AFDU is told a tap or
-/// finds no neuron that varies; those of `each`.
+/// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, the detector can make
+/// nothing of them, or AFDU is told a tap or finds no neuron that varies; those of `each`.
 pub fn score(
     config: &DetectorConfig,
     fit: Option<&Path>,
@@ -246,7 +264,8 @@ pub fn score(
     if let (Some(train), Some((_, taps))) = (&mut train, &chosen) {
         train.activations = Some(taps.clone());
     }
-    let mut head = train_file.as_ref().and_then(|file| file.head.clone());
+    let head_of = |file: &FeatureFile| Some((file.head.clone()?, file.path.clone()));
+    let mut head = train_file.as_ref().and_then(head_of);
     let mut first = None;
     for path in inputs {
         let (input, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
@@ -254,10 +273,21 @@ pub fn score(
             let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
             return Err(Error::input(message));
         }
-        head = head.or(input.head);
+        head = head.or_else(|| head_of(&input));
+        if let Some((head, from)) = &head {
+            for file in train_file.iter().chain([&input]) {
+                let refused = |reason| Error::input(format!("{}: {reason} of {from}", file.path));
+                file.check_fits(&head.weight).map_err(refused)?;
+            }
+        }
         first.get_or_insert(bank);
     }
-    let scorer = detector.fit(&Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch: None })?;
+    let learned_from = fit.or(inputs.first().copied()).map(|path| path.display().to_string()).unwrap_or_default();
+    let head = head.as_ref().map(|(head, _)| head);
+    let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None }).map_err(|error| {
+        let advice = "other train images or settings may do: oodkit detectors lists what each detector needs";
+        of_detector(config, &learned_from, error, advice)
+    })?;
     if let (Some(fitted), Some(file)) = ((&*scorer as &dyn Any).downcast_ref::<Fitted>(), &train_file) {
         let afdu::fit::Record { neurons, constant, absent, images, .. } = fitted.record;
         if neurons == constant + absent {
@@ -270,9 +300,25 @@ pub fn score(
             Some(bank) => bank,
             None => input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?.1,
         };
-        each(index, &scorer.score(&bank)?)?;
+        let scores = scorer.score(&bank).map_err(|error| {
+            let advice = "other images or settings may do: they must be of the network that the detector learned from";
+            of_detector(config, &path.display().to_string(), error, advice)
+        })?;
+        each(index, &scores)?;
     }
     Ok(scorer.record())
+}
+
+/// What a detector could not do with a file is for who gave the file and the detector.
+fn of_detector(config: &DetectorConfig, file: &str, error: Error, advice: &str) -> Error {
+    let name = config.name();
+    match error {
+        Error::Failed(reason) => {
+            let reason = reason.strip_prefix(&format!("{name}: ")).unwrap_or(&reason);
+            Error::input(format!("{file}: the detector {name}: {reason}")).hint(advice)
+        }
+        other => other.at(&format!("{file}: the detector {name}")),
+    }
 }
 
 /// Layers of a file of train images, and their activations.

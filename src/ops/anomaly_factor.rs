@@ -47,8 +47,8 @@ pub(crate) fn is_on_gpu(values: &Tensor) -> bool {
     values.device().is_cuda()
 }
 
-/// Each image's sum over neurons of log factors, at most `cap` each and `cap` for NaN (0 by a neuron whose kernel is infinitely
-/// wide), or of factors if `raw`: (N) f64 of (N, neurons) f32 `values`.
+/// Each image's sum over neurons of log factors, at most `cap` each, or of factors if `raw`: (N) f64 of (N, neurons) f32 `values`.
+/// NaN if one of the image's values is not finite.
 ///
 /// # Errors
 /// If shapes or types do not fit, or the activations are not on the GPU.

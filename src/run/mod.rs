@@ -11,7 +11,7 @@ pub mod execute;
 pub mod interrupt;
 pub mod journal;
 pub mod jsonl;
-mod layers;
+pub mod layers;
 pub mod plan;
 pub mod progress;
 pub mod results;

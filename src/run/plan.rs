@@ -26,6 +26,8 @@ const IDENTITY: u32 = 1;
 pub struct Plan {
     /// The experiment's name: its file's stem.
     pub name: String,
+    /// Its file, for messages.
+    pub path: PathBuf,
     /// The experiment as read, overrides applied, the sweep not expanded.
     pub experiment: Experiment,
     /// The cells of the sweep; a single one without a sweep.
@@ -104,7 +106,8 @@ pub fn plan(loaded: &Loaded) -> Result<Plan> {
         }
         cells.push(Cell { name: cell.name, values: cell.values, experiment: cell.experiment, networks });
     }
-    Ok(Plan { name: loaded.name.clone(), experiment: loaded.experiment.clone(), cells, nodes })
+    let (name, path, experiment) = (loaded.name.clone(), loaded.path.clone(), loaded.experiment.clone());
+    Ok(Plan { name, path, experiment, cells, nodes })
 }
 
 /// The node of network `name`, after those it starts from; cycles were refused when the file was read.

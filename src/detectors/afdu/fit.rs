@@ -135,16 +135,7 @@ pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Opt
     let subset = subset(config, train)?;
     let train = subset.as_deref().unwrap_or(train);
     let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-    let least = least_memory(config, neurons, train.images());
-    if memory < least {
-        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        return Err(crate::Error::input(format!(
-            "AFDU needs at least {} MiB for the {neurons} neurons of these layers, and may use {} MiB",
-            mib(least),
-            mib(memory)
-        ))
-        .hint("raise evaluation.fit_memory (--memory), name fewer layers, or take `granularity: channel`"));
-    }
+    check_memory(config, neurons, train.images(), memory)?;
     let blocks = blocks(config, &chosen, train.images(), memory);
     let mut parts: Vec<Part> = Vec::new();
     let mut sums = Vec::new();
@@ -180,6 +171,23 @@ pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Opt
 /// The bytes that a fit of so many neurons needs: all of them fitted, and the activations of one group on all images.
 pub fn least_memory(config: &Config, neurons: usize, images: usize) -> usize {
     neurons * fitted_bytes(config, images) + GROUP.min(neurons) * images * size_of::<f32>()
+}
+
+/// Refuses a fit of so many neurons to at most `images` train images in less than [`least_memory`].
+///
+/// # Errors
+/// [`crate::Error::Input`] with both numbers.
+pub fn check_memory(config: &Config, neurons: usize, images: usize, memory: usize) -> Result<()> {
+    let least = least_memory(config, neurons, config.images.map_or(images, |most| most.min(images)));
+    if memory >= least {
+        return Ok(());
+    }
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let (least, memory) = (mib(least), mib(memory));
+    let message =
+        format!("AFDU needs at least {least} MiB for the {neurons} neurons of these layers, and may use {memory} MiB");
+    let advice = "raise evaluation.fit_memory (--memory), name fewer layers, or take `granularity: channel`";
+    Err(crate::Error::input(message).hint(advice))
 }
 
 /// The most bytes that a fitted neuron takes, as a rule.

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Config, Granularity, Tap};
-use crate::{Error, Result, detectors::LayerShape, did_you_mean, nn::watch::Layer, ops};
+use crate::{Error, Result, config::check::first_repeated, detectors::LayerShape, did_you_mean, nn::watch::Layer, ops};
 
 /// `all`, or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +65,15 @@ impl schemars::JsonSchema for Layers {
     }
 }
 
-/// Garde: a list names something.
-pub(super) fn not_empty(layers: &Layers, _: &()) -> garde::Result {
-    match layers {
-        Layers::Named(names) if names.is_empty() => Err(garde::Error::new("names no layer; `all` takes every layer")),
-        _ => Ok(()),
+/// Garde: a list names something, and nothing twice.
+pub(super) fn names(layers: &Layers, _: &()) -> garde::Result {
+    let Layers::Named(names) = layers else { return Ok(()) };
+    if names.is_empty() {
+        return Err(garde::Error::new("names no layer; `all` takes every layer"));
+    }
+    match first_repeated(names) {
+        Some(index) => Err(garde::Error::new(format!("names the layer \"{}\" twice", names[index]))),
+        None => Ok(()),
     }
 }
 

@@ -11,9 +11,10 @@
 //! - Reference code: none was published.
 //! - What the paper leaves open is a key of [`Config`] each: neighbours, σ, layers, floor. The factor is computed in log space,
 //!   so that a density that underflows is told from one that underflows further.
-//! - NaN, infinite and huge activations of train images are left out of a neuron's fit. A neuron that had any other is asked as
-//!   usual, and NaN, which it was not fitted to, is as anomalous as can be: the factor is the cap. A neuron that had no other
-//!   tells nothing: its factor is 1 for every value and for NaN, as that of a constant neuron under `constant: ignore`.
+//! - NaN, infinite and huge activations of train images are left out of a neuron's fit and counted. A neuron that had no other
+//!   tells nothing: its factor is 1 for every value, as that of a constant neuron under `constant: ignore`. An image to score
+//!   that has a NaN or infinite activation is refused by name: a network that gives one is broken, and the cap would hide it. In
+//!   pictures, where such a pixel can be seen, its factor is the cap.
 //! - Tables are near the exact factors but for single places where the neighbourhood's density takes a step (see [`table`]). That
 //!   hardly changes how images are ranked: of LeNet on MNIST (`tap: pre`, `aggregate: paper`, one seed), the AUROC of Fashion-MNIST is
 //!   98.32 by both engines, that of EMNIST letters 86.75 by tables and 86.84 exactly. A few huge factors rule the paper's
@@ -53,7 +54,7 @@ pub struct Config {
     #[garde(skip)]
     pub tap: Tap,
     /// `all`, or the names of some. The paper sums over layers and does not say which.
-    #[garde(custom(layers::not_empty))]
+    #[garde(custom(layers::names))]
     pub layers: Layers,
     /// Clusters a neuron, at most: 500 in the paper's eq. 5.
     #[garde(range(min = 2, max = 65_536))]
@@ -68,8 +69,7 @@ pub struct Config {
     /// none.
     #[garde(range(min = 0.0, max = 1.0))]
     pub floor: f64,
-    /// The largest log anomaly factor, and that of NaN by a neuron that tells anything. 80, the largest of which sums over
-    /// layers are finite as f32; the paper names none.
+    /// The largest log anomaly factor. 80, the largest of which sums over layers are finite as f32; the paper names none.
     #[garde(range(min = 1e-3, max = 80.0))]
     pub cap: f64,
     /// `isj` in the paper; `silverman` and `scott` for comparison.
@@ -138,7 +138,7 @@ setting! {
     }
     /// What is made of a neuron that took one value only.
     Constant {
-        /// A factor of 1 for every value and for NaN.
+        /// A factor of 1 for every value.
         Ignore,
         /// One kernel, with the median bandwidth of the layer's other neurons.
         Layer,

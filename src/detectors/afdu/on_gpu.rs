@@ -22,8 +22,8 @@ use crate::{
 pub struct OnGpu(BTreeMap<usize, anomaly_factor::Curves>);
 
 impl OnGpu {
-    /// [`score::sums`](super::score::sums) of a layer on a batch, within 10⁻⁵ of them for each neuron; `None` if the layer is
-    /// not on a GPU.
+    /// [`score::sums`](super::score::sums) of a layer on a batch, within 10⁻⁵ of them for each neuron and NaN where they
+    /// are; `None` if the layer is not on a GPU.
     pub fn sums(&mut self, fitted: &Fitted, chosen: &Chosen, batch: &[Layer]) -> Result<Option<Vec<f64>>> {
         let mut values = layers::tapped(&fitted.config, chosen, batch)?;
         if !anomaly_factor::is_on_gpu(&values) {

@@ -8,7 +8,7 @@ use super::{
     layers::{self, Chosen},
     table::exponentials,
 };
-use crate::{Result, detectors::Activations, ops::wide};
+use crate::{Error, Result, detectors::Activations, ops::wide};
 
 /// Neurons whose factors one thread adds up. Their number is part of the order of the sum, and so of its last bits.
 const CHUNK: usize = 64;
@@ -17,6 +17,9 @@ const CHUNK: usize = 64;
 const TILE: usize = 16;
 
 /// One score per image.
+///
+/// # Errors
+/// [`Error::Failed`] naming the first image with an activation that is NaN or infinite, and the layer; those of the pass.
 pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>> {
     let mut scores = vec![0.0; activations.images()];
     #[cfg(any(feature = "cuda", test))]
@@ -37,7 +40,13 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
                     layers::with_rows(&fitted.config, &layer.chosen, batch, sums)?
                 }
             };
-            for (score, sum) in scores[start..].iter_mut().zip(sums) {
+            for (image, (score, sum)) in scores[start..].iter_mut().zip(sums).enumerate() {
+                if !sum.is_finite() {
+                    let (name, image) = (&layer.chosen.shape.name, start + image);
+                    return Err(Error::Failed(format!(
+                        "a neuron of the layer {name} is NaN or infinite on image {image}"
+                    )));
+                }
                 let mean = sum / neurons.len() as f64;
                 *score += match (fitted.config.aggregate, layer.train) {
                     (Aggregate::Standardised, Some([centre, deviation])) => (mean - centre) / deviation,
@@ -50,8 +59,8 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
     Ok(scores.into_iter().map(|score| score as f32).collect())
 }
 
-/// Each image's sum over the neurons `first..first + count` of factors or, if not by the paper, of log factors. `rows` is
-/// (N, count).
+/// Each image's sum over the neurons `first..first + count` of factors or, if not by the paper, of log factors; NaN if one of its
+/// activations is not finite. `rows` is (N, count).
 pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate: Aggregate) -> Vec<f64> {
     let images = rows.len() / count;
     let parts: Vec<Vec<f64>> = (0..count.div_ceil(CHUNK))
@@ -72,7 +81,10 @@ pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate
                             if aggregate == Aggregate::Paper {
                                 exponentials(&mut factors);
                             }
-                            sums.iter_mut().zip(&factors).for_each(|(sum, factor)| *sum += f64::from(*factor));
+                            for ((sum, factor), value) in sums.iter_mut().zip(&factors).zip(column) {
+                                // x − x is 0, or NaN where x is not finite: finding those costs next to nothing here.
+                                *sum += f64::from(factor + (value - value));
+                            }
                         }
                     }
                 },

@@ -53,17 +53,16 @@ __device__ void exact(uint images, uint neurons, double cap, const double *scale
   Neuron neuron = {starts[index + 1] - first, scales[3 * index],     scales[3 * index + 1],  scales[3 * index + 2],
                    centres + first,           breaks + first,        log_densities + first, weights + first};
   T value = values[image * neurons + index];
-  // NaN is as anomalous as can be, unless the neuron tells nothing: its one kernel is infinitely wide.
-  double factor = 1 / neuron.bandwidth == 0 ? 0 : cap;
-  if (value == value) {
-    constexpr double LARGEST = 3.4e38, FARTHEST = 1e9;
-    double bounded = value < -LARGEST ? -LARGEST : value > LARGEST ? LARGEST : double(value);
-    double u = (bounded - neuron.origin) / neuron.bandwidth;
+  double factor = cap;
+  if (value - value == T(0)) {
+    constexpr double FARTHEST = 1e9;
+    double u = (double(value) - neuron.origin) / neuron.bandwidth;
     double around = neuron.log_densities[below(neuron.breaks, neuron.count - 1, u, true)];
     double density = log_density(neuron, u < -FARTHEST ? -FARTHEST : u > FARTHEST ? FARTHEST : u);
     factor = around - (density < neuron.floor ? neuron.floor : density);
   }
-  factors[image * neurons + index] = T(factor < cap ? factor : cap);
+  // NaN for what is not finite.
+  factors[image * neurons + index] = T(factor < cap ? factor : cap) + (value - value);
 }
 
 // From tables: table.rs says what HEAD and NODES are. A row of COLUMNS threads takes as many neurons of an image, so that
@@ -112,7 +111,8 @@ __device__ void tabulated(uint images, uint neurons, double cap, const T *heads,
       constexpr float FARTHEST = 1e9;
       found = in_tail(tails + limits[side], (limits[side + 1] - limits[side]) / 4, u < T(FARTHEST) ? u : T(FARTHEST), floor);
     }
-    factors[image * neurons + neuron] = found < factor ? found : factor;
+    // NaN for what is not finite.
+    factors[image * neurons + neuron] = (found < factor ? found : factor) + (value - value);
   }
 }
 

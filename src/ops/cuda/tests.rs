@@ -326,7 +326,7 @@ impl Activations for Made {
 }
 
 /// Maps of 3×4 pixels and a linear layer of 40 neurons: some constant, some with an atom, one never a number; values beyond the
-/// train images', and NaN, also of those that are constant or never a number.
+/// train images', also of those that are constant or never a number.
 fn activations(images: usize, name: &str, scale: f64) -> Made {
     let layer = |layer: &str, shape: &[usize]| {
         let neurons: usize = shape[1..].iter().product();
@@ -335,11 +335,9 @@ fn activations(images: usize, name: &str, scale: f64) -> Made {
             match index % neurons {
                 1 if name == "train" => *value = 0.25,
                 2 if name == "train" => *value = f64::NAN,
-                1 | 2 if (index / neurons).is_multiple_of(4) => *value = f64::NAN,
+                1 | 2 if (index / neurons).is_multiple_of(4) => *value = 3e38,
                 3 => *value = value.max(0.3),
-                4 if name == "test" && index > neurons => {
-                    *value = [f64::NAN, f64::INFINITY, -1e30][index / neurons % 3]
-                }
+                4 if name == "test" && index > neurons => *value = [1e9, 3e38, -1e30][index / neurons % 3],
                 _ => {}
             }
         }
@@ -369,6 +367,21 @@ fn anomaly_factors() {
                 assert!(close, "{config:?}: image {image} has {actual}, {expected} on the CPU");
             }
             assert!(expected.iter().any(|score| score.abs() > 0.5) && emulated(|| scores(&fitted, &test)) == actual);
+            // The first and the second neuron tell nothing or little.
+            for (neuron, value) in [(1, f32::INFINITY), (2, f32::NAN), (5, f32::NAN), (6, f32::NEG_INFINITY)] {
+                let mut broken = Made(test.0.clone());
+                let mut rows: Vec<f32> = broken.0[1].values.flatten_all().unwrap().to_vec1().unwrap();
+                rows[9 * 40 + neuron] = value;
+                broken.0[1].values = Tensor::from_vec(rows, (20, 40), &Device::Cpu).unwrap();
+                if tap == Tap::Post && value == f32::NEG_INFINITY {
+                    // A ReLU makes it 0.
+                    assert!(afdu::score::scores(&fitted, &broken).is_ok());
+                    continue;
+                }
+                let told = || afdu::score::scores(&fitted, &broken).unwrap_err().to_string();
+                assert_eq!(told(), "a neuron of the layer fc is NaN or infinite on image 9", "{config:?}: {value}");
+                assert_eq!(emulated(told), told());
+            }
         }
     }
 }
