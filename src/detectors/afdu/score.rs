@@ -82,8 +82,8 @@ pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate
                                 exponentials(&mut factors);
                             }
                             for ((sum, factor), value) in sums.iter_mut().zip(&factors).zip(column) {
-                                // x − x is 0, or NaN where x is not finite: finding those costs next to nothing here.
-                                *sum += f64::from(factor + (value - value));
+                                // 0·x is 0, or NaN where x is not finite: finding those costs next to nothing here.
+                                *sum += f64::from(factor + value * 0.0);
                             }
                         }
                     }
