@@ -261,7 +261,8 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
         let data = &opened.plan.experiment.data;
         let sets = std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers).chain(data.validation_sets());
         for dataset in sets {
-            data::synthetic::write(dataset, &opened.data, 32, 24, 0)?;
+            let (train, test) = (dataset.train_limit.unwrap_or(0), dataset.test_limit.unwrap_or(0));
+            data::synthetic::write(dataset, &opened.data, train, test, 0)?;
         }
     }
     let context = Context {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Backbone, Dataset, Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Resnet, WideResnet},
+    data::registry,
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -23,7 +24,7 @@ const VALIDATION: usize = 8;
 const EVALUATION_BATCH: usize = 16;
 /// Subsets of the redraw protocol.
 const DRAWS: usize = 10;
-/// Train images of a set.
+/// Train images of a set; of the ID set two of each class, if that is more: some detectors learn from how a class's images differ.
 const TRAIN_IMAGES: usize = 32;
 /// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
 const CLUSTERS: usize = 24;
@@ -31,6 +32,8 @@ const CLUSTERS: usize = 24;
 const VGG_WIDTH: usize = 8;
 /// Neighbours: there are few train images.
 const NEIGHBOURS: usize = 5;
+/// Main directions of the features: those of a network that hardly learned lie in few.
+const DIRECTIONS: usize = 2;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
 
@@ -62,7 +65,10 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         redraw.draws = redraw.draws.min(DRAWS);
     }
     methods(&mut experiment);
-    limit(&mut experiment.data.id);
+    let id = &mut experiment.data.id;
+    let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
+    limit(id, TRAIN_IMAGES.max(two_of_each));
+    let limit = |dataset: &mut Dataset| limit(dataset, TRAIN_IMAGES);
     experiment.data.ood.iter_mut().for_each(limit);
     experiment.data.outliers.iter_mut().for_each(limit);
     if let Some(validation) = &mut experiment.data.validation {
@@ -100,6 +106,8 @@ fn methods(experiment: &mut Experiment) {
                     afdu.granularity = Granularity::Channel;
                 }
             }
+            DetectorConfig::Vim(vim) => vim.dimension = Some(DIRECTIONS),
+            DetectorConfig::Residual(residual) => residual.dimension = Some(DIRECTIONS),
             DetectorConfig::Knn(knn) => {
                 knn.k = knn.k.min(NEIGHBOURS);
                 if let Some(values) = method.search.get_mut("k") {
@@ -128,12 +136,12 @@ fn methods(experiment: &mut Experiment) {
     }
 }
 
-fn limit(dataset: &mut Dataset) {
+fn limit(dataset: &mut Dataset, train_images: usize) {
     let at_most = |limit: Option<usize>, images: usize| Some(limit.map_or(images, |limit| limit.min(images)));
     // The synthetic images stand in the folder of the set's name, wherever the real ones are.
     dataset.path = None;
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
-    dataset.train_limit = at_most(dataset.train_limit, TRAIN_IMAGES);
+    dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
 }
 
