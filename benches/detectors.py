@@ -4,7 +4,7 @@ Both read the same random features and take turns; the least of three turns coun
 documentation does, with the settings that oodkit has as defaults. It has no Relation: OpenOOD's formula, written down with torch
 for a block of images at a time, stands in for it.
 
-    benches/detectors.py [TRAIN TEST FEATURES]
+    benches/detectors.py [TRAIN TEST FEATURES [NAME ...]]
 """
 import json
 import os
@@ -139,7 +139,7 @@ def best(turns):
     return failed[0] if failed else {key: min(turn[key] for turn in turns) for key in ("fit", "score", "peak_mib")}
 
 
-def main(train, test, size):
+def main(train, test, size, names):
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(size, CLASSES)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def main(train, test, size):
             save_file({**tensors, "taps.features": z.clone()}, folder / f"{split}.safetensors")
         print(f"{os.cpu_count()} cores, torch {torch.__version__}, {train} train images, {test} test images, {size} features")
         print("detector              oodkit: fit s  score s    MiB   pytorch-ood: fit s  score s    MiB   times as fast")
-        for name in detectors(head):
+        for name in names or detectors(head):
             turns = [
                 (
                     run([OURS, folder / "train.safetensors", folder / "test.safetensors", name]),
@@ -181,4 +181,4 @@ def main(train, test, size):
 if sys.argv[1:2] == ["--alone"]:
     alone(sys.argv[2], pathlib.Path(sys.argv[3]))
 else:
-    main(*map(int, sys.argv[1:4] or (50_000, 10_000, 640)))
+    main(*map(int, sys.argv[1:4] or (50_000, 10_000, 640)), sys.argv[4:])
