@@ -3,6 +3,8 @@
 //! `afdu network lenet TRAIN TEST` fits all neurons of a network with random weights on TRAIN random images and scores TEST;
 //! `afdu neurons COUNT TRAIN TEST CLUSTERS` does so for COUNT made-up normal neurons, with both engines.
 
+mod common;
+
 use std::{sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
@@ -58,13 +60,6 @@ fn processor_seconds() -> f64 {
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// The most that the process has held, in MiB.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
-}
-
 fn network(name: &str, train: usize, test: usize) -> Result<()> {
     let shape = if name == "lenet" { [1, 28, 28] } else { [3, 32, 32] };
     let backbone = Backbone::by_name(name).map_err(Error::input)?;
@@ -89,7 +84,7 @@ fn network(name: &str, train: usize, test: usize) -> Result<()> {
     let exact = Config { engine: Engine::Exact, ..config };
     let few = Watched { images: test.images[..test.images.len().div_ceil(20)].to_vec(), ..test.clone() };
     let (neurons, passes, tables) = (fitted.record.neurons, fitted.record.passes, fitted.record.tables.clone());
-    let peak = peak();
+    let peak = common::peak();
     drop(fitted);
     // Clusters take more than tables: 4.6 GiB for VGG19.
     let (exact_fit_seconds, fitted) = seconds(|| fit::fit(&exact, &train, 8 << 30, None))?;
@@ -125,7 +120,7 @@ fn neurons(count: usize, train: usize, test: usize, clusters: usize) -> Result<(
         line[format!("{name}_fit_us_per_neuron")] = (1e6 * fitting / count as f64).into();
         line[format!("{name}_ns_per_value")] = (1e9 * scoring / (count * test.images()) as f64).into();
     }
-    line["peak_mib"] = peak().into();
+    line["peak_mib"] = common::peak().into();
     println!("{line}");
     Ok(())
 }

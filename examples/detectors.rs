@@ -4,6 +4,8 @@
 //!
 //! prints one line of JSON for each detector, with its default settings.
 
+mod common;
+
 use std::{path::Path, time::Instant};
 
 use oodkit::{
@@ -34,15 +36,8 @@ fn main() -> Result<()> {
         let score_seconds = begun.elapsed().as_secs_f64();
         println!(
             "{}",
-            serde_json::json!({ "name": name, "fit": fit_seconds, "score": score_seconds, "peak_mib": peak() })
+            serde_json::json!({ "name": name, "fit": fit_seconds, "score": score_seconds, "peak_mib": common::peak() })
         );
     }
     Ok(())
-}
-
-/// The most that the process has held, in MiB.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
 }

@@ -31,7 +31,8 @@ pub struct Architecture {
     pub shortcut: Shortcut,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// Whether a setting need not be written.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

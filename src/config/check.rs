@@ -613,8 +613,8 @@ impl Found {
         for values in search::combinations(grid) {
             let Ok(detector) = search::with(detector, &values) else { continue };
             if let Some(problem) = part_problems(&detector).first() {
-                let words: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                return self.add(path.clone(), format!("{}: {}: {}", words.join(", "), problem.path, problem.message));
+                let words = search::in_words(&values);
+                return self.add(path.clone(), format!("{words}: {}: {}", problem.path, problem.message));
             }
         }
     }

@@ -6,7 +6,7 @@ use schemars::{Schema, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{
-        self, IntoDeserializer, MapAccess, Visitor,
+        self, IntoDeserializer, MapAccess, SeqAccess, Visitor,
         value::{MapAccessDeserializer, MapDeserializer},
     },
 };
@@ -49,6 +49,45 @@ where
     }
 
     deserializer.deserialize_any(StringOrMap { expecting, short, result: PhantomData })
+}
+
+/// Deserialises a list of names, or one of the words that `short` knows.
+pub fn word_or_list<'de, D, T>(
+    deserializer: D,
+    expecting: &'static str,
+    short: fn(&str) -> Option<T>,
+    long: fn(Vec<String>) -> T,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct WordOrList<T> {
+        expecting: &'static str,
+        short: fn(&str) -> Option<T>,
+        long: fn(Vec<String>) -> T,
+    }
+
+    impl<'de, T> Visitor<'de> for WordOrList<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str(self.expecting)
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<T, E> {
+            (self.short)(value).ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<T, A::Error> {
+            let mut found = Vec::new();
+            while let Some(name) = names.next_element()? {
+                found.push(name);
+            }
+            Ok((self.long)(found))
+        }
+    }
+
+    deserializer.deserialize_any(WordOrList { expecting, short, long })
 }
 
 /// An externally tagged enum's variant by its name, with default settings: `energy` as if it were `energy: {}`.

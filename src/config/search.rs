@@ -76,6 +76,11 @@ pub fn with(detector: &DetectorConfig, settings: &IndexMap<String, Value>) -> Re
     serde_json::from_value(tree).map_err(|error| error.to_string())
 }
 
+/// `percentile=95, k=10`
+pub fn in_words(settings: &IndexMap<String, Value>) -> String {
+    settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Every combination of a grid's values, the last key running fastest; one of no values for no grid.
 pub fn combinations(grid: &Grid) -> Vec<IndexMap<String, Value>> {
     let count = grid.values().map(Vec::len).product();

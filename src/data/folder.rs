@@ -71,18 +71,32 @@ pub(super) fn read_classes(
         }
         labels.resize(files.len(), class as u32);
     }
-    let full_size = files.len();
-    let chosen = in_turn(&labels, limit.unwrap_or(full_size));
-    let files: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
-    let mut images = pictures(&root, &files, split, shape)?;
-    images.labels = Some(chosen.iter().map(|&place| labels[place]).collect());
-    images.classes = classes.len();
-    images.full_size = Some(full_size);
-    Ok(images)
+    let images = read_files(&root, &files, Some(&labels), split, shape, limit)?;
+    Ok(ImageSet { classes: classes.len(), ..images })
+}
+
+/// The pictures of these files, or of a limited number of them: of every label in turn, or else of every folder.
+pub(super) fn read_files(
+    place: &Path,
+    files: &[PathBuf],
+    labels: Option<&[u32]>,
+    split: Split,
+    shape: Option<[usize; 3]>,
+    limit: Option<usize>,
+) -> Result<ImageSet> {
+    let limit = limit.unwrap_or(files.len());
+    let chosen = match labels {
+        Some(labels) => in_turn(labels, limit),
+        None => in_turn(&files.iter().map(|file| file.parent()).collect::<Vec<_>>(), limit),
+    };
+    let pictures_of: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
+    let images = pictures(place, &pictures_of, split, shape)?;
+    let labels = labels.map(|labels| chosen.iter().map(|&place| labels[place]).collect());
+    Ok(ImageSet { labels, full_size: Some(files.len()), ..images })
 }
 
 /// The places of `limit` entries, rising, when the groups they belong to take turns: first the first of each group.
-pub(super) fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
+fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
     let mut turns = BTreeMap::new();
     let mut order: Vec<(usize, usize)> = Vec::with_capacity(groups.len());
     for (place, group) in groups.iter().enumerate() {
@@ -106,12 +120,7 @@ pub(super) fn read_flat(
     let root = locate_flat(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let mut files = Vec::new();
     walk(&root, 0, &mut files)?;
-    let full_size = files.len();
-    let folders: Vec<Option<&Path>> = files.iter().map(|file| file.parent()).collect();
-    let chosen = in_turn(&folders, limit.unwrap_or(full_size));
-    let files: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
-    let images = pictures(&root, &files, split, shape)?;
-    Ok(ImageSet { full_size: Some(full_size), ..images })
+    read_files(&root, &files, None, split, shape, limit)
 }
 
 /// The folders in `folder`, by name.
@@ -163,7 +172,7 @@ fn is_picture(path: &Path) -> bool {
 }
 
 /// Reads `files` at one shape.
-pub(super) fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 3]>) -> Result<ImageSet> {
+fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 3]>) -> Result<ImageSet> {
     let Some(first) = files.first() else {
         return Err(Error::input(format!("{} holds no PNG or JPEG pictures", root.display())));
     };

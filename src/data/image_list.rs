@@ -38,19 +38,9 @@ pub(super) fn read(
     limit: Option<usize>,
 ) -> Result<ImageSet> {
     let (files, labels) = entries(root, list)?;
-    let chosen = match &labels {
-        Some(labels) => folder::in_turn(labels, limit.unwrap_or(files.len())),
-        None => {
-            let folders: Vec<Option<&Path>> = files.iter().map(|file| file.parent()).collect();
-            folder::in_turn(&folders, limit.unwrap_or(files.len()))
-        }
-    };
-    let pictures: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
-    let mut images = folder::pictures(list, &pictures, split, shape)?;
-    images.classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
-    images.labels = labels.map(|labels| chosen.iter().map(|&place| labels[place]).collect());
-    images.full_size = Some(files.len());
-    Ok(images)
+    let images = folder::read_files(list, &files, labels.as_deref(), split, shape, limit)?;
+    let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
+    Ok(ImageSet { classes, ..images })
 }
 
 /// The files of a list, and their labels if it has any.

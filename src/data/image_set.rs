@@ -1,6 +1,6 @@
 //! The images of one split in memory, and how they become tensors.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -94,6 +94,16 @@ impl ImageSet {
     pub fn image(&self, i: usize) -> &[u8] {
         let length = self.image_len();
         &self.pixels[i * length..(i + 1) * length]
+    }
+
+    /// Its images by their bytes, each once.
+    pub fn distinct(&self) -> HashSet<&[u8]> {
+        (0..self.len()).map(|i| self.image(i)).collect()
+    }
+
+    /// How many of its images are among these.
+    pub fn among(&self, images: &HashSet<&[u8]>) -> usize {
+        (0..self.len()).filter(|&i| images.contains(self.image(i))).count()
     }
 
     /// The first `n` images, or all if there are fewer.

@@ -19,7 +19,9 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, argmax, map_rows};
+use super::{
+    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, argmax, check_memory, map_rows,
+};
 use crate::{Error, Result, linalg::dot};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
@@ -103,13 +105,8 @@ impl Gram {
         };
         let entries = gram.start(gram.layers.len());
         let bytes = 2 * classes * entries * size_of::<f64>();
-        if bytes > memory {
-            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-            let (needed, allowed) = (mib(bytes), memory >> 20);
-            let message =
-                format!("Gram needs {needed} MiB for the bounds of {classes} classes, and may use {allowed} MiB");
-            return Err(Error::input(message).hint("raise evaluation.fit_memory (--memory), or take fewer powers"));
-        }
+        check_memory("Gram needs", &format!("the bounds of {classes} classes"), [bytes, memory])
+            .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer powers"))?;
         gram.bounds = [f64::INFINITY, f64::NEG_INFINITY].map(|start| vec![start; classes * entries]);
         let mut seen = vec![0; classes];
         let held: Vec<bool> = predicted

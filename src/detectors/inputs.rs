@@ -2,8 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use candle_core::{DType, Tensor};
+use candle_core::{Tensor, backprop::GradStore};
 
+use super::numbers;
 use crate::{Error, Result, nn::Network};
 
 /// A network for inference, and the images of one set in batches that leave memory for a graph.
@@ -24,14 +25,22 @@ pub trait Inputs: fmt::Debug + Send + Sync {
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Inputs>>;
 }
 
-/// Σ ⟨v, y⟩'s gradient with respect to `x`: what a gradient v with respect to (N, D) `outputs` y becomes on its way back. `v`: N·D
-/// numbers, row after row.
+/// Σ ⟨v, y⟩'s gradients with respect to all variables: what a gradient v with respect to (N, D) `outputs` y becomes on its way back.
+/// `v`: N·D numbers, row after row.
+///
+/// # Errors
+/// As the backward pass.
+pub fn gradients(outputs: &Tensor, v: Vec<f64>) -> Result<GradStore> {
+    let v = Tensor::from_vec(v, outputs.shape(), outputs.device())?.to_dtype(outputs.dtype())?;
+    Ok((outputs * v)?.sum_all()?.backward()?)
+}
+
+/// That of [`gradients`] with respect to `x`.
 ///
 /// # Errors
 /// [`Error::Failed`] if the outputs do not depend on `x`, or as the backward pass.
 pub fn pull_back(outputs: &Tensor, v: Vec<f64>, x: &Tensor) -> Result<Tensor> {
-    let v = Tensor::from_vec(v, outputs.shape(), outputs.device())?.to_dtype(outputs.dtype())?;
-    let gradients = (outputs * v)?.sum_all()?.backward()?;
+    let gradients = gradients(outputs, v)?;
     let missing = || Error::Failed("the network's outputs do not depend on what they are differentiated by".into());
     gradients.get(x).cloned().ok_or_else(missing)
 }
@@ -58,13 +67,4 @@ pub fn step_down(images: &Tensor, gradient: &Tensor, noise: f64, deviations: &[f
         values.iter_mut().zip(slopes).for_each(|(x, slope)| *x -= if *slope >= 0.0 { step } else { -step });
     }
     Ok(Tensor::from_vec(values, images.shape(), images.device())?.to_dtype(images.dtype())?)
-}
-
-/// The elements in order.
-pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
-    let flat = tensor.flatten_all()?;
-    match flat.dtype() {
-        DType::F64 => Ok(flat.to_vec1()?),
-        _ => Ok(flat.to_dtype(DType::F32)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect()),
-    }
 }

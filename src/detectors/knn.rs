@@ -12,7 +12,10 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, finite, similarity::nearest};
+use super::{
+    Bank, Detector, Fit, Need, Scorer, Scores, finite,
+    similarity::{Products, nearest},
+};
 use crate::{Error, Result};
 
 /// Settings.
@@ -32,9 +35,6 @@ impl Default for Config {
     }
 }
 
-/// Similarities held at a time. Ours: 64 MiB of f32.
-const BLOCK: usize = 16 << 20;
-
 /// The distance of each row of (N, D) `features` to the `k`-th nearest row of (M, D) `train`, both scaled to length 1.
 ///
 /// # Errors
@@ -51,14 +51,10 @@ pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
         return Err(Error::Failed(format!("k is {k}, and there are {rows} train images to be neighbours")));
     }
     let (train, queries) = (unit(train)?, unit(features)?);
-    let transposed = Tensor::from_slice(&train, (rows, columns), &candle_core::Device::Cpu)?.t()?;
+    let products = Products::new(&train, columns)?;
     let mut scores = Vec::with_capacity(images);
-    let step = (BLOCK / rows).max(1);
-    for block in queries.chunks(step * columns) {
-        let block_rows = block.len() / columns;
-        let similarities =
-            Tensor::from_slice(block, (block_rows, columns), &candle_core::Device::Cpu)?.matmul(&transposed)?;
-        let similarities: Vec<f32> = similarities.flatten_all()?.to_vec1()?;
+    for block in queries.chunks(products.together() * columns) {
+        let similarities = products.of(block)?;
         let distance = |(row, query): (&[f32], &[f32])| {
             let neighbour = &train[nearest(row, k)[k - 1] as usize * columns..][..columns];
             let squares = query.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));

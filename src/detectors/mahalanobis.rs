@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, centred, finite, inputs, same,
+    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, inputs, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
@@ -45,20 +45,16 @@ const BLOCK: usize = 4096;
 pub struct Config {
     /// ε, in units of pixels in 0..1. 0: OpenOOD's, which differentiates nothing.
     #[garde(range(min = 0.0, max = 1.0))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
     pub noise: f64,
     /// Which stages' features are read: `penultimate`, `all`, or a list. The first is OpenOOD's and energy_ood's.
     #[garde(custom(names_each_once))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
     pub layers: Stages,
     /// α of each of the layers, in their order; empty: 1 each, ours.
     #[garde(inner(range(min = -1e6, max = 1e6)))]
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
     pub weights: Vec<f64>,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// Class means and what makes the shared covariance the identity.
@@ -250,11 +246,8 @@ fn collect(stages: &Stages, inputs: &dyn Inputs, memory: usize) -> Result<Vec<(S
             // All of them, and one layer's again while it is fitted, twice.
             let most = sizes.iter().max().copied().unwrap_or(0);
             let bytes = inputs.images() * (sizes.iter().sum::<usize>() + 2 * most) * size_of::<f32>();
-            if bytes > memory {
-                let (needed, allowed) = (bytes.div_ceil(1 << 20), memory >> 20);
-                let message = format!("mahalanobis needs {needed} MiB for its layers, and may use {allowed} MiB");
-                return Err(Error::input(message).hint("raise evaluation.fit_memory, or name fewer layers"));
-            }
+            check_memory("mahalanobis needs", "its layers", [bytes, memory])
+                .map_err(|error| error.hint("raise evaluation.fit_memory, or name fewer layers"))?;
             layers = batch.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
         }
         for ((_, all), (_, features)) in layers.iter_mut().zip(batch) {

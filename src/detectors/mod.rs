@@ -49,7 +49,7 @@ pub use record::in_words;
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::{
     Error, Result,
@@ -345,9 +345,23 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
-/// The numbers of a weight or bias, on the CPU.
-fn numbers(parameter: &Tensor) -> Result<Vec<f64>> {
-    Ok(parameter.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+/// Refuses a fit that needs more bytes than it may use: `AFDU needs at least 4626 MiB for the neurons, and may use 2048 MiB`.
+fn check_memory(who: &str, of: &str, [needed, allowed]: [usize; 2]) -> Result<()> {
+    if needed <= allowed {
+        return Ok(());
+    }
+    let (needed, allowed) = (needed.div_ceil(1 << 20), allowed >> 20);
+    Err(Error::input(format!("{who} {needed} MiB for {of}, and may use {allowed} MiB")))
+}
+
+/// The elements of a tensor, in order.
+fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+    let flat = tensor.flatten_all()?;
+    match flat.dtype() {
+        DType::F64 => Ok(flat.to_vec1()?),
+        // By loops: candle's elementwise operations on tensors as large as images wait spinning.
+        _ => Ok(wide(&flat.to_dtype(DType::F32)?.to_vec1::<f32>()?)),
+    }
 }
 
 /// ‖a − b‖₂

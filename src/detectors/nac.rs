@@ -23,7 +23,7 @@ use candle_core::Tensor;
 use rand::seq::SliceRandom;
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, inputs::numbers, log_softmax, map_rows, same, stages::no_stage,
+    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, inputs, log_softmax, map_rows, numbers, same, stages::no_stage,
 };
 use crate::{
     Error, Result,
@@ -147,9 +147,7 @@ pub fn parts(inputs: &dyn Inputs, names: &[String], images: &Tensor, start: usiz
         let uniform = 1.0 / row.len() as f64;
         log_softmax(row).into_iter().map(|log| log.exp() - uniform).collect::<Vec<_>>()
     })?;
-    let logits = &outputs.logits;
-    let slopes = Tensor::from_vec(slopes.concat(), logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
-    let gradients = (logits * slopes)?.sum_all()?.backward()?;
+    let gradients = inputs::gradients(&outputs.logits, slopes.concat())?;
     let part = |name: &String| {
         let missing = || no_stage(name, outputs.taps.keys().copied());
         let Leaf { values, variable, .. } = leaves.iter().find(|leaf| leaf.name == *name).ok_or_else(missing)?;

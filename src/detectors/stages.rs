@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use candle_core::Tensor;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    Error, Result, did_you_mean,
+    Error, Result,
+    config::{check::first_repeated, named::word_or_list},
+    did_you_mean,
     nn::{Outputs, stages::PENULTIMATE},
     ops,
 };
@@ -68,7 +70,7 @@ fn means(maps: &Tensor) -> Result<Tensor> {
 }
 
 fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
-    Ok(a.dims() == b.dims() && super::inputs::numbers(a)? == super::inputs::numbers(b)?)
+    Ok(a.dims() == b.dims() && super::numbers(a)? == super::numbers(b)?)
 }
 
 impl Serialize for Stages {
@@ -83,31 +85,12 @@ impl Serialize for Stages {
 
 impl<'de> Deserialize<'de> for Stages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Stages;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-                formatter.write_str("`penultimate`, `all` or a list of stages' names")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Stages, E> {
-                match value {
-                    PENULTIMATE => Ok(Stages::Penultimate),
-                    "all" => Ok(Stages::All),
-                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
-                }
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut names: A) -> Result<Stages, A::Error> {
-                let mut found = Vec::new();
-                while let Some(name) = names.next_element()? {
-                    found.push(name);
-                }
-                Ok(Stages::Named(found))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
+        let short = |word: &str| match word {
+            PENULTIMATE => Some(Self::Penultimate),
+            "all" => Some(Self::All),
+            _ => None,
+        };
+        word_or_list(deserializer, "`penultimate`, `all` or a list of stages' names", short, Self::Named)
     }
 }
 
@@ -128,7 +111,7 @@ impl schemars::JsonSchema for Stages {
 pub(super) fn names_each_once(stages: &Stages, _: &()) -> garde::Result {
     match stages {
         Stages::Named(names) if names.is_empty() => Err(garde::Error::new("names no stage; `all` takes every one")),
-        Stages::Named(names) => match crate::config::check::first_repeated(names) {
+        Stages::Named(names) => match first_repeated(names) {
             Some(index) => Err(garde::Error::new(format!("\"{}\" is named twice", names[index]))),
             None => Ok(()),
         },

@@ -1,9 +1,12 @@
 //! Which settings searches chose, for a table's caption.
 
 use indexmap::IndexMap;
-use serde_json::Value;
 
-use crate::{config::search::By, report::variants::Variant, run::results::Results};
+use crate::{
+    config::search::{By, in_words},
+    report::variants::Variant,
+    run::results::Results,
+};
 
 /// `Chosen on validation OOD (tin_val, against 1000 images of cifar10_val) by the mean AUROC: react: percentile=95; …`, with the
 /// seeds where they differ. `None` if nothing was searched.
@@ -15,7 +18,7 @@ pub fn line(methods: &[Variant<'_>], results: &Results) -> Option<String> {
         for (seed, result) in method.methods() {
             let Some(search) = &result.search else { continue };
             by = Some(search.by);
-            choices.entry(words(&search.chosen)).or_default().push(seed.seed.to_string());
+            choices.entry(in_words(&search.chosen)).or_default().push(seed.seed.to_string());
         }
         let alone = choices.len() == 1;
         let words = choices.into_iter().map(|(words, seeds)| match alone {
@@ -36,8 +39,4 @@ pub fn line(methods: &[Variant<'_>], results: &Results) -> Option<String> {
     let ood: Vec<&str> = sets.map(|(name, _)| name.as_str()).collect();
     let line = format!("Chosen on validation OOD ({} against {id}) by the {by}: {}.", ood.join(", "), told.join("; "));
     Some(line.replace(char::is_control, " "))
-}
-
-fn words(values: &IndexMap<String, Value>) -> String {
-    values.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }

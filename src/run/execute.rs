@@ -1,7 +1,7 @@
 //! Carries out a plan: trains what is missing, scores with every method, and records the numbers.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -58,7 +58,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     // one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
     runner.check_outliers()?;
-    runner.validation_sets(&plan.experiment.data)?;
+    runner.check_validation()?;
     runner.check_layers()?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
@@ -219,8 +219,7 @@ impl Runner<'_> {
         let tested = self.test_sets(&self.plan.experiment.data)?;
         let outliers = self.set(dataset, Split::Train, tested.first().map(|id| id.images.shape()))?;
         for tested in &tested[1..] {
-            let images: HashSet<&[u8]> = (0..tested.images.len()).map(|i| tested.images.image(i)).collect();
-            let learned = (0..outliers.images.len()).filter(|&i| images.contains(outliers.images.image(i))).count();
+            let learned = outliers.images.among(&tested.images.distinct());
             if learned > 0 {
                 let (name, tested) = (&outliers.images.name, &tested.images.name);
                 return Err(Error::input(format!(

@@ -3,20 +3,17 @@
 //! Each combination is fitted and scored like any other method, on the validation sets' outputs, and its scores are kept: an
 //! interrupted search goes on where it was. The sets that are reported on take no part.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
 use indexmap::IndexMap;
 use rand::seq::index;
+use serde_json::Value;
 
 use crate::{
     Error, Result,
     config::{
         self, Method,
-        search::{By, HeldOut, combinations, with},
+        search::{By, HeldOut, combinations, in_words, with},
     },
     data::Split,
     detectors::Bank,
@@ -64,9 +61,6 @@ impl Runner<'_> {
     }
 
     /// The validation sets, the ID set first; none if there are none.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if most images of one of them are among those that are reported on, whatever its name.
     pub(super) fn validation_sets(&mut self, data: &config::Data) -> Result<Vec<Arc<LoadedSet>>> {
         let Some(validation) = &data.validation else { return Ok(Vec::new()) };
         let (id, held_out) = self.id_sets(data)?;
@@ -79,21 +73,27 @@ impl Runner<'_> {
         for dataset in &validation.ood {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
+        Ok(sets)
+    }
+
+    /// Refuses to choose settings on sets of which most images are among those that are reported on, whatever their names.
+    pub(super) fn check_validation(&mut self) -> Result<()> {
+        let data = &self.plan.experiment.data;
+        let sets = self.validation_sets(data)?;
+        if sets.is_empty() {
+            return Ok(());
+        }
         for reported in self.test_sets(data)? {
-            let images = &reported.images;
-            let known: HashSet<&[u8]> = (0..images.len()).map(|image| images.image(image)).collect();
+            let known = reported.images.distinct();
             // Large sets may have a few pictures in common by accident.
-            let shared = |set: &LoadedSet| {
-                (0..set.images.len()).filter(|&image| known.contains(set.images.image(image))).count()
-            };
-            if let Some(same) = sets.iter().find(|set| 2 * shared(set) > set.images.len()) {
-                let (same, reported) = (&same.images.name, &images.name);
+            if let Some(same) = sets.iter().find(|set| 2 * set.images.among(&known) > set.images.len()) {
+                let (same, reported) = (&same.images.name, &reported.images.name);
                 let message =
                     format!("data.validation: most images of \"{same}\" are in \"{reported}\", which is reported on");
                 return Err(Error::input(message).hint("choose settings on other images than those of the tables"));
             }
         }
-        Ok(sets)
+        Ok(())
     }
 
     /// What a search needs of the subject's network.
@@ -112,11 +112,10 @@ impl Runner<'_> {
         let missing = || Error::Failed(format!("method {}: there are no validation data to search on", method.name));
         let validation = subject.validation.as_ref().ok_or_else(missing)?;
         let mut grid = Vec::new();
-        let mut best: Option<(f64, Method)> = None;
+        let mut best: Option<(f64, IndexMap<String, Value>, Method)> = None;
         for values in combinations(&method.search) {
             let detector = with(&method.detector, &values).map_err(Error::input)?;
-            let words: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let tried = Method { name: format!("{} ({})", method.name, words.join(", ")), detector, ..method.clone() };
+            let tried = Method { name: format!("{} ({})", method.name, in_words(&values)), detector, ..method.clone() };
             let scored = self.scores(&tried, subject, &validation.sets, &validation.banks)?;
             let id = scored.scores[0].as_slice();
             let mut ood = IndexMap::new();
@@ -131,17 +130,16 @@ impl Runner<'_> {
             let mean = ood.values().sum::<f64>() / ood.len() as f64;
             let better = match (&best, validation.by) {
                 (None, _) => true,
-                (Some((known, _)), By::Auroc) => mean.total_cmp(known) == Ordering::Greater,
-                (Some((known, _)), By::Fpr95) => mean.total_cmp(known) == Ordering::Less,
+                (Some((known, ..)), By::Auroc) => mean.total_cmp(known) == Ordering::Greater,
+                (Some((known, ..)), By::Fpr95) => mean.total_cmp(known) == Ordering::Less,
             };
             if better {
-                best = Some((mean, Method { name: method.name.clone(), ..tried }));
+                best = Some((mean, values.clone(), Method { name: method.name.clone(), ..tried }));
             }
             let seconds = scored.fit_seconds + scored.score_seconds;
             grid.push(Combination { values, mean, ood, seconds });
         }
-        let (mean, chosen) = best.ok_or_else(missing)?;
-        let values = grid.iter().find(|tried| tried.mean == mean).map(|tried| tried.values.clone()).unwrap_or_default();
-        Ok((chosen, Some(Search { by: validation.by, chosen: values, grid })))
+        let (_, chosen, method) = best.ok_or_else(missing)?;
+        Ok((method, Some(Search { by: validation.by, chosen, grid })))
     }
 }

@@ -15,7 +15,10 @@ use super::{
     part::{Part, Piece},
     table::{Curve, Error, Head, NODES, Tables},
 };
-use crate::{Result, detectors::Activations};
+use crate::{
+    Result,
+    detectors::{self, Activations},
+};
 
 /// Neurons that are fitted together, and whose factors are added up before they are added to others.
 const GROUP: usize = 128;
@@ -179,15 +182,9 @@ pub fn least_memory(config: &Config, neurons: usize, images: usize) -> usize {
 /// [`crate::Error::Input`] with both numbers.
 pub fn check_memory(config: &Config, neurons: usize, images: usize, memory: usize) -> Result<()> {
     let least = least_memory(config, neurons, config.images.map_or(images, |most| most.min(images)));
-    if memory >= least {
-        return Ok(());
-    }
-    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-    let (least, memory) = (mib(least), mib(memory));
-    let message =
-        format!("AFDU needs at least {least} MiB for the {neurons} neurons of these layers, and may use {memory} MiB");
     let advice = "raise evaluation.fit_memory (--memory), name fewer layers, or take `granularity: channel`";
-    Err(crate::Error::input(message).hint(advice))
+    detectors::check_memory("AFDU needs at least", &format!("the {neurons} neurons of these layers"), [least, memory])
+        .map_err(|error| error.hint(advice))
 }
 
 /// The most bytes that a fitted neuron takes, as a rule.

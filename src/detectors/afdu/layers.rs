@@ -1,12 +1,19 @@
 //! Which layers are read, and a layer's neurons as rows of numbers.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, ops::Range};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Config, Granularity, Tap};
-use crate::{Error, Result, config::check::first_repeated, detectors::LayerShape, did_you_mean, nn::watch::Layer, ops};
+use crate::{
+    Error, Result,
+    config::{check::first_repeated, named::word_or_list},
+    detectors::LayerShape,
+    did_you_mean,
+    nn::watch::Layer,
+    ops,
+};
 
 /// `all`, or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,27 +35,8 @@ impl Serialize for Layers {
 
 impl<'de> Deserialize<'de> for Layers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Layers;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("`all` or a list of layers' names")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Layers, E> {
-                if value == "all" { Ok(Layers::All) } else { Err(E::invalid_value(de::Unexpected::Str(value), &self)) }
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut names: A) -> Result<Layers, A::Error> {
-                let mut found = Vec::new();
-                while let Some(name) = names.next_element()? {
-                    found.push(name);
-                }
-                Ok(Layers::Named(found))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
+        let short = |word: &str| (word == "all").then_some(Self::All);
+        word_or_list(deserializer, "`all` or a list of layers' names", short, Self::Named)
     }
 }
 
