@@ -276,6 +276,100 @@ fn a_fit_says_what_it_met_and_takes_any_label() {
     assert!(!told(&["--detector", "knn: {k: 1}", "--fit", &input, "--input", &input]).contains("fit"));
 }
 
+/// Logits, features and head of one network; `logits` makes other logits of its own.
+fn network(images: usize, logits: impl Fn(Tensor) -> Tensor) -> Vec<(&'static str, Tensor)> {
+    let (features, weight, bias) = (rows(images, 6, 0.91), rows(3, 6, 1.3), rows(1, 3, 0.4).squeeze(0).unwrap());
+    let own = features.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+    vec![("features", features), ("logits", logits(own)), ("head.weight", weight), ("head.bias", bias)]
+}
+
+#[test]
+fn logits_of_other_features_or_another_head_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let file = |name: &str, tensors: &[(&str, Tensor)]| write(here, name, tensors);
+    let without = |tensors: Vec<(&'static str, Tensor)>, left: &str| {
+        tensors.into_iter().filter(|(name, _)| *name != left).collect::<Vec<_>>()
+    };
+    let good = file("good", &network(9, |own| own));
+    let half = |own: Tensor| own.to_dtype(candle_core::DType::BF16).unwrap();
+    let rounded = file("rounded", &network(9, half));
+    // What softmax forgets may be anything; a DUQ network's logits are of no linear layer.
+    let normalised = file("normalised", &network(9, |own| candle_nn::ops::log_softmax(&own, 1).unwrap()));
+    let headless =
+        file("headless", &without(without(network(9, |own| (own * 2.0).unwrap()), "head.bias"), "head.weight"));
+    let one_row = |own: Tensor| {
+        let mut values: Vec<f32> = own.flatten_all().unwrap().to_vec1().unwrap();
+        values[3 * 7 + 2] += 0.1;
+        Tensor::from_vec(values, (9, 3), &Device::Cpu).unwrap()
+    };
+    let shifted = file(
+        "shifted",
+        &network(9, |own| Tensor::cat(&[&own.narrow(0, 1, 8).unwrap(), &own], 0).unwrap().narrow(0, 0, 9).unwrap()),
+    );
+    let off = file("off", &network(9, one_row));
+    let biasless = file("biasless", &without(network(9, |own| own), "head.bias"));
+    let nan = file("nan", &{
+        let mut tensors = network(9, |own| own);
+        tensors[0].1 = (&tensors[0].1 * 1e38).unwrap();
+        tensors[2].1 = (&tensors[2].1 * 1e38).unwrap();
+        tensors
+    });
+    for (detector, input) in [
+        ("ash", &good),
+        ("ash", &rounded),
+        ("gradnorm", &rounded),
+        ("ash", &normalised),
+        // They read one of the three, or there is no head to compare with.
+        ("msp", &shifted),
+        ("energy", &biasless),
+        ("gradnorm", &headless),
+    ] {
+        assert_eq!(scored(&["--detector", detector, "--input", input], &out).len(), 9, "{detector} {input}");
+    }
+    let knn = ["--detector", "knn: {k: 2}", "--fit", &good, "--input"];
+    assert_eq!(scored(&[&knn[..], &[&off]].concat(), &out).len(), 9);
+    fs::remove_file(&out).unwrap();
+
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let assert = oodkit().arg("score").args(arguments).args(["--out", out.to_str().unwrap()]).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(parts.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+        assert!(!out.exists());
+    };
+    let one = "off: logits are not what head.weight and head.bias make of features in 1 of 9 images: furthest off is logit 2 of \
+               image 7, which is ";
+    refused(&["--detector", "ash", "--input", &off], &[one, "and should be ", "hint: take all three from one network"]);
+    refused(&["--detector", "gradnorm", "--input", &normalised], &["of 9 images: furthest off"]);
+    refused(&["--detector", "ash", "--input", &shifted], &["of 9 images: furthest off"]);
+    refused(&["--detector", "ash", "--input", &biasless], &["in 9 of 9 images"]);
+    refused(&["--detector", "ash", "--input", &nan], &["nan: ", " of 9 images"]);
+    // The train images' too, and by a head that another file brings.
+    refused(&["--detector", "react", "--fit", &off, "--input", &good], &[one]);
+    let head_only = file("train", &without(network(9, |own| own), "logits"));
+    refused(
+        &["--detector", "ash", "--fit", &head_only, "--input", &headless],
+        &["headless: logits", "in 9 of 9 images"],
+    );
+    // Of a head that only a later file brings, nothing is scored before.
+    let both = ["--detector", "nnguide: {k: 2}", "--fit", &headless, "--input", &headless, &good];
+    let arguments = [&both[..], &["--out", "never.npy"]].concat();
+    refused(&arguments, &["headless: logits", "in 9 of 9 images"]);
+
+    let mut other = network(9, |own| own);
+    other[2].1 = rows(3, 6, 1.31);
+    let other = file("other", &without(other, "logits"));
+    refused(
+        &["--detector", "knn: {k: 2}", "--fit", &good, "--input", &other],
+        &["other: head.weight holds ", "in that of ", "good", "hint: all files must be of one network"],
+    );
+    refused(
+        &["--detector", "knn: {k: 2}", "--fit", &good, "--input", &biasless],
+        &["biasless: head.bias holds 0 where"],
+    );
+}
+
 #[test]
 fn duq_takes_logarithms_of_kernels_only() {
     let folder = tempfile::tempdir().unwrap();

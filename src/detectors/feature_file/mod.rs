@@ -6,25 +6,28 @@
 //! before or after their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels
 //! of any integer type; other names are refused, because they are slips of the keyboard.
 
+mod belongs;
+mod taps;
+
+pub use taps::Taps;
+
 use std::{any::Any, fs::File, io::Read as _, path::Path, sync::Arc};
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
+
+use belongs::Shared;
 
 use super::{
-    Activations, Bank, DetectorConfig, Fit, LayerShape, Need, Scores,
+    Activations as _, Bank, DetectorConfig, Fit, Need, Scores,
     afdu::{self, Tap, fit::Fitted, layers},
 };
 use crate::{
     Error, Result, did_you_mean,
-    nn::{Head, watch::Layer, weights::read_safetensors},
-    ops::Activation,
+    nn::{Head, weights::read_safetensors},
 };
 
 /// The names that a file may hold, besides `taps.<layer>`.
 const NAMES: [&str; 6] = ["logits", "features", "members", "labels", "head.weight", "head.bias"];
-
-/// Images of a pass over `taps.*`. Ours: enough to keep two cores busy.
-const BATCH: usize = 256;
 
 /// The contents of one file.
 #[derive(Debug, Clone)]
@@ -264,26 +267,28 @@ pub fn score(
     if let (Some(train), Some((_, taps))) = (&mut train, &chosen) {
         train.activations = Some(taps.clone());
     }
-    let head_of = |file: &FeatureFile| Some((file.head.clone()?, file.path.clone()));
-    let mut head = train_file.as_ref().and_then(head_of);
+    let mut shared = train_file.as_ref().and_then(Shared::of);
+    let check = |shared: &Shared, file: &FeatureFile| shared.check(file, detector.needs());
+    if let (Some(shared), Some(file)) = (&shared, &train_file) {
+        check(shared, file)?;
+    }
     let mut first = None;
-    for path in inputs {
+    for (index, path) in inputs.iter().enumerate() {
         let (input, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
-        if detector.needs().contains(&Need::Head) && head.is_none() && input.head.is_none() {
+        if detector.needs().contains(&Need::Head) && shared.is_none() && input.head.is_none() {
             let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
             return Err(Error::input(message));
         }
-        head = head.or_else(|| head_of(&input));
-        if let Some((head, from)) = &head {
-            for file in train_file.iter().chain([&input]) {
-                let refused = |reason| Error::input(format!("{}: {reason} of {from}", file.path));
-                file.check_fits(&head.weight).map_err(refused)?;
-            }
+        if let (None, Some(found)) = (&shared, Shared::of(&input)) {
+            train_file.iter().try_for_each(|file| check(&found, file))?;
+            inputs[..index].iter().try_for_each(|path| check(&found, &FeatureFile::read(path)?))?;
+            shared = Some(found);
         }
+        shared.iter().try_for_each(|shared| check(shared, &input))?;
         first.get_or_insert(bank);
     }
     let learned_from = fit.or(inputs.first().copied()).map(|path| path.display().to_string()).unwrap_or_default();
-    let head = head.as_ref().map(|(head, _)| head);
+    let head = shared.as_ref().map(|shared| &shared.head);
     let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None }).map_err(|error| {
         let advice = "other train images or settings may do: oodkit detectors lists what each detector needs";
         of_detector(config, &learned_from, error, advice)
@@ -431,58 +436,4 @@ fn classes(labels: &Tensor) -> Result<Vec<u32>, String> {
         u32::try_from(label).map_err(|_| format!("the label of image {image} is {label}, which is no class"))
     };
     values.into_iter().enumerate().map(class).collect()
-}
-
-/// Neurons that are all in memory.
-#[derive(Debug)]
-pub struct Taps {
-    images: usize,
-    layers: Vec<(String, Tensor)>,
-}
-
-impl Taps {
-    /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images. They are taken as they are: which
-    /// non-linearity comes before or after them is not known, and taken to be none.
-    ///
-    /// # Errors
-    /// If there is no layer, or their numbers of images differ.
-    pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
-        let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
-        match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
-            true => Ok(Self { images, layers }),
-            false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
-        }
-    }
-
-    fn batch(&self, start: usize, images: usize) -> Result<Vec<Layer>> {
-        let layer = |(name, values): &(String, Tensor)| {
-            let values = values.narrow(0, start, images)?;
-            Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
-        };
-        self.layers.iter().map(layer).collect()
-    }
-}
-
-impl Activations for Taps {
-    fn images(&self) -> usize {
-        self.images
-    }
-
-    fn layers(&self) -> Result<Vec<LayerShape>> {
-        Ok(self.batch(0, 1)?.iter().map(LayerShape::from).collect())
-    }
-
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
-        for start in (0..self.images).step_by(BATCH) {
-            each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
-        }
-        Ok(())
-    }
-
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
-        let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
-        let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
-        let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
-        Ok(Arc::new(Self { images: images.len(), layers: self.layers.iter().map(chosen).collect::<Result<_>>()? }))
-    }
 }

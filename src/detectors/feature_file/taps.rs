@@ -1,0 +1,69 @@
+//! The layers' neurons of a feature file.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::{
+    Error, Result,
+    detectors::{Activations, LayerShape},
+    nn::watch::Layer,
+    ops::Activation,
+};
+
+/// Images of a pass over `taps.*`. Ours: enough to keep two cores busy.
+const BATCH: usize = 256;
+
+/// Neurons that are all in memory.
+#[derive(Debug)]
+pub struct Taps {
+    pub(super) images: usize,
+    pub(super) layers: Vec<(String, Tensor)>,
+}
+
+impl Taps {
+    /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images. They are taken as they are: which
+    /// non-linearity comes before or after them is not known, and taken to be none.
+    ///
+    /// # Errors
+    /// If there is no layer, or their numbers of images differ.
+    pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
+        let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
+        match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
+            true => Ok(Self { images, layers }),
+            false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
+        }
+    }
+
+    fn batch(&self, start: usize, images: usize) -> Result<Vec<Layer>> {
+        let layer = |(name, values): &(String, Tensor)| {
+            let values = values.narrow(0, start, images)?;
+            Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
+        };
+        self.layers.iter().map(layer).collect()
+    }
+}
+
+impl Activations for Taps {
+    fn images(&self) -> usize {
+        self.images
+    }
+
+    fn layers(&self) -> Result<Vec<LayerShape>> {
+        Ok(self.batch(0, 1)?.iter().map(LayerShape::from).collect())
+    }
+
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+        for start in (0..self.images).step_by(BATCH) {
+            each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
+        }
+        Ok(())
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
+        let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
+        let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
+        Ok(Arc::new(Self { images: images.len(), layers: self.layers.iter().map(chosen).collect::<Result<_>>()? }))
+    }
+}
