@@ -6,12 +6,14 @@ use std::{
     process::{Command, Output},
 };
 
+use candle_core::{Device, Tensor};
 use oodkit::{
     config::{self, Experiment, load, overrides},
-    detectors::DetectorConfig,
+    detectors::{DetectorConfig, temperature_scaling::scaled_msp},
     metrics,
     run::results::Results,
 };
+use serde_json::{Value, json};
 
 const EXPERIMENT: &str = "\
 title: Protocols
@@ -178,6 +180,16 @@ impl Place {
         Results::read(&folder).unwrap().unwrap()
     }
 
+    /// The stored logits on a set of the network whose scores are at `path`.
+    fn outputs(&self, path: &Path, set: &str) -> Tensor {
+        let network = self.path("runs").join(path.ancestors().nth(3).unwrap());
+        let folder = std::fs::read_dir(network.join("outputs")).unwrap().next().unwrap().unwrap().path();
+        let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let file =
+            files.find(|file| file.file_name().unwrap().to_string_lossy().starts_with(&format!("{set}-"))).unwrap();
+        candle_core::safetensors::load(file, &Device::Cpu).unwrap().remove("logits").unwrap()
+    }
+
     fn scores(&self, path: &Path) -> Vec<f32> {
         let scores = metrics::read_scores(&self.path("runs").join(path)).unwrap();
         scores.into_iter().map(|score| score as f32).collect()
@@ -297,6 +309,63 @@ fn settings_are_chosen_on_validation_images_alone() {
     // Nothing is done twice.
     place.write(&searched());
     assert_eq!(place.prints("run"), table);
+}
+
+/// ODIN as its paper has it: temperature and noise chosen on validation OOD data, then scored through the network.
+#[test]
+fn odin_is_searched_and_scored_through_the_network() {
+    let entry = "{ network: base, detector: { all: { except: [afdu] } } }";
+    let odin =
+        "{ name: ODIN, network: base, detector: odin, search: { temperature: [1, 1000], noise: [0, 0.004, 0.05] } }";
+    let experiment = |entry_now: &str| {
+        with(&[
+            (entry, entry_now),
+            (
+                ", group: far }]",
+                ", group: far }]\n  validation: { id: 10, ood: [{ name: b, format: folder, path: PLACE/b }] }",
+            ),
+            ("[msp, knn]", "[ODIN]"),
+            ("test_limit: 40", "test_limit: 50"),
+        ])
+    };
+    let place = place_of_search();
+    place.write(&experiment(odin));
+    place.prints("run");
+    let results = place.results();
+    let ours = &results.cells[0].seeds[0].methods["ODIN"];
+    let search = ours.search.as_ref().unwrap();
+    let tried: Vec<_> =
+        search.grid.iter().map(|tried| (&tried.values["temperature"], &tried.values["noise"])).collect();
+    assert_eq!(json!(tried), json!([[1, 0], [1, 0.004], [1, 0.05], [1000, 0], [1000, 0.004], [1000, 0.05]]));
+    let best = search.grid.iter().map(|tried| tried.mean).fold(f64::MIN, f64::max);
+    let first = search.grid.iter().find(|tried| tried.mean == best).unwrap();
+    assert_eq!(search.chosen, first.values, "the best, or the first of the best");
+    assert!(search.grid.iter().any(|tried| tried.mean != best), "{search:?}");
+
+    // What it chose scores as if the file had said so; of no noise, by the stored logits alone.
+    let detector = |temperature: &Value, noise: &Value| {
+        format!(
+            "{{ name: ODIN, network: base, detector: {{ odin: {{ temperature: {temperature}, noise: {noise} }} }} }}"
+        )
+    };
+    let fixed = |temperature: &Value, noise: &Value| {
+        place.write(&experiment(&detector(temperature, noise)));
+        place.prints("run");
+        place.results().cells[0].seeds[0].methods["ODIN"].clone()
+    };
+    let chosen = fixed(&first.values["temperature"], &first.values["noise"]);
+    assert_eq!((&chosen.scores, &chosen.ood), (&ours.scores, &ours.ood));
+    let [plain, noisy] = [json!(0), json!(0.05)].map(|noise| fixed(&json!(1000), &noise));
+    for set in ["fashion_mnist_small", "digits", "textures_small"] {
+        let [plain_scores, noisy_scores] = [&plain, &noisy].map(|method| place.scores(&method.scores[set]));
+        assert!(plain_scores.iter().zip(&noisy_scores).all(|(plain, noisy)| plain != noisy), "{set}");
+        let logits = place.outputs(&plain.scores[set], set);
+        assert_eq!(plain_scores, scaled_msp(&logits, 1000.0).unwrap());
+    }
+    // A step towards the likeliest class makes the network surer of it.
+    let mean = |scores: Vec<f32>| scores.iter().sum::<f32>() / scores.len() as f32;
+    let set = "fashion_mnist_small";
+    assert!(mean(place.scores(&noisy.scores[set])) < mean(place.scores(&plain.scores[set])));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use oodkit::rng;
@@ -98,7 +98,7 @@ fn outcome(runs: &Path) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
 fn remove_times(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|key, _| !key.ends_with("_seconds"));
+            map.retain(|key, _| key != "seconds" && !key.ends_with("_seconds"));
             map.values_mut().for_each(remove_times);
         }
         Value::Array(values) => values.iter_mut().for_each(remove_times),
@@ -129,6 +129,16 @@ fn logged(runs: &Path) -> usize {
     }
     let logs = found.into_iter().filter(|path| path.ends_with("metrics.jsonl"));
     logs.map(|path| fs::read_to_string(&path).unwrap().lines().count()).sum()
+}
+
+/// Files of scores.
+fn scored(runs: &Path) -> usize {
+    let mut found = Vec::new();
+    let networks = runs.join("networks");
+    if networks.exists() {
+        files(&networks, &mut found);
+    }
+    found.iter().filter(|path| path.extension().is_some_and(|extension| extension == "npy")).count()
 }
 
 /// Steps of a network that was not cut short: those of the one with centroids, or of the others.
@@ -172,6 +182,62 @@ fn twenty_kills_do_not_change_a_bit() {
     for (path, steps) in steps {
         assert_eq!(steps, (1..=whole(&steps)).collect::<Vec<_>>(), "{}", path.display());
     }
+}
+
+/// Settings chosen on validation data: of ODIN on a network and the images, of k-NN by the train set.
+const SEARCH: &str = "\
+title: Killed while it searches
+data:
+  id: { name: fashion_mnist_small, train_limit: 200, test_limit: 60 }
+  ood: [{ name: textures_small, test_limit: 40 }]
+  validation: { id: 20, ood: [{ name: digits, test_limit: 30 }], by: fpr95 }
+networks:
+  base: { backbone: lenet, train: { epochs: 2, batch_size: 20, optimizer: { sgd: { lr: 0.05 } } } }
+methods:
+  - { name: ODIN, network: base, detector: odin, search: { temperature: [1, 10, 1000], noise: [0, 0.002, 0.02] } }
+  - { name: KNN, network: base, detector: knn, search: { k: [2, 10, 50] } }
+tables:
+  - { name: methods, rows: method, columns: [fpr95, auroc] }
+";
+
+/// The same bits as of a search that nothing disturbed, and nothing is scored twice.
+#[test]
+fn a_search_goes_on_where_it_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("killed.yaml"), SEARCH).unwrap();
+    assert!(start(folder.path(), "undisturbed").wait().unwrap().success());
+    let undisturbed = folder.path().join("undisturbed");
+    let all = scored(&undisturbed);
+    assert_eq!(all, 2 * (9 + 3) + 2 * 2, "two validation sets by each combination, two others by the chosen");
+
+    let killed = folder.path().join("killed");
+    let mut rng = rng::stream(0, "test", "kills of a search");
+    let mut kept: BTreeMap<PathBuf, SystemTime> = BTreeMap::new();
+    let mut kills = 0;
+    while scored(&killed) < all {
+        let mut child = start(folder.path(), "killed");
+        let enough = (scored(&killed) + rng.random_range(2..=6)).min(all);
+        while scored(&killed) < enough {
+            assert!(child.try_wait().unwrap().is_none(), "it ended with {} of {all} scores", scored(&killed));
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(rng.random_range(0..10)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        let mut found = Vec::new();
+        files(&killed.join("networks"), &mut found);
+        for path in found.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "npy")) {
+            let written = fs::metadata(&path).unwrap().modified().unwrap();
+            kept.entry(path).or_insert(written);
+        }
+    }
+    assert!(start(folder.path(), "killed").wait().unwrap().success());
+    assert!(kills >= 4, "it ended after {kills} kills: the search is too short");
+    assert_eq!(outcome(&killed), outcome(&undisturbed));
+    // But for the one whose record was not yet written when the kill came.
+    let again = kept.iter().filter(|(path, written)| fs::metadata(path).unwrap().modified().unwrap() != **written);
+    assert!(again.count() <= kills, "what was scored is kept");
 }
 
 /// Ctrl-C saves a checkpoint wherever it is, ends with 130, and the next run continues from that step.
