@@ -11,7 +11,13 @@ mod network;
 #[path = "common/scores.rs"]
 mod scores;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use candle_core::{DType, Device, Tensor};
 use common::{uniform, values};
@@ -323,6 +329,62 @@ fn gradients_that_are_no_numbers_are_refused() {
         assert!(score(detector, &train, &bank(steep(test_images()), None), 1 << 20).is_ok());
         let error = score(detector, &train, &bank(steep(images.clone()), None), 1 << 20).unwrap_err().to_string();
         assert!(error.starts_with("the gradient with respect to image 5 is "), "{error}");
+    }
+}
+
+/// All it gives of the third image of one of its batches is NaN.
+struct Faulty {
+    network: Arc<dyn Network>,
+    /// Batches before that one.
+    left: AtomicUsize,
+}
+
+impl Network for Faulty {
+    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        let outputs = self.network.forward(images, mode)?;
+        if self.left.fetch_sub(1, Ordering::Relaxed) != 0 {
+            return Ok(outputs);
+        }
+        let spoilt = |values: &Tensor| {
+            let rows = Tensor::new(&[1.0, 1.0, f64::NAN], &Device::Cpu)?;
+            let shape: Vec<usize> = (0..values.rank()).map(|axis| if axis == 0 { 3 } else { 1 }).collect();
+            values.broadcast_mul(&rows.reshape(shape)?)
+        };
+        let taps = outputs.taps.iter().map(|(name, maps)| Ok((*name, spoilt(maps)?)));
+        Ok(Outputs {
+            logits: spoilt(&outputs.logits)?,
+            features: spoilt(&outputs.features)?,
+            taps: taps.collect::<candle_core::Result<_>>()?,
+        })
+    }
+
+    fn classifier(&self) -> &Classifier {
+        self.network.classifier()
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        Err(candle_core::Error::Msg("it is folded".into()))
+    }
+}
+
+/// The sixth image is the third of the second batch; with noise, each batch goes through the network twice.
+#[test]
+fn what_is_no_number_is_named_by_its_place_in_the_set() {
+    let train = train();
+    for (detector, before, expected) in [
+        ("mahalanobis: { layers: all }", 1, "layer block1: feature 0 of image 5 is NaN"),
+        ("mahalanobis: { layers: [block2], noise: 0.001 }", 2, "layer block2: feature 0 of image 5 is NaN"),
+        ("mahalanobis: { layers: [block2], noise: 0.001 }", 3, "layer block2: feature 0 of image 5 is NaN"),
+        ("mahalanobis: { noise: 0.001 }", 2, "feature 0 of image 5 is NaN"),
+        ("mahalanobis: { noise: 0.001 }", 3, "feature 0 of image 5 is NaN"),
+        ("odin", 3, "logit 0 of image 5 is NaN"),
+    ] {
+        let test = bank(set(test_images()), None);
+        let left = AtomicUsize::new(before);
+        let faulty = Set { network: Arc::new(Faulty { network: wide_resnet(DType::F64), left }), ..set(test_images()) };
+        let test = Bank { inputs: Some(Arc::new(faulty)), ..test };
+        let error = score(detector, &train, &test, 1 << 20).unwrap_err().to_string();
+        assert_eq!(error, expected, "{detector}");
     }
 }
 

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, inputs, same,
+    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, finite_from, inputs, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
@@ -201,7 +201,7 @@ impl Layers {
         let mut scores = Vec::with_capacity(inputs.images());
         inputs.pass("scoring Mahalanobis", &mut |start, images| {
             let images = if self.noise > 0.0 { Var::from_tensor(images)?.into_inner() } else { images.clone() };
-            let plain = self.features(inputs, &images)?;
+            let plain = self.features(inputs, &images, start)?;
             let first = scores.len();
             scores.resize(first + images.dim(0)?, 0.0);
             for (index, ((name, weight, distances), features)) in self.fitted.iter().zip(&plain).enumerate() {
@@ -217,16 +217,19 @@ impl Layers {
                 let gradients = distances.gradients(&on_cpu(features)?).map_err(|error| in_layer(name, error))?;
                 let gradient = inputs::pull_back(features, unit_rows(gradients, features.dim(1)?), &images)?;
                 let moved = inputs::step_down(&images, &gradient, self.noise, inputs.deviations(), start)?;
-                add(&self.features(inputs, &moved)?[index]).map_err(|error| in_layer(name, error))?;
+                add(&self.features(inputs, &moved, start)?[index]).map_err(|error| in_layer(name, error))?;
             }
             Ok(())
         })?;
         Ok(scores)
     }
 
-    /// Each stage's features.
-    fn features(&self, inputs: &dyn Inputs, images: &Tensor) -> Result<Vec<Tensor>> {
+    /// Each stage's features of a batch whose first image is at position `start`, where one that is NaN or infinite is named.
+    fn features(&self, inputs: &dyn Inputs, images: &Tensor, start: usize) -> Result<Vec<Tensor>> {
         let stages = self.stages.of(&inputs.network().forward(images, Mode::Eval)?)?;
+        for (name, features) in &stages {
+            finite_from(&on_cpu(features)?, start).map_err(|error| in_layer(name, error))?;
+        }
         same("layers", stages.len(), self.fitted.len())?;
         Ok(stages.into_iter().map(|(_, features)| features).collect())
     }
@@ -303,8 +306,7 @@ impl Scorer for Layers {
             _ => {
                 let inputs = bank.inputs()?;
                 if self.stages == Stages::Penultimate {
-                    // What is wrong with an image is told by its place in the set.
-                    same("images", inputs.images(), finite(&bank.features)?.len() / bank.features.dim(1)?)?;
+                    same("images", inputs.images(), bank.features.dim(0)?)?;
                 }
                 self.distances(inputs)?
             }

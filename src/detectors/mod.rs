@@ -308,13 +308,21 @@ pub trait Scorer: Any {
 /// # Errors
 /// [`Error::Failed`] naming the first that is NaN or infinite.
 fn finite(features: &Tensor) -> Result<Vec<f32>> {
+    finite_from(features, 0)
+}
+
+/// The same of a batch whose first image is at position `start`.
+fn finite_from(features: &Tensor, start: usize) -> Result<Vec<f32>> {
     let (images, size) = features.dims2()?;
     if images == 0 || size == 0 {
         return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {size}")));
     }
     let values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(Error::Failed(format!("feature {} of image {} is {}", at % size, at / size, values[at]))),
+        Some(at) => {
+            let (feature, image, value) = (at % size, start + at / size, values[at]);
+            Err(Error::Failed(format!("feature {feature} of image {image} is {value}")))
+        }
         None => Ok(values),
     }
 }

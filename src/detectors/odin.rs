@@ -77,21 +77,20 @@ impl Detector for Config {
 
 impl Scorer for Config {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        // Also of the images as they are: what is wrong with them is told by their place in the set.
+        // Also of the images as they are, and of the moved ones all together: what is wrong is told by the place in the set.
         let plain = scaled_msp(&bank.logits, self.temperature)?;
         if self.noise == 0.0 {
             return Scores::new(plain);
         }
         let inputs = bank.inputs()?;
         same("images", inputs.images(), plain.len())?;
-        let mut scores = Vec::with_capacity(plain.len());
+        let mut all = Vec::new();
         inputs.pass("scoring ODIN", &mut |start, images| {
             let gradient = self.gradient(inputs, images)?;
             let moved = inputs::step_down(images, &gradient, self.noise, inputs.deviations(), start)?;
-            let logits = inputs.network().forward(&moved, Mode::Eval)?.logits;
-            scores.extend(scaled_msp(&logits.detach(), self.temperature)?);
+            all.push(inputs.network().forward(&moved, Mode::Eval)?.logits.detach());
             Ok(())
         })?;
-        Scores::new(scores)
+        Scores::new(scaled_msp(&Tensor::cat(&all, 0)?, self.temperature)?)
     }
 }
