@@ -190,7 +190,12 @@ fn what_a_detector_cannot_do_with_a_file_is_told_with_the_file() {
         )
     });
     for (detector, fit, input, expected) in [
-        ("knn: {k: 500}", &plain, &input, ["test: the detector knn: k is 500", "there are 100 train images", "hint: "]),
+        (
+            "knn: {k: 500}",
+            &plain,
+            &input,
+            ["plain: the detector knn: k is 500", "there are 100 train images", "hint: "],
+        ),
         ("ash", &head, &input, ["test: logits has 3 columns, which does not fit head.weight, [4, 7] of ", "head", ""]),
         ("ddu", &constant, &input, ["constant: the detector ddu: the covariances", "stay singular", "hint: "]),
         ("ddu", &single, &input, ["single: the detector ddu: no class has two train images", "", "hint: "]),

@@ -6,15 +6,15 @@
 //!   <https://arxiv.org/abs/2204.06507>.
 //! - Reference code: `deeplearning-wisc/knn-ood`; OpenOOD `knn_postprocessor.py`, which returns the squared distance (the
 //!   same ranking), and pytorch-ood `KNN`, which returns this one.
-//! - Deviations: a feature vector of zeros stays as it is, at distance 1 of every other, where the reference has NaN. The
-//!   neighbour is found in f32 and its distance computed in f64, so that small distances keep their digits.
+//! - Deviations: a feature vector of zeros stays as it is, at distance 1 of every other, where the reference has NaN. Neighbours
+//!   and distances are computed in f64, so that small distances keep their digits.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite,
-    similarity::{Products, nearest},
+    Bank, Detector, Fit, Need, Scorer, Scores, finite, same,
+    similarity::{Near, Neighbours},
 };
 use crate::{Error, Result};
 
@@ -40,29 +40,7 @@ impl Default for Config {
 /// # Errors
 /// If there are fewer than `k` train rows, nothing to score, other sizes, or NaN or infinity among the features.
 pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
-    let ((rows, columns), (images, _)) = (train.dims2()?, features.dims2()?);
-    if features.dim(1)? != columns {
-        return Err(Error::Failed(format!(
-            "{columns} features in the train set, {} in the set to score",
-            features.dim(1)?
-        )));
-    }
-    if k == 0 || k > rows {
-        return Err(Error::Failed(format!("k is {k}, and there are {rows} train images to be neighbours")));
-    }
-    let (train, queries) = (unit(train)?, unit(features)?);
-    let products = Products::new(&train, columns)?;
-    let mut scores = Vec::with_capacity(images);
-    for block in queries.chunks(products.together() * columns) {
-        let similarities = products.of(block)?;
-        let distance = |(row, query): (&[f32], &[f32])| {
-            let neighbour = &train[nearest(row, k)[k - 1] as usize * columns..][..columns];
-            let squares = query.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-            squares.sum::<f64>().sqrt() as f32
-        };
-        scores.par_extend(similarities.par_chunks_exact(rows).zip(block.par_chunks_exact(columns)).map(distance));
-    }
-    Ok(scores)
+    Fitted::new(train, k)?.distances(features)
 }
 
 /// The rows of (N, D) features, each scaled to length 1.
@@ -84,18 +62,41 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted { k: self.k, train: fit.train()?.features.clone() }))
+        Ok(Box::new(Fitted::new(&fit.train()?.features, self.k)?))
     }
 }
 
 /// The train images' features, and which neighbour to look for.
 struct Fitted {
     k: usize,
-    train: Tensor,
+    columns: usize,
+    train: Neighbours,
+}
+
+impl Fitted {
+    fn new(train: &Tensor, k: usize) -> Result<Self> {
+        let (rows, columns) = train.dims2()?;
+        if k == 0 || k > rows {
+            return Err(Error::Failed(format!("k is {k}, and there are {rows} train images to be neighbours")));
+        }
+        Ok(Self { k, columns, train: Neighbours::by_distance(unit(train)?, columns)? })
+    }
+
+    fn distances(&self, features: &Tensor) -> Result<Vec<f32>> {
+        same("features", features.dim(1)?, self.columns)?;
+        let features = unit(features)?;
+        let closest = self.train.closest(&features, self.k)?;
+        let distance = |(closest, feature): (&Vec<Near>, &[f32])| {
+            let neighbour = self.train.row(closest[self.k - 1].row);
+            let squares = feature.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            squares.sum::<f64>().sqrt() as f32
+        };
+        Ok(closest.par_iter().zip(features.par_chunks_exact(self.columns)).map(distance).collect())
+    }
 }
 
 impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(knn(&self.train, &bank.features, self.k)?)
+        Scores::new(self.distances(&bank.features)?)
     }
 }

@@ -6,18 +6,17 @@
 //! - Paper: Park et al., *Nearest Neighbor Guidance for Out-of-Distribution Detection*, ICCV 2023, eq. 5 to 7,
 //!   <https://arxiv.org/abs/2309.14888>.
 //! - Reference code: `roomo7time/nnguide`; OpenOOD `nnguide_postprocessor.py`; pytorch-ood `NNGuide`.
-//! - Deviations: features of zeros resemble nothing, where OpenOOD has NaN. The neighbours are found in f32 and their products
-//!   computed in f64. Of a fraction of the train images each is as far from the next in the set's order; OpenOOD takes the
+//! - Deviations: features of zeros resemble nothing, where OpenOOD has NaN. Neighbours and products are computed
+//!   in f64. Of a fraction of the train images each is as far from the next in the set's order; OpenOOD takes the
 //!   first ones of a shuffled set.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::{
     Bank, Detector, Fit, Need, Scorer, Scores,
     knn::unit,
     same,
-    similarity::{Products, log_sums, nearest},
+    similarity::{Near, Neighbours, log_sums},
 };
 use crate::{Error, Result};
 
@@ -44,8 +43,7 @@ struct Fitted {
     k: usize,
     columns: usize,
     /// S_i·z_i / ‖z_i‖
-    train: Vec<f32>,
-    products: Products,
+    train: Neighbours,
 }
 
 impl Fitted {
@@ -61,32 +59,16 @@ impl Fitted {
         let images = (0..count).map(|index| index * sums.len() / count);
         let row = |image: usize| values[image * columns..][..columns].iter().map(move |x| (image, x));
         let train: Vec<f32> = images.flat_map(row).map(|(image, x)| (f64::from(*x) * sums[image]) as f32).collect();
-        Ok(Self { k: config.k, columns, products: Products::new(&train, columns)?, train })
-    }
-
-    /// The mean of the k largest products of the features, whose products in f32 are given.
-    fn guidance(&self, products: &[f32], features: &[f32]) -> f64 {
-        let mut nearest = nearest(products, self.k);
-        nearest.sort_unstable();
-        let product = |image: &u32| {
-            let row = &self.train[*image as usize * self.columns..][..self.columns];
-            row.iter().zip(features).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-        };
-        nearest.iter().map(product).sum::<f64>() / self.k as f64
+        Ok(Self { k: config.k, columns, train: Neighbours::by_product(train, columns)? })
     }
 
     fn scores(&self, logits: &Tensor, features: &Tensor) -> Result<Vec<f32>> {
         let (values, sums) = (unit(features)?, log_sums(logits)?);
         same("features", features.dim(1)?, self.columns)?;
         same("rows of features", values.len() / self.columns, sums.len())?;
-        let mut guidances: Vec<f64> = Vec::with_capacity(sums.len());
-        for block in values.chunks(self.products.together() * self.columns) {
-            let products = self.products.of(block)?;
-            let rows = products.par_chunks_exact(self.train.len() / self.columns);
-            let rows = rows.zip(block.par_chunks_exact(self.columns));
-            guidances.par_extend(rows.map(|(products, features)| self.guidance(products, features)));
-        }
-        Ok(guidances.iter().zip(sums).map(|(guidance, sum)| (-guidance * sum) as f32).collect())
+        let closest = self.train.closest(&values, self.k)?;
+        let guidance = |closest: &Vec<Near>| closest.iter().map(|near| near.closeness).sum::<f64>() / self.k as f64;
+        Ok(closest.iter().zip(sums).map(|(closest, sum)| (-guidance(closest) * sum) as f32).collect())
     }
 }
 

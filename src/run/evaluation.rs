@@ -35,7 +35,7 @@ use crate::{
 const OUTPUTS_VERSION: u32 = 2;
 
 /// The same for a detector's scores.
-const SCORES_VERSION: u32 = 4;
+const SCORES_VERSION: u32 = 5;
 
 /// One trained network of a subject.
 struct Member<'a> {
