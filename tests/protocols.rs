@@ -220,6 +220,55 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     assert_eq!(table, place.prints("table"));
 }
 
+/// Layers that the network does not have, weights that are too few and memory that is too little, of every combination of a search.
+#[test]
+fn what_cannot_be_fitted_is_told_before_training() {
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    let validation = "far }]\n  validation: { id: 8, ood: [{ name: b, format: folder, path: PLACE/b }] }\nevaluation: { fit_memory: 1 }";
+    let experiment = |method: &str| {
+        let method = format!("- {{ name: tried, network: base, {method} }}");
+        with(&[
+            (all, &method),
+            ("far }]", validation),
+            ("[msp, knn]", "[tried]"),
+            ("train_limit: 64", "train_limit: 1000"),
+        ])
+    };
+    for (method, expected) in [
+        (
+            "detector: { gram: { powers: 32 } }",
+            "gram: Gram needs 2 MiB for the bounds of 10 classes, and may use 1 MiB",
+        ),
+        ("detector: gram, search: { powers: [5, 32] }", "gram: Gram needs 2 MiB for the bounds of 10 classes"),
+        (
+            "detector: { mahalanobis: { layers: all } }",
+            "mahalanobis: mahalanobis needs 2 MiB for its layers, and may use 1 MiB",
+        ),
+        ("detector: { mahalanobis: { layers: [conv3] } }", "mahalanobis: the network has no stage \"conv3\""),
+        ("detector: { mahalanobis: { weights: [1, 2] } }", "mahalanobis has 2 weights for the layers penultimate"),
+        (
+            "detector: { nac: { layers: { conv3: {} } } }",
+            "nac: the network has no stage \"conv3\" (did you mean \"conv",
+        ),
+    ] {
+        let place = place_of_search();
+        place.write(&experiment(method));
+        for command in ["plan", "run"] {
+            let output = place.oodkit(command);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{command}: {told}");
+            assert!(told.contains(expected), "{command}: {told}");
+            assert!(!place.path("runs/networks").exists(), "{method}: trained first");
+        }
+    }
+    let place = Place::new(&experiment("detector: { gram: { powers: 5 } }"));
+    place.prints("plan");
+    // Of 8,000 of Fashion-MNIST's 60,000 images, which a plan does not count.
+    let all = experiment("detector: { mahalanobis: { layers: all } }").replace("train_limit: 1000, ", "");
+    place.write(&all.replace("fit_memory: 1 ", "fit_memory: 16 "));
+    place.prints("plan");
+}
+
 /// A search on eight held-out ID images and two validation sets; `c` and `b` are folders of pictures.
 fn searched() -> String {
     let knn = "knn: { k: [5, 40] }, vra: { low: [0, 10], high: [90, 95] }";

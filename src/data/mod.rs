@@ -210,6 +210,11 @@ pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {
     known.and_then(|known| known.size(split))
 }
 
+/// Whether it lies in the repository, maybe as a part of the complete set.
+pub fn embedded(dataset: &Dataset) -> bool {
+    known(&dataset.name).is_some_and(|known| known.folder.starts_with("embedded/"))
+}
+
 /// How the data set's files are laid out: as the config says, else as is known.
 fn format(dataset: &Dataset) -> Result<Format> {
     let name = &dataset.name;

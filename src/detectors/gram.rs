@@ -43,6 +43,19 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses a fit to these layers in less memory than the bounds take.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check_memory(&self, layers: &[LayerShape], classes: usize, memory: usize) -> Result<()> {
+        let entries: usize = layers.iter().map(|layer| self.powers * layer.dims[0]).sum();
+        let bytes = 2 * classes * entries * size_of::<f64>();
+        check_memory("Gram needs", &format!("the bounds of {classes} classes"), [bytes, memory])
+            .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer powers"))
+    }
+}
+
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
     let pixels = maps.len() / channels;
@@ -104,9 +117,7 @@ impl Gram {
             held_out: 0,
         };
         let entries = gram.start(gram.layers.len());
-        let bytes = 2 * classes * entries * size_of::<f64>();
-        check_memory("Gram needs", &format!("the bounds of {classes} classes"), [bytes, memory])
-            .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer powers"))?;
+        config.check_memory(&gram.layers, classes, memory)?;
         gram.bounds = [f64::INFINITY, f64::NEG_INFINITY].map(|start| vec![start; classes * entries]);
         let mut seen = vec![0; classes];
         let held: Vec<bool> = predicted

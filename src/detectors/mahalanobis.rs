@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
-    nn::{Mode, stages::PENULTIMATE},
+    nn::{Mode, Outputs, stages::PENULTIMATE},
 };
 
 /// Images whose features are converted at a time.
@@ -55,6 +55,35 @@ pub struct Config {
     #[garde(inner(range(min = -1e6, max = 1e6)))]
     #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
     pub weights: Vec<f64>,
+}
+
+impl Config {
+    /// Refuses what cannot be fitted to so many images of a network that gives these outputs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it lacks a stage, the weights are not one for each layer, or the layers do not fit into the memory.
+    pub fn check(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<()> {
+        let stages = self.layers.of(outputs)?;
+        self.check_weights(&stages.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>())?;
+        if self.layers == Stages::Penultimate {
+            return Ok(());
+        }
+        let sizes = stages.iter().map(|(_, features)| features.dims2().map(|(_, size)| size));
+        let sizes = sizes.collect::<candle_core::Result<Vec<_>>>()?;
+        // All of them, and one layer's again while it is fitted, twice.
+        let most = sizes.iter().max().copied().unwrap_or(0);
+        let bytes = images * (sizes.iter().sum::<usize>() + 2 * most) * size_of::<f32>();
+        check_memory("mahalanobis needs", "its layers", [bytes, memory])
+            .map_err(|error| error.hint("raise evaluation.fit_memory, or name fewer layers"))
+    }
+
+    fn check_weights(&self, layers: &[&str]) -> Result<()> {
+        if self.weights.is_empty() || self.weights.len() == layers.len() {
+            return Ok(());
+        }
+        let (count, names) = (self.weights.len(), layers.join(", "));
+        Err(Error::input(format!("mahalanobis has {count} weights for the layers {names}: give one each")))
+    }
 }
 
 /// Class means and what makes the shared covariance the identity.
@@ -180,14 +209,10 @@ impl Layers {
         let (train, labels) = fit.labelled_train()?;
         let layers = match config.layers {
             Stages::Penultimate => vec![(PENULTIMATE.to_owned(), train.features.clone())],
-            _ => collect(&config.layers, train.inputs()?, fit.memory)?,
+            _ => collect(config, train.inputs()?, fit.memory)?,
         };
+        config.check_weights(&layers.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>())?;
         let weights = if config.weights.is_empty() { vec![1.0; layers.len()] } else { config.weights.clone() };
-        if weights.len() != layers.len() {
-            let names: Vec<&str> = layers.iter().map(|(name, _)| &name[..]).collect();
-            let (count, names) = (weights.len(), names.join(", "));
-            return Err(Error::input(format!("mahalanobis has {count} weights for the layers {names}: give one each")));
-        }
         let mut fitted = Vec::with_capacity(layers.len());
         for ((name, features), weight) in layers.into_iter().zip(weights) {
             let distances = Distances::fit(&features, labels).map_err(|error| in_layer(&name, error))?;
@@ -238,19 +263,14 @@ impl Layers {
 /// The stages' features of all images.
 ///
 /// # Errors
-/// [`Error::Input`] if they do not fit into the memory, or as [`Stages::of`].
-fn collect(stages: &Stages, inputs: &dyn Inputs, memory: usize) -> Result<Vec<(String, Tensor)>> {
+/// As [`Config::check`].
+fn collect(config: &Config, inputs: &dyn Inputs, memory: usize) -> Result<Vec<(String, Tensor)>> {
     let mut layers: Vec<(String, Vec<Tensor>)> = Vec::new();
     inputs.pass("fitting Mahalanobis", &mut |_, images| {
-        let batch = stages.of(&inputs.network().forward(images, Mode::Eval)?)?;
+        let outputs = inputs.network().forward(images, Mode::Eval)?;
+        let batch = config.layers.of(&outputs)?;
         if layers.is_empty() {
-            let sizes = batch.iter().map(|(_, features)| features.dims2().map(|(_, size)| size));
-            let sizes = sizes.collect::<candle_core::Result<Vec<_>>>()?;
-            // All of them, and one layer's again while it is fitted, twice.
-            let most = sizes.iter().max().copied().unwrap_or(0);
-            let bytes = inputs.images() * (sizes.iter().sum::<usize>() + 2 * most) * size_of::<f32>();
-            check_memory("mahalanobis needs", "its layers", [bytes, memory])
-                .map_err(|error| error.hint("raise evaluation.fit_memory, or name fewer layers"))?;
+            config.check(&outputs, inputs.images(), memory)?;
             layers = batch.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
         }
         for ((_, all), (_, features)) in layers.iter_mut().zip(batch) {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     Error, Result,
     nn::{
-        Mode,
+        Mode, Outputs,
         stages::{Leaf, PENULTIMATE, differentiate},
     },
     rng,
@@ -72,6 +72,20 @@ impl Default for Config {
 impl Default for Layer {
     fn default() -> Self {
         Self { bins: 50, filled: 50, steepness: 100.0 }
+    }
+}
+
+impl Config {
+    /// Refuses stages that a network with these outputs does not have.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that lists the stages.
+    pub fn check(&self, outputs: &Outputs) -> Result<()> {
+        let known = |name: &str| name == PENULTIMATE || outputs.taps.contains_key(name);
+        match self.layers.keys().find(|name| !known(name)) {
+            Some(name) => Err(no_stage(name, outputs.taps.keys().copied())),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,19 +1,22 @@
-//! Whether the networks have the layers that detectors and figures name, and whether AFDU's fit of them has memory enough, before
+//! Whether the networks have the layers that detectors and figures name, and whether the fits of them have memory enough, before
 //! any network is trained.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    Result,
-    config::Experiment,
+    Error, Result,
+    config::{
+        Experiment,
+        search::{combinations, with},
+    },
     data::{self, Split},
     detectors::{
         DetectorConfig, LayerShape,
         afdu::{fit::check_memory, layers::choose},
     },
-    nn::{self, Mode, Shape, params::Params, watch::watch},
+    nn::{self, Mode, Outputs, Shape, params::Params, watch::watch},
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -22,8 +25,14 @@ use crate::{
     },
 };
 
-/// The shape of a network's images, and how many train images a detector learns from, at most.
+/// The shape of a network's images, and how many train images a detector learns from, as far as that is known.
 type Images = (Shape, usize);
+
+/// What a network gives of one image, whatever its weights.
+struct Shown {
+    layers: Vec<LayerShape>,
+    outputs: Outputs,
+}
 
 /// Refuses detectors and figures of layers or neurons that the networks do not have, and too little memory to fit them, as far as
 /// the shape and the number of the images are known without reading them.
@@ -35,8 +44,9 @@ pub fn check(plan: &Plan) -> Result<()> {
         let known = || {
             let [channels, height, width] = data::shape(&node.data)?;
             let shape = Shape { channels, height, width, classes: data::classes(&node.data)? };
-            let all = data::full_size(&node.data, Split::Train);
-            Some((shape, all.into_iter().chain(node.data.train_limit).min()?))
+            let all = data::full_size(&node.data, Split::Train).filter(|_| !data::embedded(&node.data));
+            // Where their number is not known, as many as there are at least.
+            Some((shape, all.into_iter().chain(node.data.train_limit).min().unwrap_or(1)))
         };
         Ok(known())
     })
@@ -67,46 +77,72 @@ impl Runner<'_> {
 fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>) -> Result<()> {
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
-    let mut known: BTreeMap<String, Vec<LayerShape>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
     for cell in &plan.cells {
         let experiment = &cell.experiment;
-        let mut shapes = |network: &str| -> Result<Option<(Vec<LayerShape>, usize)>> {
+        let mut shown = |network: &str| -> Result<Option<(Rc<Shown>, usize)>> {
             let node = cell.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
             let key = format!("{}{shape:?}", to_json(&node.architecture)?);
             if !known.contains_key(&key) {
-                known.insert(key.clone(), layers(node, shape)?);
+                known.insert(key.clone(), Rc::new(show(node, shape)?));
             }
-            Ok(known.get(&key).map(|shapes| (shapes.clone(), train)))
+            Ok(known.get(&key).map(|shown| (shown.clone(), train)))
         };
         for method in experiment.methods() {
-            if let DetectorConfig::Afdu(config) = &method.detector
-                && let Some((shapes, train)) = shapes(&method.network)?
-            {
-                let place = format!("{file}: methods.{}.detector.afdu", method.entry);
-                let chosen = choose(config, &shapes).map_err(|error| error.at(&format!("{place}.layers")))?;
-                let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-                check_memory(config, neurons, train, experiment.evaluation.fit_memory << 20)
-                    .map_err(|error| error.at(&place))?;
+            if !reads_layers(&method.detector) {
+                continue;
+            }
+            let Some((shown, train)) = shown(&method.network)? else { continue };
+            let place = format!("{file}: methods.{}.detector.{}", method.entry, method.detector.name());
+            for values in combinations(&method.search) {
+                let tried = match values.is_empty() {
+                    true => method.detector.clone(),
+                    false => with(&method.detector, &values).map_err(Error::input)?,
+                };
+                check_detector(&tried, &shown, train, experiment.evaluation.fit_memory << 20, &place)?;
             }
         }
         for (index, figure) in experiment.figures.iter().enumerate() {
             if let Some((method, config)) = afdu_method(experiment, figure)
-                && let Some((shapes, _)) = shapes(&method.network)?
+                && let Some((shown, _)) = shown(&method.network)?
             {
-                layer_of(figure, &config, &shapes).map_err(|error| error.at(&format!("{file}: figures.{index}")))?;
+                layer_of(figure, &config, &shown.layers)
+                    .map_err(|error| error.at(&format!("{file}: figures.{index}")))?;
             }
         }
     }
     Ok(())
 }
 
-/// The layers of an untrained network.
-fn layers(node: &Node, shape: Shape) -> Result<Vec<LayerShape>> {
+/// Whether a detector's settings or its memory depend on the layers that a network has.
+fn reads_layers(detector: &DetectorConfig) -> bool {
+    use DetectorConfig as D;
+    matches!(detector, D::Afdu(_) | D::Gram(_) | D::Mahalanobis(_) | D::Nac(_))
+}
+
+/// Refuses a detector that cannot be fitted to `train` images of a network in `memory` bytes.
+fn check_detector(detector: &DetectorConfig, shown: &Shown, train: usize, memory: usize, place: &str) -> Result<()> {
+    match detector {
+        DetectorConfig::Afdu(config) => {
+            let chosen = choose(config, &shown.layers).map_err(|error| error.at(&format!("{place}.layers")))?;
+            let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
+            check_memory(config, neurons, train, memory)
+        }
+        DetectorConfig::Gram(config) => config.check_memory(&shown.layers, shown.outputs.logits.dim(1)?, memory),
+        DetectorConfig::Mahalanobis(config) => config.check(&shown.outputs, train, memory),
+        DetectorConfig::Nac(config) => config.check(&shown.outputs),
+        _ => Ok(()),
+    }
+    .map_err(|error| error.at(place))
+}
+
+/// An untrained network, shown an image.
+fn show(node: &Node, shape: Shape) -> Result<Shown> {
     let params = Params::new(node.seed, &Device::Cpu);
     let network = nn::build(&node.architecture, shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
-    let (_, layers) = watch(|| network.forward(&image, Mode::Eval))?;
-    Ok(layers.iter().map(LayerShape::from).collect())
+    let (outputs, layers) = watch(|| network.forward(&image, Mode::Eval))?;
+    Ok(Shown { layers: layers.iter().map(LayerShape::from).collect(), outputs })
 }
