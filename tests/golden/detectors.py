@@ -1,18 +1,18 @@
-"""Reference scores of the detectors: detectors.json. Run with scipy, torch, torchvision and pytorch-ood.
+"""Reference scores of the detectors: detectors.json. Run with numpy, scipy, scikit-learn, mpmath, torch and pytorch-ood.
 
-The formulas are written out with scipy in f64; pytorch-ood is asserted to agree.
+The formulas are those of references.py; pytorch-ood is asserted to agree.
 """
 import importlib.metadata
 import json
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
+import of_pytorch_ood
+import references
 import scipy
 import torch
-from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit, MaxSoftmax
-from pytorch_ood.detector import KNN
-from scipy.special import log_expit, log_softmax, logsumexp, softmax
-from scipy.stats import entropy
+from scipy.special import log_expit
 
 rng = np.random.default_rng(0)
 logits = np.concatenate([
@@ -23,67 +23,51 @@ logits = np.concatenate([
 ]).astype("f4").astype("f8")
 
 
-def rest(row):
-    """The probabilities of all but the likeliest class, added up without cancellation."""
-    return np.exp(np.delete(log_softmax(row), row.argmax())).sum()
-
-
-def generalised_entropy(row, gamma, classes):
-    p = np.sort(softmax(row))[::-1]
-    others = np.append(rest(row), 1 - p[1:])
-    return (p[:classes] ** gamma * others[:classes] ** gamma).sum()
-
-
-references = {
-    "msp": [rest(row) for row in logits],
-    "softmax_entropy": entropy(softmax(logits, axis=1), axis=1),
-    "max_logit": -logits.max(axis=1),
+d = SimpleNamespace(logits=logits)
+scores = {
+    "msp": references.msp(d),
+    "softmax_entropy": references.softmax_entropy(d),
+    "max_logit": references.max_logit(d),
     # Its logits are ln K, at most 0: the logarithms of the logits' sigmoids, as the test makes them.
-    "duq": -log_expit(logits).max(axis=1),
-    "energy": -logsumexp(logits, axis=1),
-    "energy: { temperature: 0.5 }": -0.5 * logsumexp(logits / 0.5, axis=1),
-    "energy: { temperature: 1000 }": -1000 * logsumexp(logits / 1000, axis=1),
-    "gen": [generalised_entropy(row, 0.1, 5) for row in logits],
-    "gen: { gamma: 2, classes: 3 }": [generalised_entropy(row, 2, 3) for row in logits],
+    "duq": references.duq(SimpleNamespace(logits=log_expit(logits))),
+    "energy": references.energy(d),
+    "energy: { temperature: 0.5 }": references.energy(d, 0.5),
+    "energy: { temperature: 1000 }": references.energy(d, 1000),
+    "gen": references.gen(d),
+    "gen: { gamma: 2, classes: 3 }": references.gen(d, 2, 3),
 }
-tensor = torch.tensor(logits)
 for name, other in {
-    "msp": 1 + MaxSoftmax(None).predict_logits(tensor),
-    "softmax_entropy": Entropy(None).predict_logits(tensor),
-    "max_logit": MaxLogit(None).predict_logits(tensor),
-    "energy": EnergyBased(None).predict_logits(tensor),
-    "energy: { temperature: 0.5 }": EnergyBased(None, t=0.5).predict_logits(tensor),
-    "energy: { temperature: 1000 }": EnergyBased(None, t=1000.0).predict_logits(tensor),
+    "msp": of_pytorch_ood.msp(d),
+    "softmax_entropy": of_pytorch_ood.softmax_entropy(d),
+    "max_logit": of_pytorch_ood.max_logit(d),
+    "energy": of_pytorch_ood.energy(d),
+    "energy: { temperature: 0.5 }": of_pytorch_ood.energy(d, 0.5),
+    "energy: { temperature: 1000 }": of_pytorch_ood.energy(d, 1000),
 }.items():
     # pytorch-ood floors probabilities before it takes their logarithm.
     tolerance = 1e-5 if name == "softmax_entropy" else 1e-9
-    np.testing.assert_allclose(references[name], other.numpy(), atol=tolerance, rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(scores[name], other.numpy(), atol=tolerance, rtol=1e-9, err_msg=name)
 
 # With features: the same rows as train and test features, so that a distance of zero and ties are among them.
 train = rng.standard_normal((60, 5)).astype("f4").astype("f8")
 features = np.concatenate([train[:4], rng.standard_normal((12, 5)) * np.repeat([0.01, 1, 100], 4)[:, None]]).astype("f4").astype("f8")
 
 
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
+d = SimpleNamespace(features=features, train_features=train, labels=np.zeros(60, dtype=int))
 neighbours = {}
 for k in [1, 5, 60]:
-    distances = np.sort(np.linalg.norm(unit(features)[:, None] - unit(train)[None], axis=2), axis=1)[:, k - 1]
-    reference = KNN(None, k=k).fit_features(torch.tensor(train), torch.zeros(60, dtype=int))
-    np.testing.assert_allclose(distances, reference.predict_features(torch.tensor(features)).numpy(), atol=1e-7)
-    neighbours[f"knn: {{ k: {k} }}"] = distances
+    neighbours[f"knn: {{ k: {k} }}"] = distances = references.knn(d, k)
+    np.testing.assert_allclose(distances, of_pytorch_ood.knn(d, k).numpy(), atol=1e-7)
 
 record = {
     "made_by": f"tests/golden/detectors.py: scipy {scipy.__version__}, numpy {np.__version__}, torch {torch.__version__}, "
     f"pytorch-ood {importlib.metadata.version('pytorch-ood')}",
     "logits": logits.tolist(),
-    "scores": [{"detector": name, "expected": [float(score) for score in scores]} for name, scores in references.items()],
+    "scores": [{"detector": name, "expected": [float(score) for score in values]} for name, values in scores.items()],
     "train_features": train.tolist(),
     "features": features.tolist(),
     "feature_scores": [
-        {"detector": name, "expected": [float(score) for score in scores]} for name, scores in neighbours.items()
+        {"detector": name, "expected": [float(score) for score in values]} for name, values in neighbours.items()
     ],
 }
 text = json.dumps(record).replace('{"detector"', '\n{"detector"')

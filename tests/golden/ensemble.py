@@ -8,11 +8,11 @@ import pathlib
 
 import mpmath
 import numpy as np
+import references
 import scipy
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import entropy
 
-mpmath.mp.dps = 60
 rng = np.random.default_rng(0)
 members = np.concatenate([
     rng.standard_normal((5, 3, 4)) * 3,
@@ -22,20 +22,7 @@ members = np.concatenate([
     [[[90, 0, 0, 0], [0, 90, 0, 0], [0, 0, 90, 0]], [[40, 0, 0, 0], [41, 0, 0, 0], [40, 0, 1, 0]]],
 ]).astype("f4").astype("f8")
 
-
-def references(image):
-    """ln of the mean softmax, its entropy, and how far that is above the mean entropy."""
-    p = []
-    for logits in image:
-        exponents = [mpmath.exp(mpmath.mpf(float(logit))) for logit in logits]
-        p.append([e / sum(exponents) for e in exponents])
-    entropy_of = lambda row: -sum(q * mpmath.log(q) for q in row)
-    mean = [sum(column) / len(p) for column in zip(*p)]
-    information = entropy_of(mean) - sum(entropy_of(row) for row in p) / len(p)
-    return [float(mpmath.log(q)) for q in mean], float(entropy_of(mean)), float(information)
-
-
-log_mean, mean_entropy, information = (list(column) for column in zip(*map(references, members)))
+log_mean, mean_entropy, information = (list(column) for column in zip(*map(references.ensemble, members)))
 probabilities = softmax(members, axis=2)
 scipys = entropy(probabilities.mean(axis=1), axis=1)
 np.testing.assert_allclose(log_mean, logsumexp(log_softmax(members, axis=2), axis=1) - np.log(3), atol=1e-13)

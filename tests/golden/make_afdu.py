@@ -83,6 +83,25 @@ def factors(centres, weights, bandwidth, k, sigma, at):
     return np.array(found)
 
 
+def scores(layers, cap):
+    """Of pairs of train and test activations, (images, neurons) each, by every aggregate. There are at most as many train images as
+    clusters: every activation is a centre."""
+    total = {"paper": 0, "log": 0, "standardised": 0}
+    for train, test in layers:
+        on_test, on_train = np.zeros(test.shape), np.zeros(train.shape)
+        for neuron in range(train.shape[1]):
+            centres, weights = np.unique(train[:, neuron], return_counts=True)
+            weights = weights.astype(float)
+            _, bandwidth = isj(centres, weights)
+            of = lambda at: np.minimum(factors(centres, weights, bandwidth, 5, 1.0, at), cap)
+            on_test[:, neuron], on_train[:, neuron] = of(test[:, neuron]), of(train[:, neuron])
+        logs, usual = on_test.mean(axis=1), on_train.mean(axis=1)
+        total["paper"] += np.exp(on_test).mean(axis=1)
+        total["log"] += logs
+        total["standardised"] += (logs - usual.mean()) / usual.std()
+    return total
+
+
 def f32(values, digits=3):
     """Numbers of few digits, as f32 has them."""
     return np.round(values, digits).astype(np.float32).astype(np.float64)
@@ -166,29 +185,18 @@ def main():
             }
         )
 
-    # Two layers, fewer images than clusters: every activation is a centre.
-    images, sizes, cap = 80, {"a": 3, "b": 2}, 10.0
-    scores = {"paper": np.zeros(6), "log": np.zeros(6), "standardised": np.zeros(6)}
-    for layer, neurons in sizes.items():
+    images, cap, layers = 80, 10.0, []
+    for layer, neurons in {"a": 3, "b": 2}.items():
         # Enough digits that no value is equally far from two others: which of them is a neighbour is a matter of taste.
         train = f32(rng.normal(rng.normal(0, 2, neurons), rng.uniform(0.5, 2, neurons), (images, neurons)), 6)
         test = f32(rng.normal(0, 4, (6, neurons)))
-        on_test, on_train = np.zeros((6, neurons)), np.zeros((images, neurons))
-        for neuron in range(neurons):
-            centres, weights = np.unique(train[:, neuron], return_counts=True)
-            weights = weights.astype(float)
-            _, bandwidth = isj(centres, weights)
-            of = lambda at: np.minimum(factors(centres, weights, bandwidth, 5, 1.0, at), cap)
-            on_test[:, neuron], on_train[:, neuron] = of(test[:, neuron]), of(train[:, neuron])
-        logs = on_test.mean(axis=1)
-        scores["paper"] += np.exp(on_test).mean(axis=1)
-        scores["log"] += logs
-        scores["standardised"] += (logs - on_train.mean(axis=1).mean()) / on_train.mean(axis=1).std()
+        layers.append((train, test))
         golden["layers"][layer] = {"train": short(train, 8), "test": short(test, 5)}
     golden["cap"] = cap
-    golden["scores"] = {name: values.tolist() for name, values in scores.items()}
+    golden["scores"] = {name: values.tolist() for name, values in scores(layers, cap).items()}
     text = json.dumps(golden, separators=(",", ":")).replace('{"name"', '\n{"name"')
     pathlib.Path(__file__).with_name("afdu.json").write_text(text + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import pathlib
 import types
 
 import numpy as np
+import references
 import scipy.special
 import scipy.stats
 import torch
@@ -164,26 +165,17 @@ def ddu():
         classes = [0, 1, 4]
         scale = np.mean([np.trace(np.cov(x[labels == c].T)) / 4 for c in classes])
         jitter = 1e-12 * scale if dead else 0.0
-        densities = [scipy.stats.multivariate_normal(x[labels == c].mean(0), np.cov(x[labels == c].T) + jitter * np.eye(4), allow_singular=False).logpdf(z) for c in classes] if not dead else [by_cholesky(x[labels == c], z, jitter) for c in classes]
+        densities = [scipy.stats.multivariate_normal(x[labels == c].mean(0), np.cov(x[labels == c].T) + jitter * np.eye(4), allow_singular=False).logpdf(z) for c in classes] if not dead else [references.log_normal(x[labels == c], z, jitter) for c in classes]
         yield dict(name=name, train=x.tolist(), labels=labels.tolist(), test=z.tolist(), jitter=jitter, left_out=[3], log_densities=scipy.special.logsumexp(densities, 0).tolist())
-
-
-def by_cholesky(x, z, jitter):
-    """scipy refuses a matrix of this condition."""
-    lower = np.linalg.cholesky(np.cov(x.T) + jitter * np.eye(x.shape[1]))
-    y = np.linalg.solve(lower, (z - x.mean(0)).T)
-    return -0.5 * (x.shape[1] * np.log(2 * np.pi) + (y**2).sum(0)) - np.log(np.diag(lower)).sum()
 
 
 def sngp():
     train, test = [np.cos(6 * uniform(n, c, 5)).astype(np.float32).astype(float) for n, c in [("phi train", 30), ("phi test", 6)]]
     logits = (4 * uniform("phi logits", 6, 3)).astype(np.float32).astype(float)
     for ridge, factor in [(1.0, 25.0), (0.1, 2.0)]:
-        covariance = np.linalg.inv(ridge * np.eye(5) + train.T @ train)
-        variances = ridge * np.einsum("ni,ij,nj->n", test, covariance, test)
-        scaled = logits / np.sqrt(1 + factor * variances)[:, None]
-        entropy = scipy.stats.entropy(scipy.special.softmax(scaled, 1), axis=1)
-        evidence = 3 / (3 + np.exp(scaled).sum(1))
+        d = types.SimpleNamespace(features=test, train_features=train, logits=logits)
+        variances = references.sngp_variances(d, ridge)
+        entropy, evidence = (references.sngp(d, ridge, factor, uncertainty) for uncertainty in ["entropy", "dempster_shafer"])
         yield dict(ridge=ridge, mean_field=factor, train=train.tolist(), test=test.tolist(), logits=logits.tolist(), variances=variances.tolist(), entropy=entropy.tolist(), dempster_shafer=evidence.tolist())
 
 
