@@ -96,6 +96,9 @@ bench-afdu: tools ## AFDU's fit and scores beside numpy's: time, memory (install
 bench-detectors: tools ## detectors on 50,000 × 640 features beside pytorch-ood's: time, memory (installs it into its own environment)
 	benches/run-detectors
 
+agreement: tools ## every detector's scores beside pytorch-ood's and numpy's on random features (installs them into its own environment)
+	benches/run-agreement
+
 tools:
 	@command -v cargo >/dev/null || { \
 	  echo "oodkit needs Rust 1.89 or newer, and cargo was not found" >&2; \
@@ -112,4 +115,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors agreement tools cxx need-exp

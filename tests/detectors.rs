@@ -155,6 +155,22 @@ fn the_registry_lists_each_detector_once() {
     }
 }
 
+/// How near each detector's scores are to a reference's stands in a row of that page, which begins with the detector as YAML.
+#[test]
+fn the_agreement_of_each_detector_is_listed() {
+    let rows =
+        include_str!("../docs/agreement.md").lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let listed: Vec<&str> = rows
+        .map(|(yaml, _)| match serde_saphyr::from_str::<DetectorConfig>(yaml) {
+            Ok(config) => config.name(),
+            Err(error) => panic!("docs/agreement.md: {yaml}: {error}"),
+        })
+        .collect();
+    for name in DetectorConfig::NAMES {
+        assert!(listed.contains(name), "docs/agreement.md has no row of {name}: `make agreement` makes them");
+    }
+}
+
 #[test]
 fn a_bare_name_and_a_map_are_the_same() {
     for config in every_detector() {

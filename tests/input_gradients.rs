@@ -208,6 +208,39 @@ fn mahalanobis_goes_down_its_distance() {
     }
 }
 
+/// An image that has gone where central differences by each of its pixels point scores what the detector gives with noise.
+#[test]
+fn steps_are_those_of_differences() {
+    let (train, image, deviations) = (train(), images("test images", 1), golden().deviations);
+    let (network, pixels) = (wide_resnet(DType::F64), (0..192).collect::<Vec<_>>());
+    let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
+    let features = network.forward(&image, Mode::Eval).unwrap().features;
+    let slopes = distances.gradients(&features).unwrap();
+    let distance = |images: &Tensor| {
+        let features = values(&network.forward(images, Mode::Eval).unwrap().features);
+        features.iter().zip(&slopes).map(|(z, slope)| z * slope).sum::<f64>()
+    };
+    let loss = |images: &Tensor| {
+        let logits = values(&network.forward(images, Mode::Eval).unwrap().logits);
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln()
+    };
+    let check = |noise: f64, f: &dyn Fn(&Tensor) -> f64, [with, without]: [&str; 2]| {
+        let slopes = differences(&image, &pixels, f);
+        let moved = values(&image).into_iter().zip(slopes).enumerate();
+        let moved = moved.map(|(at, (x, slope))| x - noise * slope.signum() / f64::from(deviations[at / 64]));
+        let moved = Tensor::from_vec(moved.collect(), image.shape(), &Device::Cpu).unwrap();
+        let score = |detector, image: &Tensor| {
+            f64::from(score(detector, &train, &bank(set(image.clone()), None), 1 << 20).unwrap()[0])
+        };
+        let (found, expected, plain) = (score(with, &image), score(without, &moved), score(without, &image));
+        assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{with}: {found}, by differences {expected}");
+        assert!((expected - plain).abs() > 1e-3 * expected.abs(), "{with}: {expected} and without noise {plain}");
+    };
+    check(0.004, &loss, ["odin: { temperature: 1, noise: 0.004 }", "odin: { temperature: 1, noise: 0 }"]);
+    check(0.002, &distance, ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
+}
+
 /// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
 #[test]
 fn nac_weighs_neurons_by_their_gradients() {

@@ -72,6 +72,12 @@ def temperature_scaling(d, temperature=None):
     return torch.log1p(scaler.predict_logits(tensor(d.logits)).detach())
 
 
+def odin(d, temperature=1000, noise=0):
+    """Without noise: input_gradients.py has it with."""
+    assert noise == 0
+    return torch.log1p(detector.ODIN(torch.nn.Identity(), eps=0.0, temperature=float(temperature)).predict(tensor(d.logits)))
+
+
 def openmax(d, tail=20, classes=3, weibull=None):
     """The log-odds of its probability. It fits all images with labels, here the correct ones.
 

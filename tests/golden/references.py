@@ -83,6 +83,12 @@ def temperature_scaling(d):
     return np.log(rest(d.logits / best_temperature(d)))
 
 
+def odin(d, temperature=1000, noise=0):
+    """Without noise: input_gradients.py has it with."""
+    assert noise == 0
+    return np.log(rest(d.logits / temperature))
+
+
 def weibull(tail):
     """The shape and ln scale, of ln(1 + (x − min) / 10000), of the largest likelihood: where its derivative vanishes."""
     x = np.log1p((tail - tail.min()) / 10000)
