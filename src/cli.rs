@@ -42,8 +42,11 @@ enum Command {
     Table(Experiment),
     /// List experiments, data sets, detectors and architectures
     List(Folders),
-    /// List detectors with what each needs
-    Detectors,
+    /// List detectors with what each needs, or show one with its paper and settings
+    Detectors {
+        /// A detector of the list
+        name: Option<String>,
+    },
     /// Score features of your own, exported from any framework as safetensors
     Score(Score),
     /// Download data sets from the hub into the data folder
@@ -156,7 +159,8 @@ impl Cli {
             Command::Metrics(measure) => {
                 print(&(metrics::files::run_cli(&measure.id, &measure.ood, measure.json)? + "\n"))
             }
-            Command::Detectors => print(&detectors()),
+            Command::Detectors { name: None } => print(&detectors()),
+            Command::Detectors { name: Some(name) } => print(&DetectorConfig::describe(&name)?),
             Command::Score(arguments) => score(&arguments),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())

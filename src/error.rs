@@ -81,14 +81,16 @@ impl Error {
     }
 }
 
-/// ` (did you mean "x"?)` for the candidate nearest to `given`, or nothing when none is near.
+/// ` (did you mean "x"?)` for the candidate nearest to `given`, or nothing when none is near. Upper and lower case are the same.
 pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    let given = given.to_lowercase();
     candidates
         .into_iter()
         // Two letters swapped are one slip, however short the name.
         .map(|candidate| {
-            let swapped = strsim::osa_distance(given, candidate) == 1 && strsim::levenshtein(given, candidate) == 2;
-            (if swapped { 1.0 } else { strsim::jaro_winkler(given, candidate) }, candidate)
+            let lower = candidate.to_lowercase();
+            let swapped = strsim::osa_distance(&given, &lower) == 1 && strsim::levenshtein(&given, &lower) == 2;
+            (if swapped { 1.0 } else { strsim::jaro_winkler(&given, &lower) }, candidate)
         })
         .filter(|(similarity, _)| *similarity > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -104,6 +106,7 @@ mod tests {
     fn nearest_name_is_suggested() {
         assert_eq!(did_you_mean("epoch", ["epochs", "batch_size"]), " (did you mean \"epochs\"?)");
         assert_eq!(did_you_mean("mps", ["msp", "max_logit"]), " (did you mean \"msp\"?)");
+        assert_eq!(did_you_mean("KNN", ["knn", "vim"]), " (did you mean \"knn\"?)");
         assert_eq!(did_you_mean("zzz", ["epochs", "batch_size"]), "");
     }
 }

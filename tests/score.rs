@@ -422,3 +422,45 @@ fn detectors_are_listed_with_what_they_need() {
     let columns: Vec<_> = all.iter().zip(said.lines()).map(|(name, line)| line.find(about(name)).unwrap()).collect();
     assert!(columns.iter().all(|column| *column == columns[0]), "{said}");
 }
+
+#[test]
+fn a_detector_is_shown_with_its_paper_and_settings() {
+    let shown = |name: &str| {
+        let assert = oodkit().args(["detectors", name]).assert().success();
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    };
+    for name in oodkit::detectors::DetectorConfig::NAMES {
+        let config = oodkit::detectors::DetectorConfig::default_of(name).unwrap();
+        let said = shown(name);
+        assert!(said.starts_with(&format!("{name}: {}\n", config.about())), "{said}");
+        assert!(said.contains("score") && said.contains("\nneeds     ") && said.contains("Reference code: "), "{said}");
+        assert!(!said.contains("//!") && !said.contains("](") && !said.contains("[`"), "{said}");
+        let settings = serde_json::to_value(&config).unwrap();
+        let settings = settings[name].as_object().unwrap().clone();
+        for (key, value) in settings {
+            let line = said.lines().find(|line| line.starts_with(&format!("  {key}: "))).unwrap();
+            let default = line.rsplit("; default ").next().unwrap();
+            let default: serde_json::Value = serde_json::from_str(default).unwrap_or_else(|_| match default {
+                "none" => serde_json::Value::Null,
+                word => word.into(),
+            });
+            match (default.as_f64(), value.as_f64()) {
+                (Some(shown), Some(value)) => assert_eq!(shown, value, "{line}"),
+                _ => assert_eq!(default, value, "{line}"),
+            }
+        }
+    }
+    let said = shown("mahalanobis");
+    assert!(said.contains("needs     features, a train set, labels\n"), "{said}");
+    assert!(said.contains("  noise: a number from 0 to 1; default 0\n      ε, in units of pixels"), "{said}");
+    assert!(said.contains("  layers: penultimate or all, or a list; default penultimate\n"), "{said}");
+    let said = shown("ash");
+    assert!(said.contains("  variant: s, b or p; default b\n") && said.contains("      b: They share"), "{said}");
+    let said = shown("nac");
+    assert!(said.contains("      steepness: a number from 1e-9 to 1000000000; default 100\n          α"), "{said}");
+    for (given, near) in [("KNN", "knn"), ("Mahalanobis", "mahalanobis"), ("enrgy", "energy")] {
+        let assert = oodkit().args(["detectors", given]).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(said.contains(&format!("no detector \"{given}\" (did you mean \"{near}\"?)")), "{said}");
+    }
+}

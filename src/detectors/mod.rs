@@ -6,6 +6,7 @@
 pub mod afdu;
 pub mod ash;
 pub mod ddu;
+mod describe;
 pub mod dice;
 pub mod duq;
 pub mod energy;
@@ -57,7 +58,7 @@ use crate::{
     ops::{self, Activation},
 };
 
-use registry::name;
+use registry::{file, name};
 
 registry::registry! {
     /// One minus the maximum softmax probability (Hendrycks & Gimpel 2017).

@@ -11,6 +11,19 @@ macro_rules! name {
     };
 }
 
+/// The file of a module, relative to this one.
+macro_rules! file {
+    (afdu) => {
+        "afdu/mod.rs"
+    };
+    (r#gen) => {
+        "gen.rs"
+    };
+    ($module:ident) => {
+        concat!(stringify!($module), ".rs")
+    };
+}
+
 /// Makes [`DetectorConfig`](super::DetectorConfig) of a list `Variant = module`, where `module::Config` holds the
 /// settings and implements [`Detector`](super::Detector). The module's name is the detector's name.
 macro_rules! registry {
@@ -38,6 +51,13 @@ macro_rules! registry {
             pub fn about(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+
+            /// The text of its file.
+            fn source(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => include_str!(file!($module)),)+
                 }
             }
 
@@ -141,4 +161,4 @@ macro_rules! registry {
     };
 }
 
-pub(super) use {name, registry};
+pub(super) use {file, name, registry};
