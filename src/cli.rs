@@ -147,7 +147,9 @@ impl Cli {
             Command::Plan(experiment) => {
                 let opened = Opened::new(&experiment)?;
                 layers::check(&opened.plan)?;
-                print(&opened.plan.describe(&opened.store))
+                // A smoke run makes its own.
+                let data = (!experiment.smoke).then_some(opened.data.as_path());
+                print(&opened.plan.describe(&opened.store, data))
             }
             Command::Table(experiment) => {
                 let opened = Opened::new(&experiment)?;

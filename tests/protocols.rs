@@ -269,6 +269,23 @@ fn what_cannot_be_fitted_is_told_before_training() {
     place.prints("plan");
 }
 
+#[test]
+fn a_plan_says_what_settings_are_chosen_on_and_which_data_are_missing() {
+    let place = place_of_search();
+    place.write(&searched());
+    let plan = place.prints("plan");
+    let chosen = "\nchosen   on 8 test images of fashion_mnist_small against digits, b, where settings are searched\n";
+    assert!(plan.contains(chosen) && !plan.contains("missing"), "{plan}");
+    std::fs::remove_dir_all(place.path("b")).unwrap();
+    let plan = place.prints("plan");
+    let missing = plan.lines().find(|line| line.starts_with("missing  data set \"b\" (test) is not in ")).unwrap();
+    assert!(missing.contains("(put its files there"), "{missing}");
+
+    let place = Place::new(EXPERIMENT);
+    let plan = place.prints("plan");
+    assert!(plan.contains("\nwithout  afdu on base: the file excepts it\n") && !plan.contains("chosen"), "{plan}");
+}
+
 /// A search on eight held-out ID images and two validation sets; `c` and `b` are folders of pictures.
 fn searched() -> String {
     let knn = "knn: { k: [5, 40] }, vra: { low: [0, 10], high: [90, 95] }";

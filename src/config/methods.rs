@@ -140,6 +140,15 @@ impl Experiment {
         methods
     }
 
+    /// What `all` leaves out because the file excepts it, with its network.
+    pub fn excepted(&self) -> Vec<(&str, &[String])> {
+        let all = self.methods.iter().filter_map(|listed| match &listed.detector {
+            Detectors::All { all } if !all.except.is_empty() => Some((&listed.network[..], &all.except[..])),
+            _ => None,
+        });
+        all.collect()
+    }
+
     /// What the networks of `all` cannot have; not what the file excepts.
     pub fn left_out(&self) -> Vec<LeftOut> {
         let mut left: Vec<LeftOut> = Vec::new();

@@ -82,24 +82,29 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
 }
 
 /// The nodes that are not done.
-fn untrained<'a>(plan: &'a Plan, context: &Context) -> impl Iterator<Item = &'a Node> {
-    plan.nodes.iter().filter(|node| context.store.progress(node) != Progress::Done)
+fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node> {
+    plan.nodes.iter().filter(|node| store.progress(node) != Progress::Done)
+}
+
+/// What of the sets that the plan will read is not there, or is not to be read together.
+pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Error> {
+    let trains = untrained(plan, store).next().is_some();
+    let learns_outliers = untrained(plan, store).any(|node| node.outliers.is_some());
+    // A sweep does not touch the data: every cell has those of the experiment.
+    let sets = &plan.experiment.data;
+    let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
+    let id = data::check(&sets.id, id_splits, data);
+    let ood = sets.ood.iter().chain(sets.validation_sets()).map(|set| data::check(set, &[Split::Test], data));
+    let outliers = sets.outliers.iter().flat_map(|set| {
+        let there = if learns_outliers { data::check(set, &[Split::Train], data) } else { Ok(()) };
+        [there, refuse_tested(set, &sets.ood, data)]
+    });
+    std::iter::once(id).chain(ood).chain(outliers).filter_map(Result::err).collect()
 }
 
 /// Every set that the plan will read is there, or the error names all that are not.
 fn check_data(plan: &Plan, context: &Context) -> Result<()> {
-    let trains = untrained(plan, context).next().is_some();
-    let learns_outliers = untrained(plan, context).any(|node| node.outliers.is_some());
-    // A sweep does not touch the data: every cell has those of the experiment.
-    let sets = &plan.experiment.data;
-    let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
-    let id = data::check(&sets.id, id_splits, &context.data);
-    let ood = sets.ood.iter().chain(sets.validation_sets()).map(|set| data::check(set, &[Split::Test], &context.data));
-    let outliers = sets.outliers.iter().flat_map(|set| {
-        let there = if learns_outliers { data::check(set, &[Split::Train], &context.data) } else { Ok(()) };
-        [there, refuse_tested(set, &sets.ood, &context.data)]
-    });
-    let mut problems: Vec<Error> = std::iter::once(id).chain(ood).chain(outliers).filter_map(Result::err).collect();
+    let mut problems = data_problems(plan, &context.store, &context.data);
     match problems.len() {
         0 => Ok(()),
         1 => Err(problems.remove(0)),
@@ -213,7 +218,7 @@ impl Runner<'_> {
     /// Refuses outliers that networks are still to learn from and an OOD set is tested on, copies included: a network that
     /// knows the answers is no test of how it tells what it does not know.
     fn check_outliers(&mut self) -> Result<()> {
-        let Some(dataset) = untrained(self.plan, self.context).find_map(|node| node.outliers.as_ref()) else {
+        let Some(dataset) = untrained(self.plan, &self.context.store).find_map(|node| node.outliers.as_ref()) else {
             return Ok(());
         };
         let tested = self.test_sets(&self.plan.experiment.data)?;

@@ -4,7 +4,11 @@
 //! set, loss, recipe, and the identity of what it starts from. Two networks with the same identity are the same node, in
 //! whatever experiment, sweep cell or table they are named.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use indexmap::IndexMap;
 use serde_json::{Value, json};
@@ -12,10 +16,16 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
-    config::{self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, sweep},
+    config::{
+        self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, search::HeldOut,
+        sweep,
+    },
     data::{Normalisation, normalisation},
     digest::hex,
-    run::store::{Progress, Store},
+    run::{
+        execute::data_problems,
+        store::{Progress, Store},
+    },
 };
 
 /// Changes when the meaning of a recipe changes, so that old weights are not taken for new ones.
@@ -239,7 +249,7 @@ pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
 }
 
 /// The SHA-256 of a file of weights.
-pub(super) fn file_digest(path: &std::path::Path) -> Result<String> {
+pub(super) fn file_digest(path: &Path) -> Result<String> {
     let mut file = std::fs::File::open(path).map_err(|error| {
         Error::input(format!("cannot read the weights {}: {error}", path.display()))
             .hint("`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in")
@@ -276,8 +286,8 @@ fn backbone_label(backbone: &Backbone) -> String {
 }
 
 impl Plan {
-    /// The graph and what of it is done, for people.
-    pub fn describe(&self, store: &Store) -> String {
+    /// The graph and what of it is done, for people. With the data root, also what of the data is missing there.
+    pub fn describe(&self, store: &Store, data: Option<&Path>) -> String {
         let mut text = format!("{}: {}\n", self.name, self.experiment.title);
         let cells: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
@@ -286,10 +296,28 @@ impl Plan {
         if let Some(outliers) = &self.experiment.data.outliers {
             let _ = writeln!(text, "outliers {} to learn from", outliers.name);
         }
+        if let Some(validation) = &self.experiment.data.validation {
+            let id = match &validation.id {
+                HeldOut::Images(count) => format!("{count} test images of {}", self.experiment.data.id.name),
+                HeldOut::Set(set) => set.name.clone(),
+            };
+            let ood: Vec<&str> = validation.ood.iter().map(|set| set.name.as_str()).collect();
+            let _ = writeln!(text, "chosen   on {id} against {}, where settings are searched", ood.join(", "));
+        }
+        for problem in data.map(|data| data_problems(self, store, data)).into_iter().flatten() {
+            let hint = match &problem {
+                Error::Input { hint: Some(hint), .. } => format!(" ({hint})"),
+                _ => String::new(),
+            };
+            let _ = writeln!(text, "missing  {problem}{hint}");
+        }
         let _ = writeln!(text, "cells    {}", cells.join(", "));
         let _ = writeln!(text, "seeds    {}", seeds.join(", "));
         let methods: Vec<String> = self.experiment.methods().into_iter().map(|method| method.name).collect();
         let _ = writeln!(text, "methods  {}", methods.join(", "));
+        for (network, names) in self.experiment.excepted() {
+            let _ = writeln!(text, "without  {} on {network}: the file excepts it", names.join(", "));
+        }
         for left in self.experiment.left_out() {
             let _ = writeln!(text, "without  {} on {}: {}", left.detectors.join(", "), left.network, left.why);
         }
