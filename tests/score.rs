@@ -5,8 +5,9 @@ use std::{collections::HashMap, fs, path::Path};
 use assert_cmd::Command;
 use candle_core::{Device, Tensor};
 use oodkit::{
-    detectors::{energy::energy, knn::knn},
+    detectors::{energy::energy, knn::knn, rankfeat::rankfeat},
     metrics::files::read_scores,
+    nn::Head,
 };
 
 fn oodkit() -> Command {
@@ -389,6 +390,31 @@ fn duq_takes_logarithms_of_kernels_only() {
     let assert = oodkit().args(["score", "--detector", "duq", "--input", &logits, "--out", "never.npy"]).assert();
     let said = String::from_utf8(assert.code(2).get_output().stderr.clone()).unwrap();
     assert!(said.contains("duq reads ln K of a DUQ head's kernels, at most 0, and image 1 has 5"), "{said}");
+}
+
+#[test]
+fn rankfeat_and_gram_read_exported_taps() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let head = Head { weight: rows(3, 8, 1.3), bias: Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap() };
+    let file = |name: &str, images: usize, step: f64| {
+        let maps = rows(images, 8 * 4, step).abs().unwrap().reshape((images, 8, 2, 2)).unwrap();
+        let features = maps.flatten_from(2).unwrap().mean(2).unwrap();
+        let logits = features.matmul(&head.weight.t().unwrap()).unwrap();
+        let tensors = [
+            ("features", features),
+            ("logits", logits),
+            ("head.weight", head.weight.clone()),
+            ("taps.layer1", rows(images, 2 * 9, step).reshape((images, 2, 3, 3)).unwrap()),
+            ("taps.layer2", maps.clone()),
+        ];
+        (write(here, name, &tensors), maps)
+    };
+    let ((train, _), (test, maps)) = (file("train", 50, 0.37), file("test", 9, 0.91));
+    assert_eq!(scored(&["--detector", "rankfeat", "--input", &test], &out), rankfeat(&maps, &head).unwrap());
+    let gram = scored(&["--detector", "gram", "--fit", &train, "--input", &test], &out);
+    assert!(gram.len() == 9 && gram.iter().any(|score| *score != gram[0]), "{gram:?}");
 }
 
 #[test]
