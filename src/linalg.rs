@@ -139,6 +139,7 @@ impl Cholesky {
 }
 
 /// In eight sums, which fit the processor's vectors.
+#[inline(always)]
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a_parts, b_parts) = (a.chunks_exact(8), b.chunks_exact(8));

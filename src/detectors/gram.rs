@@ -17,12 +17,11 @@
 //!   sign.
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, after, argmax, check_memory, map_rows,
+    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows, of_each,
 };
-use crate::{Error, Result, linalg::dot};
+use crate::{Error, Result, linalg::dot, ops::wide};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
 const HELD_OUT: usize = 10;
@@ -56,32 +55,58 @@ impl Config {
     }
 }
 
+/// Numbers of a tile of pixels and all channels: with their powers, what fits a processor's first cache.
+const TILE: usize = 1024;
+
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
-    let pixels = maps.len() / channels;
-    let largest = maps.iter().fold(0.0, |largest: f64, value| largest.max(f64::from(value.abs())));
-    let mut sums = Vec::with_capacity(powers * channels);
-    if largest == 0.0 {
-        sums.resize(powers * channels, 0.0);
-        return sums;
-    }
-    // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
-    let values: Vec<f64> = maps.iter().map(|value| f64::from(*value) / largest).collect();
-    let mut power = vec![1.0; values.len()];
-    for exponent in 1..=powers {
-        let mut over_channels = vec![0.0; pixels];
-        for (power, values) in power.chunks_exact_mut(pixels).zip(values.chunks_exact(pixels)) {
-            for ((power, value), sum) in power.iter_mut().zip(values).zip(&mut over_channels) {
-                *power *= value;
-                *sum += *power;
+    wide(|| {
+        let largest = f64::from(maps.iter().fold(0.0, |largest: f32, value| largest.max(value.abs())));
+        let mut sums = vec![0.0; powers * channels];
+        if largest == 0.0 {
+            return sums;
+        }
+        // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
+        let (scale, pixels) = (1.0 / largest, maps.len() / channels);
+        let width = (TILE / channels / 8 * 8).clamp(8, pixels.max(8));
+        let (mut values, mut power) = (vec![0.0; channels * width], vec![0.0; channels * width]);
+        let mut over_channels = vec![0.0; width];
+        for start in (0..pixels).step_by(width) {
+            let width = width.min(pixels - start);
+            for (row, values) in maps.chunks_exact(pixels).zip(values.chunks_exact_mut(width)) {
+                let row = &row[start..start + width];
+                row.iter().zip(values).for_each(|(value, scaled)| *scaled = f64::from(*value) * scale);
+            }
+            power.fill(1.0);
+            let over_channels = &mut over_channels[..width];
+            for sums in sums.chunks_exact_mut(channels) {
+                over_channels.fill(0.0);
+                for (power, values) in power.chunks_exact_mut(width).zip(values.chunks_exact(width)).take(channels) {
+                    for ((power, value), sum) in power.iter_mut().zip(values).zip(over_channels.iter_mut()) {
+                        *power *= value;
+                        *sum += *power;
+                    }
+                }
+                let rows = sums.iter_mut().zip(power.chunks_exact(width));
+                rows.for_each(|(sum, power)| *sum += dot(power, over_channels));
             }
         }
-        sums.extend(power.chunks_exact(pixels).map(|row| {
-            let sum = dot(row, &over_channels);
-            sum.signum() * sum.abs().powf(1.0 / exponent as f64) * largest * largest
-        }));
+        for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
+            sums.iter_mut().for_each(|sum| *sum = sum.signum() * root(sum.abs(), exponent) * largest * largest);
+        }
+        sums
+    })
+}
+
+/// x^(1/`exponent`) of x ≥ 0.
+fn root(x: f64, exponent: u32) -> f64 {
+    match exponent {
+        1 => x,
+        2 => x.sqrt(),
+        3 => x.cbrt(),
+        4 => x.sqrt().sqrt(),
+        _ => x.powf(1.0 / f64::from(exponent)),
     }
-    sums
 }
 
 /// The bounds of every class, and what is to be expected of each layer.
@@ -219,10 +244,7 @@ impl Gram {
             }
             for (index, layer) in batch.iter().enumerate() {
                 let shape = &self.layers[index];
-                let (channels, size) = (shape.dims[0], shape.dims.iter().product::<usize>());
-                let values = after(layer, start)?;
-                let sums: Vec<Vec<f64>> =
-                    values.par_chunks_exact(size).map(|maps| gram_sums(maps, channels, self.powers)).collect();
+                let sums = of_each(layer, start, |_, maps| gram_sums(maps, shape.dims[0], self.powers))?;
                 sums.iter().enumerate().for_each(|(image, sums)| each(start + image, index, sums));
             }
             Ok(())

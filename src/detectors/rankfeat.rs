@@ -19,10 +19,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, after, finite,
+    Bank, Detector, Fit, Need, Scorer, Scores, finite, of_each,
     shaping::{energy, last_layer},
 };
-use crate::{Error, Result, nn::Head};
+use crate::{Error, Result, linalg::dot, nn::Head, ops::wide};
 
 /// Steps of the power iteration, at most.
 const STEPS: usize = 1000;
@@ -38,33 +38,33 @@ pub struct Config {}
 /// Means over the pixels of an image's feature maps (`channels`, pixels), before and after the strongest pattern is taken away:
 /// X̄ and X̄ − σ·u·v̄. Values are finite; `channels` ≥ 1 divides their number.
 pub fn means(maps: &[f32], channels: usize) -> [Vec<f64>; 2] {
-    let pixels = maps.len() / channels;
-    let maps: Vec<f64> = maps.iter().copied().map(f64::from).collect();
-    let times = |v: &[f64]| -> Vec<f64> {
-        maps.chunks_exact(pixels).map(|row| row.iter().zip(v).map(|(x, v)| x * v).sum()).collect()
-    };
-    let before: Vec<f64> = times(&vec![1.0 / pixels as f64; pixels]);
-    // Not at right angles to the pattern, by any likely accident.
-    let mut v: Vec<f64> = (0..pixels).map(|pixel| 1.0 + 0.5 * (pixel as f64).sin()).collect();
-    for _ in 0..STEPS {
-        let mut next = vec![0.0; pixels];
-        for (row, weight) in maps.chunks_exact(pixels).zip(times(&v)) {
-            next.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * weight);
+    wide(|| {
+        let pixels = maps.len() / channels;
+        let maps: Vec<f64> = maps.iter().copied().map(f64::from).collect();
+        let times = |v: &[f64]| -> Vec<f64> { maps.chunks_exact(pixels).map(|row| dot(row, v)).collect() };
+        let before: Vec<f64> = times(&vec![1.0 / pixels as f64; pixels]);
+        // Not at right angles to the pattern, by any likely accident.
+        let mut v: Vec<f64> = (0..pixels).map(|pixel| 1.0 + 0.5 * (pixel as f64).sin()).collect();
+        for _ in 0..STEPS {
+            let mut next = vec![0.0; pixels];
+            for (row, weight) in maps.chunks_exact(pixels).zip(times(&v)) {
+                next.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * weight);
+            }
+            let norm = dot(&next, &next).sqrt();
+            if norm == 0.0 {
+                return [before.clone(), before];
+            }
+            next.iter_mut().for_each(|x| *x /= norm);
+            let moved = next.iter().zip(&v).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            v = next;
+            if moved < 1e-12 {
+                break;
+            }
         }
-        let norm = next.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if norm == 0.0 {
-            return [before.clone(), before];
-        }
-        next.iter_mut().for_each(|x| *x /= norm);
-        let moved = next.iter().zip(&v).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        v = next;
-        if moved < 1e-12 {
-            break;
-        }
-    }
-    let mean = v.iter().sum::<f64>() / pixels as f64;
-    let after = before.iter().zip(times(&v)).map(|(before, along)| before - along * mean).collect();
-    [before, after]
+        let mean = v.iter().sum::<f64>() / pixels as f64;
+        let after = before.iter().zip(times(&v)).map(|(before, along)| before - along * mean).collect();
+        [before, after]
+    })
 }
 
 /// The energy of each image of (N, C, H, W) `maps` without their strongest pattern.
@@ -104,22 +104,20 @@ impl Scorer for Fitted {
             let Some(layer) = batch.iter().rev().find(|layer| layer.values.rank() == 4) else {
                 return Err(Error::input("rankfeat needs feature maps, and the network shows none"));
             };
-            let maps = after(layer, start)?;
-            let (images, channels, height, width) = layer.values.dims4()?;
-            let rows = features.chunks_exact(size).skip(start).take(images);
+            let (images, channels, _, _) = layer.values.dims4()?;
+            let rows: Vec<&[f32]> = features.chunks_exact(size).skip(start).take(images).collect();
             if channels != size || rows.len() != images {
                 return Err(not_means(&layer.name));
             }
-            let score = |(maps, features): (&[f32], &[f32])| {
+            let score = |image: usize, maps: &[f32]| {
+                let features = rows[image];
                 let [before, after] = means(maps, channels);
                 let length = features.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>();
                 let apart = features.iter().zip(&before).map(|(z, mean)| (f64::from(*z) - mean).powi(2)).sum::<f64>();
                 // A hundredth: passes that differ by rounding are the same, other pools are not.
                 (apart <= 1e-4 * length).then(|| energy(&after, &weight, &bias))
             };
-            let rows: Vec<&[f32]> = rows.collect();
-            let batch: Option<Vec<f32>> =
-                maps.par_chunks_exact(channels * height * width).zip(rows).map(score).collect();
+            let batch: Option<Vec<f32>> = of_each(layer, start, score)?.into_iter().collect();
             scores.extend(batch.ok_or_else(|| not_means(&layer.name))?);
             Ok(())
         })?;

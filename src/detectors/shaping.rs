@@ -1,9 +1,9 @@
 //! What the detectors share that change penultimate features, or the last layer, and take the energy of the new logits.
 
-use candle_core::{CpuStorage, Storage, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Peak, finite, numbers};
+use super::{Peak, finite, numbers, with_values};
 use crate::{Error, Result, linalg::dot, nn::Head};
 
 /// Values that one task counts.
@@ -55,12 +55,10 @@ pub(super) fn last_layer(head: &Head, size: usize) -> Result<(Vec<f64>, Vec<f64>
 /// # Errors
 /// If there is no value, or one is NaN or infinite.
 pub fn percentile(values: &Tensor, percent: f64) -> Result<f64> {
-    let values = values.contiguous()?;
-    let (storage, layout) = values.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::F32(stored)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
-        return Err(Error::Failed("a percentile is taken of f32 numbers on the CPU".into()));
-    };
-    let values = &stored[start..end];
+    with_values(values, |values| percentile_of(values, percent))?
+}
+
+fn percentile_of(values: &[f32], percent: f64) -> Result<f64> {
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
         return Err(Error::Failed(format!("there is no percentile of features of which one is {value}")));
     }
