@@ -12,7 +12,7 @@ use oodkit::{
     Error, Result,
     config::Backbone,
     detectors::{
-        Activations, LayerShape,
+        Activations, Batch, LayerShape,
         afdu::{Config, Engine, Tap, fit, score},
     },
     nn::{
@@ -175,10 +175,11 @@ impl Activations for Watched {
         Ok(watch(|| self.network.forward(&batch, Mode::Eval))?.1.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
-            each(index * BATCH, &watch(|| self.network.forward(&batch, Mode::Eval))?.1)?;
+            let layers = watch(|| self.network.forward(&batch, Mode::Eval))?.1;
+            each(index * BATCH, &Batch { layers, logits: None, features: None })?;
         }
         Ok(())
     }
@@ -207,10 +208,11 @@ impl Activations for Made {
         }])
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(BATCH) {
             let values = self.values.narrow(0, start, BATCH.min(self.images() - start))?;
-            each(start, &[Layer { name: "made".into(), values, activation: Activation::Identity }])?;
+            let layers = vec![Layer { name: "made".into(), values, activation: Activation::Identity }];
+            each(start, &Batch { layers, logits: None, features: None })?;
         }
         Ok(())
     }

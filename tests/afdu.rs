@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use oodkit::{
     Result,
     detectors::{
-        Activations, Bank, Detector, Fit, LayerShape,
+        Activations, Bank, Batch, Detector, Fit, LayerShape,
         afdu::{
             Aggregate, Config, Constant, Engine, Granularity, Layers, Tap,
             bandwidth::{Rule, bandwidth, isj_t},
@@ -392,11 +392,11 @@ impl Activations for Made {
         Ok(self.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(self.batch) {
             let count = self.batch.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &self.layers.iter().map(part).collect::<Vec<_>>())?;
+            each(start, &Batch { layers: self.layers.iter().map(part).collect(), logits: None, features: None })?;
         }
         Ok(())
     }
@@ -534,7 +534,7 @@ impl Activations for Counting {
         self.inner.layers()
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         self.passes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         self.inner.pass(what, each)
     }

@@ -35,7 +35,7 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let members = Some(Tensor::stack(&[&logits, &other], 1).unwrap());
     // Feature maps of one pixel, of which the features are the means.
     let maps = logits.reshape((images, classes, 1, 1)).unwrap();
-    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap();
+    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap().with_outputs(Some(&logits), Some(&logits));
     let inputs = Set { network: Identity::new(classes), images: maps, deviations: vec![1.0; classes], batch: 64 };
     let (activations, inputs) = (Some(Arc::new(taps) as _), Some(Arc::new(inputs) as _));
     Bank { features: logits.clone(), logits, members, labels, activations, inputs }

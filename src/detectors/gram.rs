@@ -16,12 +16,12 @@
 //! - Row sums are taken as F^p · (Σ of the rows of F^p), without the C × C matrix. Activations may be negative: odd powers keep the
 //!   sign.
 
-use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows, of_each,
+    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from, of_each,
 };
-use crate::{Error, Result, linalg::dot, ops::wide};
+use crate::{Error, Result, linalg::dot, nn::watch::Layer, ops::wide};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
 const HELD_OUT: usize = 10;
@@ -124,44 +124,47 @@ pub struct Gram {
 }
 
 impl Gram {
-    /// Of the train images' layers and (N, K) logits, in at most `memory` bytes.
+    /// Of the train images' layers and logits, in at most `memory` bytes.
     ///
     /// # Errors
     /// [`Error::Input`] if the bounds do not fit into the memory; [`Error::Failed`] if there is no image, or a logit or activation is
     /// NaN or infinite; those of [`Activations::pass`].
-    pub fn fit(config: &Config, train: &dyn Activations, logits: &Tensor, memory: usize) -> Result<Self> {
-        let (layers, classes) = (train.layers()?, logits.dims2()?.1);
-        let predicted = predicted(logits, train)?;
+    pub fn fit(config: &Config, train: &dyn Activations, memory: usize) -> Result<Self> {
         let mut gram = Self {
             powers: config.powers,
-            layers,
-            classes,
+            layers: train.layers()?,
+            classes: 0,
             bounds: [Vec::new(), Vec::new()],
             expected: Vec::new(),
             never_predicted: Vec::new(),
             held_out: 0,
         };
         let entries = gram.start(gram.layers.len());
-        config.check_memory(&gram.layers, classes, memory)?;
-        gram.bounds = [f64::INFINITY, f64::NEG_INFINITY].map(|start| vec![start; classes * entries]);
-        let mut seen = vec![0; classes];
-        let held: Vec<bool> = predicted
-            .iter()
-            .map(|class| {
-                seen[*class] += 1;
-                seen[*class] % HELD_OUT == 0
-            })
-            .collect();
-        let starts: Vec<usize> = (0..gram.layers.len()).map(|layer| gram.start(layer)).collect();
-        let [mut least, mut most] = std::mem::take(&mut gram.bounds);
-        gram.pass(train, "fitting Gram", &mut |image, layer, sums| {
-            if !held[image] {
-                let first = predicted[image] * entries + starts[layer];
-                least[first..].iter_mut().zip(sums).for_each(|(bound, sum)| *bound = bound.min(*sum));
-                most[first..].iter_mut().zip(sums).for_each(|(bound, sum)| *bound = bound.max(*sum));
+        let [mut least, mut most] = [Vec::new(), Vec::new()];
+        let (mut seen, mut held) = (Vec::new(), Vec::with_capacity(train.images()));
+        gram.pass(train, "fitting Gram", &mut |batch| {
+            if seen.is_empty() {
+                config.check_memory(&gram.layers, batch.classes, memory)?;
+                seen = vec![0; batch.classes];
+                least = vec![f64::INFINITY; batch.classes * entries];
+                most = vec![f64::NEG_INFINITY; batch.classes * entries];
             }
+            for (image, &class) in batch.predicted.iter().enumerate() {
+                seen[class] += 1;
+                held.push(seen[class] % HELD_OUT == 0);
+                if held.last() == Some(&true) {
+                    continue;
+                }
+                let bounds = [&mut least, &mut most].map(|bounds| &mut bounds[class * entries..][..entries]);
+                let [least, most] = bounds;
+                for ((sum, least), most) in batch.sums(image).zip(least).zip(most) {
+                    (*least, *most) = (least.min(*sum), most.max(*sum));
+                }
+            }
+            Ok(())
         })?;
-        gram.never_predicted = (0..classes).filter(|class| seen[*class] == 0).collect();
+        gram.classes = seen.len();
+        gram.never_predicted = (0..gram.classes).filter(|class| seen[*class] == 0).collect();
         for (bounds, better) in [(&mut least, f64::min as fn(f64, f64) -> f64), (&mut most, f64::max)] {
             for entry in 0..entries {
                 let overall = bounds[entry..].iter().step_by(entries).copied().reduce(better).unwrap_or(0.0);
@@ -169,20 +172,19 @@ impl Gram {
             }
         }
         gram.bounds = [least, most];
-        gram.expect(train, &held, &predicted)?;
+        gram.expect(train, &held)?;
         Ok(gram)
     }
 
     /// Sets [`Gram::expected`] by the images that were held out.
-    fn expect(&mut self, train: &dyn Activations, held: &[bool], predicted: &[usize]) -> Result<()> {
+    fn expect(&mut self, train: &dyn Activations, held: &[bool]) -> Result<()> {
         let images: Vec<usize> = (0..held.len()).filter(|image| held[*image]).collect();
         self.expected = vec![1.0; self.layers.len()];
         self.held_out = images.len();
         if images.is_empty() {
             return Ok(());
         }
-        let classes: Vec<usize> = images.iter().map(|image| predicted[*image]).collect();
-        let deviations = self.deviations(&*train.subset(&images)?, &classes, "fitting Gram: what is expected")?;
+        let deviations = self.deviations(&*train.subset(&images)?, "fitting Gram: what is expected")?;
         for (layer, expected) in self.expected.iter_mut().enumerate() {
             let mean = deviations.iter().map(|image| image[layer]).sum::<f64>() / images.len() as f64;
             if mean > 0.0 {
@@ -192,33 +194,38 @@ impl Gram {
         Ok(())
     }
 
-    /// δ_l of each image, predicted as `classes`, and each layer.
-    fn deviations(&self, activations: &dyn Activations, classes: &[usize], what: &str) -> Result<Vec<Vec<f64>>> {
+    /// δ_l of each image and each layer.
+    fn deviations(&self, activations: &dyn Activations, what: &str) -> Result<Vec<Vec<f64>>> {
         let entries = self.start(self.layers.len());
-        let mut deviations = vec![vec![0.0; self.layers.len()]; classes.len()];
-        self.pass(activations, what, &mut |image, layer, sums| {
-            let first = classes[image] * entries + self.start(layer);
-            let bounds = self.bounds[0][first..].iter().zip(&self.bounds[1][first..]);
-            // A bound of exactly −10⁻⁶ would divide by zero.
-            let size = |bound: f64| (bound + 1e-6).abs().max(1e-12);
-            let each = sums.iter().zip(bounds).map(|(sum, (least, most))| {
-                (least - sum).max(0.0) / size(*least) + (sum - most).max(0.0) / size(*most)
-            });
-            deviations[image][layer] = each.sum();
+        let mut deviations = Vec::with_capacity(activations.images());
+        self.pass(activations, what, &mut |batch| {
+            if batch.classes != self.classes {
+                let message = format!("gram: {} logits, and {} in the train set", batch.classes, self.classes);
+                return Err(Error::Failed(message));
+            }
+            let of_layer = |image: usize, layer: usize| {
+                let first = batch.predicted[image] * entries + self.start(layer);
+                let bounds = self.bounds[0][first..].iter().zip(&self.bounds[1][first..]);
+                // A bound of exactly −10⁻⁶ would divide by zero.
+                let size = |bound: f64| (bound + 1e-6).abs().max(1e-12);
+                let each = batch.layers[layer][image].iter().zip(bounds).map(|(sum, (least, most))| {
+                    (least - sum).max(0.0) / size(*least) + (sum - most).max(0.0) / size(*most)
+                });
+                each.sum()
+            };
+            let of_image = |image| (0..self.layers.len()).map(|layer| of_layer(image, layer)).collect::<Vec<f64>>();
+            deviations.par_extend((0..batch.predicted.len()).into_par_iter().map(of_image));
+            Ok(())
         })?;
         Ok(deviations)
     }
 
-    /// The score of each image of `activations`, with (N, K) `logits`.
+    /// The score of each image of `activations`.
     ///
     /// # Errors
     /// As [`Gram::fit`], and if the layers are not those of the fit.
-    pub fn scores(&self, activations: &dyn Activations, logits: &Tensor) -> Result<Vec<f32>> {
-        if logits.dims2()?.1 != self.classes {
-            let message = format!("gram: {} logits, and {} in the train set", logits.dims2()?.1, self.classes);
-            return Err(Error::Failed(message));
-        }
-        let deviations = self.deviations(activations, &predicted(logits, activations)?, "scoring Gram")?;
+    pub fn scores(&self, activations: &dyn Activations) -> Result<Vec<f32>> {
+        let deviations = self.deviations(activations, "scoring Gram")?;
         let score = |image: &Vec<f64>| {
             image.iter().zip(&self.expected).map(|(deviation, expected)| deviation / expected).sum::<f64>() as f32
         };
@@ -230,25 +237,38 @@ impl Gram {
         self.layers[..layer].iter().map(|layer| self.powers * layer.dims[0]).sum()
     }
 
-    /// Calls `each` with an image, a layer and its [`gram_sums`], image after image in each layer of a batch.
-    fn pass(
-        &self,
-        activations: &dyn Activations,
-        what: &str,
-        each: &mut dyn FnMut(usize, usize, &[f64]),
-    ) -> Result<()> {
+    /// Calls `each` with the [`gram_sums`] of every batch.
+    fn pass(&self, activations: &dyn Activations, what: &str, each: &mut dyn FnMut(&Sums) -> Result<()>) -> Result<()> {
         activations.pass(what, &mut |start, batch| {
-            let shown: Vec<LayerShape> = batch.iter().map(LayerShape::from).collect();
+            let shown: Vec<LayerShape> = batch.layers.iter().map(LayerShape::from).collect();
             if shown != self.layers {
                 return Err(other_layers(&self.layers, &shown));
             }
-            for (index, layer) in batch.iter().enumerate() {
-                let shape = &self.layers[index];
-                let sums = of_each(layer, start, |_, maps| gram_sums(maps, shape.dims[0], self.powers))?;
-                sums.iter().enumerate().for_each(|(image, sums)| each(start + image, index, sums));
-            }
-            Ok(())
+            let logits = batch.logits()?;
+            let classes = logits.dims2()?.1;
+            let predicted = map_rows_from(&logits, start, argmax)?;
+            let sums = |layer: &Layer| {
+                let channels = layer.values.dims()[1];
+                of_each(layer, start, |_, maps| gram_sums(maps, channels, self.powers))
+            };
+            each(&Sums { classes, predicted, layers: batch.layers.iter().map(sums).collect::<Result<_>>()? })
         })
+    }
+}
+
+/// Of a batch.
+struct Sums {
+    classes: usize,
+    /// The class of each image, by its logits.
+    predicted: Vec<usize>,
+    /// By layer and image: power after power, channel after channel.
+    layers: Vec<Vec<Vec<f64>>>,
+}
+
+impl Sums {
+    /// All of an image.
+    fn sums(&self, image: usize) -> impl Iterator<Item = &f64> {
+        self.layers.iter().flat_map(move |layer| &layer[image])
     }
 }
 
@@ -265,31 +285,19 @@ fn other_layers(fitted: &[LayerShape], shown: &[LayerShape]) -> Error {
     ))
 }
 
-/// The class of each image, by its logits.
-fn predicted(logits: &Tensor, activations: &dyn Activations) -> Result<Vec<usize>> {
-    let predicted = map_rows(logits, argmax)?;
-    match predicted.len() == activations.images() {
-        true => Ok(predicted),
-        false => {
-            Err(Error::Failed(format!("logits of {} images, and layers of {}", predicted.len(), activations.images())))
-        }
-    }
-}
-
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
         &[Need::Logits, Need::Activations, Need::Train]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let train = fit.train()?;
-        Ok(Box::new(Gram::fit(self, train.layers()?, &train.logits, fit.memory)?))
+        Ok(Box::new(Gram::fit(self, fit.train()?.layers()?, fit.memory)?))
     }
 }
 
 impl Scorer for Gram {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(self.scores(bank.layers()?, &bank.logits)?)
+        Scores::new(self.scores(bank.layers()?)?)
     }
 
     fn record(&self) -> Option<serde_json::Value> {

@@ -173,12 +173,12 @@ pub trait Activations: fmt::Debug + Send + Sync {
     fn images(&self) -> usize;
     /// The layers from input to output.
     fn layers(&self) -> Result<Vec<LayerShape>>;
-    /// Calls `each` with the position of a batch's first image and every layer's neurons on the batch, in order of the
-    /// images. `what` names the pass on its progress bar.
+    /// Calls `each` with the position of a batch's first image and the batch, in order of the images. `what` names the pass on its
+    /// progress bar.
     ///
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()>;
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()>;
     /// Calls `each` with ranges that cover `0..steps` one after the other: work on what a pass gave, under a progress bar that
     /// `what` names.
     ///
@@ -189,6 +189,42 @@ pub trait Activations: fmt::Debug + Send + Sync {
     }
     /// The same layers on the images at these positions, in this order.
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>>;
+}
+
+/// What a network shows of some images.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Every layer's neurons, from input to output.
+    pub layers: Vec<Layer>,
+    /// (N, K) f32, if they are known.
+    pub logits: Option<Tensor>,
+    /// (N, D) f32, if they are known.
+    pub features: Option<Tensor>,
+}
+
+impl Batch {
+    /// The (N, K) logits on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there are none.
+    pub fn logits(&self) -> Result<Tensor> {
+        known(&self.logits, "logits")
+    }
+
+    /// The (N, D) features on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there are none.
+    pub fn features(&self) -> Result<Tensor> {
+        known(&self.features, "features")
+    }
+}
+
+fn known(output: &Option<Tensor>, what: &str) -> Result<Tensor> {
+    match output {
+        Some(output) => Ok(output.to_device(&Device::Cpu)?),
+        None => Err(Error::Failed(format!("the layers came without the {what}"))),
+    }
 }
 
 /// A layer's name and size.
@@ -454,6 +490,11 @@ fn score_rows(logits: &Tensor, score: impl Fn(&[f64]) -> f64) -> Result<Vec<f32>
 
 /// What `each` makes of the rows, as [`score_rows`].
 fn map_rows<T>(logits: &Tensor, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
+    map_rows_from(logits, 0, each)
+}
+
+/// The same of a batch whose first image is at position `start`.
+fn map_rows_from<T>(logits: &Tensor, start: usize, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
     let (images, classes) = logits.dims2()?;
     if images == 0 || classes == 0 {
         return Err(Error::Failed(format!("there is nothing to score: the logits are {images} × {classes}")));
@@ -463,7 +504,7 @@ fn map_rows<T>(logits: &Tensor, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
     let mut results = Vec::with_capacity(images);
     for (image, logits) in logits.chunks_exact(classes).enumerate() {
         if let Some((class, logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
-            return Err(Error::Failed(format!("logit {class} of image {image} is {logit}")));
+            return Err(Error::Failed(format!("logit {class} of image {} is {logit}", start + image)));
         }
         row.clear();
         row.extend(logits.iter().copied().map(f64::from));

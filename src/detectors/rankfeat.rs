@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite, of_each,
+    Bank, Detector, Fit, Need, Scorer, Scores, finite, finite_from, of_each,
     shaping::{energy, last_layer},
 };
 use crate::{Error, Result, linalg::dot, nn::Head, ops::wide};
@@ -96,16 +96,17 @@ struct Fitted {
 
 impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let features = finite(&bank.features)?;
-        let size = bank.features.dims2()?.1;
-        let (weight, bias) = last_layer(&self.head, size)?;
-        let mut scores = Vec::with_capacity(bank.features.dims2()?.0);
-        bank.layers()?.pass("scoring RankFeat", &mut |start, batch| {
-            let Some(layer) = batch.iter().rev().find(|layer| layer.values.rank() == 4) else {
+        let activations = bank.layers()?;
+        let mut scores = Vec::with_capacity(activations.images());
+        activations.pass("scoring RankFeat", &mut |start, batch| {
+            let (features, size) = (batch.features()?, batch.features()?.dims2()?.1);
+            let features = finite_from(&features, start)?;
+            let (weight, bias) = last_layer(&self.head, size)?;
+            let Some(layer) = batch.layers.iter().rev().find(|layer| layer.values.rank() == 4) else {
                 return Err(Error::input("rankfeat needs feature maps, and the network shows none"));
             };
             let (images, channels, _, _) = layer.values.dims4()?;
-            let rows: Vec<&[f32]> = features.chunks_exact(size).skip(start).take(images).collect();
+            let rows: Vec<&[f32]> = features.chunks_exact(size).collect();
             if channels != size || rows.len() != images {
                 return Err(not_means(&layer.name));
             }

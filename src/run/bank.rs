@@ -7,11 +7,11 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     data::{ImageSet, Normalisation},
-    detectors::{Activations, Bank, Inputs, LayerShape, mutual_information::log_mean_softmax},
+    detectors::{Activations, Bank, Batch, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
         Mode, Network, footprint,
-        watch::{Layer, watch},
+        watch::watch,
         weights::{self, read_safetensors},
     },
     run::{interrupt::Interrupt, progress},
@@ -74,8 +74,11 @@ impl ForwardPass {
         Ok(())
     }
 
-    fn watched(&self, images: &Tensor) -> Result<Vec<Layer>> {
-        Ok(watch(|| self.network.forward(images, Mode::Eval))?.1)
+    fn watched(&self, images: &Tensor) -> Result<Batch> {
+        let (outputs, layers) = watch(|| self.network.forward(images, Mode::Eval))?;
+        // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
+        let [logits, features] = [outputs.logits, outputs.features].map(|output| output.detach().to_dtype(DType::F32));
+        Ok(Batch { layers, logits: Some(logits?), features: Some(features?) })
     }
 }
 
@@ -86,10 +89,10 @@ impl Activations for ForwardPass {
 
     fn layers(&self) -> Result<Vec<LayerShape>> {
         let image = self.images.tensor(0..1, &self.normalisation, &self.device)?;
-        Ok(self.watched(&image)?.iter().map(LayerShape::from).collect())
+        Ok(self.watched(&image)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         // All layers of a batch are kept until `each` has seen them.
         let neurons: usize = self.layers()?.iter().map(|layer| layer.dims.iter().product::<usize>()).sum();
         let fitting = (self.memory / (neurons * size_of::<f32>()).max(1)).clamp(1, self.batch);

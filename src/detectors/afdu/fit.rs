@@ -249,7 +249,7 @@ fn collect(
             }
             let count = layer.neurons.len();
             let into = &mut values[(wanted.start - block.start) * images..(wanted.end - block.start) * images];
-            layers::with_rows(config, layer, batch, |rows| {
+            layers::with_rows(config, layer, &batch.layers, |rows| {
                 into.par_chunks_mut(16 * images).enumerate().for_each(|(tile, columns)| {
                     let first = wanted.start - layer.neurons.start + 16 * tile;
                     let width = columns.len() / images;

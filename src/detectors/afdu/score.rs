@@ -28,7 +28,7 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
         for layer in &fitted.layers {
             let neurons = layer.chosen.neurons.clone();
             #[cfg(any(feature = "cuda", test))]
-            let on_gpu = curves_on_gpu.sums(fitted, &layer.chosen, batch)?;
+            let on_gpu = curves_on_gpu.sums(fitted, &layer.chosen, &batch.layers)?;
             #[cfg(not(any(feature = "cuda", test)))]
             let on_gpu = None;
             let sums = match on_gpu {
@@ -37,7 +37,7 @@ pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>
                     let sums = |rows: &[f32]| {
                         sums(&fitted.curves, neurons.start, rows, neurons.len(), fitted.config.aggregate)
                     };
-                    layers::with_rows(&fitted.config, &layer.chosen, batch, sums)?
+                    layers::with_rows(&fitted.config, &layer.chosen, &batch.layers, sums)?
                 }
             };
             for (image, (score, sum)) in scores[start..].iter_mut().zip(sums).enumerate() {
@@ -126,7 +126,7 @@ pub struct Factors {
 pub fn factors(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Factors> {
     let mut found = Factors { activations: Vec::new(), log_factors: Vec::new() };
     activations.subset(images)?.pass("drawing AFDU", &mut |_, batch| {
-        let rows = layers::with_rows(&fitted.config, layer, batch, <[f32]>::to_vec)?;
+        let rows = layers::with_rows(&fitted.config, layer, &batch.layers, <[f32]>::to_vec)?;
         let count = layer.neurons.len();
         let images = rows.len() / count;
         let [mut columns, mut factors, mut back] = std::array::from_fn(|_| vec![0.0; rows.len()]);

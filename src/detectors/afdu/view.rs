@@ -229,7 +229,7 @@ pub fn activations(config: &Config, layer: &Chosen, activations: &dyn Activation
 fn columns(config: &Config, layer: &Chosen, activations: &dyn Activations, neurons: &[usize]) -> Result<Vec<Vec<f32>>> {
     let mut columns = vec![Vec::with_capacity(activations.images()); neurons.len()];
     activations.pass("drawing AFDU", &mut |_, batch| {
-        layers::with_rows(config, layer, batch, |rows| {
+        layers::with_rows(config, layer, &batch.layers, |rows| {
             for row in rows.chunks_exact(layer.neurons.len()) {
                 columns.iter_mut().zip(neurons).for_each(|(column, neuron)| column.push(row[*neuron]));
             }

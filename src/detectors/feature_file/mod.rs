@@ -110,6 +110,7 @@ impl FeatureFile {
         if images == 0 {
             return Err(refuse(format!("{first} has no rows")));
         }
+        let outputs = [logits.clone(), features.clone()];
         let file = Self {
             path: shown.clone(),
             images,
@@ -118,7 +119,7 @@ impl FeatureFile {
             members,
             labels,
             head,
-            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers })),
+            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers, outputs })),
         };
         file.check_classes().map_err(refuse)?;
         Ok(file)

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    detectors::{Activations, LayerShape},
+    detectors::{Activations, Batch, LayerShape},
     nn::watch::Layer,
     ops::Activation,
 };
@@ -19,6 +19,8 @@ const BATCH: usize = 256;
 pub struct Taps {
     pub(super) images: usize,
     pub(super) layers: Vec<(String, Tensor)>,
+    /// Logits and features, if they are known.
+    pub(super) outputs: [Option<Tensor>; 2],
 }
 
 impl Taps {
@@ -30,17 +32,26 @@ impl Taps {
     pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
         let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
         match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
-            true => Ok(Self { images, layers }),
+            true => Ok(Self { images, layers, outputs: [None, None] }),
             false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
         }
     }
 
-    fn batch(&self, start: usize, images: usize) -> Result<Vec<Layer>> {
+    /// With the (N, K) logits and (N, D) features of the same images.
+    #[must_use]
+    pub fn with_outputs(self, logits: Option<&Tensor>, features: Option<&Tensor>) -> Self {
+        Self { outputs: [logits.cloned(), features.cloned()], ..self }
+    }
+
+    fn batch(&self, start: usize, images: usize) -> Result<Batch> {
         let layer = |(name, values): &(String, Tensor)| {
             let values = values.narrow(0, start, images)?;
             Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
         };
-        self.layers.iter().map(layer).collect()
+        let part = |output: &Option<Tensor>| output.as_ref().map(|values| values.narrow(0, start, images)).transpose();
+        let [logits, features] = &self.outputs;
+        let (logits, features) = (part(logits)?, part(features)?);
+        Ok(Batch { layers: self.layers.iter().map(layer).collect::<Result<_>>()?, logits, features })
     }
 }
 
@@ -50,10 +61,10 @@ impl Activations for Taps {
     }
 
     fn layers(&self) -> Result<Vec<LayerShape>> {
-        Ok(self.batch(0, 1)?.iter().map(LayerShape::from).collect())
+        Ok(self.batch(0, 1)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for start in (0..self.images).step_by(BATCH) {
             each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
         }
@@ -64,6 +75,9 @@ impl Activations for Taps {
         let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
         let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
         let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
-        Ok(Arc::new(Self { images: images.len(), layers: self.layers.iter().map(chosen).collect::<Result<_>>()? }))
+        let layers = self.layers.iter().map(chosen).collect::<Result<_>>()?;
+        let of = |output: &Option<Tensor>| output.as_ref().map(|values| values.index_select(&indices, 0)).transpose();
+        let [logits, features] = &self.outputs;
+        Ok(Arc::new(Self { images: images.len(), layers, outputs: [of(logits)?, of(features)?] }))
     }
 }

@@ -8,7 +8,7 @@ use super::{View, convolution, emulator::emulated};
 use crate::{
     config::{Backbone, Empty, Precision, WideResnet},
     detectors::{
-        Activations, LayerShape,
+        Activations, Batch, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
     nn::{self, Mode, params::Params, watch::Layer},
@@ -311,11 +311,11 @@ impl Activations for Made {
         Ok(self.0.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &[Layer]) -> crate::Result<()>) -> crate::Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> crate::Result<()>) -> crate::Result<()> {
         for start in (0..self.images()).step_by(7) {
             let count = 7.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &self.0.iter().map(part).collect::<Vec<_>>())?;
+            each(start, &Batch { layers: self.0.iter().map(part).collect(), logits: None, features: None })?;
         }
         Ok(())
     }
