@@ -220,6 +220,56 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     assert_eq!(table, place.prints("table"));
 }
 
+/// Detectors that read layers look on while the outputs are computed; the outputs and their scores are those that each makes by itself.
+#[test]
+fn a_shared_pass_changes_no_bit() {
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    let network = ("backbone: lenet", "backbone: { wide_resnet: { depth: 10, width: 1 } }");
+    let tables = EXPERIMENT.find("tables:").map(|at| &EXPERIMENT[at..]).unwrap();
+    let experiment = |methods: &[&str]| {
+        let methods: Vec<String> =
+            methods.iter().map(|name| format!("- {{ network: base, detector: {name} }}")).collect();
+        with(&[network, (all, &methods.join("\n  ")), (tables, "")])
+    };
+    let files = |place: &Place| {
+        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut folders = vec![place.path("runs")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let name = entry.strip_prefix(place.path("runs")).unwrap().display().to_string();
+                match entry.is_dir() {
+                    true => folders.push(entry),
+                    false if name.ends_with(".npy") || name.contains("/outputs/") => {
+                        files.push((name, std::fs::read(entry).unwrap()));
+                    }
+                    false => {}
+                }
+            }
+        }
+        files.sort();
+        files
+    };
+    let squares = "{ gram: { powers: 2 } }";
+    let named = |text: String| {
+        text.replace("{ network: base, detector: { gram", "{ name: squares, network: base, detector: { gram")
+    };
+    let together = Place::new(&named(experiment(&["gram", "knn", squares, "rankfeat"])));
+    together.prints("run");
+    let apart = Place::new(&experiment(&["knn"]));
+    apart.prints("run");
+    for name in ["gram", squares, "rankfeat"] {
+        apart.write(&named(experiment(&[name])));
+        apart.prints("run");
+    }
+    let (expected, found) = (files(&apart), files(&together));
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    assert_eq!(found.len(), 3 * 4 + 4, "scores of four methods on three sets, and outputs on them and the train set");
+    for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+        assert!(found == expected, "{name} differs");
+    }
+}
+
 /// Layers that the network does not have, weights that are too few and memory that is too little, of every combination of a search.
 #[test]
 fn what_cannot_be_fitted_is_told_before_training() {

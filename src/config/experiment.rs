@@ -832,8 +832,8 @@ pub struct Evaluation {
     /// more than rounding: sums over a batch of another size may run in another order, which moves the last bits of scores.
     #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: Option<usize>,
-    /// MiB of feature maps that a forward pass may hold, where `batch_size` is absent. Ours: 256, which no two cores need to
-    /// be at their fastest, and every machine has.
+    /// MiB of feature maps that a forward pass may hold, where `batch_size` is absent; one whose layers are looked at, by Gram or AFDU,
+    /// may hold four times as many. Ours: 256, which no two cores need to be at their fastest, and every machine has.
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub memory: usize,
     /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes, and

@@ -290,6 +290,10 @@ impl Detector for Config {
         &[Need::Logits, Need::Activations, Need::Train]
     }
 
+    fn reads_batches(&self) -> bool {
+        true
+    }
+
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Gram::fit(self, fit.train()?.layers()?, fit.memory)?))
     }

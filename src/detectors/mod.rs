@@ -327,6 +327,11 @@ pub trait Detector {
     fn needs(&self) -> &'static [Need] {
         &[Need::Logits]
     }
+    /// Whether all it reads of images comes with the [batches](Batch) of [`Bank::activations`], so that it can look on while others
+    /// use the same forward pass, before any [`Bank::logits`] are there.
+    fn reads_batches(&self) -> bool {
+        false
+    }
     /// Learns.
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>>;
 }

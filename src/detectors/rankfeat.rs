@@ -84,6 +84,10 @@ impl Detector for Config {
         &[Need::Features, Need::LastMaps, Need::Head]
     }
 
+    fn reads_batches(&self) -> bool {
+        true
+    }
+
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Fitted { head: fit.head()?.clone() }))
     }

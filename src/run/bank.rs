@@ -17,6 +17,10 @@ use crate::{
     run::{interrupt::Interrupt, progress},
 };
 
+/// The maps that a forward pass holds at a time are some of its layers. Ours: enough that a Wide ResNet's layers of a whole batch fit,
+/// whose pass can then be shared.
+const LAYERS: usize = 4;
+
 /// Images on their way through a folded network in evaluation mode. What it gives of the layers is computed anew in every pass.
 #[derive(Clone)]
 pub struct ForwardPass {
@@ -25,7 +29,8 @@ pub struct ForwardPass {
     pub(super) normalisation: Normalisation,
     /// Images at a time.
     pub(super) batch: usize,
-    /// Bytes that the layers of a batch may take where they are looked at; fewer images then go at a time, but one at least.
+    /// Bytes that the maps of a batch may take; its layers where they are looked at, [`LAYERS`] times as many. Of larger ones fewer images
+    /// go at a time, but one at least.
     pub(super) memory: usize,
     pub(super) device: Device,
     pub(super) interrupt: Interrupt,
@@ -51,15 +56,25 @@ impl ForwardPass {
             features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
             Ok(())
         })?;
-        let (logits, features) = (Tensor::cat(&logits, 0)?, Tensor::cat(&features, 0)?);
-        Ok(Bank {
-            logits,
-            features,
-            members: None,
-            labels: self.images.labels.clone(),
-            activations: None,
-            inputs: None,
-        })
+        self.bank_of(&logits, &features)
+    }
+
+    /// Of the batches' logits and features.
+    pub(super) fn bank_of(&self, logits: &[Tensor], features: &[Tensor]) -> Result<Bank> {
+        let (logits, features) = (Tensor::cat(logits, 0)?, Tensor::cat(features, 0)?);
+        let labels = self.images.labels.clone();
+        Ok(Bank { logits, features, members: None, labels, activations: None, inputs: None })
+    }
+
+    /// How many images go at a time where layers are looked at. All layers of a batch are kept until they have been.
+    fn looked_at(&self) -> Result<usize> {
+        let neurons: usize = self.layers()?.iter().map(|layer| layer.dims.iter().product::<usize>()).sum();
+        Ok((LAYERS * self.memory / (neurons * size_of::<f32>()).max(1)).clamp(1, self.batch))
+    }
+
+    /// Whether as many images go at a time where layers are looked at as elsewhere.
+    pub(super) fn looks_at_whole_batches(&self) -> Result<bool> {
+        Ok(self.looked_at()? == self.batch)
     }
 
     /// Calls `each` with every batch and the index of its first image, under a progress bar with this title.
@@ -93,11 +108,8 @@ impl Activations for ForwardPass {
     }
 
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
-        // All layers of a batch are kept until `each` has seen them.
-        let neurons: usize = self.layers()?.iter().map(|layer| layer.dims.iter().product::<usize>()).sum();
-        let fitting = (self.memory / (neurons * size_of::<f32>()).max(1)).clamp(1, self.batch);
         let title = format!("{what}: {}", self.images.name);
-        self.batches(&title, fitting, |start, images| each(start, &self.watched(images)?))
+        self.batches(&title, self.looked_at()?, |start, images| each(start, &self.watched(images)?))
     }
 
     fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {

@@ -1,31 +1,25 @@
 //! Scoring with every method, and measuring each OOD set against the ID set.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
     Error, Result,
     config::{self, Figure, Method, Redraw},
     data::Split,
-    detectors::{Bank, Fit, Need, Scorer, Scores},
-    fs::remove_folder_if_there,
-    metrics::{Gap, aggregate, files, ranking},
-    nn::{Network, Shape, footprint},
+    detectors::{Bank, Fit, Need},
+    metrics::{Gap, aggregate, ranking},
+    nn::{Head, Network, Shape, footprint},
     run::{
         bank,
         execute::{LoadedSet, Runner},
         plan::{Cell, Node, file_digest, short_hash, to_json},
         results::{self, Environment, MethodResult, NetworkResult, OodResult, SeedResult},
+        scoring::{Place, Scored, Scoring},
         search::Validation,
-        store::{Lock, read_json, write_json},
+        store::Lock,
         training::Trained,
     },
 };
@@ -34,13 +28,10 @@ use crate::{
 /// for new ones.
 const OUTPUTS_VERSION: u32 = 2;
 
-/// The same for a detector's scores.
-const SCORES_VERSION: u32 = 5;
-
 /// One trained network of a subject.
-struct Member<'a> {
+pub(super) struct Member<'a> {
     node: &'a Node,
-    trained: Trained,
+    pub(super) trained: Trained,
     /// The network as inference uses it.
     folded: Arc<dyn Network>,
     _lock: Lock,
@@ -48,50 +39,30 @@ struct Member<'a> {
 
 /// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
 pub(super) struct Subject<'a> {
-    members: Vec<Member<'a>>,
+    pub(super) members: Vec<Member<'a>>,
     /// Whether the members are one ensemble, which may have a single one.
-    ensemble: bool,
+    pub(super) ensemble: bool,
     /// Where its scores are kept, relative to the runs root.
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     pub(super) sets: &'a [Arc<LoadedSet>],
     pub(super) banks: Vec<Bank>,
     seed: u64,
     pub(super) settings: &'a config::Evaluation,
     redraw: Option<Redraw>,
     /// Images a forward pass.
-    batch_size: usize,
+    pub(super) batch_size: usize,
     /// What settings are chosen on, if some are.
     pub(super) validation: Option<Validation>,
 }
 
-/// What scoring with one detector cost, kept beside the scores.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScoringRecord {
-    /// What did it: another build each, if it was interrupted or sets were added.
-    environments: Vec<Environment>,
-    fit_seconds: f64,
-    /// What the detector says about its fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    fit: Option<serde_json::Value>,
-    /// By score file.
-    score_seconds: BTreeMap<String, f64>,
-}
-
-/// A method's scores on some sets.
-#[derive(Default)]
-pub(super) struct Scored {
-    pub(super) scores: Vec<Scores>,
-    /// Score files by set, relative to the runs root.
-    paths: IndexMap<String, PathBuf>,
-    pub(super) fit_seconds: f64,
-    /// As [`ScoringRecord::fit`].
-    fit: Option<serde_json::Value>,
-    pub(super) score_seconds: f64,
-    /// Where the scores are.
-    folder: PathBuf,
-    /// What made them, if that was in this run.
-    scorer: Option<Box<dyn Scorer>>,
+impl Subject<'_> {
+    /// The network's last layer; an ensemble has none.
+    pub(super) fn head(&self) -> Option<Head> {
+        match &self.members[..] {
+            [one] if !self.ensemble => one.trained.network.head(),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Runner<'a> {
@@ -134,6 +105,7 @@ impl<'a> Runner<'a> {
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }
+            self.look_together(&subject, &methods)?;
             subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
             let labels = subject.banks[0]
                 .labels
@@ -189,19 +161,7 @@ impl<'a> Runner<'a> {
 
     /// A network's outputs on a set, from disk if they were computed before.
     fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> Result<Bank> {
-        let Member { trained, folded, .. } = member;
-        let pass = bank::ForwardPass {
-            network: folded.clone(),
-            images: set.images.clone(),
-            normalisation: trained.normalisation.clone(),
-            batch: subject.batch_size,
-            memory: subject.settings.memory << 20,
-            device: self.context.device.clone(),
-            interrupt: self.context.interrupt.clone(),
-        };
-        // Images of one batch may share sums, so the batch size can change the last bits.
-        let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
-        let path = trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
+        let (pass, path) = (self.forward_pass(member, set, subject), outputs_path(member, set, subject));
         let bank = match bank::read(&path, set.images.labels.clone())? {
             Some(bank) => bank,
             None => {
@@ -212,6 +172,23 @@ impl<'a> Runner<'a> {
         };
         let pass = Arc::new(pass);
         Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
+    }
+
+    pub(super) fn forward_pass(
+        &self,
+        member: &Member<'_>,
+        set: &LoadedSet,
+        subject: &Subject<'_>,
+    ) -> bank::ForwardPass {
+        bank::ForwardPass {
+            network: member.folded.clone(),
+            images: set.images.clone(),
+            normalisation: member.trained.normalisation.clone(),
+            batch: subject.batch_size,
+            memory: subject.settings.memory << 20,
+            device: self.context.device.clone(),
+            interrupt: self.context.interrupt.clone(),
+        }
     }
 
     /// Scores every set with one method and measures each OOD set against the ID set.
@@ -259,74 +236,32 @@ impl<'a> Runner<'a> {
         sets: &[Arc<LoadedSet>],
         banks: &[Bank],
     ) -> Result<Scored> {
-        let detector = json!([SCORES_VERSION, subject.batch_size, to_json(&method.detector)?]);
-        let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
-        let folder = self.context.store.root().join(&subject.folder).join("scores").join(&name);
-        let record_path = folder.join("record.json");
-        let mut record = if record_path.exists() { read_json(&record_path)? } else { ScoringRecord::default() };
-        let mut scored = Scored::default();
-        let mut scorer: Option<Box<dyn Scorer>> = None;
-        for (set, bank) in sets.iter().zip(banks) {
-            let file = format!("{}.npy", set.file_stem());
-            let path = folder.join(&file);
-            scored.paths.insert(set.images.name.clone(), subject.folder.join("scores").join(&name).join(&file));
-            if let Some(seconds) = record.score_seconds.get(&file)
-                && path.exists()
-            {
-                scored.score_seconds += seconds;
-                scored.scores.push(stored_scores(&path, set.images.len())?);
-                continue;
-            }
-            let failed = |error| in_method(&method.name, subject, error);
-            let scorer = match &scorer {
-                Some(scorer) => scorer,
-                None => {
-                    let started = Instant::now();
-                    let detector = method.detector.build();
-                    let needs_train = detector.needs().contains(&Need::Train);
-                    let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
-                    let head = match &subject.members[..] {
-                        [one] if !subject.ensemble => one.trained.network.head(),
-                        _ => None,
-                    };
-                    let scratch = folder.join("fit");
-                    let fit = Fit {
-                        train: train.as_ref(),
-                        head: head.as_ref(),
-                        memory: subject.settings.fit_memory << 20,
-                        scratch: Some(&scratch),
-                    };
-                    let fitted = detector.fit(&fit).map_err(failed)?;
-                    record.fit_seconds = started.elapsed().as_secs_f64();
-                    record.fit = fitted.record();
-                    scorer.insert(fitted)
-                }
-            };
-            let started = Instant::now();
-            let scores = scorer.score(bank).map_err(failed)?;
-            let seconds = started.elapsed().as_secs_f64();
-            files::write_npy(&path, scores.as_slice())?;
-            record.score_seconds.insert(file, seconds);
-            if !record.environments.contains(&self.environment) {
-                record.environments.push(self.environment.clone());
-            }
-            write_json(&record_path, &record)?;
-            scored.score_seconds += seconds;
-            scored.scores.push(scores);
-        }
-        // What a fit left for an interrupted run to go on from is of no use once everything is scored.
-        remove_folder_if_there(&folder.join("fit"))?;
-        (scored.fit_seconds, scored.fit) = (record.fit_seconds, record.fit);
-        (scored.folder, scored.scorer) = (folder, scorer);
-        self.scored_on.extend(record.environments);
+        let place = Place::of(method, subject)?;
+        let (root, environment) = (self.context.store.root().to_owned(), self.environment.clone());
+        let scoring = Scoring { root: &root, place: &place, environment: &environment, looked: &|| Duration::ZERO };
+        let scored = scoring.score(sets, banks, || {
+            let detector = method.detector.build();
+            let needs_train = detector.needs().contains(&Need::Train);
+            let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
+            let head = subject.head();
+            let (memory, scratch) = (subject.settings.fit_memory << 20, root.join(&place.folder).join("fit"));
+            let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch: Some(&scratch) };
+            detector.fit(&fit).map_err(|error| place.name(error))
+        })?;
+        self.scored_on.extend(scored.environments.iter().cloned());
         Ok(scored)
     }
 
-    pub(super) fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+    pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
         let train = self.set(&subject.members[0].node.data, Split::Train, None)?;
         for member in &subject.members {
             self.refuse_other_images(member.node, &train.sha256)?;
         }
+        Ok(train)
+    }
+
+    pub(super) fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+        let train = self.train_set(subject)?;
         self.bank(subject, &train)
     }
 }
@@ -359,20 +294,9 @@ fn network_result(subject: &Subject<'_>, accuracy: f64) -> NetworkResult {
     }
 }
 
-fn in_method(name: &str, subject: &Subject<'_>, error: Error) -> Error {
-    let network = subject.members[0].trained.folder.display();
-    let place = format!("method {name} on the network {network}");
-    match error {
-        Error::Failed(reason) => Error::Failed(format!("{place}: {reason}")),
-        other => other.at(&place),
-    }
-}
-
-fn stored_scores(path: &Path, images: usize) -> Result<Scores> {
-    let scores: Vec<f32> = files::read_scores(path)?.into_iter().map(|score| score as f32).collect();
-    if scores.len() != images {
-        return Err(Error::input(format!("{} holds {} scores for {images} images", path.display(), scores.len()))
-            .hint("remove the file: it is made again"));
-    }
-    Scores::new(scores)
+/// Where a network's outputs on a set are kept.
+pub(super) fn outputs_path(member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> PathBuf {
+    // Images of one batch may share sums, so the batch size can change the last bits.
+    let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
+    member.trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()))
 }
