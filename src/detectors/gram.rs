@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::{
     Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from, of_each,
 };
-use crate::{Error, Result, linalg::dot, nn::watch::Layer, ops::wide};
+use crate::{Error, Result, nn::watch::Layer, ops::wide};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
 const HELD_OUT: usize = 10;
@@ -55,8 +55,10 @@ impl Config {
     }
 }
 
-/// Numbers of a tile of pixels and all channels: with their powers, what fits a processor's first cache.
-const TILE: usize = 1024;
+/// Pixels that are taken together: two vectors of f64.
+const LANES: usize = 8;
+/// Powers that are taken together: their sums over channels, [`LANES`] pixels each, stay in the processor's registers.
+const GROUP: usize = 5;
 
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
@@ -67,28 +69,15 @@ pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
             return sums;
         }
         // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
-        let (scale, pixels) = (1.0 / largest, maps.len() / channels);
-        let width = (TILE / channels / 8 * 8).clamp(8, pixels.max(8));
-        let (mut values, mut power) = (vec![0.0; channels * width], vec![0.0; channels * width]);
-        let mut over_channels = vec![0.0; width];
-        for start in (0..pixels).step_by(width) {
-            let width = width.min(pixels - start);
-            for (row, values) in maps.chunks_exact(pixels).zip(values.chunks_exact_mut(width)) {
-                let row = &row[start..start + width];
-                row.iter().zip(values).for_each(|(value, scaled)| *scaled = f64::from(*value) * scale);
-            }
-            power.fill(1.0);
-            let over_channels = &mut over_channels[..width];
-            for sums in sums.chunks_exact_mut(channels) {
-                over_channels.fill(0.0);
-                for (power, values) in power.chunks_exact_mut(width).zip(values.chunks_exact(width)).take(channels) {
-                    for ((power, value), sum) in power.iter_mut().zip(values).zip(over_channels.iter_mut()) {
-                        *power *= value;
-                        *sum += *power;
-                    }
-                }
-                let rows = sums.iter_mut().zip(power.chunks_exact(width));
-                rows.for_each(|(sum, power)| *sum += dot(power, over_channels));
+        let scale = 1.0 / largest;
+        for (group, sums) in sums.chunks_mut(GROUP * channels).enumerate() {
+            let below = group * GROUP;
+            match sums.len() / channels {
+                1 => row_sums::<1>(maps, channels, scale, below, sums),
+                2 => row_sums::<2>(maps, channels, scale, below, sums),
+                3 => row_sums::<3>(maps, channels, scale, below, sums),
+                4 => row_sums::<4>(maps, channels, scale, below, sums),
+                _ => row_sums::<GROUP>(maps, channels, scale, below, sums),
             }
         }
         for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
@@ -96,6 +85,48 @@ pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
         }
         sums
     })
+}
+
+/// The row sums of F^p · (F^p)ᵀ for p = `below` + 1, …, `below` + P, of the scaled maps.
+#[inline(always)]
+fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: usize, sums: &mut [f64]) {
+    let pixels = maps.len() / channels;
+    let mut by_channel = vec![[[0.0; LANES]; P]; channels];
+    for start in (0..pixels).step_by(LANES) {
+        let width = LANES.min(pixels - start);
+        let mut over_channels = [[0.0; LANES]; P];
+        for row in maps.chunks_exact(pixels) {
+            each_power::<P>(&row[start..start + width], scale, below, |power, values| {
+                over_channels[power].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            });
+        }
+        for (row, sums) in maps.chunks_exact(pixels).zip(&mut by_channel) {
+            each_power::<P>(&row[start..start + width], scale, below, |power, values| {
+                let others = sums[power].iter_mut().zip(&over_channels[power]);
+                others.zip(values).for_each(|((sum, other), value)| *sum += value * other);
+            });
+        }
+    }
+    for (power, sums) in sums.chunks_exact_mut(channels).enumerate() {
+        sums.iter_mut().zip(&by_channel).for_each(|(sum, lanes)| *sum = lanes[power].iter().sum());
+    }
+}
+
+/// Calls `each` with the number of a power, from 0, and [`LANES`] scaled pixels to it; zeros where there are fewer.
+#[inline(always)]
+fn each_power<const P: usize>(row: &[f32], scale: f64, below: usize, mut each: impl FnMut(usize, &[f64; LANES])) {
+    let mut values = [0.0; LANES];
+    match <&[f32; LANES]>::try_from(row) {
+        Ok(row) => values.iter_mut().zip(row).for_each(|(value, x)| *value = f64::from(*x) * scale),
+        Err(_) => values.iter_mut().zip(row).for_each(|(value, x)| *value = f64::from(*x) * scale),
+    }
+    let mut power = values;
+    let raise = |power: &mut [f64; LANES]| power.iter_mut().zip(&values).for_each(|(power, value)| *power *= value);
+    (0..below).for_each(|_| raise(&mut power));
+    for index in 0..P {
+        each(index, &power);
+        raise(&mut power);
+    }
 }
 
 /// x^(1/`exponent`) of x ≥ 0.
