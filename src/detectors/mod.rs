@@ -387,18 +387,23 @@ fn with_values<R>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> 
 /// # Errors
 /// [`Error::Failed`] naming the first image with a value that is NaN or infinite.
 fn of_each<R: Send>(layer: &Layer, start: usize, of: impl Fn(usize, &[f32]) -> R + Sync) -> Result<Vec<R>> {
-    let values = ops::activate(&layer.values, layer.activation)?;
-    let size: usize = values.dims()[1..].iter().product();
-    let each = |(image, values): (usize, &[f32])| match first_not_finite(values) {
-        None => Ok(of(image, values)),
-        Some(value) => {
-            let (name, image) = (&layer.name, start + image);
-            Err(Error::Failed(format!("a neuron of the layer {name} is {value} on image {image}")))
+    let size: usize = layer.values.dims()[1..].iter().product();
+    let each = |after: &mut Vec<f32>, (image, values): (usize, &[f32])| {
+        // Image by image: what comes of one stays in the cache.
+        ops::activate_into(values, layer.activation, after);
+        match first_not_finite(after) {
+            None => Ok(of(image, after)),
+            Some(value) => {
+                let (name, image) = (&layer.name, start + image);
+                Err(Error::Failed(format!("a neuron of the layer {name} is {value} on image {image}")))
+            }
         }
     };
     // All, so that the image that an error names does not depend on threads.
-    let all = |values: &[f32]| values.par_chunks_exact(size).enumerate().map(each).collect::<Vec<Result<R>>>();
-    with_values(&values, all)?.into_iter().collect()
+    let all = |values: &[f32]| -> Vec<Result<R>> {
+        values.par_chunks_exact(size).enumerate().map_init(Vec::new, each).collect()
+    };
+    with_values(&layer.values, all)?.into_iter().collect()
 }
 
 /// The first value that is NaN or infinite.

@@ -60,6 +60,7 @@ pub use softmax::softmax;
 pub use softmax_cross_entropy::softmax_cross_entropy;
 pub use squared_distances::squared_distances;
 
+pub(crate) use relu::activate_into;
 pub(crate) use wide::wide;
 
 use float::{Float, sum};

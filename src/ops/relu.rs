@@ -42,6 +42,12 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     op::apply(Activate(activation), [x])
 }
 
+/// The same of numbers, into `y`, whose place is used again.
+pub(crate) fn activate_into(x: &[f32], activation: Activation, y: &mut Vec<f32>) {
+    y.clear();
+    super::wide(|| with_curve!(activation, curve => y.extend(x.iter().map(|x| curve.value(*x)))));
+}
+
 struct Activate(Activation);
 
 impl Op<1> for Activate {
