@@ -57,8 +57,10 @@ impl Config {
 
 /// Pixels that are taken together: two vectors of f64.
 const LANES: usize = 8;
-/// Powers that are taken together: their sums over channels, [`LANES`] pixels each, stay in the processor's registers.
+/// Powers that are taken together: their sums, over channels or over a tile's pixels, stay in the processor's registers.
 const GROUP: usize = 5;
+/// Pixels whose sums over channels stay in the first cache.
+const TILE: usize = 64;
 
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
@@ -92,19 +94,27 @@ pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
 fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: usize, sums: &mut [f64]) {
     let pixels = maps.len() / channels;
     let mut by_channel = vec![[[0.0; LANES]; P]; channels];
-    for start in (0..pixels).step_by(LANES) {
-        let width = LANES.min(pixels - start);
-        let mut over_channels = [[0.0; LANES]; P];
-        for row in maps.chunks_exact(pixels) {
-            each_power::<P>(&row[start..start + width], scale, below, |power, values| {
-                over_channels[power].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-            });
+    let mut over_channels = [[[0.0; LANES]; P]; TILE / LANES];
+    for start in (0..pixels).step_by(TILE) {
+        let end = pixels.min(start + TILE);
+        for (over_channels, start) in over_channels.iter_mut().zip((start..end).step_by(LANES)) {
+            let mut sums = [[0.0; LANES]; P];
+            for row in maps.chunks_exact(pixels) {
+                each_power::<P>(&row[start..end.min(start + LANES)], scale, below, |power, values| {
+                    sums[power].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                });
+            }
+            *over_channels = sums;
         }
-        for (row, sums) in maps.chunks_exact(pixels).zip(&mut by_channel) {
-            each_power::<P>(&row[start..start + width], scale, below, |power, values| {
-                let others = sums[power].iter_mut().zip(&over_channels[power]);
-                others.zip(values).for_each(|((sum, other), value)| *sum += value * other);
-            });
+        for (row, all) in maps.chunks_exact(pixels).zip(&mut by_channel) {
+            let mut sums = *all;
+            for (row, over_channels) in row[start..end].chunks(LANES).zip(&over_channels) {
+                each_power::<P>(row, scale, below, |power, values| {
+                    let others = sums[power].iter_mut().zip(&over_channels[power]);
+                    others.zip(values).for_each(|((sum, other), value)| *sum += value * other);
+                });
+            }
+            *all = sums;
         }
     }
     for (power, sums) in sums.chunks_exact_mut(channels).enumerate() {
@@ -337,5 +347,27 @@ impl Scorer for Gram {
 
     fn record(&self) -> Option<serde_json::Value> {
         Some(serde_json::json!({ "held_out": self.held_out, "classes_never_predicted": self.never_predicted }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pixels that fill no tile, some or several, powers of more than a group, and values of either sign.
+    #[test]
+    fn sums_are_those_of_whole_matrices() {
+        for (channels, pixels, powers) in [(1, 1, 1), (3, 75, 7), (5, 64, 5), (2, 200, 11), (4, 7, 10)] {
+            let maps: Vec<f32> = (0..channels * pixels).map(|at| (at as f32 * 0.7).sin() * 3.0 + 0.5).collect();
+            let sums = gram_sums(&maps, channels, powers);
+            for (at, sum) in sums.iter().enumerate() {
+                let (power, channel) = ((at / channels + 1) as i32, at % channels);
+                let value = |channel: usize, pixel: usize| f64::from(maps[channel * pixels + pixel]).powi(power);
+                let product = |other| (0..pixels).map(|pixel| value(channel, pixel) * value(other, pixel)).sum::<f64>();
+                let row: f64 = (0..channels).map(product).sum();
+                let expected = row.signum() * row.abs().powf(1.0 / f64::from(power));
+                assert!((sum - expected).abs() < 1e-9 * expected.abs(), "{channels} × {pixels}, power {power}");
+            }
+        }
     }
 }
