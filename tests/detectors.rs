@@ -171,6 +171,34 @@ fn the_agreement_of_each_detector_is_listed() {
     }
 }
 
+/// Those that look on at others' forward passes do as well without the bank's own logits and features.
+#[test]
+fn batches_are_all_that_some_read() {
+    let empty = |bank: &Bank| {
+        let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu).unwrap();
+        Bank { logits: none.clone(), features: none, members: None, inputs: None, ..bank.clone() }
+    };
+    let [train, test] =
+        [(600, "train"), (30, "test")].map(|(images, name)| bank(synthetic(images, 8.0, name), CLASSES));
+    let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
+    let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
+    let mut names = Vec::new();
+    for detector in every_detector().filter(|config| config.build().reads_batches()) {
+        names.push(detector.name());
+        let scores = |train: &Bank, test: &Bank| {
+            let fit = Fit { train: Some(train), head: Some(&head), memory: 1 << 20, scratch: None };
+            detector.build().fit(&fit).unwrap().score(test).unwrap()
+        };
+        assert_eq!(
+            scores(&empty(&train), &empty(&test)).as_slice(),
+            scores(&train, &test).as_slice(),
+            "{}",
+            detector.name()
+        );
+    }
+    assert_eq!(names, ["gram", "rankfeat"]);
+}
+
 #[test]
 fn a_bare_name_and_a_map_are_the_same() {
     for config in every_detector() {

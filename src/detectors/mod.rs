@@ -327,8 +327,8 @@ pub trait Detector {
     fn needs(&self) -> &'static [Need] {
         &[Need::Logits]
     }
-    /// Whether all it reads of images comes with the [batches](Batch) of [`Bank::activations`], so that it can look on while others
-    /// use the same forward pass, before any [`Bank::logits`] are there.
+    /// Whether all it reads of images, train images included, comes with the [batches](Batch) of [`Bank::activations`], so that it can
+    /// look on while others use the same forward pass: the bank's logits and features may have no rows then.
     fn reads_batches(&self) -> bool {
         false
     }

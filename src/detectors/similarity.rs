@@ -1,8 +1,8 @@
 //! Inner products with every train image: the largest of them, found without computing most.
 //!
-//! Rows are rounded to eight bits, whose products a processor takes four times as fast as those of f32. How far such a product can be
-//! from the true one is known for every pair (Cauchy and Schwarz); only rows that can be among the largest are multiplied in full, in
-//! f64. What is found does not depend on the rounding.
+//! Rows are rounded to eight bits around the mean of those near to them; a processor takes products of such integers four times as fast as
+//! those of f32. How far a product can be from the true one is known for every pair (Cauchy and Schwarz); only rows that can be among
+//! the largest are multiplied in full, in f64. What is found does not depend on the rounding.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -14,14 +14,24 @@ use rten_tensor::NdTensorView;
 use super::{Peak, map_rows};
 use crate::{Error, Result, ops::wide};
 
-/// Train images that are multiplied at a time: 4 MiB of products with [`TOGETHER`] images, for the cache.
+/// Train images that are multiplied at a time, at most: 4 MiB of products with [`TOGETHER`] images, for the cache.
 const TILE: usize = 4096;
+/// Train images for each centre that they are grouped around: more centres are nearer, and each costs a rounding of every image.
+const PER_CENTRE: usize = 1536;
+/// Enough for the classes of most data sets.
+const MOST_CENTRES: usize = 128;
+/// Train images that centres are chosen from.
+const SAMPLE: usize = 2048;
+/// Candidates in memory, at most: 24 bytes each, 256 MiB.
+const CANDIDATES: usize = 11 << 20;
 /// Images that are multiplied at a time.
 const TOGETHER: usize = 256;
 /// 255 · 127 · this many products are no more than 31 bits.
 const MOST_COLUMNS: usize = 66_000;
 /// Rounding of the f32 in a bound, relative to the sizes of what it adds; ten roundings of 2⁻²⁴ are 6·10⁻⁷.
 const SLACK: f32 = 2e-6;
+
+type Kernel = GemmExecutor<u8, i8, i32>;
 
 /// What an image is compared with.
 pub(super) struct Neighbours {
@@ -30,7 +40,8 @@ pub(super) struct Neighbours {
     columns: usize,
     /// What is added to each row's products.
     offsets: Vec<f64>,
-    rounded: Rounded,
+    kernel: Kernel,
+    tiles: Vec<Tile>,
 }
 
 /// A row's closeness to an image, larger being closer; the index settles ties, so that the same rows are found every time.
@@ -78,7 +89,10 @@ impl Neighbours {
             let message = format!("{columns} features are too many to look for neighbours; {MOST_COLUMNS} are not");
             return Err(Error::input(message));
         }
-        Ok(Self { rounded: Rounded::new(&rows, columns, &offsets), rows, columns, offsets })
+        let kernel = GemmExecutor::new();
+        let groups = groups(&rows, columns);
+        let tiles = groups.iter().map(|group| Tile::new(&kernel, &rows, columns, &offsets, group)).collect();
+        Ok(Self { rows, columns, offsets, kernel, tiles })
     }
 
     /// A row's values.
@@ -89,31 +103,46 @@ impl Neighbours {
     /// The `k` closest rows to each of (B, D) finite `images`, the closest first; 1 ≤ k ≤ M.
     ///
     /// # Errors
-    /// Those of the matrix product.
+    /// [`Error::Failed`] if numbers leave the range of f32.
     pub fn closest(&self, images: &[f32], k: usize) -> Result<Vec<Vec<Near>>> {
-        let count = images.len() / self.columns;
-        let mut closest = Vec::with_capacity(count);
-        let mut products = vec![0; TOGETHER.min(count) * TILE.min(self.offsets.len())];
-        for block in images.chunks(TOGETHER * self.columns) {
-            let (integers, rounded) = self.rounded.images(block, self.columns);
-            let mut candidates = vec![Candidates::new(k); rounded.len()];
-            for (tile, packed) in self.rounded.tiles.iter().enumerate() {
-                let (start, width) = (tile * TILE, TILE.min(self.offsets.len() - tile * TILE));
-                let products = &mut products[..rounded.len() * width];
-                self.rounded.multiply(&integers, packed, products)?;
-                let each = candidates.par_iter_mut().zip(&rounded).zip(products.par_chunks_exact(width));
-                each.for_each_init(
-                    || vec![0.0; width],
-                    |bounds, ((candidates, image), products)| {
-                        wide(|| self.rounded.bounds(image, start, products, bounds));
-                        candidates.add(start, bounds, |row| self.rounded.margin(image, row));
-                    },
-                );
-            }
+        let mut closest = Vec::with_capacity(images.len() / self.columns);
+        // Where all rows are equally close, all are candidates.
+        let together = (CANDIDATES / self.offsets.len().max(1)).clamp(1, TOGETHER);
+        for block in images.chunks(together * self.columns) {
+            let mut candidates = vec![Candidates::new(k); block.len() / self.columns];
+            self.tiles.iter().try_for_each(|tile| self.look_at(tile, block, &mut candidates))?;
             let each = block.par_chunks_exact(self.columns).zip(candidates);
             closest.par_extend(each.map(|(image, candidates)| self.exactly(image, candidates.found, k)));
         }
-        Ok(closest)
+        match closest.iter().all(|found| found.len() == k) {
+            true => Ok(closest),
+            false => Err(Error::Failed("features are too large to be compared in f32".into())),
+        }
+    }
+
+    /// Adds a tile's candidates to those of each image.
+    fn look_at(&self, tile: &Tile, images: &[f32], candidates: &mut [Candidates]) -> Result<()> {
+        // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
+        let steps = if self.kernel.may_saturate() { 127.0 } else { 255.0 };
+        let mut integers = vec![0; images.len()];
+        let each = images.par_chunks_exact(self.columns).zip(integers.par_chunks_exact_mut(self.columns));
+        let rounded = each.map_init(Vec::new, |rest, (image, integers)| tile.image(image, steps, rest, integers));
+        let rounded: Vec<Image> = rounded.collect();
+        let width = tile.rows.len();
+        let mut products = vec![0; rounded.len() * width];
+        let matrix = NdTensorView::from_data([rounded.len(), self.columns], &*integers);
+        let (matrix, packed) = (GemmInputA::Unpacked(matrix), GemmInputB::Packed(&tile.integers));
+        let multiplied = self.kernel.gemm(&mut products, matrix, packed, GemmOptions::default());
+        multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
+        let each = candidates.par_iter_mut().zip(&rounded).zip(products.par_chunks_exact(width));
+        each.for_each_init(
+            || vec![0.0; width],
+            |bounds, ((candidates, image), products)| {
+                wide(|| tile.bounds(image, products, bounds));
+                candidates.add(&tile.rows, bounds, |place| tile.margin(image, place));
+            },
+        );
+        Ok(())
     }
 
     /// The `k` closest of the candidates, by f64.
@@ -138,154 +167,188 @@ impl Neighbours {
     }
 }
 
-/// The rows to eight bits: about scale · integer + middle.
-struct Rounded {
-    executor: GemmExecutor<u8, i8, i32>,
-    /// Of [`TILE`] rows each.
-    tiles: Vec<PackedBMatrix<i8>>,
+/// Rows that are near to each other, to eight bits: about mean + scale · integer + middle. Far less is lost of what lies around the mean
+/// than of the rows themselves, which in a good network are nearly the same within a class.
+struct Tile {
+    /// Which rows.
+    rows: Vec<u32>,
+    mean: Vec<f32>,
+    integers: PackedBMatrix<i8>,
     scales: Vec<f32>,
     middles: Vec<f32>,
     /// Of the rounded values of a row.
     sums: Vec<f32>,
     /// How far the rounded row is from the row.
     errors: Vec<f32>,
-    /// Norms of the rounded rows.
+    /// Norms of the rounded rows, without the mean.
     lengths: Vec<f32>,
+    /// What a row's product with the mean, and its own offset, add.
     offsets: Vec<f32>,
-    /// The most that a row's terms in a bound can be, and the largest offset: what the slack is relative to.
+    /// What the slack is relative to: the largest of the rows and of the offsets.
     sizes: [f32; 2],
+    mean_length: f32,
 }
 
-/// An image to eight bits: about scale · integer + least.
+/// An image to eight bits, for one tile: about the tile's mean + scale · integer + least.
 struct Image {
     scale: f32,
     least: f32,
     /// Of scale · integer.
     sum: f32,
-    /// The image's own norm.
+    /// The norm of the image without the mean.
     length: f32,
     /// How far the rounded image is from the image.
     error: f32,
     /// [`SLACK`] of all that is added.
     slack: f32,
+    /// The product with the mean.
+    offset: f32,
 }
 
-/// Numbers in steps of `step` from `base`: [the sum, ‖rounded‖, ‖values − rounded‖, ‖steps‖ + ‖base‖].
-fn rounding(values: &[f32], integers: impl Iterator<Item = f64>, step: f32, base: f32) -> [f64; 4] {
-    let (step, base) = (f64::from(step), f64::from(base));
-    let [mut sum, mut length, mut error, mut steps] = [0.0; 4];
-    for (value, integer) in values.iter().zip(integers) {
-        let rounded = step * integer + base;
-        sum += rounded;
-        length += rounded * rounded;
-        error += (f64::from(*value) - rounded).powi(2);
-        steps += (step * integer).powi(2);
-    }
-    [sum, length.sqrt(), error.sqrt(), steps.sqrt() + (values.len() as f64).sqrt() * base.abs()]
+/// Values to eight bits: scale · integer + base.
+struct Rounding {
+    scale: f32,
+    base: f32,
+    integers: f32,
+    /// ‖scale · integer + base‖
+    length: f32,
+    error: f32,
+    /// The most that the parts of a product with these can be: ‖scale · integer‖ + ‖base‖.
+    size: f32,
 }
 
-fn range(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
-}
-
-impl Rounded {
-    fn new(rows: &[f32], columns: usize, offsets: &[f64]) -> Self {
-        let executor = GemmExecutor::new();
-        let mut rounded = Self {
-            tiles: Vec::with_capacity(offsets.len().div_ceil(TILE)),
-            executor,
-            scales: Vec::with_capacity(offsets.len()),
-            middles: Vec::with_capacity(offsets.len()),
-            sums: Vec::with_capacity(offsets.len()),
-            errors: Vec::with_capacity(offsets.len()),
-            lengths: Vec::with_capacity(offsets.len()),
-            offsets: offsets.iter().map(|offset| *offset as f32).collect(),
-            sizes: [0.0, offsets.iter().fold(0.0, |largest: f64, offset| largest.max(offset.abs())) as f32],
-        };
-        let mut integers = vec![0; TILE * columns];
-        for tile in rows.chunks(TILE * columns) {
-            let integers = &mut integers[..tile.len()];
-            let each = tile.par_chunks_exact(columns).zip(integers.par_chunks_exact_mut(columns));
-            let each: Vec<_> = each
-                .map(|(row, integers)| {
-                    let (least, most) = range(row);
-                    let (scale, middle) = ((most - least) / 254.0, least + (most - least) / 2.0);
-                    for (integer, value) in integers.iter_mut().zip(row) {
-                        *integer = ((value - middle) / scale).round() as i8;
-                    }
-                    (scale, middle, rounding(row, integers.iter().map(|integer| f64::from(*integer)), scale, middle))
-                })
-                .collect();
-            for (scale, middle, [sum, length, error, size]) in each {
-                rounded.scales.push(scale);
-                rounded.middles.push(middle);
-                rounded.sums.push(sum as f32);
-                rounded.errors.push(error as f32);
-                rounded.lengths.push(length as f32);
-                rounded.sizes[0] = rounded.sizes[0].max(size as f32);
-            }
-            let matrix = NdTensorView::from_data([tile.len() / columns, columns], &*integers);
-            rounded.tiles.push(rounded.executor.prepack_b(matrix.transposed()));
+/// Rounds to the `steps` + 1 integers from `least` on.
+fn round<T>(values: &[f32], steps: f32, least: f32, integers: &mut [T], to: impl Fn(f32) -> T) -> Rounding {
+    const LANES: usize = 16;
+    wide(|| {
+        let [mut low, mut high] = [[f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]];
+        for values in values.chunks(LANES) {
+            low.iter_mut().zip(values).for_each(|(low, value)| *low = low.min(*value));
+            high.iter_mut().zip(values).for_each(|(high, value)| *high = high.max(*value));
         }
-        rounded
-    }
-
-    /// Of (B, `columns`) values, with their integers.
-    fn images(&self, values: &[f32], columns: usize) -> (Vec<u8>, Vec<Image>) {
-        // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
-        let steps = if self.executor.may_saturate() { 127.0 } else { 255.0 };
-        let mut integers = vec![0; values.len()];
-        let each = values.par_chunks_exact(columns).zip(integers.par_chunks_exact_mut(columns));
-        let images = each.map(|(values, integers)| {
-            let (least, most) = range(values);
-            let scale = (most - least) / steps;
-            for (integer, value) in integers.iter_mut().zip(values) {
-                *integer = ((value - least) / scale).round() as u8;
+        let (low, high) = (low.into_iter().fold(low[0], f32::min), high.into_iter().fold(high[0], f32::max));
+        let scale = (high - low) / steps;
+        let (inverse, base) = (if scale > 0.0 { 1.0 / scale } else { 0.0 }, low - least * scale);
+        let [mut sums, mut lengths, mut errors, mut sizes] = [[0.0_f32; LANES]; 4];
+        for (values, integers) in values.chunks(LANES).zip(integers.chunks_mut(LANES)) {
+            for (lane, (value, integer)) in values.iter().zip(integers).enumerate() {
+                let step = ((value - low) * inverse + 0.5).min(steps).trunc() + least;
+                let scaled = scale * step;
+                let error = value - (scaled + base);
+                *integer = to(step);
+                sums[lane] += step;
+                lengths[lane] += (scaled + base) * (scaled + base);
+                errors[lane] += error * error;
+                sizes[lane] += scaled * scaled;
             }
-            let integers = integers.iter().map(|integer| f64::from(*integer));
-            let [sum, _, error, size] = rounding(values, integers, scale, least);
-            Image {
-                scale,
-                least,
-                sum: (sum - columns as f64 * f64::from(least)) as f32,
-                length: product(values, values).sqrt() as f32,
-                error: error as f32,
-                slack: SLACK * (size as f32 * self.sizes[0] + self.sizes[1]),
-            }
-        });
-        let images = images.collect();
-        (integers, images)
+        }
+        let [sum, length, error, size] = [sums, lengths, errors, sizes].map(|lanes| lanes.into_iter().sum::<f32>());
+        // Sums of f32 are true to less than a thousandth, of as many values as there may be.
+        let [length, error, size] = [length, error, size].map(|squares| 1.001 * squares.sqrt());
+        let size = size + (values.len() as f32).sqrt() * base.abs();
+        Rounding { scale, base, integers: sum, length, error, size }
+    })
+}
+
+impl Tile {
+    /// Of these rows of (M, `columns`) values.
+    fn new(kernel: &Kernel, values: &[f32], columns: usize, offsets: &[f64], rows: &[u32]) -> Self {
+        let row = |row: u32| &values[row as usize * columns..][..columns];
+        let mut mean = vec![0.0_f64; columns];
+        for index in rows {
+            mean.iter_mut().zip(row(*index)).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        let mean: Vec<f32> = mean.iter().map(|sum| (sum / rows.len() as f64) as f32).collect();
+        let mut integers = vec![0; rows.len() * columns];
+        let each = rows.par_iter().zip(integers.par_chunks_exact_mut(columns));
+        let each: Vec<(Rounding, f64)> = each
+            .map(|(index, integers)| {
+                let rest: Vec<f32> = row(*index).iter().zip(&mean).map(|(value, mean)| value - mean).collect();
+                let rounding = round(&rest, 254.0, -127.0, integers, |step| step as i8);
+                (rounding, product(&mean, &rest) + offsets[*index as usize])
+            })
+            .collect();
+        let of = |value: fn(&Rounding) -> f32| each.iter().map(|(rounding, _)| value(rounding)).collect::<Vec<f32>>();
+        let largest = |values: &[f32]| values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let offsets: Vec<f32> = each.iter().map(|(_, offset)| *offset as f32).collect();
+        let matrix = NdTensorView::from_data([rows.len(), columns], &*integers);
+        Self {
+            rows: rows.to_vec(),
+            integers: kernel.prepack_b(matrix.transposed()),
+            scales: of(|rounding| rounding.scale),
+            middles: of(|rounding| rounding.base),
+            sums: each.iter().map(|(r, _)| r.scale * r.integers + columns as f32 * r.base).collect(),
+            errors: of(|rounding| rounding.error),
+            lengths: of(|rounding| rounding.length),
+            sizes: [largest(&of(|rounding| rounding.size)), largest(&offsets)],
+            mean_length: product(&mean, &mean).sqrt() as f32,
+            offsets,
+            mean,
+        }
     }
 
-    /// The products (B, rows) of the integers of B images with those of a tile.
-    fn multiply(&self, images: &[u8], tile: &PackedBMatrix<i8>, products: &mut [i32]) -> Result<()> {
-        let columns = tile.rows();
-        let images = NdTensorView::from_data([images.len() / columns, columns], images);
-        let (images, tile) = (GemmInputA::Unpacked(images), GemmInputB::Packed(tile));
-        let multiplied = self.executor.gemm(products, images, tile, GemmOptions::default());
-        multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))
+    /// An image of the tile, with its integers.
+    fn image(&self, values: &[f32], steps: f32, rest: &mut Vec<f32>, integers: &mut [u8]) -> Image {
+        rest.clear();
+        wide(|| rest.extend(values.iter().zip(&self.mean).map(|(value, mean)| value - mean)));
+        let rounding = round(rest, steps, 0.0, integers, |step| step as u8);
+        let size = (rounding.size + self.mean_length) * (self.sizes[0] + self.mean_length) + self.sizes[1];
+        Image {
+            scale: rounding.scale,
+            least: rounding.base,
+            sum: rounding.scale * rounding.integers,
+            // ‖x‖ ≤ ‖rounded‖ + ‖x − rounded‖
+            length: rounding.length + rounding.error,
+            error: rounding.error,
+            slack: SLACK * size,
+            offset: product(values, &self.mean) as f32,
+        }
     }
 
-    /// Upper bounds of the closeness of the rows from `start` on, from their products with an image.
+    /// Upper bounds of the rows' closeness, from their products with an image.
     #[inline(always)]
-    fn bounds(&self, image: &Image, start: usize, products: &[i32], bounds: &mut [f32]) {
-        let range = start..start + products.len();
-        let (scales, middles, sums) =
-            (&self.scales[range.clone()], &self.middles[range.clone()], &self.sums[range.clone()]);
-        let (errors, lengths, offsets) =
-            (&self.errors[range.clone()], &self.lengths[range.clone()], &self.offsets[range]);
-        for index in 0..products.len().min(bounds.len()) {
+    fn bounds(&self, image: &Image, products: &[i32], bounds: &mut [f32]) {
+        let (scales, middles, sums) = (&self.scales[..], &self.middles[..], &self.sums[..]);
+        let (errors, lengths, offsets) = (&self.errors[..], &self.lengths[..], &self.offsets[..]);
+        let count = products.len();
+        let all = [scales, middles, sums, errors, lengths, offsets];
+        assert!(bounds.len() == count && all.iter().all(|values| values.len() == count), "one of each row");
+        for index in 0..count {
             let scaled = scales[index] * (image.scale * products[index] as f32);
             let product = scaled + middles[index] * image.sum + sums[index] * image.least;
             let margin = image.length * errors[index] + image.error * lengths[index] + image.slack;
-            bounds[index] = product + margin + offsets[index];
+            bounds[index] = product + margin + (offsets[index] + image.offset);
         }
     }
 
-    /// How far a rounded product can be from the true one.
-    fn margin(&self, image: &Image, row: usize) -> f32 {
-        image.length * self.errors[row] + image.error * self.lengths[row] + image.slack
+    /// How far a bound can be from the true closeness of the tile's row at this place, and twice that from the lower bound.
+    fn margin(&self, image: &Image, place: usize) -> f32 {
+        image.length * self.errors[place] + image.error * self.lengths[place] + image.slack
     }
+}
+
+/// Groups of rows that are near to each other, [`TILE`] at most: those nearest to each of some of them that are far apart.
+fn groups(values: &[f32], columns: usize) -> Vec<Vec<u32>> {
+    let count = values.len() / columns;
+    let row = |row: usize| &values[row * columns..][..columns];
+    let sample: Vec<usize> = (0..count.min(SAMPLE)).map(|index| index * count / count.min(SAMPLE)).collect();
+    let mut distances = vec![f64::INFINITY; sample.len()];
+    let mut centres: Vec<usize> = Vec::new();
+    for _ in 0..(count / PER_CENTRE).clamp(1, MOST_CENTRES) {
+        let far = (0..sample.len()).max_by(|a, b| distances[*a].total_cmp(&distances[*b])).unwrap_or(0);
+        centres.push(sample[far]);
+        distances.par_iter_mut().zip(&sample).for_each(|(least, other)| {
+            *least = least.min(squared_distance(row(sample[far]), row(*other)));
+        });
+    }
+    let nearest = |values: &[f32]| {
+        let distances = centres.iter().map(|centre| squared_distance(row(*centre), values));
+        distances.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(centre, _)| centre)
+    };
+    let nearest: Vec<usize> = values.par_chunks_exact(columns).map(nearest).collect();
+    let mut groups = vec![Vec::new(); centres.len()];
+    (0..).zip(nearest).for_each(|(row, centre)| groups[centre].push(row));
+    groups.iter().flat_map(|group: &Vec<u32>| group.chunks(TILE).map(<[u32]>::to_vec)).collect()
 }
 
 /// A row that can be among the closest, and between what its closeness is.
@@ -312,16 +375,17 @@ impl Candidates {
         Self { k, found: Vec::new(), least: f32::NEG_INFINITY, full: 4 * k.max(64) }
     }
 
-    /// Those of the rows from `start` on whose upper bounds are not too small.
-    fn add(&mut self, start: usize, bounds: &[f32], margin: impl Fn(usize) -> f32) {
+    /// Those of the rows whose upper bounds are not too small.
+    fn add(&mut self, rows: &[u32], bounds: &[f32], margin: impl Fn(usize) -> f32) {
         const LANES: usize = 16;
         for (part, bounds) in bounds.chunks(LANES).enumerate() {
             // Most parts hold none, which is soon told of all together.
             if bounds.iter().fold(false, |any, upper| any | (*upper >= self.least)) {
                 for (index, upper) in bounds.iter().enumerate() {
                     if *upper >= self.least {
-                        let row = start + part * LANES + index;
-                        self.found.push(Candidate { lower: upper - 2.0 * margin(row), upper: *upper, row: row as u32 });
+                        let place = part * LANES + index;
+                        let lower = upper - 2.0 * margin(place);
+                        self.found.push(Candidate { lower, upper: *upper, row: rows[place] });
                     }
                 }
                 if self.found.len() >= self.full {
@@ -338,6 +402,18 @@ impl Candidates {
         self.found.retain(|candidate| candidate.upper >= self.least);
         self.full = self.full.max(2 * self.found.len());
     }
+}
+
+/// Σ (a − b)², roughly.
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    wide(|| {
+        let mut sums = [0.0_f32; LANES];
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += (a - b) * (a - b));
+        }
+        f64::from(sums.iter().sum::<f32>())
+    })
 }
 
 /// Σ a·b in f64.
@@ -411,20 +487,23 @@ mod tests {
         }
     }
 
-    /// The point of it: of many rows, few are multiplied in full.
+    /// The point of it: of many rows, few are multiplied in full, also where those of a class are nearly the same.
     #[test]
     fn few_rows_are_candidates() {
         let columns = 64;
-        let (known, images) = (normal(TILE * columns, "known"), normal(columns, "images"));
-        let neighbours = Neighbours::by_product(known, columns).unwrap();
-        let (integers, rounded) = neighbours.rounded.images(&images, columns);
-        let (mut products, mut bounds) = (vec![0; TILE], vec![0.0; TILE]);
-        neighbours.rounded.multiply(&integers, &neighbours.rounded.tiles[0], &mut products).unwrap();
-        neighbours.rounded.bounds(&rounded[0], 0, &products, &mut bounds);
-        let mut candidates = Candidates::new(10);
-        candidates.add(0, &bounds, |row| neighbours.rounded.margin(&rounded[0], row));
-        candidates.sift();
-        assert!((10..100).contains(&candidates.found.len()), "{}", candidates.found.len());
+        let (known, centres) = (normal(8192 * columns, "known"), normal(4 * columns, "centres"));
+        for spread in [1.0, 0.3, 0.03] {
+            let near = |(at, value): (usize, &f32)| centres[at / columns % 4 * columns + at % columns] + spread * value;
+            let known: Vec<f32> = known.iter().enumerate().map(near).collect();
+            let image = known[..columns].iter().zip(normal(columns, "image"));
+            let image: Vec<f32> = image.map(|(value, noise)| value + 0.5 * spread * noise).collect();
+            let neighbours = Neighbours::by_distance(known, columns).unwrap();
+            let mut candidates = [Candidates::new(10)];
+            neighbours.tiles.iter().for_each(|tile| neighbours.look_at(tile, &image, &mut candidates).unwrap());
+            let [mut candidates] = candidates;
+            candidates.sift();
+            assert!((10..120).contains(&candidates.found.len()), "{} at {spread}", candidates.found.len());
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     time::{Duration, Instant},
@@ -50,6 +51,8 @@ struct Looker {
     messages: Sender<Message>,
     /// How long it waited for batches.
     waited: Arc<Mutex<Duration>>,
+    /// Whether it looks at a pass.
+    looks: Arc<AtomicBool>,
 }
 
 impl Drop for Looker {
@@ -68,13 +71,14 @@ impl Looker {
             pass: self.passes[set].clone(),
             messages: self.messages.clone(),
             waited: self.waited.clone(),
+            looks: self.looks.clone(),
         };
         let none = Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu)?;
         Ok(Bank {
             logits: none.clone(),
             features: none,
             members: None,
-            labels: None,
+            labels: self.passes[set].images.labels.clone(),
             activations: Some(Arc::new(shared)),
             inputs: None,
         })
@@ -92,6 +96,7 @@ struct Shared {
     pass: Arc<ForwardPass>,
     messages: Sender<Message>,
     waited: Arc<Mutex<Duration>>,
+    looks: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Shared {
@@ -117,6 +122,26 @@ impl Activations for Shared {
     }
 
     fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        // It would wait for a batch that is not computed before it has looked at this one.
+        if self.looks.swap(true, Ordering::SeqCst) {
+            return Err(Error::Failed("a detector asks for a pass within a pass".into()));
+        }
+        let looked = self.look(each);
+        self.looks.store(false, Ordering::SeqCst);
+        looked
+    }
+
+    fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
+        self.pass.work(what, steps, each)
+    }
+
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+        Activations::subset(&*self.pass, images)
+    }
+}
+
+impl Shared {
+    fn look(&self, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         let (sender, batches) = sync_channel(1);
         self.tell(Message::Wish { looker: self.looker, set: self.set, batches: sender })?;
         loop {
@@ -129,14 +154,6 @@ impl Activations for Shared {
             self.tell(Message::Looked { looker: self.looker, more: looked.is_ok() })?;
             looked?;
         }
-    }
-
-    fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
-        self.pass.work(what, steps, each)
-    }
-
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
-        Activations::subset(&*self.pass, images)
     }
 }
 
@@ -225,7 +242,13 @@ fn together(
     look: &(impl Fn(&Looker) -> Result<()> + Sync),
 ) -> Result<()> {
     let (sender, messages) = channel();
-    let looker = |index| Looker { index, passes: passes.to_vec(), messages: sender.clone(), waited: Arc::default() };
+    let looker = |index| Looker {
+        index,
+        passes: passes.to_vec(),
+        messages: sender.clone(),
+        waited: Arc::default(),
+        looks: Arc::default(),
+    };
     let lookers: Vec<Looker> = (0..names.len()).map(looker).collect();
     drop(sender);
     std::thread::scope(|scope| {
@@ -257,7 +280,9 @@ impl Runner<'_> {
         let mut others_learn = false;
         for method in methods {
             let (detector, place) = (method.detector.build(), Place::of(method, subject)?);
-            if method.search.is_empty() && place.is_complete(&root, subject.sets)? {
+            // A detector may stand under several names.
+            let listed = places.iter().any(|other: &Place| other.folder == place.folder);
+            if listed || method.search.is_empty() && place.is_complete(&root, subject.sets)? {
                 continue;
             }
             if detector.reads_batches() && method.search.is_empty() && !subject.ensemble {
@@ -425,6 +450,12 @@ mod tests {
             finished.fetch_add(1, SeqCst);
             Ok(())
         };
+        let nested = |looker: &Looker| {
+            let bank = looker.bank(0)?;
+            bank.layers()?.pass("outer", &mut |_, _| firsts(bank.layers()?).map(|_| ()))
+        };
+        let error = together(&passes, &["a"], &[], &nested).unwrap_err().to_string();
+        assert_eq!(error, "a detector asks for a pass within a pass");
         let error = together(&passes, &["a", "b", "c"], &[], &look).unwrap_err();
         assert_eq!((error.to_string().as_str(), finished.load(SeqCst)), ("at 8", 2));
 
