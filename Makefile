@@ -95,6 +95,8 @@ bench-afdu: tools ## AFDU's fit and scores beside numpy's: time, memory (install
 
 bench-detectors: tools ## detectors on 50,000 × 640 features beside pytorch-ood's: time, memory (installs it into its own environment)
 	benches/run-detectors
+	benches/run-detectors --clustered 50000 10000 640 knn nnguide relation
+	benches/run-detectors 5000 1000 640 gram
 
 agreement: tools ## every detector's scores beside pytorch-ood's and numpy's on random features (installs them into its own environment)
 	benches/run-agreement

@@ -17,7 +17,7 @@ use crate::{Error, Result, ops::wide};
 /// Train images that are multiplied at a time, at most: 4 MiB of products with [`TOGETHER`] images, for the cache.
 const TILE: usize = 4096;
 /// Train images for each centre that they are grouped around: more centres are nearer, and each costs a rounding of every image.
-const PER_CENTRE: usize = 1536;
+const PER_CENTRE: usize = 2048;
 /// Enough for the classes of most data sets.
 const MOST_CENTRES: usize = 128;
 /// Train images that centres are chosen from.
@@ -26,6 +26,8 @@ const SAMPLE: usize = 2048;
 const CANDIDATES: usize = 11 << 20;
 /// Images that are multiplied at a time.
 const TOGETHER: usize = 256;
+/// Values that a loop takes together.
+const LANES: usize = 16;
 /// 255 · 127 · this many products are no more than 31 bits.
 const MOST_COLUMNS: usize = 66_000;
 /// Rounding of the f32 in a bound, relative to the sizes of what it adds; ten roundings of 2⁻²⁴ are 6·10⁻⁷.
@@ -108,9 +110,13 @@ impl Neighbours {
         let mut closest = Vec::with_capacity(images.len() / self.columns);
         // Where all rows are equally close, all are candidates.
         let together = (CANDIDATES / self.offsets.len().max(1)).clamp(1, TOGETHER);
+        let widest = self.tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
+        let mut products = vec![0; together.min(images.len() / self.columns) * widest];
         for block in images.chunks(together * self.columns) {
             let mut candidates = vec![Candidates::new(k); block.len() / self.columns];
-            self.tiles.iter().try_for_each(|tile| self.look_at(tile, block, &mut candidates))?;
+            for tile in &self.tiles {
+                self.look_at(tile, block, &mut products[..candidates.len() * tile.rows.len()], &mut candidates)?;
+            }
             let each = block.par_chunks_exact(self.columns).zip(candidates);
             closest.par_extend(each.map(|(image, candidates)| self.exactly(image, candidates.found, k)));
         }
@@ -120,8 +126,8 @@ impl Neighbours {
         }
     }
 
-    /// Adds a tile's candidates to those of each image.
-    fn look_at(&self, tile: &Tile, images: &[f32], candidates: &mut [Candidates]) -> Result<()> {
+    /// Adds a tile's candidates to those of each image; `products` has room for all of them.
+    fn look_at(&self, tile: &Tile, images: &[f32], products: &mut [i32], candidates: &mut [Candidates]) -> Result<()> {
         // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
         let steps = if self.kernel.may_saturate() { 127.0 } else { 255.0 };
         let mut integers = vec![0; images.len()];
@@ -129,10 +135,9 @@ impl Neighbours {
         let rounded = each.map_init(Vec::new, |rest, (image, integers)| tile.image(image, steps, rest, integers));
         let rounded: Vec<Image> = rounded.collect();
         let width = tile.rows.len();
-        let mut products = vec![0; rounded.len() * width];
         let matrix = NdTensorView::from_data([rounded.len(), self.columns], &*integers);
         let (matrix, packed) = (GemmInputA::Unpacked(matrix), GemmInputB::Packed(&tile.integers));
-        let multiplied = self.kernel.gemm(&mut products, matrix, packed, GemmOptions::default());
+        let multiplied = self.kernel.gemm(products, matrix, packed, GemmOptions::default());
         multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
         let each = candidates.par_iter_mut().zip(&rounded).zip(products.par_chunks_exact(width));
         each.for_each_init(
@@ -218,36 +223,62 @@ struct Rounding {
 }
 
 /// Rounds to the `steps` + 1 integers from `least` on.
-fn round<T>(values: &[f32], steps: f32, least: f32, integers: &mut [T], to: impl Fn(f32) -> T) -> Rounding {
-    const LANES: usize = 16;
+fn round<T: Copy + Default>(
+    values: &[f32],
+    steps: f32,
+    least: f32,
+    integers: &mut [T],
+    to: impl Fn(f32) -> T,
+) -> Rounding {
     wide(|| {
         let [mut low, mut high] = [[f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]];
-        for values in values.chunks(LANES) {
-            low.iter_mut().zip(values).for_each(|(low, value)| *low = low.min(*value));
-            high.iter_mut().zip(values).for_each(|(high, value)| *high = high.max(*value));
+        let (parts, rest) = values.as_chunks::<LANES>();
+        // Of the rest, its first value again and again: no extreme changes.
+        let last = rest.first().map(|first| padded(rest, *first));
+        for part in parts.iter().chain(&last) {
+            for lane in 0..LANES {
+                low[lane] = low[lane].min(part[lane]);
+                high[lane] = high[lane].max(part[lane]);
+            }
         }
         let (low, high) = (low.into_iter().fold(low[0], f32::min), high.into_iter().fold(high[0], f32::max));
         let scale = (high - low) / steps;
         let (inverse, base) = (if scale > 0.0 { 1.0 / scale } else { 0.0 }, low - least * scale);
         let [mut sums, mut lengths, mut errors, mut sizes] = [[0.0_f32; LANES]; 4];
-        for (values, integers) in values.chunks(LANES).zip(integers.chunks_mut(LANES)) {
-            for (lane, (value, integer)) in values.iter().zip(integers).enumerate() {
-                let step = ((value - low) * inverse + 0.5).min(steps).trunc() + least;
+        let mut of = |values: &[f32; LANES], integers: &mut [T; LANES]| {
+            for lane in 0..LANES {
+                let step = ((values[lane] - low) * inverse + 0.5).min(steps).trunc() + least;
                 let scaled = scale * step;
-                let error = value - (scaled + base);
-                *integer = to(step);
+                let error = values[lane] - (scaled + base);
+                integers[lane] = to(step);
                 sums[lane] += step;
                 lengths[lane] += (scaled + base) * (scaled + base);
                 errors[lane] += error * error;
                 sizes[lane] += scaled * scaled;
             }
+        };
+        let (integer_parts, integer_rest) = integers.as_chunks_mut::<LANES>();
+        parts.iter().zip(integer_parts).for_each(|(values, integers)| of(values, integers));
+        let mut beyond = 0.0;
+        if let Some(last) = last {
+            let mut integers = [T::default(); LANES];
+            of(&last, &mut integers);
+            integer_rest.copy_from_slice(&integers[..rest.len()]);
+            // The values beyond the last are counted in all but the sum, where they would do harm.
+            let step = ((last[0] - low) * inverse + 0.5).min(steps).trunc() + least;
+            beyond = (LANES - rest.len()) as f32 * step;
         }
         let [sum, length, error, size] = [sums, lengths, errors, sizes].map(|lanes| lanes.into_iter().sum::<f32>());
         // Sums of f32 are true to less than a thousandth, of as many values as there may be.
         let [length, error, size] = [length, error, size].map(|squares| 1.001 * squares.sqrt());
         let size = size + (values.len() as f32).sqrt() * base.abs();
-        Rounding { scale, base, integers: sum, length, error, size }
+        Rounding { scale, base, integers: sum - beyond, length, error, size }
     })
+}
+
+/// The values, and `value` up to a full vector.
+fn padded(values: &[f32], value: f32) -> [f32; LANES] {
+    std::array::from_fn(|lane| values.get(lane).copied().unwrap_or(value))
 }
 
 impl Tile {
@@ -377,7 +408,6 @@ impl Candidates {
 
     /// Those of the rows whose upper bounds are not too small.
     fn add(&mut self, rows: &[u32], bounds: &[f32], margin: impl Fn(usize) -> f32) {
-        const LANES: usize = 16;
         for (part, bounds) in bounds.chunks(LANES).enumerate() {
             // Most parts hold none, which is soon told of all together.
             if bounds.iter().fold(false, |any, upper| any | (*upper >= self.least)) {
@@ -406,19 +436,21 @@ impl Candidates {
 
 /// Σ (a − b)², roughly.
 fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 16;
     wide(|| {
         let mut sums = [0.0_f32; LANES];
-        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-            sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += (a - b) * (a - b));
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += (a[lane] - b[lane]) * (a[lane] - b[lane]);
+            }
         }
-        f64::from(sums.iter().sum::<f32>())
+        let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        f64::from(sums.iter().sum::<f32>() + rest)
     })
 }
 
 /// Σ a·b in f64.
 fn product(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 16;
     wide(|| {
         let mut sums = [0.0; LANES];
         let (a_parts, b_parts) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -499,7 +531,10 @@ mod tests {
             let image: Vec<f32> = image.map(|(value, noise)| value + 0.5 * spread * noise).collect();
             let neighbours = Neighbours::by_distance(known, columns).unwrap();
             let mut candidates = [Candidates::new(10)];
-            neighbours.tiles.iter().for_each(|tile| neighbours.look_at(tile, &image, &mut candidates).unwrap());
+            for tile in &neighbours.tiles {
+                let mut products = vec![0; tile.rows.len()];
+                neighbours.look_at(tile, &image, &mut products, &mut candidates).unwrap();
+            }
             let [mut candidates] = candidates;
             candidates.sift();
             assert!((10..120).contains(&candidates.found.len()), "{} at {spread}", candidates.found.len());
