@@ -484,6 +484,79 @@ fn odin_is_searched_and_scored_through_the_network() {
     assert!(mean(place.scores(&noisy.scores[set])) < mean(place.scores(&plain.scores[set])));
 }
 
+/// The held-out ID images, and validation sets made of them or of another set's.
+#[test]
+fn settings_are_chosen_on_images_made_of_the_id_images() {
+    let grey =
+        ["uniform_noise", "arithmetic_mean", "geometric_mean", "jigsaw", "speckle_noise", "pixelation", "inversion"];
+    let made = format!("made: [{}]", grey.join(", "));
+    let experiment = |ood: &str| {
+        with(&[
+            (
+                "{ network: base, detector: { all: { except: [afdu] } } }",
+                "{ name: ODIN, network: base, detector: odin, search: { temperature: [1, 1000], noise: [0, 0.02] } }",
+            ),
+            (", group: far }]", &format!(", group: far }}]\n  validation: {{ id: 10, {ood}, by: fpr95 }}")),
+            ("[msp, knn]", "[ODIN]"),
+            ("test_limit: 40", "test_limit: 50"),
+        ])
+    };
+    let place = place_of_search();
+    place.write(&experiment(&made));
+    let plan = place.prints("plan");
+    assert!(
+        plan.contains("chosen   on 10 test images of fashion_mnist_small against uniform_noise of these, "),
+        "{plan}"
+    );
+    let table = place.prints("run");
+    let caption = "Chosen on validation OOD (made of fashion_mnist_small_validation: uniform_noise, arithmetic_mean, \
+                   geometric_mean, jigsaw, speckle_noise, pixelation, inversion against 10 images of \
+                   fashion_mnist_small_validation) by the smallest mean FPR95 (ID positive): ODIN: temperature=";
+    assert!(table.split_whitespace().collect::<Vec<_>>().join(" ").contains(caption), "{table}");
+    let results = place.results();
+    assert_eq!(results.datasets.keys().collect::<Vec<_>>(), ["fashion_mnist_small", "digits", "textures_small"]);
+    let (names, records): (Vec<_>, Vec<_>) = results.validation.iter().unzip();
+    assert_eq!(names[0], "fashion_mnist_small_validation");
+    assert_eq!(names[1..], grey);
+    assert_eq!(records[0].made_of, None);
+    for record in &records[1..] {
+        assert_eq!((record.made_of.as_deref(), record.test), (Some("fashion_mnist_small_validation"), 10));
+    }
+    let digests: BTreeSet<&String> = records.iter().map(|record| &record.sha256).collect();
+    assert_eq!(digests.len(), 8);
+    let search = results.cells[0].seeds[0].methods["ODIN"].search.clone().unwrap();
+    assert_eq!(search.grid.len(), 4);
+    for tried in &search.grid {
+        assert_eq!(tried.ood.keys().collect::<Vec<_>>(), grey);
+    }
+    let best = search.grid.iter().map(|tried| tried.mean).fold(f64::MAX, f64::min);
+    let first = search.grid.iter().find(|tried| tried.mean == best).unwrap();
+    assert_eq!(search.chosen, first.values, "the smallest, or the first of the smallest");
+    assert_eq!(place.prints("run"), table);
+
+    // Of another set's, beside one that is read.
+    let folder = |name: &str| format!("{{ name: {name}, format: folder, path: PLACE/{name} }}");
+    let ood = format!("ood: [{}], made: [inversion, jigsaw], made_of: {}", folder("c"), folder("b"));
+    place.write(&experiment(&ood));
+    let table = place.prints("run");
+    let caption = "validation OOD (c, made of b: inversion, jigsaw against 10 images";
+    assert!(table.split_whitespace().collect::<Vec<_>>().join(" ").contains(caption), "{table}");
+    let validation = place.results().validation;
+    assert_eq!(validation.keys().skip(1).collect::<Vec<_>>(), ["c", "inversion", "jigsaw"]);
+    assert_eq!((validation["jigsaw"].made_of.as_deref(), validation["jigsaw"].test), (Some("b"), 12));
+    let of_id = &results.validation["jigsaw"].sha256;
+    assert_ne!(&validation["jigsaw"].sha256, of_id);
+
+    // What they are made of must not be what is reported on, whatever its name.
+    let same = experiment(&format!("made: jigsaw, made_of: {}", folder("b")))
+        .replace("{ name: digits, test_limit: 30,", "{ name: d, format: folder, path: PLACE/b/../b,");
+    place.write(&same);
+    let output = place.oodkit("run");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("most images of \"b\" are in \"d\", which is reported on"), "{told}");
+}
+
 #[test]
 fn a_search_that_would_see_the_test_is_refused() {
     for (from, to, reason) in [
@@ -500,8 +573,28 @@ fn a_search_that_would_see_the_test_is_refused() {
         (
             "ood: [{ name: digits, test_limit: 20 }, { name: b, format: folder, path: PLACE/b }]",
             "ood: []",
+            "must not be empty: name OOD sets, or write `made: all`",
+        ),
+        (
+            ", ood: [{ name: digits, test_limit: 20 }, { name: b, format: folder, path: PLACE/b }]",
+            "",
             "must not be empty",
         ),
+        (
+            "id: 8",
+            "made: all, id: 8",
+            "rgb_shift needs colour images, and \"fashion_mnist_small\" is grey: [uniform_noise, ",
+        ),
+        ("id: 8", "made: jigsaww, id: 8", "jigsaww"),
+        ("id: 8", "made: [], id: 8", "must not be empty"),
+        ("id: 8", "made: [jigsaw, jigsaw], id: 8", "\"jigsaw\" is given twice"),
+        (
+            "{ name: b, format: folder, path: PLACE/b }]",
+            "{ name: jigsaw, format: folder, path: PLACE/b }], made: jigsaw",
+            "\"jigsaw\" is given twice",
+        ),
+        ("id: 8", "made_of: cifar10, id: 8", "goes with `made`: `made: all`"),
+        ("id: 8", "made: jigsaw, made_of: textures_small, id: 8", "settings must not be chosen on \"textures_small\""),
         ("id: 8", "by: loss, id: 8", "unknown value `loss`"),
         ("percentile: [10", "percentil: [10", "unknown field `percentil`"),
         ("[10, 60, 99]", "[10, sixty]", "invalid type"),

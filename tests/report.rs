@@ -39,7 +39,7 @@ fn experiment(tables: Value, figures: Value) -> Experiment {
 fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
     let note = note.map(str::to_owned);
     let (test_full, sha256) = (Some(test_full), "0".repeat(64));
-    DatasetRecord { train: None, train_full: None, test, test_full, note, sha256, group: None }
+    DatasetRecord { train: None, train_full: None, test, test_full, note, sha256, group: None, made_of: None }
 }
 
 fn environment() -> Environment {

@@ -15,11 +15,11 @@ use crate::{
     Error, Result,
     config::{
         Backbone, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network, Optimizer, Over,
-        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, expect,
+        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
-    data::{self, Format, Split, registry},
+    data::{self, Format, Split, made::Distribution, registry},
     detectors::{
         DetectorConfig,
         afdu::{Granularity, Layers},
@@ -629,10 +629,15 @@ impl Found {
         };
         let ood = validation.ood.iter().enumerate().map(|(index, set)| (path.join("ood").join(index), set));
         let sets: Vec<(Path, &Dataset)> = id.into_iter().chain(ood).collect();
-        if let Some(index) = first_repeated(sets.iter().map(|(_, set)| &set.name)) {
-            self.add(sets[index].0.clone(), format!("\"{}\" is given twice", sets[index].1.name));
+        let made = validation.made.iter().enumerate().map(|(index, made)| (path.join("made").join(index), made.name()));
+        let named: Vec<(Path, &str)> =
+            sets.iter().map(|(path, set)| (path.clone(), set.name.as_str())).chain(made).collect();
+        if let Some(index) = first_repeated(named.iter().map(|(_, name)| name)) {
+            self.add(named[index].0.clone(), format!("\"{}\" is given twice", named[index].1));
         }
-        for (path, set) in sets {
+        self.made(&path, validation, &experiment.data.id);
+        let source = validation.made_of.iter().map(|set| (path.join("made_of"), set));
+        for (path, set) in sets.into_iter().chain(source) {
             let reported = |other: &&Dataset| {
                 let place = |set: &Dataset| (set.format, set.path.clone(), set.list.clone());
                 let same_files = (set.path.is_some() || set.list.is_some()) && place(set) == place(other);
@@ -650,6 +655,26 @@ impl Found {
                 self.add(path.join("group"), "is for OOD sets that are reported on");
             }
             self.dataset(path, set);
+        }
+    }
+
+    /// Whether there are OOD sets to choose on, and those that are made can be.
+    fn made(&mut self, path: &Path, validation: &Validation, id: &Dataset) {
+        if validation.ood.is_empty() && validation.made.is_empty() {
+            let message = "must not be empty: name OOD sets, or write `made: all` to make some of the ID images";
+            self.add(path.join("ood"), message);
+        }
+        if validation.made_of.is_some() && validation.made.is_empty() {
+            self.add(path.join("made_of"), "goes with `made`: `made: all`");
+        }
+        if data::shape(id).is_some_and(|[channels, ..]| channels == 1)
+            && let Some(place) = validation.made.iter().position(|made| made.needs_colour())
+        {
+            let others = Distribution::ALL.into_iter().filter(|made| !made.needs_colour()).map(Distribution::name);
+            let others = others.collect::<Vec<_>>().join(", ");
+            let message =
+                format!("{} needs colour images, and \"{}\" is grey: [{others}]", validation.made[place], id.name);
+            self.add(path.join("made").join(place), message);
         }
     }
 

@@ -106,13 +106,14 @@ pub struct Data {
 }
 
 impl Data {
-    /// The sets that settings are chosen on, the ID set first unless it is part of `id`.
+    /// The sets that are read for choosing settings, the ID set first unless it is part of `id`, what others are made of last.
     pub fn validation_sets(&self) -> impl Iterator<Item = &Dataset> {
         let id = self.validation.as_ref().and_then(|validation| match &validation.id {
             HeldOut::Set(set) => Some(&**set),
             HeldOut::Images(_) => None,
         });
-        id.into_iter().chain(self.validation.iter().flat_map(|validation| &validation.ood))
+        let ood = self.validation.iter().flat_map(|validation| validation.ood.iter().chain(&validation.made_of));
+        id.into_iter().chain(ood)
     }
 }
 

@@ -10,12 +10,13 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, IntoDeserializer as _, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::Value;
 
 use crate::{
-    config::{Dataset, sweep::combination},
+    config::{Dataset, methods::ALL, sweep::combination},
+    data::made::Distribution,
     detectors::DetectorConfig,
 };
 
@@ -33,9 +34,20 @@ pub struct Validation {
     /// (OpenOOD lists 1,000 of CIFAR's, which its test list leaves out).
     #[garde(dive)]
     pub id: HeldOut,
-    /// OOD sets, of which none may be among `data.ood`. Their test images are taken.
-    #[garde(length(min = 1), dive)]
+    /// OOD sets, of which none may be among `data.ood`. Their test images are taken. May be left out with `made`.
+    #[garde(dive)]
+    #[serde(default)]
     pub ood: Vec<Dataset>,
+    /// OOD sets that are made of images: a distribution, a list of them, or `all`. energy_ood chooses on all of them. Default: none.
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "some_or_all", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = word_or_list)]
+    pub made: Vec<Distribution>,
+    /// The set whose test images these are made of, one for each. Default: the ID images above, as in the paper of outlier
+    /// exposure; its code and energy_ood's take CIFAR-100's for CIFAR-10, and the other way round.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<Dataset>,
     /// What is best, as a mean over these sets. The AUROC in OpenOOD.
     #[garde(skip)]
     #[serde(default)]
@@ -125,6 +137,43 @@ impl<'de> Deserialize<'de> for HeldOut {
 
         deserializer.deserialize_any(NumberOrSet)
     }
+}
+
+/// A list of distributions, one of them, or `all`.
+fn some_or_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Distribution>, D::Error> {
+    struct SomeOrAll;
+
+    impl<'de> Visitor<'de> for SomeOrAll {
+        type Value = Vec<Distribution>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("`all`, or a list of distributions")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            match word {
+                ALL => Ok(Distribution::ALL.to_vec()),
+                one => Distribution::deserialize(one.into_deserializer()).map(|one| vec![one]),
+            }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut made = Vec::new();
+            while let Some(one) = list.next_element()? {
+                made.push(one);
+            }
+            if made.is_empty() { Err(de::Error::custom("must not be empty")) } else { Ok(made) }
+        }
+    }
+
+    deserializer.deserialize_any(SomeOrAll)
+}
+
+/// Schema transform: a list, one of its values, or `all`.
+fn word_or_list(schema: &mut Schema) {
+    let list = std::mem::take(schema);
+    let words = Distribution::ALL.map(Distribution::name).into_iter().chain([ALL]).collect::<Vec<_>>();
+    *schema = json_schema!({ "anyOf": [{ "enum": words }, list] });
 }
 
 /// Schema transform: a number, or a data set.

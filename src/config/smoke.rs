@@ -76,7 +76,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
             HeldOut::Images(images) => *images = (*images).min(VALIDATION),
             HeldOut::Set(set) => limit(set),
         }
-        validation.ood.iter_mut().for_each(limit);
+        validation.ood.iter_mut().chain(&mut validation.made_of).for_each(limit);
     }
     experiment
 }

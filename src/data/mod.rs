@@ -5,6 +5,7 @@
 
 pub mod batches;
 pub mod download;
+pub mod made;
 pub mod registry;
 pub mod store;
 pub mod synthetic;

@@ -167,8 +167,8 @@ pub(super) struct Runner<'a> {
     pub(super) environment: Environment,
     /// What scored, now or before.
     pub(super) scored_on: Vec<Environment>,
-    /// Image sets by their configuration, split and shape, read once.
-    sets: BTreeMap<String, Arc<LoadedSet>>,
+    /// Image sets by their configuration, split and shape, read once; and such as are made, by what of.
+    pub(super) sets: BTreeMap<String, Arc<LoadedSet>>,
     /// ID test images that are reported on, and those held out of them.
     pub(super) held_out: BTreeMap<String, [Arc<LoadedSet>; 2]>,
 }
@@ -177,11 +177,13 @@ pub(super) struct Runner<'a> {
 pub(super) struct LoadedSet {
     pub(super) images: Arc<ImageSet>,
     pub(super) sha256: String,
+    /// The set that it was made of, if it was.
+    pub(super) made_of: Option<String>,
 }
 
 impl LoadedSet {
     pub(super) fn of(images: ImageSet) -> Self {
-        Self { sha256: images.sha256(), images: Arc::new(images) }
+        Self { sha256: images.sha256(), images: Arc::new(images), made_of: None }
     }
 
     /// A file name that no other content has.
@@ -301,6 +303,7 @@ impl DatasetRecord {
             test_full: set.images.full_size,
             note: set.images.note.clone(),
             group: None,
+            made_of: set.made_of.clone(),
             sha256: set.sha256.clone(),
         }
     }

@@ -301,7 +301,9 @@ impl Plan {
                 HeldOut::Images(count) => format!("{count} test images of {}", self.experiment.data.id.name),
                 HeldOut::Set(set) => set.name.clone(),
             };
-            let ood: Vec<&str> = validation.ood.iter().map(|set| set.name.as_str()).collect();
+            let mut ood: Vec<String> = validation.ood.iter().map(|set| set.name.clone()).collect();
+            let source = validation.made_of.as_ref().map_or("these", |set| &set.name);
+            ood.extend(validation.made.iter().map(|made| format!("{made} of {source}")));
             let _ = writeln!(text, "chosen   on {id} against {}, where settings are searched", ood.join(", "));
         }
         for problem in data.map(|data| data_problems(self, store, data)).into_iter().flatten() {

@@ -109,6 +109,9 @@ pub struct DatasetRecord {
     /// Of an OOD set: which sets it is averaged with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Of a validation set: the set of whose images it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<String>,
 }
 
 /// What a table's reader must know of auxiliary outliers.

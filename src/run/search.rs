@@ -15,7 +15,7 @@ use crate::{
         self, Method,
         search::{By, HeldOut, combinations, in_words, with},
     },
-    data::Split,
+    data::{Split, made::Distribution},
     detectors::Bank,
     metrics::ranking,
     rng,
@@ -73,16 +73,37 @@ impl Runner<'_> {
         for dataset in &validation.ood {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
+        let source = self.made_of(validation, like)?.unwrap_or_else(|| sets[0].clone());
+        for &distribution in &validation.made {
+            sets.push(self.made(distribution, &source)?);
+        }
         Ok(sets)
+    }
+
+    /// The images of other sets than the ID images that validation sets are made of.
+    fn made_of(&mut self, validation: &config::Validation, like: Option<[usize; 3]>) -> Result<Option<Arc<LoadedSet>>> {
+        validation.made_of.as_ref().map(|set| self.set(set, Split::Test, like)).transpose()
+    }
+
+    /// A set made of the images of another, once.
+    fn made(&mut self, distribution: Distribution, source: &LoadedSet) -> Result<Arc<LoadedSet>> {
+        let key = format!("{distribution} of {}", source.file_stem());
+        if let Some(set) = self.sets.get(&key) {
+            return Ok(set.clone());
+        }
+        let made_of = Some(source.images.name.clone());
+        let set = Arc::new(LoadedSet { made_of, ..LoadedSet::of(distribution.of(&source.images)?) });
+        self.sets.insert(key, set.clone());
+        Ok(set)
     }
 
     /// Refuses to choose settings on sets of which most images are among those that are reported on, whatever their names.
     pub(super) fn check_validation(&mut self) -> Result<()> {
         let data = &self.plan.experiment.data;
-        let sets = self.validation_sets(data)?;
-        if sets.is_empty() {
-            return Ok(());
-        }
+        let mut sets = self.validation_sets(data)?;
+        let (Some(id), Some(validation)) = (sets.first(), &data.validation) else { return Ok(()) };
+        let like = Some(id.images.shape());
+        sets.extend(self.made_of(validation, like)?);
         for reported in self.test_sets(data)? {
             let known = reported.images.distinct();
             // Large sets may have a few pictures in common by accident.
