@@ -171,9 +171,10 @@ fn some_or_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Distrib
 
 /// Schema transform: a list, one of its values, or `all`.
 fn word_or_list(schema: &mut Schema) {
-    let list = std::mem::take(schema);
+    let mut list = std::mem::take(schema);
+    let description = list.remove("description");
     let words = Distribution::ALL.map(Distribution::name).into_iter().chain([ALL]).collect::<Vec<_>>();
-    *schema = json_schema!({ "anyOf": [{ "enum": words }, list] });
+    *schema = json_schema!({ "description": description, "anyOf": [{ "enum": words }, list] });
 }
 
 /// Schema transform: a number, or a data set.
