@@ -10,7 +10,7 @@ use crate::{
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
-/// Values tried per swept key.
+/// Values tried per swept key, and validation sets made.
 const SWEEP_VALUES: usize = 2;
 /// Images a training step.
 const BATCH: usize = 8;
@@ -77,6 +77,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
             HeldOut::Set(set) => limit(set),
         }
         validation.ood.iter_mut().chain(&mut validation.made_of).for_each(limit);
+        validation.made.truncate(SWEEP_VALUES);
     }
     experiment
 }
