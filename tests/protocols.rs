@@ -270,7 +270,8 @@ fn a_shared_pass_changes_no_bit() {
     }
 }
 
-/// Layers that the network does not have, weights that are too few and memory that is too little, of every combination of a search.
+/// Layers that the network does not have, weights, neighbours and directions that are too few, and memory that is too little, of
+/// every combination of a search.
 #[test]
 fn what_cannot_be_fitted_is_told_before_training() {
     let all = "- { network: base, detector: { all: { except: [afdu] } } }";
@@ -300,6 +301,15 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "detector: { nac: { layers: { conv3: {} } } }",
             "nac: the network has no stage \"conv3\" (did you mean \"conv",
         ),
+        ("detector: { knn: { k: 1001 } }", "knn: k is 1001, and there are 1000 train images to be neighbours"),
+        ("detector: knn, search: { k: [5, 1001] }", "knn: k is 1001, and there are 1000 train images"),
+        (
+            "detector: { nnguide: { k: 11, fraction: 0.01 } }",
+            "nnguide: k is 11, and there are 10 train images to be neighbours",
+        ),
+        ("detector: nnguide, search: { fraction: [1, 0.009] }", "nnguide: k is 10, and there are 9 train images"),
+        ("detector: { vim: { dimension: 84 } }", "vim: 84 of 84 features' directions leave no residual"),
+        ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
     ] {
         let place = place_of_search();
         place.write(&experiment(method));

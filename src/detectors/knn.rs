@@ -35,6 +35,24 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses a neighbour that so many train images do not have.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check(&self, images: usize) -> Result<()> {
+        enough(self.k, images)
+    }
+}
+
+/// Refuses to look for more neighbours than there are, or for none.
+pub(super) fn enough(k: usize, images: usize) -> Result<()> {
+    match (1..=images).contains(&k) {
+        true => Ok(()),
+        false => Err(Error::input(format!("k is {k}, and there are {images} train images to be neighbours"))),
+    }
+}
+
 /// The distance of each row of (N, D) `features` to the `k`-th nearest row of (M, D) `train`, both scaled to length 1.
 ///
 /// # Errors
@@ -76,9 +94,7 @@ struct Fitted {
 impl Fitted {
     fn new(train: &Tensor, k: usize) -> Result<Self> {
         let (rows, columns) = train.dims2()?;
-        if k == 0 || k > rows {
-            return Err(Error::Failed(format!("k is {k}, and there are {rows} train images to be neighbours")));
-        }
+        enough(k, rows)?;
         Ok(Self { k, columns, train: Neighbours::by_distance(unit(train)?, columns)? })
     }
 

@@ -14,11 +14,11 @@ use candle_core::Tensor;
 
 use super::{
     Bank, Detector, Fit, Need, Scorer, Scores,
-    knn::unit,
+    knn::{enough, unit},
     same,
     similarity::{Near, Neighbours, log_sums},
 };
-use crate::{Error, Result};
+use crate::Result;
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -39,6 +39,21 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Refuses more neighbours than there are in this share of so many train images.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) with both numbers.
+    pub fn check(&self, images: usize) -> Result<()> {
+        enough(self.k, self.compared(images))
+    }
+
+    /// How many of so many train images to compare with.
+    fn compared(&self, images: usize) -> usize {
+        (images as f64 * self.fraction).ceil() as usize
+    }
+}
+
 struct Fitted {
     k: usize,
     columns: usize,
@@ -51,11 +66,8 @@ impl Fitted {
         let (values, sums) = (unit(&train.features)?, log_sums(&train.logits)?);
         let columns = train.features.dim(1)?;
         same("rows of logits", sums.len(), values.len() / columns)?;
-        let count = (sums.len() as f64 * config.fraction).ceil() as usize;
-        if config.k > count {
-            let message = format!("k is {}, and there are {count} train images to be neighbours", config.k);
-            return Err(Error::Failed(message));
-        }
+        config.check(sums.len())?;
+        let count = config.compared(sums.len());
         let images = (0..count).map(|index| index * sums.len() / count);
         let row = |image: usize| values[image * columns..][..columns].iter().map(move |x| (image, x));
         let train: Vec<f32> = images.flat_map(row).map(|(image, x)| (f64::from(*x) * sums[image]) as f32).collect();

@@ -35,6 +35,28 @@ pub struct Config {
     pub dimension: Option<usize>,
 }
 
+impl Config {
+    /// Refuses directions that leave nothing of so many features.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check(&self, features: usize) -> Result<()> {
+        without(self.dimension, features).map(drop)
+    }
+}
+
+/// How many of the features' directions do not count.
+///
+/// # Errors
+/// [`Error::Input`] if none is left.
+pub(super) fn without(dimension: Option<usize>, features: usize) -> Result<usize> {
+    let dimension = dimension.unwrap_or(features / 2);
+    match dimension < features && features >= 2 {
+        true => Ok(dimension),
+        false => Err(Error::input(format!("{dimension} of {features} features' directions leave no residual"))),
+    }
+}
+
 /// The directions that count, and from where.
 #[derive(Debug, Clone)]
 pub struct Residual {
@@ -51,10 +73,7 @@ impl Residual {
     pub fn fit(head: &Head, features: &Tensor, dimension: Option<usize>) -> Result<Self> {
         let values = finite(features)?;
         let size = features.dim(1)?;
-        let dimension = dimension.unwrap_or(size / 2);
-        if dimension >= size || size < 2 {
-            return Err(Error::Failed(format!("{dimension} of {size} features' directions leave no residual")));
-        }
+        let dimension = without(dimension, size)?;
         let origin = origin(head, size)?;
         let mut moments = vec![0.0; size * size];
         for block in values.chunks(BLOCK * size) {

@@ -11,7 +11,10 @@
 //!   512, whose α is NaN.
 
 use super::{
-    Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows, residual::Residual, same, similarity::log_sums,
+    Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows,
+    residual::{Residual, without},
+    same,
+    similarity::log_sums,
 };
 use crate::{Error, Result};
 
@@ -27,6 +30,16 @@ pub struct Config {
     #[garde(range(min = 1, max = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimension: Option<usize>,
+}
+
+impl Config {
+    /// Refuses directions that leave nothing of so many features.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check(&self, features: usize) -> Result<()> {
+        without(self.dimension, features).map(drop)
+    }
 }
 
 struct Fitted {

@@ -1,5 +1,5 @@
-//! Whether the networks have the layers that detectors and figures name, and whether the fits of them have memory enough, before
-//! any network is trained.
+//! Whether the networks have the layers that detectors and figures name, and whether the fits have images, features and memory
+//! enough, before any network is trained.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// The shape of a network's images, and how many train images a detector learns from, as far as that is known.
-type Images = (Shape, usize);
+/// The shape of a network's images, and how many train images a detector learns from, if that is known.
+type Images = (Shape, Option<usize>);
 
 /// What a network gives of one image, whatever its weights.
 struct Shown {
@@ -34,19 +34,19 @@ struct Shown {
     outputs: Outputs,
 }
 
-/// Refuses detectors and figures of layers or neurons that the networks do not have, and too little memory to fit them, as far as
-/// the shape and the number of the images are known without reading them.
+/// Refuses detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
+/// that leave none of the features', and too little memory for a fit, as far as the shape and the number of the images are known
+/// without reading them.
 ///
 /// # Errors
-/// [`crate::Error::Input`] naming the file, the key and the layers that there are, or the least memory.
+/// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
 pub fn check(plan: &Plan) -> Result<()> {
     check_with(plan, &mut |_, node| {
         let known = || {
             let [channels, height, width] = data::shape(&node.data)?;
             let shape = Shape { channels, height, width, classes: data::classes(&node.data)? };
             let all = data::full_size(&node.data, Split::Train).filter(|_| !data::embedded(&node.data));
-            // Where their number is not known, as many as there are at least.
-            Some((shape, all.into_iter().chain(node.data.train_limit).min().unwrap_or(1)))
+            Some((shape, all.into_iter().chain(node.data.train_limit).min()))
         };
         Ok(known())
     })
@@ -64,10 +64,11 @@ impl Runner<'_> {
             let [channels, height, width] = images.shape();
             let shape = Shape { channels, height, width, classes: images.classes };
             let store = &self.context.store;
-            let train = match store.progress(node) {
+            let train = match (store.progress(node), &node.train) {
                 // Its train images may be gone, and all scores be there.
-                Progress::Done => store.record(node)?.train_images,
-                _ => self.set(&node.data, Split::Train, None)?.images.len(),
+                (Progress::Done, Some(recipe)) => Some(store.record(node)?.train_images + recipe.validation),
+                (Progress::Done, None) => None,
+                _ => Some(self.set(&node.data, Split::Train, None)?.images.len()),
             };
             Ok(Some((shape, train)))
         })
@@ -80,7 +81,7 @@ fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<
     let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
     for cell in &plan.cells {
         let experiment = &cell.experiment;
-        let mut shown = |network: &str| -> Result<Option<(Rc<Shown>, usize)>> {
+        let mut shown = |network: &str| -> Result<Option<(Rc<Shown>, Option<usize>)>> {
             let node = cell.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
@@ -91,7 +92,7 @@ fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<
             Ok(known.get(&key).map(|shown| (shown.clone(), train)))
         };
         for method in experiment.methods() {
-            if !reads_layers(&method.detector) {
+            if !depends(&method.detector) {
                 continue;
             }
             let Some((shown, train)) = shown(&method.network)? else { continue };
@@ -116,23 +117,45 @@ fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<
     Ok(())
 }
 
-/// Whether a detector's settings or its memory depend on the layers that a network has.
-fn reads_layers(detector: &DetectorConfig) -> bool {
+/// Whether what a detector's settings may be, or its memory, depends on the network or on how many train images there are.
+fn depends(detector: &DetectorConfig) -> bool {
     use DetectorConfig as D;
-    matches!(detector, D::Afdu(_) | D::Gram(_) | D::Mahalanobis(_) | D::Nac(_))
+    matches!(
+        detector,
+        D::Afdu(_)
+            | D::Gram(_)
+            | D::Knn(_)
+            | D::Mahalanobis(_)
+            | D::Nac(_)
+            | D::Nnguide(_)
+            | D::Residual(_)
+            | D::Vim(_)
+    )
 }
 
 /// Refuses a detector that cannot be fitted to `train` images of a network in `memory` bytes.
-fn check_detector(detector: &DetectorConfig, shown: &Shown, train: usize, memory: usize, place: &str) -> Result<()> {
+fn check_detector(
+    detector: &DetectorConfig,
+    shown: &Shown,
+    train: Option<usize>,
+    memory: usize,
+    place: &str,
+) -> Result<()> {
+    // Of a number that is not known, as many as there are at least, or as many as may be.
+    let (least, most) = (train.unwrap_or(1), train.unwrap_or(usize::MAX));
     match detector {
         DetectorConfig::Afdu(config) => {
             let chosen = choose(config, &shown.layers).map_err(|error| error.at(&format!("{place}.layers")))?;
             let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-            check_memory(config, neurons, train, memory)
+            check_memory(config, neurons, least, memory)
         }
         DetectorConfig::Gram(config) => config.check_memory(&shown.layers, shown.outputs.logits.dim(1)?, memory),
-        DetectorConfig::Mahalanobis(config) => config.check(&shown.outputs, train, memory),
+        DetectorConfig::Mahalanobis(config) => config.check(&shown.outputs, least, memory),
         DetectorConfig::Nac(config) => config.check(&shown.outputs),
+        DetectorConfig::Knn(config) => config.check(most),
+        DetectorConfig::Nnguide(config) => config.check(most),
+        DetectorConfig::Residual(config) => config.check(shown.outputs.features.dim(1)?),
+        DetectorConfig::Vim(config) => config.check(shown.outputs.features.dim(1)?),
         _ => Ok(()),
     }
     .map_err(|error| error.at(place))
