@@ -418,7 +418,7 @@ fn same(what: &str, found: usize, learned: usize) -> Result<()> {
     if found == learned { Ok(()) } else { Err(Error::Failed(format!("{found} {what} where there must be {learned}"))) }
 }
 
-fn wide(values: &[f32]) -> Vec<f64> {
+fn in_f64(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
@@ -437,7 +437,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     match flat.dtype() {
         DType::F64 => Ok(flat.to_vec1()?),
         // By loops: candle's elementwise operations on tensors as large as images wait spinning.
-        _ => Ok(wide(&flat.to_dtype(DType::F32)?.to_vec1::<f32>()?)),
+        _ => Ok(in_f64(&flat.to_dtype(DType::F32)?.to_vec1::<f32>()?)),
     }
 }
 
@@ -468,7 +468,7 @@ fn map_both<T>(logits: &Tensor, features: &Tensor, each: impl Fn(&[f64], &[f64])
     let values = finite(features)?;
     same("rows of features", features.dim(0)?, logits.len())?;
     let rows = values.chunks_exact(values.len() / logits.len());
-    Ok(logits.iter().zip(rows).map(|(logits, features)| each(logits, &wide(features))).collect())
+    Ok(logits.iter().zip(rows).map(|(logits, features)| each(logits, &in_f64(features))).collect())
 }
 
 /// One finite number per image; larger means more anomalous.

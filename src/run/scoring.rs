@@ -50,6 +50,11 @@ impl ScoringRecord {
         let path = folder.join("record.json");
         if path.exists() { read_json(&path) } else { Ok(Self::default()) }
     }
+
+    /// The seconds that the scores of this file took, if they are there.
+    fn stored(&self, folder: &Path, file: &str) -> Option<f64> {
+        self.score_seconds.get(file).copied().filter(|_| folder.join(file).exists())
+    }
 }
 
 /// A method's scores on some sets.
@@ -100,10 +105,9 @@ impl Place {
 
     /// Whether all sets are scored.
     pub(super) fn is_complete(&self, root: &Path, sets: &[Arc<LoadedSet>]) -> Result<bool> {
-        let record = ScoringRecord::read(&root.join(&self.folder))?;
-        let stored =
-            |file: String| record.score_seconds.contains_key(&file) && root.join(&self.folder).join(file).exists();
-        Ok(sets.iter().all(|set| stored(file_of(set))))
+        let folder = root.join(&self.folder);
+        let record = ScoringRecord::read(&folder)?;
+        Ok(sets.iter().all(|set| record.stored(&folder, &file_of(set)).is_some()))
     }
 }
 
@@ -135,9 +139,7 @@ impl Scoring<'_> {
             let file = file_of(set);
             let path = folder.join(&file);
             scored.paths.insert(set.images.name.clone(), self.place.folder.join(&file));
-            if let Some(seconds) = record.score_seconds.get(&file)
-                && path.exists()
-            {
+            if let Some(seconds) = record.stored(&folder, &file) {
                 scored.score_seconds += seconds;
                 scored.scores.push(stored_scores(&path, set.images.len())?);
                 continue;
