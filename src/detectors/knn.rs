@@ -49,7 +49,10 @@ impl Config {
 pub(super) fn enough(k: usize, images: usize) -> Result<()> {
     match (1..=images).contains(&k) {
         true => Ok(()),
-        false => Err(Error::input(format!("k is {k}, and there are {images} train images to be neighbours"))),
+        false => {
+            let message = format!("k is {k}, and there are {images} train images to be neighbours");
+            Err(Error::input(message).hint(format!("k is 1 to {images} here")))
+        }
     }
 }
 
