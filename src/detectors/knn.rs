@@ -90,7 +90,6 @@ impl Detector for Config {
 /// The train images' features, and which neighbour to look for.
 struct Fitted {
     k: usize,
-    columns: usize,
     train: Neighbours,
 }
 
@@ -98,11 +97,11 @@ impl Fitted {
     fn new(train: &Tensor, k: usize) -> Result<Self> {
         let (rows, columns) = train.dims2()?;
         enough(k, rows)?;
-        Ok(Self { k, columns, train: Neighbours::by_distance(unit(train)?, columns)? })
+        Ok(Self { k, train: Neighbours::by_distance(unit(train)?, columns)? })
     }
 
     fn distances(&self, features: &Tensor) -> Result<Vec<f32>> {
-        same("features", features.dim(1)?, self.columns)?;
+        same("features", features.dim(1)?, self.train.columns())?;
         let features = unit(features)?;
         let closest = self.train.closest(&features, self.k)?;
         let distance = |(closest, feature): (&Vec<Near>, &[f32])| {
@@ -110,7 +109,7 @@ impl Fitted {
             let squares = feature.iter().zip(neighbour).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
             squares.sum::<f64>().sqrt() as f32
         };
-        Ok(closest.par_iter().zip(features.par_chunks_exact(self.columns)).map(distance).collect())
+        Ok(closest.par_iter().zip(features.par_chunks_exact(self.train.columns())).map(distance).collect())
     }
 }
 

@@ -56,7 +56,6 @@ impl Config {
 
 struct Fitted {
     k: usize,
-    columns: usize,
     /// S_i·z_i / ‖z_i‖
     train: Neighbours,
 }
@@ -71,13 +70,13 @@ impl Fitted {
         let images = (0..count).map(|index| index * sums.len() / count);
         let row = |image: usize| values[image * columns..][..columns].iter().map(move |x| (image, x));
         let train: Vec<f32> = images.flat_map(row).map(|(image, x)| (f64::from(*x) * sums[image]) as f32).collect();
-        Ok(Self { k: config.k, columns, train: Neighbours::by_product(train, columns)? })
+        Ok(Self { k: config.k, train: Neighbours::by_product(train, columns)? })
     }
 
     fn scores(&self, logits: &Tensor, features: &Tensor) -> Result<Vec<f32>> {
         let (values, sums) = (unit(features)?, log_sums(logits)?);
-        same("features", features.dim(1)?, self.columns)?;
-        same("rows of features", values.len() / self.columns, sums.len())?;
+        same("features", features.dim(1)?, self.train.columns())?;
+        same("rows of features", features.dim(0)?, sums.len())?;
         let closest = self.train.closest(&values, self.k)?;
         let guidance = |closest: &Vec<Near>| closest.iter().map(|near| near.closeness).sum::<f64>() / self.k as f64;
         Ok(closest.iter().zip(sums).map(|(closest, sum)| (-guidance(closest) * sum) as f32).collect())

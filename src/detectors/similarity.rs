@@ -97,6 +97,11 @@ impl Neighbours {
         Ok(Self { rows, columns, offsets, kernel, tiles })
     }
 
+    /// D.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// A row's values.
     pub fn row(&self, row: u32) -> &[f32] {
         &self.rows[row as usize * self.columns..][..self.columns]
@@ -244,10 +249,11 @@ fn round<T: Copy + Default>(
         let (low, high) = (low.into_iter().fold(low[0], f32::min), high.into_iter().fold(high[0], f32::max));
         let scale = (high - low) / steps;
         let (inverse, base) = (if scale > 0.0 { 1.0 / scale } else { 0.0 }, low - least * scale);
+        let nearest = |value: f32| ((value - low) * inverse + 0.5).min(steps).trunc() + least;
         let [mut sums, mut lengths, mut errors, mut sizes] = [[0.0_f32; LANES]; 4];
         let mut of = |values: &[f32; LANES], integers: &mut [T; LANES]| {
             for lane in 0..LANES {
-                let step = ((values[lane] - low) * inverse + 0.5).min(steps).trunc() + least;
+                let step = nearest(values[lane]);
                 let scaled = scale * step;
                 let error = values[lane] - (scaled + base);
                 integers[lane] = to(step);
@@ -265,8 +271,7 @@ fn round<T: Copy + Default>(
             of(&last, &mut integers);
             integer_rest.copy_from_slice(&integers[..rest.len()]);
             // The values beyond the last are counted in all but the sum, where they would do harm.
-            let step = ((last[0] - low) * inverse + 0.5).min(steps).trunc() + least;
-            beyond = (LANES - rest.len()) as f32 * step;
+            beyond = (LANES - rest.len()) as f32 * nearest(rest[0]);
         }
         let [sum, length, error, size] = [sums, lengths, errors, sizes].map(|lanes| lanes.into_iter().sum::<f32>());
         // Sums of f32 are true to less than a thousandth, of as many values as there may be.
