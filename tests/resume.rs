@@ -120,25 +120,34 @@ fn steps(runs: &Path) -> BTreeMap<PathBuf, Vec<u64>> {
     steps.collect()
 }
 
-/// Lines in every `metrics.jsonl`.
-fn logged(runs: &Path) -> usize {
+/// What is kept of networks and detectors.
+fn kept(runs: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let networks = runs.join("networks");
     if networks.exists() {
         files(&networks, &mut found);
     }
-    let logs = found.into_iter().filter(|path| path.ends_with("metrics.jsonl"));
+    found
+}
+
+/// Lines in every `metrics.jsonl`.
+fn logged(runs: &Path) -> usize {
+    let logs = kept(runs).into_iter().filter(|path| path.ends_with("metrics.jsonl"));
     logs.map(|path| fs::read_to_string(&path).unwrap().lines().count()).sum()
 }
 
 /// Files of scores.
-fn scored(runs: &Path) -> usize {
-    let mut found = Vec::new();
-    let networks = runs.join("networks");
-    if networks.exists() {
-        files(&networks, &mut found);
-    }
-    found.iter().filter(|path| path.extension().is_some_and(|extension| extension == "npy")).count()
+fn scored(runs: &Path) -> Vec<PathBuf> {
+    kept(runs).into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "npy")).collect()
+}
+
+/// Files of outputs and of scores.
+fn looked(runs: &Path) -> usize {
+    let is_output = |path: &&PathBuf| {
+        path.extension().is_some_and(|extension| extension == "safetensors")
+            && path.components().any(|part| part.as_os_str() == "outputs")
+    };
+    kept(runs).iter().filter(is_output).count() + scored(runs).len()
 }
 
 /// Steps of a network that was not cut short: those of the one with centroids, or of the others.
@@ -207,27 +216,25 @@ fn a_search_goes_on_where_it_was_killed() {
     fs::write(folder.path().join("killed.yaml"), SEARCH).unwrap();
     assert!(start(folder.path(), "undisturbed").wait().unwrap().success());
     let undisturbed = folder.path().join("undisturbed");
-    let all = scored(&undisturbed);
+    let all = scored(&undisturbed).len();
     assert_eq!(all, 2 * (9 + 3) + 2 * 2, "two validation sets by each combination, two others by the chosen");
 
     let killed = folder.path().join("killed");
     let mut rng = rng::stream(0, "test", "kills of a search");
     let mut kept: BTreeMap<PathBuf, SystemTime> = BTreeMap::new();
     let mut kills = 0;
-    while scored(&killed) < all {
+    while scored(&killed).len() < all {
         let mut child = start(folder.path(), "killed");
-        let enough = (scored(&killed) + rng.random_range(2..=6)).min(all);
-        while scored(&killed) < enough {
-            assert!(child.try_wait().unwrap().is_none(), "it ended with {} of {all} scores", scored(&killed));
+        let enough = (scored(&killed).len() + rng.random_range(2..=6)).min(all);
+        while scored(&killed).len() < enough {
+            assert!(child.try_wait().unwrap().is_none(), "it ended with {} of {all} scores", scored(&killed).len());
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(rng.random_range(0..10)));
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
-        let mut found = Vec::new();
-        files(&killed.join("networks"), &mut found);
-        for path in found.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "npy")) {
+        for path in scored(&killed) {
             let written = fs::metadata(&path).unwrap().modified().unwrap();
             kept.entry(path).or_insert(written);
         }
@@ -238,6 +245,54 @@ fn a_search_goes_on_where_it_was_killed() {
     // But for the one whose record was not yet written when the kill came.
     let again = kept.iter().filter(|(path, written)| fs::metadata(path).unwrap().modified().unwrap() != **written);
     assert!(again.count() <= kills, "what was scored is kept");
+}
+
+/// One forward pass over each set for the outputs and for two detectors that read layers, of which one learns from the train set.
+const SHARED: &str = "\
+title: Killed in passes that are shared
+data:
+  id: { name: fashion_mnist_small, train_limit: 400, test_limit: 100 }
+  ood: [{ name: digits, test_limit: 100 }, { name: textures_small, test_limit: 40 }]
+networks:
+  base: { backbone: lenet, train: { epochs: 1, batch_size: 40, optimizer: { sgd: { lr: 0.05 } } } }
+methods:
+  - { name: EBD, network: base, detector: energy }
+  - { name: KNN, network: base, detector: knn }
+  - { name: Gram, network: base, detector: gram }
+  - { name: Gram to 2, network: base, detector: { gram: { powers: 2 } } }
+tables:
+  - { name: methods, rows: method, columns: [fpr95, auroc] }
+";
+
+#[test]
+fn passes_that_are_shared_go_on_where_they_were_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("killed.yaml"), SHARED).unwrap();
+    assert!(start(folder.path(), "undisturbed").wait().unwrap().success());
+    let undisturbed = folder.path().join("undisturbed");
+    let all = looked(&undisturbed);
+    assert_eq!(all, 4 + 4 * 3, "the outputs on four sets; the scores of four methods on three");
+
+    let killed = folder.path().join("killed");
+    let mut rng = rng::stream(0, "test", "kills of shared passes");
+    let mut kills = 0;
+    while looked(&killed) < all {
+        let mut child = start(folder.path(), "killed");
+        let is_trained = |runs: &Path| kept(runs).iter().any(|path| path.ends_with("model.safetensors"));
+        // Within the pass over the train set first, then after one file or two more.
+        let enough = if is_trained(&killed) { (looked(&killed) + rng.random_range(1..=2)).min(all) } else { 0 };
+        while !is_trained(&killed) || looked(&killed) < enough {
+            assert!(child.try_wait().unwrap().is_none(), "it ended with {} of {all} files", looked(&killed));
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(rng.random_range(0..20)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(start(folder.path(), "killed").wait().unwrap().success());
+    assert!(kills >= 5, "it ended after {kills} kills: the passes are too short");
+    assert_eq!(outcome(&killed), outcome(&undisturbed));
 }
 
 /// Ctrl-C saves a checkpoint wherever it is, ends with 130, and the next run continues from that step.
