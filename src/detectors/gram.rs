@@ -55,8 +55,8 @@ impl Config {
     }
 }
 
-/// Pixels that are taken together: two vectors of f64.
-const LANES: usize = 8;
+/// Pixels that are taken together: a vector of f64. Of two, the sums of all powers do not fit into registers any more.
+const LANES: usize = 4;
 /// Powers that are taken together: their sums, over channels or over a tile's pixels, stay in the processor's registers.
 const GROUP: usize = 5;
 /// Pixels whose sums over channels stay in the first cache.

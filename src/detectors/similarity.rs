@@ -14,7 +14,7 @@ use rten_tensor::NdTensorView;
 use super::{Peak, map_rows};
 use crate::{Error, Result, ops::wide};
 
-/// Train images that are multiplied at a time, at most: 4 MiB of products with [`TOGETHER`] images, for the cache.
+/// Train images that are multiplied at a time, at most: 1 MiB of products with [`TOGETHER`] images.
 const TILE: usize = 4096;
 /// Train images for each centre that they are grouped around: more centres are nearer, and each costs a rounding of every image.
 const PER_CENTRE: usize = 2048;
@@ -22,12 +22,16 @@ const PER_CENTRE: usize = 2048;
 const MOST_CENTRES: usize = 128;
 /// Train images that centres are chosen from.
 const SAMPLE: usize = 2048;
-/// Candidates in memory, at most: 24 bytes each, 256 MiB.
-const CANDIDATES: usize = 11 << 20;
-/// Images that are multiplied at a time.
-const TOGETHER: usize = 256;
+/// Images that a thread compares at a time. A tile's products with so many stay in its cache.
+const TOGETHER: usize = 64;
+/// Candidates of an image, at most but for a tile's: 12 bytes each. More are multiplied in full before the next tile.
+const MOST_CANDIDATES: usize = 1 << 14;
+/// Rows that are multiplied in full side by side: memory is slower than the processor, and four rows come sooner together.
+const IN_FULL: usize = 4;
 /// Values that a loop takes together.
 const LANES: usize = 16;
+/// The same of f64.
+const DOUBLES: usize = 8;
 /// 255 · 127 · this many products are no more than 31 bits.
 const MOST_COLUMNS: usize = 66_000;
 /// Rounding of the f32 in a bound, relative to the sizes of what it adds; ten roundings of 2⁻²⁴ are 6·10⁻⁷.
@@ -112,69 +116,82 @@ impl Neighbours {
     /// # Errors
     /// [`Error::Failed`] if numbers leave the range of f32.
     pub fn closest(&self, images: &[f32], k: usize) -> Result<Vec<Vec<Near>>> {
-        let mut closest = Vec::with_capacity(images.len() / self.columns);
-        // Where all rows are equally close, all are candidates.
-        let together = (CANDIDATES / self.offsets.len().max(1)).clamp(1, TOGETHER);
-        let widest = self.tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
-        let mut products = vec![0; together.min(images.len() / self.columns) * widest];
-        for block in images.chunks(together * self.columns) {
-            let mut candidates = vec![Candidates::new(k); block.len() / self.columns];
-            for tile in &self.tiles {
-                self.look_at(tile, block, &mut products[..candidates.len() * tile.rows.len()], &mut candidates)?;
-            }
-            let each = block.par_chunks_exact(self.columns).zip(candidates);
-            closest.par_extend(each.map(|(image, candidates)| self.exactly(image, candidates.found, k)));
-        }
+        let image = |index: usize| &images[index * self.columns..][..self.columns];
+        // Images of the same tile together: then what is close to one of them is soon found for all.
+        let tile_of = |image: &[f32]| self.by_closeness(&[image])[0];
+        let tiles: Vec<usize> = images.par_chunks_exact(self.columns).map(tile_of).collect();
+        let mut order: Vec<usize> = (0..tiles.len()).collect();
+        order.sort_by_key(|index| tiles[*index]);
+        let together = order.len().div_ceil(rayon::current_num_threads()).clamp(1, TOGETHER);
+        let found = order.par_chunks(together).map_init(Room::default, |room, block| {
+            let block: Vec<&[f32]> = block.iter().map(|index| image(*index)).collect();
+            self.closest_to(&block, k, room)
+        });
+        let found: Vec<Vec<Vec<Near>>> = found.collect::<Result<_>>()?;
+        let mut closest = vec![Vec::new(); order.len()];
+        order.into_iter().zip(found.into_iter().flatten()).for_each(|(index, found)| closest[index] = found);
         match closest.iter().all(|found| found.len() == k) {
             true => Ok(closest),
             false => Err(Error::Failed("features are too large to be compared in f32".into())),
         }
     }
 
-    /// Adds a tile's candidates to those of each image; `products` has room for all of them.
-    fn look_at(&self, tile: &Tile, images: &[f32], products: &mut [i32], candidates: &mut [Candidates]) -> Result<()> {
-        // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
-        let steps = if self.kernel.may_saturate() { 127.0 } else { 255.0 };
-        let mut integers = vec![0; images.len()];
-        let each = images.par_chunks_exact(self.columns).zip(integers.par_chunks_exact_mut(self.columns));
-        let rounded = each.map_init(Vec::new, |rest, (image, integers)| tile.image(image, steps, rest, integers));
-        let rounded: Vec<Image> = rounded.collect();
-        let width = tile.rows.len();
-        let matrix = NdTensorView::from_data([rounded.len(), self.columns], &*integers);
-        let (matrix, packed) = (GemmInputA::Unpacked(matrix), GemmInputB::Packed(&tile.integers));
-        let multiplied = self.kernel.gemm(products, matrix, packed, GemmOptions::default());
-        multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
-        let each = candidates.par_iter_mut().zip(&rounded).zip(products.par_chunks_exact(width));
-        each.for_each_init(
-            || vec![0.0; width],
-            |bounds, ((candidates, image), products)| {
-                wide(|| tile.bounds(image, products, bounds));
-                candidates.add(&tile.rows, bounds, |place| tile.margin(image, place));
-            },
-        );
-        Ok(())
+    /// The tiles, those first whose rows are close to these images on average.
+    fn by_closeness(&self, images: &[&[f32]]) -> Vec<usize> {
+        let closeness = |tile: &Tile| images.iter().map(|image| product(image, &tile.mean) + tile.offset).sum::<f64>();
+        let closeness: Vec<f64> = self.tiles.iter().map(closeness).collect();
+        let mut tiles: Vec<usize> = (0..self.tiles.len()).collect();
+        tiles.sort_by(|a, b| closeness[*b].total_cmp(&closeness[*a]));
+        tiles
     }
 
-    /// The `k` closest of the candidates, by f64.
-    fn exactly(&self, image: &[f32], mut candidates: Vec<Candidate>, k: usize) -> Vec<Near> {
-        candidates.sort_unstable_by(|a, b| b.upper.total_cmp(&a.upper));
-        let mut closest = BinaryHeap::with_capacity(k + 1);
-        for candidate in candidates {
-            if closest.len() == k
-                && closest
-                    .peek()
-                    .is_some_and(|Reverse(last): &Reverse<Near>| f64::from(candidate.upper) < last.closeness)
-            {
-                break;
-            }
-            let closeness = product(image, self.row(candidate.row)) + self.offsets[candidate.row as usize];
-            closest.push(Reverse(Near { closeness, row: candidate.row }));
-            if closest.len() > k {
-                closest.pop();
+    /// [`Neighbours::closest`] of a block of images.
+    fn closest_to(&self, images: &[&[f32]], k: usize, room: &mut Room) -> Result<Vec<Vec<Near>>> {
+        let mut candidates: Vec<Candidates> = images.iter().map(|_| Candidates::new(k)).collect();
+        for tile in self.by_closeness(images) {
+            self.look_at(&self.tiles[tile], images, room, &mut candidates)?;
+        }
+        let closest = |(image, mut candidates): (&&[f32], Candidates)| {
+            candidates.settle(self, image);
+            candidates.closest.into_sorted_vec().into_iter().map(|Reverse(near)| near).collect()
+        };
+        Ok(images.iter().zip(candidates).map(closest).collect())
+    }
+
+    /// Adds a tile's candidates to those of each image.
+    fn look_at(&self, tile: &Tile, images: &[&[f32]], room: &mut Room, candidates: &mut [Candidates]) -> Result<()> {
+        // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
+        let steps = if self.kernel.may_saturate() { 127.0 } else { 255.0 };
+        let width = tile.rows.len();
+        room.integers.resize(images.len() * self.columns, 0);
+        room.products.resize(images.len() * width, 0);
+        room.bounds.resize(width, 0.0);
+        let each = images.iter().zip(room.integers.chunks_exact_mut(self.columns));
+        let rounded: Vec<Image> =
+            each.map(|(image, integers)| tile.image(image, steps, &mut room.rest, integers)).collect();
+        let matrix = NdTensorView::from_data([rounded.len(), self.columns], &*room.integers);
+        let (matrix, packed) = (GemmInputA::Unpacked(matrix), GemmInputB::Packed(&tile.integers));
+        let multiplied = self.kernel.gemm(&mut room.products, matrix, packed, GemmOptions::default());
+        multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
+        let each = candidates.iter_mut().zip(images).zip(&rounded).zip(room.products.chunks_exact(width));
+        for (((candidates, image), rounded), products) in each {
+            wide(|| tile.bounds(rounded, products, &mut room.bounds));
+            candidates.add(&tile.rows, &room.bounds, |place| tile.margin(rounded, place));
+            if candidates.found.len() > MOST_CANDIDATES {
+                candidates.settle(self, image);
             }
         }
-        closest.into_sorted_vec().into_iter().map(|Reverse(near)| near).collect()
+        Ok(())
     }
+}
+
+/// What a block of images is computed in.
+#[derive(Default)]
+struct Room {
+    rest: Vec<f32>,
+    integers: Vec<u8>,
+    products: Vec<i32>,
+    bounds: Vec<f32>,
 }
 
 /// Rows that are near to each other, to eight bits: about mean + scale · integer + middle. Far less is lost of what lies around the mean
@@ -197,6 +214,8 @@ struct Tile {
     /// What the slack is relative to: the largest of the rows and of the offsets.
     sizes: [f32; 2],
     mean_length: f32,
+    /// The mean of the offsets.
+    offset: f64,
 }
 
 /// An image to eight bits, for one tile: about the tile's mean + scale · integer + least.
@@ -318,6 +337,7 @@ impl Tile {
             lengths: of(|rounding| rounding.length),
             sizes: [largest(&of(|rounding| rounding.size)), largest(&offsets)],
             mean_length: product(&mean, &mean).sqrt() as f32,
+            offset: offsets.iter().map(|offset| f64::from(*offset)).sum::<f64>() / rows.len() as f64,
             offsets,
             mean,
         }
@@ -396,7 +416,6 @@ struct Candidate {
 }
 
 /// What can be among the `k` closest rows.
-#[derive(Clone)]
 struct Candidates {
     k: usize,
     found: Vec<Candidate>,
@@ -404,11 +423,43 @@ struct Candidates {
     least: f32,
     /// When to look through them again.
     full: usize,
+    /// The closest of those that were multiplied in full, `k` at most.
+    closest: BinaryHeap<Reverse<Near>>,
 }
 
 impl Candidates {
     fn new(k: usize) -> Self {
-        Self { k, found: Vec::new(), least: f32::NEG_INFINITY, full: 4 * k.max(64) }
+        let closest = BinaryHeap::with_capacity(k + 1);
+        Self { k, found: Vec::new(), least: f32::NEG_INFINITY, full: 4 * k.max(64), closest }
+    }
+
+    /// Multiplies them in full, by f64, and keeps the closest.
+    fn settle(&mut self, neighbours: &Neighbours, image: &[f32]) {
+        self.found.sort_unstable_by(|a, b| b.upper.total_cmp(&a.upper));
+        for several in self.found.chunks(IN_FULL) {
+            if self.last().is_some_and(|last| f64::from(several[0].upper) < last) {
+                break;
+            }
+            let row = |at: usize| several.get(at).unwrap_or(&several[0]).row;
+            let rows: [&[f32]; IN_FULL] = std::array::from_fn(|at| neighbours.row(row(at)));
+            for (candidate, product) in several.iter().zip(products(image, rows)) {
+                let closeness = product + neighbours.offsets[candidate.row as usize];
+                self.closest.push(Reverse(Near { closeness, row: candidate.row }));
+                if self.closest.len() > self.k {
+                    self.closest.pop();
+                }
+            }
+        }
+        self.found.clear();
+        if let Some(last) = self.last() {
+            self.least = self.least.max((last as f32).next_down());
+        }
+    }
+
+    /// The closeness of the `k`-th, if there are so many.
+    fn last(&self) -> Option<f64> {
+        let last = if self.closest.len() == self.k { self.closest.peek() } else { None };
+        last.map(|Reverse(last)| last.closeness)
     }
 
     /// Those of the rows whose upper bounds are not too small.
@@ -456,17 +507,27 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
 
 /// Σ a·b in f64.
 fn product(a: &[f32], b: &[f32]) -> f64 {
+    let [product] = products(a, [b]);
+    product
+}
+
+/// Σ a·b in f64 with each of several b, which come from memory side by side.
+fn products<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
     wide(|| {
-        let mut sums = [0.0; LANES];
-        let (a_parts, b_parts) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-        let rest = a_parts.remainder().iter().zip(b_parts.remainder());
-        let rest: f64 = rest.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-        for (a, b) in a_parts.zip(b_parts) {
-            for lane in 0..LANES {
-                sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        let mut sums = [[0.0; DOUBLES]; N];
+        let (parts, rest) = a.as_chunks::<DOUBLES>();
+        let others = b.map(|b| b[..a.len()].as_chunks::<DOUBLES>());
+        for (at, a) in parts.iter().enumerate() {
+            for (sums, (b, _)) in sums.iter_mut().zip(&others) {
+                for lane in 0..DOUBLES {
+                    sums[lane] += f64::from(a[lane]) * f64::from(b[at][lane]);
+                }
             }
         }
-        sums.iter().sum::<f64>() + rest
+        std::array::from_fn(|index| {
+            let rest = rest.iter().zip(others[index].1).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            sums[index].iter().sum::<f64>() + rest.sum::<f64>()
+        })
     })
 }
 
@@ -537,12 +598,24 @@ mod tests {
             let neighbours = Neighbours::by_distance(known, columns).unwrap();
             let mut candidates = [Candidates::new(10)];
             for tile in &neighbours.tiles {
-                let mut products = vec![0; tile.rows.len()];
-                neighbours.look_at(tile, &image, &mut products, &mut candidates).unwrap();
+                neighbours.look_at(tile, &[&image], &mut Room::default(), &mut candidates).unwrap();
             }
             let [mut candidates] = candidates;
             candidates.sift();
             assert!((10..120).contains(&candidates.found.len()), "{} at {spread}", candidates.found.len());
+        }
+    }
+
+    /// Also where no row can be told from another, and candidates are more than are kept.
+    #[test]
+    fn of_equally_close_rows_the_first_are_found() {
+        let (count, columns, k) = (2 * MOST_CANDIDATES + 5 * TILE, 3, 4);
+        let mut known = vec![0.5; count * columns];
+        known[(count - 1) * columns..].fill(0.6);
+        let neighbours = Neighbours::by_distance(known, columns).unwrap();
+        let found = neighbours.closest(&[0.6; 9], k).unwrap();
+        for found in found {
+            assert_eq!(found.iter().map(|near| near.row).collect::<Vec<_>>(), [count as u32 - 1, 0, 1, 2]);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
 
 /// Changes when a detector's scores change their meaning or their bits, so that stored ones of an earlier version are not taken for
 /// new ones.
-const SCORES_VERSION: u32 = 6;
+const SCORES_VERSION: u32 = 7;
 
 /// What scoring with one detector cost, kept beside the scores. Seconds are the detector's own: of a forward pass that it shares, only
 /// those that it looks at what comes of it.
