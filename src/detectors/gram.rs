@@ -64,32 +64,36 @@ const TILE: usize = 64;
 
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
-    wide(|| {
-        let largest = f64::from(maps.iter().fold(0.0, |largest: f32, value| largest.max(value.abs())));
-        let mut sums = vec![0.0; powers * channels];
-        if largest == 0.0 {
-            return sums;
-        }
-        // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
-        let scale = 1.0 / largest;
-        for (group, sums) in sums.chunks_mut(GROUP * channels).enumerate() {
-            let below = group * GROUP;
-            match sums.len() / channels {
-                1 => row_sums::<1>(maps, channels, scale, below, sums),
-                2 => row_sums::<2>(maps, channels, scale, below, sums),
-                3 => row_sums::<3>(maps, channels, scale, below, sums),
-                4 => row_sums::<4>(maps, channels, scale, below, sums),
-                _ => row_sums::<GROUP>(maps, channels, scale, below, sums),
+    wide(
+        #[inline(always)]
+        || {
+            let largest = f64::from(maps.iter().fold(0.0, |largest: f32, value| largest.max(value.abs())));
+            let mut sums = vec![0.0; powers * channels];
+            if largest == 0.0 {
+                return sums;
             }
-        }
-        for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
-            sums.iter_mut().for_each(|sum| *sum = sum.signum() * root(sum.abs(), exponent) * largest * largest);
-        }
-        sums
-    })
+            // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
+            let scale = 1.0 / largest;
+            for (group, sums) in sums.chunks_mut(GROUP * channels).enumerate() {
+                let below = group * GROUP;
+                match sums.len() / channels {
+                    1 => row_sums::<1>(maps, channels, scale, below, sums),
+                    2 => row_sums::<2>(maps, channels, scale, below, sums),
+                    3 => row_sums::<3>(maps, channels, scale, below, sums),
+                    4 => row_sums::<4>(maps, channels, scale, below, sums),
+                    _ => row_sums::<GROUP>(maps, channels, scale, below, sums),
+                }
+            }
+            for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
+                sums.iter_mut().for_each(|sum| *sum = sum.signum() * root(sum.abs(), exponent) * largest * largest);
+            }
+            sums
+        },
+    )
 }
 
 /// The row sums of F^p · (F^p)ᵀ for p = `below` + 1, …, `below` + P, of the scaled maps.
+// With plain loops over the lanes: of iterators, the compiler leaves the sums in memory, and this takes twice as long.
 #[inline(always)]
 fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: usize, sums: &mut [f64]) {
     let pixels = maps.len() / channels;
@@ -100,19 +104,24 @@ fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: us
         for (over_channels, start) in over_channels.iter_mut().zip((start..end).step_by(LANES)) {
             let mut sums = [[0.0; LANES]; P];
             for row in maps.chunks_exact(pixels) {
-                each_power::<P>(&row[start..end.min(start + LANES)], scale, below, |power, values| {
-                    sums[power].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                });
+                let powers = powers_of::<P>(&row[start..end.min(start + LANES)], scale, below);
+                for power in 0..P {
+                    for lane in 0..LANES {
+                        sums[power][lane] += powers[power][lane];
+                    }
+                }
             }
             *over_channels = sums;
         }
         for (row, all) in maps.chunks_exact(pixels).zip(&mut by_channel) {
             let mut sums = *all;
-            for (row, over_channels) in row[start..end].chunks(LANES).zip(&over_channels) {
-                each_power::<P>(row, scale, below, |power, values| {
-                    let others = sums[power].iter_mut().zip(&over_channels[power]);
-                    others.zip(values).for_each(|((sum, other), value)| *sum += value * other);
-                });
+            for (row, others) in row[start..end].chunks(LANES).zip(&over_channels) {
+                let powers = powers_of::<P>(row, scale, below);
+                for power in 0..P {
+                    for lane in 0..LANES {
+                        sums[power][lane] += powers[power][lane] * others[power][lane];
+                    }
+                }
             }
             *all = sums;
         }
@@ -122,21 +131,26 @@ fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: us
     }
 }
 
-/// Calls `each` with the number of a power, from 0, and [`LANES`] scaled pixels to it; zeros where there are fewer.
+/// Powers `below` + 1, …, `below` + P of [`LANES`] scaled pixels; zeros where there are fewer.
 #[inline(always)]
-fn each_power<const P: usize>(row: &[f32], scale: f64, below: usize, mut each: impl FnMut(usize, &[f64; LANES])) {
+fn powers_of<const P: usize>(row: &[f32], scale: f64, below: usize) -> [[f64; LANES]; P] {
     let mut values = [0.0; LANES];
     match <&[f32; LANES]>::try_from(row) {
-        Ok(row) => values.iter_mut().zip(row).for_each(|(value, x)| *value = f64::from(*x) * scale),
+        Ok(row) => values = row.map(|x| f64::from(x) * scale),
         Err(_) => values.iter_mut().zip(row).for_each(|(value, x)| *value = f64::from(*x) * scale),
     }
-    let mut power = values;
-    let raise = |power: &mut [f64; LANES]| power.iter_mut().zip(&values).for_each(|(power, value)| *power *= value);
-    (0..below).for_each(|_| raise(&mut power));
-    for index in 0..P {
-        each(index, &power);
-        raise(&mut power);
+    let mut powers = [values; P];
+    for _ in 0..below {
+        for lane in 0..LANES {
+            powers[0][lane] *= values[lane];
+        }
     }
+    for power in 1..P {
+        for lane in 0..LANES {
+            powers[power][lane] = powers[power - 1][lane] * values[lane];
+        }
+    }
+    powers
 }
 
 /// x^(1/`exponent`) of x ≥ 0.

@@ -1,7 +1,8 @@
 //! Loops compiled for the vectors of the machine at hand.
 
 /// Calls `f`, compiled with AVX2 where the machine has it: the loops that are inlined into it then work on eight f32 at a
-/// time instead of four. The bits do not change, because nothing is contracted or reordered.
+/// time instead of four. The bits do not change, because nothing is contracted or reordered. `f` must be `#[inline(always)] || …`: the
+/// compiler leaves a long closure outside, and compiles it for any machine.
 #[inline(always)]
 pub(crate) fn wide<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
