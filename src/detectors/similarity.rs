@@ -212,17 +212,22 @@ struct Tile {
     errors: Vec<f32>,
     /// Norms of the rounded rows, without the mean.
     lengths: Vec<f32>,
-    /// What a row's product with the mean, and its own offset, add.
+    /// Products of the rows, without the mean, with the mean.
+    along: Vec<f32>,
+    /// What is added to the rows' products.
     offsets: Vec<f32>,
+    /// The mean of these.
+    offset: f64,
     /// What the slack is relative to: the largest of the rows and of the offsets.
     sizes: [f32; 2],
-    mean_length: f32,
-    /// The mean of the offsets.
-    offset: f64,
+    /// ‖mean‖
+    mean_length: f64,
 }
 
-/// An image to eight bits, for one tile: about the tile's mean + scale · integer + least.
+/// An image to eight bits, for one tile: about share · mean + scale · integer + least. What lies across the mean is never longer than the image,
+/// whose length may be another than that of rows.
 struct Image {
+    share: f32,
     scale: f32,
     least: f32,
     /// Of scale · integer.
@@ -322,16 +327,18 @@ impl Tile {
         let mean: Vec<f32> = mean.iter().map(|sum| (sum / rows.len() as f64) as f32).collect();
         let mut integers = vec![0; rows.len() * columns];
         let each = rows.par_iter().zip(integers.par_chunks_exact_mut(columns));
-        let each: Vec<(Rounding, f64)> = each
+        let each: Vec<(Rounding, f32)> = each
             .map(|(index, integers)| {
                 let rest: Vec<f32> = row(*index).iter().zip(&mean).map(|(value, mean)| value - mean).collect();
                 let rounding = round(&rest, 254.0, -127.0, integers, |step| step as i8);
-                (rounding, product(&mean, &rest) + offsets[*index as usize])
+                (rounding, product(&mean, &rest) as f32)
             })
             .collect();
         let of = |value: fn(&Rounding) -> f32| each.iter().map(|(rounding, _)| value(rounding)).collect::<Vec<f32>>();
         let largest = |values: &[f32]| values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-        let offsets: Vec<f32> = each.iter().map(|(_, offset)| *offset as f32).collect();
+        let offsets: Vec<f64> = rows.iter().map(|row| offsets[*row as usize]).collect();
+        let offset = offsets.iter().sum::<f64>() / rows.len() as f64;
+        let offsets: Vec<f32> = offsets.into_iter().map(|offset| offset as f32).collect();
         let matrix = NdTensorView::from_data([rows.len(), columns], &*integers);
         Self {
             rows: rows.to_vec(),
@@ -341,9 +348,10 @@ impl Tile {
             sums: each.iter().map(|(r, _)| r.scale * r.integers + columns as f32 * r.base).collect(),
             errors: of(|rounding| rounding.error),
             lengths: of(|rounding| rounding.length),
+            along: each.iter().map(|(_, along)| *along).collect(),
             sizes: [largest(&of(|rounding| rounding.size)), largest(&offsets)],
-            mean_length: product(&mean, &mean).sqrt() as f32,
-            offset: offsets.iter().map(|offset| f64::from(*offset)).sum::<f64>() / rows.len() as f64,
+            mean_length: product(&mean, &mean).sqrt(),
+            offset,
             offsets,
             mean,
         }
@@ -351,14 +359,19 @@ impl Tile {
 
     /// An image of the tile, with its integers.
     fn image(&self, values: &[f32], steps: f32, rest: &mut Vec<f32>, integers: &mut [u8]) -> Image {
+        let offset = product(values, &self.mean);
+        let share = (offset / self.mean_length.powi(2)) as f32;
+        let share = if share.is_finite() { share } else { 0.0 };
         rest.clear();
         wide(
             #[inline(always)]
-            || rest.extend(values.iter().zip(&self.mean).map(|(value, mean)| value - mean)),
+            || rest.extend(values.iter().zip(&self.mean).map(|(value, mean)| value - share * mean)),
         );
         let rounding = round(rest, steps, 0.0, integers, |step| step as u8);
-        let size = (rounding.size + self.mean_length) * (self.sizes[0] + self.mean_length) + self.sizes[1];
+        let mean_length = self.mean_length as f32;
+        let size = (rounding.size + share.abs() * mean_length) * (self.sizes[0] + mean_length) + self.sizes[1];
         Image {
+            share,
             scale: rounding.scale,
             least: rounding.base,
             sum: rounding.scale * rounding.integers,
@@ -366,7 +379,7 @@ impl Tile {
             length: rounding.length + rounding.error,
             error: rounding.error,
             slack: SLACK * size,
-            offset: product(values, &self.mean) as f32,
+            offset: offset as f32,
         }
     }
 
@@ -374,15 +387,16 @@ impl Tile {
     #[inline(always)]
     fn bounds(&self, image: &Image, products: &[i32], bounds: &mut [f32]) {
         let (scales, middles, sums) = (&self.scales[..], &self.middles[..], &self.sums[..]);
-        let (errors, lengths, offsets) = (&self.errors[..], &self.lengths[..], &self.offsets[..]);
+        let (errors, lengths) = (&self.errors[..], &self.lengths[..]);
+        let (along, offsets) = (&self.along[..], &self.offsets[..]);
         let count = products.len();
-        let all = [scales, middles, sums, errors, lengths, offsets];
+        let all = [scales, middles, sums, errors, lengths, along, offsets];
         assert!(bounds.len() == count && all.iter().all(|values| values.len() == count), "one of each row");
         for index in 0..count {
             let scaled = scales[index] * (image.scale * products[index] as f32);
             let product = scaled + middles[index] * image.sum + sums[index] * image.least;
             let margin = image.length * errors[index] + image.error * lengths[index] + image.slack;
-            bounds[index] = product + margin + (offsets[index] + image.offset);
+            bounds[index] = product + margin + (image.share * along[index] + offsets[index] + image.offset);
         }
     }
 
@@ -600,24 +614,28 @@ mod tests {
         }
     }
 
-    /// The point of it: of many rows, few are multiplied in full, also where those of a class are nearly the same.
+    /// The point of it: of many rows, few are multiplied in full, also where those of a class are nearly the same, or longer than an image.
     #[test]
     fn few_rows_are_candidates() {
         let columns = 64;
         let (known, centres) = (normal(8192 * columns, "known"), normal(4 * columns, "centres"));
-        for spread in [1.0, 0.3, 0.03] {
+        for (spread, size) in [(1.0, 1.0), (0.3, 1.0), (0.03, 1.0), (0.3, 7.0)] {
             let near = |(at, value): (usize, &f32)| centres[at / columns % 4 * columns + at % columns] + spread * value;
             let known: Vec<f32> = known.iter().enumerate().map(near).collect();
             let image = known[..columns].iter().zip(normal(columns, "image"));
             let image: Vec<f32> = image.map(|(value, noise)| value + 0.5 * spread * noise).collect();
-            let neighbours = Neighbours::by_distance(known, columns).unwrap();
+            let known: Vec<f32> = known.into_iter().map(|value| size * value).collect();
+            let neighbours = match size {
+                1.0 => Neighbours::by_distance(known, columns).unwrap(),
+                _ => Neighbours::by_product(known, columns).unwrap(),
+            };
             let mut candidates = [Candidates::new(10)];
             for tile in &neighbours.tiles {
                 neighbours.look_at(tile, &[&image], &mut Room::default(), &mut candidates).unwrap();
             }
             let [mut candidates] = candidates;
             candidates.sift();
-            assert!((10..120).contains(&candidates.found.len()), "{} at {spread}", candidates.found.len());
+            assert!((10..120).contains(&candidates.found.len()), "{} at {spread}, {size}", candidates.found.len());
         }
     }
 
