@@ -1,16 +1,18 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types, [`architecture`] those that say how a network is built, [`methods`] what is
-//! compared, [`search`] what is chosen: read them to know every key. [`load`] reads a file into them with precise errors
+//! [`experiment`] holds the types, [`backbone`] and [`architecture`] those that say how a network is built, [`training`] and [`loss`] how
+//! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them with precise errors
 //! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
 pub mod architecture;
+pub mod backbone;
 pub mod check;
 pub mod expect;
 pub mod experiment;
 pub mod explain;
 pub mod load;
+pub mod loss;
 pub mod methods;
 pub mod named;
 pub mod overrides;
@@ -18,11 +20,17 @@ pub mod schema;
 pub mod search;
 pub mod smoke;
 pub mod sweep;
+pub mod tables;
+pub mod training;
 
 pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
+pub use backbone::*;
 pub use check::check;
 pub use experiment::*;
+pub use loss::*;
 pub use methods::{All, Detectors, Method, MethodEntry};
 pub use schema::schema;
 pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
+pub use tables::*;
+pub use training::*;

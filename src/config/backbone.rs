@@ -1,0 +1,116 @@
+//! Architectures and their settings.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::named;
+
+/// An architecture: a name (`lenet`), or a name with its settings (`wide_resnet: { depth: 40, width: 2 }`).
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Validate)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = named::backbone_names)]
+pub enum Backbone {
+    /// LeNet-5 in the form that DDU uses: 28×28 or larger, 84 features.
+    Lenet(#[garde(skip)] Empty),
+    /// Wide ResNet (Zagoruyko & Komodakis 2016) as in energy_ood. `wrn40_2` and `wrn28_10` are short for the usual ones.
+    WideResnet(#[garde(dive)] WideResnet),
+    /// ResNet (He et al. 2016) as in torchvision, whose weights it takes: for images of 32×32 pixels or more. `resnet18`,
+    /// `resnet34`, `resnet50` and `wide_resnet50_2` are short for the usual ones.
+    Resnet(#[garde(dive)] Resnet),
+    /// ResNet-18 with a 3×3 stem and no first pool, for small images: OpenOOD's network of this name.
+    #[serde(rename = "resnet18_32x32")]
+    Resnet18Small(#[garde(skip)] Empty),
+    /// EfficientNet-Lite0 (Tan & Le 2019) as timm's `tf_efficientnet_lite0`, whose weights it takes.
+    EfficientnetLite0(#[garde(skip)] Empty),
+    /// VGG-19 with batch normalisation and one linear layer (DDU's form).
+    Vgg19Bn(#[garde(dive)] Vgg19),
+}
+
+/// No settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+/// Settings of a Wide ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct WideResnet {
+    /// Layers, 6n + 4: 16, 22, 28, 40.
+    #[garde(range(min = 10, max = 1000), custom(depth_is_6n_plus_4))]
+    pub depth: usize,
+    /// How many times wider than a plain ResNet.
+    #[garde(range(min = 1, max = 64))]
+    pub width: usize,
+    /// Dropout probability inside each block: 0.3 in energy_ood and in the WRN paper for CIFAR.
+    #[garde(range(min = 0.0, max = 0.99))]
+    #[serde(default = "default_wrn_dropout")]
+    pub dropout: f64,
+}
+
+fn default_wrn_dropout() -> f64 {
+    0.3
+}
+
+fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
+    if depth % 6 == 4 { Ok(()) } else { Err(garde::Error::new("must be 6n + 4 (10, 16, 22, 28, 34, 40, …)")) }
+}
+
+/// Settings of a ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct Resnet {
+    /// Layers: 18, 34, 50, 101 or 152.
+    #[garde(range(min = 18, max = 152), custom(depth_is_known))]
+    pub depth: usize,
+    /// How many times wider the 3×3 convolutions of depth 50 and more are: 2 in torchvision's "wide" ones. Default: 1, the
+    /// paper's.
+    #[garde(range(min = 1, max = 64), custom(only_bottlenecks_are_wide(&self.depth)))]
+    #[serde(default = "default_resnet_width")]
+    pub width: usize,
+}
+
+fn default_resnet_width() -> usize {
+    1
+}
+
+fn depth_is_known(depth: &usize, _: &()) -> garde::Result {
+    if [18, 34, 50, 101, 152].contains(depth) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be 18, 34, 50, 101 or 152"))
+    }
+}
+
+fn only_bottlenecks_are_wide(depth: &usize) -> impl FnOnce(&usize, &()) -> garde::Result {
+    let wide = *depth >= 50;
+    move |width, ()| {
+        if wide || *width == 1 { Ok(()) } else { Err(garde::Error::new("must be 1 below depth 50")) }
+    }
+}
+
+/// Settings of a VGG-19.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct Vgg19 {
+    /// Channels of the first stage; the others have 2, 4, 8 and 8 times as many. Default: 64, the paper's. A quarter of it
+    /// costs a sixteenth.
+    #[garde(range(min = 1, max = 1024))]
+    #[serde(default = "default_vgg_width", skip_serializing_if = "is_default_vgg_width")]
+    pub width: usize,
+}
+
+fn default_vgg_width() -> usize {
+    64
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_default_vgg_width(width: &usize) -> bool {
+    *width == default_vgg_width()
+}
+
+impl Default for Vgg19 {
+    fn default() -> Self {
+        Self { width: default_vgg_width() }
+    }
+}

@@ -1,0 +1,209 @@
+//! The terms of a training objective and their weights.
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::experiment::{MOST_ENERGY, MOST_WEIGHT};
+
+/// The training objective: the sum of its terms, each times its weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Loss {
+    /// Classification.
+    #[garde(dive)]
+    #[serde(default)]
+    pub cross_entropy: Option<CrossEntropy>,
+    /// The sparsity paper's L1 term.
+    #[garde(dive)]
+    #[serde(default)]
+    pub sparsity: Option<Sparsity>,
+    /// Classification by the directions of the logits alone (LogitNorm), in the place of `cross_entropy`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_norm: Option<LogitNorm>,
+    /// Classification by a DUQ head, in the place of `cross_entropy`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary_cross_entropy: Option<BinaryCrossEntropy>,
+    /// DUQ's: the sum of an image's kernels changes with the image at slope 1.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_penalty: Option<GradientPenalty>,
+    /// Energies of ID images below one margin and of auxiliary outliers above another; needs `data.outliers`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_margin: Option<EnergyMargin>,
+    /// Outlier exposure: on auxiliary outliers, all classes equally likely; needs `data.outliers`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_exposure: Option<OutlierExposure>,
+}
+
+impl Loss {
+    /// The weights of the terms that are there.
+    pub fn weights(&self) -> impl Iterator<Item = f64> {
+        let weights = [
+            self.cross_entropy.as_ref().map(|term| term.weight),
+            self.sparsity.as_ref().map(|term| term.weight),
+            self.logit_norm.as_ref().map(|term| term.weight),
+            self.binary_cross_entropy.as_ref().map(|term| term.weight),
+            self.gradient_penalty.as_ref().map(|term| term.weight),
+            self.energy_margin.as_ref().map(|term| term.weight),
+            self.outlier_exposure.as_ref().map(|term| term.weight),
+        ];
+        weights.into_iter().flatten()
+    }
+
+    /// The terms that are there and need auxiliary outliers. One of weight 0 still has them in the batch, where batch
+    /// normalisation sees them: the control.
+    pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
+        let terms = [
+            self.energy_margin.as_ref().map(|_| "energy_margin"),
+            self.outlier_exposure.as_ref().map(|_| "outlier_exposure"),
+        ];
+        terms.into_iter().flatten()
+    }
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self {
+            cross_entropy: Some(CrossEntropy::default()),
+            sparsity: None,
+            logit_norm: None,
+            binary_cross_entropy: None,
+            gradient_penalty: None,
+            energy_margin: None,
+            outlier_exposure: None,
+        }
+    }
+}
+
+/// Mean over the batch of −log softmax of the true class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrossEntropy {
+    /// Factor of the term. Some term must have one above 0.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// The share of the target that is spread evenly over the classes. 0 is PyTorch's default; 0.1 is usual where there is one.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self { weight: 1.0, label_smoothing: 0.0 }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
+}
+
+/// Mean over the batch of −log softmax of the true class, of logits scaled to one length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogitNorm {
+    /// Factor of the term. Some term must have one above 0.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// τ: the length is 1/τ. 0.04 in the paper for CIFAR-10, and in OpenOOD.
+    #[garde(range(min = 1e-3, max = 1e3))]
+    pub temperature: f64,
+}
+
+impl Default for LogitNorm {
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 0.04 }
+    }
+}
+
+/// Mean over images and classes of the binary cross-entropy of the kernels (van Amersfoort et al. 2020, eq. 2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BinaryCrossEntropy {
+    /// Factor of the term.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+impl Default for BinaryCrossEntropy {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+/// Mean over the batch of (‖∇ₓ Σ_c K_c‖₂ − 1)² (van Amersfoort et al. 2020, eq. 5). A step takes some four times as long with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GradientPenalty {
+    /// λ: 0.5 in the reference's instructions for CIFAR-10; it was chosen from 0 to 1 by the AUROC on NotMNIST for Fashion-MNIST.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+/// Mean over ID images of max(0, E − m_in)² plus mean over outliers of max(0, m_out − E)², with the energy
+/// E = −logsumexp(logits) (Liu et al. 2020, eq. 8 and 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnergyMargin {
+    /// λ: 0.1 in the paper and in energy_ood; 0 is the control.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// What the energies of ID images are to be below: −23 in energy_ood's run.sh for CIFAR-10 (−27 for CIFAR-100; −25 unless
+    /// given).
+    #[garde(range(min = -MOST_ENERGY, max = MOST_ENERGY))]
+    pub m_in: f64,
+    /// What the energies of outliers are to be above: −5 in energy_ood's run.sh for both CIFARs (−7 unless given).
+    #[garde(range(min = -MOST_ENERGY, max = MOST_ENERGY))]
+    pub m_out: f64,
+}
+
+impl Default for EnergyMargin {
+    fn default() -> Self {
+        Self { weight: 0.1, m_in: -23.0, m_out: -5.0 }
+    }
+}
+
+/// Mean over outliers of the cross-entropy to the uniform distribution (Hendrycks et al. 2019, section 4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutlierExposure {
+    /// λ: 0.5 in the paper for pictures, in outlier-exposure, energy_ood and OpenOOD; 0 is the control.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+impl Default for OutlierExposure {
+    fn default() -> Self {
+        Self { weight: 0.5 }
+    }
+}
+
+/// Mean over the batch of the L1 norm of the logits or features (Chen & Li 2023, eq. 9).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sparsity {
+    /// λ: 0.01 in the paper; 0 is the control, plain fine-tuning.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// What is made sparse. The paper's section 2.3 takes the vector after the fully connected layer.
+    #[garde(skip)]
+    #[serde(default)]
+    pub target: SparsityTarget,
+}
+
+/// What the sparsity term takes the norm of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SparsityTarget {
+    /// The K logits (the paper's f).
+    #[default]
+    Logits,
+    /// The D penultimate features (the other reading of "feature vector").
+    Features,
+}

@@ -1,0 +1,340 @@
+//! How scores become numbers, and which tables and figures are made of them.
+
+use std::path::PathBuf;
+
+use garde::Validate;
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::experiment::{MOST_IMAGES, MOST_MEMORY, MOST_TOGETHER};
+
+/// How scores become numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// Images a forward pass; absent: the power of two up to 256 whose feature maps fit `memory`. It changes no result by
+    /// more than rounding: sums over a batch of another size may run in another order, which moves the last bits of scores.
+    #[garde(range(min = 1, max = MOST_TOGETHER))]
+    pub batch_size: Option<usize>,
+    /// MiB of feature maps that a forward pass may hold, where `batch_size` is absent; one whose layers are looked at, by Gram or AFDU,
+    /// may hold four times as many. Ours: 256, which no two cores need to be at their fastest, and every machine has.
+    #[garde(range(min = 1, max = MOST_MEMORY))]
+    pub memory: usize,
+    /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes, and
+    /// is refused if not even what it keeps fits. Ours: 2048. It changes no result.
+    #[garde(range(min = 1, max = MOST_MEMORY))]
+    pub fit_memory: usize,
+    /// Score random subsets of each OOD set, several times, as energy_ood does.
+    #[garde(dive)]
+    pub redraw: Option<Redraw>,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self { batch_size: None, memory: 256, fit_memory: 2048, redraw: None }
+    }
+}
+
+/// The subset protocol of energy_ood: mean ± population standard deviation over draws of part of each OOD set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redraw {
+    /// Subsets drawn: 10 in energy_ood and in the sparsity paper.
+    #[garde(range(min = 1, max = 10_000))]
+    pub draws: usize,
+    /// Size of a subset as a fraction of the ID test set: 1/5 in energy_ood. A smaller OOD set is used whole.
+    #[garde(range(min = 1e-6, max = 1000.0))]
+    pub id_fraction: f64,
+}
+
+impl Table {
+    /// Which images the numbers are computed on, by the protocol or as asked for.
+    pub fn sampled(&self) -> Sampling {
+        if self.protocol == Protocol::EnergyOod { Sampling::Redraw } else { self.sampling }
+    }
+}
+
+impl Default for Redraw {
+    fn default() -> Self {
+        Self { draws: 10, id_fraction: 0.2 }
+    }
+}
+
+/// A table to print and to write as Markdown, CSV, LaTeX and JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// The name of its files, `table_<name>.md`; letters, digits, `_` and `-`.
+    #[garde(length(min = 1), custom(file_name))]
+    pub name: String,
+    /// What stands above it.
+    #[garde(skip)]
+    #[serde(default)]
+    pub title: Option<String>,
+    /// What a row is.
+    #[garde(skip)]
+    pub rows: Rows,
+    /// The methods shown, in this order; all unless given. With `rows: ood` each is a group of columns.
+    #[garde(skip)]
+    #[serde(default)]
+    pub methods: Option<Vec<String>>,
+    /// The numbers shown.
+    #[garde(length(min = 1))]
+    pub columns: Vec<Column>,
+    /// The mean over the OOD sets, or over each group of them, or each set as columns of its own (for `rows: method` and
+    /// `rows: sweep`). With `rows: ood`, groups have rows of their own anyway.
+    #[garde(skip)]
+    #[serde(default)]
+    pub over: Over,
+    /// Which class is positive and which threshold is taken.
+    #[garde(skip)]
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Whole OOD sets, or the draws of `evaluation.redraw`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// The paper's numbers to stand beside ours.
+    #[garde(dive)]
+    #[serde(default)]
+    pub expect: Option<Expect>,
+}
+
+fn file_name(name: &str, _: &()) -> garde::Result {
+    if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be letters, digits, `_` or `-`: it names files"))
+    }
+}
+
+/// What a row of a table is.
+///
+/// In a sweep, a method that the sweep does not reach (its network and detector are the same in every cell) stands once;
+/// one that it reaches stands once per cell, as `Sparsity (weight=0.01)`. A paper's number for `Sparsity` stands beside
+/// the cell with the file's own values; `expect.rows` can name the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rows {
+    /// One method.
+    Method,
+    /// One OOD set, then their mean; methods stand side by side.
+    Ood,
+    /// One cell of the sweep, for each method shown.
+    Sweep,
+}
+
+/// A number in a table. All but `accuracy` and the gaps follow the table's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// Share of ID test images classified rightly.
+    Accuracy,
+    /// False positive rate at 95 % true positive rate.
+    Fpr95,
+    /// Area under the ROC curve.
+    Auroc,
+    /// Area under the precision-recall curve of the protocol's positive class, as the protocol integrates it.
+    Aupr,
+    /// Area under the precision-recall curve with ID positive, integrated by the protocol's rule.
+    AuprIn,
+    /// Area under the precision-recall curve with OOD positive, integrated by the protocol's rule.
+    AuprOut,
+    /// The mean OOD score minus the mean ID score, in the score's own unit.
+    Gap,
+    /// The same in standard deviations of the ID scores.
+    GapSd,
+}
+
+/// How several OOD sets become columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    /// Their unweighted mean.
+    #[default]
+    OodMean,
+    /// Each by itself.
+    Each,
+    /// The unweighted mean of each group of them (`group:` of the data sets).
+    Group,
+}
+
+/// The two conventions of the field (see `metrics::ranking`), and the complete protocols that are built on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// ID positive, threshold whose recall is closest to 95 %, step-wise average precision (energy_ood, the sparsity paper).
+    #[default]
+    IdPositiveClosest,
+    /// OOD positive, first threshold with recall ≥ 95 %, trapezoid under the PR curve (OpenOOD).
+    OodPositiveFirst,
+    /// All of energy_ood's protocol, which the sparsity paper follows: `id_positive_closest` on ten random subsets of each OOD set
+    /// with a fifth as many images as the ID set.
+    EnergyOod,
+    /// All of OpenOOD v1.5's: `ood_positive_first` on complete OOD sets, averaged by their groups (`near` and `far` there). Its
+    /// splits are lists: `format: image_list`.
+    #[serde(rename = "openood_v1_5")]
+    OpenoodV15,
+}
+
+impl Protocol {
+    /// What a complete protocol takes as positive, and where it cuts: one of the first two.
+    #[must_use]
+    pub fn convention(self) -> Self {
+        match self {
+            Self::IdPositiveClosest | Self::EnergyOod => Self::IdPositiveClosest,
+            Self::OodPositiveFirst | Self::OpenoodV15 => Self::OodPositiveFirst,
+        }
+    }
+}
+
+/// Which OOD images a number is computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// All of them; ± is over seeds.
+    #[default]
+    Full,
+    /// The draws of `evaluation.redraw`; ± is over draws (one seed) or over seeds of the mean over draws.
+    Redraw,
+}
+
+/// A paper's printed numbers, and how their rows and columns are called there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// A CSV in `experiments/`; lines that start with `#` are comments.
+    #[garde(skip)]
+    pub file: PathBuf,
+    /// How the paper is cited in the table: `Chen & Li 2023, table 2`.
+    #[garde(skip)]
+    pub source: String,
+    /// Only lines with these values: `{ id_dataset: CIFAR-10 }`.
+    #[garde(skip)]
+    #[serde(default, rename = "where")]
+    pub filter: IndexMap<String, String>,
+    /// The CSV's column that names the row.
+    #[garde(skip)]
+    pub row: String,
+    /// Our row names to the CSV's, where they differ: `{ textures: Texture, mean: Mean }`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub rows: IndexMap<String, String>,
+    /// The OOD sets, by our names, that the paper's means are over: needed where a column is a mean over OOD sets. With
+    /// other sets than these, no difference is shown.
+    #[garde(skip)]
+    #[serde(default)]
+    pub sets: Vec<String>,
+    /// The OOD sets, by our names, that the paper's means of groups are over: `{ near: [cifar100, tiny_imagenet] }`. Needed where a
+    /// column or a row is such a mean.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub groups: IndexMap<String, Vec<String>>,
+    /// Our columns to the CSV's: `fpr95: fpr95`; `EBD.fpr95: fpr95_base` with `rows: ood`; `svhn.fpr95: fpr95_svhn` with
+    /// `over: each`.
+    #[garde(skip)]
+    pub columns: IndexMap<String, String>,
+}
+
+/// A figure, written as SVG and PNG.
+///
+/// Of a method that the sweep reaches, all but `accuracy` and `sweep` show the cell with the file's own values, or the first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Figure {
+    /// ROC curves of some methods, one panel per OOD set (the sparsity paper's figure 2b).
+    Roc(#[garde(dive)] MethodsFigure),
+    /// Score histograms of ID and OOD images, one panel per method (figure 3).
+    Histogram(#[garde(dive)] MethodsFigure),
+    /// ID accuracy of some networks as bars (figure 2a).
+    Accuracy(#[garde(dive)] NetworksFigure),
+    /// Numbers of one method along the sweep, by the protocol of the first table.
+    Sweep(#[garde(dive)] SweepFigure),
+    /// Activations and log anomaly factors over the feature maps of ID and OOD images (the AFDU paper's figures 5 and 6).
+    Factors(#[garde(dive)] FactorsFigure),
+    /// How one neuron's train activations are distributed: histogram, kernel density, Gaussian, and the anomaly factor (the
+    /// AFDU paper's figure 2).
+    Neuron(#[garde(dive)] NeuronFigure),
+}
+
+impl Figure {
+    /// The method whose neurons it shows, if it shows neurons.
+    pub fn neurons_of(&self) -> Option<&str> {
+        match self {
+            Self::Factors(figure) => Some(&figure.method),
+            Self::Neuron(figure) => Some(&figure.method),
+            Self::Roc(_) | Self::Histogram(_) | Self::Accuracy(_) | Self::Sweep(_) => None,
+        }
+    }
+}
+
+/// A figure that compares methods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MethodsFigure {
+    /// Methods, in this order.
+    #[garde(length(min = 1))]
+    pub methods: Vec<String>,
+}
+
+/// A figure that compares networks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworksFigure {
+    /// Networks, in this order.
+    #[garde(length(min = 1))]
+    pub networks: Vec<String>,
+}
+
+/// A figure along the sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SweepFigure {
+    /// The method.
+    #[garde(skip)]
+    pub method: String,
+    /// The numbers, a line each.
+    #[garde(length(min = 1))]
+    pub columns: Vec<Column>,
+}
+
+/// Heat maps of a convolution's activations and log anomaly factors, means over its channels, of the first images of the ID
+/// set and of each OOD set. One scale of colours holds for all of them. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FactorsFigure {
+    /// A method whose detector is `afdu` with `granularity: pixel`.
+    #[garde(skip)]
+    pub method: String,
+    /// A convolution that the detector reads; the first unless given.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// Images of each set. Ours: 4, which stand in one line.
+    #[garde(range(min = 1, max = 32))]
+    #[serde(default = "default_factor_images")]
+    pub images: usize,
+}
+
+fn default_factor_images() -> usize {
+    4
+}
+
+/// One neuron's normal range, and where the first images of each set lie in it. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NeuronFigure {
+    /// A method whose detector is `afdu`.
+    #[garde(skip)]
+    pub method: String,
+    /// A layer that the detector reads; the first unless given.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// From 0; of a feature map, channel by channel and row by row. Unless given: of the neurons in the middle of a channel's
+    /// map (of all, where there are no maps), the one that varies most over 1,000 evenly spaced train images.
+    #[garde(range(max = MOST_IMAGES))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neuron: Option<usize>,
+}
