@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::{
-    config::{Backbone, Dataset, Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Resnet, WideResnet},
+    config::{
+        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Resnet, WideResnet,
+    },
     data::registry,
     detectors::{DetectorConfig, afdu::Granularity},
 };
@@ -111,13 +113,13 @@ fn methods(experiment: &mut Experiment) {
             DetectorConfig::Residual(residual) => residual.dimension = Some(DIRECTIONS),
             DetectorConfig::Knn(knn) => {
                 knn.k = knn.k.min(NEIGHBOURS);
-                if let Some(values) = method.search.get_mut("k") {
-                    let few = |k: &Value| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64);
-                    values.retain(few);
-                    if values.is_empty() {
-                        values.push(Value::from(NEIGHBOURS));
-                    }
-                }
+                few_neighbours(&mut method.search);
+            }
+            DetectorConfig::Nnguide(nnguide) => {
+                nnguide.k = nnguide.k.min(NEIGHBOURS);
+                nnguide.fraction = 1.0;
+                method.search.shift_remove("fraction");
+                few_neighbours(&mut method.search);
             }
             _ => {}
         }
@@ -133,6 +135,16 @@ fn methods(experiment: &mut Experiment) {
                     *search = method.search;
                 }
             }
+        }
+    }
+}
+
+/// Of the k to try only those that so few images have.
+fn few_neighbours(search: &mut Grid) {
+    if let Some(values) = search.get_mut("k") {
+        values.retain(|k| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64));
+        if values.is_empty() {
+            values.push(Value::from(NEIGHBOURS));
         }
     }
 }

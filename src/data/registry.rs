@@ -315,7 +315,7 @@ static ALL: [Known; 19] = [
         first_label: 0,
         licence: "MIT",
         origin: "The first 800 train and 200 test images of each class of Fashion-MNIST, in this repository.",
-        how_to_get: "it is part of the repository: restore data/embedded",
+        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
     },
     Known {
         name: "digits",
@@ -327,7 +327,7 @@ static ALL: [Known; 19] = [
         classes: 10,
         licence: "CC BY 4.0",
         origin: "Optical Recognition of Handwritten Digits, test set, by Alpaydin and Kaynak (1998), in this repository.",
-        how_to_get: "it is part of the repository: restore data/embedded",
+        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
         ..PICTURES
     },
     Known {
@@ -340,7 +340,7 @@ static ALL: [Known; 19] = [
         classes: 3,
         licence: "CC0",
         origin: "28×28 tiles of scikit-image's brick, grass and gravel photographs, in this repository.",
-        how_to_get: "it is part of the repository: restore data/embedded",
+        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
         ..PICTURES
     },
 ];

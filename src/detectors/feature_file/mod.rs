@@ -139,7 +139,11 @@ impl FeatureFile {
         }
         let Some(Head { weight, bias }) = &self.head else { return Ok(()) };
         if bias.dims() != [weight.dims()[0]] {
-            return Err(format!("head.weight is {:?} and head.bias {:?}: a row each", weight.dims(), bias.dims()));
+            return Err(format!(
+                "head.weight is {:?} and head.bias {:?}: a row for each class, as in PyTorch",
+                weight.dims(),
+                bias.dims()
+            ));
         }
         self.check_fits(weight)
     }
