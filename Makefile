@@ -97,6 +97,9 @@ bench-detectors: tools ## detectors on 50,000 × 640 features beside pytorch-ood
 	benches/run-detectors
 	benches/run-detectors --clustered 50000 10000 640 knn nnguide relation
 	benches/run-detectors 5000 1000 640 gram
+bench-field: tools ## the whole field of detectors beside the forward passes alone: time (installs numpy into the same environment)
+	cargo build --release --locked
+	benches/with-pytorch-ood benches/field.py
 
 agreement: tools ## every detector's scores beside pytorch-ood's and numpy's on random features (installs them into its own environment)
 	benches/run-agreement
@@ -117,4 +120,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors agreement tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors bench-field agreement tools cxx need-exp

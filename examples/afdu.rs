@@ -18,7 +18,7 @@ use oodkit::{
     nn::{
         self, Mode, Network, Shape,
         params::Params,
-        watch::{Layer, watch},
+        watch::{Layer, Side, watch},
     },
     ops::Activation,
     rng,
@@ -172,13 +172,13 @@ impl Activations for Watched {
 
     fn layers(&self) -> Result<Vec<LayerShape>> {
         let batch = self.batch(&self.images[..1])?;
-        Ok(watch(|| self.network.forward(&batch, Mode::Eval))?.1.iter().map(LayerShape::from).collect())
+        Ok(watch(Side::Before, || self.network.forward(&batch, Mode::Eval))?.1.iter().map(LayerShape::from).collect())
     }
 
     fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
-            let layers = watch(|| self.network.forward(&batch, Mode::Eval))?.1;
+            let layers = watch(Side::Before, || self.network.forward(&batch, Mode::Eval))?.1;
             each(index * BATCH, &Batch { layers, logits: None, features: None })?;
         }
         Ok(())

@@ -612,6 +612,7 @@ fn a_search_that_would_see_the_test_is_refused() {
         ("[10, 60, 99]", "[10, 10]", "10 is given twice"),
         ("[10, 60, 99]", "[]", "no values to try"),
         ("high: [90, 95]", "high: [5, 95]", "low=10, high=5"),
+        ("detector: react,", "detector: { react: { percentile: 95.5 } },", "percentile: is given as 95.5 too"),
         ("knn: { k:", "knnn: { k:", "there is no detector \"knnn\""),
         ("  validation: { id: 8", "  # ", "needs images to choose on"),
     ] {
@@ -620,6 +621,9 @@ fn a_search_that_would_see_the_test_is_refused() {
         let error = load::parse(&text.replace(from, to), "field.yaml").expect_err(reason).to_string();
         assert!(error.contains(reason), "{to}: {error}");
     }
+    // Of three values, all wrong for the same reason.
+    let misspelt = load::parse(&searched().replace("percentile: [10", "percentil: [10"), "field.yaml").unwrap_err();
+    assert_eq!(misspelt.to_string().matches("unknown field").count(), 1, "{misspelt}");
     // The same pictures in another place.
     let place = place_of_search();
     let same =

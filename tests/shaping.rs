@@ -13,7 +13,11 @@ use oodkit::{
     detectors::{
         Activations, Bank, Batch, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat,
     },
-    nn::{self, Head, Mode, Shape, params::Params, watch::watch},
+    nn::{
+        self, Head, Mode, Shape,
+        params::Params,
+        watch::{Side, watch},
+    },
 };
 use scores::{Reference, assert_scores, tensor};
 
@@ -288,11 +292,13 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         ("vgg19_bn".into(), Some("those of \"features.50\"")),
         ("lenet".into(), Some("those of \"conv2\"")),
     ];
-    for (backbone, refused) in backbones {
+    for ((backbone, refused), side) in
+        backbones.into_iter().flat_map(|case| [(case.clone(), Side::Before), (case, Side::After)])
+    {
         let backbone: Backbone = serde_json::from_value(backbone).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
-        let (outputs, layers) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
+        let (outputs, layers) = watch(side, || network.forward(&images, Mode::Eval)).unwrap();
         let [logits, features] = [Some(outputs.logits.clone()), Some(outputs.features.clone())];
         let activations = Some(Arc::new(Watched(Batch { layers, logits, features })) as _);
         let bank = Bank {

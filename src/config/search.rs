@@ -88,6 +88,16 @@ pub fn with(detector: &DetectorConfig, settings: &IndexMap<String, Value>) -> Re
     serde_json::from_value(tree).map_err(|error| error.to_string())
 }
 
+/// The value of a setting that is not its default, so that somebody gave it.
+pub fn given(detector: &DetectorConfig, key: &str) -> Option<Value> {
+    let setting = |detector: &DetectorConfig| {
+        let tree = serde_json::to_value(detector).ok()?;
+        tree.as_object()?.values().next()?.get(key).cloned()
+    };
+    let default = DetectorConfig::default_of(detector.name()).ok()?;
+    setting(detector).filter(|given| setting(&default).as_ref() != Some(given))
+}
+
 /// `percentile=95, k=10`
 pub fn in_words(settings: &IndexMap<String, Value>) -> String {
     settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")

@@ -49,9 +49,11 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
     }
+    let mut stands_in = false;
     for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
         if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
+            stands_in |= matches!(backbone, Backbone::Resnet18Small(_));
             narrow(backbone);
         }
     }
@@ -66,7 +68,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
-    methods(&mut experiment);
+    methods(&mut experiment, stands_in);
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
@@ -85,8 +87,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 }
 
 /// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
-/// the others keep their places, by which a sweep may call them.
-fn methods(experiment: &mut Experiment) {
+/// the others keep their places, by which a sweep may call them. A Wide ResNet that `stands_in` for a ResNet has other names for layers.
+fn methods(experiment: &mut Experiment, stands_in: bool) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
@@ -120,6 +122,10 @@ fn methods(experiment: &mut Experiment) {
                 nnguide.fraction = 1.0;
                 method.search.shift_remove("fraction");
                 few_neighbours(&mut method.search);
+            }
+            DetectorConfig::Nac(nac) if stands_in => {
+                let layers = std::mem::take(&mut nac.layers).into_iter();
+                nac.layers = layers.map(|(name, layer)| (name.replace("layer", "block"), layer)).collect();
             }
             _ => {}
         }

@@ -2,14 +2,15 @@
 //!
 //! score = Σ_{c among the M likeliest} p_cᵞ·(1 − p_c)ᵞ with p = softmax(f).
 //!
-//! - Paper: Liu et al., *GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection*, CVPR 2023, eq. 3.
+//! - Paper: Liu et al., *GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection*, CVPR 2023, eq. 3,
+//!   <https://openaccess.thecvf.com/content/CVPR2023/html/Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_CVPR_2023_paper.html>.
 //! - Reference code: `XixiLiu95/GEN`; OpenOOD `gen_postprocessor.py`; pytorch-ood `GEN`, whose mean is this sum divided by M.
 //! - Deviations: none but f64 inside. p and 1 − p are kept as logarithms: pytorch-ood clamps them to 1e-7, which makes sure
 //!   images tie.
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// Settings.
@@ -51,6 +52,10 @@ pub fn generalised_entropy(logits: &Tensor, gamma: f64, classes: usize) -> Resul
 }
 
 impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Logits]
+    }
+
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(self.clone()))
     }

@@ -59,8 +59,8 @@ impl Config {
 const LANES: usize = 4;
 /// Powers that are taken together: their sums, over channels or over a tile's pixels, stay in the processor's registers.
 const GROUP: usize = 5;
-/// Pixels whose sums over channels stay in the first cache.
-const TILE: usize = 64;
+/// Pixels whose values, of some dozens of channels, stay in the first cache.
+const TILE: usize = 32;
 
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
@@ -98,13 +98,23 @@ pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
 fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: usize, sums: &mut [f64]) {
     let pixels = maps.len() / channels;
     let mut by_channel = vec![[[0.0; LANES]; P]; channels];
-    let mut over_channels = [[[0.0; LANES]; P]; TILE / LANES];
+    // A tile's scaled values, channel after channel. In the maps, a channel's pixels may be so far from the next one's that they drive
+    // each other out of the cache.
+    let mut tile = vec![[[0.0; LANES]; TILE / LANES]; channels];
     for start in (0..pixels).step_by(TILE) {
         let end = pixels.min(start + TILE);
-        for (over_channels, start) in over_channels.iter_mut().zip((start..end).step_by(LANES)) {
+        let vectors = (end - start).div_ceil(LANES);
+        for (values, row) in tile.iter_mut().zip(maps.chunks_exact(pixels)) {
+            let values = values[..vectors].as_flattened_mut();
+            let (values, beyond) = values.split_at_mut(end - start);
+            values.iter_mut().zip(&row[start..end]).for_each(|(value, x)| *value = f64::from(*x) * scale);
+            beyond.fill(0.0);
+        }
+        let mut over_channels = [[[0.0; LANES]; P]; TILE / LANES];
+        for (at, over_channels) in over_channels[..vectors].iter_mut().enumerate() {
             let mut sums = [[0.0; LANES]; P];
-            for row in maps.chunks_exact(pixels) {
-                let powers = powers_of::<P>(&row[start..end.min(start + LANES)], scale, below);
+            for values in &tile {
+                let powers: [[f64; LANES]; P] = powers_of(&values[at], below);
                 for power in 0..P {
                     for lane in 0..LANES {
                         sums[power][lane] += powers[power][lane];
@@ -113,10 +123,10 @@ fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: us
             }
             *over_channels = sums;
         }
-        for (row, all) in maps.chunks_exact(pixels).zip(&mut by_channel) {
+        for (values, all) in tile.iter().zip(&mut by_channel) {
             let mut sums = *all;
-            for (row, others) in row[start..end].chunks(LANES).zip(&over_channels) {
-                let powers = powers_of::<P>(row, scale, below);
+            for (values, others) in values[..vectors].iter().zip(&over_channels) {
+                let powers: [[f64; LANES]; P] = powers_of(values, below);
                 for power in 0..P {
                     for lane in 0..LANES {
                         sums[power][lane] += powers[power][lane] * others[power][lane];
@@ -131,15 +141,10 @@ fn row_sums<const P: usize>(maps: &[f32], channels: usize, scale: f64, below: us
     }
 }
 
-/// Powers `below` + 1, …, `below` + P of [`LANES`] scaled pixels; zeros where there are fewer.
+/// Powers `below` + 1, …, `below` + P.
 #[inline(always)]
-fn powers_of<const P: usize>(row: &[f32], scale: f64, below: usize) -> [[f64; LANES]; P] {
-    let mut values = [0.0; LANES];
-    match <&[f32; LANES]>::try_from(row) {
-        Ok(row) => values = row.map(|x| f64::from(x) * scale),
-        Err(_) => values.iter_mut().zip(row).for_each(|(value, x)| *value = f64::from(*x) * scale),
-    }
-    let mut powers = [values; P];
+fn powers_of<const P: usize>(values: &[f64; LANES], below: usize) -> [[f64; LANES]; P] {
+    let mut powers = [*values; P];
     for _ in 0..below {
         for lane in 0..LANES {
             powers[0][lane] *= values[lane];

@@ -167,7 +167,7 @@ impl Bank {
     }
 }
 
-/// Every layer's neurons on one image set, before their non-linearity, read in passes over it.
+/// Every layer's neurons on one image set, before their non-linearity or after it, read in passes over it.
 pub trait Activations: fmt::Debug + Send + Sync {
     /// N.
     fn images(&self) -> usize;
@@ -324,11 +324,10 @@ impl<'a> Fit<'a> {
 /// Learns what it needs from in-distribution train data, and yields something that can score.
 pub trait Detector {
     /// What it reads. Without [`Need::Train`] the train set is not run through the network.
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits]
-    }
+    fn needs(&self) -> &'static [Need];
     /// Whether all it reads of images, train images included, comes with the [batches](Batch) of [`Bank::activations`], so that it can
-    /// look on while others use the same forward pass: the bank's logits and features may have no rows then.
+    /// look on while others use the same forward pass: the bank's logits and features may have no rows then, and layers are seen after
+    /// their non-linearity.
     fn reads_batches(&self) -> bool {
         false
     }
@@ -388,9 +387,15 @@ fn with_values<R>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> 
 /// [`Error::Failed`] naming the first image with a value that is NaN or infinite.
 fn of_each<R: Send>(layer: &Layer, start: usize, of: impl Fn(usize, &[f32]) -> R + Sync) -> Result<Vec<R>> {
     let size: usize = layer.values.dims()[1..].iter().product();
-    let each = |after: &mut Vec<f32>, (image, values): (usize, &[f32])| {
+    let each = |room: &mut Vec<f32>, (image, values): (usize, &[f32])| {
         // Image by image: what comes of one stays in the cache.
-        ops::activate_into(values, layer.activation, after);
+        let after = match layer.activation {
+            Activation::Identity => values,
+            activation => {
+                ops::activate_into(values, activation, room);
+                &room[..]
+            }
+        };
         match first_not_finite(after) {
             None => Ok(of(image, after)),
             Some(value) => {

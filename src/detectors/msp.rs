@@ -10,7 +10,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The maximum softmax probability has no settings.
@@ -33,6 +33,10 @@ pub fn msp(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Logits]
+    }
+
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(self.clone()))
     }

@@ -2,7 +2,8 @@
 //!
 //! Rows are rounded to eight bits around the mean of those near to them; a processor takes products of such integers four times as fast as
 //! those of f32. How far a product can be from the true one is known for every pair (Cauchy and Schwarz); only rows that can be among
-//! the largest are multiplied in full, in f64. What is found does not depend on the rounding.
+//! the largest are multiplied in full, in f64. What is found does not depend on the rounding, for rows and images whose lengths are
+//! between 1e-10 and 1e10 (or 0), as those of unit vectors times a confidence are: bounds are f32, which products of others leave.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -593,6 +594,17 @@ mod tests {
         values
     }
 
+    /// All rows, the closest first.
+    fn by_all_products(known: &[f32], image: &[f32], of_squares: f64) -> Vec<Near> {
+        let all = known.chunks_exact(image.len()).zip(0..).map(|(known, row)| {
+            let closeness = product(image, known) - of_squares * product(known, known);
+            Near { closeness, row }
+        });
+        let mut all: Vec<Near> = all.collect();
+        all.sort_by(|a, b| b.cmp(a));
+        all
+    }
+
     #[test]
     fn the_closest_are_those_of_all_products() {
         for (count, columns, k) in [(TILE + 700, 13, 7), (300, 40, 300), (1, 5, 1), (2000, 1, 50)] {
@@ -602,15 +614,25 @@ mod tests {
             for (neighbours, of_squares) in [(by_product, 0.0), (by_distance, 0.5)] {
                 let found = neighbours.closest(&images, k).unwrap();
                 for (image, found) in images.chunks_exact(columns).zip(&found) {
-                    let all = known.chunks_exact(columns).zip(0..).map(|(known, row)| {
-                        let closeness = product(image, known) - of_squares * product(known, known);
-                        Near { closeness, row }
-                    });
-                    let mut all: Vec<Near> = all.collect();
-                    all.sort_by(|a, b| b.cmp(a));
+                    let all = by_all_products(&known, image, of_squares);
                     assert_eq!(found, &all[..k], "{count} rows of {columns}");
                 }
             }
+        }
+    }
+
+    /// No share of an image lies across a mean of zero.
+    #[test]
+    fn rows_may_lie_around_zero() {
+        let columns = 24;
+        let (half, images) = (rows(200, columns, "half"), rows(20, columns, "images"));
+        // Each beside its opposite, so that sums are exact.
+        let both = |row: &[f32]| [row.to_vec(), row.iter().map(|value| -value).collect()].concat();
+        let known: Vec<f32> = half.chunks_exact(columns).flat_map(both).collect();
+        let neighbours = Neighbours::by_product(known.clone(), columns).unwrap();
+        assert!(neighbours.tiles.iter().any(|tile| tile.mean_length == 0.0), "no tile's mean is zero");
+        for (image, found) in images.chunks_exact(columns).zip(neighbours.closest(&images, 9).unwrap()) {
+            assert_eq!(found, &by_all_products(&known, image, 0.0)[..9]);
         }
     }
 

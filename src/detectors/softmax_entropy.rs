@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The softmax entropy has no settings.
@@ -40,6 +40,10 @@ pub(super) fn entropy(logits: &[f64]) -> f64 {
 }
 
 impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Logits]
+    }
+
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(self.clone()))
     }

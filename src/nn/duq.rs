@@ -57,7 +57,7 @@ impl Duq {
         let centroids = self.sums.as_detached_tensor().broadcast_div(&self.counts.as_detached_tensor())?;
         let distances = ops::squared_distances(&self.embed(features, mode)?, &centroids)?;
         let logits = (distances * (-0.5 / (self.length_scale * self.length_scale)))?;
-        watch::note(&self.name, &logits, Activation::Identity);
+        watch::note(&self.name, &logits, Activation::Identity)?;
         Ok(logits)
     }
 

@@ -255,7 +255,7 @@ impl Linear {
         } else {
             input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
         };
-        watch::note(&self.name, &y, activation);
+        watch::note(&self.name, &y, activation)?;
         gates::activate(activation, |activation| ops::activate(&y, activation))
     }
 

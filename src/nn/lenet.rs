@@ -83,7 +83,7 @@ impl Network for LeNet {
 impl LeNet {
     /// The activation after the pool: equal to before it, for it is monotone, on a quarter of the values.
     fn pooled(&self, name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
-        watch::note(name, maps, self.activation);
+        watch::note(name, maps, self.activation)?;
         let pooled = gates::max_pool2d(maps, Pool::new(2, 2, 0))?;
         gates::activate(self.activation, |activation| ops::activate(&pooled, activation))
     }

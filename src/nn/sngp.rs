@@ -89,7 +89,7 @@ impl Sngp {
         let phi = ops::linear(&normalised, &self.random_weight.detach(), &self.random_phase.detach())?.cos()?;
         let beta = (seen(&self.beta, mode) / self.feature_scale)?;
         let logits = phi.matmul(&beta.t()?)?;
-        watch::note(&self.name, &logits, Activation::Identity);
+        watch::note(&self.name, &logits, Activation::Identity)?;
         Ok((logits, phi))
     }
 }

@@ -1,8 +1,8 @@
-//! The neurons of a network: every layer's values before its non-linearity, gathered during a forward pass.
+//! The neurons of a network: every layer's values before or after its non-linearity, gathered during a forward pass.
 //!
 //! A layer that ends with an activation hands its work to [`activate`]; only a pass inside [`watch`] keeps the values, all
 //! others run as if this module did not exist. What stands after the non-linearity is a function of what stands before it,
-//! so that one pass serves detectors of either.
+//! so that one pass [before](Side::Before) serves detectors of either; a pass [after](Side::After) is quicker.
 
 use std::cell::RefCell;
 
@@ -14,8 +14,17 @@ use crate::{
 };
 
 thread_local! {
-    /// The layers seen so far, in a pass that is watched.
-    static LAYERS: RefCell<Option<Vec<Layer>>> = const { RefCell::new(None) };
+    /// The side, and the layers seen so far, in a pass that is watched.
+    static WATCHED: RefCell<Option<(Side, Vec<Layer>)>> = const { RefCell::new(None) };
+}
+
+/// Where a layer's values are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Before the non-linearity. Layers that compute it on the way are taken apart for it.
+    Before,
+    /// After it.
+    After,
 }
 
 /// One layer's neurons on a batch of images.
@@ -23,42 +32,62 @@ thread_local! {
 pub struct Layer {
     /// The PyTorch name of the module that computes `values`: `conv1`, `features.1`, `block1.layer.0.bn2`.
     pub name: String,
-    /// (N, C, H, W) or (N, D) f32, before the non-linearity, without a graph.
+    /// (N, C, H, W) or (N, D) f32, without a graph.
     pub values: Tensor,
-    /// The non-linearity that follows; identity after the last linear layer.
+    /// The non-linearity that follows; the identity where `values` stand after it, and after the last linear layer.
     pub activation: Activation,
 }
 
-/// Runs a forward pass and returns every layer's neurons besides its result, from input to output. The passes that compute
-/// several layers at once are taken apart for it: on the CPU, the results are those of an unwatched pass to the bit; on a GPU, to rounding.
+/// Runs a forward pass and returns every layer's neurons besides its result, from input to output. On the CPU, the results are those of
+/// an unwatched pass to the bit; on a GPU, to rounding.
 ///
 /// # Errors
 /// Those of the pass.
-pub fn watch<T>(pass: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Layer>)> {
-    LAYERS.set(Some(Vec::new()));
+pub fn watch<T>(side: Side, pass: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Layer>)> {
+    WATCHED.set(Some((side, Vec::new())));
     let result = pass();
-    let layers = LAYERS.take().unwrap_or_default();
+    let layers = WATCHED.take().map(|(_, layers)| layers).unwrap_or_default();
     Ok((result?, layers))
 }
 
-/// `layer(activation)`; in a pass that is watched, `layer` with the identity, whose result is kept, and then `activation`.
+/// `layer(activation)`; in a pass that is watched, with the values of the side kept.
 pub(super) fn activate(
     name: &str,
     activation: Activation,
     layer: impl FnOnce(Activation) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    if activation == Activation::Identity || LAYERS.with_borrow(Option::is_none) {
-        return gates::activate(activation, layer);
+    match side() {
+        Some(Side::Before) if activation != Activation::Identity => {
+            let values = layer(Activation::Identity)?;
+            keep(name, &values, activation);
+            gates::activate(activation, |activation| ops::activate(&values, activation))
+        }
+        Some(Side::After) if activation != Activation::Identity => {
+            let values = gates::activate(activation, layer)?;
+            keep(name, &values, Activation::Identity);
+            Ok(values)
+        }
+        _ => gates::activate(activation, layer),
     }
-    let values = layer(Activation::Identity)?;
-    note(name, &values, activation);
-    gates::activate(activation, |activation| ops::activate(&values, activation))
 }
 
-/// Keeps a layer's values, if the pass is watched.
-pub(super) fn note(name: &str, values: &Tensor, activation: Activation) {
-    LAYERS.with_borrow_mut(|layers| {
-        if let Some(layers) = layers {
+/// Keeps a layer's values, which stand before `activation`, if the pass is watched.
+pub(super) fn note(name: &str, values: &Tensor, activation: Activation) -> Result<()> {
+    match side() {
+        None => {}
+        Some(Side::Before) => keep(name, values, activation),
+        Some(Side::After) => keep(name, &ops::activate(&values.detach(), activation)?, Activation::Identity),
+    }
+    Ok(())
+}
+
+fn side() -> Option<Side> {
+    WATCHED.with_borrow(|watched| watched.as_ref().map(|(side, _)| *side))
+}
+
+fn keep(name: &str, values: &Tensor, activation: Activation) {
+    WATCHED.with_borrow_mut(|watched| {
+        if let Some((_, layers)) = watched {
             layers.push(Layer { name: name.to_owned(), values: values.detach(), activation });
         }
     });
@@ -93,7 +122,7 @@ mod tests {
             let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap();
             let network = network.folded().unwrap();
             let plain = network.forward(&images, Mode::Eval).unwrap();
-            let (watched, seen) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
+            let (watched, seen) = watch(Side::Before, || network.forward(&images, Mode::Eval)).unwrap();
             assert_eq!(largest_difference(&plain.logits, &watched.logits), 0.0, "{backbone:?}");
             assert_eq!(largest_difference(&plain.features, &watched.features), 0.0, "{backbone:?}");
             assert_eq!(seen.len(), layers, "{:?}", seen.iter().map(|layer| &layer.name).collect::<Vec<_>>());
@@ -103,6 +132,15 @@ mod tests {
             assert_eq!(last.activation, Activation::Identity);
             assert_eq!(largest_difference(&last.values, &watched.logits), 0.0);
             assert!(seen.iter().all(|layer| layer.values.dtype() == DType::F32 && layer.values.dims()[0] == 2));
+
+            let (watched, after) = watch(Side::After, || network.forward(&images, Mode::Eval)).unwrap();
+            assert_eq!(largest_difference(&plain.logits, &watched.logits), 0.0, "{backbone:?}");
+            assert_eq!(after.len(), seen.len());
+            for (before, after) in seen.iter().zip(&after) {
+                assert_eq!((&before.name, after.activation), (&after.name, Activation::Identity));
+                let activated = ops::activate(&before.values, before.activation).unwrap();
+                assert_eq!(largest_difference(&activated, &after.values), 0.0, "{}", before.name);
+            }
         }
     }
 
@@ -113,7 +151,7 @@ mod tests {
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&Backbone::by_name("lenet").unwrap().into(), shape, params.builder()).unwrap();
         let images = Tensor::ones((1, 1, 28, 28), DType::F32, &Device::Cpu).unwrap();
-        let (outputs, layers) = watch(|| network.forward(&images, Mode::Eval)).unwrap();
+        let (outputs, layers) = watch(Side::Before, || network.forward(&images, Mode::Eval)).unwrap();
         let fc2 = layers.iter().find(|layer| layer.name == "fc2").unwrap();
         assert!(fc2.values.min_all().unwrap().to_scalar::<f32>().unwrap() < 0.0);
         let features = ops::activate(&fc2.values, fc2.activation).unwrap();

@@ -570,12 +570,12 @@ impl<'a> Builder<'a> {
         caption.push(format!("{unit}; {spread}."));
         if table.rows == Rows::Ood || table.over == Over::Group {
             for (group, sets) in &self.groups {
-                caption.push(format!("Mean of {group}: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
+                caption.push(format!("Mean of {group}: unweighted, over {}.", counted(sets)));
             }
         }
         let whole = table.rows == Rows::Ood && table.protocol != Protocol::OpenoodV15;
         if sets.len() > 1 && (whole || table.rows != Rows::Ood && table.over == Over::OodMean) {
-            caption.push(format!("OOD mean: unweighted, over {} sets ({}).", sets.len(), sets.join(", ")));
+            caption.push(format!("OOD mean: unweighted, over {}.", counted(sets)));
         }
         if table.columns.iter().any(|column| *column != Column::Accuracy) {
             caption.push(protocol(table.protocol).to_owned());
@@ -688,6 +688,12 @@ fn part(used: usize, full: Option<usize>, of: &str) -> String {
         Some(full) => format!("{used} {of} images (the complete set has {full})"),
         None => format!("{used} {of} images"),
     }
+}
+
+/// `2 sets (svhn, textures)`
+fn counted(sets: &[&str]) -> String {
+    let plural = if sets.len() == 1 { "" } else { "s" };
+    format!("{} set{plural} ({})", sets.len(), sets.join(", "))
 }
 
 fn describe(name: &str, record: &DatasetRecord) -> String {

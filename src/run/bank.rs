@@ -11,7 +11,7 @@ use crate::{
     fs::read_if_there,
     nn::{
         Mode, Network, footprint,
-        watch::watch,
+        watch::{Side, watch},
         weights::{self, read_safetensors},
     },
     run::{interrupt::Interrupt, progress},
@@ -32,6 +32,8 @@ pub struct ForwardPass {
     /// Bytes that the maps of a batch may take; its layers where they are looked at, [`LAYERS`] times as many. Of larger ones fewer images
     /// go at a time, but one at least.
     pub(super) memory: usize,
+    /// Where the values of layers are taken.
+    pub(super) side: Side,
     pub(super) device: Device,
     pub(super) interrupt: Interrupt,
 }
@@ -90,7 +92,7 @@ impl ForwardPass {
     }
 
     fn watched(&self, images: &Tensor) -> Result<Batch> {
-        let (outputs, layers) = watch(|| self.network.forward(images, Mode::Eval))?;
+        let (outputs, layers) = watch(self.side, || self.network.forward(images, Mode::Eval))?;
         // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
         let [logits, features] = [outputs.logits, outputs.features].map(|output| output.detach().to_dtype(DType::F32));
         Ok(Batch { layers, logits: Some(logits?), features: Some(features?) })

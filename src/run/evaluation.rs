@@ -11,7 +11,7 @@ use crate::{
     data::Split,
     detectors::{Bank, Fit, Need},
     metrics::{Gap, aggregate, ranking},
-    nn::{Head, Network, Shape, footprint},
+    nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
         execute::{LoadedSet, Runner},
@@ -186,6 +186,7 @@ impl<'a> Runner<'a> {
             normalisation: member.trained.normalisation.clone(),
             batch: subject.batch_size,
             memory: subject.settings.memory << 20,
+            side: Side::Before,
             device: self.context.device.clone(),
             interrupt: self.context.interrupt.clone(),
         }

@@ -16,7 +16,11 @@ use crate::{
         DetectorConfig, LayerShape,
         afdu::{fit::check_memory, layers::choose},
     },
-    nn::{self, Mode, Outputs, Shape, params::Params, watch::watch},
+    nn::{
+        self, Mode, Outputs, Shape,
+        params::Params,
+        watch::{Side, watch},
+    },
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -166,6 +170,6 @@ fn show(node: &Node, shape: Shape) -> Result<Shown> {
     let params = Params::new(node.seed, &Device::Cpu);
     let network = nn::build(&node.architecture, shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
-    let (outputs, layers) = watch(|| network.forward(&image, Mode::Eval))?;
+    let (outputs, layers) = watch(Side::Before, || network.forward(&image, Mode::Eval))?;
     Ok(Shown { layers: layers.iter().map(LayerShape::from).collect(), outputs })
 }

@@ -23,6 +23,7 @@ use crate::{
     Error, Result,
     config::Method,
     detectors::{Activations, Bank, Batch, Fit, LayerShape, Need},
+    nn::watch::Side,
     run::{
         bank::{self, ForwardPass},
         evaluation::{Subject, outputs_path},
@@ -299,7 +300,9 @@ impl Runner<'_> {
         let learns = detectors.iter().any(|detector| detector.build().needs().contains(&Need::Train));
         let train = if learns || others_learn { Some(self.train_set(subject)?) } else { None };
         let sets: Vec<&Arc<LoadedSet>> = train.iter().chain(subject.sets).collect();
-        let passes: Vec<_> = sets.iter().map(|set| Arc::new(self.forward_pass(member, set, subject))).collect();
+        // Who looks at batches looks at what stands after the non-linearity.
+        let pass = |set| ForwardPass { side: Side::After, ..self.forward_pass(member, set, subject) };
+        let passes: Vec<_> = sets.iter().map(|set| Arc::new(pass(set))).collect();
         let mut outputs = Vec::new();
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
         if self.context.device.is_cpu() && passes[0].looks_at_whole_batches()? {
@@ -386,6 +389,7 @@ mod tests {
                 normalisation: Normalisation { mean: vec![0.5], std: vec![0.5] },
                 batch: 8,
                 memory: 1 << 20,
+                side: Side::After,
                 device: Device::Cpu,
                 interrupt: interrupt.clone(),
             })
