@@ -13,6 +13,10 @@ use oodkit::{
     detectors::{DetectorConfig, Fit, Need, feature_file::FeatureFile},
 };
 
+// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As `evaluation.fit_memory`.
 const MEMORY: usize = 2 << 30;
 
