@@ -68,12 +68,12 @@ pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
 pub(super) fn unit(features: &Tensor) -> Result<Vec<f32>> {
     let (_, columns) = features.dims2()?;
     let mut values = finite(features)?;
-    for row in values.chunks_exact_mut(columns) {
+    values.par_chunks_exact_mut(columns).for_each(|row| {
         let norm = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         if norm > 0.0 {
             row.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
         }
-    }
+    });
     Ok(values)
 }
 

@@ -11,6 +11,7 @@
 //!   first ones of a shuffled set.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::{
     Bank, Detector, Fit, Need, Scorer, Scores,
@@ -67,9 +68,12 @@ impl Fitted {
         same("rows of logits", sums.len(), values.len() / columns)?;
         config.check(sums.len())?;
         let count = config.compared(sums.len());
-        let images = (0..count).map(|index| index * sums.len() / count);
-        let row = |image: usize| values[image * columns..][..columns].iter().map(move |x| (image, x));
-        let train: Vec<f32> = images.flat_map(row).map(|(image, x)| (f64::from(*x) * sums[image]) as f32).collect();
+        let images = (0..count).into_par_iter().map(|index| index * sums.len() / count);
+        let mut train = vec![0.0; count * columns];
+        train.par_chunks_exact_mut(columns).zip(images).for_each(|(row, image)| {
+            let unit = &values[image * columns..][..columns];
+            row.iter_mut().zip(unit).for_each(|(value, x)| *value = (f64::from(*x) * sums[image]) as f32);
+        });
         Ok(Self { k: config.k, train: Neighbours::by_product(train, columns)? })
     }
 

@@ -115,7 +115,7 @@ impl Fitted {
             let (features, probabilities) = (packed(&features, sizes[0]), packed(&probabilities, sizes[1]));
             Tile { images: order.len(), features, probabilities, most }
         };
-        let tiles = rows.order.chunks(TILE).map(tile).collect();
+        let tiles = rows.order.par_chunks(TILE).map(tile).collect();
         Ok(Self { config: config.clone(), sizes, tiles, executor })
     }
 
