@@ -97,7 +97,8 @@ bench-detectors: tools ## detectors on 50,000 × 640 features beside pytorch-ood
 	benches/run-detectors
 	benches/run-detectors --clustered 50000 10000 640 knn nnguide relation
 	benches/run-detectors 5000 1000 640 gram
-bench-field: tools ## the whole field of detectors beside the forward passes alone: time (installs numpy into the same environment)
+
+bench-field: tools ## the whole field of detectors beside the forward passes alone: time (in the environment of bench-detectors)
 	cargo build --release --locked
 	benches/with-pytorch-ood benches/field.py
 

@@ -263,6 +263,26 @@ fn smoke_is_small_valid_and_settled() {
     }
 }
 
+/// What it sets itself is not taken for a value that somebody gave beside those to choose from.
+#[test]
+fn smoke_leaves_what_is_searched() {
+    let text = std::fs::read_to_string("experiments/cifar10_openood_cpu.yaml").unwrap();
+    let methods = "  - { network: base, detector: knn, search: { k: [1, 3] } }
+  - { network: base, detector: vim, search: { dimension: [16, 32] } }
+  - { network: base, detector: { react: { percentile: 85 } }, search: { percentile: [85, 90] } }
+tables:";
+    let (before, after) = (text.find("  - network: base\n").unwrap(), text.find("tables:").unwrap());
+    let text = format!("{}{methods}{}", &text[..before], &text[after + "tables:".len()..]);
+    let text = text.replace(
+        "<<: !include ../configs/train/sgd_100.yaml",
+        "batch_size: 128\n      optimizer: { sgd: { lr: 0.1 } }",
+    );
+    let experiment = load::parse(&text, "searched").unwrap();
+    let small = config::smoke(experiment);
+    config::check(&small).unwrap();
+    assert_eq!(small.methods()[0].search["k"], [1, 3]);
+}
+
 /// Whether `value` has the keys, types and names that `schema` allows: what editors check, without ranges.
 fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
     if let Some(name) = schema["$ref"].as_str() {

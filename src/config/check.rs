@@ -595,18 +595,21 @@ impl Found {
             if let Some(place) = first_repeated(values.iter().map(ToString::to_string)) {
                 self.add(path.join(place), format!("{} is given twice", values[place]));
             }
-            if let Some(given) = search::given(detector, key).filter(|given| !values.contains(given)) {
-                self.add(path.clone(), format!("is given as {given} too: a value that is chosen needs none"));
-            }
             let with = |value: &serde_json::Value| {
                 search::with(detector, &[(key.clone(), value.clone())].into_iter().collect())
             };
+            let tried = values.iter().any(|value| with(value).as_ref() == Ok(detector));
+            if let Some(given) = search::given(detector, key).filter(|_| !tried) {
+                self.add(path.clone(), format!("is given as {given} too: a value that is chosen needs none"));
+            }
             let wrong: Vec<(usize, String)> =
                 values.iter().enumerate().filter_map(|(place, value)| Some((place, with(value).err()?))).collect();
             match &wrong[..] {
                 // What is wrong with every value alike is wrong with the key.
                 [(_, reason), others @ ..]
-                    if wrong.len() == values.len() && others.iter().all(|(_, other)| other == reason) =>
+                    if !others.is_empty()
+                        && wrong.len() == values.len()
+                        && others.iter().all(|(_, other)| other == reason) =>
                 {
                     self.add(path, reason.clone());
                 }

@@ -49,11 +49,13 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
     }
-    let mut stands_in = false;
-    for network in experiment.networks.values_mut() {
+    let mut replaced = BTreeSet::new();
+    for (name, network) in &mut experiment.networks {
         network.members = network.members.map(|members| members.min(MEMBERS));
         if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
-            stands_in |= matches!(backbone, Backbone::Resnet18Small(_));
+            if matches!(backbone, Backbone::Resnet18Small(_)) {
+                replaced.insert(name.clone());
+            }
             narrow(backbone);
         }
     }
@@ -68,7 +70,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
-    methods(&mut experiment, stands_in);
+    methods(&mut experiment, &replaced);
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
@@ -87,8 +89,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 }
 
 /// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
-/// the others keep their places, by which a sweep may call them. A Wide ResNet that `stands_in` for a ResNet has other names for layers.
-fn methods(experiment: &mut Experiment, stands_in: bool) {
+/// the others keep their places, by which a sweep may call them. Of the networks that were `replaced`, layers have other names.
+fn methods(experiment: &mut Experiment, replaced: &BTreeSet<String>) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
@@ -104,6 +106,7 @@ fn methods(experiment: &mut Experiment, stands_in: bool) {
         match &mut method.detector {
             DetectorConfig::Afdu(afdu) => {
                 afdu.clusters = afdu.clusters.min(CLUSTERS);
+                method.search.shift_remove("clusters");
                 if afdu.granularity == Granularity::Pixel
                     && !shown.contains(&method.name)
                     && !(few_pixels(&method.network) && seen.insert(method.network.clone()))
@@ -111,19 +114,21 @@ fn methods(experiment: &mut Experiment, stands_in: bool) {
                     afdu.granularity = Granularity::Channel;
                 }
             }
-            DetectorConfig::Vim(vim) => vim.dimension = Some(DIRECTIONS),
-            DetectorConfig::Residual(residual) => residual.dimension = Some(DIRECTIONS),
-            DetectorConfig::Knn(knn) => {
-                knn.k = knn.k.min(NEIGHBOURS);
-                few_neighbours(&mut method.search);
+            DetectorConfig::Vim(vim) => {
+                vim.dimension = Some(DIRECTIONS);
+                method.search.shift_remove("dimension");
             }
+            DetectorConfig::Residual(residual) => {
+                residual.dimension = Some(DIRECTIONS);
+                method.search.shift_remove("dimension");
+            }
+            DetectorConfig::Knn(knn) => few_neighbours(&mut knn.k, &mut method.search),
             DetectorConfig::Nnguide(nnguide) => {
-                nnguide.k = nnguide.k.min(NEIGHBOURS);
                 nnguide.fraction = 1.0;
                 method.search.shift_remove("fraction");
-                few_neighbours(&mut method.search);
+                few_neighbours(&mut nnguide.k, &mut method.search);
             }
-            DetectorConfig::Nac(nac) if stands_in => {
+            DetectorConfig::Nac(nac) if replaced.contains(&root_of(&method.network, experiment)) => {
                 let layers = std::mem::take(&mut nac.layers).into_iter();
                 nac.layers = layers.map(|(name, layer)| (name.replace("layer", "block"), layer)).collect();
             }
@@ -145,14 +150,23 @@ fn methods(experiment: &mut Experiment, stands_in: bool) {
     }
 }
 
-/// Of the k to try only those that so few images have.
-fn few_neighbours(search: &mut Grid) {
-    if let Some(values) = search.get_mut("k") {
-        values.retain(|k| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64));
-        if values.is_empty() {
-            values.push(Value::from(NEIGHBOURS));
+/// Only such k as so few images have, given or to be tried.
+fn few_neighbours(k: &mut usize, search: &mut Grid) {
+    match search.get_mut("k") {
+        None => *k = (*k).min(NEIGHBOURS),
+        Some(values) => {
+            values.retain(|k| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64));
+            if values.is_empty() {
+                values.push(Value::from(NEIGHBOURS));
+            }
         }
     }
+}
+
+/// The network that this one is tuned from, or itself.
+fn root_of(name: &str, experiment: &Experiment) -> String {
+    let from = experiment.networks.get(name).and_then(|network| network.from.as_deref());
+    from.map_or_else(|| name.to_owned(), |from| root_of(from, experiment))
 }
 
 fn limit(dataset: &mut Dataset, train_images: usize) {
