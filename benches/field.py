@@ -1,4 +1,4 @@
-"""The whole field of post-hoc detectors beside the forward passes alone: seconds, processor time, the most memory.
+"""The whole field of post-hoc detectors beside the forward passes alone: seconds, processor time.
 
     cargo build --release && python3 benches/field.py [IMAGES [ROUNDS]]
 

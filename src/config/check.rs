@@ -595,25 +595,21 @@ impl Found {
             if let Some(place) = first_repeated(values.iter().map(ToString::to_string)) {
                 self.add(path.join(place), format!("{} is given twice", values[place]));
             }
-            let with = |value: &serde_json::Value| {
-                search::with(detector, &[(key.clone(), value.clone())].into_iter().collect())
-            };
-            let tried = values.iter().any(|value| with(value).as_ref() == Ok(detector));
+            let alone = |value: &serde_json::Value| [(key.clone(), value.clone())].into_iter().collect();
+            let each: Vec<_> = values.iter().map(|value| search::with(detector, &alone(value))).collect();
+            let tried = each.iter().any(|tried| tried.as_ref() == Ok(detector));
             if let Some(given) = search::given(detector, key).filter(|_| !tried) {
                 self.add(path.clone(), format!("is given as {given} too: a value that is chosen needs none"));
             }
-            let wrong: Vec<(usize, String)> =
-                values.iter().enumerate().filter_map(|(place, value)| Some((place, with(value).err()?))).collect();
-            match &wrong[..] {
+            match &each[..] {
                 // What is wrong with every value alike is wrong with the key.
-                [(_, reason), others @ ..]
-                    if !others.is_empty()
-                        && wrong.len() == values.len()
-                        && others.iter().all(|(_, other)| other == reason) =>
-                {
+                [Err(reason), others @ ..] if !others.is_empty() && others.iter().all(|other| other == &each[0]) => {
                     self.add(path, reason.clone());
                 }
-                _ => wrong.into_iter().for_each(|(place, reason)| self.add(path.join(place), reason)),
+                _ => {
+                    let wrong = each.into_iter().enumerate().filter_map(|(place, tried)| Some((place, tried.err()?)));
+                    wrong.for_each(|(place, reason)| self.add(path.join(place), reason));
+                }
             }
         }
         let count = grid.values().try_fold(1usize, |count, values| count.checked_mul(values.len()));

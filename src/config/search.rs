@@ -12,7 +12,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, IntoDeserializer as _, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
     config::{Dataset, methods::ALL, sweep::combination},
@@ -81,21 +81,24 @@ pub enum By {
 /// # Errors
 /// What is wrong with a setting that it does not have, or a value of another type; its range is not checked.
 pub fn with(detector: &DetectorConfig, settings: &IndexMap<String, Value>) -> Result<DetectorConfig, String> {
-    let mut tree = serde_json::to_value(detector).map_err(|error| error.to_string())?;
-    let map = tree.as_object_mut().and_then(|tree| tree.values_mut().next()?.as_object_mut());
-    let map = map.ok_or_else(|| format!("{} has no settings", detector.name()))?;
+    let mut map = settings_of(detector).ok_or_else(|| format!("{} has no settings", detector.name()))?;
     map.extend(settings.iter().map(|(key, value)| (key.clone(), value.clone())));
-    serde_json::from_value(tree).map_err(|error| error.to_string())
+    serde_json::from_value(json!({ (detector.name()): map })).map_err(|error| error.to_string())
 }
 
 /// The value of a setting that is not its default, so that somebody gave it.
 pub fn given(detector: &DetectorConfig, key: &str) -> Option<Value> {
-    let setting = |detector: &DetectorConfig| {
-        let tree = serde_json::to_value(detector).ok()?;
-        tree.as_object()?.values().next()?.get(key).cloned()
-    };
+    let setting = |detector: &DetectorConfig| settings_of(detector)?.remove(key);
     let default = DetectorConfig::default_of(detector.name()).ok()?;
     setting(detector).filter(|given| setting(&default).as_ref() != Some(given))
+}
+
+fn settings_of(detector: &DetectorConfig) -> Option<Map<String, Value>> {
+    let Value::Object(mut tree) = serde_json::to_value(detector).ok()? else { return None };
+    match tree.remove(detector.name())? {
+        Value::Object(settings) => Some(settings),
+        _ => None,
+    }
 }
 
 /// `percentile=95, k=10`

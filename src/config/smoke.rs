@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::{
     config::{
-        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Resnet, WideResnet,
+        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet,
+        WideResnet, methods::root,
     },
     data::registry,
     detectors::{DetectorConfig, afdu::Granularity},
@@ -49,13 +50,10 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
     }
-    let mut replaced = BTreeSet::new();
-    for (name, network) in &mut experiment.networks {
+    methods(&mut experiment);
+    for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
         if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
-            if matches!(backbone, Backbone::Resnet18Small(_)) {
-                replaced.insert(name.clone());
-            }
             narrow(backbone);
         }
     }
@@ -70,7 +68,6 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
-    methods(&mut experiment, &replaced);
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
@@ -89,8 +86,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 }
 
 /// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
-/// the others keep their places, by which a sweep may call them. Of the networks that were `replaced`, layers have other names.
-fn methods(experiment: &mut Experiment, replaced: &BTreeSet<String>) {
+/// the others keep their places, by which a sweep may call them. To be called while networks are what they were.
+fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
@@ -128,7 +125,10 @@ fn methods(experiment: &mut Experiment, replaced: &BTreeSet<String>) {
                 method.search.shift_remove("fraction");
                 few_neighbours(&mut nnguide.k, &mut method.search);
             }
-            DetectorConfig::Nac(nac) if replaced.contains(&root_of(&method.network, experiment)) => {
+            DetectorConfig::Nac(nac)
+                if is_replaced(root(&experiment.networks[&method.network], &experiment.networks)) =>
+            {
+                // The names of the Wide ResNet's layers.
                 let layers = std::mem::take(&mut nac.layers).into_iter();
                 nac.layers = layers.map(|(name, layer)| (name.replace("layer", "block"), layer)).collect();
             }
@@ -163,10 +163,9 @@ fn few_neighbours(k: &mut usize, search: &mut Grid) {
     }
 }
 
-/// The network that this one is tuned from, or itself.
-fn root_of(name: &str, experiment: &Experiment) -> String {
-    let from = experiment.networks.get(name).and_then(|network| network.from.as_deref());
-    from.map_or_else(|| name.to_owned(), |from| root_of(from, experiment))
+/// Whether [`narrow`] puts another architecture in its place.
+fn is_replaced(network: &Network) -> bool {
+    matches!(network.backbone, Some(Backbone::Resnet18Small(_))) && network.weights.is_none()
 }
 
 fn limit(dataset: &mut Dataset, train_images: usize) {

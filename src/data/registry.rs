@@ -65,6 +65,9 @@ const CIFAR_MEAN: &[f32] = &[125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0];
 const CIFAR_STD: &[f32] = &[63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0];
 const CIFAR_STATISTICS: &str = "energy_ood, CIFAR/train.py, for both CIFARs";
 
+/// How to get what is in this repository.
+const EMBEDDED: &str = "it is part of the repository, in data/embedded: run there, or say where with --data";
+
 /// What sets of pictures that are only ever scored have in common.
 const PICTURES: Known = Known {
     name: "",
@@ -315,7 +318,7 @@ static ALL: [Known; 19] = [
         first_label: 0,
         licence: "MIT",
         origin: "The first 800 train and 200 test images of each class of Fashion-MNIST, in this repository.",
-        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
+        how_to_get: EMBEDDED,
     },
     Known {
         name: "digits",
@@ -327,7 +330,7 @@ static ALL: [Known; 19] = [
         classes: 10,
         licence: "CC BY 4.0",
         origin: "Optical Recognition of Handwritten Digits, test set, by Alpaydin and Kaynak (1998), in this repository.",
-        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
+        how_to_get: EMBEDDED,
         ..PICTURES
     },
     Known {
@@ -340,7 +343,7 @@ static ALL: [Known; 19] = [
         classes: 3,
         licence: "CC0",
         origin: "28×28 tiles of scikit-image's brick, grass and gravel photographs, in this repository.",
-        how_to_get: "it is part of the repository, in data/embedded: run there, or say where with --data",
+        how_to_get: EMBEDDED,
         ..PICTURES
     },
 ];

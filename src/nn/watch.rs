@@ -56,18 +56,18 @@ pub(super) fn activate(
     activation: Activation,
     layer: impl FnOnce(Activation) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    match side() {
-        Some(Side::Before) if activation != Activation::Identity => {
+    match side().filter(|_| activation != Activation::Identity) {
+        None => gates::activate(activation, layer),
+        Some(Side::Before) => {
             let values = layer(Activation::Identity)?;
             keep(name, &values, activation);
             gates::activate(activation, |activation| ops::activate(&values, activation))
         }
-        Some(Side::After) if activation != Activation::Identity => {
+        Some(Side::After) => {
             let values = gates::activate(activation, layer)?;
             keep(name, &values, Activation::Identity);
             Ok(values)
         }
-        _ => gates::activate(activation, layer),
     }
 }
 
