@@ -64,32 +64,29 @@ const TILE: usize = 32;
 
 /// g_1, …, g_P of an image's feature maps (`channels`, pixels), C numbers each; `channels` ≥ 1 divides the values' number.
 pub fn gram_sums(maps: &[f32], channels: usize, powers: usize) -> Vec<f64> {
-    wide(
-        #[inline(always)]
-        || {
-            let largest = f64::from(maps.iter().fold(0.0, |largest: f32, value| largest.max(value.abs())));
-            let mut sums = vec![0.0; powers * channels];
-            if largest == 0.0 {
-                return sums;
+    wide!({
+        let largest = f64::from(maps.iter().fold(0.0, |largest: f32, value| largest.max(value.abs())));
+        let mut sums = vec![0.0; powers * channels];
+        if largest == 0.0 {
+            return sums;
+        }
+        // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
+        let scale = 1.0 / largest;
+        for (group, sums) in sums.chunks_mut(GROUP * channels).enumerate() {
+            let below = group * GROUP;
+            match sums.len() / channels {
+                1 => row_sums::<1>(maps, channels, scale, below, sums),
+                2 => row_sums::<2>(maps, channels, scale, below, sums),
+                3 => row_sums::<3>(maps, channels, scale, below, sums),
+                4 => row_sums::<4>(maps, channels, scale, below, sums),
+                _ => row_sums::<GROUP>(maps, channels, scale, below, sums),
             }
-            // Of values scaled into −1..1, powers are finite; the scale is put back after the root.
-            let scale = 1.0 / largest;
-            for (group, sums) in sums.chunks_mut(GROUP * channels).enumerate() {
-                let below = group * GROUP;
-                match sums.len() / channels {
-                    1 => row_sums::<1>(maps, channels, scale, below, sums),
-                    2 => row_sums::<2>(maps, channels, scale, below, sums),
-                    3 => row_sums::<3>(maps, channels, scale, below, sums),
-                    4 => row_sums::<4>(maps, channels, scale, below, sums),
-                    _ => row_sums::<GROUP>(maps, channels, scale, below, sums),
-                }
-            }
-            for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
-                sums.iter_mut().for_each(|sum| *sum = sum.signum() * root(sum.abs(), exponent) * largest * largest);
-            }
-            sums
-        },
-    )
+        }
+        for (exponent, sums) in (1..).zip(sums.chunks_exact_mut(channels)) {
+            sums.iter_mut().for_each(|sum| *sum = sum.signum() * root(sum.abs(), exponent) * largest * largest);
+        }
+        sums
+    })
 }
 
 /// The row sums of F^p · (F^p)ᵀ for p = `below` + 1, …, `below` + P, of the scaled maps.

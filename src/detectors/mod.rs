@@ -414,10 +414,7 @@ fn of_each<R: Send>(layer: &Layer, start: usize, of: impl Fn(usize, &[f32]) -> R
 /// The first value that is NaN or infinite.
 fn first_not_finite(values: &[f32]) -> Option<f32> {
     // Twice as quick as to look for it, and it is hardly ever there.
-    let finite = ops::wide(
-        #[inline(always)]
-        || values.iter().fold(true, |finite, value| finite & value.is_finite()),
-    );
+    let finite = ops::wide!(values.iter().fold(true, |finite, value| finite & value.is_finite()));
     if finite { None } else { values.iter().copied().find(|value| !value.is_finite()) }
 }
 

@@ -38,36 +38,33 @@ pub struct Config {}
 /// Means over the pixels of an image's feature maps (`channels`, pixels), before and after the strongest pattern is taken away:
 /// X̄ and X̄ − σ·u·v̄. Values are finite; `channels` ≥ 1 divides their number.
 pub fn means(maps: &[f32], channels: usize) -> [Vec<f64>; 2] {
-    wide(
-        #[inline(always)]
-        || {
-            let pixels = maps.len() / channels;
-            let maps: Vec<f64> = maps.iter().copied().map(f64::from).collect();
-            let times = |v: &[f64]| -> Vec<f64> { maps.chunks_exact(pixels).map(|row| dot(row, v)).collect() };
-            let before: Vec<f64> = times(&vec![1.0 / pixels as f64; pixels]);
-            // Not at right angles to the pattern, by any likely accident.
-            let mut v: Vec<f64> = (0..pixels).map(|pixel| 1.0 + 0.5 * (pixel as f64).sin()).collect();
-            for _ in 0..STEPS {
-                let mut next = vec![0.0; pixels];
-                for (row, weight) in maps.chunks_exact(pixels).zip(times(&v)) {
-                    next.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * weight);
-                }
-                let norm = dot(&next, &next).sqrt();
-                if norm == 0.0 {
-                    return [before.clone(), before];
-                }
-                next.iter_mut().for_each(|x| *x /= norm);
-                let moved = next.iter().zip(&v).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                v = next;
-                if moved < 1e-12 {
-                    break;
-                }
+    wide!({
+        let pixels = maps.len() / channels;
+        let maps: Vec<f64> = maps.iter().copied().map(f64::from).collect();
+        let times = |v: &[f64]| -> Vec<f64> { maps.chunks_exact(pixels).map(|row| dot(row, v)).collect() };
+        let before: Vec<f64> = times(&vec![1.0 / pixels as f64; pixels]);
+        // Not at right angles to the pattern, by any likely accident.
+        let mut v: Vec<f64> = (0..pixels).map(|pixel| 1.0 + 0.5 * (pixel as f64).sin()).collect();
+        for _ in 0..STEPS {
+            let mut next = vec![0.0; pixels];
+            for (row, weight) in maps.chunks_exact(pixels).zip(times(&v)) {
+                next.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * weight);
             }
-            let mean = v.iter().sum::<f64>() / pixels as f64;
-            let after = before.iter().zip(times(&v)).map(|(before, along)| before - along * mean).collect();
-            [before, after]
-        },
-    )
+            let norm = dot(&next, &next).sqrt();
+            if norm == 0.0 {
+                return [before.clone(), before];
+            }
+            next.iter_mut().for_each(|x| *x /= norm);
+            let moved = next.iter().zip(&v).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            v = next;
+            if moved < 1e-12 {
+                break;
+            }
+        }
+        let mean = v.iter().sum::<f64>() / pixels as f64;
+        let after = before.iter().zip(times(&v)).map(|(before, along)| before - along * mean).collect();
+        [before, after]
+    })
 }
 
 /// The energy of each image of (N, C, H, W) `maps` without their strongest pattern.

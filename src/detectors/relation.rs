@@ -166,17 +166,14 @@ impl Fitted {
     fn sum(&self, cosines: &[f32], agreements: &[f32], of: impl Fn(f64) -> f64) -> f64 {
         const LANES: usize = 8;
         let mut sums = [0.0; LANES];
-        wide(
-            #[inline(always)]
-            || {
-                for (cosines, agreements) in cosines.chunks(LANES).zip(agreements.chunks(LANES)) {
-                    for ((sum, a), b) in sums.iter_mut().zip(cosines).zip(agreements) {
-                        let relation = f64::from(a.max(0.0)) * f64::from(*b);
-                        *sum += if relation > self.config.threshold { of(relation) } else { 0.0 };
-                    }
+        wide!({
+            for (cosines, agreements) in cosines.chunks(LANES).zip(agreements.chunks(LANES)) {
+                for ((sum, a), b) in sums.iter_mut().zip(cosines).zip(agreements) {
+                    let relation = f64::from(a.max(0.0)) * f64::from(*b);
+                    *sum += if relation > self.config.threshold { of(relation) } else { 0.0 };
                 }
-            },
-        );
+            }
+        });
         sums.iter().sum()
     }
 

@@ -176,10 +176,7 @@ impl Neighbours {
         multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
         let each = candidates.iter_mut().zip(images).zip(&rounded).zip(room.products.chunks_exact(width));
         for (((candidates, image), rounded), products) in each {
-            wide(
-                #[inline(always)]
-                || tile.bounds(rounded, products, &mut room.bounds),
-            );
+            wide!(tile.bounds(rounded, products, &mut room.bounds));
             candidates.add(&tile.rows, &room.bounds, |place| tile.margin(rounded, place));
             if candidates.found.len() > MOST_CANDIDATES {
                 candidates.settle(self, image);
@@ -263,53 +260,50 @@ fn round<T: Copy + Default>(
     integers: &mut [T],
     to: impl Fn(f32) -> T,
 ) -> Rounding {
-    wide(
-        #[inline(always)]
-        || {
-            let [mut low, mut high] = [[f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]];
-            let (parts, rest) = values.as_chunks::<LANES>();
-            // Of the rest, its first value again and again: no extreme changes.
-            let last = rest.first().map(|first| padded(rest, *first));
-            for part in parts.iter().chain(&last) {
-                for lane in 0..LANES {
-                    low[lane] = low[lane].min(part[lane]);
-                    high[lane] = high[lane].max(part[lane]);
-                }
+    wide!({
+        let [mut low, mut high] = [[f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]];
+        let (parts, rest) = values.as_chunks::<LANES>();
+        // Of the rest, its first value again and again: no extreme changes.
+        let last = rest.first().map(|first| padded(rest, *first));
+        for part in parts.iter().chain(&last) {
+            for lane in 0..LANES {
+                low[lane] = low[lane].min(part[lane]);
+                high[lane] = high[lane].max(part[lane]);
             }
-            let (low, high) = (low.into_iter().fold(low[0], f32::min), high.into_iter().fold(high[0], f32::max));
-            let scale = (high - low) / steps;
-            let (inverse, base) = (if scale > 0.0 { 1.0 / scale } else { 0.0 }, low - least * scale);
-            let nearest = |value: f32| ((value - low) * inverse + 0.5).min(steps).trunc() + least;
-            let [mut sums, mut lengths, mut errors, mut sizes] = [[0.0_f32; LANES]; 4];
-            let mut of = |values: &[f32; LANES], integers: &mut [T; LANES]| {
-                for lane in 0..LANES {
-                    let step = nearest(values[lane]);
-                    let scaled = scale * step;
-                    let error = values[lane] - (scaled + base);
-                    integers[lane] = to(step);
-                    sums[lane] += step;
-                    lengths[lane] += (scaled + base) * (scaled + base);
-                    errors[lane] += error * error;
-                    sizes[lane] += scaled * scaled;
-                }
-            };
-            let (integer_parts, integer_rest) = integers.as_chunks_mut::<LANES>();
-            parts.iter().zip(integer_parts).for_each(|(values, integers)| of(values, integers));
-            let mut beyond = 0.0;
-            if let Some(last) = last {
-                let mut integers = [T::default(); LANES];
-                of(&last, &mut integers);
-                integer_rest.copy_from_slice(&integers[..rest.len()]);
-                // The values beyond the last are counted in all but the sum, where they would do harm.
-                beyond = (LANES - rest.len()) as f32 * nearest(rest[0]);
+        }
+        let (low, high) = (low.into_iter().fold(low[0], f32::min), high.into_iter().fold(high[0], f32::max));
+        let scale = (high - low) / steps;
+        let (inverse, base) = (if scale > 0.0 { 1.0 / scale } else { 0.0 }, low - least * scale);
+        let nearest = |value: f32| ((value - low) * inverse + 0.5).min(steps).trunc() + least;
+        let [mut sums, mut lengths, mut errors, mut sizes] = [[0.0_f32; LANES]; 4];
+        let mut of = |values: &[f32; LANES], integers: &mut [T; LANES]| {
+            for lane in 0..LANES {
+                let step = nearest(values[lane]);
+                let scaled = scale * step;
+                let error = values[lane] - (scaled + base);
+                integers[lane] = to(step);
+                sums[lane] += step;
+                lengths[lane] += (scaled + base) * (scaled + base);
+                errors[lane] += error * error;
+                sizes[lane] += scaled * scaled;
             }
-            let [sum, length, error, size] = [sums, lengths, errors, sizes].map(|lanes| lanes.into_iter().sum::<f32>());
-            // Sums of f32 are true to less than a thousandth, of as many values as there may be.
-            let [length, error, size] = [length, error, size].map(|squares| 1.001 * squares.sqrt());
-            let size = size + (values.len() as f32).sqrt() * base.abs();
-            Rounding { scale, base, integers: sum - beyond, length, error, size }
-        },
-    )
+        };
+        let (integer_parts, integer_rest) = integers.as_chunks_mut::<LANES>();
+        parts.iter().zip(integer_parts).for_each(|(values, integers)| of(values, integers));
+        let mut beyond = 0.0;
+        if let Some(last) = last {
+            let mut integers = [T::default(); LANES];
+            of(&last, &mut integers);
+            integer_rest.copy_from_slice(&integers[..rest.len()]);
+            // The values beyond the last are counted in all but the sum, where they would do harm.
+            beyond = (LANES - rest.len()) as f32 * nearest(rest[0]);
+        }
+        let [sum, length, error, size] = [sums, lengths, errors, sizes].map(|lanes| lanes.into_iter().sum::<f32>());
+        // Sums of f32 are true to less than a thousandth, of as many values as there may be.
+        let [length, error, size] = [length, error, size].map(|squares| 1.001 * squares.sqrt());
+        let size = size + (values.len() as f32).sqrt() * base.abs();
+        Rounding { scale, base, integers: sum - beyond, length, error, size }
+    })
 }
 
 /// The values, and `value` up to a full vector.
@@ -364,10 +358,7 @@ impl Tile {
         let share = (offset / self.mean_length.powi(2)) as f32;
         let share = if share.is_finite() { share } else { 0.0 };
         rest.clear();
-        wide(
-            #[inline(always)]
-            || rest.extend(values.iter().zip(&self.mean).map(|(value, mean)| value - share * mean)),
-        );
+        wide!(rest.extend(values.iter().zip(&self.mean).map(|(value, mean)| value - share * mean)));
         let rounding = round(rest, steps, 0.0, integers, |step| step as u8);
         let mean_length = self.mean_length as f32;
         let size = (rounding.size + share.abs() * mean_length) * (self.sizes[0] + mean_length) + self.sizes[1];
@@ -516,20 +507,17 @@ impl Candidates {
 
 /// Σ (a − b)², roughly.
 fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
-    wide(
-        #[inline(always)]
-        || {
-            let mut sums = [0.0_f32; LANES];
-            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-            for (a, b) in a.iter().zip(b) {
-                for lane in 0..LANES {
-                    sums[lane] += (a[lane] - b[lane]) * (a[lane] - b[lane]);
-                }
+    wide!({
+        let mut sums = [0.0_f32; LANES];
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in a.iter().zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += (a[lane] - b[lane]) * (a[lane] - b[lane]);
             }
-            let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-            f64::from(sums.iter().sum::<f32>() + rest)
-        },
-    )
+        }
+        let rest = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        f64::from(sums.iter().sum::<f32>() + rest)
+    })
 }
 
 /// Σ a·b in f64.
@@ -540,25 +528,22 @@ fn product(a: &[f32], b: &[f32]) -> f64 {
 
 /// Σ a·b in f64 with each of several b, which come from memory side by side.
 fn products<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
-    wide(
-        #[inline(always)]
-        || {
-            let mut sums = [[0.0; DOUBLES]; N];
-            let (parts, rest) = a.as_chunks::<DOUBLES>();
-            let others = b.map(|b| b[..a.len()].as_chunks::<DOUBLES>());
-            for (at, a) in parts.iter().enumerate() {
-                for (sums, (b, _)) in sums.iter_mut().zip(&others) {
-                    for lane in 0..DOUBLES {
-                        sums[lane] += f64::from(a[lane]) * f64::from(b[at][lane]);
-                    }
+    wide!({
+        let mut sums = [[0.0; DOUBLES]; N];
+        let (parts, rest) = a.as_chunks::<DOUBLES>();
+        let others = b.map(|b| b[..a.len()].as_chunks::<DOUBLES>());
+        for (at, a) in parts.iter().enumerate() {
+            for (sums, (b, _)) in sums.iter_mut().zip(&others) {
+                for lane in 0..DOUBLES {
+                    sums[lane] += f64::from(a[lane]) * f64::from(b[at][lane]);
                 }
             }
-            std::array::from_fn(|index| {
-                let rest = rest.iter().zip(others[index].1).map(|(a, b)| f64::from(*a) * f64::from(*b));
-                sums[index].iter().sum::<f64>() + rest.sum::<f64>()
-            })
-        },
-    )
+        }
+        std::array::from_fn(|index| {
+            let rest = rest.iter().zip(others[index].1).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            sums[index].iter().sum::<f64>() + rest.sum::<f64>()
+        })
+    })
 }
 
 /// ln Σ_c exp f_c of each row of (N, K) logits; errors as [`map_rows`].

@@ -65,14 +65,7 @@ impl Op<1> for AvgPool2d {
             let planes = y.par_chunks(self.windows.count()).zip(x.data.par_chunks(self.windows.pixels()));
             let line = || columns.line(T::zero());
             let planes = planes.with_min_len(self.windows.planes_a_task());
-            planes
-                .map_init(line, |line, (y, x)| {
-                    wide(
-                        #[inline(always)]
-                        || y.fill(T::zero(), |y| mean(x, line, y)),
-                    )
-                })
-                .sum()
+            planes.map_init(line, |line, (y, x)| wide!(y.fill(T::zero(), |y| mean(x, line, y)))).sum()
         });
         Ok((y, (images, channels, rows.count, columns.count).into()))
     }
@@ -117,12 +110,9 @@ impl Op<1> for AvgPool2dGradient {
         let dx = fresh(images * channels * windows.pixels(), |dx| {
             let planes = dx.par_chunks(windows.pixels()).zip(dy.data.par_chunks(windows.count()));
             let buffers = || [columns.line(T::zero()), vec![T::zero(); columns.count]];
-            let planes = planes.with_min_len(windows.planes_a_task()).map_init(buffers, |buffers, (dx, dy)| {
-                wide(
-                    #[inline(always)]
-                    || dx.fill(T::zero(), |dx| distribute(dy, buffers, dx)),
-                )
-            });
+            let planes = planes
+                .with_min_len(windows.planes_a_task())
+                .map_init(buffers, |buffers, (dx, dy)| wide!(dx.fill(T::zero(), |dx| distribute(dy, buffers, dx))));
             planes.sum()
         });
         Ok((dx, (images, channels, rows.size, columns.size).into()))

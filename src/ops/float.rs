@@ -98,17 +98,14 @@ const RUN: usize = 1024;
 #[inline(always)]
 pub(super) fn largest<T: Float>(values: &[T]) -> T {
     let larger = |a: T, b: T| if b > a { b } else { a };
-    wide(
-        #[inline(always)]
-        || {
-            let (blocks, rest) = values.as_chunks::<LANES>();
-            let mut lanes = [T::LOWEST; LANES];
-            for block in blocks {
-                lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane = larger(*lane, *value));
-            }
-            lanes.into_iter().chain(rest.iter().copied()).fold(T::LOWEST, larger)
-        },
-    )
+    wide!({
+        let (blocks, rest) = values.as_chunks::<LANES>();
+        let mut lanes = [T::LOWEST; LANES];
+        for block in blocks {
+            lanes.iter_mut().zip(block).for_each(|(lane, value)| *lane = larger(*lane, *value));
+        }
+        lanes.into_iter().chain(rest.iter().copied()).fold(T::LOWEST, larger)
+    })
 }
 
 /// The sum in f64; its order depends on the length only.
@@ -130,20 +127,17 @@ pub(super) fn sums_of<T: Float, const N: usize, const M: usize>(
     slices: [&[T]; N],
     terms: impl Fn([T; N]) -> [T; M],
 ) -> [f64; M] {
-    wide(
-        #[inline(always)]
-        || {
-            let len = slices[0].len();
-            let slices = slices.map(|slice| &slice[..len]);
-            let mut totals = [0.0; M];
-            for start in (0..len).step_by(RUN) {
-                let end = len.min(start + RUN);
-                let part = run(slices.map(|slice| &slice[start..end]), &terms);
-                totals.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-            }
-            totals
-        },
-    )
+    wide!({
+        let len = slices[0].len();
+        let slices = slices.map(|slice| &slice[..len]);
+        let mut totals = [0.0; M];
+        for start in (0..len).step_by(RUN) {
+            let end = len.min(start + RUN);
+            let part = run(slices.map(|slice| &slice[start..end]), &terms);
+            totals.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+        totals
+    })
 }
 
 /// The sums of at most [`RUN`] elements.

@@ -59,15 +59,12 @@ impl<'a, T: Float> Blank<'a, T> {
     #[inline(always)]
     pub(super) fn write_and(self, values: impl Iterator<Item = T>, change: impl FnOnce(&mut [T])) -> Written<'a> {
         // A fold, because a loop with a counter beside the elements is vectorised half as wide.
-        let count = wide(
-            #[inline(always)]
-            || {
-                self.cells.iter_mut().zip(values).fold(0, |count, (cell, value)| {
-                    cell.write(value);
-                    count + 1
-                })
-            },
-        );
+        let count = wide!({
+            self.cells.iter_mut().zip(values).fold(0, |count, (cell, value)| {
+                cell.write(value);
+                count + 1
+            })
+        });
         assert_eq!(count, self.cells.len(), "too few values");
         #[expect(unsafe_code, reason = "the elements as such, once they are written")]
         // SAFETY: one cell after the other was written, and as many as there are (asserted above); `MaybeUninit<T>` has

@@ -34,20 +34,17 @@ pub(crate) fn interpolate(grid: Grid<'_>, cap: f32, places: &[f32], found: &mut 
 fn portable(grid: Grid<'_>, cap: f32, places: &[f32], found: &mut [f32]) -> bool {
     let [first, last] = grid.ends;
     let mut outside = false;
-    wide(
-        #[inline(always)]
-        || {
-            for (place, found) in places.iter().zip(found) {
-                let inside = place.max(first).min(last);
-                outside |= inside != *place;
-                let node = ((inside - first) * grid.density).min((grid.nodes.len() - 1) as f32);
-                let index = (node as usize).min(grid.nodes.len() - 2);
-                let [left, right] = [grid.nodes[index], grid.nodes[index + 1]].map(f32::from);
-                let steps = left + (node - index as f32) * (right - left);
-                *found = (grid.lowest + grid.step * steps).min(cap);
-            }
-        },
-    );
+    wide!({
+        for (place, found) in places.iter().zip(found) {
+            let inside = place.max(first).min(last);
+            outside |= inside != *place;
+            let node = ((inside - first) * grid.density).min((grid.nodes.len() - 1) as f32);
+            let index = (node as usize).min(grid.nodes.len() - 2);
+            let [left, right] = [grid.nodes[index], grid.nodes[index + 1]].map(f32::from);
+            let steps = left + (node - index as f32) * (right - left);
+            *found = (grid.lowest + grid.step * steps).min(cap);
+        }
+    });
     outside
 }
 

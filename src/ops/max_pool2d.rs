@@ -68,12 +68,9 @@ impl Op<1> for MaxPool2d {
         let y = fresh(images * channels * windows.count(), |y| {
             let planes = y.par_chunks(windows.count()).zip(x.data.par_chunks(windows.pixels()));
             let line = || windows.columns.line(T::LOWEST);
-            let planes = planes.with_min_len(windows.planes_a_task()).map_init(line, |line, (y, x)| {
-                wide(
-                    #[inline(always)]
-                    || y.fill(T::LOWEST, |y| self.largest(x, line, y)),
-                )
-            });
+            let planes = planes
+                .with_min_len(windows.planes_a_task())
+                .map_init(line, |line, (y, x)| wide!(y.fill(T::LOWEST, |y| self.largest(x, line, y))));
             planes.sum()
         });
         Ok((y, (images, channels, windows.rows.count, windows.columns.count).into()))
@@ -182,15 +179,12 @@ impl Op<2> for MaxPool2dGradient {
                 places: vec![0; windows.columns.count],
             };
             let planes = planes.map_init(search, |search, ((dx, x), dy)| {
-                wide(
-                    #[inline(always)]
-                    || {
-                        dx.fill(T::zero(), |dx| match self.is_quartering() {
-                            true => self.settle(x, dy, dx),
-                            false => self.distribute(x, dy, search, dx),
-                        })
-                    },
-                )
+                wide!({
+                    dx.fill(T::zero(), |dx| match self.is_quartering() {
+                        true => self.settle(x, dy, dx),
+                        false => self.distribute(x, dy, search, dx),
+                    })
+                })
             });
             planes.sum()
         });

@@ -61,6 +61,6 @@ pub use softmax_cross_entropy::softmax_cross_entropy;
 pub use squared_distances::squared_distances;
 
 pub(crate) use relu::activate_into;
-pub(crate) use wide::wide;
+pub(crate) use wide::{compiled_wide, wide};
 
 use float::{Float, sum};

@@ -133,18 +133,15 @@ fn squared_norm<T: Float>(values: &[T]) -> f64 {
     /// Sums side by side, so that the loop vectorises.
     const LANES: usize = 16;
     let squares = |block: &[T]| {
-        wide(
-            #[inline(always)]
-            || {
-                let (whole, rest) = block.as_chunks::<LANES>();
-                let mut sums = [0.0; LANES];
-                for values in whole {
-                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value.to_f64() * value.to_f64());
-                }
-                sums.iter_mut().zip(rest).for_each(|(sum, value)| *sum += value.to_f64() * value.to_f64());
-                sums.into_iter().sum::<f64>()
-            },
-        )
+        wide!({
+            let (whole, rest) = block.as_chunks::<LANES>();
+            let mut sums = [0.0; LANES];
+            for values in whole {
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value.to_f64() * value.to_f64());
+            }
+            sums.iter_mut().zip(rest).for_each(|(sum, value)| *sum += value.to_f64() * value.to_f64());
+            sums.into_iter().sum::<f64>()
+        })
     };
     let parts: Vec<f64> = values.par_chunks(BLOCK).map(squares).collect();
     parts.iter().sum()

@@ -45,10 +45,7 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 /// The same of numbers, into `y`, whose place is used again.
 pub(crate) fn activate_into(x: &[f32], activation: Activation, y: &mut Vec<f32>) {
     y.clear();
-    super::wide(
-        #[inline(always)]
-        || with_curve!(activation, curve => y.extend(x.iter().map(|x| curve.value(*x)))),
-    );
+    super::wide!(with_curve!(activation, curve => y.extend(x.iter().map(|x| curve.value(*x)))));
 }
 
 struct Activate(Activation);

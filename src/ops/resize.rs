@@ -149,14 +149,7 @@ impl Op<1> for Resize {
             let planes = y.par_chunks(self.new_pixels()).zip(x.data.par_chunks(self.pixels()));
             let planes = planes.with_min_len(self.planes_a_task());
             let between = || self.between();
-            planes
-                .map_init(between, |between, (y, x)| {
-                    wide(
-                        #[inline(always)]
-                        || y.fill(T::zero(), |y| resize(x, between, y)),
-                    )
-                })
-                .sum()
+            planes.map_init(between, |between, (y, x)| wide!(y.fill(T::zero(), |y| resize(x, between, y)))).sum()
         });
         Ok((y, (images, channels, self.rows.new, new_width).into()))
     }
@@ -208,12 +201,7 @@ impl Op<1> for ResizeGradient {
             let planes = planes.with_min_len(sizes.planes_a_task());
             let between = || sizes.between();
             planes
-                .map_init(between, |between, (dx, dy)| {
-                    wide(
-                        #[inline(always)]
-                        || dx.fill(T::zero(), |dx| distribute(dy, between, dx)),
-                    )
-                })
+                .map_init(between, |between, (dx, dy)| wide!(dx.fill(T::zero(), |dx| distribute(dy, between, dx))))
                 .sum()
         });
         Ok((dx, (images, channels, sizes.rows.size, width).into()))

@@ -75,14 +75,11 @@ impl Density {
 
     /// ln Σ w_i exp(−(u − z_i)²/2) of each finite position, which it replaces; the log density but for −ln(h√2π).
     pub fn log_sums(&self, positions: &mut [f64]) {
-        wide(
-            #[inline(always)]
-            || {
-                for position in positions {
-                    *position = self.log_sum(*position);
-                }
-            },
-        );
+        wide!({
+            for position in positions {
+                *position = self.log_sum(*position);
+            }
+        });
     }
 
     #[inline(always)]

@@ -70,25 +70,22 @@ pub fn sums(curves: &Curves, first: usize, rows: &[f32], count: usize, aggregate
             let mut factors = vec![0.0; images];
             let mut columns = vec![0.0; TILE * images];
             let neurons = chunk * CHUNK..((chunk + 1) * CHUNK).min(count);
-            wide(
-                #[inline(always)]
-                || {
-                    for tile in neurons.clone().step_by(TILE) {
-                        let width = TILE.min(neurons.end - tile);
-                        transpose(rows, count, tile, width, &mut columns);
-                        for (neuron, column) in columns.chunks_exact(images).take(width).enumerate() {
-                            curves.log_factors(first + tile + neuron, column, &mut factors);
-                            if aggregate == Aggregate::Paper {
-                                exponentials(&mut factors);
-                            }
-                            for ((sum, factor), value) in sums.iter_mut().zip(&factors).zip(column) {
-                                // 0·x is 0, or NaN where x is not finite: finding those costs next to nothing here.
-                                *sum += f64::from(factor + value * 0.0);
-                            }
+            wide!({
+                for tile in neurons.clone().step_by(TILE) {
+                    let width = TILE.min(neurons.end - tile);
+                    transpose(rows, count, tile, width, &mut columns);
+                    for (neuron, column) in columns.chunks_exact(images).take(width).enumerate() {
+                        curves.log_factors(first + tile + neuron, column, &mut factors);
+                        if aggregate == Aggregate::Paper {
+                            exponentials(&mut factors);
+                        }
+                        for ((sum, factor), value) in sums.iter_mut().zip(&factors).zip(column) {
+                            // 0·x is 0, or NaN where x is not finite: finding those costs next to nothing here.
+                            *sum += f64::from(factor + value * 0.0);
                         }
                     }
-                },
-            );
+                }
+            });
             sums
         })
         .collect();

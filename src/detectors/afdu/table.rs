@@ -358,8 +358,5 @@ impl Tables {
 
 /// e^x of each, in place.
 pub fn exponentials(values: &mut [f32]) {
-    wide(
-        #[inline(always)]
-        || values.iter_mut().for_each(|value| *value = exp(*value)),
-    );
+    wide!(values.iter_mut().for_each(|value| *value = exp(*value)));
 }
