@@ -13,7 +13,7 @@
 //! let id = energy(&logits([[9.0, 0.0], [0.0, 7.0]])?, 1.0)?;
 //! let ood = energy(&logits([[1.0, 0.0], [0.0, 8.0]])?, 1.0)?;
 //! // Three of the four pairs are in order.
-//! assert_eq!(oodkit::metrics::metrics(&id, &ood)?.auroc, 0.75);
+//! assert_eq!(oodkit::metrics::of_scores(&id, &ood)?["auroc"], 0.75);
 //! # Ok::<(), oodkit::Error>(())
 //! ```
 

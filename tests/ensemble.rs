@@ -169,7 +169,7 @@ fn from_end_to_end() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("ensemble.yaml"), experiment()).unwrap();
     let (_, results) = run(folder.path());
-    let seed = &results["cells"][0]["seeds"][1];
+    let seed = &results["cells"][0]["seeds"][1]["tasks"]["fashion_mnist_small"];
     let (base, ensemble) = (&seed["networks"]["base"], &seed["networks"]["ensemble"]);
     assert!(base.get("members").is_none(), "records of single networks are as they were");
     assert_eq!(ensemble["members"].as_array().unwrap().len(), 2);
@@ -177,19 +177,20 @@ fn from_end_to_end() {
     assert_eq!(ensemble["parameters"].as_u64().unwrap(), 2 * base["parameters"].as_u64().unwrap());
     assert_eq!(ensemble["steps"], 8);
     for method in ["Entropy", "Information", "Tuned"] {
-        let auroc = seed["methods"][method]["ood"]["digits"]["full"]["auroc"].as_f64().unwrap();
+        let auroc = seed["methods"][method]["sets"]["digits"]["measures"]["auroc"].as_f64().unwrap();
         assert!((0.0..=1.0).contains(&auroc), "{method}: {auroc}");
     }
 
     // Everything is used again, and a member that was trained anew leaves no score of the old one.
     let scores = |results: &serde_json::Value| {
-        let path = &results["cells"][0]["seeds"][0]["methods"]["Entropy"]["scores"]["digits"];
+        let path =
+            &results["cells"][0]["seeds"][0]["tasks"]["fashion_mnist_small"]["methods"]["Entropy"]["scores"]["digits"];
         fs::read(folder.path().join("runs").join(path.as_str().unwrap())).unwrap()
     };
     let (told, again) = run(folder.path());
     assert_eq!(again, results);
     assert!(!told.contains("epoch"), "{told}");
-    let second = &results["cells"][0]["seeds"][0]["networks"]["ensemble"]["members"][1];
+    let second = &results["cells"][0]["seeds"][0]["tasks"]["fashion_mnist_small"]["networks"]["ensemble"]["members"][1];
     let second = folder.path().join("runs").join(second.as_str().unwrap());
     let other = folder.path().join("runs").join(ensemble["members"][1].as_str().unwrap());
     for file in ["model.safetensors", "outputs"] {

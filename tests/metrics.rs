@@ -6,8 +6,8 @@ use oodkit::{
     Error,
     config::{Column, Protocol},
     metrics::{
-        MeanStd, Metrics, Ranking, accuracy, better, metric_for, metrics, ranking::Positive, read_scores, redraw,
-        run_cli, write_npy,
+        Better, MeanStd, Measures, Ranking, Unit, accuracy, measure_for, measures, of_scores, ranking::Positive,
+        ranking::Score, read_scores, redraw, run_cli, write_npy,
     },
 };
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ struct Case {
     id: Vec<f64>,
     #[serde(deserialize_with = "numbers")]
     ood: Vec<f64>,
-    expected: Metrics,
+    expected: Measures,
 }
 
 /// Numbers in a string: serde_json's own may be one bit off.
@@ -42,8 +42,10 @@ fn narrow(scores: &[f64]) -> Vec<f32> {
     scores.iter().map(|score| *score as f32).collect()
 }
 
-fn assert_close(got: &Metrics, expected: &Metrics, what: &str) {
-    for ((key, got), (_, expected)) in got.iter().zip(expected.iter()) {
+fn assert_close(got: &Measures, expected: &Measures, what: &str) {
+    assert_eq!(expected.len(), 7);
+    for (key, expected) in expected {
+        let got = got[key];
         assert!((got - expected).abs() <= 1e-12, "{what}: {key} is {got}, expected {expected}");
     }
 }
@@ -53,10 +55,10 @@ fn equal_to_scikit_learn_and_energy_ood() {
     let cases = golden();
     assert!(cases.len() > 30);
     for case in cases {
-        assert_close(&metrics(&case.id, &case.ood).unwrap(), &case.expected, &case.name);
+        assert_close(&of_scores(&case.id, &case.ood).unwrap(), &case.expected, &case.name);
         if case.f32 {
             let (id, ood) = (narrow(&case.id), narrow(&case.ood));
-            assert_close(&metrics(&id, &ood).unwrap(), &case.expected, &format!("{} in f32", case.name));
+            assert_close(&of_scores(&id, &ood).unwrap(), &case.expected, &format!("{} in f32", case.name));
         }
     }
 }
@@ -65,10 +67,8 @@ fn equal_to_scikit_learn_and_energy_ood() {
 fn single_functions_are_the_fields() {
     for case in golden() {
         let ranking = Ranking::new(&case.id, &case.ood).unwrap();
-        let all = ranking.metrics();
+        let all = ranking.areas();
         assert_eq!(all.auroc, ranking.auroc());
-        assert_eq!(all.fpr95_id_positive_closest, ranking.fpr95_id_positive_closest());
-        assert_eq!(all.fpr95_ood_positive_first, ranking.fpr95_ood_positive_first());
         assert_eq!(all.aupr_in_ap, ranking.average_precision(Positive::Id));
         assert_eq!(all.aupr_out_ap, ranking.average_precision(Positive::Ood));
         assert_eq!(all.aupr_in_trapezoid, ranking.trapezoid(Positive::Id));
@@ -83,7 +83,7 @@ fn message(error: Error) -> String {
 
 #[test]
 fn bad_scores_are_refused_with_their_index() {
-    let refused = |id: &[f32], ood: &[f32]| message(metrics(id, ood).unwrap_err());
+    let refused = |id: &[f32], ood: &[f32]| message(of_scores(id, ood).unwrap_err());
     assert_eq!(refused(&[], &[1.0]), "there are no ID scores");
     assert_eq!(refused(&[1.0], &[]), "there are no OOD scores");
     assert_eq!(refused(&[1.0, f32::NAN, f32::NAN], &[1.0]), "ID score 1 is NaN");
@@ -96,11 +96,11 @@ fn many_scores_keep_twelve_digits() {
     let n = 150_000usize;
     let id: Vec<f32> = (0..n).map(|i| (2 * i) as f32).collect();
     let ood: Vec<f32> = (0..n).map(|i| (2 * i + 1) as f32).collect();
-    let got = metrics(&id, &ood).unwrap();
-    assert!((got.auroc - (n as f64 + 1.0) / (2.0 * n as f64)).abs() < 1e-15);
+    let got = of_scores(&id, &ood).unwrap();
+    assert!((got["auroc"] - (n as f64 + 1.0) / (2.0 * n as f64)).abs() < 1e-15);
     // With ID positive, threshold i accepts i ID and i − 1 OOD scores: mean of i / (2 i − 1), summed from the small end.
     let ap = (1..=n).rev().map(|i| i as f64 / (2 * i - 1) as f64 - 0.5).sum::<f64>() / n as f64 + 0.5;
-    assert!((got.aupr_in_ap - ap).abs() < 1e-14);
+    assert!((got["aupr_in_ap"] - ap).abs() < 1e-14);
 }
 
 /// energy_ood's walk over thresholds, literally, in O(n²).
@@ -136,14 +136,22 @@ fn scores() -> impl Strategy<Value = Vec<f32>> {
     proptest::collection::vec(value, 1..120)
 }
 
+/// The measures that are shares: they depend on the order of scores alone.
+fn shares<S: Score>(id: &[S], ood: &[S]) -> Measures {
+    let mut measures = of_scores(id, ood).unwrap();
+    measures.retain(|key, _| measures::find(key).unwrap().unit == Unit::Share);
+    assert_eq!(measures.len(), 7);
+    measures
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn thresholds_are_those_of_the_literal_rules(id in scores(), ood in scores()) {
-        let got = metrics(&id, &ood).unwrap();
-        prop_assert_eq!(got.fpr95_id_positive_closest, closest_by_enumeration(&id, &ood));
-        prop_assert_eq!(got.fpr95_ood_positive_first, first_by_enumeration(&id, &ood));
+        let got = of_scores(&id, &ood).unwrap();
+        prop_assert_eq!(got["fpr95_id_positive_closest"], closest_by_enumeration(&id, &ood));
+        prop_assert_eq!(got["fpr95_ood_positive_first"], first_by_enumeration(&id, &ood));
     }
 
     #[test]
@@ -151,18 +159,18 @@ proptest! {
         let map = |scores: &[f32]| -> Vec<f64> {
             scores.iter().map(|score| f64::from(*score)).map(|score| score.cbrt().mul_add(3.0, -7.0)).collect()
         };
-        prop_assert_eq!(metrics(&id, &ood).unwrap(), metrics(&map(&id), &map(&ood)).unwrap());
+        prop_assert_eq!(shares(&id, &ood), shares(&map(&id), &map(&ood)));
     }
 
     #[test]
     fn swapping_the_classes_mirrors(id in scores(), ood in scores()) {
-        let (got, swapped) = (metrics(&id, &ood).unwrap(), metrics(&ood, &id).unwrap());
-        prop_assert!((got.auroc + swapped.auroc - 1.0).abs() < 1e-15);
+        let (got, swapped) = (of_scores(&id, &ood).unwrap(), of_scores(&ood, &id).unwrap());
+        prop_assert!((got["auroc"] + swapped["auroc"] - 1.0).abs() < 1e-15);
         let negate = |scores: &[f32]| -> Vec<f32> { scores.iter().map(|score| -score).collect() };
-        let mirrored = metrics(&negate(&ood), &negate(&id)).unwrap();
-        prop_assert!((got.auroc - mirrored.auroc).abs() < 1e-15);
-        prop_assert!((got.aupr_in_ap - mirrored.aupr_out_ap).abs() < 1e-14);
-        prop_assert!((got.aupr_in_trapezoid - mirrored.aupr_out_trapezoid).abs() < 1e-14);
+        let mirrored = of_scores(&negate(&ood), &negate(&id)).unwrap();
+        prop_assert!((got["auroc"] - mirrored["auroc"]).abs() < 1e-15);
+        prop_assert!((got["aupr_in_ap"] - mirrored["aupr_out_ap"]).abs() < 1e-14);
+        prop_assert!((got["aupr_in_trapezoid"] - mirrored["aupr_out_trapezoid"]).abs() < 1e-14);
     }
 
     #[test]
@@ -170,13 +178,13 @@ proptest! {
         (id, shuffled_id) in scores().prop_flat_map(|id| (Just(id.clone()), Just(id).prop_shuffle())),
         (ood, shuffled_ood) in scores().prop_flat_map(|ood| (Just(ood.clone()), Just(ood).prop_shuffle())),
     ) {
-        prop_assert_eq!(metrics(&id, &ood).unwrap(), metrics(&shuffled_id, &shuffled_ood).unwrap());
+        prop_assert_eq!(shares(&id, &ood), shares(&shuffled_id, &shuffled_ood));
     }
 
     #[test]
     fn repeating_all_scores_changes_nothing(id in scores(), ood in scores()) {
-        let got = metrics(&id, &ood).unwrap();
-        let twice = metrics(&[id.clone(), id].concat(), &[ood.clone(), ood].concat()).unwrap();
+        let got = shares(&id, &ood);
+        let twice = shares(&[id.clone(), id].concat(), &[ood.clone(), ood].concat());
         for ((key, a), (_, b)) in got.iter().zip(twice.iter()) {
             prop_assert!((a - b).abs() < 1e-14, "{}: {} and {}", key, a, b);
         }
@@ -184,20 +192,10 @@ proptest! {
 
     #[test]
     fn metrics_are_shares(id in scores(), ood in scores()) {
-        for (key, value) in metrics(&id, &ood).unwrap().iter() {
+        for (key, value) in shares(&id, &ood) {
             prop_assert!((0.0..=1.0).contains(&value), "{} is {}", key, value);
         }
     }
-}
-
-#[test]
-fn keys_are_the_fields() {
-    let metrics = metrics(&[0.0f32, 1.0], &[0.5, 2.0]).unwrap();
-    let serde_json::Value::Object(fields) = serde_json::to_value(metrics).unwrap() else { panic!() };
-    let fields: Vec<(&str, f64)> = fields.iter().map(|(key, value)| (key.as_str(), value.as_f64().unwrap())).collect();
-    assert_eq!(fields, metrics.iter().collect::<Vec<_>>());
-    assert_eq!(metrics.get("auroc"), Some(metrics.auroc));
-    assert_eq!(metrics.get("auc"), None);
 }
 
 #[test]
@@ -213,14 +211,15 @@ fn means_and_population_deviations() {
 fn redraw_takes_random_subsets() {
     let id: Vec<f32> = (0..50).map(|i| i as f32).collect();
     let ood: Vec<f32> = (0..40).map(|i| (i + 20) as f32).collect();
-    let full = metrics(&id, &ood).unwrap();
+    let full = of_scores(&id, &ood).unwrap();
 
     let drawn = redraw(&id, &ood, 200, 10, 0, "svhn").unwrap();
-    assert_eq!(drawn.keys().collect::<Vec<_>>(), Metrics::KEYS.iter().collect::<Vec<_>>());
+    let shares = full.keys().filter(|key| measures::find(key).unwrap().unit == Unit::Share);
+    assert!(drawn.keys().eq(shares));
     let auroc = drawn["auroc"];
     assert_eq!(auroc.n, 200);
     // The AUROC of a random subset is unbiased; 0.04 is several standard errors of the mean of 200 draws.
-    assert!(auroc.std > 0.01 && (auroc.mean - full.auroc).abs() < 0.04, "{auroc:?} and {}", full.auroc);
+    assert!(auroc.std > 0.01 && (auroc.mean - full["auroc"]).abs() < 0.04, "{auroc:?} and {}", full["auroc"]);
 
     assert_eq!(drawn, redraw(&id, &ood, 200, 10, 0, "svhn").unwrap());
     assert_ne!(drawn, redraw(&id, &ood, 200, 10, 1, "svhn").unwrap());
@@ -229,7 +228,7 @@ fn redraw_takes_random_subsets() {
     // Without replacement: a subset as large as the set is the set, and a smaller set is used whole.
     for size in [40, 41, 1000] {
         for (key, value) in redraw(&id, &ood, 3, size, 0, "svhn").unwrap() {
-            assert_eq!((value.mean, value.std, value.n), (full.get(&key).unwrap(), 0.0, 3));
+            assert_eq!((value.mean, value.std, value.n), (full[&key], 0.0, 3));
         }
     }
     assert!(redraw(&id, &ood, 0, 10, 0, "svhn").is_err());
@@ -253,7 +252,7 @@ fn accuracy_counts_the_first_largest() {
 fn columns_mean_what_the_protocol_says() {
     use Protocol::{IdPositiveClosest, OodPositiveFirst};
     let all = [Column::Fpr95, Column::Auroc, Column::Aupr, Column::AuprIn, Column::AuprOut];
-    let keys = |protocol| all.map(|column| metric_for(column, protocol).unwrap());
+    let keys = |protocol| all.map(|column| measure_for(column, protocol).unwrap().key);
     assert_eq!(
         keys(IdPositiveClosest),
         ["fpr95_id_positive_closest", "auroc", "aupr_in_ap", "aupr_in_ap", "aupr_out_ap"]
@@ -262,13 +261,28 @@ fn columns_mean_what_the_protocol_says() {
         keys(OodPositiveFirst),
         ["fpr95_ood_positive_first", "auroc", "aupr_out_trapezoid", "aupr_in_trapezoid", "aupr_out_trapezoid"]
     );
-    assert_eq!(metric_for(Column::Accuracy, OodPositiveFirst), None);
-    for protocol in [IdPositiveClosest, OodPositiveFirst] {
-        assert!(keys(protocol).iter().all(|key| Metrics::KEYS.contains(key)));
+    let better = |column| measure_for(column, OodPositiveFirst).unwrap().better;
+    assert_eq!(better(Column::Fpr95), Better::Smaller);
+    assert_eq!(better(Column::Gap), Better::Neither);
+    for column in [Column::Accuracy, Column::Auroc, Column::AuprIn, Column::AuprOut, Column::GapSd] {
+        assert_eq!(better(column), Better::Larger);
     }
-    assert_eq!(all.map(better), [Some(-1.0), Some(1.0), Some(1.0), Some(1.0), Some(1.0)]);
-    assert_eq!([Column::Gap, Column::GapSd].map(better), [None, Some(1.0)]);
-    assert_eq!([Column::Gap, Column::GapSd].map(|column| metric_for(column, OodPositiveFirst)), [None, None]);
+    let mut keys: Vec<&str> = measures::ALL.iter().map(|measure| measure.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), measures::ALL.len(), "a key stands for one measure");
+}
+
+#[test]
+fn a_gap_is_in_units_and_in_deviations() {
+    // Means 2 and 5; ID scores 1, 3 deviate by 1.
+    let gap = |id: &[f32], ood: &[f32]| {
+        let measures = of_scores(id, ood).unwrap();
+        (measures["gap"], measures.get("gap_sd").copied())
+    };
+    assert_eq!(gap(&[1.0, 3.0], &[4.0, 6.0]), (3.0, Some(3.0)));
+    assert_eq!(gap(&[2.0, 6.0], &[8.0, 12.0]), (6.0, Some(3.0)));
+    assert_eq!(gap(&[1.0, 1.0], &[0.0]), (-1.0, None));
 }
 
 /// A `.npy` file of format `version` with this header and data.
@@ -424,12 +438,13 @@ fn the_command_prints_every_field_at_full_precision() {
         path
     };
     let (id, ood) = (path("id.csv", &case.id), path("ood.csv", &case.ood));
-    let expected = metrics(&case.id, &case.ood).unwrap();
+    let expected = of_scores(&case.id, &case.ood).unwrap();
 
     let text = run_cli(&id, &ood, true).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, [&Metrics::KEYS[..], &["n_id", "n_ood"]].concat());
+    let measured = expected.keys().map(String::as_str);
+    assert!(keys.into_iter().eq(measured.chain(["n_id", "n_ood"])));
     for (key, value) in expected.iter() {
         assert!(text.contains(&format!("\"{key}\": {value}")), "{key} is {value} in {text}");
     }
@@ -437,9 +452,9 @@ fn the_command_prints_every_field_at_full_precision() {
 
     let plain = run_cli(&id, &ood, false).unwrap();
     let lines: Vec<(&str, &str)> = plain.lines().map(|line| line.split_once("  ").unwrap()).collect();
-    assert_eq!(lines.len(), 9);
+    assert_eq!(lines.len(), expected.len() + 2);
     for ((name, value), (key, expected)) in lines.iter().zip(expected.iter()) {
-        assert_eq!((name.trim(), value.trim().parse()), (key, Ok(expected)));
+        assert_eq!((name.trim(), value.trim().parse()), (key.as_str(), Ok(*expected)));
     }
     assert!(message(run_cli(&id, &path("bad.csv", &[0.0, f64::NAN]), true).unwrap_err()).contains("bad.csv, line 2"));
 }

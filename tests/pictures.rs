@@ -168,7 +168,8 @@ fn fit(folder: &Path) -> serde_json::Value {
     let experiment = fs::read_dir(folder.join("runs/experiments")).unwrap().next().unwrap().unwrap().path();
     let results = fs::read(experiment.join("results.json")).unwrap();
     let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
-    results["cells"][0]["seeds"][0]["methods"]["AFDU"]["fit"].clone()
+    let tasks = results["cells"][0]["seeds"][0]["tasks"].as_object().unwrap();
+    tasks.values().next().unwrap()["methods"]["AFDU"]["fit"].clone()
 }
 
 #[test]

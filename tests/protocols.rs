@@ -204,7 +204,7 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     assert_eq!(plan.matches("mutual_information").count(), 1, "{plan}");
     let table = place.prints("run");
     let results = place.results();
-    let methods = &results.cells[0].seeds[0].methods;
+    let methods = &results.cells[0].seeds[0].tasks[0].methods;
     assert_eq!(methods.keys().cloned().collect::<Vec<_>>(), names(&parse(EXPERIMENT)));
     for name in methods.keys() {
         assert!(table.lines().any(|line| line.trim_start().starts_with(name.as_str())), "{name}\n{table}");
@@ -215,7 +215,7 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     let method = &methods["knn"];
     let [id, digits] = ["fashion_mnist_small", "digits"].map(|set| place.scores(&method.scores[set]));
     let expected = metrics::redraw(&id, &digits, 10, 8, 0, "digits").unwrap();
-    assert_eq!(method.ood["digits"].redraw.as_ref(), Some(&expected));
+    assert_eq!(method.sets["digits"].redraw.as_ref(), Some(&expected));
     assert_eq!(expected["auroc"].n, 10);
     assert_eq!(table, place.prints("table"));
 }
@@ -385,7 +385,7 @@ fn settings_are_chosen_on_validation_images_alone() {
     assert_eq!(results.datasets[0].test, 24, "eight of 32 ID images are left out of the test");
     let records: Vec<_> = results.validation.iter().map(|(name, record)| (name.as_str(), record.test)).collect();
     assert_eq!(records, [("fashion_mnist_small_validation", 8), ("digits", 20), ("b", 12)]);
-    let methods = &results.cells[0].seeds[0].methods;
+    let methods = &results.cells[0].seeds[0].tasks[0].methods;
     let search = methods["ReAct"].search.as_ref().unwrap();
     assert_eq!(search.grid.iter().map(|tried| tried.values["percentile"].clone()).collect::<Vec<_>>(), [10, 60, 99]);
     assert_eq!(methods["vra"].search.as_ref().unwrap().grid.len(), 4);
@@ -404,7 +404,7 @@ fn settings_are_chosen_on_validation_images_alone() {
                 Some(place.scores(&path))
             };
             let id = of("fashion_mnist_small_validation-")?;
-            let auroc = |set| Some(metrics::metrics(&id, &of(set)?).unwrap().auroc);
+            let auroc = |set| Some(metrics::of_scores(&id, &of(set)?).unwrap()["auroc"]);
             Some((auroc("digits-")? + auroc("b-")?) / 2.0)
         })
         .collect();
@@ -425,8 +425,8 @@ fn settings_are_chosen_on_validation_images_alone() {
     let plain = searched().replace("react, search: { percentile: [10, 60, 99] }", &chosen);
     place.write(&plain);
     place.prints("run");
-    let said = place.results().cells[0].seeds[0].methods["ReAct"].clone();
-    assert_eq!((said.scores, said.ood), (methods["ReAct"].scores.clone(), methods["ReAct"].ood.clone()));
+    let said = place.results().cells[0].seeds[0].tasks[0].methods["ReAct"].clone();
+    assert_eq!((said.scores, said.sets), (methods["ReAct"].scores.clone(), methods["ReAct"].sets.clone()));
 
     let line = format!("ReAct: percentile={}", first.values["percentile"]);
     assert!(table.contains("Chosen on validation OOD (digits, b against 8 images of"), "{table}");
@@ -458,7 +458,7 @@ fn odin_is_searched_and_scored_through_the_network() {
     place.write(&experiment(odin));
     place.prints("run");
     let results = place.results();
-    let ours = &results.cells[0].seeds[0].methods["ODIN"];
+    let ours = &results.cells[0].seeds[0].tasks[0].methods["ODIN"];
     let search = ours.search.as_ref().unwrap();
     let tried: Vec<_> =
         search.grid.iter().map(|tried| (&tried.values["temperature"], &tried.values["noise"])).collect();
@@ -477,10 +477,10 @@ fn odin_is_searched_and_scored_through_the_network() {
     let fixed = |temperature: &Value, noise: &Value| {
         place.write(&experiment(&detector(temperature, noise)));
         place.prints("run");
-        place.results().cells[0].seeds[0].methods["ODIN"].clone()
+        place.results().cells[0].seeds[0].tasks[0].methods["ODIN"].clone()
     };
     let chosen = fixed(&first.values["temperature"], &first.values["noise"]);
-    assert_eq!((&chosen.scores, &chosen.ood), (&ours.scores, &ours.ood));
+    assert_eq!((&chosen.scores, &chosen.sets), (&ours.scores, &ours.sets));
     let [plain, noisy] = [json!(0), json!(0.05)].map(|noise| fixed(&json!(1000), &noise));
     for set in ["fashion_mnist_small", "digits", "textures_small"] {
         let [plain_scores, noisy_scores] = [&plain, &noisy].map(|method| place.scores(&method.scores[set]));
@@ -534,7 +534,7 @@ fn settings_are_chosen_on_images_made_of_the_id_images() {
     }
     let digests: BTreeSet<&String> = records.iter().map(|record| &record.sha256).collect();
     assert_eq!(digests.len(), 8);
-    let search = results.cells[0].seeds[0].methods["ODIN"].search.clone().unwrap();
+    let search = results.cells[0].seeds[0].tasks[0].methods["ODIN"].search.clone().unwrap();
     assert_eq!(search.grid.len(), 4);
     for tried in &search.grid {
         assert_eq!(tried.ood.keys().collect::<Vec<_>>(), grey);

@@ -5,9 +5,11 @@ use std::{fs, path::Path};
 use oodkit::{
     Error,
     config::{self, Experiment, Table, load, overrides},
-    metrics::{Gap, MeanStd, Metrics, write_npy},
+    metrics::{MeanStd, Measures, write_npy},
     report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
-    run::results::{Cell, DatasetRecord, Environment, MethodResult, NetworkResult, OodResult, Results, SeedResult},
+    run::results::{
+        Cell, DatasetRecord, Environment, MethodResult, NetworkResult, Results, SeedResult, SetResult, TaskResult,
+    },
 };
 use serde_json::{Value, json};
 
@@ -47,16 +49,17 @@ fn environment() -> Environment {
 }
 
 /// How well a method does, from bad (0) to perfect (1), as a whole set of numbers that differ from each other.
-fn metrics(quality: f64) -> Metrics {
-    Metrics {
-        auroc: 0.5 + quality / 2.0,
-        fpr95_id_positive_closest: 1.0 - quality,
-        fpr95_ood_positive_first: 0.98 - quality * 0.98,
-        aupr_in_ap: 0.6 + quality * 0.4,
-        aupr_out_ap: 0.3 + quality * 0.7,
-        aupr_in_trapezoid: 0.61 + quality * 0.39,
-        aupr_out_trapezoid: 0.31 + quality * 0.69,
-    }
+fn metrics(quality: f64) -> Measures {
+    let numbers = [
+        ("auroc", 0.5 + quality / 2.0),
+        ("fpr95_id_positive_closest", 1.0 - quality),
+        ("fpr95_ood_positive_first", 0.98 - quality * 0.98),
+        ("aupr_in_ap", 0.6 + quality * 0.4),
+        ("aupr_out_ap", 0.3 + quality * 0.7),
+        ("aupr_in_trapezoid", 0.61 + quality * 0.39),
+        ("aupr_out_trapezoid", 0.31 + quality * 0.69),
+    ];
+    numbers.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Three seeds in two cells; MSP and EBD are the same in both, as they read `base`. Two sets are not the papers'.
@@ -93,7 +96,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
     let network = |name: &str, accuracy: f64| NetworkResult {
         members: Vec::new(),
         folder: format!("networks/{name}/seed{seed}").into(),
-        accuracy: accuracy + seed as f64 * 0.001,
+        measures: [("accuracy".to_owned(), accuracy + seed as f64 * 0.001)].into_iter().collect(),
         steps: 391,
         final_loss: Some(0.1),
         train_seconds: 60.0,
@@ -102,30 +105,25 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
     };
     let tuned = if weight > 0.0 { (0.94, 0.85) } else { (0.945, 0.70) };
     let method = |name: &str, network: &str, quality: f64| {
-        let ood = SETS.iter().enumerate().map(|(index, set)| {
+        let sets = SETS.iter().enumerate().map(|(index, set)| {
             let quality = quality - index as f64 * 0.05 + seed as f64 * 0.01;
-            let full = metrics(quality);
+            let mut measures = metrics(quality);
             let draws =
-                full.iter().map(|(key, value)| (key.to_owned(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
-            (
-                (*set).to_owned(),
-                OodResult {
-                    full,
-                    redraw: Some(draws.collect()),
-                    gap: Some(Gap { mean: 3.0 + quality, in_sd: Some(1.0 + quality) }),
-                },
-            )
+                measures.iter().map(|(key, value)| (key.clone(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
+            let redraw = Some(draws.collect());
+            measures.extend([("gap".to_owned(), 3.0 + quality), ("gap_sd".to_owned(), 1.0 + quality)]);
+            ((*set).to_owned(), SetResult { measures, redraw })
         });
         let scores = std::iter::once("cifar10")
             .chain(SETS)
             .map(|set| (set.to_owned(), format!("scores/{name}-{weight}/{set}.npy").into()));
-        let (ood, scores) = (ood.collect(), scores.collect());
+        let (sets, scores) = (sets.collect(), scores.collect());
         let network = network.into();
         (
             name.to_owned(),
             MethodResult {
                 network,
-                ood,
+                sets,
                 scores,
                 fit_seconds: 0.0,
                 fit: None,
@@ -135,15 +133,15 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
             },
         )
     };
-    SeedResult {
-        seed,
+    let task = TaskResult {
         networks: [("base".to_owned(), network("base", 0.9448)), ("tuned".to_owned(), network("tuned", tuned.0))]
             .into_iter()
             .collect(),
         methods: [method("MSP", "base", 0.5), method("EBD", "base", 0.7), method("Sparsity", "tuned", tuned.1)]
             .into_iter()
             .collect(),
-    }
+    };
+    SeedResult { seed, tasks: [("cifar10".to_owned(), task)].into_iter().collect() }
 }
 
 fn expect_table2() -> Value {
@@ -223,9 +221,9 @@ fn what_fits_met_is_told_of_few_methods() {
     let fit = |atoms: usize, passes: usize| json!({"neurons": 4694, "constant": 0, "with_atoms": atoms, "passes": passes, "mean_table_error": 0.004_249});
     for cell in &mut results.cells {
         for (seed, first) in cell.seeds.iter_mut().zip([true, false, false]) {
-            seed.methods["MSP"].fit = Some(fit(if first { 2994 } else { 7 }, 1));
-            seed.methods["EBD"].fit = Some(fit(2994, 2));
-            seed.methods["Sparsity"].fit = Some(json!({"jitter": 1.26e-7, "classes_left_out": [3, 12]}));
+            seed.tasks[0].methods["MSP"].fit = Some(fit(if first { 2994 } else { 7 }, 1));
+            seed.tasks[0].methods["EBD"].fit = Some(fit(2994, 2));
+            seed.tasks[0].methods["Sparsity"].fit = Some(json!({"jitter": 1.26e-7, "classes_left_out": [3, 12]}));
         }
     }
     assert_eq!(
@@ -238,7 +236,7 @@ fn what_fits_met_is_told_of_few_methods() {
 
     for fit in [json!({}), json!({"jitter": 0.0, "classes_left_out": []})] {
         results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).for_each(|seed| {
-            seed.methods.values_mut().for_each(|method| method.fit = Some(fit.clone()));
+            seed.tasks[0].methods.values_mut().for_each(|method| method.fit = Some(fit.clone()));
         });
         assert_eq!(told_of_fits(&results), [""; 0]);
     }
@@ -249,7 +247,7 @@ fn what_fits_met_is_told_of_few_methods() {
         results.cells.push(cell.clone());
     }
     results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).for_each(|seed| {
-        seed.methods.values_mut().for_each(|method| method.fit = Some(fit(1, 1)));
+        seed.tasks[0].methods.values_mut().for_each(|method| method.fit = Some(fit(1, 1)));
     });
     assert_eq!(told_of_fits(&results), ["What the detectors' fits met is in results.json, under `fit`."]);
 }
@@ -314,11 +312,11 @@ fn gaps_stand_in_their_own_unit() {
 #[test]
 fn what_is_missing_is_a_dash_and_fewer_seeds_are_told() {
     let mut results = results(&experiment(json!([]), json!([])));
-    results.cells[0].seeds[1].methods["MSP"].ood.shift_remove("svhn");
+    results.cells[0].seeds[1].tasks[0].methods["MSP"].sets.shift_remove("svhn");
     results.cells[0].seeds.iter_mut().for_each(|seed| {
-        seed.methods["EBD"].ood.shift_remove("svhn");
+        seed.tasks[0].methods["EBD"].sets.shift_remove("svhn");
     });
-    results.cells[1].seeds[2].methods.shift_remove("Sparsity");
+    results.cells[1].seeds[2].tasks[0].methods.shift_remove("Sparsity");
     let table = json!({"name": "holes", "rows": "method", "columns": ["auroc"]});
     insta::assert_snapshot!("missing_mean", terminal::text(&build(table, &results).unwrap(), None));
     let table = json!({"name": "holes", "rows": "method", "columns": ["auroc"], "over": "each"});
@@ -351,9 +349,9 @@ fn equals_are_all_best_and_a_lone_number_is_not() {
     for cell in &mut results.cells {
         for seed in &mut cell.seeds {
             // A difference that two decimals do not show.
-            let mut twin = seed.methods["EBD"].clone();
-            twin.ood.values_mut().for_each(|ood| ood.full.auroc += 1e-6);
-            seed.methods.insert("MSP".into(), twin);
+            let mut twin = seed.tasks[0].methods["EBD"].clone();
+            twin.sets.values_mut().for_each(|set| set.measures["auroc"] += 1e-6);
+            seed.tasks[0].methods.insert("MSP".into(), twin);
         }
     }
     let best = |methods: Value| {
@@ -371,8 +369,8 @@ fn names_cannot_break_a_format() {
     let mut results = results(&experiment(json!([]), json!([])));
     for cell in &mut results.cells {
         for seed in &mut cell.seeds {
-            let method = seed.methods.shift_remove("MSP").unwrap();
-            seed.methods.insert(hostile.to_owned(), method);
+            let method = seed.tasks[0].methods.shift_remove("MSP").unwrap();
+            seed.tasks[0].methods.insert(hostile.to_owned(), method);
         }
     }
     results.config["methods"][0]["name"] = json!(hostile);
@@ -437,8 +435,8 @@ fn what_does_not_fit_is_refused_by_name() {
         messages.push(error.to_string().replace(&folder.path().display().to_string(), "…"));
     }
     for cell in &mut results.cells {
-        let methods = cell.seeds.iter_mut().flat_map(|seed| seed.methods.values_mut());
-        methods.flat_map(|method| method.ood.values_mut()).for_each(|ood| ood.redraw = None);
+        let methods = cell.seeds.iter_mut().flat_map(|seed| seed.tasks[0].methods.values_mut());
+        methods.flat_map(|method| method.sets.values_mut()).for_each(|set| set.redraw = None);
     }
     messages.push(refused(table(&|table| table["sampling"] = json!("redraw")), &results));
     insta::assert_snapshot!("refused", messages.join("\n\n"));
@@ -556,8 +554,8 @@ fn training_elsewhere_and_changes_on_the_command_line_are_told() {
     assert!(same.contains(&format!("\n{here}.\n")) && !same.contains("Trained"), "{same}");
 
     let gpu = Environment { commit: "4567def".into(), device: "cuda (H100)".into(), ..environment() };
-    results.cells[1].seeds[2].networks["tuned"].environment = gpu.clone();
-    results.cells[1].seeds[1].networks["tuned"].environment = gpu;
+    results.cells[1].seeds[2].tasks[0].networks["tuned"].environment = gpu.clone();
+    results.cells[1].seeds[1].tasks[0].networks["tuned"].environment = gpu;
     results.overrides = vec!["networks.tuned.train.epochs=1".into(), "seeds=[0,\u{1b}1, 2]".into()];
     let table = build(table, &results).unwrap();
     let told = told(&table);
@@ -640,7 +638,7 @@ fn scores(count: usize, apart: f64, salt: usize) -> Vec<f32> {
 
 fn write_scores(results: &Results, runs: &Path) {
     for cell in &results.cells {
-        for (name, method) in &cell.seeds[0].methods {
+        for (name, method) in &cell.seeds[0].tasks[0].methods {
             let quality = match (name.as_str(), cell.name.as_str()) {
                 ("MSP", _) => 1.5,
                 ("Sparsity", "weight=0.01") => 5.0,

@@ -1,10 +1,10 @@
-//! From metrics to what tables show: means over repetitions, random subsets, accuracy, which metric a column means.
+//! From measures to what tables show: means over repetitions, random subsets, accuracy, which measure a column means.
 
 use candle_core::Tensor;
 use indexmap::IndexMap;
 use rand::seq::index;
 
-use super::{MeanStd, Metrics, ranking};
+use super::{MeanStd, Measure, Measures, Unit, measures};
 use crate::{
     Error, Result,
     config::{Column, Protocol},
@@ -24,7 +24,8 @@ impl MeanStd {
 }
 
 /// The subset protocol of energy_ood (`CIFAR/test.py`): all ID scores against `draws` random subsets of `size` OOD scores,
-/// each without replacement; a smaller OOD set is used whole. Keyed by [`Metrics::KEYS`], in their order.
+/// each without replacement; a smaller OOD set is used whole. The measures that are shares, by key: on average, a random
+/// subset's gap is the whole set's.
 ///
 /// The subsets are those of the random stream (`seed`, `redraw`, `set`), so every method is judged on the same images.
 ///
@@ -46,14 +47,15 @@ pub fn redraw(
         .map(|_| {
             let subset: Vec<f32> =
                 index::sample(&mut rng, ood.len(), size.min(ood.len())).iter().map(|image| ood[image]).collect();
-            ranking::metrics(id, &subset)
+            measures::of_scores(id, &subset)
         })
-        .collect::<Result<Vec<Metrics>>>()?;
-    let over_draws = |(place, key): (usize, &&str)| {
-        let values: Vec<f64> = drawn.iter().map(|metrics| metrics.values()[place]).collect();
-        ((*key).to_owned(), MeanStd::of(&values))
+        .collect::<Result<Vec<Measures>>>()?;
+    let shares = measures::ALL.iter().filter(|measure| measure.unit == Unit::Share);
+    let over_draws = |measure: &Measure| {
+        let values: Option<Vec<f64>> = drawn.iter().map(|draw| draw.get(measure.key).copied()).collect();
+        Some((measure.key.to_owned(), MeanStd::of(&values?)))
     };
-    Ok(Metrics::KEYS.iter().enumerate().map(over_draws).collect())
+    Ok(shares.filter_map(over_draws).collect())
 }
 
 /// The share of rows of (N, K) logits whose largest entry (the first of equal ones) is that of the label.
@@ -77,12 +79,13 @@ pub fn accuracy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
     Ok(right.count() as f64 / images as f64)
 }
 
-/// The key of [`Metrics`] that a column means under a protocol; `None` for the accuracy, which is not of scores, and for
-/// gaps, which are no ranking.
-pub fn metric_for(column: Column, protocol: Protocol) -> Option<&'static str> {
+/// The measure that a column means under a protocol.
+pub fn measure_for(column: Column, protocol: Protocol) -> Option<&'static Measure> {
     let id_positive = protocol.convention() == Protocol::IdPositiveClosest;
-    Some(match (column, id_positive) {
-        (Column::Accuracy | Column::Gap | Column::GapSd, _) => return None,
+    measures::find(match (column, id_positive) {
+        (Column::Accuracy, _) => "accuracy",
+        (Column::Gap, _) => "gap",
+        (Column::GapSd, _) => "gap_sd",
         (Column::Auroc, _) => "auroc",
         (Column::Fpr95, true) => "fpr95_id_positive_closest",
         (Column::Fpr95, false) => "fpr95_ood_positive_first",
@@ -91,19 +94,4 @@ pub fn metric_for(column: Column, protocol: Protocol) -> Option<&'static str> {
         (Column::AuprIn, false) => "aupr_in_trapezoid",
         (Column::Aupr | Column::AuprOut, false) => "aupr_out_trapezoid",
     })
-}
-
-/// The sign that makes the better of two numbers the larger: −1 for false positive rates; none for gaps, whose unit may differ
-/// from row to row.
-pub fn better(column: Column) -> Option<f64> {
-    match column {
-        Column::Fpr95 => Some(-1.0),
-        Column::Gap => None,
-        _ => Some(1.0),
-    }
-}
-
-/// Whether a number is a share, which tables show in percent.
-pub fn share(column: Column) -> bool {
-    !matches!(column, Column::Gap | Column::GapSd)
 }

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::ranking;
+use super::measures;
 use crate::{Error, Result, fs::write_atomic};
 
 /// Reads one score per image from a `.npy` file (one-dimensional or N × 1, any real number type but f2) or a `.csv` file
@@ -63,22 +63,22 @@ pub fn write_npy(path: &Path, scores: &[f32]) -> Result<()> {
 
 /// `oodkit metrics`: what two score files give, as lines of name and value, or as one JSON object.
 ///
-/// Values are fractions of 1 with as many digits as it takes to read the same f64 back. JSON has the keys of
-/// [`Metrics`](super::Metrics), then `n_id` and `n_ood`.
+/// Values are fractions of 1, gaps excepted, with as many digits as it takes to read the same f64 back. JSON has the keys of
+/// the [measures](super::measures) of scores, then `n_id` and `n_ood`.
 ///
 /// # Errors
 /// As [`read_scores`].
 pub fn run_cli(id: &Path, ood: &Path, json: bool) -> Result<String> {
     let (id, ood) = (read_scores(id)?, read_scores(ood)?);
-    let metrics = ranking::metrics(&id, &ood)?;
+    let metrics = measures::of_scores(&id, &ood)?;
     let counts = [("n_id", id.len()), ("n_ood", ood.len())];
     if json {
         let mut object: serde_json::Map<_, _> =
-            metrics.iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+            metrics.iter().map(|(key, value)| (key.clone(), (*value).into())).collect();
         object.extend(counts.map(|(key, count)| (key.to_owned(), count.into())));
         return Ok(format!("{:#}", serde_json::Value::Object(object)));
     }
-    let values = metrics.iter().map(|(key, value)| (key, value.to_string()));
+    let values = metrics.iter().map(|(key, value)| (key.as_str(), value.to_string()));
     let lines: Vec<(&str, String)> = values.chain(counts.map(|(key, count)| (key, count.to_string()))).collect();
     let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
     Ok(lines.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect::<Vec<_>>().join("\n"))

@@ -1,6 +1,6 @@
 //! How well scores rank OOD above ID: areas under the ROC and precision-recall curves, FPR at 95 % TPR.
 //!
-//! Two conventions are in use and differ; each has its own key (see [`Metrics`]):
+//! Two conventions are in use and differ; each has its own key (see [`measures`](super::measures)):
 //!
 //! - *ID positive, closest*: energy_ood `utils/display_results.py` (`get_measures`, `fpr_and_fdr_at_recall`), after
 //!   Hendrycks' outlier-exposure. An image is accepted when −score ≥ threshold.
@@ -13,21 +13,20 @@
 
 use rayon::prelude::*;
 
-use super::Metrics;
 use crate::{Error, Result};
-
-/// The recall at which the false positive rate is taken.
-const RECALL: f64 = 0.95;
 
 /// Sorted scores from each list per piece of the walk: large enough to drown a piece's cost, small enough to share out.
 const PIECE: usize = 1 << 18;
 
-/// All metrics of ID and OOD scores, in f32 or f64; larger scores mean more anomalous.
-///
-/// # Errors
-/// [`Error::Input`] if a list is empty or holds NaN or an infinity, with its index.
-pub fn metrics<S: Score>(id: &[S], ood: &[S]) -> Result<Metrics> {
-    Ok(Ranking::new(id, ood)?.metrics())
+/// The areas under the curves, fractions of 1; [`measures`](super::measures) says what each is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "the table of measures describes them")]
+pub struct Areas {
+    pub auroc: f64,
+    pub aupr_in_ap: f64,
+    pub aupr_out_ap: f64,
+    pub aupr_in_trapezoid: f64,
+    pub aupr_out_trapezoid: f64,
 }
 
 /// A number that scores may be.
@@ -84,8 +83,8 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
         Ok(Self { id: id?, ood: ood? })
     }
 
-    /// Every metric, in one walk.
-    pub fn metrics(&self) -> Metrics {
+    /// Every area, in one walk.
+    pub fn areas(&self) -> Areas {
         let [auroc, aupr_in_ap, aupr_out_ap, aupr_in_trapezoid, aupr_out_trapezoid] = self.sum(|step| {
             let (id_precision, ood_precision) = (step.precision(Positive::Id), step.precision(Positive::Ood));
             [
@@ -97,10 +96,8 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
             ]
         });
         let (ids, oods) = (self.id.len() as f64, self.ood.len() as f64);
-        Metrics {
+        Areas {
             auroc: auroc / ids / oods,
-            fpr95_id_positive_closest: self.fpr95_id_positive_closest(),
-            fpr95_ood_positive_first: self.fpr95_ood_positive_first(),
             aupr_in_ap: aupr_in_ap / ids,
             aupr_out_ap: aupr_out_ap / oods,
             aupr_in_trapezoid: aupr_in_trapezoid / ids,
@@ -129,17 +126,17 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
         area / self.count(positive) as f64
     }
 
-    /// The share of OOD images accepted at the threshold where the share of ID images accepted is closest to 95 %.
+    /// The share of OOD images accepted at the threshold where the share of ID images accepted is closest to `tpr` (0..1).
     ///
     /// energy_ood's `fpr_and_fdr_at_recall` walks the distinct thresholds from the first that accepts all ID images
     /// towards stricter ones and keeps the first of equally close ones. So of two recalls equally close the larger wins,
     /// and of thresholds with the same recall the loosest (which accepts most OOD images), except at recall 1, where
     /// the walk starts at the strictest.
-    pub fn fpr95_id_positive_closest(&self) -> f64 {
+    pub fn fpr_id_positive_closest(&self, tpr: f64) -> f64 {
         let total = self.id.len();
-        let distance = |accepted: usize| (accepted as f64 / total as f64 - RECALL).abs();
-        // The thresholds on either side of 95 %: all ID images scored below `at`, and those scored up to it.
-        let at = self.id[first_reaching(RECALL, total) - 1];
+        let distance = |accepted: usize| (accepted as f64 / total as f64 - tpr).abs();
+        // The thresholds on either side of `tpr`: all ID images scored below `at`, and those scored up to it.
+        let at = self.id[first_reaching(tpr, total) - 1];
         let fewer = self.id.partition_point(|key| *key < at);
         let more = fewer + self.id[fewer..].partition_point(|key| *key <= at);
         let accepted_ood = if distance(fewer) < distance(more) {
@@ -152,9 +149,9 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
         accepted_ood as f64 / self.ood.len() as f64
     }
 
-    /// The share of ID images rejected at the strictest threshold where at least 95 % of OOD images are caught.
-    pub fn fpr95_ood_positive_first(&self) -> f64 {
-        let at = self.ood[self.ood.len() - first_reaching(RECALL, self.ood.len())];
+    /// The share of ID images rejected at the strictest threshold where at least `tpr` (0..1) of the OOD images are caught.
+    pub fn fpr_ood_positive_first(&self, tpr: f64) -> f64 {
+        let at = self.ood[self.ood.len() - first_reaching(tpr, self.ood.len())];
         let accepted = self.id.partition_point(|key| *key < at);
         (self.id.len() - accepted) as f64 / self.id.len() as f64
     }

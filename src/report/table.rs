@@ -11,14 +11,14 @@ use crate::{
         Column, Over, Protocol, Rows, Sampling, Table,
         expect::{MEAN, column_keys},
     },
-    metrics::{self, MeanStd},
+    metrics::{self, Better, MeanStd, Unit, measures::Needs},
     report::{
         chosen,
         expect::Paper,
         fits,
         variants::{self, Variant},
     },
-    run::results::{DatasetRecord, Environment, OodResult, Results},
+    run::results::{DatasetRecord, Environment, Results, SetResult},
 };
 
 /// What every writer writes. All numbers but gaps are percent.
@@ -96,14 +96,10 @@ impl Header {
     /// `FPR95 ↓`: the number and where better is.
     pub fn title(&self) -> &'static str {
         match self.metric {
-            Column::Accuracy => "Accuracy ↑",
-            Column::Fpr95 => "FPR95 ↓",
-            Column::Auroc => "AUROC ↑",
+            // Of the protocol's positive class, which the caption names.
             Column::Aupr => "AUPR ↑",
-            Column::AuprIn => "AUPR-In ↑",
-            Column::AuprOut => "AUPR-Out ↑",
-            Column::Gap => "Gap",
-            Column::GapSd => "Gap/SD ↑",
+            // Protocols change how a number is computed, not what it is called.
+            column => metrics::measure_for(column, Protocol::default()).map_or("", |measure| measure.title),
         }
     }
 }
@@ -148,26 +144,28 @@ pub fn number(
     protocol: Protocol,
     sampling: Sampling,
 ) -> Option<MeanStd> {
-    if column == Column::Accuracy {
-        let accuracies = variant.methods().filter_map(|(seed, method)| seed.networks.get(&method.network));
-        return over_seeds(&accuracies.map(|network| network.accuracy * 100.0).collect::<Vec<_>>());
+    let measure = metrics::measure_for(column, protocol)?;
+    let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
+    if let Needs::Logits(_) = measure.needs {
+        let networks = variant.methods().filter_map(|(seed, method)| seed.task()?.networks.get(&method.network));
+        let values = networks.filter_map(|network| Some(network.measures.get(measure.key)? * scale));
+        return over_seeds(&values.collect::<Vec<_>>());
     }
-    let scale = if metrics::share(column) { 100.0 } else { 1.0 };
-    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
-    let one_set = |ood: &OodResult| match (column, metrics::metric_for(column, protocol), sampling) {
-        // On average a random subset's gap is the whole set's.
-        (Column::Gap, ..) => ood.gap.map(|gap| one(gap.mean)),
-        (Column::GapSd, ..) => ood.gap.and_then(|gap| gap.in_sd).map(one),
-        (_, metric, Sampling::Full) => ood.full.get(metric?).map(one),
-        (_, metric, Sampling::Redraw) => ood.redraw.as_ref().and_then(|draws| draws.get(metric?)).copied(),
+    let one_set = |set: &SetResult| match sampling {
+        // What is no share is not drawn: on average a random subset's gap is the whole set's.
+        Sampling::Redraw if measure.unit == Unit::Share => {
+            set.redraw.as_ref().and_then(|draws| draws.get(measure.key)).copied()
+        }
+        _ => set.measures.get(measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 }),
     };
+    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
     let seeds: Vec<MeanStd> = variant
         .methods()
         .filter_map(|(_, method)| match set {
-            Some(set) => one_set(method.ood.get(set)?),
+            Some(set) => one_set(method.sets.get(set)?),
             None => {
                 let means: Option<Vec<f64>> =
-                    sets.iter().map(|set| Some(one_set(method.ood.get(*set)?)?.mean)).collect();
+                    sets.iter().map(|set| Some(one_set(method.sets.get(*set)?)?.mean)).collect();
                 let means = means.filter(|means| !means.is_empty())?;
                 Some(one(means.iter().sum::<f64>() / means.len() as f64))
             }
@@ -232,13 +230,8 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(table: &'a Table, results: &'a Results, experiments_dir: &Path) -> Result<Self> {
-        let known: IndexMap<&str, ()> = results
-            .cells
-            .iter()
-            .flat_map(|cell| &cell.seeds)
-            .flat_map(|seed| seed.methods.keys())
-            .map(|name| (name.as_str(), ()))
-            .collect();
+        let known: IndexMap<&str, ()> =
+            results.tasks().flat_map(|task| task.methods.keys()).map(|name| (name.as_str(), ())).collect();
         let shown: Vec<&str> = match &table.methods {
             Some(methods) => methods.iter().map(String::as_str).collect(),
             None => known.keys().copied().collect(),
@@ -252,9 +245,9 @@ impl<'a> Builder<'a> {
             .hint("run the experiment again if the method is new in its file"));
         }
         let variants: Vec<_> = shown.iter().flat_map(|name| variants::of_method(results, name)).collect();
-        let drawn = |ood: &OodResult| ood.redraw.is_some();
+        let drawn = |set: &SetResult| set.redraw.is_some();
         if table.sampled() == Sampling::Redraw
-            && !variants.iter().flat_map(Variant::methods).all(|(_, method)| method.ood.values().all(drawn))
+            && !variants.iter().flat_map(Variant::methods).all(|(_, method)| method.sets.values().all(drawn))
         {
             return Err(Error::input(format!("table \"{}\" is over random draws, and no draws were made", table.name))
                 .hint("run the experiment again: networks and scores are used again"));
@@ -500,7 +493,11 @@ impl<'a> Builder<'a> {
                     of_metric.iter().map(|column| (0..rows.len()).map(|row| (row, *column)).collect()).collect()
                 }
             };
-            let Some(sign) = metrics::better(*metric) else { continue };
+            let sign = match metrics::measure_for(*metric, self.table.protocol).map(|measure| measure.better) {
+                Some(Better::Larger) => 1.0,
+                Some(Better::Smaller) => -1.0,
+                Some(Better::Neither) | None => continue,
+            };
             for contest in contests {
                 // As printed: what looks equal is equal.
                 let printed = |(row, column): &(usize, usize), rows: &[Row]| {
@@ -559,7 +556,8 @@ impl<'a> Builder<'a> {
                  of each OOD set"
             ),
         };
-        let gaps = table.columns.iter().any(|column| !metrics::share(*column));
+        let unit = |column: &Column| metrics::measure_for(*column, table.protocol).map(|measure| measure.unit);
+        let gaps = table.columns.iter().any(|column| unit(column) != Some(Unit::Share));
         let unit = match gaps {
             true => {
                 "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in standard deviations of ID \
@@ -708,7 +706,7 @@ fn environments(results: &Results) -> String {
         format!("oodkit {}, commit {}, {}", environment.oodkit, environment.commit, environment.device)
     };
     let scored = &results.environment;
-    let networks = results.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.networks.values());
+    let networks = results.tasks().flat_map(|task| task.networks.values());
     let mut trained: Vec<&Environment> = Vec::new();
     for network in networks {
         let known = |other: &&Environment| {

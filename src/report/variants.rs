@@ -34,13 +34,13 @@ impl<'a> Variant<'a> {
     /// The method's results by seed; seeds without it are left out.
     pub fn methods(&self) -> impl Iterator<Item = (&'a SeedResult, &'a MethodResult)> + use<'a> {
         let name = self.name;
-        self.cell.seeds.iter().filter_map(move |seed| seed.methods.get(name).map(|method| (seed, method)))
+        self.cell.seeds.iter().filter_map(move |seed| Some((seed, seed.task()?.methods.get(name)?)))
     }
 
     /// The network's results by seed; seeds without it are left out.
     pub fn networks(&self) -> impl Iterator<Item = &'a NetworkResult> + use<'a> {
         let name = self.name;
-        self.cell.seeds.iter().filter_map(move |seed| seed.networks.get(name))
+        self.cell.seeds.iter().filter_map(move |seed| seed.task()?.networks.get(name))
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{
     config::{self, Figure, Method, Redraw},
     data::Split,
     detectors::{Bank, Fit, Need},
-    metrics::{Gap, aggregate, ranking},
+    metrics::{Measures, aggregate, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
         execute::{LoadedSet, Runner},
         plan::{Cell, Node, file_digest, short_hash, to_json},
-        results::{self, Environment, MethodResult, NetworkResult, OodResult, SeedResult},
+        results::{self, Environment, MethodResult, NetworkResult, SeedResult, SetResult, TaskResult},
         scoring::{Place, Scored, Scoring},
         search::Validation,
         store::Lock,
@@ -111,8 +111,8 @@ impl<'a> Runner<'a> {
                 .labels
                 .as_deref()
                 .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
-            let accuracy = aggregate::accuracy(&subject.banks[0].logits, labels)?;
-            network_results.insert(name.clone(), network_result(&subject, accuracy));
+            let measures = measures::of_logits(&subject.banks[0].logits, labels)?;
+            network_results.insert(name.clone(), network_result(&subject, measures));
             for method in methods {
                 method_results.insert(method.name.as_str(), self.method(method, &subject, figures)?);
             }
@@ -122,7 +122,9 @@ impl<'a> Runner<'a> {
             let result = method_results.swap_remove(method.name.as_str())?;
             Some((method.name.clone(), result))
         });
-        Ok(SeedResult { seed, networks: network_results, methods: in_order.collect() })
+        let result = TaskResult { networks: network_results, methods: in_order.collect() };
+        let task = experiment.data.id.name.clone();
+        Ok(SeedResult { seed, tasks: [(task, result)].into_iter().collect() })
     }
 
     /// Loads finished nodes and keeps other processes out of them.
@@ -198,7 +200,7 @@ impl<'a> Runner<'a> {
         let scored = self.scores(&method, subject, subject.sets, &subject.banks)?;
         self.views(&method, subject, figures, &scored.folder, scored.scorer.as_deref())?;
         let id = scored.scores[0].as_slice();
-        let mut ood = IndexMap::new();
+        let mut sets = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
             let name = &set.images.name;
             let redraw = match &subject.redraw {
@@ -208,18 +210,12 @@ impl<'a> Runner<'a> {
                     Some(aggregate::redraw(id, scores.as_slice(), redraw.draws, size, subject.seed, name)?)
                 }
             };
-            ood.insert(
-                name.clone(),
-                OodResult {
-                    full: ranking::metrics(id, scores.as_slice())?,
-                    redraw,
-                    gap: Gap::of(id, scores.as_slice()),
-                },
-            );
+            let measures = measures::of_scores(id, scores.as_slice())?;
+            sets.insert(name.clone(), SetResult { measures, redraw });
         }
         Ok(MethodResult {
             network: method.network,
-            ood,
+            sets,
             scores: scored.paths,
             fit_seconds: scored.fit_seconds,
             fit: scored.fit,
@@ -275,7 +271,7 @@ fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
 }
 
 /// The record of a network, or of an ensemble.
-fn network_result(subject: &Subject<'_>, accuracy: f64) -> NetworkResult {
+fn network_result(subject: &Subject<'_>, measures: Measures) -> NetworkResult {
     let (members, count) = (&subject.members, subject.members.len());
     let records = || members.iter().map(|member| &member.trained.record);
     let losses: Option<Vec<f64>> = records().map(|record| record.final_loss).collect();
@@ -286,7 +282,7 @@ fn network_result(subject: &Subject<'_>, accuracy: f64) -> NetworkResult {
         } else {
             Vec::new()
         },
-        accuracy,
+        measures,
         steps: records().map(|record| record.steps).sum(),
         final_loss: losses.map(|losses| losses.iter().sum::<f64>() / count as f64),
         train_seconds: records().map(|record| record.train_seconds).sum(),

@@ -15,6 +15,7 @@ pub mod layers;
 pub mod plan;
 pub mod progress;
 pub mod results;
+mod schema_1;
 mod scoring;
 mod search;
 pub mod store;

@@ -4,20 +4,22 @@ use std::path::{Path, PathBuf};
 
 use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     Error, Result,
     config::{Experiment, search::By},
     fs::write_atomic,
-    metrics::{Gap, MeanStd, Metrics},
+    metrics::{MeanStd, Measures},
     run::{
         plan::to_json,
-        store::{read_json, write_json},
+        schema_1,
+        store::{no_record, read_json, write_json},
     },
 };
 
-/// The version of the format; files of another version are refused.
-pub const SCHEMA: u32 = 1;
+/// The version of the format. Files of version 1 are read as well ([`schema_1`](super::schema_1)); others are refused.
+pub const SCHEMA: u32 = 2;
 
 /// The record of one experiment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +48,7 @@ pub struct Results {
     /// What the command line changed in the experiment's file, as it was written there: `data.id.train_limit=1000`.
     pub overrides: Vec<String>,
     /// The resolved experiment (all defaults filled in, overrides applied).
-    pub config: serde_json::Value,
+    pub config: Value,
 }
 
 impl Results {
@@ -58,9 +60,14 @@ impl Results {
         write_json(&folder.join("results.json"), self)
     }
 
+    /// What was measured, cell by cell and seed by seed.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskResult> {
+        self.cells.iter().flat_map(|cell| &cell.seeds).filter_map(SeedResult::task)
+    }
+
     /// Whether these are the results of `experiment`, whatever its title, tables and figures are now.
     pub fn are_of(&self, experiment: &Experiment) -> Result<bool> {
-        let without_presentation = |mut config: serde_json::Value| {
+        let without_presentation = |mut config: Value| {
             if let Some(config) = config.as_object_mut() {
                 for key in ["title", "about", "tables", "figures"] {
                     config.remove(key);
@@ -80,13 +87,28 @@ impl Results {
         if !path.exists() {
             return Ok(None);
         }
-        let results: Self = read_json(&path)?;
-        if results.schema != SCHEMA {
-            let schema = results.schema;
-            return Err(Error::input(format!("{} is of schema {schema}, this program reads {SCHEMA}", path.display()))
-                .hint("run the experiment again: networks and scores are used again"));
-        }
-        Ok(Some(results))
+        Self::read_file(&path).map(Some)
+    }
+
+    /// Reads a file of results.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file is of another version or is something else.
+    pub fn read_file(path: &Path) -> Result<Self> {
+        // The schema first: what else a file of another version holds is unknown.
+        let value: Value = read_json(path)?;
+        let value = match value.get("schema").map(Value::as_u64) {
+            Some(Some(schema)) if schema == u64::from(SCHEMA) => value,
+            Some(Some(1)) => schema_1::converted(value),
+            Some(Some(schema)) => {
+                let message = format!("{} is of schema {schema}, this program reads 1 and {SCHEMA}", path.display());
+                return Err(Error::input(message).hint(
+                    "use the oodkit that wrote it, or run the experiment again: networks and scores are used again",
+                ));
+            }
+            _ => return Err(no_record(path, "missing field `schema`")),
+        };
+        serde_json::from_value(value).map_err(|error| no_record(path, error))
     }
 }
 
@@ -137,7 +159,7 @@ pub struct Cell {
     /// `weight=0.01`, or `default` without a sweep. Readable, unique, a valid file name.
     pub name: String,
     /// The swept paths and their values here; empty without a sweep.
-    pub values: IndexMap<String, serde_json::Value>,
+    pub values: IndexMap<String, Value>,
     /// One per seed.
     pub seeds: Vec<SeedResult>,
 }
@@ -148,6 +170,21 @@ pub struct Cell {
 pub struct SeedResult {
     /// The seed.
     pub seed: u64,
+    /// By task, which has the name of its ID set.
+    pub tasks: IndexMap<String, TaskResult>,
+}
+
+impl SeedResult {
+    /// The task of an experiment that has one.
+    pub fn task(&self) -> Option<&TaskResult> {
+        self.tasks.values().next()
+    }
+}
+
+/// What was measured of one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskResult {
     /// By the experiment's network names.
     pub networks: IndexMap<String, NetworkResult>,
     /// By the experiment's method names.
@@ -163,8 +200,8 @@ pub struct NetworkResult {
     /// Where the members of an ensemble are; the sums and means below are over them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<PathBuf>,
-    /// Share of ID test images classified rightly, 0..1.
-    pub accuracy: f64,
+    /// On the ID test images, by key: `accuracy`.
+    pub measures: Measures,
     /// Optimiser steps of its own (without those of the network it started from); of an ensemble, their sum.
     pub steps: u64,
     /// Mean total loss over the last epoch; of an ensemble, the mean of theirs; `null` if it was not trained here.
@@ -184,19 +221,19 @@ pub struct MethodResult {
     /// The network it reads.
     pub network: String,
     /// By OOD set.
-    pub ood: IndexMap<String, OodResult>,
+    pub sets: IndexMap<String, SetResult>,
     /// Score files (`.npy`, f32, one number per image) by set, the ID set included; relative to the runs root.
     pub scores: IndexMap<String, PathBuf>,
     /// Seconds to fit.
     pub fit_seconds: f64,
     /// What the detector says about its fit, such as how many neurons were constant; `None` if it has nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fit: Option<serde_json::Value>,
+    pub fit: Option<Value>,
     /// Seconds to score all sets, forward passes not included.
     pub score_seconds: f64,
     /// The detector and the settings that it scored with, all defaults filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detector: Option<serde_json::Value>,
+    pub detector: Option<Value>,
     /// How they were chosen; `None` if they stand in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
@@ -209,7 +246,7 @@ pub struct Search {
     /// What was best.
     pub by: By,
     /// The best, the first of equals.
-    pub chosen: IndexMap<String, serde_json::Value>,
+    pub chosen: IndexMap<String, Value>,
     /// All that were tried, in order.
     pub grid: Vec<Combination>,
 }
@@ -219,7 +256,7 @@ pub struct Search {
 #[serde(deny_unknown_fields)]
 pub struct Combination {
     /// The settings.
-    pub values: IndexMap<String, serde_json::Value>,
+    pub values: IndexMap<String, Value>,
     /// The mean over the validation OOD sets of [`Search::by`], a fraction of 1.
     pub mean: f64,
     /// By validation OOD set.
@@ -231,14 +268,12 @@ pub struct Combination {
 /// One OOD set against the ID test set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct OodResult {
-    /// On all images.
-    pub full: Metrics,
-    /// Over random subsets, by the metric's key (the fields of [`Metrics`]); if `evaluation.redraw` is set.
+pub struct SetResult {
+    /// On all images, by key.
+    pub measures: Measures,
+    /// Over random subsets, by key; if `evaluation.redraw` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redraw: Option<IndexMap<String, MeanStd>>,
-    /// Between the mean scores.
-    #[serde(default)]
-    pub gap: Option<Gap>,
 }
 
 /// What it ran on.

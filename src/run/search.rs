@@ -17,7 +17,7 @@ use crate::{
     },
     data::{Split, made::Distribution},
     detectors::Bank,
-    metrics::ranking,
+    metrics::measures,
     rng,
     run::{
         evaluation::Subject,
@@ -141,12 +141,12 @@ impl Runner<'_> {
             let id = scored.scores[0].as_slice();
             let mut ood = IndexMap::new();
             for (set, scores) in validation.sets.iter().zip(&scored.scores).skip(1) {
-                let metrics = ranking::metrics(id, scores.as_slice())?;
-                let value = match validation.by {
-                    By::Auroc => metrics.auroc,
-                    By::Fpr95 => metrics.fpr95_id_positive_closest,
+                let measures = measures::of_scores(id, scores.as_slice())?;
+                let key = match validation.by {
+                    By::Auroc => "auroc",
+                    By::Fpr95 => "fpr95_id_positive_closest",
                 };
-                ood.insert(set.images.name.clone(), value);
+                ood.extend(measures.get(key).map(|value| (set.images.name.clone(), *value)));
             }
             let mean = ood.values().sum::<f64>() / ood.len() as f64;
             let better = match (&best, validation.by) {

@@ -187,10 +187,13 @@ pub struct Lock {
 /// [`Error::Input`] naming the file and the place if it is not what was written.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text).map_err(|error| {
-        Error::input(format!("{} is not a record that this version of oodkit wrote: {error}", path.display()))
-            .hint("remove the file and run the experiment again: what is still good is not repeated")
-    })
+    serde_json::from_str(&text).map_err(|error| no_record(path, error))
+}
+
+/// The error of a file that is not the record it stands for.
+pub fn no_record(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::input(format!("{} is not a record that this version of oodkit wrote: {why}", path.display()))
+        .hint("remove the file and run the experiment again: what is still good is not repeated")
 }
 
 /// Writes a JSON file whole or not at all.

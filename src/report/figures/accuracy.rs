@@ -23,7 +23,8 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
         let variants = variants::of_network(results, name);
         let mut found = false;
         for variant in variants {
-            let accuracies: Vec<f64> = variant.networks().map(|network| network.accuracy * 100.0).collect();
+            let accuracies = variant.networks().filter_map(|network| network.measures.get("accuracy"));
+            let accuracies: Vec<f64> = accuracies.map(|accuracy| accuracy * 100.0).collect();
             if accuracies.is_empty() {
                 continue;
             }
@@ -53,7 +54,7 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
             ticks.push((at, label));
         }
         if !found {
-            let known = results.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.networks.keys());
+            let known = results.tasks().flat_map(|task| task.networks.keys());
             let near = crate::did_you_mean(name, known.map(String::as_str));
             return Err(Error::input(format!("figure accuracy: the results have no network \"{name}\"{near}")));
         }

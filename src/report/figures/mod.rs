@@ -250,7 +250,7 @@ fn file_stem(kind: &str, names: &[String]) -> String {
 
 /// The method with the file's own values, or an error that names the figure and what there is.
 fn method<'a>(results: &'a Results, figure: &str, name: &'a str) -> Result<Variant<'a>> {
-    let known = || results.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.methods.keys());
+    let known = || results.tasks().flat_map(|task| task.methods.keys());
     if !known().any(|known| known == name) {
         let near = crate::did_you_mean(name, known().map(String::as_str));
         return Err(Error::input(format!("figure {figure}: the results have no method \"{name}\"{near}")));

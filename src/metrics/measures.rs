@@ -1,0 +1,229 @@
+//! The table of measures: what a number means, which way is better, and how it is computed.
+//!
+//! Adding a measure is one entry in [`ALL`]. Results store measures by key, so that a file with one more or one less stays
+//! readable.
+
+use candle_core::Tensor;
+use indexmap::IndexMap;
+use rayon::prelude::*;
+
+use super::{MeanStd, aggregate, ranking::Areas, ranking::Ranking, ranking::Score};
+use crate::Result;
+
+/// Numbers by [`Measure::key`].
+pub type Measures = IndexMap<String, f64>;
+
+/// Which of two numbers is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// The larger one.
+    Larger,
+    /// The smaller one.
+    Smaller,
+    /// None: their units may differ.
+    Neither,
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// A fraction of 1, shown in percent.
+    Share,
+    /// The score's own unit.
+    Score,
+    /// Standard deviations of the ID scores.
+    Deviations,
+}
+
+/// What a measure needs, and the function that computes it of that.
+#[derive(Clone, Copy)]
+pub enum Needs {
+    /// The logits (N, K) of the ID test images, and their labels.
+    Logits(fn(&Tensor, &[u32]) -> Result<f64>),
+    /// ID and OOD scores; `None` where they do not define the number.
+    Scores(fn(&dyn Graded) -> Option<f64>),
+}
+
+/// A measure.
+#[derive(Clone, Copy)]
+pub struct Measure {
+    /// Its name in results: it says which class is positive, which threshold is taken and how a curve is integrated.
+    pub key: &'static str,
+    /// What stands above a column.
+    pub title: &'static str,
+    /// What it is, in one sentence.
+    pub about: &'static str,
+    /// Which way is better.
+    pub better: Better,
+    /// What it counts.
+    pub unit: Unit,
+    /// What it is computed of.
+    pub needs: Needs,
+}
+
+/// Every measure, in the order in which results and `oodkit metrics` list them.
+pub const ALL: &[Measure] = &[
+    Measure {
+        key: "accuracy",
+        title: "Accuracy ↑",
+        about: "Share of ID test images classified rightly.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Logits(aggregate::accuracy),
+    },
+    Measure {
+        key: "auroc",
+        title: "AUROC ↑",
+        about: "Area under the ROC curve; ties count one half. The same whichever class is positive.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.areas().auroc)),
+    },
+    Measure {
+        key: "fpr95_id_positive_closest",
+        title: "FPR95 ↓",
+        about: "Share of OOD images accepted at the threshold where the share of ID images accepted is closest to 95 % \
+                (energy_ood, the sparsity paper).",
+        better: Better::Smaller,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.fpr_id_positive_closest(0.95))),
+    },
+    Measure {
+        key: "fpr95_ood_positive_first",
+        title: "FPR95 ↓",
+        about: "Share of ID images rejected at the first threshold where at least 95 % of OOD images are caught (OpenOOD).",
+        better: Better::Smaller,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.fpr_ood_positive_first(0.95))),
+    },
+    Measure {
+        key: "aupr_in_ap",
+        title: "AUPR-In ↑",
+        about: "Average precision, ID positive (scikit-learn's `average_precision_score`; energy_ood).",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_ap)),
+    },
+    Measure {
+        key: "aupr_out_ap",
+        title: "AUPR-Out ↑",
+        about: "Average precision, OOD positive.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.areas().aupr_out_ap)),
+    },
+    Measure {
+        key: "aupr_in_trapezoid",
+        title: "AUPR-In ↑",
+        about: "Trapezoid under the precision-recall curve, ID positive (OpenOOD's AUPR_IN).",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_trapezoid)),
+    },
+    Measure {
+        key: "aupr_out_trapezoid",
+        title: "AUPR-Out ↑",
+        about: "Trapezoid under the precision-recall curve, OOD positive (OpenOOD's AUPR_OUT).",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.areas().aupr_out_trapezoid)),
+    },
+    // How far OOD scores lie above ID scores: of the energy, the gap that energy-based fine-tuning widens (Liu et al. 2020).
+    Measure {
+        key: "gap",
+        title: "Gap",
+        about: "The mean OOD score minus the mean ID score, in the score's own unit.",
+        better: Better::Neither,
+        unit: Unit::Score,
+        needs: Needs::Scores(|graded| Some(graded.gap())),
+    },
+    Measure {
+        key: "gap_sd",
+        title: "Gap/SD ↑",
+        about: "The gap in population standard deviations of the ID scores; none if ID scores are all equal. Logits twice as \
+                large do not count as twice the gap.",
+        better: Better::Larger,
+        unit: Unit::Deviations,
+        needs: Needs::Scores(|graded| {
+            let sd = graded.id_moments().std;
+            (sd > 0.0).then(|| graded.gap() / sd)
+        }),
+    },
+];
+
+/// The measure of this key.
+pub fn find(key: &str) -> Option<&'static Measure> {
+    ALL.iter().find(|measure| measure.key == key)
+}
+
+/// ID and OOD scores, ready to be measured; larger scores mean more anomalous.
+pub trait Graded {
+    /// The areas under the curves.
+    fn areas(&self) -> &Areas;
+    /// See [`Ranking::fpr_id_positive_closest`].
+    fn fpr_id_positive_closest(&self, tpr: f64) -> f64;
+    /// See [`Ranking::fpr_ood_positive_first`].
+    fn fpr_ood_positive_first(&self, tpr: f64) -> f64;
+    /// Mean and population standard deviation of the ID scores.
+    fn id_moments(&self) -> MeanStd;
+    /// The mean OOD score minus the mean ID score.
+    fn gap(&self) -> f64;
+}
+
+struct Grades<K> {
+    ranking: Ranking<K>,
+    areas: Areas,
+    id: MeanStd,
+    ood: MeanStd,
+}
+
+impl<K: Copy + Ord + Send + Sync> Graded for Grades<K> {
+    fn areas(&self) -> &Areas {
+        &self.areas
+    }
+
+    fn fpr_id_positive_closest(&self, tpr: f64) -> f64 {
+        self.ranking.fpr_id_positive_closest(tpr)
+    }
+
+    fn fpr_ood_positive_first(&self, tpr: f64) -> f64 {
+        self.ranking.fpr_ood_positive_first(tpr)
+    }
+
+    fn id_moments(&self) -> MeanStd {
+        self.id
+    }
+
+    fn gap(&self) -> f64 {
+        self.ood.mean - self.id.mean
+    }
+}
+
+/// Every measure of ID and OOD scores, in f32 or f64; larger scores mean more anomalous.
+///
+/// # Errors
+/// [`Error::Input`](crate::Error::Input) if a list is empty or holds NaN or an infinity, with its index.
+pub fn of_scores<S: Score>(id: &[S], ood: &[S]) -> Result<Measures> {
+    let ranking = Ranking::new(id, ood)?;
+    let moments = |scores: &[S]| MeanStd::of(&scores.par_iter().map(|&score| score.into()).collect::<Vec<f64>>());
+    let grades = Grades { areas: ranking.areas(), ranking, id: moments(id), ood: moments(ood) };
+    let value = |measure: &Measure| match measure.needs {
+        Needs::Scores(of) => Some((measure.key.to_owned(), of(&grades)?)),
+        Needs::Logits(_) => None,
+    };
+    Ok(ALL.iter().filter_map(value).collect())
+}
+
+/// Every measure of the logits (N, K) of ID test images with these labels.
+///
+/// # Errors
+/// Those of the measures, such as no images or another number of labels.
+pub fn of_logits(logits: &Tensor, labels: &[u32]) -> Result<Measures> {
+    let mut measures = Measures::new();
+    for measure in ALL {
+        if let Needs::Logits(of) = measure.needs {
+            measures.insert(measure.key.to_owned(), of(logits, labels)?);
+        }
+    }
+    Ok(measures)
+}
