@@ -198,6 +198,7 @@ fn methods_beside_the_paper_in_every_format() {
     insta::assert_snapshot!("methods_terminal", terminal::text(&table, None));
     insta::assert_snapshot!("methods_markdown", markdown::text(&table));
     insta::assert_snapshot!("methods_csv", csv::text(&table));
+    insta::assert_snapshot!("methods_caption", csv::caption(&table));
     insta::assert_snapshot!("methods_latex", latex::text(&table));
     insta::assert_snapshot!("methods_json", json::text(&table));
 }
@@ -339,7 +340,9 @@ fn a_smoke_run_is_loud_and_never_beside_a_paper() {
     insta::assert_snapshot!("smoke_terminal", terminal::text(&table, None));
     assert!(markdown::text(&table).contains("> **SMOKE RUN on synthetic data: numbers mean nothing**"));
     assert!(latex::text(&table).contains("\\textbf{SMOKE RUN on synthetic data: numbers mean nothing}"));
-    assert!(csv::text(&table).contains("# SMOKE RUN on synthetic data: numbers mean nothing"));
+    assert!(csv::caption(&table).contains("SMOKE RUN on synthetic data: numbers mean nothing\n"));
+    let csv = csv::text(&table);
+    assert!(csv.lines().skip(1).all(|row| row.ends_with(",SMOKE RUN")), "{csv}");
     assert!(json::text(&table).contains("SMOKE RUN"));
 }
 
@@ -383,6 +386,36 @@ fn names_cannot_break_a_format() {
     insta::assert_snapshot!("hostile_csv", line(csv::text(&table)));
     let parsed: Value = serde_json::from_str(&json::text(&table)).unwrap();
     assert_eq!(parsed["rows"][0]["labels"][0], hostile);
+}
+
+/// The first column and the AUROC of a CSV, read as `csv.reader` does; with `comment`, as `pandas.read_csv(comment="#")`.
+fn read_plainly(text: &str, comment: Option<u8>) -> Vec<(String, f64)> {
+    let mut reader = ::csv::ReaderBuilder::new().comment(comment).from_reader(text.as_bytes());
+    let auroc = reader.headers().unwrap().iter().position(|name| name == "auroc").unwrap();
+    reader.records().map(|record| record.unwrap()).map(|row| (row[0].to_owned(), row[auroc].parse().unwrap())).collect()
+}
+
+#[test]
+fn the_csv_is_plain_whatever_a_method_is_called() {
+    for name in ["x #1", "#1", "a \"b\" c", "a, b", "two\nlines", "two\r\nlines", "\"", "5\" #2,\n", "# , \"#\""] {
+        let mut results = results(&experiment(json!([]), json!([])));
+        for seed in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds) {
+            let method = seed.tasks[0].methods.shift_remove("MSP").unwrap();
+            seed.tasks[0].methods.insert(name.to_owned(), method);
+        }
+        results.config["methods"][0]["name"] = json!(name);
+        results.title = "A title\nof, \"two\" lines # 1".into();
+        let table = json!({"name": "t", "rows": "method", "columns": ["auroc"], "methods": [name, "EBD"]});
+        let table = build(table, &results).unwrap();
+        let ours = |row: usize| table.rows[row].cells[0].ours.unwrap().mean;
+        let expected = [(name.to_owned(), ours(0)), ("EBD".to_owned(), ours(1))];
+        let text = csv::text(&table);
+        assert_eq!(read_plainly(&text, None), expected, "{text}");
+        assert_eq!(read_plainly(&text, Some(b'#')), expected, "{text}");
+        assert!(text.starts_with("method,auroc,"), "{text}");
+        let caption = csv::caption(&table);
+        assert!(caption.starts_with("A title of, \"two\" lines # 1\nPercent; "), "{caption}");
+    }
 }
 
 #[test]
@@ -680,10 +713,12 @@ fn a_report_is_tables_and_figures_in_files() {
         [
             "table_methods.md",
             "table_methods.csv",
+            "table_methods.caption.txt",
             "table_methods.tex",
             "table_methods.json",
             "table_lambda.md",
             "table_lambda.csv",
+            "table_lambda.caption.txt",
             "table_lambda.tex",
             "table_lambda.json",
             "roc_EBD_Sparsity.svg",

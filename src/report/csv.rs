@@ -1,20 +1,12 @@
-//! A table as CSV, at full precision, for other programs; the caption and the notes are `#` comment lines.
+//! A table as plain CSV, at full precision: `pandas.read_csv(path)` and `csv.reader(file)` read it as it is.
 //!
-//! A number is up to five columns: `svhn.fpr95` (percent), `_std`, `_n`, `_paper` and `_difference`.
+//! A number is up to five columns: `svhn.fpr95` (percent), `_std`, `_n`, `_paper` and `_difference`. Title, caption and notes are
+//! lines of a text file beside the CSV ([`caption`]); its last column, `notes`, holds their marks.
 
 use crate::{config::expect::column_name, report::table::Rendered};
 
-/// The table as CSV; a missing number is an empty field.
+/// The table as CSV, a header line first; a missing number is an empty field.
 pub fn text(table: &Rendered) -> String {
-    let mut text = String::new();
-    let notes = table.notes.iter().enumerate().map(|(index, note)| format!("[{}] {note}", index + 1));
-    let comments = std::iter::once(table.title.clone())
-        .chain(table.warning.clone())
-        .chain(table.caption.iter().cloned())
-        .chain(notes);
-    for comment in comments {
-        text.push_str(&format!("# {}\n", comment.replace(['\n', '\r'], " ")));
-    }
     let mut lines = vec![header(table)];
     for row in &table.rows {
         let mut line = row.labels.clone();
@@ -29,14 +21,25 @@ pub fn text(table: &Rendered) -> String {
                 line.push(number(cell.difference));
             }
         }
-        line.push(row.marks.iter().map(|mark| format!("[{}]", mark + 1)).collect());
+        // In every row: the text beside the CSV may get lost.
+        let smoke = table.warning.iter().map(|_| "SMOKE RUN".to_owned());
+        line.push(smoke.chain(row.marks.iter().map(mark)).collect::<Vec<_>>().join(" "));
         lines.push(line);
     }
-    for line in lines {
-        text.push_str(&line.iter().map(|field| quote(field)).collect::<Vec<_>>().join(","));
-        text.push('\n');
-    }
-    text
+    let quoted = |line: &Vec<String>| line.iter().map(|field| quote(field)).collect::<Vec<_>>().join(",") + "\n";
+    lines.iter().map(quoted).collect()
+}
+
+/// What stands around the table: title, warning, caption and notes, a line each.
+pub fn caption(table: &Rendered) -> String {
+    let title = std::iter::once(table.title.clone());
+    let notes = table.notes.iter().enumerate().map(|(index, note)| format!("{} {note}", mark(&index)));
+    let lines = title.chain(table.warning.clone()).chain(table.caption.iter().cloned()).chain(notes);
+    lines.map(|line| line.replace(['\n', '\r'], " ") + "\n").collect()
+}
+
+fn mark(note: &usize) -> String {
+    format!("[{}]", note + 1)
 }
 
 fn header(table: &Rendered) -> Vec<String> {
@@ -52,9 +55,9 @@ fn header(table: &Rendered) -> Vec<String> {
     header
 }
 
-/// Quoted where RFC 4180 asks for it, and where a reader could take the line for a comment.
+/// Quoted where RFC 4180 asks for it, and where a reader of comments (`comment="#"`) would cut the field.
 fn quote(field: &str) -> String {
-    if field.contains(['"', ',', '\n', '\r']) || field.starts_with('#') {
+    if field.contains(['"', ',', '\n', '\r', '#']) {
         format!("\"{}\"", field.replace('"', "\"\""))
     } else {
         field.to_owned()

@@ -33,7 +33,7 @@ pub struct Report {
 
 /// Makes every table and figure of `experiment` from `results`: nothing is trained or scored.
 ///
-/// Tables become `table_<name>.{md,csv,tex,json}`, figures `<kind>_<what>.{svg,png}` (the second
+/// Tables become `table_<name>.{md,csv,caption.txt,tex,json}`, figures `<kind>_<what>.{svg,png}` (the second
 /// of that name `<kind>_<what>_2`), in `out` (created if need be).
 /// `experiments_dir` is where [`crate::config::Expect::file`] starts, `runs_root` where the score files' paths start.
 ///
@@ -59,6 +59,7 @@ pub fn write(
         for (extension, text) in [
             ("md", markdown::text(&rendered)),
             ("csv", csv::text(&rendered)),
+            ("caption.txt", csv::caption(&rendered)),
             ("tex", latex::text(&rendered)),
             ("json", json::text(&rendered)),
         ] {
