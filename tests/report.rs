@@ -357,13 +357,19 @@ fn equals_are_all_best_and_a_lone_number_is_not() {
             seed.tasks[0].methods.insert("MSP".into(), twin);
         }
     }
-    let best = |methods: Value| {
+    let best = |results: &Results, methods: Value| {
         let table = json!({"name": "ties", "rows": "method", "columns": ["auroc"], "methods": methods});
-        let table = build(table, &results).unwrap();
+        let table = build(table, results).unwrap();
         table.rows.iter().map(|row| row.cells[0].best).collect::<Vec<_>>()
     };
-    assert_eq!(best(json!(["MSP", "EBD"])), [true, true]);
-    assert_eq!(best(json!(["EBD"])), [false]);
+    assert_eq!(best(&results, json!(["MSP", "EBD", "Sparsity"])), [false, false, false, true]);
+    // A contest that all win has no winner, as accuracy where all methods read one network.
+    assert_eq!(best(&results, json!(["MSP", "EBD"])), [false, false]);
+    assert_eq!(best(&results, json!(["EBD"])), [false]);
+    for method in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).map(|seed| &mut seed.tasks[0].methods) {
+        method["Sparsity"].sets.values_mut().for_each(|set| set.measures["auroc"] -= 0.5);
+    }
+    assert_eq!(best(&results, json!(["MSP", "EBD", "Sparsity"])), [true, true, false, false]);
 }
 
 #[test]
@@ -732,6 +738,13 @@ fn a_report_is_tables_and_figures_in_files() {
         ]
     );
     assert_eq!(report.text.matches("Sparsity (weight=0.01)").count(), 1);
+    let svg = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    // The first table is by the convention in which ID is positive.
+    assert!(svg("roc_EBD_Sparsity.svg").contains("95 % of ID accepted: FPR95 is the share of OOD accepted"));
+    let spread = "mean ± population standard deviation over 3 seeds";
+    assert!(svg("sweep_Sparsity.svg").contains(&format!("{spread} of each value, not of differences between values")));
+    assert!(svg("accuracy_base_tuned.svg").contains(spread));
+    assert!(svg("histogram_EBD_Sparsity.svg").contains("the outermost bars count what lies beyond them"));
     for path in &report.files {
         let bytes = fs::read(path).unwrap();
         match path.extension().unwrap().to_str().unwrap() {
@@ -773,6 +786,21 @@ fn is_a_picture(png: &[u8], svg: &str) {
     let edge =
         (0..width).flat_map(|x| [(x, 0), (x, height - 1)]).chain((0..height).flat_map(|y| [(0, y), (width - 1, y)]));
     assert!(edge.into_iter().all(|(x, y)| picture.get_pixel(x, y).0 == [255; 3]), "something is cut off");
+}
+
+#[test]
+fn the_dashed_line_of_a_roc_is_where_the_table_reads_fpr95() {
+    let table = json!([{"name": "t", "rows": "method", "columns": ["fpr95"], "protocol": "openood_v1_5"}]);
+    let experiment = experiment(table, json!([{"roc": {"methods": ["EBD"]}}]));
+    let folder = tempfile::tempdir().unwrap();
+    let results = results(&experiment);
+    write_scores(&results, folder.path());
+    let out = folder.path().join("out");
+    report::write(&results, &experiment, Path::new("experiments"), folder.path(), &out).unwrap();
+    let svg = fs::read_to_string(out.join("roc_EBD.svg")).unwrap();
+    assert!(
+        svg.contains("95 % of OOD rejected: FPR95 is the share of ID rejected") && !svg.contains("of ID accepted:")
+    );
 }
 
 #[test]

@@ -505,9 +505,9 @@ impl<'a> Builder<'a> {
                     Some((ours.mean * sign * 100.0).round())
                 };
                 let values: Vec<f64> = contest.iter().filter_map(|place| printed(place, rows)).collect();
-                let Some(best) = values.iter().copied().max_by(f64::total_cmp).filter(|_| values.len() > 1) else {
-                    continue;
-                };
+                // Nobody is best where all are equal, as in the accuracy of the one network that all methods read.
+                let differ = values.iter().any(|value| *value != values[0]);
+                let Some(best) = values.iter().copied().max_by(f64::total_cmp).filter(|_| differ) else { continue };
                 for place in contest {
                     if printed(&place, rows) == Some(best) {
                         rows[place.0].cells[place.1].best = true;
@@ -560,8 +560,8 @@ impl<'a> Builder<'a> {
         let gaps = table.columns.iter().any(|column| unit(column) != Some(Unit::Share));
         let unit = match gaps {
             true => {
-                "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in standard deviations of ID \
-                 scores (SD)"
+                "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in population standard deviations of \
+                 ID scores (SD)"
             }
             false => "Percent",
         };

@@ -13,6 +13,7 @@ mod histogram;
 mod neuron;
 mod panels;
 mod roc;
+mod scale;
 mod scores;
 mod sweep;
 
@@ -154,14 +155,14 @@ pub struct Drawn {
 
 /// Draws a figure.
 ///
-/// `protocol` is what numbers along a sweep follow. `runs_root` is where the score files' paths start.
+/// `protocol` is what numbers along a sweep, and the dashed line of ROC curves, follow. `runs_root` is where the score files' paths start.
 ///
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
 pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
     let (kind, names, made) = match figure {
         Figure::Roc(figure) => {
-            ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, runs_root)?))
+            ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, protocol, runs_root)?))
         }
         Figure::Histogram(figure) => (
             "histogram",

@@ -1,16 +1,24 @@
 //! ROC curves of several methods, one panel per OOD set (Chen & Li 2023, figure 2b). ID is positive: the curve tells how
-//! many OOD images are accepted when so many ID images are.
+//! many OOD images are accepted when so many ID images are. The dashed line is where the tables' FPR95 is read off: 95 % of ID images
+//! accepted, or, where OOD is positive, 95 % of OOD images rejected.
 
 use std::path::Path;
 
 use crate::{
     Result,
+    config::Protocol,
     report::figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores, title},
     run::results::Results,
 };
 
 /// The picture; reads the score files.
-pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<Picture> {
+pub fn picture(names: &[String], results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Picture> {
+    let (line, words) = match protocol.convention() {
+        Protocol::IdPositiveClosest => {
+            (vec![(0.0, 95.0), (100.0, 95.0)], "95 % of ID accepted: FPR95 is the share of OOD accepted")
+        }
+        _ => (vec![(5.0, 0.0), (5.0, 100.0)], "95 % of OOD rejected: FPR95 is the share of ID rejected"),
+    };
     let id_name = id_set(results)?;
     let variants = names.iter().map(|name| method(results, "roc", name)).collect::<Result<Vec<_>>>()?;
     let id = variants.iter().map(|variant| scores::read(variant, id_name, runs_root)).collect::<Result<Vec<_>>>()?;
@@ -18,7 +26,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
     for set in ood_sets(results) {
         let mut marks = vec![
             Mark::Line(vec![(0.0, 0.0), (100.0, 100.0)], GREY.faint(0.5)),
-            Mark::Line(vec![(0.0, 95.0), (100.0, 95.0)], GREY.dashed()),
+            Mark::Line(line.clone(), GREY.dashed()),
         ];
         for (index, variant) in variants.iter().enumerate() {
             let ood = scores::read(variant, set, runs_root)?;
@@ -35,7 +43,7 @@ pub fn picture(names: &[String], results: &Results, runs_root: &Path) -> Result<
     }
     let mut legend: Vec<_> =
         variants.iter().enumerate().map(|(index, variant)| (variant.label(), Style::of(index))).collect();
-    legend.push(("95 % of ID accepted".to_owned(), GREY.dashed()));
+    legend.push((words.to_owned(), GREY.dashed()));
     let seed = variants.first().and_then(|variant| variant.methods().next()).map(|(seed, _)| seed.seed);
     Ok(Picture {
         title: "ROC curves".to_owned(),

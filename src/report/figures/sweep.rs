@@ -1,4 +1,5 @@
-//! Numbers of one method along the sweep, a panel each; the band is ± one standard deviation.
+//! Numbers of one method along the sweep, a panel each; the band is ± one population standard deviation over the seeds of each
+//! value. Seeds share batches and first weights between values, so differences of values may spread less: the subtitle says so.
 //!
 //! Swept values stand at equal distances, so that 0 and powers of ten fit one axis. With several swept keys the last is
 //! the axis, and each combination of the others a line.
@@ -95,8 +96,12 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     });
     let panels = panels.collect();
     let seeds = variants.iter().map(|variant| variant.cell.seeds.len()).max().unwrap_or(0);
-    let spread =
-        if seeds > 1 { format!("mean ± standard deviation over {seeds} seeds") } else { "one seed".to_owned() };
+    let spread = match seeds {
+        0 | 1 => "one seed".to_owned(),
+        seeds => format!(
+            "mean ± population standard deviation over {seeds} seeds of each value, not of differences between values"
+        ),
+    };
     let protocol = if protocol.convention() == Protocol::IdPositiveClosest {
         "ID positive, closest threshold"
     } else {
