@@ -41,7 +41,17 @@ fn experiment(tables: Value, figures: Value) -> Experiment {
 fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
     let note = note.map(str::to_owned);
     let (test_full, sha256) = (Some(test_full), "0".repeat(64));
-    DatasetRecord { train: None, train_full: None, test, test_full, note, sha256, group: None, made_of: None }
+    DatasetRecord {
+        train: None,
+        train_full: None,
+        test,
+        test_full,
+        note,
+        sha256,
+        class_sizes: Vec::new(),
+        group: None,
+        made_of: None,
+    }
 }
 
 fn environment() -> Environment {
@@ -370,6 +380,47 @@ fn equals_are_all_best_and_a_lone_number_is_not() {
         method["Sparsity"].sets.values_mut().for_each(|set| set.measures["auroc"] -= 0.5);
     }
     assert_eq!(best(&results, json!(["MSP", "EBD", "Sparsity"])), [true, true, false, false]);
+}
+
+#[test]
+fn what_a_table_must_be_told_with_is_in_its_notes() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    let accuracy = json!({"name": "t", "rows": "method", "columns": ["accuracy", "auroc"], "methods": ["MSP", "EBD"]});
+    let notes = |results: &Results| {
+        let table = build(accuracy.clone(), results).unwrap();
+        let marks = table.rows.iter().map(|row| row.marks.clone()).collect::<Vec<_>>();
+        (table.notes.clone(), marks, table.caption.join("\n"))
+    };
+    let (none, _, caption) = notes(&results);
+    assert!(none.is_empty() && !caption.contains("largest"), "{none:?} {caption}");
+
+    // Two classes, and MSP's and EBD's detectors order images alike; the set of classes says so, not the numbers.
+    results.datasets[0].class_sizes = vec![4_000, 6_000];
+    let (none, _, caption) = notes(&results);
+    assert!(none.is_empty(), "{none:?}");
+    assert!(caption.contains("Always naming the largest of 2 classes gives 60.00 % accuracy."), "{caption}");
+    for methods in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).map(|seed| &mut seed.tasks[0].methods) {
+        methods["MSP"].detector = Some(json!({"msp": {}}));
+        methods["EBD"].detector = Some(json!({"gen": {"gamma": 0.1}}));
+    }
+    let alike = "equal by nature: with two classes MSP, EBD order images alike";
+    assert_eq!((notes(&results).0, notes(&results).1), (vec![alike.to_owned()], vec![vec![0], vec![0]]));
+    results.datasets[0].class_sizes = vec![4_000, 5_000, 1_000];
+    assert!(notes(&results).0.is_empty());
+
+    // Accuracy near the largest class, and an AUROC below one half.
+    for task in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).map(|seed| &mut seed.tasks[0]) {
+        task.networks["base"].measures["accuracy"] = 0.74;
+        task.methods["EBD"].sets.values_mut().for_each(|set| set.measures["auroc"] = 0.289);
+    }
+    let little = "network \"base\" learned little: accuracy 74.00 %, where naming the largest class gives 50.00 %";
+    let wrong = "AUROC below 50: OOD images score as less anomalous than ID images";
+    let expected = vec![little.to_owned(), wrong.to_owned()];
+    assert_eq!((notes(&results).0, notes(&results).1), (expected.clone(), vec![vec![0], vec![0, 1]]));
+    // With methods side by side, the column is marked.
+    let table = json!({"name": "t", "rows": "ood", "columns": ["auroc"], "methods": ["EBD"]});
+    let table = build(table, &results).unwrap();
+    assert_eq!((table.notes.len(), table.columns[0].marks.len(), table.rows[0].marks.len()), (2, 1, 1));
 }
 
 #[test]

@@ -77,6 +77,18 @@ impl ImageSet {
         self.pixels.is_empty()
     }
 
+    /// How many images each class has; empty without labels.
+    pub fn class_sizes(&self) -> Vec<usize> {
+        let mut sizes = vec![0; self.labels.as_ref().map_or(0, |_| self.classes)];
+        for label in self.labels.iter().flatten() {
+            // A label beyond the classes is refused when the set is read.
+            if let Some(size) = sizes.get_mut(*label as usize) {
+                *size += 1;
+            }
+        }
+        sizes
+    }
+
     /// Channels, rows, columns.
     pub fn shape(&self) -> [usize; 3] {
         [self.channels, self.height, self.width]
@@ -217,6 +229,8 @@ mod tests {
     fn takes_and_picks_images_with_their_labels() {
         assert_eq!(set().len(), 3);
         assert_eq!(set().take(2).labels, Some(vec![0, 1]));
+        assert_eq!(set().take(2).class_sizes(), [1, 1, 0]);
+        assert_eq!(ImageSet { labels: None, ..set() }.class_sizes(), [0; 0]);
         assert_eq!(set().take(9), set());
         let picked = set().subset(&[2, 0]);
         assert_eq!(picked.pixels, [8, 9, 10, 11, 0, 1, 2, 3]);

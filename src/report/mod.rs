@@ -11,6 +11,7 @@ pub mod fits;
 pub mod json;
 pub mod latex;
 pub mod markdown;
+mod remarks;
 pub mod table;
 pub mod terminal;
 pub mod variants;

@@ -15,7 +15,7 @@ use crate::{
     report::{
         chosen,
         expect::Paper,
-        fits,
+        fits, remarks,
         variants::{self, Variant},
     },
     run::results::{DatasetRecord, Environment, Results, SetResult},
@@ -273,6 +273,8 @@ impl<'a> Builder<'a> {
         let columns = self.columns(&plans);
         let mut rows: Vec<Row> = plans.iter().map(|plan| self.row(plan, &columns)).collect();
         self.mark_best(&mut rows, &columns);
+        let mut columns = columns;
+        self.remark(&plans, &mut rows, &mut columns);
         let caption = self.caption(&rows, columns.iter().any(|column| column.theirs.is_some()));
         let labels = match self.table.rows {
             Rows::Method => vec!["Method".to_owned()],
@@ -480,6 +482,31 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Marks what a reader must be told beside the numbers.
+    fn remark(&mut self, plans: &[RowPlan<'a>], rows: &mut [Row], columns: &mut [ColumnPlan<'a>]) {
+        // Of a smoke run all of this is true and says nothing.
+        if self.results.smoke {
+            return;
+        }
+        for (plan, row) in plans.iter().zip(&mut *rows) {
+            let little = plan.variant.and_then(|method| remarks::learned_little(self.results, &method));
+            let metrics: Vec<Column> = columns.iter().map(|column| column.header.metric).collect();
+            let wrong = remarks::wrong_order(row, &metrics).map(str::to_owned);
+            row.marks.extend(little.into_iter().chain(wrong).map(|remark| self.note(remark)));
+        }
+        for column in &mut *columns {
+            let little = column.variant.and_then(|method| remarks::learned_little(self.results, &method));
+            column.header.marks.extend(little.map(|remark| self.note(remark)));
+        }
+        let methods: Vec<_> = plans.iter().map(|plan| plan.variant).collect();
+        for group in remarks::alike(self.results, &methods) {
+            let names: Vec<String> = group.iter().filter_map(|at| Some(methods[*at]?.label())).collect();
+            let note = format!("equal by nature: with two classes {} order images alike", names.join(", "));
+            let note = self.note(note);
+            group.into_iter().for_each(|at| rows[at].marks.push(note));
+        }
+    }
+
     /// Methods compete: down a column, or with `rows: ood` along a row with their other selves in the same metric.
     fn mark_best(&self, rows: &mut [Row], columns: &[ColumnPlan<'a>]) {
         for metric in &self.table.columns {
@@ -584,6 +611,9 @@ impl<'a> Builder<'a> {
         if let Some((id, ood)) = data.split_first() {
             caption.push(format!("In-distribution: {id}."));
             caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
+        }
+        if table.columns.contains(&Column::Accuracy) {
+            caption.extend(remarks::largest_class(results));
         }
         if let Some(outliers) = &results.outliers {
             let parts = [Some(part(outliers.images, outliers.full, "train")), outliers.note.clone()];

@@ -46,14 +46,7 @@ pub struct Context {
 pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
     check_precision(plan, context)?;
-    let mut runner = Runner {
-        plan,
-        context,
-        environment: environment(&context.device),
-        scored_on: Vec::new(),
-        sets: BTreeMap::new(),
-        held_out: BTreeMap::new(),
-    };
+    let mut runner = Runner::new(plan, context);
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.
     runner.test_sets(&plan.experiment.data)?;
@@ -192,7 +185,18 @@ impl LoadedSet {
     }
 }
 
-impl Runner<'_> {
+impl<'a> Runner<'a> {
+    pub(super) fn new(plan: &'a Plan, context: &'a Context) -> Self {
+        Self {
+            plan,
+            context,
+            environment: environment(&context.device),
+            scored_on: Vec::new(),
+            sets: BTreeMap::new(),
+            held_out: BTreeMap::new(),
+        }
+    }
+
     /// Reads a split once; OOD sets are brought to the shape of `like`.
     pub(super) fn set(&mut self, dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<Arc<LoadedSet>> {
         let key = format!("{}{like:?}{split}", to_json(dataset)?);
@@ -275,6 +279,7 @@ impl Runner<'_> {
             // Only the ID set is learned from.
             let trained = trained.as_ref().filter(|_| position == 0);
             let record = DatasetRecord {
+                class_sizes: if position == 0 { set.images.class_sizes() } else { Vec::new() },
                 train: trained.map(|record| record.train_images),
                 train_full: trained.and_then(|record| record.train_full),
                 group: group(&set.images.name),
@@ -304,6 +309,7 @@ impl DatasetRecord {
             note: set.images.note.clone(),
             group: None,
             made_of: set.made_of.clone(),
+            class_sizes: Vec::new(),
             sha256: set.sha256.clone(),
         }
     }

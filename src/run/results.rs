@@ -128,6 +128,9 @@ pub struct DatasetRecord {
     pub note: Option<String>,
     /// SHA-256 of the test images as read.
     pub sha256: String,
+    /// Test images of each class, in the classes' order; empty without labels, and in records that are older than this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_sizes: Vec<usize>,
     /// Of an OOD set: which sets it is averaged with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
