@@ -1,5 +1,7 @@
 //! The command line: parse, call, print. Data goes to stdout, everything else to stderr.
 
+mod predict;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
@@ -47,6 +49,8 @@ enum Command {
         /// A detector of the list
         name: Option<String>,
     },
+    /// Score new images with a method of an experiment that was run: class, score and decision of each
+    Predict(predict::Predict),
     /// Score features of your own, exported from any framework as safetensors
     Score(Score),
     /// Download data sets from the hub into the data folder
@@ -70,6 +74,12 @@ struct Run {
 struct Experiment {
     /// A name in the experiments folder, or a path to a YAML file
     experiment: String,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Changes {
     /// Change keys: "networks.tuned.loss.sparsity.weight=0.05 seeds=[0, 1]" (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -83,7 +93,7 @@ struct Experiment {
     folders: Folders,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Folders {
     /// Where experiment files are
     #[arg(long, value_name = "DIR", default_value = "experiments", env = "OODKIT_EXPERIMENTS")]
@@ -148,13 +158,13 @@ impl Cli {
                 let opened = Opened::new(&experiment)?;
                 layers::check(&opened.plan)?;
                 // A smoke run makes its own.
-                let data = (!experiment.smoke).then_some(opened.data.as_path());
+                let data = (!experiment.changes.smoke).then_some(opened.data.as_path());
                 print(&opened.plan.describe(&opened.store, data))
             }
             Command::Table(experiment) => {
                 let opened = Opened::new(&experiment)?;
                 let results = opened.results()?;
-                print(&opened.report(&results, &experiment.folders)?)
+                print(&opened.report(&results, &experiment.changes.folders)?)
             }
             Command::List(folders) => list(&folders),
             Command::Data(download) => data::download::download(&download.names, &download.data, true),
@@ -163,6 +173,7 @@ impl Cli {
             }
             Command::Detectors { name: None } => print(&detectors()),
             Command::Detectors { name: Some(name) } => print(&DetectorConfig::describe(&name)?),
+            Command::Predict(arguments) => arguments.run(),
             Command::Score(arguments) => score(&arguments),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())
@@ -186,12 +197,12 @@ struct Opened {
 
 impl Opened {
     fn new(arguments: &Experiment) -> Result<Self> {
-        let folders = &arguments.folders;
+        let folders = &arguments.changes.folders;
         let mut loaded = find(&arguments.experiment, &folders.experiments)?;
         let plain = loaded.experiment.clone();
         let parts = |texts: &[String]| texts.iter().flat_map(|text| overrides::split(text)).collect::<Vec<_>>();
-        loaded.experiment = overrides::apply(&loaded.experiment, &parts(&arguments.set))?;
-        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &parts(&arguments.sweep))?;
+        loaded.experiment = overrides::apply(&loaded.experiment, &parts(&arguments.changes.set))?;
+        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &parts(&arguments.changes.sweep))?;
         // A paper's table that cannot be read must not be found out after hours of training.
         for table in &loaded.experiment.tables {
             if let Some(expect) = &table.expect {
@@ -209,18 +220,18 @@ impl Opened {
             name = format!("{name}-{}", fingerprint(&path)?);
         }
         let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
-        if arguments.smoke {
+        if arguments.changes.smoke {
             loaded.experiment = config::smoke(loaded.experiment);
             runs = runs.join("smoke");
             data = runs.join("data");
         }
         let mut command = format!("make exp={}", arguments.experiment);
-        for (variable, texts) in [("set", &arguments.set), ("sweep", &arguments.sweep)] {
+        for (variable, texts) in [("set", &arguments.changes.set), ("sweep", &arguments.changes.sweep)] {
             if !texts.is_empty() {
                 command.push_str(&format!(" {variable}=\"{}\"", texts.join(" ")));
             }
         }
-        command.push_str(if arguments.smoke { " smoke=1" } else { "" });
+        command.push_str(if arguments.changes.smoke { " smoke=1" } else { "" });
         let plan = plan(&loaded)?;
         Ok(Self { command, plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
     }
@@ -262,7 +273,7 @@ impl Opened {
 fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     let opened = Opened::new(arguments)?;
     let device = device.open(|reason| eprintln!("{reason}"))?;
-    if arguments.smoke {
+    if arguments.changes.smoke {
         eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
         let sets = std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers).chain(data.validation_sets());
@@ -275,13 +286,13 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
         data: opened.data.clone(),
         store: opened.store.clone(),
         device,
-        smoke: arguments.smoke,
-        overrides: arguments.set.iter().chain(&arguments.sweep).cloned().collect(),
+        smoke: arguments.changes.smoke,
+        overrides: arguments.changes.set.iter().chain(&arguments.changes.sweep).cloned().collect(),
         interrupt: Interrupt::on_signals()?,
     };
     let results = execute(&opened.plan, &context)?;
     results.write(&opened.plan.experiment, &opened.out)?;
-    print(&opened.report(&results, &arguments.folders)?)
+    print(&opened.report(&results, &arguments.changes.folders)?)
 }
 
 /// An experiment by name or path.

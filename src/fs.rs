@@ -15,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`, with the reason of `write` or of the operating system.
-pub(crate) fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

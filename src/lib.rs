@@ -36,3 +36,4 @@ mod linalg;
 mod tensor_file;
 
 pub use error::{Error, Result, did_you_mean};
+pub use fs::write_atomic;

@@ -458,3 +458,13 @@ fn the_command_prints_every_field_at_full_precision() {
     }
     assert!(message(run_cli(&id, &path("bad.csv", &[0.0, f64::NAN]), true).unwrap_err()).contains("bad.csv, line 2"));
 }
+
+#[test]
+fn a_threshold_accepts_at_least_the_share() {
+    let id: Vec<f64> = (1..=20).rev().map(f64::from).collect();
+    let threshold = |tpr| oodkit::metrics::threshold(&id, tpr);
+    assert_eq!([0.95, 0.951, 0.5, 1.0, 1e-9].map(threshold), [19.0, 20.0, 10.0, 20.0, 1.0].map(Some));
+    // Equal scores are accepted together.
+    assert_eq!(oodkit::metrics::threshold(&[2.0, 2.0, 2.0, 1.0], 0.5), Some(2.0));
+    assert_eq!(oodkit::metrics::threshold(&[], 0.95), None);
+}

@@ -75,6 +75,41 @@ pub(super) fn read_classes(
     Ok(ImageSet { classes: classes.len(), ..images })
 }
 
+/// The names of the classes in their order: the folders of `train/`, or of `test/` when that is all there is.
+pub(super) fn class_names(folder: &Path) -> Result<Vec<String>> {
+    let root = locate_classes(folder, Split::Train).or_else(|_| locate_classes(folder, Split::Test));
+    let classes = subfolders(&root.map_err(|missing| damaged(folder, format!("no {missing}")))?)?;
+    Ok(classes.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect())
+}
+
+/// The pictures anywhere in a folder, in the order of their paths (that of a test part of class folders), and how many other
+/// files are there. Hidden files are not counted.
+///
+/// # Errors
+/// A folder that cannot be read, a symbolic link, or folders nested too deeply.
+pub fn list_pictures(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
+    fn others(folder: &Path) -> Result<usize> {
+        let count = |path: PathBuf| if path.is_dir() { others(&path) } else { Ok(usize::from(!is_picture(&path))) };
+        entries(folder)?.into_iter().map(count).sum()
+    }
+    let mut files = Vec::new();
+    walk(folder, 0, &mut files)?;
+    Ok((files, others(folder)?))
+}
+
+/// Each of these pictures at `shape` (channels, rows, columns), as those of a data set are read; or why it cannot be.
+pub fn read_pictures(files: &[PathBuf], shape: [usize; 3]) -> Vec<Result<Vec<u8>>> {
+    let read = |file: &PathBuf| {
+        // A pipe would never end.
+        let metadata = fs::metadata(file).map_err(Error::io("read", file))?;
+        if !metadata.is_file() {
+            return Err(Error::input(format!("{} is not a file", file.display())));
+        }
+        decode(file)?.at(shape)
+    };
+    files.par_iter().map(read).collect()
+}
+
 /// The pictures of these files, or of a limited number of them: of every label in turn, or else of every folder.
 pub(super) fn read_files(
     place: &Path,

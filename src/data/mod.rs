@@ -31,6 +31,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use folder::{list_pictures, read_pictures};
 pub use image_set::{ImageSet, Normalisation};
 
 use crate::{Error, Result, config::Dataset, did_you_mean};
@@ -269,6 +270,12 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
         _ => return None,
     };
     pictures.ok()?.canonicalize().ok()
+}
+
+/// The names of a set's classes in their order, where classes are folders and these are there.
+pub fn class_names(dataset: &Dataset, root: &Path) -> Option<Vec<String>> {
+    let folders = format(dataset).ok()? == Format::ClassFolders;
+    folders.then(|| folder::class_names(&found(dataset, root)).ok()).flatten()
 }
 
 /// The most images that the config wants of a split.

@@ -528,6 +528,17 @@ fn map_rows_from<T>(logits: &Tensor, start: usize, each: impl Fn(&[f64]) -> T) -
     Ok(results)
 }
 
+/// The class of each image of (N, K) logits, the first of equals, and its softmax probability.
+///
+/// # Errors
+/// If there is no image or no class, or a logit is NaN or infinite.
+pub fn classified(logits: &Tensor) -> Result<Vec<(usize, f64)>> {
+    map_rows(logits, |row| {
+        let class = argmax(row);
+        (class, log_softmax(row)[class].exp())
+    })
+}
+
 /// The position of the largest value, the first of several.
 fn argmax(row: &[f64]) -> usize {
     (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })

@@ -95,3 +95,13 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<&'static Measur
         (Column::Aupr | Column::AuprOut, false) => "aupr_out_trapezoid",
     })
 }
+
+/// The smallest ID score at or below which at least the share `tpr` (in 0..=1) of the ID scores lie: who accepts scores up to it
+/// accepts that share. `None` without scores.
+pub fn threshold(id: &[f64], tpr: f64) -> Option<f64> {
+    let mut sorted = id.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    // 0.95 · 20 is 19 + 4e-15 in f64.
+    let accepted = (tpr * sorted.len() as f64 - 1e-9).ceil().max(1.0) as usize;
+    sorted.get(accepted.min(sorted.len()).checked_sub(1)?).copied()
+}

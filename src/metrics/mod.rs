@@ -8,7 +8,7 @@ pub mod files;
 pub mod measures;
 pub mod ranking;
 
-pub use aggregate::{accuracy, measure_for, redraw};
+pub use aggregate::{accuracy, measure_for, redraw, threshold};
 pub use files::{read_scores, run_cli, write_npy};
 pub use measures::{Better, Measure, Measures, Unit, of_logits, of_scores};
 pub use ranking::Ranking;

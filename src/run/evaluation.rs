@@ -1,6 +1,11 @@
 //! Scoring with every method, and measuring each OOD set against the ID set.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 use serde_json::json;
@@ -9,7 +14,7 @@ use crate::{
     Error, Result,
     config::{self, Figure, Method, Redraw},
     data::Split,
-    detectors::{Bank, Fit, Need},
+    detectors::{Bank, Fit, Need, Scorer},
     metrics::{Measures, aggregate, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
@@ -46,9 +51,9 @@ pub(super) struct Subject<'a> {
     pub(super) folder: PathBuf,
     pub(super) sets: &'a [Arc<LoadedSet>],
     pub(super) banks: Vec<Bank>,
-    seed: u64,
+    pub(super) seed: u64,
     pub(super) settings: &'a config::Evaluation,
-    redraw: Option<Redraw>,
+    pub(super) redraw: Option<Redraw>,
     /// Images a forward pass.
     pub(super) batch_size: usize,
     /// What settings are chosen on, if some are.
@@ -82,26 +87,10 @@ impl<'a> Runner<'a> {
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
         for (name, indices) in networks {
-            let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
-            let members = self.members(indices)?;
             let methods: Vec<&Method> = all.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
             let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
-            let settings = &experiment.evaluation;
-            let batch_size = self.batch_size(&members[0].trained, settings)?;
-            let folder = if ensemble { ensemble_folder(&members)? } else { members[0].node.folder() };
-            let mut subject = Subject {
-                members,
-                ensemble,
-                folder,
-                sets: used,
-                banks: Vec::new(),
-                seed,
-                settings,
-                redraw: experiment.redraw(),
-                batch_size,
-                validation: None,
-            };
+            let mut subject = Subject { sets: used, ..self.subject(experiment, name, indices, seed)? };
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }
@@ -125,6 +114,36 @@ impl<'a> Runner<'a> {
         let result = TaskResult { networks: network_results, methods: in_order.collect() };
         let task = experiment.data.id.name.clone();
         Ok(SeedResult { seed, tasks: [(task, result)].into_iter().collect() })
+    }
+
+    /// A network or an ensemble of one cell and seed, loaded, without sets.
+    pub(super) fn subject<'b>(
+        &self,
+        experiment: &'b config::Experiment,
+        name: &str,
+        indices: &[usize],
+        seed: u64,
+    ) -> Result<Subject<'b>>
+    where
+        'a: 'b,
+    {
+        let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
+        let members = self.members(indices)?;
+        let settings = &experiment.evaluation;
+        let batch_size = self.batch_size(&members[0].trained, settings)?;
+        let folder = if ensemble { ensemble_folder(&members)? } else { members[0].node.folder() };
+        Ok(Subject {
+            members,
+            ensemble,
+            folder,
+            sets: &[],
+            banks: Vec::new(),
+            seed,
+            settings,
+            redraw: experiment.redraw(),
+            batch_size,
+            validation: None,
+        })
     }
 
     /// Loads finished nodes and keeps other processes out of them.
@@ -237,16 +256,27 @@ impl<'a> Runner<'a> {
         let (root, environment) = (self.context.store.root().to_owned(), self.environment.clone());
         let scoring = Scoring { root: &root, place: &place, environment: &environment, looked: &|| Duration::ZERO };
         let scored = scoring.score(sets, banks, || {
-            let detector = method.detector.build();
-            let needs_train = detector.needs().contains(&Need::Train);
-            let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
-            let head = subject.head();
-            let (memory, scratch) = (subject.settings.fit_memory << 20, root.join(&place.folder).join("fit"));
-            let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch: Some(&scratch) };
-            detector.fit(&fit).map_err(|error| place.name(error))
+            let scratch = root.join(&place.folder).join("fit");
+            self.fit(method, subject, &place, Some(&scratch))
         })?;
         self.scored_on.extend(scored.environments.iter().cloned());
         Ok(scored)
+    }
+
+    /// Fits a detector, on the train images if it learns from them; `scratch` is where an interrupted fit goes on from.
+    pub(super) fn fit(
+        &mut self,
+        method: &Method,
+        subject: &Subject<'_>,
+        place: &Place,
+        scratch: Option<&Path>,
+    ) -> Result<Box<dyn Scorer>> {
+        let detector = method.detector.build();
+        let needs_train = detector.needs().contains(&Need::Train);
+        let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
+        let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
+        let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch };
+        detector.fit(&fit).map_err(|error| place.name(error))
     }
 
     pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {

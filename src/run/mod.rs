@@ -13,6 +13,7 @@ pub mod journal;
 pub mod jsonl;
 pub mod layers;
 pub mod plan;
+pub mod predict;
 pub mod progress;
 pub mod results;
 mod schema_1;

@@ -15,6 +15,7 @@ mod panels;
 mod roc;
 mod scale;
 mod scores;
+pub mod sheet;
 mod sweep;
 
 use std::path::Path;

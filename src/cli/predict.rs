@@ -1,0 +1,387 @@
+//! `oodkit predict`: a trained method on new images.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+use indexmap::IndexSet;
+use oodkit::{
+    Error, Result,
+    config::Method,
+    data::{self, ImageSet, Split},
+    detectors::DetectorConfig,
+    did_you_mean, metrics,
+    report::{
+        figures::sheet,
+        table::two_decimals,
+        variants::{self, Variant},
+    },
+    run::{
+        device::Wanted,
+        execute::Context,
+        interrupt::Interrupt,
+        predict::{Answers, predict},
+        results::Results,
+    },
+};
+
+use super::{Changes, Experiment, Opened, print};
+
+/// Images on the sheet.
+const SHOWN: usize = 10;
+/// Unreadable images that an error lists.
+const LISTED: usize = 20;
+
+/// Score new images with a method of an experiment that was run.
+#[derive(Debug, Args)]
+pub struct Predict {
+    /// A name in the experiments folder, or a path to a YAML file
+    #[arg(long, value_name = "NAME")]
+    experiment: String,
+    /// A method of the experiment, as its table names it: EBD, "Sparsity (weight=0.01)"
+    #[arg(long, value_name = "METHOD")]
+    method: String,
+    /// Images: files, folders (with all below them), patterns such as "new/*.png"
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    input: Vec<PathBuf>,
+    /// Where predictions.csv, predictions.caption.txt and most_anomalous.png go; without it the CSV is printed
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The share of ID test images that the threshold accepts, at least
+    #[arg(long, default_value_t = 0.95, conflicts_with = "threshold")]
+    tpr: f64,
+    /// The threshold itself: images with a larger score are OOD
+    #[arg(long, allow_negative_numbers = true)]
+    threshold: Option<f64>,
+    /// A seed of the experiment; the first if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A cell of the sweep: weight=0.01; the one with the file's own values if not given
+    #[arg(long)]
+    cell: Option<String>,
+    /// What to do with images that cannot be read
+    #[arg(long, value_enum, default_value_t = Damaged::Refuse)]
+    damaged: Damaged,
+    /// What to compute on: cpu, cuda (the first GPU), cuda:1, auto (a GPU if there is one)
+    #[arg(long, default_value = "cpu", env = "OODKIT_DEVICE")]
+    device: String,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// What happens to images that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Damaged {
+    /// List them and stop, with exit code 2
+    Refuse,
+    /// List them and go on without them
+    Skip,
+}
+
+impl Predict {
+    /// Does what was asked for.
+    pub fn run(self) -> Result<()> {
+        if !(self.tpr > 0.0 && self.tpr <= 1.0) {
+            return Err(Error::input(format!("--tpr {}: not a share above 0 and up to 1", self.tpr)).hint("--tpr 0.95"));
+        }
+        if let Some(threshold) = self.threshold.filter(|threshold| !threshold.is_finite()) {
+            return Err(Error::input(format!("--threshold {threshold}: not a finite number")));
+        }
+        let device: Wanted = self.device.parse()?;
+        let opened = Opened::new(&Experiment { experiment: self.experiment.clone(), changes: self.changes.clone() })?;
+        let results = opened.results()?;
+        let chosen = Chosen::of(&results, &opened, &self)?;
+        let files = self.files()?;
+        let context = Context {
+            data: opened.data.clone(),
+            store: opened.store.clone(),
+            device: device.open(|reason| eprintln!("{reason}"))?,
+            smoke: self.changes.smoke,
+            overrides: Vec::new(),
+            interrupt: Interrupt::on_signals()?,
+        };
+        let mut read = None;
+        let which = (chosen.variant.cell.name.as_str(), chosen.seed);
+        let answers = predict(&opened.plan, &context, which, &chosen.method, |shape| {
+            let (images, names, skipped) = self.read(&files, shape)?;
+            read = Some((images.clone(), names, skipped));
+            Ok(images)
+        })?;
+        let Some((images, names, skipped)) = read else { return Ok(()) };
+        let predictions = Predictions {
+            names: &names,
+            answers: &answers,
+            classes: data::class_names(&opened.plan.experiment.data.id, &opened.data)
+                .filter(|classes| classes.len() == answers.known),
+            threshold: chosen.threshold,
+        };
+        let caption = predictions.caption(&opened, &results, &chosen, &images, skipped);
+        let Some(out) = &self.out else {
+            eprint!("{caption}");
+            return print(&predictions.csv()?);
+        };
+        let mut paths = Vec::new();
+        let sheet = predictions.sheet(&results, &chosen, &images)?;
+        for (name, bytes) in [
+            ("predictions.csv", predictions.csv()?.as_bytes()),
+            ("predictions.caption.txt", caption.as_bytes()),
+            ("most_anomalous.png", &sheet),
+        ] {
+            let path = out.join(name);
+            oodkit::write_atomic(&path, |file| file.write_all(bytes))?;
+            paths.push(format!("  {}\n", path.display()));
+        }
+        print(&format!("{caption}\nfiles\n{}", paths.concat()))
+    }
+
+    /// The images to read, each once, in the order of the inputs and within them of their paths.
+    fn files(&self) -> Result<IndexSet<PathBuf>> {
+        let mut files = IndexSet::new();
+        for input in &self.input {
+            let text = input.to_string_lossy();
+            if input.is_dir() {
+                files.extend(pictures(input)?);
+            } else if input.exists() || !text.contains(['*', '?', '[']) {
+                // One that is not there is told of with all that cannot be read.
+                files.insert(input.clone());
+            } else {
+                let paths = glob::glob(&text).map_err(|error| Error::input(format!("--input {text}: {error}")))?;
+                let before = files.len();
+                for path in paths {
+                    let path = path.map_err(|error| {
+                        let file = error.path().to_owned();
+                        Error::io("read", file)(error.into())
+                    })?;
+                    if path.is_dir() { files.extend(pictures(&path)?) } else { _ = files.insert(path) }
+                }
+                if files.len() == before {
+                    return Err(Error::input(format!("--input {text}: no file has such a name")));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// The images at `shape`, their files, and how many could not be read and were left out.
+    fn read(&self, files: &IndexSet<PathBuf>, shape: [usize; 3]) -> Result<(ImageSet, Vec<PathBuf>, usize)> {
+        let files: Vec<PathBuf> = files.iter().cloned().collect();
+        let (mut pixels, mut names, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (file, image) in files.iter().zip(data::read_pictures(&files, shape)) {
+            match image {
+                Ok(image) => {
+                    pixels.extend_from_slice(&image);
+                    names.push(file.clone());
+                }
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        let skipped = problems.len();
+        if skipped > 0 {
+            let more = skipped.saturating_sub(LISTED);
+            problems.truncate(LISTED);
+            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+            let listed =
+                format!("{skipped} of {} images cannot be read:\n  {}{more}", files.len(), problems.join("\n  "));
+            if self.damaged == Damaged::Refuse || names.is_empty() {
+                let hint = "take them away, or leave them out with --damaged skip";
+                return Err(Error::input(listed).hint(if names.is_empty() {
+                    "give at least one PNG or JPEG image"
+                } else {
+                    hint
+                }));
+            }
+            eprintln!("{listed}");
+        }
+        let [channels, height, width] = shape;
+        let images = ImageSet {
+            name: "new images".to_owned(),
+            split: Split::Test,
+            channels,
+            height,
+            width,
+            pixels,
+            labels: None,
+            classes: 0,
+            full_size: None,
+            note: None,
+        };
+        Ok((images, names, skipped))
+    }
+}
+
+/// The pictures of a folder, of which there is at least one; tells of other files.
+fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (files, others) = data::list_pictures(folder)?;
+    if files.is_empty() {
+        return Err(Error::input(format!("--input {}: the folder holds no PNG or JPEG images", folder.display())));
+    }
+    if others > 0 {
+        eprintln!(
+            "{}: {others} other files are left out: their names are not those of PNG or JPEG images",
+            folder.display()
+        );
+    }
+    Ok(files)
+}
+
+/// What scores, and from which score on an image is OOD.
+struct Chosen<'a> {
+    variant: Variant<'a>,
+    seed: u64,
+    method: Method,
+    threshold: f64,
+    /// Where the threshold comes from.
+    words: String,
+}
+
+impl<'a> Chosen<'a> {
+    fn of(results: &'a Results, opened: &Opened, arguments: &Predict) -> Result<Self> {
+        let wanted = &arguments.method;
+        if let Some(cell) = &arguments.cell {
+            let cells: Vec<&str> = results.cells.iter().map(|cell| cell.name.as_str()).collect();
+            if !cells.contains(&cell.as_str()) {
+                let near = did_you_mean(cell, cells.iter().copied());
+                let message = format!("--cell {cell}: {} has no such cell{near}", opened.plan.name);
+                return Err(Error::input(message).hint(format!("its cells are {}", cells.join(", "))));
+            }
+        }
+        let names: IndexSet<&str> = results.tasks().flat_map(|task| task.methods.keys()).map(String::as_str).collect();
+        let all = || names.iter().flat_map(|name| variants::of_method(results, name));
+        let in_cell = |variant: &Variant<'_>| {
+            arguments.cell.as_ref().is_none_or(|cell| !variant.swept || variant.cell.name == *cell)
+        };
+        let labelled = all().find(|variant| variant.swept && variant.label() == *wanted && in_cell(variant));
+        let named = || all().filter(|variant| variant.name == wanted && in_cell(variant)).collect();
+        let variant = labelled.or_else(|| variants::representative(named())).ok_or_else(|| {
+            let near = did_you_mean(wanted, names.iter().copied());
+            Error::input(format!("--method {wanted}: {} has no such method{near}", opened.plan.name))
+                .hint(format!("its methods are {}", names.iter().copied().collect::<Vec<_>>().join(", ")))
+        })?;
+        let seeds: Vec<u64> = variant.methods().map(|(seed, _)| seed.seed).collect();
+        let found = variant.methods().find(|(seed, _)| arguments.seed.is_none_or(|wanted| wanted == seed.seed));
+        let (seed, result) = found.ok_or_else(|| {
+            let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            Error::input(format!("--seed {}: not a seed of the results", arguments.seed.unwrap_or_default()))
+                .hint(format!("their seeds are {seeds}"))
+        })?;
+        // With the settings that it scored with: a search may have chosen them.
+        let cell = opened.plan.cells.iter().find(|cell| cell.name == variant.cell.name);
+        let method =
+            cell.and_then(|cell| cell.experiment.methods().into_iter().find(|method| method.name == variant.name));
+        let mut method = method
+            .ok_or_else(|| Error::input(format!("{} has no method \"{}\" any more", opened.plan.name, variant.name)))?;
+        if let Some(settings) = &result.detector {
+            let unusable = |error| Error::input(format!("the settings of {wanted} in results.json: {error}"));
+            method.detector = serde_json::from_value::<DetectorConfig>(settings.clone()).map_err(unusable)?;
+        }
+        let id = results.datasets.keys().next().and_then(|id| Some((id, result.scores.get(id)?)));
+        let (id, path) = id.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
+        let scores = metrics::read_scores(&opened.store.root().join(path))?;
+        let threshold = arguments.threshold.or_else(|| metrics::threshold(&scores, arguments.tpr)).unwrap_or_default();
+        let accepted = scores.iter().filter(|score| **score <= threshold).count();
+        let words = format!(
+            "{threshold} accepts {} % of the {} ID test images ({id})",
+            two_decimals(100.0 * accepted as f64 / scores.len() as f64),
+            scores.len()
+        );
+        Ok(Self { variant, seed: seed.seed, method, threshold, words })
+    }
+}
+
+/// What was answered of which file.
+struct Predictions<'a> {
+    names: &'a [PathBuf],
+    answers: &'a Answers,
+    /// The classes' names, if they have any.
+    classes: Option<Vec<String>>,
+    threshold: f64,
+}
+
+impl Predictions<'_> {
+    fn class(&self, image: usize) -> String {
+        let class = self.answers.classes[image].0;
+        self.classes.as_ref().and_then(|names| names.get(class).cloned()).unwrap_or_else(|| class.to_string())
+    }
+
+    fn score(&self, image: usize) -> f32 {
+        self.answers.scores.as_slice()[image]
+    }
+
+    fn is_ood(&self, image: usize) -> bool {
+        f64::from(self.score(image)) > self.threshold
+    }
+
+    fn decision(&self, image: usize) -> &'static str {
+        if self.is_ood(image) { "OOD" } else { "ID" }
+    }
+
+    /// A line for each image: file, class, probability, score, decision.
+    fn csv(&self) -> Result<String> {
+        let unwritable = |error: &dyn std::fmt::Display| Error::Failed(format!("cannot write the CSV: {error}"));
+        let mut writer = csv::WriterBuilder::new().comment(Some(b'#')).from_writer(Vec::new());
+        let mut write = |line: [&str; 5]| writer.write_record(line).map_err(|error| unwritable(&error));
+        write(["file", "class", "probability", "score", "decision"])?;
+        for (image, name) in self.names.iter().enumerate() {
+            // Exact, so that it compares with the threshold as here.
+            let (probability, score) =
+                (self.answers.classes[image].1.to_string(), f64::from(self.score(image)).to_string());
+            write([&name.to_string_lossy(), &self.class(image), &probability, &score, self.decision(image)])?;
+        }
+        let bytes = writer.into_inner().map_err(|error| unwritable(&error))?;
+        String::from_utf8(bytes).map_err(|error| unwritable(&error))
+    }
+
+    /// What the CSV's reader must know.
+    fn caption(
+        &self,
+        opened: &Opened,
+        results: &Results,
+        chosen: &Chosen<'_>,
+        images: &ImageSet,
+        skipped: usize,
+    ) -> String {
+        let mut text = String::new();
+        let ood = (0..self.names.len()).filter(|image| self.is_ood(*image)).count();
+        let left_out =
+            if skipped > 0 { format!("; {skipped} could not be read and are left out") } else { String::new() };
+        let [channels, height, width] = images.shape();
+        let environment = &self.answers.environment;
+        if results.smoke {
+            text.push_str("SMOKE RUN on synthetic data: these answers mean nothing.\n");
+        }
+        let _ = writeln!(text, "{} images: {} ID, {ood} OOD{left_out}.", self.names.len(), self.names.len() - ood);
+        let _ =
+            writeln!(text, "Larger scores are more anomalous; a score above the threshold is OOD. {}.", chosen.words);
+        let _ = writeln!(
+            text,
+            "{} of {}, seed {}: detector {}, network {}, images of {channels}×{height}×{width} values.",
+            chosen.variant.label(),
+            opened.plan.name,
+            chosen.seed,
+            chosen.method.detector.name(),
+            self.answers.network.display()
+        );
+        let _ = writeln!(text, "oodkit {}, commit {}, {}.", environment.oodkit, environment.commit, environment.device);
+        text
+    }
+
+    /// The most anomalous images, as the network sees them.
+    fn sheet(&self, results: &Results, chosen: &Chosen<'_>, images: &ImageSet) -> Result<Vec<u8>> {
+        let mut order: Vec<usize> = (0..self.names.len()).collect();
+        order.sort_by(|left, right| self.score(*right).total_cmp(&self.score(*left)));
+        order.truncate(SHOWN);
+        let line = |image: &usize| {
+            let file =
+                self.names[*image].file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, " ");
+            let score = self.score(*image);
+            (format!("{file} · {} · {score} · {}", self.class(*image), self.decision(*image)), images.image(*image))
+        };
+        let lines: Vec<_> = order.iter().map(line).collect();
+        let smoke = if results.smoke { "SMOKE RUN, answers mean nothing: " } else { "" };
+        let title = format!("{smoke}The {} most anomalous of {} images", lines.len(), self.names.len());
+        let subtitle = format!("{} · {} · threshold {}", results.title, chosen.variant.label(), self.threshold as f32);
+        sheet::png(&title, &subtitle, images.shape(), &lines)
+    }
+}

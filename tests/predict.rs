@@ -1,0 +1,262 @@
+//! `oodkit predict`: what a run measured on its test images comes out again, bit for bit, and what users do with new images.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    sync::LazyLock,
+};
+
+use assert_cmd::Command;
+use oodkit::{metrics, run::results::Results};
+
+const EXPERIMENT: &str = "\
+title: New images
+seeds: [5, 6]
+data:
+  id: { name: animals, format: class_folders, mean: [0.5], std: [0.5] }
+  ood: [{ name: noise, format: folder }]
+networks:
+  base: { backbone: lenet, train: { epochs: 2, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+  pair: { backbone: lenet, members: 2, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+methods:
+  - { name: MSP, network: base, detector: msp }
+  - { name: KNN, network: base, detector: { knn: { k: 3 } } }
+  - { name: ODIN, network: base, detector: odin }
+  - { name: Pair, network: pair, detector: mutual_information }
+sweep: { methods.1.detector.knn.k: [1, 3] }
+";
+
+const CLASSES: [&str; 3] = ["cat", "dog", "emu"];
+/// Test images of each class.
+const TESTED: usize = 7;
+
+/// Stripes whose width is the class's, with noise.
+fn save(path: &Path, class: usize, salt: usize, side: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let pixel = |x: u32, y: u32| {
+        let noise = (((x as usize * 31 + y as usize * 57 + salt * 101) * 2_654_435_761) >> 7) % 97;
+        let stripe = if (x / (2 + 3 * class as u32)).is_multiple_of(2) { 40 } else { 150 };
+        image::Luma([(stripe + noise) as u8])
+    };
+    image::GrayImage::from_fn(side, side, pixel).save(path).unwrap();
+}
+
+/// The experiment, run once. Nothing drops a static: the folder is left in the target folder.
+static RUN: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let root = folder.path();
+    for (class, name) in CLASSES.iter().enumerate() {
+        for index in 0..12 {
+            save(&root.join(format!("data/animals/train/{name}/{index:02}.png")), class, index, 28);
+        }
+        for index in 0..TESTED {
+            save(&root.join(format!("data/animals/test/{name}/{index:02}.png")), class, 50 + index, 28);
+        }
+    }
+    for index in 0..9 {
+        save(&root.join(format!("data/noise/{index}.png")), 5, 90 + index, 28);
+    }
+    fs::write(root.join("animals.yaml"), EXPERIMENT).unwrap();
+    let output = oodkit(root).args(["run", "animals.yaml"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder
+});
+
+fn oodkit(root: &Path) -> Command {
+    let mut command = Command::cargo_bin("oodkit").unwrap();
+    command.current_dir(root).env("NO_COLOR", "1");
+    command
+}
+
+/// `oodkit predict` with these arguments, split at spaces.
+fn predict(arguments: &str) -> Output {
+    let arguments = arguments.split_whitespace().map(str::to_owned);
+    let command = ["predict", "--experiment", "animals.yaml"].map(str::to_owned);
+    oodkit(RUN.path()).args(command.into_iter().chain(arguments)).output().unwrap()
+}
+
+/// A line of the CSV.
+#[derive(Debug, PartialEq)]
+struct Line {
+    file: String,
+    class: String,
+    probability: f64,
+    score: f32,
+    decision: String,
+}
+
+fn lines(csv: &[u8]) -> Vec<Line> {
+    assert!(csv.starts_with(b"file,class,probability,score,decision\n"), "{}", String::from_utf8_lossy(csv));
+    let line = |line: csv::StringRecord| Line {
+        file: line[0].to_owned(),
+        class: line[1].to_owned(),
+        probability: line[2].parse().unwrap(),
+        score: line[3].parse().unwrap(),
+        decision: line[4].to_owned(),
+    };
+    csv::Reader::from_reader(csv).records().map(|record| line(record.unwrap())).collect()
+}
+
+fn answered(arguments: &str) -> Vec<Line> {
+    let output = predict(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    lines(&output.stdout)
+}
+
+fn refused(arguments: &str) -> String {
+    let output = predict(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments}: {said}");
+    assert!(output.stdout.is_empty(), "{arguments} printed");
+    said
+}
+
+fn results() -> Results {
+    let mut found = fs::read_dir(RUN.path().join("runs/experiments")).unwrap();
+    Results::read(&found.next().unwrap().unwrap().path()).unwrap().unwrap()
+}
+
+#[test]
+fn the_test_images_get_the_scores_of_the_run_bit_for_bit() {
+    let _ = &*RUN;
+    let results = results();
+    for cell in &results.cells {
+        for (seed, (name, method)) in
+            cell.seeds.iter().flat_map(|seed| seed.tasks[0].methods.iter().map(move |m| (seed, m)))
+        {
+            let of = format!("--method {name} --seed {} --cell {}", seed.seed, cell.name);
+            for (set, input) in [("animals", "data/animals/test"), ("noise", "data/noise")] {
+                let lines = answered(&format!("{of} --input {input}"));
+                let expected = metrics::read_scores(&RUN.path().join("runs").join(&method.scores[set])).unwrap();
+                let found: Vec<f64> = lines.iter().map(|line| f64::from(line.score)).collect();
+                assert_eq!(found, expected, "{of} on {set}");
+            }
+            // The folders are the classes, and the network's accuracy on them is the run's.
+            let lines = answered(&format!("{of} --input data/animals/test"));
+            let right = lines.iter().filter(|line| line.file.contains(&format!("/{}/", line.class))).count();
+            let accuracy = seed.tasks[0].networks[&method.network].measures["accuracy"];
+            assert_eq!(right as f64 / (3 * TESTED) as f64, accuracy, "{of}");
+            assert!(lines.iter().all(|line| line.probability > 1.0 / 3.0 - 1e-6 && line.probability <= 1.0));
+        }
+    }
+    // In one cell k is 1, in the other 3.
+    let knn = |cell: &str| answered(&format!("--method KNN --input data/noise{cell}"));
+    assert_ne!(knn(" --cell k=1"), knn(" --cell k=3"));
+    assert_eq!(knn(""), knn(" --cell k=3"), "the file's own value");
+    let output = oodkit(RUN.path())
+        .args(["predict", "--experiment", "animals.yaml", "--method", "KNN (k=1)", "--input", "data/noise"])
+        .output()
+        .unwrap();
+    assert_eq!(lines(&output.stdout), knn(" --cell k=1"));
+}
+
+#[test]
+fn the_threshold_accepts_the_share_that_was_asked_for() {
+    let count = |arguments: &str| {
+        let lines = answered(&format!("--method MSP --input data/animals/test {arguments}"));
+        lines.iter().filter(|line| line.decision == "ID").count()
+    };
+    // At least 95 % of 21 images are 20, half of them are 11.
+    assert_eq!((count(""), count("--tpr 0.95"), count("--tpr 0.5"), count("--tpr 1")), (20, 20, 11, 21));
+    let lines = answered("--method MSP --input data/animals/test --threshold 0.25");
+    for line in &lines {
+        assert_eq!(line.decision, if line.score > 0.25 { "OOD" } else { "ID" });
+    }
+    assert_eq!(count("--threshold -1"), 0);
+    let output = predict("--method MSP --input data/noise --tpr 0.5");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("accepts 52.38 % of the 21 ID test images (animals)."), "{said}");
+    for (arguments, expected) in [
+        ("--tpr 95", "--tpr 95: not a share above 0 and up to 1"),
+        ("--tpr 0", "--tpr 0: not a share"),
+        ("--tpr NaN", "--tpr NaN: not a share"),
+        ("--threshold inf", "--threshold inf: not a finite number"),
+        ("--tpr 0.5 --threshold 1", "cannot be used with"),
+    ] {
+        let said = refused(&format!("--method MSP --input data/noise {arguments}"));
+        assert!(said.contains(expected), "{arguments}: {said}");
+    }
+}
+
+#[test]
+fn files_folders_and_patterns_at_any_size_are_read_at_the_networks_shape() {
+    let root = RUN.path();
+    save(&root.join("new/large.png"), 1, 3, 56);
+    let image = image::open(root.join("data/animals/test/dog/01.png")).unwrap();
+    image.to_rgb8().save(root.join("new/colour.png")).unwrap();
+    fs::write(root.join("new/readme.txt"), "no image").unwrap();
+    let folder = answered("--method MSP --input new");
+    let files: Vec<&str> = folder.iter().map(|line| line.file.as_str()).collect();
+    assert_eq!(files, ["new/colour.png", "new/large.png"]);
+    let said = String::from_utf8(predict("--method MSP --input new").stderr).unwrap();
+    assert!(said.contains("new: 1 other files are left out"), "{said}");
+    assert!(said.contains("images of 1×28×28 values"), "{said}");
+    // Grey in three channels is grey.
+    let one = answered("--method MSP --input data/animals/test/dog/01.png");
+    assert_eq!((one.len(), one[0].score.to_bits()), (1, folder[0].score.to_bits()));
+    // Each file once, in the order of the inputs.
+    let several =
+        answered("--method MSP --input data/animals/test/d*/0[12].png new/l*.png data/animals/test/dog/01.png");
+    let files: Vec<&str> = several.iter().map(|line| line.file.as_str()).collect();
+    let dog = |index: &str| format!("data/animals/test/dog/{index}.png");
+    assert_eq!(files, [&dog("01"), &dog("02"), "new/large.png"]);
+
+    let out = root.join("out");
+    let output = predict("--method MSP --input data/animals/test data/noise --out out");
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.starts_with("30 images: "), "{printed}");
+    assert!(
+        printed.ends_with("files\n  out/predictions.csv\n  out/predictions.caption.txt\n  out/most_anomalous.png\n"),
+        "{printed}"
+    );
+    let lines = lines(&fs::read(out.join("predictions.csv")).unwrap());
+    assert_eq!(lines.len(), 30);
+    let sheet = image::open(out.join("most_anomalous.png")).unwrap();
+    assert!(sheet.height() > 2 * 10 * 76 && sheet.width() > 600, "{:?}", (sheet.width(), sheet.height()));
+    if let Some(keep) = std::env::var_os("OODKIT_TEST_FIGURES") {
+        fs::copy(out.join("most_anomalous.png"), PathBuf::from(keep).join("most_anomalous.png")).unwrap();
+    }
+    let caption = fs::read_to_string(out.join("predictions.caption.txt")).unwrap();
+    assert!(caption.contains("MSP of animals") && caption.contains("seed 5: detector msp"), "{caption}");
+}
+
+#[test]
+fn images_that_cannot_be_read_are_listed() {
+    let root = RUN.path();
+    save(&root.join("mixed/good.png"), 0, 1, 28);
+    fs::write(root.join("mixed/broken.png"), "not an image").unwrap();
+    let said = refused("--method MSP --input mixed missing.png");
+    assert!(said.contains("2 of 3 images cannot be read:\n  mixed/broken.png"), "{said}");
+    assert!(
+        said.contains("missing.png") && said.contains("hint: take them away, or leave them out with --damaged skip")
+    );
+    let output = predict("--method MSP --input mixed missing.png --damaged skip");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("mixed/broken.png"), "{said}");
+    assert!(said.contains("1 images: ") && said.contains("2 could not be read and are left out"), "{said}");
+    assert_eq!(lines(&output.stdout).len(), 1);
+    let said = refused("--method MSP --input mixed/broken.png --damaged skip");
+    assert!(said.contains("1 of 1 images cannot be read"), "{said}");
+    fs::create_dir_all(root.join("empty")).unwrap();
+    assert!(refused("--method MSP --input empty").contains("--input empty: the folder holds no PNG or JPEG images"));
+    assert!(refused("--method MSP --input no/*.png").contains("--input no/*.png: no file has such a name"));
+}
+
+#[test]
+fn what_the_experiment_does_not_have_is_refused_by_name() {
+    for (arguments, expected) in [
+        ("--method MPS", "--method MPS: animals"),
+        ("--method MPS", "has no such method (did you mean \"MSP\"?)\n\nhint: its methods are MSP, KNN, ODIN, Pair"),
+        ("--method MSP --seed 4", "--seed 4: not a seed of the results\n\nhint: their seeds are 5, 6"),
+        ("--method KNN --cell k=2", "has no such cell (did you mean \"k="),
+        ("--method MSP --cell k=2", "has no such cell"),
+    ] {
+        let said = refused(&format!("{arguments} --input data/noise"));
+        assert!(said.contains(expected), "{arguments}: {said}");
+    }
+    // Not run with these values: nothing is trained here.
+    let said = refused("--method MSP --input data/noise --set seeds=[7]");
+    assert!(said.contains("no results of animals") && said.contains("hint: make exp="), "{said}");
+}
