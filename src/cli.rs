@@ -220,8 +220,11 @@ impl Opened {
             name = format!("{name}-{}", fingerprint(&path)?);
         }
         let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
+        // A smoke run makes its data, but weights are what they are.
+        let weights = data.join(data::download::WEIGHTS);
         if arguments.changes.smoke {
             loaded.experiment = config::smoke(loaded.experiment);
+            without_absent_weights(&mut loaded.experiment, &weights);
             runs = runs.join("smoke");
             data = runs.join("data");
         }
@@ -232,7 +235,7 @@ impl Opened {
             }
         }
         command.push_str(if arguments.changes.smoke { " smoke=1" } else { "" });
-        let plan = plan(&loaded)?;
+        let plan = plan(&loaded, &weights)?;
         Ok(Self { command, plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
     }
 
@@ -293,6 +296,15 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     let results = execute(&opened.plan, &context)?;
     results.write(&opened.plan.experiment, &opened.out)?;
     print(&opened.report(&results, &arguments.changes.folders)?)
+}
+
+/// Lets the networks of a smoke run start from nothing where their published weights are not there: it shows that the path works.
+fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
+    for (name, network) in &mut experiment.networks {
+        if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
+            eprintln!("networks.{name}: {} is not there; this smoke run does without", weights.file);
+        }
+    }
 }
 
 /// An experiment by name or path.

@@ -1,6 +1,20 @@
 //! Digests as text.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs::File, io, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// The SHA-256 of a file's bytes.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub(crate) fn of_file(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash)).map_err(Error::io("read", path))?;
+    Ok(hex(&hash.finalize()))
+}
 
 /// Two lower-case hexadecimal digits a byte.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -455,7 +455,12 @@ fn recipes_keep_the_identity_they_had() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.yaml"));
         let mut loaded = load::load(&path).unwrap();
         loaded.experiment = with(&loaded.experiment, texts);
-        oodkit::run::plan::plan(&loaded).unwrap().nodes.into_iter().map(|node| node.hash).collect()
+        oodkit::run::plan::plan(&loaded, std::path::Path::new("weights"))
+            .unwrap()
+            .nodes
+            .into_iter()
+            .map(|node| node.hash)
+            .collect()
     };
     let now = hashes("fashion_sparsity", &[]);
     let then = ["e2057db2a02c", "71f8eb83f72b", "f6d7990722cd", "88b4b0acdea6", "5e48f285f91e"];

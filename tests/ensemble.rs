@@ -115,7 +115,8 @@ fn experiment() -> String {
 #[test]
 fn members_are_the_networks_of_other_seeds() {
     let experiment = load::parse(&experiment(), "here").unwrap();
-    let plan = plan(&load::Loaded { name: "here".into(), path: "here".into(), experiment }).unwrap();
+    let plan =
+        plan(&load::Loaded { name: "here".into(), path: "here".into(), experiment }, Path::new("weights")).unwrap();
     let networks = &plan.cells[0].networks;
     let seeds = |indices: &[usize]| indices.iter().map(|&index| plan.nodes[index].seed).collect::<Vec<_>>();
     assert_eq!(seeds(&networks[1]["ensemble"]), [1, 1001]);

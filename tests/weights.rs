@@ -6,7 +6,8 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use oodkit::nn::weights::{self, Mismatch};
+use oodkit::config::Backbone;
+use oodkit::nn::weights::{self, Mismatch, names};
 use rand::Rng;
 use safetensors::tensor::View;
 use zip::write::SimpleFileOptions;
@@ -75,7 +76,8 @@ fn tensor_pickle(stored: i64, offset: i64, sizes: &[i64], strides: &[i64]) -> Ve
 fn every_element_type_and_stride_reads_as_pytorch_reads_it() {
     let expected = weights::read(&golden("weights.safetensors")).unwrap();
     assert_eq!(expected.len(), 17);
-    for name in ["weights_plain.pth", "weights_protocol4.pth"] {
+    let older = ["weights_legacy_plain.pth", "weights_legacy_protocol4.pth"];
+    for name in ["weights_plain.pth", "weights_protocol4.pth"].into_iter().chain(older) {
         assert_eq!(exact(&weights::read(&golden(name)).unwrap()), exact(&expected), "{name}");
     }
     let types: std::collections::BTreeSet<_> = expected.values().map(|x| format!("{:?}", x.dtype())).collect();
@@ -90,6 +92,9 @@ fn every_element_type_and_stride_reads_as_pytorch_reads_it() {
 #[test]
 fn a_state_dict_is_found_in_a_checkpoint_and_data_parallel_is_taken_off() {
     let tensors = weights::read(&golden("weights_checkpoint.pth")).unwrap();
+    let named = names::ours(tensors, &Backbone::by_name("lenet").unwrap(), |_| false);
+    assert_eq!(named.notes, ["\"module.\" is taken off the names"]);
+    let tensors = named.tensors;
     let wanted: BTreeMap<String, Vec<usize>> = [
         ("0.weight", vec![2, 1, 3, 3]),
         ("0.bias", vec![2]),
@@ -114,12 +119,11 @@ fn files_of_other_kinds_are_refused_with_advice() {
         path
     };
     for (path, reason) in [
-        (golden("weights_legacy.pth"), "PyTorch's format from before 1.6"),
         (golden("weights_module.pth"), "a whole Python object torch.nn.modules.container.Sequential, not a dictionary"),
         (golden("weights_expanded.pth"), "tensor \"x\": 1000 elements from a storage of 1 (save it with .clone())"),
         (golden("weights_complex.pth"), "tensor \"x\": elements of a type that is not supported (ComplexFloatStorage)"),
         (file("empty.pth", b""), "it is empty"),
-        (file("text.pth", b"<!DOCTYPE html>"), "neither safetensors nor a zip archive of PyTorch's"),
+        (file("text.pth", b"<!DOCTYPE html>"), "neither safetensors nor a file of PyTorch's"),
         (file("zip.pth", b"PK\x03\x04 and nothing else"), "a broken zip archive: "),
         (file("none.pth", &archive(b"N.", &[])), "no dictionary of tensors"),
         (file("no.pth", &archive(b"}.", &[])), "no tensors"),
@@ -142,11 +146,6 @@ fn files_of_other_kinds_are_refused_with_advice() {
         let message = refused(&path);
         assert!(message.starts_with(&format!("cannot use the weights {}: {reason}", path.display())), "{message}");
     }
-    let oodkit::Error::Input { hint: Some(hint), .. } = weights::read(&golden("weights_legacy.pth")).unwrap_err()
-    else {
-        panic!("no hint")
-    };
-    assert!(hint.contains("torch.save(torch.load("), "{hint}");
     assert!(refused(&folder.path().join("absent.pth")).starts_with("cannot read "));
 }
 
@@ -181,7 +180,7 @@ fn sizes_that_a_storage_does_not_have_are_refused_before_memory_is_asked_for() {
 fn damaged_files_are_errors_and_never_panics() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged");
-    for name in ["weights_plain.pth", "weights.safetensors"] {
+    for name in ["weights_plain.pth", "weights_legacy_plain.pth", "weights.safetensors"] {
         let whole = fs::read(golden(name)).unwrap();
         for length in (0..whole.len()).step_by(7) {
             fs::write(&path, &whole[..length]).unwrap();
@@ -216,6 +215,86 @@ fn damaged_files_are_errors_and_never_panics() {
         refusals += usize::from(weights::read(&path).is_err());
     }
     assert!(refusals > 500, "only {refusals} damaged pickles were noticed");
+}
+
+/// A dictionary of `count` tensors of one storage; `sizes` and `strides` are pickled once and named by each.
+fn shared(count: usize, stored: usize, sizes: &[u8], strides: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let number = |value: usize| [&b"\x8a\x08"[..], &(value as u64).to_le_bytes()].concat();
+    let storage =
+        [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text("0"), &text("cpu"), &number(stored), b"tQ"]
+            .concat();
+    let mut bytes = [b"\x80\x02", sizes, b"q\x00", strides, b"q\x01", &storage, b"q\x02}("].concat();
+    for index in 0..count {
+        bytes.extend(text(&format!("t{index}")));
+        bytes.extend(b"ctorch._utils\n_rebuild_tensor_v2\n(h\x02K\x00h\x00h\x01\x89}tR");
+    }
+    bytes.extend(b"u.");
+    bytes
+}
+
+#[test]
+fn what_a_file_may_ask_for_is_bounded_by_what_it_holds() {
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    let refusal = |pickle: &[u8], storage: &[u8]| {
+        fs::write(&path, archive(pickle, &[("0", storage)])).unwrap();
+        refused(&path)
+    };
+    // 3,000 tensors of one element each, all of one shape of 500,000 ones, which each would copy.
+    let ones = [&b"("[..], &b"K\x01".repeat(500_000), b"t"].concat();
+    let message = refusal(&shared(3000, 1, &ones, &ones), &[0; 4]);
+    assert!(message.ends_with("tensor \"t0\": impossible sizes"), "{message}");
+    // 3,000 tensors that are the whole of one storage: two of them might be tied weights.
+    let (size, stride) = ([b"M".as_slice(), &1000_u16.to_le_bytes(), b"\x85"].concat(), b"K\x01\x85");
+    let message = refusal(&shared(3000, 1000, &size, stride), &[0; 4000]);
+    assert!(message.ends_with("the tensors are far larger together than the file"), "{message}");
+    fs::write(&path, archive(&shared(2, 1000, &size, stride), &[("0", &[0; 4000])])).unwrap();
+    assert_eq!(weights::read(&path).unwrap().len(), 2);
+    // 5 MiB of one instruction.
+    let message = refusal(&[&vec![b'}'; 5 << 20], &b"."[..]].concat(), &[]);
+    assert!(message.ends_with("a pickle of more than 4194304 instructions"), "{message}");
+    // A safetensors file of little but header.
+    let header = safetensors(&format!("{{{}}}", " ".repeat(17 << 20)));
+    fs::write(&path, [header, vec![0]].concat()).unwrap();
+    let message = refused(&path);
+    assert!(message.contains("a safetensors header of 17825794 bytes"), "{message}");
+}
+
+#[test]
+fn damaged_files_of_the_older_format_say_what_is_wrong() {
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    let whole = fs::read(golden("weights_legacy_plain.pth")).unwrap();
+    let at = |needle: &[u8]| whole.windows(needle.len()).position(|window| window == needle).unwrap();
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] = byte;
+        bytes
+    };
+    let endian = at(b"little_endian");
+    let truth = endian + whole[endian..].iter().position(|byte| *byte == 0x88).unwrap();
+    for (bytes, reason) in [
+        (changed(at(b"M\xe9\x03"), b'K'), "an instruction 0x03 that weights do not need"),
+        (changed(at(b"M\xe9\x03") + 1, 0), "a version of PyTorch's older format that is not known"),
+        (changed(truth, 0x89), "written on a big-endian machine"),
+        (whole[..whole.len() - 1].to_vec(), "the file ends within it"),
+        (whole[..200].to_vec(), "the end of the data"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let message = refused(&path);
+        assert!(message.contains(reason), "{reason}: {message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo.pth");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    for path in [path.as_path(), Path::new("/dev/zero"), folder.path()] {
+        let message = refused(path);
+        assert!(message.contains("not a regular file"), "{message}");
+    }
 }
 
 #[test]

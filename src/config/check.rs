@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     config::{
         Backbone, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network, Optimizer, Over,
-        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, expect,
+        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, WeightsHead, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
@@ -496,6 +496,9 @@ impl Found {
         }
         if network.train.is_none() && network.weights.is_none() {
             self.add(path.clone(), "give train (a recipe), or weights (a file) to use as they are");
+        }
+        if network.train.is_none() && network.weights.as_ref().is_some_and(|weights| weights.head == WeightsHead::New) {
+            self.add(path.join("weights").join("head"), "a new head knows nothing: give train (a recipe) to learn it");
         }
     }
 

@@ -19,6 +19,7 @@ use crate::config::{
     search::{HeldOut, Validation},
     tables::{Evaluation, Figure, Redraw, Sampling, Table},
     training::Train,
+    weights::Weights,
 };
 
 // Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
@@ -199,10 +200,10 @@ pub struct Network {
     #[garde(skip)]
     #[serde(default)]
     pub from: Option<String>,
-    /// Published weights (`.safetensors`, or a zip-format `.pth`) to start from, with `backbone`.
-    #[garde(skip)]
+    /// Published weights to start from, with `backbone`: a `.safetensors` or `.pth`, or a tag of the hub.
+    #[garde(dive)]
     #[serde(default)]
-    pub weights: Option<PathBuf>,
+    pub weights: Option<Weights>,
     /// The training recipe. Absent: the weights are used as they are (only with `weights`).
     #[garde(dive)]
     #[serde(default)]

@@ -22,6 +22,7 @@ pub mod smoke;
 pub mod sweep;
 pub mod tables;
 pub mod training;
+pub mod weights;
 
 pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
 pub use backbone::*;
@@ -34,3 +35,4 @@ pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
 pub use tables::*;
 pub use training::*;
+pub use weights::{HubFile, Weights, WeightsHead};

@@ -14,7 +14,7 @@ use std::path::Path;
 pub use hub::Hub;
 
 use super::registry::{self, known};
-use crate::{Error, Result, did_you_mean};
+use crate::{Error, Result, config::HubFile, did_you_mean};
 
 /// Where a data set is on the hub. File names are not facts of ours: they come from the repository's listing.
 #[derive(Debug)]
@@ -28,6 +28,15 @@ struct Source {
     folder: Option<&'static str>,
     /// The column of the class; the pictures' column is found by its type.
     label: &'static str,
+}
+
+/// The folder below the data root where the hub's weights are kept.
+pub const WEIGHTS: &str = "weights";
+
+/// Something to download.
+enum Wanted {
+    Set(&'static Source),
+    Weights(HubFile),
 }
 
 /// The sets that are on the hub as Parquet.
@@ -49,13 +58,13 @@ const SOURCES: [Source; 5] = [
 /// [`Error::Input`] for a name that is unknown or not on the hub, a build without the hub client, a hub that does not
 /// answer, and files that do not match their digest or are not what they should be; [`Error::Io`] for the disk.
 pub fn download(names: &[String], root: &Path, progress: bool) -> Result<()> {
-    let sources = sources(names)?;
+    let all = all(names)?;
     #[cfg(feature = "hub")]
-    return fetch(&Hub::from_env()?, &sources, root, progress);
+    return fetch(&Hub::from_env()?, &all, root, progress);
     #[cfg(not(feature = "hub"))]
     {
-        let (_, _, names) = (root, progress, sources.iter().map(|source| source.name).collect::<Vec<_>>().join(" "));
-        Err(without_client(&names))
+        let _ = (all, root, progress);
+        Err(without_client(&names.join(" ")))
     }
 }
 
@@ -71,17 +80,30 @@ fn without_client(names: &str) -> Error {
 /// Those of [`download`].
 #[cfg(feature = "hub")]
 pub fn download_from(hub: &Hub, names: &[String], root: &Path, progress: bool) -> Result<()> {
-    fetch(hub, &sources(names)?, root, progress)
+    fetch(hub, &all(names)?, root, progress)
 }
 
 #[cfg(feature = "hub")]
-fn fetch(hub: &Hub, sources: &[&Source], root: &Path, progress: bool) -> Result<()> {
-    sources.iter().try_for_each(|source| hub.fetch(source, root, progress))
+fn fetch(hub: &Hub, all: &[Wanted], root: &Path, progress: bool) -> Result<()> {
+    all.iter().try_for_each(|wanted| match wanted {
+        Wanted::Set(source) => hub.fetch(source, root, progress),
+        Wanted::Weights(file) => hub.fetch_weights(file, &root.join(WEIGHTS), progress),
+    })
 }
 
-/// The sources of all names, or what to do about the first that has none.
-fn sources(names: &[String]) -> Result<Vec<&'static Source>> {
-    let source = |name: &String| match (SOURCES.iter().find(|source| source.name == name), known(name)) {
+/// What all names stand for, or what to do about the first that stands for nothing.
+fn all(names: &[String]) -> Result<Vec<Wanted>> {
+    let wanted = |name: &String| match HubFile::parse(name) {
+        Some(Ok(file)) => Ok(Wanted::Weights(file)),
+        Some(Err(message)) => Err(Error::input(message)),
+        None => source(name).map(Wanted::Set),
+    };
+    names.iter().map(wanted).collect()
+}
+
+/// Where a set is on the hub, or what to do about one that is not there.
+fn source(name: &str) -> Result<&'static Source> {
+    match (SOURCES.iter().find(|source| source.name == name), known(name)) {
         (Some(source), _) => Ok(source),
         (None, Some(known)) => Err(Error::input(format!("\"{name}\" cannot be downloaded for you: {}", known.origin))
             .hint(format!("{} (data/README.md says more)", known.how_to_get))),
@@ -90,8 +112,7 @@ fn sources(names: &[String]) -> Result<Vec<&'static Source>> {
             let names = SOURCES.map(|source| source.name).join(", ");
             Err(Error::input(format!("unknown data set \"{name}\"{suggestion}")).hint(format!("downloadable: {names}")))
         }
-    };
-    names.iter().map(source).collect()
+    }
 }
 
 #[cfg(test)]
@@ -101,11 +122,11 @@ mod tests {
     #[test]
     fn sets_that_are_not_on_the_hub_say_where_they_come_from() {
         for name in ["textures", "places365", "lsun_crop", "lsun_resize", "isun", "tiny_images_300k"] {
-            let Err(Error::Input { message, hint: Some(hint) }) = sources(&[name.to_owned()]) else { panic!("{name}") };
+            let Err(Error::Input { message, hint: Some(hint) }) = source(name) else { panic!("{name}") };
             assert!(message.starts_with(&format!("\"{name}\" cannot be downloaded for you: ")), "{message}");
             assert!(hint.contains("data/README.md"), "{hint}");
         }
-        let message = sources(&["cifar11".to_owned()]).unwrap_err().to_string();
+        let message = source("cifar11").unwrap_err().to_string();
         assert!(message.starts_with("unknown data set \"cifar11\" (did you mean \"cifar10"), "{message}");
     }
 

@@ -15,12 +15,13 @@ use crate::{
     config::{self, Figure, Method, Redraw},
     data::Split,
     detectors::{Bank, Fit, Need, Scorer},
+    digest,
     metrics::{Measures, aggregate, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
         execute::{LoadedSet, Runner},
-        plan::{Cell, Node, file_digest, short_hash, to_json},
+        plan::{Cell, Node, short_hash, to_json},
         results::{self, Environment, MethodResult, NetworkResult, SeedResult, SetResult, TaskResult},
         scoring::{Place, Scored, Scoring},
         search::Validation,
@@ -295,7 +296,7 @@ impl<'a> Runner<'a> {
 
 /// In the first member's folder, one for these weights: an ensemble has no node of its own, and a member may be trained anew.
 fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
-    let weights = members.iter().map(|member| file_digest(&member.trained.folder.join("model.safetensors")));
+    let weights = members.iter().map(|member| digest::of_file(&member.trained.folder.join("model.safetensors")));
     let weights = weights.collect::<Result<Vec<_>>>()?;
     Ok(members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights)))))
 }

@@ -53,6 +53,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     runner.check_outliers()?;
     runner.check_validation()?;
     runner.check_layers()?;
+    runner.check_weights()?;
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
     }
@@ -75,7 +76,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
 }
 
 /// The nodes that are not done.
-fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node> {
+pub(super) fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node> {
     plan.nodes.iter().filter(|node| store.progress(node) != Progress::Done)
 }
 

@@ -15,6 +15,7 @@ pub mod layers;
 pub mod plan;
 pub mod predict;
 pub mod progress;
+pub mod published;
 pub mod results;
 mod schema_1;
 mod scoring;

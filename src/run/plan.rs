@@ -24,6 +24,7 @@ use crate::{
     digest::hex,
     run::{
         execute::data_problems,
+        published::{Files, Published},
         store::{Progress, Store},
     },
 };
@@ -75,7 +76,7 @@ pub struct Node {
     /// How it is built.
     pub architecture: Architecture,
     /// Published weights it starts from.
-    pub weights: Option<PathBuf>,
+    pub weights: Option<Published>,
     /// What it learns from.
     pub data: Dataset,
     /// What it learns to tell from that, if its loss has a term of outliers.
@@ -96,11 +97,12 @@ impl Node {
     }
 }
 
-/// Makes the plan; touches no data.
+/// Makes the plan; touches no data. `weights` is the folder of weights that were downloaded.
 ///
 /// # Errors
 /// If a sweep path or value does not fit the experiment, or a weights file cannot be read.
-pub fn plan(loaded: &Loaded) -> Result<Plan> {
+pub fn plan(loaded: &Loaded, weights: &Path) -> Result<Plan> {
+    let mut published = Files::below(weights);
     let mut nodes: Vec<Node> = Vec::new();
     let mut cells = Vec::new();
     for cell in sweep::cells(&loaded.experiment)? {
@@ -108,8 +110,10 @@ pub fn plan(loaded: &Loaded) -> Result<Plan> {
         let mut known = BTreeMap::new();
         for &seed in &cell.experiment.seeds {
             let resolved = cell.experiment.networks.iter().map(|(name, network)| {
-                let members =
-                    network.seeds(seed).into_iter().map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known));
+                let members = network
+                    .seeds(seed)
+                    .into_iter()
+                    .map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known, &mut published));
                 Ok((name.clone(), members.collect::<Result<_>>()?))
             });
             networks.push(resolved.collect::<Result<_>>()?);
@@ -126,12 +130,14 @@ fn resolve<'a>(
     cell: &'a sweep::SweepCell,
     nodes: &mut Vec<Node>,
     known: &mut BTreeMap<(&'a str, u64), usize>,
+    published: &mut Files,
 ) -> Result<usize> {
     if let Some(&index) = known.get(&(name, seed)) {
         return Ok(index);
     }
     let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
-    let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known)).transpose()?;
+    let upstream =
+        network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known, published)).transpose()?;
     let architecture = match (Architecture::of(network), upstream) {
         (Some(architecture), _) => architecture,
         (None, Some(upstream)) => nodes[upstream].architecture.clone(),
@@ -141,7 +147,9 @@ fn resolve<'a>(
     let learns_outliers = network.train.is_some() && network.loss.of_outliers().next().is_some();
     let outliers = cell.experiment.data.outliers.as_ref().filter(|_| learns_outliers);
     let from = upstream.map(|index| nodes[index].hash.as_str());
-    let identity = identity(network, &architecture, (data, outliers), from)?;
+    let weights = network.weights.as_ref().map(|weights| published.get(weights)).transpose()?;
+    let start = (from, weights.as_ref());
+    let identity = identity(network, &architecture, (data, outliers), start)?;
     let hash = short_hash(&identity);
     let index = match nodes.iter().position(|node| node.hash == hash && node.seed == seed) {
         Some(index) => index,
@@ -154,7 +162,7 @@ fn resolve<'a>(
                 seed,
                 upstream,
                 architecture,
-                weights: network.weights.clone(),
+                weights,
                 data: data.clone(),
                 outliers: outliers.cloned(),
                 loss: network.loss.clone(),
@@ -177,7 +185,7 @@ fn identity(
     network: &Network,
     architecture: &Architecture,
     (dataset, outliers): (&Dataset, Option<&Dataset>),
-    upstream: Option<&str>,
+    (upstream, weights): (Option<&str>, Option<&Published>),
 ) -> Result<Value> {
     let mut train = to_json(&network.train)?;
     if let Some(train) = train.as_object_mut() {
@@ -192,14 +200,10 @@ fn identity(
     if let Some(loss) = loss.as_object_mut() {
         loss.retain(|_, term| term["weight"] != json!(0.0));
     }
-    let weights = match &network.weights {
-        Some(path) => Some(file_digest(path)?),
-        None => None,
-    };
     let Normalisation { mean, std } = normalisation(dataset)?;
     let mut identity = json!({
         "identity": IDENTITY, "data": train_split(dataset)?, "train": train, "loss": loss,
-        "outliers": outliers.map(train_split).transpose()?, "from": upstream, "weights": weights, "normalisation": [mean, std],
+        "outliers": outliers.map(train_split).transpose()?, "from": upstream, "weights": weights.map(Published::identity), "normalisation": [mean, std],
     });
     if network.train.is_none() {
         identity["loss"] = Value::Null;
@@ -246,17 +250,6 @@ pub(crate) fn short_hash(value: &Value) -> String {
 /// A short hash of a value's content: equal values have equal fingerprints.
 pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
     Ok(short_hash(&without_nulls(to_json(value)?))[..8].to_owned())
-}
-
-/// The SHA-256 of a file of weights.
-pub(super) fn file_digest(path: &Path) -> Result<String> {
-    let mut file = std::fs::File::open(path).map_err(|error| {
-        Error::input(format!("cannot read the weights {}: {error}", path.display()))
-            .hint("`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in")
-    })?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(Error::io("read", path))?;
-    Ok(hex(&hash.finalize()))
 }
 
 fn label(architecture: &Architecture) -> String {

@@ -26,6 +26,7 @@ use crate::{
     run::{
         interrupt::Interrupt,
         plan::Node,
+        published::WeightsRecord,
         results::{Environment, OutliersRecord},
     },
 };
@@ -76,6 +77,9 @@ pub struct NetworkRecord {
     /// The auxiliary outliers it learned from, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<OutliersRecord>,
+    /// The published weights that it started from, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsRecord>,
     /// What it was trained on.
     pub environment: Environment,
 }

@@ -10,9 +10,10 @@ use crate::{
     nn::{self, Network, Shape, params::Params, weights},
     rng,
     run::{
-        execute::Runner,
+        execute::{LoadedSet, Runner},
         journal::Journal,
         plan::Node,
+        published::{self, WeightsRecord},
         results::OutliersRecord,
         store::{NetworkRecord, Progress, write_json},
     },
@@ -39,10 +40,9 @@ impl Runner<'_> {
             store.record(node)?;
             return remove_if_there(&checkpoint);
         }
-        // A network that is used as it is needs images for its shape only.
-        let train = self.set(&node.data, if node.train.is_some() { Split::Train } else { Split::Test }, None)?;
-        let (channels, height, width) = (train.images.channels, train.images.height, train.images.width);
-        let shape = Shape { channels, height, width, classes: train.images.classes };
+        let train = self.images_of(node)?;
+        let (shape, published) = published::start(node, &train.images)?;
+        let Shape { channels, height, width, .. } = shape;
         let params = Params::new(node.seed, &self.context.device);
         let network = nn::build(&node.architecture, shape, params.builder())?;
         if let Some(upstream) = node.upstream {
@@ -51,8 +51,11 @@ impl Runner<'_> {
             let model = store.folder(upstream).join("model.safetensors");
             params.load(&weights::read(&model)?, &model)?;
         }
-        if let Some(path) = &node.weights {
-            params.load(&weights::read(path)?, path)?;
+        let mut weights_record = None;
+        if let (Some(fitted), Some(from)) = (published, &node.weights) {
+            let notes = fitted.notes.clone();
+            published::put(fitted, &params, &from.path)?;
+            weights_record = Some(WeightsRecord { source: from.source.clone(), sha256: from.sha256.clone(), notes });
         }
         let outliers = match &node.outliers {
             None => None,
@@ -113,10 +116,16 @@ impl Runner<'_> {
                 note: set.images.note.clone(),
                 sha256: set.sha256.clone(),
             }),
+            weights: weights_record,
             environment: self.environment.clone(),
         };
         write_json(&folder.join("network.json"), &record)?;
         remove_if_there(&checkpoint)
+    }
+
+    /// The images that a node learns from; of one that is used as it is, those it is used on, for its shape.
+    pub(super) fn images_of(&mut self, node: &Node) -> Result<Arc<LoadedSet>> {
+        self.set(&node.data, if node.train.is_some() { Split::Train } else { Split::Test }, None)
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.

@@ -32,6 +32,8 @@ plain = {
 }
 torch.save(plain, "weights_plain.pth")
 torch.save(plain, "weights_protocol4.pth", pickle_protocol=4)
+torch.save(plain, "weights_legacy_plain.pth", _use_new_zipfile_serialization=False)
+torch.save(plain, "weights_legacy_protocol4.pth", pickle_protocol=4, _use_new_zipfile_serialization=False)
 save_file(
     {name: tensor.detach().clone().contiguous() for name, tensor in plain.items()},
     "weights.safetensors",

@@ -9,12 +9,11 @@ use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
 
 use super::{Source, parquet};
 use crate::data::registry::known;
 use crate::data::{ImageSet, Split, store};
-use crate::{Error, Result, digest::hex, run::progress::plain_wanted};
+use crate::{Error, Result, config::HubFile, digest, fs::write_atomic, run::progress::plain_wanted};
 
 /// How often a transfer that breaks off is continued before giving up.
 const RETRIES: usize = 3;
@@ -67,19 +66,18 @@ impl Hub {
             return Ok(());
         }
         let endpoint = self.endpoint.trim_end_matches('/');
-        let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
-            .with_endpoint(endpoint.to_owned())
-            .with_token(self.token.clone())
-            .with_retries(RETRIES)
-            .with_progress(false)
-            .build()
-            .map_err(|error| self.failed(source, "the hub", &error))?;
+        let what = What {
+            name: source.name.to_owned(),
+            address: format!("{endpoint}/datasets/{}", source.repository),
+            by_hand: format!("put the original files into data/{} by hand (data/README.md says which)", source.name),
+        };
+        let api = self.api().map_err(|error| what.failed("the hub", &error))?;
         let main = api.repo(Repo::new(source.repository.into(), RepoType::Dataset));
-        let info = main.info().map_err(|error| self.failed(source, "the list of files", &error))?;
+        let info = main.info().map_err(|error| what.failed("the list of files", &error))?;
         let names: Vec<_> = info.siblings.into_iter().map(|file| file.rfilename).collect();
         // All files from the revision that was listed, even if the repository changes meanwhile.
         let repo = Repo::with_revision(source.repository.into(), RepoType::Dataset, info.sha.clone());
-        let download = Download { hub: self, source, api: &api, repo, progress };
+        let download = Download { hub: self, what, api: &api, repo, progress };
         for split in missing {
             let mut images = Vec::new();
             let mut origin = format!("{endpoint}/datasets/{} revision {}", source.repository, info.sha);
@@ -100,23 +98,64 @@ impl Hub {
         Ok(())
     }
 
-    fn failed(&self, source: &Source, what: &str, error: &ApiError) -> Error {
-        let message = format!(
-            "cannot download \"{}\": {what} of {}/datasets/{}: {error}",
-            source.name, self.endpoint, source.repository
-        );
-        Error::input(message).hint(format!(
-            "check the connection; HF_ENDPOINT=<address> uses a mirror; or put the original files into data/{} by hand \
-             (data/README.md says which)",
-            source.name
-        ))
+    /// Puts a file of weights where [`HubFile::path`] says below `cache`, unless it is there.
+    pub(super) fn fetch_weights(&self, file: &HubFile, cache: &Path, progress: bool) -> Result<()> {
+        let path = file.path(cache);
+        let say = |text: &str| {
+            if progress {
+                eprintln!("{}: {text}", file.repository);
+            }
+        };
+        if path.is_file() {
+            say(&format!("already in {}", path.display()));
+            return Ok(());
+        }
+        let what = What {
+            name: file.repository.clone(),
+            address: format!("{}/{}", self.endpoint.trim_end_matches('/'), file.repository),
+            by_hand: format!("put {} into {} by hand", file.file, path.display()),
+        };
+        let api = self.api().map_err(|error| what.failed("the hub", &error))?;
+        let repo = Repo::with_revision(file.repository.clone(), RepoType::Model, file.revision.clone());
+        let download = Download { hub: self, what, api: &api, repo, progress };
+        let (cached, digest) = download.file(&file.file)?;
+        let mut from = File::open(&cached).map_err(Error::io("read", &cached))?;
+        write_atomic(&path, |out| io::copy(&mut from, out).map(|_| ()))?;
+        say(&format!("{} in {}, SHA-256 {digest}", file.file, path.display()));
+        Ok(())
+    }
+
+    fn api(&self) -> Result<Api, ApiError> {
+        ApiBuilder::from_cache(Cache::new(self.cache.clone()))
+            .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
+            .with_token(self.token.clone())
+            .with_retries(RETRIES)
+            .with_progress(false)
+            .build()
     }
 }
 
-/// What all files of one set have in common.
+/// What is downloaded, for messages.
+struct What {
+    name: String,
+    /// Of its repository.
+    address: String,
+    /// What to do instead.
+    by_hand: String,
+}
+
+impl What {
+    fn failed(&self, part: &str, error: &ApiError) -> Error {
+        let message = format!("cannot download \"{}\": {part} of {}: {error}", self.name, self.address);
+        let by_hand = &self.by_hand;
+        Error::input(message).hint(format!("check the connection; HF_ENDPOINT=<address> uses a mirror; or {by_hand}"))
+    }
+}
+
+/// What all files of one repository have in common.
 struct Download<'a> {
     hub: &'a Hub,
-    source: &'a Source,
+    what: What,
     api: &'a Api,
     repo: Repo,
     progress: bool,
@@ -126,14 +165,14 @@ impl Download<'_> {
     /// The file in the cache and its SHA-256, fetched unless it is there already; a damaged one is fetched once more.
     fn file(&self, name: &str) -> Result<(PathBuf, String)> {
         let repo = self.api.repo(self.repo.clone());
-        let failed = |error: &ApiError| self.hub.failed(self.source, name, error);
+        let failed = |error: &ApiError| self.what.failed(name, error);
         let metadata = self.api.metadata(&repo.url(name)).map_err(|error| failed(&error))?;
         // Large files have their SHA-256 as tag; the tag also names the file in the cache, so nothing else is let through.
         let wanted = metadata.etag().to_owned();
         if wanted.len() != 64 || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Error::input(format!(
                 "cannot download \"{}\": the hub gives no SHA-256 for {name} (its tag is {wanted:?})",
-                self.source.name
+                self.what.name
             )));
         }
         let cached = Cache::new(self.hub.cache.clone()).repo(self.repo.clone());
@@ -145,7 +184,7 @@ impl Download<'_> {
                 Some(path) => path,
                 None => self.transfer(&repo, name, &blob, metadata.size() as u64)?,
             };
-            found = sha256(&path)?;
+            found = digest::of_file(&path)?;
             if found == wanted {
                 return Ok((path, found));
             }
@@ -158,7 +197,7 @@ impl Download<'_> {
         }
         Err(Error::input(format!(
             "cannot download \"{}\": {name} has SHA-256 {found} where the hub promises {wanted}; it was deleted",
-            self.source.name
+            self.what.name
         ))
         .hint("try again; if it stays so, a proxy or mirror on the way changes files (HF_ENDPOINT chooses another)"))
     }
@@ -170,7 +209,7 @@ impl Download<'_> {
         } else {
             repo.download_with_progress(name, ())
         };
-        result.map_err(|error| self.hub.failed(self.source, name, &error))
+        result.map_err(|error| self.what.failed(name, &error))
     }
 }
 
@@ -187,12 +226,6 @@ fn prepare_part(part: &Path, size: u64) -> Result<()> {
             .map_err(Error::io("write", part))?;
     }
     Ok(())
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash)).map_err(Error::io("read", path))?;
-    Ok(hex(&hash.finalize()))
 }
 
 /// The Parquet files of a split, in order: `<folder>/train-00000-of-00002.parquet`, …

@@ -29,6 +29,10 @@ pub(super) enum Value {
     Persistent(Id),
 }
 
+/// A pickle of more instructions describes no weights: each makes at most one value, so this bounds memory too (a few hundred
+/// megabytes). A tensor takes about 45, so a network may have some 90,000.
+const MOST_INSTRUCTIONS: usize = 1 << 22;
+
 /// All values of a pickle.
 #[derive(Debug)]
 pub(super) struct Pickle {
@@ -39,16 +43,27 @@ pub(super) struct Pickle {
 impl Pickle {
     /// Follows the instructions of `bytes` up to STOP; an error says what is wrong and at which byte.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        Self::parse_first(bytes).map(|(pickle, _)| pickle)
+    }
+
+    /// [`Pickle::parse`], and how many of `bytes` it took: another pickle may follow.
+    pub(super) fn parse_first(bytes: &[u8]) -> Result<(Self, usize), String> {
         let mut machine =
             Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
-        loop {
+        for _ in 0..MOST_INSTRUCTIONS {
             let start = machine.at;
             match machine.step() {
                 Ok(None) => {}
-                Ok(Some(root)) => return Ok(Self { values: machine.values, root }),
+                Ok(Some(root)) => return Ok((Self { values: machine.values, root }, machine.at)),
                 Err(reason) => return Err(format!("{reason} at byte {start} of its pickle")),
             }
         }
+        Err(format!("a pickle of more than {MOST_INSTRUCTIONS} instructions"))
+    }
+
+    /// All values, in the order in which they were made.
+    pub(super) fn values(&self) -> &[Value] {
+        &self.values
     }
 
     /// The pickled object.
@@ -341,7 +356,7 @@ impl Machine<'_> {
     fn remember(&mut self, slot: usize) -> Result<(), String> {
         let top = self.top()?;
         // Slots are numbered one after the other; a far one could only be there to make the memo large.
-        if slot > self.bytes.len() {
+        if slot > self.bytes.len().min(MOST_INSTRUCTIONS) {
             return Err(format!("a memo slot {slot}"));
         }
         if slot >= self.memo.len() {
@@ -421,6 +436,23 @@ mod tests {
         let Value::Call(callable, arguments) = pickle.get(pickle.root()) else { panic!("no call") };
         assert_eq!(pickle.global(*callable), Some(("os", "system")));
         assert_eq!(pickle.items(*arguments).map(<[Id]>::len), Some(1));
+    }
+
+    #[test]
+    fn a_program_without_end_is_stopped() {
+        // One of each kind of growth: values, marks, the stack; the memo grows with the values.
+        for instruction in [b'N', b'(', b'2'] {
+            let mut bytes = b"N".to_vec();
+            bytes.resize(MOST_INSTRUCTIONS + 10, instruction);
+            bytes.push(b'.');
+            assert_eq!(parse(&bytes).unwrap_err(), "a pickle of more than 4194304 instructions");
+        }
+    }
+
+    #[test]
+    fn a_pickle_may_be_followed_by_another() {
+        let (first, length) = Pickle::parse_first(b"K\x01.K\x02.").unwrap();
+        assert_eq!((first.get(first.root()), length), (&Value::Int(1), 3));
     }
 
     #[test]

@@ -1,103 +1,65 @@
-//! PyTorch's zip archives (`.pth`, `.pt`; what `torch.save` writes since 1.6) as tensors.
+//! The tensors that a pickle of PyTorch's describes: views of storages, which need not be contiguous.
 //!
-//! An archive holds `<folder>/data.pkl`, a pickle that describes the tensors, and `<folder>/data/<key>`, the storages they
-//! are views of: a tensor is (storage, offset, sizes, strides) and need not be contiguous. The pickle is read as data
-//! ([`pickle`](super::pickle)), so a file cannot run code. candle has a reader of its own; it refuses most strided tensors
-//! and skips tensors that it cannot read, and hostile files make it allocate gigabytes or panic.
+//! A tensor is (storage, offset, sizes, strides). The pickle is read as data ([`pickle`](super::pickle)), so a file cannot run
+//! code. candle has a reader of its own; it refuses most strided tensors and skips tensors that it cannot read, and hostile
+//! files make it allocate gigabytes or panic.
 //!
 //! Format: `torch/serialization.py` and `torch/_utils.py` (`_rebuild_tensor_v2`) of PyTorch 2.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::rc::Rc;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    rc::Rc,
+};
 
 use candle_core::{DType, Device, Tensor};
-use zip::ZipArchive;
 
-use super::elements;
-use super::pickle::{Id, Pickle, Value};
+use super::{
+    elements,
+    pickle::{Id, Pickle, Value},
+    quoted, shortened,
+};
 
-/// A pickle larger than this describes no weights (a network of 10⁵ tensors has 20 MB).
-const LARGEST_PICKLE: u64 = 1 << 28;
-/// Tensors may share storages (tied weights), but not so that a small file fills the memory.
-const LARGEST_GROWTH: u64 = 8;
+/// A pickle of more bytes describes no weights (a network of 10⁵ tensors has 20 MB).
+pub(super) const LARGEST_PICKLE: u64 = 1 << 26;
+/// Tensors may share storages (tied weights), so together they may be so many times larger than the file, and no more.
+const LARGEST_GROWTH: u64 = 2;
+/// PyTorch's own limit of a tensor's axes.
+const MOST_AXES: usize = 64;
 /// Where training scripts put the weights among the rest of a checkpoint.
 const USUAL_KEYS: [&str; 5] = ["state_dict", "model_state_dict", "model", "net", "network"];
 
-/// The tensors of an archive by name; an error says what is wrong with it. What is no tensor is passed over.
-pub(super) fn read(file: File) -> Result<BTreeMap<String, Tensor>, String> {
-    let mut archive = Archive::open(file)?;
-    let pickle = Pickle::parse(&archive.entry("data.pkl", LARGEST_PICKLE)?)?;
-    let mut budget = archive.length.saturating_mul(LARGEST_GROWTH);
-    let mut storages = BTreeMap::new();
+/// The tensors of the state dict by name; an error says what is wrong. What is no tensor is passed over.
+///
+/// `length` is the file's, in bytes: it bounds what the tensors take together. `storage` gives the bytes of a storage by its
+/// key, and is asked once for each.
+pub(super) fn tensors(
+    pickle: &Pickle,
+    length: u64,
+    mut storage: impl FnMut(&str) -> Result<Vec<u8>, String>,
+) -> Result<BTreeMap<String, Tensor>, String> {
+    let (mut budget, mut unread) = (length.saturating_mul(LARGEST_GROWTH), length);
+    let mut storages: BTreeMap<String, Rc<[u8]>> = BTreeMap::new();
     let mut tensors = BTreeMap::new();
-    for (name, id) in state_dict(&pickle)? {
-        let view = View::read(&pickle, id).map_err(|reason| format!("tensor {name:?}: {reason}"))?;
+    for (name, id) in state_dict(pickle)? {
+        let at = |reason: String| format!("tensor {}: {reason}", quoted(name));
+        let view = View::read(pickle, id).map_err(at)?;
         budget = (budget.checked_sub(view.bytes()))
-            .ok_or_else(|| format!("tensor {name:?}: the tensors are far larger together than the file"))?;
-        let storage = match storages.get(&view.storage) {
-            Some(bytes) => Rc::clone(bytes),
-            None => {
-                let limit = archive.length;
-                let bytes: Rc<[u8]> = archive.entry(&format!("data/{}", view.storage), limit)?.into();
-                storages.insert(view.storage.clone(), Rc::clone(&bytes));
-                bytes
+            .ok_or_else(|| at("the tensors are far larger together than the file".into()))?;
+        let bytes = match storages.entry(view.storage.clone()) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => {
+                let bytes = storage(&view.storage).map_err(at)?;
+                unread = (unread.checked_sub(bytes.len() as u64))
+                    .ok_or_else(|| at("the storages are larger together than the file".into()))?;
+                entry.insert(bytes.into()).clone()
             }
         };
-        let tensor = view.tensor(&storage).map_err(|reason| format!("tensor {name:?}: {reason}"))?;
+        let tensor = view.tensor(&bytes).map_err(at)?;
         if tensors.insert(name.to_owned(), tensor).is_some() {
-            return Err(format!("tensor {name:?} occurs twice"));
+            return Err(at("occurs twice".into()));
         }
     }
     Ok(tensors)
-}
-
-struct Archive {
-    zip: ZipArchive<BufReader<File>>,
-    /// The archive's one folder, with its slash.
-    folder: String,
-    /// Bytes of the file, which no stored entry can exceed.
-    length: u64,
-}
-
-impl Archive {
-    fn open(file: File) -> Result<Self, String> {
-        let length = file.metadata().map_err(|error| error.to_string())?.len();
-        let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| format!("a broken zip archive: {error}"))?;
-        let pickles: Vec<_> = zip
-            .file_names()
-            .filter_map(|name| name.ok()?.strip_suffix("data.pkl").map(str::to_owned))
-            .filter(|folder| folder.is_empty() || folder.ends_with('/'))
-            .collect();
-        let [folder] = pickles.as_slice() else {
-            return Err(format!("a zip archive with {} data.pkl, where PyTorch's have one", pickles.len()));
-        };
-        let folder = folder.clone();
-        let mut archive = Self { zip, folder, length };
-        if archive.zip.file_names().any(|name| name.is_ok_and(|name| name == format!("{}byteorder", archive.folder)))
-            && archive.entry("byteorder", 16)? != b"little"
-        {
-            return Err("written on a big-endian machine".into());
-        }
-        Ok(archive)
-    }
-
-    /// The bytes of `<folder>/<name>`, at most `limit` of them.
-    fn entry(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, String> {
-        let path = format!("{}{name}", self.folder);
-        let entry = self.zip.by_name(&path).map_err(|error| format!("archive entry {path}: {error}"))?;
-        let size = entry.size();
-        if size > limit.min(self.length) {
-            return Err(format!("archive entry {path} claims {size} bytes"));
-        }
-        let mut bytes = Vec::new();
-        entry.take(size).read_to_end(&mut bytes).map_err(|error| format!("archive entry {path}: {error}"))?;
-        if bytes.len() as u64 != size {
-            return Err(format!("archive entry {path} has {} of its {size} bytes", bytes.len()));
-        }
-        Ok(bytes)
-    }
 }
 
 /// Names and values of the tensors of the state dict, wherever in the pickled object it is.
@@ -110,28 +72,29 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(&str, Id)>, String> {
     let items = match pickle.get(pickle.root()) {
         Value::Dict(items) => items,
         Value::Call(callable, _) => {
-            let class = pickle.global(*callable).map_or_else(String::new, |(module, name)| format!(" {module}.{name}"));
+            let class = pickle.global(*callable).map(|(module, name)| format!("{module}.{name}"));
+            let class = class.map_or_else(String::new, |class| format!(" {}", shortened(&class)));
             return Err(format!("a whole Python object{class}, not a dictionary of tensors"));
         }
         _ => return Err("no dictionary of tensors".into()),
     };
-    let children: Vec<_> = items
+    // Many keys may name one dictionary: each is looked into once.
+    let mut looked_into = BTreeMap::new();
+    let children: Vec<(&str, Id)> = items
         .iter()
-        .filter_map(|(key, value)| Some((pickle.text(*key)?, tensors(*value))))
-        .filter(|(_, tensors)| !tensors.is_empty())
+        .filter_map(|(key, value)| Some((pickle.text(*key)?, *value)))
+        .filter(|(_, value)| *looked_into.entry(*value).or_insert_with(|| !tensors(*value).is_empty()))
         .collect();
-    if let Some((_, found)) =
-        USUAL_KEYS.iter().find_map(|usual| children.iter().find(|(key, tensors)| key == usual && !tensors.is_empty()))
-    {
-        return Ok(found.clone());
+    if let Some((_, found)) = USUAL_KEYS.iter().find_map(|usual| children.iter().find(|(key, _)| key == usual)) {
+        return Ok(tensors(*found));
     }
     let own = tensors(pickle.root());
     match children.as_slice() {
         _ if !own.is_empty() => Ok(own),
-        [(_, found)] => Ok(found.clone()),
+        [(_, found)] => Ok(tensors(*found)),
         [] => Err("no tensors".into()),
         several => {
-            let keys: Vec<_> = several.iter().map(|(key, _)| format!("{key:?}")).collect();
+            let keys: Vec<_> = several.iter().take(10).map(|(key, _)| quoted(key)).collect();
             Err(format!("several dictionaries of tensors ({}), none under a usual name", keys.join(", ")))
         }
     }
@@ -174,10 +137,13 @@ impl View {
             _ => None,
         };
         let Some([storage, offset, sizes, strides, ..]) = arguments else {
-            return Err(format!("of a kind that is not supported ({function})"));
+            return Err(format!("of a kind that is not supported ({})", shortened(function)));
         };
         let (dtype, storage, stored) = storage_of(pickle, *storage)?;
-        let numbers = |id: Id| -> Option<Vec<usize>> { pickle.items(id)?.iter().map(|id| pickle.size(*id)).collect() };
+        let numbers = |id: Id| -> Option<Vec<usize>> {
+            let items = pickle.items(id).filter(|items| items.len() <= MOST_AXES)?;
+            items.iter().map(|id| pickle.size(*id)).collect()
+        };
         let offset = pickle.size(*offset).ok_or("an impossible offset")?;
         let sizes = numbers(*sizes).ok_or("impossible sizes")?;
         let strides = numbers(*strides).filter(|strides| strides.len() == sizes.len()).ok_or("impossible strides")?;
@@ -228,15 +194,9 @@ impl View {
     }
 }
 
-/// Element type, key and elements of a storage: `("storage", torch.FloatStorage, key, location, elements)`.
+/// Element type, key and elements of a storage.
 fn storage_of(pickle: &Pickle, id: Id) -> Result<(DType, String, usize), String> {
-    let Value::Persistent(identity) = pickle.get(id) else { return Err("no storage".into()) };
-    let Some([kind, class, key, _, elements]) = pickle.items(*identity) else { return Err("no storage".into()) };
-    let (Some("storage"), Some(("torch", class)), Some(key), Some(elements)) =
-        (pickle.text(*kind), pickle.global(*class), pickle.text(*key), pickle.size(*elements))
-    else {
-        return Err("a storage of an unknown kind".into());
-    };
+    let Stored { class, key, elements } = Stored::read(pickle, pickle.get(id)).ok_or("a storage of an unknown kind")?;
     let dtype = match class {
         "FloatStorage" => DType::F32,
         "DoubleStorage" => DType::F64,
@@ -247,7 +207,43 @@ fn storage_of(pickle: &Pickle, id: Id) -> Result<(DType, String, usize), String>
         "ShortStorage" => DType::I16,
         // candle has no truth values; 0 and 1.
         "ByteStorage" | "BoolStorage" => DType::U8,
-        other => return Err(format!("elements of a type that is not supported ({other})")),
+        other => return Err(format!("elements of a type that is not supported ({})", shortened(other))),
     };
     Ok((dtype, key.to_owned(), elements))
+}
+
+/// What a pickle says of a storage.
+pub(super) struct Stored<'a> {
+    /// PyTorch's class of it, which says the element type.
+    class: &'a str,
+    /// Its name in the file.
+    pub(super) key: &'a str,
+    /// How many elements it has.
+    pub(super) elements: usize,
+}
+
+impl<'a> Stored<'a> {
+    /// `("storage", torch.FloatStorage, key, location, elements)`, and before PyTorch 1.6 a sixth: `None`, or of which other
+    /// storage it is a part, which nothing writes since 0.4.
+    pub(super) fn read(pickle: &'a Pickle, value: &Value) -> Option<Self> {
+        let Value::Persistent(identity) = value else { return None };
+        let [kind, class, key, _, elements, rest @ ..] = pickle.items(*identity)? else { return None };
+        let whole = rest.is_empty() || matches!(rest, [part] if *pickle.get(*part) == Value::Nothing);
+        let ("storage", ("torch", class), true) = (pickle.text(*kind)?, pickle.global(*class)?, whole) else {
+            return None;
+        };
+        Some(Self { class, key: pickle.text(*key)?, elements: pickle.size(*elements)? })
+    }
+
+    /// Bytes of an element, known also for types that are not read.
+    pub(super) fn width(&self) -> Option<usize> {
+        Some(match self.class {
+            "ByteStorage" | "BoolStorage" | "CharStorage" => 1,
+            "HalfStorage" | "BFloat16Storage" | "ShortStorage" => 2,
+            "FloatStorage" | "IntStorage" => 4,
+            "DoubleStorage" | "LongStorage" | "ComplexFloatStorage" => 8,
+            "ComplexDoubleStorage" => 16,
+            _ => return None,
+        })
+    }
 }

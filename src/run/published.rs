@@ -1,0 +1,174 @@
+//! Published weights that networks of a plan start from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    Error, Result,
+    config::{Weights, WeightsHead},
+    data::{self, Format, ImageSet},
+    digest,
+    nn::{
+        Shape,
+        params::Params,
+        weights::{
+            self,
+            fit::{Fitted, Wanted},
+        },
+    },
+    run::{
+        execute::{Runner, untrained},
+        plan::Node,
+    },
+};
+
+/// A file of weights, found and known by its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The file or tag as the experiment names it.
+    pub source: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Of all of it.
+    pub sha256: String,
+    /// Where the last layer comes from.
+    pub head: WeightsHead,
+}
+
+/// What a network's record says of the weights that it started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsRecord {
+    /// The file or tag as the experiment names it.
+    pub source: String,
+    /// Of the file.
+    pub sha256: String,
+    /// What was changed in the names, and left out.
+    pub notes: Vec<String>,
+}
+
+impl Published {
+    /// What of them can change a network.
+    pub(super) fn identity(&self) -> Value {
+        match self.head {
+            WeightsHead::File => json!(self.sha256),
+            WeightsHead::New => json!({ "sha256": self.sha256, "head": "new" }),
+        }
+    }
+}
+
+/// The files of weights that a plan names, each read once.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    /// Where downloaded ones are.
+    cache: &'a Path,
+    digests: BTreeMap<PathBuf, String>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn below(cache: &'a Path) -> Self {
+        Self { cache, digests: BTreeMap::new() }
+    }
+
+    /// The file that `weights` names.
+    pub(super) fn get(&mut self, weights: &Weights) -> Result<Published> {
+        let path = weights.path(self.cache);
+        let sha256 = match self.digests.get(&path) {
+            Some(digest) => digest.clone(),
+            None => {
+                let digest = file_digest(weights, &path)?;
+                self.digests.insert(path.clone(), digest.clone());
+                digest
+            }
+        };
+        Ok(Published { source: weights.file.clone(), path, sha256, head: weights.head })
+    }
+}
+
+/// The SHA-256 of a file of weights.
+fn file_digest(weights: &Weights, path: &Path) -> Result<String> {
+    let unreadable = |reason: String| {
+        Error::input(format!("cannot read the weights {}: {reason}", path.display())).hint(match weights.hub() {
+            Some(_) => format!("oodkit data {} fetches them (make data set={0})", weights.file),
+            None => {
+                "`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in".into()
+            }
+        })
+    };
+    // Opening anything else might wait for ever.
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(unreadable("not a regular file".into()));
+    }
+    digest::of_file(path)
+}
+
+impl Runner<'_> {
+    /// Refuses weights that do not fit the networks that are still to be made of them, before any is trained.
+    pub(super) fn check_weights(&mut self) -> Result<()> {
+        let mut checked = BTreeSet::new();
+        for node in untrained(self.plan, &self.context.store) {
+            let Some(published) = &node.weights else { continue };
+            // Seeds and recipes change nothing here.
+            if !checked.insert(format!("{published:?} {:?} {}", node.architecture, node.train.is_some())) {
+                continue;
+            }
+            let images = self.images_of(node)?;
+            let (_, fitted) = start(node, &images.images)?;
+            for note in fitted.iter().flat_map(|fitted| &fitted.notes) {
+                // A note that cannot be shown stops nothing; the network's record has it too.
+                let _ = writeln!(io::stderr(), "{}: weights {}: {note}", self.plan.uses(node), published.source);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shape of a node's network for the images it learns from (or, if it learns nothing, is used on), and the weights that it
+/// starts from.
+///
+/// # Errors
+/// If its weights do not fit.
+pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fitted>)> {
+    let (channels, height, width) = (images.channels, images.height, images.width);
+    let mut shape = Shape { channels, height, width, classes: images.classes };
+    let Some(published) = &node.weights else { return Ok((shape, None)) };
+    let tensors = weights::read(&published.path)?;
+    if node.train.is_none() {
+        // Test images need not be of all classes.
+        let any = Shape { classes: shape.classes.max(1), ..shape };
+        shape.classes = Wanted::of(&node.architecture, any)?.classes(&tensors)?.unwrap_or(any.classes);
+        check_classes(node, images, shape.classes, published)?;
+    }
+    let fitted = Wanted::of(&node.architecture, shape)?.fit(tensors, published.head, &published.path)?;
+    Ok((shape, Some(fitted)))
+}
+
+/// Refuses a set whose classes are not those of the weights' head: a class would stand for another one, or for none.
+fn check_classes(node: &Node, images: &ImageSet, classes: usize, published: &Published) -> Result<()> {
+    let name = &node.data.name;
+    let by_folder = node.data.format == Some(Format::ClassFolders);
+    let known = data::classes(&node.data).or(by_folder.then_some(images.classes)).filter(|known| *known != classes);
+    let beyond = images.labels.iter().flatten().find(|label| **label as usize >= classes);
+    let what = match (known, beyond) {
+        (Some(known), _) => format!("\"{name}\" has {known}"),
+        (None, Some(label)) => format!("\"{name}\" has images of class {label}, counted from 0"),
+        (None, None) => return Ok(()),
+    };
+    let path = published.path.display();
+    Err(Error::input(format!("the head of the weights {path} has {classes} classes where {what}"))
+        .hint("`weights: { file: …, head: new }` with `train` learns a head for the classes of the data"))
+}
+
+/// Puts weights into a network's parameters; a head that they lack stays as it started.
+pub(super) fn put(fitted: Fitted, params: &Params, path: &Path) -> Result<()> {
+    let mut state = params.all()?;
+    state.extend(fitted.tensors);
+    params.load(&state, path)
+}
