@@ -303,6 +303,7 @@ fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
     for (name, network) in &mut experiment.networks {
         if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
             eprintln!("networks.{name}: {} is not there; this smoke run does without", weights.file);
+            network.train = network.train.take().or_else(config::smoke::a_step);
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     config::{
-        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet,
+        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
         WideResnet, methods::root,
     },
     data::registry,
@@ -39,6 +39,14 @@ const NEIGHBOURS: usize = 5;
 const DIRECTIONS: usize = 2;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
+
+/// A recipe of one step, for a network that was to be used with weights that are not there.
+#[must_use]
+pub fn a_step() -> Option<Train> {
+    let recipe =
+        serde_json::json!({ "epochs": 1, "batch_size": BATCH, "max_steps": 1, "optimizer": { "sgd": { "lr": 0.01 } } });
+    serde_json::from_value(recipe).ok()
+}
 
 /// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network. Networks
 /// are as deep as they were, and narrow unless their weights are published ones.

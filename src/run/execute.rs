@@ -76,7 +76,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
 }
 
 /// The nodes that are not done.
-pub(super) fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node> {
+fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node> {
     plan.nodes.iter().filter(|node| store.progress(node) != Progress::Done)
 }
 

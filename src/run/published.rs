@@ -22,10 +22,7 @@ use crate::{
             fit::{Fitted, Wanted},
         },
     },
-    run::{
-        execute::{Runner, untrained},
-        plan::Node,
-    },
+    run::{execute::Runner, plan::Node, store::Progress},
 };
 
 /// A file of weights, found and known by its content.
@@ -110,16 +107,24 @@ fn file_digest(weights: &Weights, path: &Path) -> Result<String> {
 }
 
 impl Runner<'_> {
-    /// Refuses weights that do not fit the networks that are still to be made of them, before any is trained.
+    /// Refuses weights that do not fit the networks that are still to be made of them, before any is trained; and test images of
+    /// classes that the heads of those that are used as they are do not have.
     pub(super) fn check_weights(&mut self) -> Result<()> {
         let mut checked = BTreeSet::new();
-        for node in untrained(self.plan, &self.context.store) {
+        for node in &self.plan.nodes {
             let Some(published) = &node.weights else { continue };
+            let done = self.context.store.progress(node) == Progress::Done;
             // Seeds and recipes change nothing here.
-            if !checked.insert(format!("{published:?} {:?} {}", node.architecture, node.train.is_some())) {
+            let same = format!("{published:?} {:?} {} {done}", node.architecture, node.train.is_some());
+            if (done && node.train.is_some()) || !checked.insert(same) {
                 continue;
             }
             let images = self.images_of(node)?;
+            if done {
+                let [.., classes] = self.context.store.record(node)?.shape;
+                check_classes(node, &images.images, classes, published)?;
+                continue;
+            }
             let (_, fitted) = start(node, &images.images)?;
             for note in fitted.iter().flat_map(|fitted| &fitted.notes) {
                 // A note that cannot be shown stops nothing; the network's record has it too.
