@@ -106,7 +106,8 @@ fn answer(mut stream: TcpStream, served: &Mutex<Served>, address: &str) -> std::
         let body = serde_json::json!({ "sha": REVISION, "siblings": siblings }).to_string();
         return reply(format!("200 OK\r\nContent-Length: {}", body.len()), body.as_bytes());
     }
-    if let Some(place) = found("/datasets/", &format!("/resolve/{REVISION}/"))
+    let place = found("/datasets/", &format!("/resolve/{REVISION}/")).or_else(|| found("/", "/resolve/main/"));
+    if let Some(place) = place
         && let Some(bytes) = bytes(&place)
     {
         let digest = if served.wrong_digests { sha256(b"other bytes") } else { sha256(&bytes) };
@@ -416,4 +417,33 @@ fn the_hubs_variables_are_respected() {
     // Not a terminal: plain lines.
     assert!(told.contains("mnist/train-00000-of-00002.parquet: ") && told.contains(" to fetch\n"), "{told}");
     assert!(told.contains("mnist: 5 train images in ") && !told.contains('\u{1b}'), "{told}");
+}
+
+#[test]
+fn weights_of_a_tag_are_kept_below_the_data_root() {
+    let bytes = vec![7; 500];
+    let server =
+        Server::start("timm/small.mine", vec![("model.safetensors", bytes.clone()), ("other.pth", vec![1; 9])]);
+    server.download("hub:timm/small.mine").unwrap();
+    let path = server.root().join("weights/timm/small.mine/main/model.safetensors");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    // What is there is not asked for again.
+    let asked = server.log().len();
+    server.download("hub:timm/small.mine").unwrap();
+    assert_eq!(server.log().len(), asked);
+    server.download("hub:timm/small.mine/other.pth").unwrap();
+    assert!(server.root().join("weights/timm/small.mine/main/other.pth").is_file());
+    let error = server.download("hub:timm/none").unwrap_err().to_string();
+    assert!(error.starts_with("cannot download \"timm/none\": model.safetensors of http://127.0.0.1:"), "{error}");
+    let error = server.download("hub:timm/../none").unwrap_err().to_string();
+    assert!(error.starts_with("`hub:owner/name`"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_what_the_hub_promises_are_not_kept() {
+    let server = Server::start("timm/small.mine", vec![("model.safetensors", vec![7; 500])]);
+    server.served.lock().unwrap().wrong_digests = true;
+    let error = server.download("hub:timm/small.mine").unwrap_err().to_string();
+    assert!(error.contains("has SHA-256"), "{error}");
+    assert!(!server.root().join("weights").exists());
 }

@@ -65,7 +65,8 @@ smoke_tests!(
     fer2013_vgg19_afdu,
     fer2013_vgg19_afdu_cpu,
     mnist_afdu,
-    quickstart
+    quickstart,
+    transfer
 );
 
 /// Planned, not run, since they would take minutes: their two-core profiles, which are run, differ in the network and the schedule

@@ -69,20 +69,19 @@ impl Case {
             methods += &format!("  - {{ name: {name}, network: {name}, detector: msp }}\n");
         }
         fs::write(self.path("case.yaml"), text + &methods).unwrap();
-        let folder = self.folder.path();
-        let output = Command::cargo_bin("oodkit")
-            .unwrap()
-            .current_dir(folder)
-            .args(["run", "case.yaml"])
-            .args(arguments)
-            .env("NO_COLOR", "1")
-            .env("OODKIT_DATA", folder.join("data"))
-            .env("OODKIT_RUNS", folder.join("runs"))
-            .output()
-            .unwrap();
+        let output = self.oodkit("run").args(arguments).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!said.contains("panicked"), "{said}");
         (output.status.code().unwrap(), said)
+    }
+
+    /// The program, to do something with the last experiment.
+    fn oodkit(&self, what: &str) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::cargo_bin("oodkit").unwrap();
+        command.current_dir(folder).args([what, "case.yaml"]).env("NO_COLOR", "1");
+        command.env("OODKIT_DATA", folder.join("data")).env("OODKIT_RUNS", folder.join("runs"));
+        command
     }
 
     /// `network.json` of the only network.
@@ -184,6 +183,12 @@ fn weights_of_the_hub_are_read_where_they_are_kept() {
     let record = case.record();
     assert_eq!(record["weights"]["source"], "hub:timm/lenet.mine");
     assert_eq!(record["weights"]["sha256"], record["identity"]["weights"]);
+    // A plan is made without them, and says so.
+    let (code, said) = case.run(LIST, &[("base", "weights: hub:timm/none")], &["--smoke"]);
+    assert_eq!(code, 0, "{said}");
+    let plan = case.oodkit("plan").output().unwrap();
+    let text = String::from_utf8(plan.stdout).unwrap();
+    assert!(text.contains("missing  cannot read the weights") && text.contains("oodkit data hub:timm/none"), "{text}");
     for tag in ["hub:timm", "hub:../x", "hub:a/b/../../c", "hub:a/b@", "hub:a/.b"] {
         let (code, said) = case.run(LIST, &[("base", &format!("weights: \"{tag}\""))], &[]);
         assert_eq!(code, 2, "{tag}");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStru
 use crate::config::named;
 
 /// What stands before a tag of the hub.
-const HUB: &str = "hub:";
+pub const HUB: &str = "hub:";
 /// The file of a hub's repository unless the tag names another: what timm and transformers write.
 const HUB_FILE: &str = "model.safetensors";
 

@@ -1,7 +1,7 @@
 //! Carries out a plan: trains what is missing, scores with every method, and records the numbers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +17,7 @@ use crate::{
         device::describe,
         interrupt::Interrupt,
         plan::{Node, Plan, to_json},
+        published::Published,
         results::{DatasetRecord, Environment, OutliersRecord, Results, SCHEMA},
         store::{Progress, Store},
     },
@@ -80,7 +81,7 @@ fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node
     plan.nodes.iter().filter(|node| store.progress(node) != Progress::Done)
 }
 
-/// What of the sets that the plan will read is not there, or is not to be read together.
+/// What of the sets and weights that the plan will read is not there, or is not to be read together.
 pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Error> {
     let trains = untrained(plan, store).next().is_some();
     let learns_outliers = untrained(plan, store).any(|node| node.outliers.is_some());
@@ -93,7 +94,10 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
         let there = if learns_outliers { data::check(set, &[Split::Train], data) } else { Ok(()) };
         [there, refuse_tested(set, &sets.ood, data)]
     });
-    std::iter::once(id).chain(ood).chain(outliers).filter_map(Result::err).collect()
+    let mut named = BTreeSet::new();
+    let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
+    let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
+    std::iter::once(id).chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
 }
 
 /// Every set that the plan will read is there, or the error names all that are not.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    config::{Weights, WeightsHead},
+    config::{self, Weights, WeightsHead},
     data::{self, Format, ImageSet},
     digest,
     nn::{
@@ -32,8 +32,8 @@ pub struct Published {
     pub source: String,
     /// Where it is.
     pub path: PathBuf,
-    /// Of all of it.
-    pub sha256: String,
+    /// Of all of it; `None` if it is not there, which a plan can be made with but not carried out.
+    pub sha256: Option<String>,
     /// Where the last layer comes from.
     pub head: WeightsHead,
 }
@@ -53,10 +53,28 @@ pub struct WeightsRecord {
 impl Published {
     /// What of them can change a network.
     pub(super) fn identity(&self) -> Value {
-        match self.head {
-            WeightsHead::File => json!(self.sha256),
-            WeightsHead::New => json!({ "sha256": self.sha256, "head": "new" }),
+        match (&self.sha256, self.head) {
+            (None, _) => json!({ "absent": self.source }),
+            (Some(sha256), WeightsHead::File) => json!(sha256),
+            (Some(sha256), WeightsHead::New) => json!({ "sha256": sha256, "head": "new" }),
         }
+    }
+
+    /// Refuses weights that are not there.
+    pub(super) fn check(&self) -> Result<()> {
+        let reason = match std::fs::metadata(&self.path) {
+            // Opening anything else might wait for ever.
+            Ok(metadata) if metadata.is_file() => return Ok(()),
+            Ok(_) => "not a regular file".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let hub = self.source.starts_with(config::HUB);
+        Err(Error::input(format!("cannot read the weights {}: {reason}", self.path.display())).hint(match hub {
+            true => format!("oodkit data {} fetches them (make data set={0})", self.source),
+            false => {
+                "`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in".into()
+            }
+        }))
     }
 }
 
@@ -76,34 +94,15 @@ impl<'a> Files<'a> {
     /// The file that `weights` names.
     pub(super) fn get(&mut self, weights: &Weights) -> Result<Published> {
         let path = weights.path(self.cache);
-        let sha256 = match self.digests.get(&path) {
-            Some(digest) => digest.clone(),
-            None => {
-                let digest = file_digest(weights, &path)?;
-                self.digests.insert(path.clone(), digest.clone());
-                digest
-            }
-        };
-        Ok(Published { source: weights.file.clone(), path, sha256, head: weights.head })
+        let mut published = Published { source: weights.file.clone(), path, sha256: None, head: weights.head };
+        if published.check().is_ok() {
+            let known = self.digests.get(&published.path).cloned();
+            let digest = known.map_or_else(|| digest::of_file(&published.path), Ok)?;
+            self.digests.insert(published.path.clone(), digest.clone());
+            published.sha256 = Some(digest);
+        }
+        Ok(published)
     }
-}
-
-/// The SHA-256 of a file of weights.
-fn file_digest(weights: &Weights, path: &Path) -> Result<String> {
-    let unreadable = |reason: String| {
-        Error::input(format!("cannot read the weights {}: {reason}", path.display())).hint(match weights.hub() {
-            Some(_) => format!("oodkit data {} fetches them (make data set={0})", weights.file),
-            None => {
-                "`weights:` is a .safetensors or .pth file, relative to the folder that oodkit is started in".into()
-            }
-        })
-    };
-    // Opening anything else might wait for ever.
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(unreadable("not a regular file".into()));
-    }
-    digest::of_file(path)
 }
 
 impl Runner<'_> {

@@ -55,7 +55,11 @@ impl Runner<'_> {
         if let (Some(fitted), Some(from)) = (published, &node.weights) {
             let notes = fitted.notes.clone();
             published::put(fitted, &params, &from.path)?;
-            weights_record = Some(WeightsRecord { source: from.source.clone(), sha256: from.sha256.clone(), notes });
+            weights_record = Some(WeightsRecord {
+                source: from.source.clone(),
+                sha256: from.sha256.clone().unwrap_or_default(),
+                notes,
+            });
         }
         let outliers = match &node.outliers {
             None => None,
