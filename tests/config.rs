@@ -479,3 +479,48 @@ fn recipes_keep_the_identity_they_had() {
     let wider = hashes("cifar10_energy_margin", &["networks.margin.train.outlier_ratio=1"]);
     assert_eq!(wider.intersection(&margin).count(), 4);
 }
+
+#[test]
+fn augment_may_be_a_list_and_the_pair_keeps_its_form() {
+    use oodkit::config::{Augment, Change, Spread};
+    let read = |yaml: &str| serde_saphyr::from_str::<Augment>(yaml);
+    let list = read("[horizontal_flip, { rotation: { degrees: 15 } }, { color_jitter: { hue: [-0.1, 0.2] } }, cutout]")
+        .unwrap();
+    let Augment::List(changes) = &list else { panic!("a list") };
+    assert_eq!(changes.len(), 4);
+    assert!(matches!(&changes[0], Change::HorizontalFlip(flip) if flip.p == 0.5));
+    assert!(matches!(&changes[1], Change::Rotation(turn) if turn.degrees == Spread::About(15.0)));
+    assert!(matches!(&changes[2], Change::ColorJitter(jitter) if jitter.hue == Spread::Between([-0.1, 0.2])));
+    // What is recorded reads back.
+    assert_eq!(serde_json::from_value::<Augment>(serde_json::to_value(&list).unwrap()).unwrap(), list);
+    // The pair is recorded as ever, so that networks keep their identity.
+    for (yaml, recorded) in [
+        ("{ flip: true, crop_padding: 4 }", json!({ "flip": true, "crop_padding": 4 })),
+        ("{}", json!({ "flip": false, "crop_padding": 0 })),
+    ] {
+        assert_eq!(serde_json::to_value(read(yaml).unwrap()).unwrap(), recorded);
+    }
+    assert_eq!(serde_json::to_value(Augment::default()).unwrap(), json!({ "flip": false, "crop_padding": 0 }));
+    for (yaml, reason) in [
+        ("[horizontal_flop]", "did you mean `horizontal_flip`"),
+        ("[rotation]", "needs settings"),
+        ("{ flop: true }", "flop"),
+        ("[{ cutout: { size: 3 } }]", "size"),
+        ("[{ rotation: { degrees: [1, 2, 3] } }]", "two: [from, to]"),
+        ("7", "a list of changes"),
+    ] {
+        let error = read(yaml).unwrap_err().to_string();
+        assert!(error.contains(reason), "{yaml}: {error}");
+    }
+    use garde::Validate as _;
+    for (yaml, reason) in [
+        ("[{ rotation: { degrees: [20, 10] } }]", "the first is above the second"),
+        ("[{ color_jitter: { hue: 0.6 } }]", "0.6 is not from 0 to 0.5"),
+        ("[{ color_jitter: { brightness: [-1, 1] } }]", "not from 0 to 100"),
+        ("[{ random_resized_crop: { scale: [0.5, 0.1] } }]", "the first is above the second"),
+        ("[{ rand_augment: { magnitude: 31 } }]", "below `num_magnitude_bins`, 31"),
+    ] {
+        let error = read(yaml).unwrap().validate().unwrap_err().to_string();
+        assert!(error.contains(reason), "{yaml}: {error}");
+    }
+}

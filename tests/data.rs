@@ -12,7 +12,7 @@ use std::{
 use candle_core::Device;
 use oodkit::{
     Error,
-    config::{Augment, Dataset},
+    config::{Dataset, Plain},
     data::{
         self, Format, ImageSet, Split,
         batches::{Source, TrainBatches},
@@ -372,7 +372,7 @@ fn an_embedded_set_becomes_normalised_batches() {
         images: set,
         outliers: None,
         normalisation: data::normalisation(&dataset).unwrap(),
-        augment: Augment { flip: true, crop_padding: 0 },
+        augment: Plain { flip: true, crop_padding: 0 }.into(),
         batch_size: 128,
         seed: 0,
         device: Device::Cpu,

@@ -187,7 +187,7 @@ fn a_step_is_the_references() {
     for name in CASES {
         let case = Case::new(name, DType::F64);
         let yaml = format!("{{ binary_cross_entropy: {{}}, gradient_penalty: {{ weight: {} }} }}", number("penalty"));
-        let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap()).unwrap();
+        let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap(), &[], 0).unwrap();
         assert!(objective.looks_at_images());
         let (outputs, pass) = Pass::forward(&*case.network, &case.images, TRAIN).unwrap();
         let step = Step { outputs: &outputs, labels: &case.labels, outliers: None, pass: Some(&pass) };

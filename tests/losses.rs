@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use oodkit::{
     config,
-    losses::{Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity},
+    losses::{
+        Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity, weighted_cross_entropy,
+    },
     nn::Outputs,
 };
 
@@ -43,7 +45,7 @@ fn outputs(logits: &Tensor, features: &Tensor) -> Outputs {
 }
 
 fn objective(yaml: &str) -> Objective {
-    Objective::new(&serde_saphyr::from_str(yaml).unwrap()).unwrap()
+    Objective::new(&serde_saphyr::from_str(yaml).unwrap(), &[], 0).unwrap()
 }
 
 fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Tensor> {
@@ -230,7 +232,7 @@ fn an_empty_objective_is_refused() {
     for yaml in ["{}", "{ cross_entropy: { weight: 0 } }", "{ cross_entropy: { weight: 0 }, sparsity: { weight: 0 } }"]
     {
         let loss: config::Loss = serde_saphyr::from_str(yaml).unwrap();
-        let error = Objective::new(&loss).err().unwrap();
+        let error = Objective::new(&loss, &[], 0).err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert_eq!(error.to_string(), "the loss is empty: no term has a weight above 0");
     }
@@ -250,4 +252,76 @@ fn bad_shapes_and_labels_are_errors() {
     }
     assert!(sparsity(&Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap()).is_err());
     assert!(sparsity(&Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap()).is_err());
+}
+
+#[derive(serde::Deserialize)]
+struct Weighted {
+    weights: Vec<f64>,
+    label_smoothing: f64,
+    value: f64,
+    gradient: Vec<Vec<f64>>,
+}
+
+#[test]
+fn classes_count_by_their_weights_as_in_pytorch() {
+    let golden = golden();
+    let cases: Vec<Weighted> = serde_json::from_str(include_str!("golden/class_weights.json")).unwrap();
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 1e-6)] {
+            let weights = Tensor::new(case.weights.clone(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let at = |logits: &Tensor| {
+                weighted_cross_entropy(logits, &golden.labels(), case.label_smoothing, &weights).unwrap()
+            };
+            let logits = golden.logits(dtype);
+            let loss = at(&logits);
+            let got = numbers(&loss)[0];
+            assert!((got - case.value).abs() <= tolerance * case.value.abs(), "{got}, not {}", case.value);
+            let gradient = numbers(loss.backward().unwrap().get(&logits).unwrap());
+            for (place, (got, expected)) in gradient.iter().zip(case.gradient.concat()).enumerate() {
+                assert!((got - expected).abs() <= tolerance, "{dtype:?}: {got}, not {expected}");
+                if dtype == DType::F64 && place < 24 {
+                    let shifted = |by: f64| {
+                        let mut points = golden.logits.concat();
+                        points[place] += by;
+                        numbers(&at(&Tensor::from_vec(points, (8, 4), &Device::Cpu).unwrap()))[0]
+                    };
+                    let difference = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+                    assert!((got - difference).abs() < 1e-7, "{place}: {got}, not {difference}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn class_weights_are_given_or_balanced() {
+    let loss = |yaml: &str| serde_saphyr::from_str::<config::Loss>(yaml).unwrap();
+    let value = |yaml: &str| {
+        let logits = Tensor::new(&[[2.0f64, 0.0, -1.0], [0.5, 0.0, 1.0], [0.0, 0.0, 0.3]], &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0u32, 0, 2], &Device::Cpu).unwrap();
+        // Six train images: three of class 0, two of class 1, one of class 2.
+        let objective = Objective::new(&loss(yaml), &[0, 0, 0, 1, 1, 2], 3).unwrap();
+        let outputs = outputs(&logits, &logits);
+        numbers(&objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, pass: None }).unwrap().0)
+            [0]
+    };
+    let balanced = value("{ cross_entropy: { class_weights: balanced } }");
+    let given = value(&format!("{{ cross_entropy: {{ class_weights: [{}, 1, 2] }} }}", 2.0 / 3.0));
+    assert!((balanced - given).abs() < 1e-15);
+    assert!((balanced - value("{ cross_entropy: {} }")).abs() > 0.01);
+    assert!((value("{ cross_entropy: { class_weights: [4, 4, 4] } }") - value("{ cross_entropy: {} }")).abs() < 1e-15);
+
+    let error = |yaml: &str, labels: &[u32]| Objective::new(&loss(yaml), labels, 3).err().unwrap().to_string();
+    let four = error("{ cross_entropy: { class_weights: [1, 2, 3, 4] } }", &[0, 1, 2]);
+    assert_eq!(four, "`class_weights` has 4 numbers for 3 classes");
+    let zeros = error("{ cross_entropy: { class_weights: [0, 0, 0] } }", &[0, 1, 2]);
+    assert_eq!(zeros, "`class_weights` are all 0: there would be nothing to learn");
+    let absent = error("{ cross_entropy: { class_weights: balanced } }", &[0, 2]);
+    assert_eq!(absent, "class 1 has no train image, so `class_weights: balanced` has no weight for it");
+    // Networks of files without the key keep their identity.
+    let plain = serde_json::to_value(loss("{ cross_entropy: {} }")).unwrap();
+    assert_eq!(plain["cross_entropy"], serde_json::json!({ "weight": 1.0 }));
+    let kept = serde_json::to_value(loss("{ cross_entropy: { class_weights: balanced } }")).unwrap();
+    assert_eq!(kept["cross_entropy"]["class_weights"], "balanced");
 }

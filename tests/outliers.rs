@@ -82,7 +82,7 @@ impl Student {
             what: "a student",
             network: self.network.as_ref(),
             params: &self.params,
-            objective: &Objective::new(&loss)?,
+            objective: &Objective::new(&loss, &[], 0)?,
             recipe: &recipe,
             seed: 0,
             images: Arc::new(images.clone()),
@@ -153,7 +153,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let outputs = Outputs { logits: learned(&both.logits), features: learned(&both.features), taps: BTreeMap::new() };
     let unlabelled = both.logits.narrow(0, 4, 8).unwrap();
     let step = Step { outputs: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), pass: None };
-    let (total, _) = Objective::new(&serde_saphyr::from_str(loss).unwrap()).unwrap().value(&step).unwrap();
+    let (total, _) = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
     optimizer.step(&total.backward().unwrap(), 0.1).unwrap();
     assert_eq!(bits(&student.params), bits(&by_hand.params));

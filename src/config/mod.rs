@@ -1,11 +1,12 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types, [`backbone`] and [`architecture`] those that say how a network is built, [`training`] and [`loss`] how
+//! [`experiment`] holds the types, [`backbone`] and [`architecture`] those that say how a network is built, [`training`], [`augment`] and [`loss`] how
 //! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them with precise errors
 //! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
 pub mod architecture;
+pub mod augment;
 pub mod backbone;
 pub mod check;
 pub mod expect;
@@ -25,6 +26,7 @@ pub mod training;
 pub mod weights;
 
 pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
+pub use augment::*;
 pub use backbone::*;
 pub use check::check;
 pub use experiment::*;

@@ -51,23 +51,24 @@ where
     deserializer.deserialize_any(StringOrMap { expecting, short, result: PhantomData })
 }
 
-/// Deserialises a list of names, or one of the words that `short` knows.
-pub fn word_or_list<'de, D, T>(
+/// Deserialises a list, or one of the words that `short` knows.
+pub fn word_or_list<'de, D, T, I>(
     deserializer: D,
     expecting: &'static str,
     short: fn(&str) -> Option<T>,
-    long: fn(Vec<String>) -> T,
+    long: fn(Vec<I>) -> T,
 ) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
+    I: Deserialize<'de>,
 {
-    struct WordOrList<T> {
+    struct WordOrList<T, I> {
         expecting: &'static str,
         short: fn(&str) -> Option<T>,
-        long: fn(Vec<String>) -> T,
+        long: fn(Vec<I>) -> T,
     }
 
-    impl<'de, T> Visitor<'de> for WordOrList<T> {
+    impl<'de, T, I: Deserialize<'de>> Visitor<'de> for WordOrList<T, I> {
         type Value = T;
 
         fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
@@ -78,10 +79,10 @@ where
             (self.short)(value).ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<T, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<T, A::Error> {
             let mut found = Vec::new();
-            while let Some(name) = names.next_element()? {
-                found.push(name);
+            while let Some(item) = list.next_element()? {
+                found.push(item);
             }
             Ok((self.long)(found))
         }

@@ -4,7 +4,10 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::experiment::{MOST_EPOCHS, MOST_IMAGES, MOST_OUTLIERS, MOST_STEPS, MOST_TOGETHER, MOST_WEIGHT};
+use crate::config::{
+    Augment,
+    experiment::{MOST_EPOCHS, MOST_IMAGES, MOST_OUTLIERS, MOST_STEPS, MOST_TOGETHER, MOST_WEIGHT},
+};
 
 /// A training recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -46,7 +49,7 @@ pub struct Train {
     #[garde(range(min = 0.0, max = MOST_EPOCHS as f64))]
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Random changes of the train images.
+    /// Random changes of the train images, as a list or as `{ flip: true, crop_padding: 4 }`.
     #[garde(dive)]
     #[serde(default)]
     pub augment: Augment,
@@ -249,20 +252,6 @@ pub struct MultiStep {
 
 fn default_gamma() -> f64 {
     0.1
-}
-
-/// Random changes of train images. Ours: none unless asked for.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Augment {
-    /// Mirror left-right with probability one half.
-    #[garde(skip)]
-    #[serde(default)]
-    pub flip: bool,
-    /// Pad by so many black pixels and cut a random window of the original size; 4 for CIFAR in every recipe.
-    #[garde(range(max = 64))]
-    #[serde(default)]
-    pub crop_padding: usize,
 }
 
 /// Which weights a training run leaves.

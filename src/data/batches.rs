@@ -1,8 +1,9 @@
 //! Shuffled, augmented train batches, prepared on a thread while the step runs.
 //!
 //! A batch depends on nothing but (seed, step): the order of an epoch is the permutation drawn from the stream
-//! (seed, `shuffle`, epoch), the random changes come from the stream (seed, `augment`, step). A run that continues at
-//! step s therefore sees the batches that it would have seen.
+//! (seed, `shuffle`, epoch), the random changes come from the stream (seed, `augment`, step), or for a list of changes from
+//! that of each image of the batch (seed, `augment`, step and place). A run that continues at step s therefore sees the batches
+//! that it would have seen.
 //!
 //! Auxiliary outliers are an endless sequence: one permutation of their set after another, the p-th drawn from the stream
 //! (seed, `shuffle outliers`, p), of which step s takes images s·m to s·m + m − 1, changed by the stream
@@ -19,8 +20,9 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 
-use super::{ImageSet, Normalisation, augment::augment, image_set::normalised};
+use super::{ImageSet, Normalisation, augment, image_set::normalised};
 use crate::{Error, Result, config::Augment, rng};
 
 /// Batches that wait while a step runs. Ours: one being ready hides the preparation, a second evens out its time.
@@ -61,6 +63,31 @@ pub struct Source {
     pub seed: u64,
     /// Where the batches are to be.
     pub device: Device,
+}
+
+impl Source {
+    /// The images at these places, changed, as bytes (n, C, H, W).
+    fn changed(&self, set: &ImageSet, places: &[usize], purpose: &str, step: u64) -> Vec<u8> {
+        let Source { augment: changes, seed, normalisation, .. } = self;
+        let mut bytes = Vec::with_capacity(places.len() * set.image_len());
+        match changes {
+            Augment::Plain(changes) => {
+                let mut rng = rng::stream(*seed, purpose, &step.to_string());
+                for &place in places {
+                    augment::plain(set.image(place), set.height, set.width, changes, &mut rng, &mut bytes);
+                }
+            }
+            Augment::List(changes) => {
+                places.iter().for_each(|&place| bytes.extend_from_slice(set.image(place)));
+                // A stream for each image, so that every thread can change some.
+                bytes.par_chunks_exact_mut(set.image_len()).enumerate().for_each(|(at, image)| {
+                    let mut rng = rng::stream(*seed, purpose, &format!("{step} {at}"));
+                    augment::change(image, set.shape(), changes, normalisation, &mut rng);
+                });
+            }
+        }
+        bytes
+    }
 }
 
 /// The train batches of a range of steps, in order.
@@ -166,27 +193,21 @@ impl Worker {
     }
 
     fn batch(&mut self, step: u64) -> Result<Batch> {
-        let Source { images: set, outliers, augment: changes, batch_size, seed, device, .. } = &self.source;
+        let Source { images: set, outliers, batch_size, device, .. } = &self.source;
         let per_epoch = steps_per_epoch(set.len(), *batch_size);
         let epoch = step / per_epoch;
         let start = (step % per_epoch) as usize * batch_size;
         let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
         let labels: Vec<u32> = set.labels.iter().flat_map(|labels| places.iter().map(|&i| labels[i])).collect();
 
-        let mut bytes = Vec::new();
-        let mut add = |set: &ImageSet, place: usize, rng: &mut rng::Rng| {
-            augment(set.image(place), set.height, set.width, changes, rng, &mut bytes);
-        };
-        let mut rng = rng::stream(*seed, "augment", &step.to_string());
-        places.iter().for_each(|&place| add(set, place, &mut rng));
+        let mut bytes = self.source.changed(set, places, "augment", step);
         let mut count = labels.len();
         let labels = Tensor::from_vec(labels, count, device)?;
         if let Some((outliers, each)) = outliers {
-            let mut rng = rng::stream(*seed, "augment outliers", &step.to_string());
             let (first, len) = (step * *each as u64, outliers.len() as u64);
-            for at in first..first + *each as u64 {
-                add(outliers, self.outlier_order.of(at / len)[(at % len) as usize], &mut rng);
-            }
+            let places: Vec<usize> =
+                (first..first + *each as u64).map(|at| self.outlier_order.of(at / len)[(at % len) as usize]).collect();
+            bytes.extend(self.source.changed(outliers, &places, "augment outliers", step));
             count += each;
         }
         let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
@@ -222,7 +243,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Split;
+    use crate::{config::Plain, data::Split};
 
     fn set(n: usize) -> Arc<ImageSet> {
         Arc::new(ImageSet {
@@ -244,7 +265,7 @@ mod tests {
             images,
             outliers: None,
             normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },
-            augment: Augment { flip: true, crop_padding: 1 },
+            augment: Plain { flip: true, crop_padding: 1 }.into(),
             batch_size,
             seed,
             device: Device::Cpu,
@@ -334,12 +355,12 @@ mod tests {
             ..(*set(0)).clone()
         };
         let beside = |seed, steps| {
-            let augment = Augment { flip: true, crop_padding: 0 };
+            let augment = Plain { flip: true, crop_padding: 0 }.into();
             let source =
                 Source { outliers: Some((Arc::new(outliers.clone()), 5)), augment, ..source(set(10), 4, seed) };
             TrainBatches::new(source, steps).unwrap().map(Result::unwrap).collect::<Vec<Batch>>()
         };
-        let plain = Source { augment: Augment { flip: true, crop_padding: 0 }, ..source(set(10), 4, 3) };
+        let plain = Source { augment: Plain { flip: true, crop_padding: 0 }.into(), ..source(set(10), 4, 3) };
         let plain: Vec<Batch> = TrainBatches::new(plain, 0..7).unwrap().map(Result::unwrap).collect();
         let tables = source(set(1), 1, 0).normalisation.tables(3).unwrap();
         let mut seen = Vec::new();
@@ -379,7 +400,7 @@ mod tests {
             ..(*set(0)).clone()
         };
         let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
-        let augment = Augment { flip: true, crop_padding: 4 };
+        let augment = Plain { flip: true, crop_padding: 4 }.into();
         let start = std::time::Instant::now();
         let source = Source { normalisation, augment, ..source(Arc::new(set), 128, 0) };
         let batches = TrainBatches::new(source, 0..steps_per_epoch(n, 128)).unwrap();

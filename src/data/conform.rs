@@ -43,7 +43,7 @@ pub(super) fn one(image: &[u8], from: [usize; 3], to: [usize; 3], out: &mut [u8]
 }
 
 /// Luma of planes R, G, B, in Pillow's fixed-point form of 0.299 R + 0.587 G + 0.114 B.
-fn luma(image: &[u8]) -> Vec<u8> {
+pub(super) fn luma(image: &[u8]) -> Vec<u8> {
     let (red, rest) = image.split_at(image.len() / 3);
     let (green, blue) = rest.split_at(rest.len() / 2);
     let pixels = red.iter().zip(green).zip(blue);

@@ -10,7 +10,7 @@ pub mod sparsity;
 
 pub use binary_cross_entropy::binary_cross_entropy;
 pub(crate) use binary_cross_entropy::one_hot;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
 pub use energy_margin::energy_margin;
 pub use gradient_penalty::Pass;
 pub use logit_norm::logit_norm;
@@ -44,15 +44,21 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// The objective that a file describes.
+    /// The objective that a file describes, for images of `classes` classes with these labels.
     ///
     /// # Errors
-    /// [`Error::Input`] if no term has a weight above 0: there would be nothing to learn.
-    pub fn new(loss: &config::Loss) -> Result<Self> {
+    /// [`Error::Input`] if no term has a weight above 0: there would be nothing to learn; or the classes' weights do not fit.
+    pub fn new(loss: &config::Loss, labels: &[u32], classes: usize) -> Result<Self> {
         let mut terms: Vec<(&'static str, f64, Term)> = Vec::new();
         if let Some(config) = &loss.cross_entropy {
             let smoothing = config.label_smoothing;
-            let term = move |step: &Step| cross_entropy(&step.outputs.logits, step.labels, smoothing);
+            let weights = config.class_weights.as_ref().map(|weights| weights.of(labels, classes)).transpose()?;
+            let term = move |step: &Step| {
+                let logits = &step.outputs.logits;
+                let Some(weights) = &weights else { return cross_entropy(logits, step.labels, smoothing) };
+                let weights = Tensor::new(weights.as_slice(), logits.device())?.to_dtype(logits.dtype())?;
+                weighted_cross_entropy(logits, step.labels, smoothing, &weights)
+            };
             terms.push(("cross_entropy", config.weight, Box::new(term)));
         }
         if let Some(config) = &loss.logit_norm {

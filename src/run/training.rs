@@ -76,11 +76,13 @@ impl Runner<'_> {
                 let saved = Checkpoint::read(&checkpoint)?;
                 let positions = saved.as_ref().map(|saved| saved.state.positions.clone()).unwrap_or_default();
                 let mut journal = Journal::open(&folder, &positions)?;
+                let labels = images.labels.as_deref().unwrap_or_default();
+                let objective = Objective::new(&node.loss, labels, shape.classes)?;
                 let job = Job {
                     what: &what,
                     network: network.as_ref(),
                     params: &params,
-                    objective: &Objective::new(&node.loss)?,
+                    objective: &objective,
                     recipe,
                     seed: node.seed,
                     images,

@@ -1,27 +1,27 @@
-//! Random changes of train images: mirror, then crop after padding (torchvision's `RandomHorizontalFlip` and
+//! The usual pair: mirror, then crop after padding (torchvision's `RandomHorizontalFlip` and
 //! `RandomCrop(size, padding)`, in the order of energy_ood), on bytes, one pass over the batch.
 //!
 //! Sequential on purpose: it is cheap (`batches::tests::cost`) and runs on a thread beside the training step.
 
 use rand::Rng as _;
 
-use crate::{config::Augment, rng::Rng};
+use crate::{config::Plain, rng::Rng};
 
 /// Appends a changed copy of `image` (C, H, W) to `batch`.
 ///
 /// Draws from `rng` in this order: mirrored or not (if `flip`), the row and the column where the window starts in the
 /// padded image (if `crop_padding` > 0), each uniform over 0..=2·padding. Padding is black: the byte 0, as torchvision
 /// pads before it normalises.
-pub(super) fn augment(
+pub(in crate::data) fn plain(
     image: &[u8],
     height: usize,
     width: usize,
-    augment: &Augment,
+    changes: &Plain,
     rng: &mut Rng,
     batch: &mut Vec<u8>,
 ) {
-    let padding = augment.crop_padding;
-    let flip = augment.flip && rng.random_bool(0.5);
+    let padding = changes.crop_padding;
+    let flip = changes.flip && rng.random_bool(0.5);
     let (top, left) = match padding {
         0 => (0, 0),
         // u32, so that 32- and 64-bit machines draw the same.
@@ -80,11 +80,11 @@ mod tests {
         let (h, w) = (3, 5);
         let image: Vec<u8> = (1..=2 * 15).collect();
         for (flip, padding) in [(false, 0), (true, 0), (false, 2), (true, 2), (true, 7)] {
-            let config = Augment { flip, crop_padding: padding };
+            let config = Plain { flip, crop_padding: padding };
             let mut seen = std::collections::BTreeSet::new();
             for draw in 0..8000 {
                 let mut batch = vec![9];
-                augment(&image, h, w, &config, &mut stream(draw, "augment", "0"), &mut batch);
+                plain(&image, h, w, &config, &mut stream(draw, "augment", "0"), &mut batch);
                 assert_eq!(batch[0], 9);
                 let mut rng = stream(draw, "augment", "0");
                 let flipped = flip && rng.random_bool(0.5);

@@ -1,0 +1,86 @@
+//! RandAugment (Cubuk et al. 2020): changes drawn evenly from fourteen, of one strength.
+
+use rand::Rng as _;
+
+use super::{
+    Image,
+    affine::{self, Look},
+    below, colour,
+};
+use crate::{config::RandAugment, rng::Rng};
+
+/// The changes, in torchvision's order.
+const KINDS: usize = 14;
+
+/// A change and its strength.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Identity,
+    ShearX(f64),
+    ShearY(f64),
+    TranslateX(f64),
+    TranslateY(f64),
+    Rotate(f64),
+    Brightness(f64),
+    Color(f64),
+    Contrast(f64),
+    Sharpness(f64),
+    Posterize(u32),
+    Solarize(f64),
+    AutoContrast,
+    Equalize,
+}
+
+/// torchvision's `RandAugment`.
+pub(super) fn some(image: &mut Image, settings: &RandAugment, rng: &mut Rng) {
+    let look = Look { interpolation: settings.interpolation, fill: settings.fill };
+    for _ in 0..settings.num_ops {
+        let kind = draw(image.height, image.width, settings, rng);
+        apply(image, kind, look);
+    }
+}
+
+/// A change drawn evenly, its strength by `magnitude`, up or down.
+pub(super) fn draw(height: usize, width: usize, settings: &RandAugment, rng: &mut Rng) -> Kind {
+    let index = below(KINDS, rng);
+    let last = settings.num_magnitude_bins as f64 - 1.0;
+    let share = settings.magnitude as f64 / last;
+    let mut signed = |most: f64| if rng.random_bool(0.5) { -most * share } else { most * share };
+    match index {
+        0 => Kind::Identity,
+        1 => Kind::ShearX(signed(0.3)),
+        2 => Kind::ShearY(signed(0.3)),
+        // The paper's 150 pixels of 331, whole ones.
+        3 => Kind::TranslateX(signed(150.0 / 331.0 * width as f64).trunc()),
+        4 => Kind::TranslateY(signed(150.0 / 331.0 * height as f64).trunc()),
+        5 => Kind::Rotate(signed(30.0)),
+        6 => Kind::Brightness(signed(0.9)),
+        7 => Kind::Color(signed(0.9)),
+        8 => Kind::Contrast(signed(0.9)),
+        9 => Kind::Sharpness(signed(0.9)),
+        10 => Kind::Posterize(8 - (settings.magnitude as f64 / (last / 4.0)).round_ties_even() as u32),
+        11 => Kind::Solarize(255.0 * (1.0 - share)),
+        12 => Kind::AutoContrast,
+        _ => Kind::Equalize,
+    }
+}
+
+/// Makes a change.
+pub(super) fn apply(image: &mut Image, kind: Kind, look: Look) {
+    match kind {
+        Kind::Identity => {}
+        Kind::ShearX(by) => affine::shear_x(image, by, look),
+        Kind::ShearY(by) => affine::shear_y(image, by, look),
+        Kind::TranslateX(by) => affine::translate(image, [by, 0.0], look),
+        Kind::TranslateY(by) => affine::translate(image, [0.0, by], look),
+        Kind::Rotate(degrees) => affine::rotate(image, degrees, look),
+        Kind::Brightness(by) => colour::adjust_brightness(image, 1.0 + by),
+        Kind::Color(by) => colour::adjust_saturation(image, 1.0 + by),
+        Kind::Contrast(by) => colour::adjust_contrast(image, 1.0 + by),
+        Kind::Sharpness(by) => colour::adjust_sharpness(image, 1.0 + by),
+        Kind::Posterize(bits) => colour::posterize(image, bits),
+        Kind::Solarize(threshold) => colour::solarize(image, threshold),
+        Kind::AutoContrast => colour::stretch(image),
+        Kind::Equalize => colour::equalize(image),
+    }
+}
