@@ -96,7 +96,7 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
         Attention => piece(&images, &[&[3 * c, c, 1, 1], &[3 * c], &[c, c, 1, 1], &[c]], attention)?,
         Train(name) => {
             let network = build(name)?;
-            let objective = Objective::new(&Loss::default())?;
+            let objective = Objective::new(&Loss::default(), &[], 0)?;
             let rule = Rule::Sgd(Sgd { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
             let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;

@@ -502,7 +502,7 @@ fn augment_may_be_a_list_and_the_pair_keeps_its_form() {
     }
     assert_eq!(serde_json::to_value(Augment::default()).unwrap(), json!({ "flip": false, "crop_padding": 0 }));
     for (yaml, reason) in [
-        ("[horizontal_flop]", "did you mean `horizontal_flip`"),
+        ("[horizontal_flop]", "did you mean \"horizontal_flip\""),
         ("[rotation]", "needs settings"),
         ("{ flop: true }", "flop"),
         ("[{ cutout: { size: 3 } }]", "size"),

@@ -287,7 +287,7 @@ pub struct RandAugment {
     #[garde(range(min = 1, max = 14))]
     pub num_ops: usize,
     /// Their strength, below `num_magnitude_bins`. torchvision's default: 9.
-    #[garde(custom(below(&self.num_magnitude_bins)))]
+    #[garde(range(max = 999), custom(below(&self.num_magnitude_bins)))]
     pub magnitude: usize,
     /// How many strengths there are. torchvision's default: 31.
     #[garde(range(min = 2, max = 1000))]
