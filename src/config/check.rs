@@ -240,6 +240,7 @@ impl Found {
         self.in_distribution(data.join("id"), &experiment.data.id);
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             self.dataset(data.join("ood").join(index), dataset);
+            self.takes_the_shape(data.join("ood").join(index), dataset);
         }
         if let Some(outliers) = &experiment.data.outliers {
             let path = data.join("outliers");
@@ -252,7 +253,17 @@ impl Found {
                                `outlier_exposure: {}`";
                 self.add(path.clone(), message);
             }
-            self.dataset(path, outliers);
+            self.dataset(path.clone(), outliers);
+            self.takes_the_shape(path, outliers);
+        }
+    }
+
+    /// All sets but the ID set are brought to its shape.
+    fn takes_the_shape(&mut self, path: Path, dataset: &Dataset) {
+        for (key, given) in [("size", dataset.size.is_some()), ("channels", dataset.channels.is_some())] {
+            if given {
+                self.add(path.join(key), "goes with the ID set: all other sets take its shape");
+            }
         }
     }
 
@@ -269,7 +280,18 @@ impl Found {
         };
         if !has(&dataset.mean, known.map(|known| known.mean)) || !has(&dataset.std, known.map(|known| known.std)) {
             let message = format!("\"{}\" needs mean and std, one number per channel, to be learned", dataset.name);
-            self.add(path, message);
+            self.add(path.clone(), message);
+        }
+        for (key, count) in [("mean", dataset.mean.as_ref().map(Vec::len)), ("channels", dataset.channels)] {
+            if count.is_some_and(|count| count != 1 && count != 3) {
+                self.add(path.join(key), "images have 1 channel (grey) or 3 (RGB)");
+            }
+        }
+        let means = dataset.mean.as_ref().map(Vec::len).or(known.map(|known| known.mean.len()));
+        if let (Some(channels), Some(means)) = (dataset.channels, means)
+            && channels != means
+        {
+            self.add(path.join("channels"), format!("{channels} channels have {means} values under `mean`"));
         }
     }
 

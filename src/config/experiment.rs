@@ -148,6 +148,20 @@ pub struct Dataset {
     #[garde(inner(inner(range(min = 1e-6, max = 1.0))))]
     #[serde(default)]
     pub std: Option<Vec<f32>>,
+    /// Rows and columns that images are brought to, one number or two: the shorter side is resized to fit (bilinear), the rest is
+    /// cropped about the centre. Of the ID set; all other sets take its shape. Not given, the images have one size already.
+    #[garde(inner(custom(sides)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<crate::data::Size>,
+    /// 1 (grey) or 3 (RGB), of the ID set; as many as there are means unless given. Grey images are repeated, colour images
+    /// become grey by luma.
+    #[garde(range(min = 1, max = 3))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// What to do with an image that cannot be read: `refuse` (unless given) or `skip`, which captions count.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<crate::data::Damaged>,
     /// Use only the first so many train images; of pictures in folders, the first of every folder in turn. The table then
     /// says "subset".
     #[garde(range(min = 1, max = MOST_IMAGES))]
@@ -170,6 +184,16 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+}
+
+/// Pixels of a side, at most: no image that is read has more.
+const MOST_PIXELS: usize = 16_384;
+
+fn sides(size: &crate::data::Size, _: &()) -> garde::Result {
+    match size.sides().iter().all(|side| (1..=MOST_PIXELS).contains(side)) {
+        true => Ok(()),
+        false => Err(garde::Error::new(format!("rows and columns are from 1 to {MOST_PIXELS}"))),
+    }
 }
 
 /// A network: how it is built or where it starts, its loss and its training recipe.

@@ -156,6 +156,12 @@ impl<'de> Deserialize<'de> for Dataset {
             #[serde(default)]
             std: Option<Vec<f32>>,
             #[serde(default)]
+            size: Option<crate::data::Size>,
+            #[serde(default)]
+            channels: Option<usize>,
+            #[serde(default)]
+            damaged: Option<crate::data::Damaged>,
+            #[serde(default)]
             train_limit: Option<usize>,
             #[serde(default)]
             test_limit: Option<usize>,
@@ -186,6 +192,9 @@ impl Dataset {
             path: None,
             mean: None,
             std: None,
+            size: None,
+            channels: None,
+            damaged: None,
             train_limit: None,
             test_limit: None,
             note: None,

@@ -1,9 +1,10 @@
-//! Folders of PNG and JPEG pictures: a folder per class, or any pictures without labels.
+//! Folders of images: a folder per class, or any images without labels.
 //!
-//! Pictures are taken in the order of their paths; a limit takes the first of every folder in turn, so that it leaves no
-//! class out while there are images for all, and keeps that order. They are brought to one shape one by one: the shape asked for, else that of
-//! the first picture. Hidden files are passed over. A symbolic link inside the folder is refused, so that a downloaded
-//! archive cannot make us read what is elsewhere; the folder itself may be a link.
+//! Images are taken in the order of their paths; a limit takes the first of every folder in turn, so that it leaves no
+//! class out while there are images for all, and keeps that order. They are brought to one shape one by one; where none is
+//! asked for, all must have one size. Hidden files are passed over, files that are no images are counted. A symbolic link inside
+//! the folder is refused, so that a downloaded archive cannot make us read what is elsewhere; the folder itself may be a
+//! link.
 
 use std::{
     collections::BTreeMap,
@@ -11,18 +12,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
 
-use super::{ImageSet, Split, conform, damaged, idx::MAX_DEFLATE_RATIO, unreadable};
+use super::{
+    ImageSet, Split, damaged,
+    form::{Damaged, Wanted},
+    picture,
+};
 use crate::{Error, Result};
 
-/// Longest side of a picture that is decoded. Ours: beyond every set in the registry, bounded memory.
-const MAX_SIDE: u32 = 16_384;
-/// Most memory to decode a picture. Ours: 512 MiB, image's own default.
-const MAX_MEMORY: u64 = 512 << 20;
-/// Most times that one side of a picture may exceed the other. Ours: resizing a thinner strip needs absurd memory.
-const MAX_ASPECT: usize = 100;
 /// Most bytes of a set. Ours: 16 GiB, a hundred times CIFAR-10.
 const MAX_SET: usize = 16 << 30;
 /// Deepest nesting of folders. Ours.
@@ -51,28 +49,23 @@ pub(super) fn locate_flat(folder: &Path, split: Split) -> Result<PathBuf, String
 }
 
 /// Reads a split of class folders. Classes are the folders of `train/` (of `test/` when that is all there is), by name.
-pub(super) fn read_classes(
-    folder: &Path,
-    split: Split,
-    shape: Option<[usize; 3]>,
-    limit: Option<usize>,
-) -> Result<ImageSet> {
+pub(super) fn read_classes(folder: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
     let root = locate_classes(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let listed = locate_classes(folder, Split::Train).unwrap_or_else(|_| root.clone());
     let classes = subfolders(&listed)?;
-    let (mut files, mut labels) = (Vec::new(), Vec::new());
+    let (mut found, mut labels) = (Found::default(), Vec::new());
     for path in subfolders(&root)? {
         let class = classes.iter().position(|class| class.file_name() == path.file_name());
         let class = class.ok_or_else(|| damaged(&path, format!("is not a class of {}", listed.display())))?;
-        let before = files.len();
-        walk(&path, 0, &mut files)?;
-        if files.len() == before {
-            return Err(Error::input(format!("class folder {} holds no PNG or JPEG pictures", path.display())));
+        let before = found.images.len();
+        walk(&path, 0, &mut found)?;
+        if found.images.len() == before {
+            return Err(Error::input(format!("class folder {} holds no images", path.display())).hint(picture::READ));
         }
-        labels.resize(files.len(), class as u32);
+        labels.resize(found.images.len(), class as u32);
     }
-    let images = read_files(&root, &files, Some(&labels), split, shape, limit)?;
-    Ok(ImageSet { classes: classes.len(), ..images })
+    let images = read_files(&root, &found.images, Some(labels), split, wanted)?;
+    Ok(found.noted(ImageSet { classes: classes.len(), ..images }))
 }
 
 /// The names of the classes in their order: the folders of `train/`, or of `test/` when that is all there is.
@@ -88,46 +81,71 @@ pub(super) fn class_names(folder: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// A folder that cannot be read, a symbolic link, or folders nested too deeply.
 pub fn list_pictures(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
-    fn others(folder: &Path) -> Result<usize> {
-        let count = |path: PathBuf| if path.is_dir() { others(&path) } else { Ok(usize::from(!is_picture(&path))) };
-        entries(folder)?.into_iter().map(count).sum()
-    }
-    let mut files = Vec::new();
-    walk(folder, 0, &mut files)?;
-    Ok((files, others(folder)?))
+    let mut found = Found::default();
+    walk(folder, 0, &mut found)?;
+    Ok((found.images, found.others))
 }
 
 /// Each of these pictures at `shape` (channels, rows, columns), as those of a data set are read; or why it cannot be.
 pub fn read_pictures(files: &[PathBuf], shape: [usize; 3]) -> Vec<Result<Vec<u8>>> {
-    let read = |file: &PathBuf| {
-        // A pipe would never end.
-        let metadata = fs::metadata(file).map_err(Error::io("read", file))?;
-        if !metadata.is_file() {
-            return Err(Error::input(format!("{} is not a file", file.display())));
-        }
-        decode(file)?.at(shape)
-    };
-    files.par_iter().map(read).collect()
+    files.par_iter().map(|file| picture::decode(file)?.at(shape)).collect()
 }
 
-/// The pictures of these files, or of a limited number of them: of every label in turn, or else of every folder.
+/// Reads all images of a split, without labels.
+pub(super) fn read_flat(folder: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
+    let root = locate_flat(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
+    let mut found = Found::default();
+    walk(&root, 0, &mut found)?;
+    read_files(&root, &found.images, None, split, wanted).map(|images| found.noted(images))
+}
+
+/// The files below a folder.
+#[derive(Default)]
+struct Found {
+    images: Vec<PathBuf>,
+    /// Files that are no images.
+    others: usize,
+}
+
+impl Found {
+    /// The set, with a note of the files that are left out.
+    fn noted(&self, images: ImageSet) -> ImageSet {
+        let note = match self.others {
+            0 => return images,
+            1 => "1 file that is no image left out".to_owned(),
+            others => format!("{others} files that are no images left out"),
+        };
+        with_note(images, note)
+    }
+}
+
+fn with_note(mut images: ImageSet, note: String) -> ImageSet {
+    images.note = Some(images.note.map_or(note.clone(), |before| format!("{before}, {note}")));
+    images
+}
+
+/// The images of these files, or of a limited number of them: of every label in turn, or else of every folder.
 pub(super) fn read_files(
     place: &Path,
     files: &[PathBuf],
-    labels: Option<&[u32]>,
+    labels: Option<Vec<u32>>,
     split: Split,
-    shape: Option<[usize; 3]>,
-    limit: Option<usize>,
+    wanted: &Wanted,
 ) -> Result<ImageSet> {
-    let limit = limit.unwrap_or(files.len());
-    let chosen = match labels {
+    let limit = wanted.limit.unwrap_or(files.len());
+    let chosen = match &labels {
         Some(labels) => in_turn(labels, limit),
         None => in_turn(&files.iter().map(|file| file.parent()).collect::<Vec<_>>(), limit),
     };
-    let pictures_of: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
-    let images = pictures(place, &pictures_of, split, shape)?;
-    let labels = labels.map(|labels| chosen.iter().map(|&place| labels[place]).collect());
-    Ok(ImageSet { labels, full_size: Some(files.len()), ..images })
+    let chosen_files: Vec<PathBuf> = chosen.iter().map(|&place| files[place].clone()).collect();
+    let (mut images, kept) = read_all(place, &chosen_files, split, wanted)?;
+    images.labels = labels.map(|labels| kept.iter().map(|&place| labels[chosen[place]]).collect());
+    images.full_size = Some(files.len());
+    Ok(match chosen.len() - kept.len() {
+        0 => images,
+        1 => with_note(images, "1 damaged image left out".to_owned()),
+        left_out => with_note(images, format!("{left_out} damaged images left out")),
+    })
 }
 
 /// The places of `limit` entries, rising, when the groups they belong to take turns: first the first of each group.
@@ -143,19 +161,6 @@ fn in_turn<G: Ord>(groups: &[G], limit: usize) -> Vec<usize> {
     let mut places: Vec<usize> = order.into_iter().take(limit).map(|(_, place)| place).collect();
     places.sort_unstable();
     places
-}
-
-/// Reads all pictures of a split, without labels.
-pub(super) fn read_flat(
-    folder: &Path,
-    split: Split,
-    shape: Option<[usize; 3]>,
-    limit: Option<usize>,
-) -> Result<ImageSet> {
-    let root = locate_flat(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
-    let mut files = Vec::new();
-    walk(&root, 0, &mut files)?;
-    read_files(&root, &files, None, split, shape, limit)
 }
 
 /// The folders in `folder`, by name.
@@ -185,52 +190,57 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Adds the pictures under `folder`, in the order of their paths.
-fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Adds the files under `folder`, in the order of their paths.
+fn walk(folder: &Path, depth: usize, found: &mut Found) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::input(format!("{} is nested deeper than {MAX_DEPTH} folders", folder.display())));
     }
     for path in entries(folder)? {
         if path.is_dir() {
-            walk(&path, depth + 1, files)?;
-        } else if is_picture(&path) {
-            files.push(path);
+            walk(&path, depth + 1, found)?;
+        } else if !path.is_file() {
+            return Err(Error::input(format!("{} is not a regular file", path.display())));
+        } else if picture::is_named(&path) {
+            found.images.push(path);
+        } else {
+            found.others += 1;
         }
     }
     Ok(())
 }
 
-/// Whether the name says PNG or JPEG.
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default();
-    ["png", "jpg", "jpeg"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-}
-
-/// Reads `files` at one shape.
-fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 3]>) -> Result<ImageSet> {
-    let Some(first) = files.first() else {
-        return Err(Error::input(format!("{} holds no PNG or JPEG pictures", root.display())));
-    };
-    let [channels, height, width] = match shape {
-        Some(shape) => shape,
-        None => decode(first)?.shape,
-    };
+/// Reads `files` at one shape, and says which of them: all, unless damaged ones are to be skipped.
+fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Result<(ImageSet, Vec<usize>)> {
+    if files.is_empty() {
+        return Err(Error::input(format!("{} holds no images", root.display())).hint(picture::READ));
+    }
+    let [channels, height, width] = picture::shape(files, wanted)?;
     let shape = [channels, height, width];
     let bytes = shape.iter().try_fold(files.len(), |bytes, &side| bytes.checked_mul(side));
     if bytes.is_none_or(|bytes| bytes > MAX_SET) {
         let (root, n) = (root.display(), files.len());
-        let what = format!("{root} holds {n} pictures, which at {height}×{width} pixels are more than 16 GiB");
-        return Err(Error::input(what).hint("shrink them: the first picture by name sets the size of all"));
+        let what = format!("{root} holds {n} images, which at {height}×{width} pixels are more than 16 GiB");
+        return Err(Error::input(what).hint("read them smaller: `size: 224`; or fewer: `train_limit`, `test_limit`"));
     }
-    let mut pixels = Vec::new();
-    for files in files.chunks(TOGETHER) {
-        // In order, so that the first damaged picture by name is the one reported.
-        let read: Vec<Result<Vec<u8>>> = files.par_iter().map(|file| decode(file)?.at(shape)).collect();
-        for image in read {
-            pixels.extend_from_slice(&image?);
+    let (mut pixels, mut kept) = (Vec::new(), Vec::new());
+    for (chunk, files) in files.chunks(TOGETHER).enumerate() {
+        // In order, so that the first damaged image by name is the one reported.
+        let read: Vec<Result<Vec<u8>>> = files.par_iter().map(|file| picture::decode(file)?.at(shape)).collect();
+        for (place, image) in read.into_iter().enumerate() {
+            match image {
+                Ok(image) => {
+                    pixels.extend_from_slice(&image);
+                    kept.push(chunk * TOGETHER + place);
+                }
+                Err(Error::Input { .. }) if wanted.damaged == Damaged::Skip => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(ImageSet {
+    if kept.is_empty() {
+        return Err(damaged(root, format!("all {} images are damaged", files.len())));
+    }
+    let images = ImageSet {
         name: String::new(),
         split,
         channels,
@@ -241,71 +251,18 @@ fn pictures(root: &Path, files: &[PathBuf], split: Split, shape: Option<[usize; 
         classes: 0,
         full_size: None,
         note: None,
-    })
-}
-
-/// A picture at its own size.
-struct Picture {
-    pixels: Vec<u8>,
-    shape: [usize; 3],
-}
-
-impl Picture {
-    fn at(self, shape: [usize; 3]) -> Result<Vec<u8>> {
-        if self.shape == shape {
-            return Ok(self.pixels);
-        }
-        conform::images(&self.pixels, self.shape, shape)
-    }
-}
-
-/// Decodes a picture, whatever its extension says: planes of grey, or red, green and blue.
-fn decode(path: &Path) -> Result<Picture> {
-    let reader = ImageReader::open(path).map_err(Error::io("read", path))?;
-    let mut reader = reader.with_guessed_format().map_err(unreadable(path))?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_MEMORY);
-    reader.limits(limits);
-    let broken = |error| match error {
-        image::ImageError::IoError(error) => unreadable(path)(error),
-        error => damaged(path, error),
     };
-    // What a byte can hold at most: of a JPEG 8 blocks of 64 pixels, a bit each; of a PNG what deflate makes of it.
-    let pixels_per_byte = if reader.format() == Some(ImageFormat::Jpeg) { 512 } else { 8 * MAX_DEFLATE_RATIO };
-    let length = fs::metadata(path).map_err(Error::io("read", path))?.len();
-    let decoder = reader.into_decoder().map_err(broken)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > length.saturating_mul(pixels_per_byte) {
-        let what = format!("claims {height}×{width} pixels, more than its {length} bytes can hold");
-        return Err(damaged(path, what));
-    }
-    if decoder.total_bytes() > MAX_MEMORY {
-        return Err(damaged(path, format!("a picture of {height}×{width} pixels is too large")));
-    }
-    let picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    let (height, width) = (picture.height() as usize, picture.width() as usize);
-    if height == 0 || width == 0 || height > MAX_ASPECT * width || width > MAX_ASPECT * height {
-        return Err(damaged(path, format!("a picture of {height}×{width} pixels cannot be brought to a common shape")));
-    }
-    let (pixels, channels) = match picture {
-        DynamicImage::ImageLuma8(_)
-        | DynamicImage::ImageLumaA8(_)
-        | DynamicImage::ImageLuma16(_)
-        | DynamicImage::ImageLumaA16(_) => (picture.into_luma8().into_raw(), 1),
-        _ => {
-            let interleaved = picture.into_rgb8().into_raw();
-            let plane = |channel| interleaved.iter().skip(channel).step_by(3).copied();
-            ((0..3).flat_map(plane).collect(), 3)
-        }
-    };
-    Ok(Picture { pixels, shape: [channels, height, width] })
+    Ok((images, kept))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::form::Form;
+
+    fn wanted(shape: Option<[usize; 3]>, limit: Option<usize>) -> Wanted {
+        Wanted { form: shape.map(Form::exact).unwrap_or_default(), limit, damaged: Damaged::Refuse }
+    }
 
     /// Saves a picture of one colour.
     fn save(path: &Path, (width, height): (u32, u32), colour: [u8; 3]) {
@@ -319,27 +276,27 @@ mod tests {
         let root = folder.path();
         save(&root.join("train/cat/1.png"), (4, 4), [10, 20, 30]);
         save(&root.join("train/ant/2.JPEG"), (4, 4), [200, 200, 200]);
-        save(&root.join("train/ant/deep/1.png"), (8, 4), [1, 2, 3]);
+        save(&root.join("train/ant/deep/1.png"), (4, 4), [1, 2, 3]);
         fs::write(root.join("train/ant/readme.txt"), "no picture").unwrap();
         fs::write(root.join("train/ant/._2.png"), "no picture either").unwrap();
         // The test part lacks the first class: labels still mean the same.
         save(&root.join("test/cat/9.png"), (4, 4), [0, 0, 0]);
 
-        let train = read_classes(root, Split::Train, None, None).unwrap();
+        let train = read_classes(root, Split::Train, &wanted(None, None)).unwrap();
         assert_eq!((train.labels.clone(), train.classes, train.shape()), (Some(vec![0, 0, 1]), 2, [3, 4, 4]));
         assert_eq!(train.image(2)[..16], [10; 16]);
         assert_eq!(train.image(1)[32..], [3; 16]);
-        let test = read_classes(root, Split::Test, Some([1, 2, 2]), None).unwrap();
+        let test = read_classes(root, Split::Test, &wanted(Some([1, 2, 2]), None)).unwrap();
         assert_eq!((test.shape(), test.classes, test.labels), ([1, 2, 2], 2, Some(vec![1])));
         // Two pictures are one of each class, though two of the first come before.
-        let two = read_classes(root, Split::Train, None, Some(2)).unwrap();
+        let two = read_classes(root, Split::Train, &wanted(None, Some(2))).unwrap();
         assert_eq!((two.labels.clone(), two.full_size), (Some(vec![0, 1]), Some(3)));
         assert_eq!([two.image(0), two.image(1)], [train.image(0), train.image(2)]);
-        let one = read_classes(root, Split::Train, None, Some(1)).unwrap();
+        let one = read_classes(root, Split::Train, &wanted(None, Some(1))).unwrap();
         assert_eq!((one.len(), one.labels, one.full_size), (1, Some(vec![0]), Some(3)));
 
         save(&root.join("test/dog/1.png"), (4, 4), [0, 0, 0]);
-        let error = read_classes(root, Split::Test, None, None).unwrap_err().to_string();
+        let error = read_classes(root, Split::Test, &wanted(None, None)).unwrap_err().to_string();
         assert!(error.contains("dog: is not a class of"), "{error}");
     }
 
@@ -349,11 +306,11 @@ mod tests {
         let root = folder.path();
         save(&root.join("b/1.png"), (4, 4), [1, 1, 1]);
         save(&root.join("a.png"), (6, 6), [2, 2, 2]);
-        let all = read_flat(root, Split::Test, Some([3, 4, 4]), None).unwrap();
+        let all = read_flat(root, Split::Test, &wanted(Some([3, 4, 4]), None)).unwrap();
         assert_eq!((all.len(), all.image(0)[0], all.image(1)[0], all.labels.clone()), (2, 2, 1, None));
-        assert_eq!(read_flat(root, Split::Train, Some([3, 4, 4]), None).unwrap().pixels, all.pixels);
+        assert_eq!(read_flat(root, Split::Train, &wanted(Some([3, 4, 4]), None)).unwrap().pixels, all.pixels);
         save(&root.join("test/1.png"), (4, 4), [7, 7, 7]);
-        let test = read_flat(root, Split::Test, None, None).unwrap();
+        let test = read_flat(root, Split::Test, &wanted(None, None)).unwrap();
         assert_eq!((test.len(), test.pixels[0]), (1, 7));
         assert_eq!(locate_flat(root, Split::Train).unwrap_err(), "folder train/");
     }
@@ -371,7 +328,7 @@ mod tests {
             save(&folder.path().join(format!("images/{name}.png")), (4, 4), [value; 3]);
         }
         let firsts = |limit| {
-            let set = read_flat(folder.path(), Split::Test, None, Some(limit)).unwrap();
+            let set = read_flat(folder.path(), Split::Test, &wanted(None, Some(limit))).unwrap();
             (0..set.len()).map(|image| set.image(image)[0]).collect::<Vec<u8>>()
         };
         assert_eq!(firsts(3), [1, 3, 5]);
@@ -383,7 +340,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         image::GrayImage::from_pixel(2, 2, image::Luma([9])).save(folder.path().join("1.png")).unwrap();
         image::ImageBuffer::from_pixel(2, 2, image::Luma([0x0900_u16])).save(folder.path().join("2.png")).unwrap();
-        let set = read_flat(folder.path(), Split::Test, None, None).unwrap();
+        let set = read_flat(folder.path(), Split::Test, &wanted(None, None)).unwrap();
         assert_eq!((set.channels, set.pixels), (1, vec![9; 8]));
     }
 
@@ -394,28 +351,28 @@ mod tests {
         save(&elsewhere.path().join("1.png"), (4, 4), [0, 0, 0]);
         for (target, link) in [(elsewhere.path().to_owned(), "link"), (elsewhere.path().join("1.png"), "1.png")] {
             std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
-            let error = read_flat(folder.path(), Split::Test, None, None).unwrap_err().to_string();
+            let error = read_flat(folder.path(), Split::Test, &wanted(None, None)).unwrap_err().to_string();
             assert!(error.ends_with("is a symbolic link"), "{error}");
             fs::remove_file(folder.path().join(link)).unwrap();
         }
         // The folder itself may be one.
         let link = folder.path().join("set");
         std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
-        assert_eq!(read_flat(&link, Split::Test, None, None).unwrap().len(), 1);
+        assert_eq!(read_flat(&link, Split::Test, &wanted(None, None)).unwrap().len(), 1);
     }
 
     #[test]
     fn unusable_folders_and_pictures_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = || {
-            let message = read_flat(folder.path(), Split::Test, None, None).unwrap_err().to_string();
+            let message = read_flat(folder.path(), Split::Test, &wanted(None, None)).unwrap_err().to_string();
             message.replace(&folder.path().display().to_string(), "FOLDER")
         };
-        assert_eq!(error(), "FOLDER holds no PNG or JPEG pictures");
+        assert_eq!(error(), "FOLDER holds no images");
         fs::write(folder.path().join("a.png"), "not a picture").unwrap();
         assert!(error().starts_with("FOLDER/a.png: "), "{}", error());
         save(&folder.path().join("a.png"), (300, 2), [0; 3]);
-        assert_eq!(error(), "FOLDER/a.png: a picture of 2×300 pixels cannot be brought to a common shape");
+        assert_eq!(error(), "FOLDER/a.png: an image of 2×300 pixels cannot be brought to a common shape");
         // A header that claims 4 billion pixels.
         save(&folder.path().join("a.png"), (4, 4), [0; 3]);
         let mut png = fs::read(folder.path().join("a.png")).unwrap();

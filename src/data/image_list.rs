@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{ImageSet, Split, folder};
+use super::{ImageSet, Split, folder, form::Wanted, no_gaps};
 use crate::{Error, Result};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
@@ -30,16 +30,13 @@ pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
 }
 
 /// Reads the pictures of a list, whose paths start at `root`.
-pub(super) fn read(
-    root: &Path,
-    list: &Path,
-    split: Split,
-    shape: Option<[usize; 3]>,
-    limit: Option<usize>,
-) -> Result<ImageSet> {
+pub(super) fn read(root: &Path, list: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
     let (files, labels) = entries(root, list)?;
-    let images = folder::read_files(list, &files, labels.as_deref(), split, shape, limit)?;
+    if split == Split::Train {
+        no_gaps(labels.iter().flatten().copied(), list)?;
+    }
     let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
+    let images = folder::read_files(list, &files, labels, split, wanted)?;
     Ok(ImageSet { classes, ..images })
 }
 
@@ -55,6 +52,8 @@ fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)>
     let mut known = BTreeSet::new();
     for (line, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let at = |what: String| Error::input(format!("{}:{}: {what}", list.display(), line + 1));
+        // A byte order mark is what some editors begin a file with.
+        let text = if line == 0 { text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text) } else { text };
         let text = std::str::from_utf8(text).map_err(|_| at("is not UTF-8 text".to_owned()).hint(A_LINE))?.trim();
         if text.is_empty() {
             continue;
@@ -101,6 +100,8 @@ fn inside(root: &Path, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<Pat
         }
         if metadata.is_dir() {
             known.insert(file.clone());
+        } else if !metadata.is_file() {
+            return Err(format!("{} is not a regular file", file.display()));
         }
     }
     if known.contains(&file) || file == root { Err(format!("{} is a folder", file.display())) } else { Ok(file) }
@@ -127,7 +128,8 @@ mod tests {
         std::os::unix::fs::symlink(folder.path(), root.join("up")).unwrap();
         let path = folder.path().join("list.txt");
         fs::write(&path, list).unwrap();
-        read(&root, &path, Split::Test, None, (list.len() > 40).then_some(2))
+        let limit = (list.len() > 40).then_some(2);
+        read(&root, &path, Split::Test, &Wanted { limit, ..Wanted::default() })
     }
 
     fn firsts(set: &ImageSet) -> Vec<u8> {

@@ -15,13 +15,16 @@ mod cifar;
 mod conform;
 mod fer2013;
 mod folder;
+mod form;
 mod idx;
 mod image_list;
 mod image_set;
 mod mat;
+mod picture;
 mod svhn;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io,
@@ -32,9 +35,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use folder::{list_pictures, read_pictures};
+pub use form::{Damaged, Size};
 pub use image_set::{ImageSet, Normalisation};
 
 use crate::{Error, Result, config::Dataset, did_you_mean};
+use form::{Form, Wanted};
 use registry::{Known, known};
 
 /// How the files of a data set are laid out.
@@ -91,7 +96,8 @@ const SYNTHETIC: &str = "SYNTHETIC";
 
 /// Reads a split of `dataset` under the data root, at the shape of its files.
 ///
-/// Pictures of a folder take the shape of the first one by name. The data set's limit is applied: the first images of the
+/// The set's `size` and `channels` (or its means) say what images are brought to; of what they leave open, all files must
+/// agree. The data set's limit is applied: the first images of the
 /// file or, of pictures in folders, the first of every folder in turn (in the order of their paths, so a limit keeps all
 /// classes but not the order of turns). `full_size` is that of the complete known set (of the files found, for your own),
 /// and the note holds the config's and `synthetic`.
@@ -113,7 +119,9 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
     let known = known(&dataset.name);
     let format = format(dataset)?;
     let folder = found(dataset, root);
+    let form = shape.map_or_else(|| Form::of(dataset), Form::exact);
     let limit = limit(dataset, split);
+    let wanted = Wanted { form, limit, damaged: dataset.damaged.unwrap_or_default() };
     // A folder of pictures may serve many lists.
     let stored = if format == Format::ImageList { None } else { store::read(&folder, &dataset.name, split)? };
     let images = match stored {
@@ -126,9 +134,9 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
                 Format::Cifar100 => cifar::read(&folder, split, cifar::Kind::Cifar100)?,
                 Format::Svhn => svhn::read(&folder, split)?,
                 Format::Fer2013 => fer2013::read(&folder, split)?,
-                Format::ClassFolders => folder::read_classes(&folder, split, shape, limit)?,
-                Format::Folder => folder::read_flat(&folder, split, shape, limit)?,
-                Format::ImageList => image_list::read(&folder, &list(dataset, split, root), split, shape, limit)?,
+                Format::ClassFolders => folder::read_classes(&folder, split, &wanted)?,
+                Format::Folder => folder::read_flat(&folder, split, &wanted)?,
+                Format::ImageList => image_list::read(&folder, &list(dataset, split, root), split, &wanted)?,
             }
         }
     };
@@ -136,6 +144,11 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
         return Err(damaged(&folder, format!("its {split} files hold no images")));
     }
     let mut images = from_class_zero(images, known, &folder)?;
+    // Class folders have images, and lists look at all of their lines.
+    let looked = matches!(format, Format::ClassFolders | Format::ImageList);
+    if split == Split::Train && !looked && known.is_none_or(|known| known.classes == 0) {
+        no_gaps(images.labels.iter().flatten().copied(), &folder)?;
+    }
     images.name.clone_from(&dataset.name);
     images.full_size = full_size(dataset, split).or(images.full_size);
     let synthetic = folder.join(SYNTHETIC).is_file().then(|| "synthetic".to_owned());
@@ -144,10 +157,8 @@ pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usiz
     if let Some(limit) = limit {
         images = images.take(limit);
     }
-    match shape {
-        Some([channels, height, width]) => images.conform(channels, height, width),
-        None => Ok(images),
-    }
+    let [channels, height, width] = form.or(images.shape());
+    images.conform(channels, height, width)
 }
 
 /// Whether the files of `splits` are there, without reading them.
@@ -333,6 +344,22 @@ fn from_class_zero(mut images: ImageSet, known: Option<&Known>, folder: &Path) -
     Ok(images)
 }
 
+/// Refuses labels to learn of which some below the largest have no image: a network would have outputs for nothing.
+fn no_gaps(labels: impl Iterator<Item = u32>, place: &Path) -> Result<()> {
+    let found: BTreeSet<u32> = labels.collect();
+    let Some(missing) = found.iter().zip(0..).map(|(_, class)| class).find(|class| !found.contains(class)) else {
+        return Ok(());
+    };
+    let listed: Vec<String> = found.iter().take(5).map(u32::to_string).collect();
+    let more = if found.len() > 5 { ", …" } else { "" };
+    Err(Error::input(format!(
+        "{}: no train image has label {missing}; the labels are {}{more}",
+        place.display(),
+        listed.join(", ")
+    ))
+    .hint("number the classes from 0 without gaps"))
+}
+
 /// The error of a file whose content is not what its format says.
 fn damaged(path: &Path, what: impl fmt::Display) -> Error {
     Error::input(format!("{}: {what}", path.display()))
@@ -350,6 +377,10 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error + use<'_> {
 
 /// Opens a file; its length comes with it.
 fn open(path: &Path) -> Result<(File, u64)> {
+    // Before it is opened: a pipe would wait for a writer.
+    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        return Err(Error::input(format!("{} is not a regular file", path.display())));
+    }
     let file = File::open(path).map_err(Error::io("read", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     Ok((file, length))

@@ -13,7 +13,6 @@ use serde_json::json;
 use crate::{
     Error, Result,
     config::{self, Figure, Method, Redraw},
-    data::Split,
     detectors::{Bank, Fit, Need, Scorer},
     digest,
     metrics::{Measures, aggregate, measures},
@@ -281,7 +280,7 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
-        let train = self.set(&subject.members[0].node.data, Split::Train, None)?;
+        let train = self.train_images()?;
         for member in &subject.members {
             self.refuse_other_images(member.node, &train.sha256)?;
         }

@@ -13,6 +13,7 @@ use crate::{
     Error, Result,
     config::{self, Dataset},
     data::{self, ImageSet, Split},
+    nn::Shape,
     run::{
         device::describe,
         interrupt::Interrupt,
@@ -167,6 +168,8 @@ pub(super) struct Runner<'a> {
     pub(super) scored_on: Vec<Environment>,
     /// Image sets by their configuration, split and shape, read once; and such as are made, by what of.
     pub(super) sets: BTreeMap<String, Arc<LoadedSet>>,
+    /// What networks are built for, once it is known.
+    pub(super) shape: Option<Shape>,
     /// ID test images that are reported on, and those held out of them.
     pub(super) held_out: BTreeMap<String, [Arc<LoadedSet>; 2]>,
 }
@@ -190,6 +193,29 @@ impl LoadedSet {
     }
 }
 
+/// The name of a set that is read once.
+fn set_key(dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<String> {
+    Ok(format!("{}{like:?}{split}", to_json(dataset)?))
+}
+
+/// Refuses labels of classes that the networks do not know.
+fn known_classes(images: &ImageSet, classes: usize) -> Result<()> {
+    let (name, split) = (&images.name, images.split);
+    let Some(labels) = &images.labels else {
+        return Err(Error::input(format!("data.id: the {split} images of \"{name}\" have no labels"))
+            .hint("an ID set needs the class of every image; sets without classes can be OOD sets"));
+    };
+    match labels.iter().position(|&label| label as usize >= classes) {
+        None => Ok(()),
+        Some(image) => Err(Error::input(format!(
+            "data.id: image {image} of the {split} split of \"{name}\" has label {}, and the networks know the classes 0 to {}",
+            labels[image],
+            classes.saturating_sub(1)
+        ))
+        .hint("images of other classes are out-of-distribution: put them into an OOD set")),
+    }
+}
+
 impl<'a> Runner<'a> {
     pub(super) fn new(plan: &'a Plan, context: &'a Context) -> Self {
         Self {
@@ -198,13 +224,14 @@ impl<'a> Runner<'a> {
             environment: environment(&context.device),
             scored_on: Vec::new(),
             sets: BTreeMap::new(),
+            shape: None,
             held_out: BTreeMap::new(),
         }
     }
 
     /// Reads a split once; OOD sets are brought to the shape of `like`.
     pub(super) fn set(&mut self, dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<Arc<LoadedSet>> {
-        let key = format!("{}{like:?}{split}", to_json(dataset)?);
+        let key = set_key(dataset, split, like)?;
         if let Some(set) = self.sets.get(&key) {
             return Ok(set.clone());
         }
@@ -212,6 +239,51 @@ impl<'a> Runner<'a> {
         let images = data::load_as(dataset, split, &self.context.data, like)?;
         let set = Arc::new(LoadedSet::of(images));
         self.sets.insert(key, set.clone());
+        Ok(set)
+    }
+
+    /// What networks are built for. A network that is there says it; else the images to learn from do, and only of networks that
+    /// do not learn the test images.
+    pub(super) fn shape(&mut self) -> Result<Shape> {
+        if let Some(shape) = self.shape {
+            return Ok(shape);
+        }
+        let (plan, store) = (self.plan, &self.context.store);
+        let recorded = plan.nodes.iter().find(|node| store.progress(node) == Progress::Done);
+        let shape = if let Some(node) = recorded {
+            let [channels, height, width, classes] = store.record(node)?.shape;
+            Shape { channels, height, width, classes }
+        } else {
+            let learns = plan.nodes.iter().any(|node| node.train.is_some());
+            let split = if learns { Split::Train } else { Split::Test };
+            let id = &plan.experiment.data.id;
+            let set = self.set(id, split, None)?;
+            if set.images.labels.is_none() {
+                return Err(Error::input(format!("data.id: the {split} images of \"{}\" have no labels", id.name))
+                    .hint("an ID set needs the class of every image; sets without classes can be OOD sets"));
+            }
+            // The same images are asked for by their shape from now on.
+            self.sets.insert(set_key(id, split, Some(set.images.shape()))?, set.clone());
+            let [channels, height, width] = set.images.shape();
+            Shape { channels, height, width, classes: set.images.classes }
+        };
+        self.shape = Some(shape);
+        Ok(shape)
+    }
+
+    /// The train images of the ID set.
+    pub(super) fn train_images(&mut self) -> Result<Arc<LoadedSet>> {
+        let Shape { channels, height, width, classes } = self.shape()?;
+        let set = self.set(&self.plan.experiment.data.id, Split::Train, Some([channels, height, width]))?;
+        known_classes(&set.images, classes)?;
+        Ok(set)
+    }
+
+    /// All test images of the ID set.
+    pub(super) fn id_test_images(&mut self) -> Result<Arc<LoadedSet>> {
+        let Shape { channels, height, width, classes } = self.shape()?;
+        let set = self.set(&self.plan.experiment.data.id, Split::Test, Some([channels, height, width]))?;
+        known_classes(&set.images, classes)?;
         Ok(set)
     }
 

@@ -63,16 +63,14 @@ impl Runner<'_> {
     /// As [`check`]; those of reading the images.
     pub(super) fn check_layers(&mut self) -> Result<()> {
         let plan = self.plan;
-        check_with(plan, &mut |experiment, node| {
-            let images = self.test_sets(&experiment.data)?.remove(0).images.clone();
-            let [channels, height, width] = images.shape();
-            let shape = Shape { channels, height, width, classes: images.classes };
+        check_with(plan, &mut |_, node| {
+            let shape = self.shape()?;
             let store = &self.context.store;
             let train = match (store.progress(node), &node.train) {
                 // Its train images may be gone, and all scores be there.
                 (Progress::Done, Some(recipe)) => Some(store.record(node)?.train_images + recipe.validation),
                 (Progress::Done, None) => None,
-                _ => Some(self.set(&node.data, Split::Train, None)?.images.len()),
+                _ => Some(self.train_images()?.images.len()),
             };
             Ok(Some((shape, train)))
         })

@@ -37,7 +37,7 @@ pub(super) struct Validation {
 impl Runner<'_> {
     /// The ID images that are reported on, and those held out of them for validation.
     pub(super) fn id_sets(&mut self, data: &config::Data) -> Result<(Arc<LoadedSet>, Option<Arc<LoadedSet>>)> {
-        let all = self.set(&data.id, Split::Test, None)?;
+        let all = self.id_test_images()?;
         let Some(HeldOut::Images(count)) = data.validation.as_ref().map(|validation| &validation.id) else {
             return Ok((all, None));
         };

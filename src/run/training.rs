@@ -42,7 +42,7 @@ impl Runner<'_> {
         }
         let train = self.images_of(node)?;
         let (shape, published) = published::start(node, &train.images)?;
-        let Shape { channels, height, width, .. } = shape;
+        let Shape { channels, height, width, classes } = shape;
         let params = Params::new(node.seed, &self.context.device);
         let network = nn::build(&node.architecture, shape, params.builder())?;
         if let Some(upstream) = node.upstream {
@@ -107,7 +107,7 @@ impl Runner<'_> {
             schema: NetworkRecord::SCHEMA,
             identity: node.identity.clone(),
             seed: node.seed,
-            shape: [channels, height, width, shape.classes],
+            shape: [channels, height, width, classes],
             steps: fitted.map_or(0, |fitted| fitted.steps),
             final_loss: fitted.map(|fitted| fitted.final_loss),
             train_seconds: fitted.map_or(0.0, |fitted| fitted.seconds),
@@ -131,7 +131,7 @@ impl Runner<'_> {
 
     /// The images that a node learns from; of one that is used as it is, those it is used on, for its shape.
     pub(super) fn images_of(&mut self, node: &Node) -> Result<Arc<LoadedSet>> {
-        self.set(&node.data, if node.train.is_some() { Split::Train } else { Split::Test }, None)
+        if node.train.is_some() { self.train_images() } else { self.id_test_images() }
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.
