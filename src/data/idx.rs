@@ -16,11 +16,23 @@ use crate::Result;
 /// No deflate stream grows by more than this (zlib's technical notes).
 pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// Most values in a file. Ours: 4 GiB, six times EMNIST, so that a gzip bomb stays harmless.
+/// Most values in a file. Ours: 4 GiB, six times EMNIST.
 const MAX_VALUES: u64 = 4 << 30;
+
+/// Most bytes that a zipped file may unpack to for each of its own, beyond [`SMALL`]. Ours: MNIST's have 5, a bomb has 1000.
+const MAX_GROWTH: u64 = 100;
+
+/// What a zipped file may unpack to however short it is. Ours: 64 MiB, harmless, and blank images pack well.
+const SMALL: u64 = 64 << 20;
 
 /// Longest side of an image. Ours: far above any set in this format.
 const MAX_SIDE: usize = 4096;
+
+/// Most bytes that are unpacked from `length` zipped ones: what they can hold at all, and what data that are no bomb do.
+pub(super) fn most_unpacked(length: u64) -> u64 {
+    let possible = length.saturating_mul(MAX_DEFLATE_RATIO);
+    possible.min(length.saturating_mul(MAX_GROWTH).max(SMALL)).min(MAX_VALUES)
+}
 
 /// The files of a split.
 pub(super) struct Files {
@@ -127,8 +139,10 @@ fn read_values<const D: usize>(path: &Path) -> Result<Values<D>> {
     if claimed > possible {
         return Err(damaged(path, format!("claims {dims:?} values, more than its {length} bytes can hold")));
     }
-    if claimed > MAX_VALUES {
-        return Err(damaged(path, format!("claims {dims:?} values; more than {MAX_VALUES} are not read")));
+    let most = if zipped { most_unpacked(length) } else { MAX_VALUES };
+    if claimed > most {
+        let what = format!("claims {dims:?} values; of a file of {length} bytes at most {most} are read");
+        return Err(damaged(path, what));
     }
     let mut values = Vec::new();
     reader.take(claimed + 1).read_to_end(&mut values).map_err(&unreadable)?;
@@ -204,6 +218,24 @@ mod tests {
             error(&format!("{name}.gz"), bomb),
             format!("FOLDER/{name}.gz: claims [2, 2, 2] values but holds more")
         );
+    }
+
+    #[test]
+    fn what_unpacks_to_far_more_than_images_do_is_not_read() {
+        // 80 MB of zeros in some 80 kB: the header tells the truth, and the file could hold it.
+        let bomb = gzip(&idx(&[80, 1000, 1000], &vec![0; 80_000_000])).unwrap();
+        let length = bomb.len();
+        assert!(length < 100_000);
+        assert_eq!(
+            error("t10k-images-idx3-ubyte.gz", bomb),
+            format!(
+                "FOLDER/t10k-images-idx3-ubyte.gz: claims [80, 1000, 1000] values; of a file of {length} bytes at most {} are read",
+                64 << 20
+            )
+        );
+        assert_eq!(most_unpacked(1000), 1_032_000);
+        assert_eq!(most_unpacked(4_000_000), 400_000_000);
+        assert_eq!(most_unpacked(u64::MAX), 4 << 30);
     }
 
     #[test]

@@ -147,6 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn small_files_do_not_become_large_arrays() {
+        // 3 million signed bytes, each of which would be an f64.
+        let mut signed = mat(&[("X", vec![32, 32, 3, 1000], vec![0; 3_072_000])], false, false).unwrap();
+        let tag = [[2, 0, 0, 0], 3_072_000_u32.to_le_bytes()].concat();
+        let at = signed.windows(8).position(|window| window == tag).unwrap();
+        signed[at] = 1;
+        let error = read_bytes(&signed).unwrap_err();
+        let what = "array X holds 3072000 numbers that are no unsigned bytes; more than 2097152 are not read";
+        assert_eq!(error, format!("FOLDER/test_32x32.mat: {what}"));
+        // 68 MB of zeros in some 70 kB.
+        let images = 22_222;
+        let zeros = mat(&[("X", vec![32, 32, 3, images], vec![0; 3072 * images])], true, false).unwrap();
+        assert!(zeros.len() < 100_000);
+        let error = read_bytes(&zeros).unwrap_err();
+        assert!(error.contains("bytes where at most 67108856 remain"), "{error}");
+    }
+
+    #[test]
     fn a_changed_byte_in_a_compressed_array_is_noticed() {
         let pixels = (0..3072).map(|i| (i * 7 % 256) as u8).collect::<Vec<u8>>();
         let file = mat(&[("X", vec![32, 32, 3], pixels), ("y", vec![1, 1], vec![1])], true, false).unwrap();
