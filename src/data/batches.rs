@@ -389,6 +389,26 @@ mod tests {
     }
 
     #[test]
+    fn a_list_changes_each_image_from_its_own_stream() {
+        let list = "[{ random_crop: { padding: 1 } }, horizontal_flip, { color_jitter: { brightness: 0.5 } }]";
+        let augment: Augment = serde_saphyr::from_str(list).unwrap();
+        let batches = |images: Arc<ImageSet>, steps| {
+            let source = Source { augment: augment.clone(), ..source(images, 4, 3) };
+            TrainBatches::new(source, steps).unwrap().map(|batch| bits(&batch.unwrap())).collect::<Vec<_>>()
+        };
+        let all = batches(set(10), 0..7);
+        // A run that continues sees what it would have seen, whatever the threads did.
+        assert_eq!(batches(set(10), 4..7), all[4..]);
+        assert_eq!(batches(set(10), 0..7), all);
+        // The same image is changed in another way in another place of a batch and in another step.
+        let same = ImageSet { pixels: [7; 48].repeat(10), ..(*set(10)).clone() };
+        let changed = batches(Arc::new(same), 0..2);
+        let images: std::collections::BTreeSet<Vec<u32>> =
+            changed.iter().flat_map(|(pixels, ..)| pixels.chunks(48).map(<[u32]>::to_vec)).collect();
+        assert!(images.len() >= 4, "{}", images.len());
+    }
+
+    #[test]
     #[ignore = "a measurement: cargo test --lib batches::tests::cost -- --ignored --nocapture"]
     fn cost() {
         let (n, length) = (50_000, 3 * 32 * 32);
