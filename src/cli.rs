@@ -294,6 +294,13 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
         interrupt: Interrupt::on_signals()?,
     };
     let results = execute(&opened.plan, &context)?;
+    for (cell, seed, task) in results.cells.iter().flat_map(|cell| {
+        cell.seeds.iter().flat_map(move |seed| seed.tasks.values().map(move |task| (cell, seed.seed, task)))
+    }) {
+        for (name, why) in &task.unfit {
+            eprintln!("note: method {name} (cell {}, seed {seed}) is not scored: {why}", cell.name);
+        }
+    }
     results.write(&opened.plan.experiment, &opened.out)?;
     print(&opened.report(&results, &arguments.changes.folders)?)
 }

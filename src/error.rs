@@ -20,6 +20,15 @@ pub enum Error {
         /// What to do about it: printed as `hint: …` after a blank line.
         hint: Option<String>,
     },
+    /// A detector cannot learn from what a network shows, or score it, with what the detector said. Its exit code; one of
+    /// `detector: all` is left out instead.
+    #[error("{place}: {cause}")]
+    Unfit {
+        /// The method and its network.
+        place: String,
+        /// What the detector said.
+        cause: Box<Error>,
+    },
     /// Ctrl-C or SIGTERM, after the checkpoint was written. Exit code 130.
     #[error("interrupted")]
     Interrupted,
@@ -45,6 +54,15 @@ impl Error {
     /// Something the user gave is wrong.
     pub fn input(message: impl Into<String>) -> Self {
         Self::Input { message: message.into(), hint: None }
+    }
+
+    /// The advice of an input error.
+    pub fn advice(&self) -> Option<&str> {
+        match self {
+            Self::Input { hint, .. } => hint.as_deref(),
+            Self::Unfit { cause, .. } => cause.advice(),
+            _ => None,
+        }
     }
 
     /// The same error with advice; replaces an earlier hint. Other variants are returned unchanged.
@@ -74,6 +92,7 @@ impl Error {
     /// The process exit code: 2 wrong input (a file that cannot be read is one), 130 interrupted, 1 anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Unfit { cause, .. } => cause.exit_code(),
             Self::Input { .. } | Self::Io { action: "read", .. } => 2,
             Self::Interrupted => 130,
             Self::Io { .. } | Self::Failed(_) | Self::Candle(_) => 1,

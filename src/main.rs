@@ -17,8 +17,10 @@ fn main() -> ExitCode {
         Err(error) => {
             match &error {
                 Error::Interrupted => eprintln!("interrupted\n\nhint: the same command continues where it stopped"),
-                Error::Input { message, hint: Some(hint) } => eprintln!("error: {message}\n\nhint: {hint}"),
-                other => eprintln!("error: {other}"),
+                other => match other.advice() {
+                    Some(hint) => eprintln!("error: {other}\n\nhint: {hint}"),
+                    None => eprintln!("error: {other}"),
+                },
             }
             ExitCode::from(error.exit_code())
         }

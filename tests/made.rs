@@ -42,6 +42,7 @@ fn images(count: usize, [channels, height, width]: [usize; 3]) -> ImageSet {
         labels: Some(vec![1; count]),
         classes: 2,
         full_size: Some(count),
+        files: None,
         note: Some("a note".into()),
     }
 }

@@ -634,3 +634,72 @@ fn a_search_that_would_see_the_test_is_refused() {
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("most images of \"a\" are in \"c\", which is reported on"), "{told}");
 }
+
+/// 32 train images span at most 32 directions, and `vim` compares with a subspace of half of LeNet's 84: it cannot learn.
+#[test]
+fn a_detector_that_cannot_be_fitted_leaves_the_others() {
+    let few = ("train_limit: 64", "train_limit: 32");
+    let except = ("except: [afdu]", "except: [afdu, knn, nnguide]");
+    let place = Place::new(&with(&[few, except, ("[msp, knn]", "[msp, vim]")]));
+    let output = place.oodkit("run");
+    let (table, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{told}");
+    let why = "the train images' features do not leave the subspace that vim compares with";
+    assert!(told.contains(&format!("note: method vim (cell default, seed 0) is not scored: {why}")), "{told}");
+    assert!(table.lines().any(|line| line.trim_start().starts_with("vim¹")), "{table}");
+    assert!(table.contains(&format!("¹ not scored: {why}")), "{table}");
+    let results = place.results();
+    let task = results.tasks().next().unwrap();
+    assert!(task.unfit["vim"].contains(why), "{:?}", task.unfit);
+    assert!(!task.methods.contains_key("vim"));
+    for name in ["msp", "energy", "mahalanobis", "gram", "react"] {
+        assert_eq!(task.methods[name].sets.len(), 2, "{name}");
+    }
+    assert_eq!(place.prints("table"), table);
+
+    // Named, it is what was asked for.
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    place.write(&with(&[few, (all, "- { network: base, detector: vim }"), ("[msp, knn]", "[vim]")]));
+    let output = place.oodkit("run");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains(why), "{told}");
+}
+
+/// Each set's scores with the names of its files, or its images' places; and the ID scores' thresholds.
+#[test]
+fn scores_have_names_and_thresholds() {
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    let folder = ("name: digits, test_limit: 30,", "name: pictures, format: folder, path: PLACE/pictures,");
+    let place = Place::new(&with(&[folder, (all, "- { network: base, detector: msp }"), ("[msp, knn]", "[msp]")]));
+    let names = ["a, b.png", "below/c.png", "d.png"];
+    std::fs::create_dir_all(place.path("pictures/below")).unwrap();
+    for (shade, name) in names.iter().enumerate() {
+        image::GrayImage::from_pixel(28, 28, image::Luma([90 * shade as u8]))
+            .save(place.path("pictures").join(name))
+            .unwrap();
+    }
+    place.prints("run");
+    let results = place.results();
+    let method = &results.tasks().next().unwrap().methods["msp"];
+    let id = place.scores(&method.scores["fashion_mnist_small"]);
+    for (share, accepted) in [("0.9", 36), ("0.95", 38), ("0.99", 40)] {
+        let threshold = method.thresholds[share];
+        let (below, up_to) = id.iter().fold((0, 0), |(below, up_to), score| {
+            let score = f64::from(*score);
+            (below + usize::from(score < threshold), up_to + usize::from(score <= threshold))
+        });
+        assert!(below < accepted && accepted <= up_to, "{share}: {below}, {up_to}");
+    }
+    for (set, path) in &method.scores {
+        let scores = place.scores(path);
+        let mut csv = csv::Reader::from_path(place.path("runs").join(path).with_extension("csv")).unwrap();
+        assert_eq!(csv.headers().unwrap(), vec!["file", "score"]);
+        let rows: Vec<(String, f32)> = csv.deserialize().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), scores.len());
+        for (image, ((file, score), expected)) in rows.iter().zip(&scores).enumerate() {
+            assert_eq!(score, expected);
+            let name = if set == "pictures" { names[image].to_owned() } else { image.to_string() };
+            assert_eq!(*file, name, "{set}");
+        }
+    }
+}

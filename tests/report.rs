@@ -140,10 +140,12 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
                 score_seconds: 0.1,
                 detector: None,
                 search: None,
+                thresholds: Default::default(),
             },
         )
     };
     let task = TaskResult {
+        unfit: Default::default(),
         networks: [("base".to_owned(), network("base", 0.9448)), ("tuned".to_owned(), network("tuned", tuned.0))]
             .into_iter()
             .collect(),

@@ -205,6 +205,7 @@ impl Predict {
             labels: None,
             classes: 0,
             full_size: None,
+            files: None,
             note: None,
         };
         Ok((images, names, skipped))
@@ -279,7 +280,12 @@ impl<'a> Chosen<'a> {
         let id = results.datasets.keys().next().and_then(|id| Some((id, result.scores.get(id)?)));
         let (id, path) = id.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
         let scores = metrics::read_scores(&opened.store.root().join(path))?;
-        let threshold = arguments.threshold.or_else(|| metrics::threshold(&scores, arguments.tpr)).unwrap_or_default();
+        let recorded = || result.thresholds.get(&arguments.tpr.to_string()).copied();
+        let threshold = arguments
+            .threshold
+            .or_else(recorded)
+            .or_else(|| metrics::threshold(&scores, arguments.tpr))
+            .unwrap_or_default();
         let accepted = scores.iter().filter(|score| **score <= threshold).count();
         let words = format!(
             "{threshold} accepts {} % of the {} ID test images ({id})",

@@ -84,6 +84,8 @@ pub struct Method {
     pub search: Grid,
     /// The entry of `methods` that it comes from.
     pub entry: usize,
+    /// Whether the entry is `all`: the other methods are wanted even if this one cannot learn from the network.
+    pub of_all: bool,
 }
 
 /// Detectors that an `all` leaves out, and why.
@@ -115,7 +117,14 @@ impl Experiment {
         for (entry, listed) in self.methods.iter().enumerate() {
             let method = |name: String, detector: DetectorConfig, search: Grid| {
                 let network = listed.network.clone();
-                Method { name, network, detector, search, entry }
+                Method {
+                    name,
+                    network,
+                    detector,
+                    search,
+                    entry,
+                    of_all: matches!(listed.detector, Detectors::All { .. }),
+                }
             };
             match &listed.detector {
                 Detectors::One(detector) => {

@@ -256,6 +256,7 @@ mod tests {
             labels: Some((0..n as u32).collect()),
             classes: n,
             full_size: None,
+            files: None,
             note: None,
         })
     }

@@ -100,6 +100,7 @@ pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> 
         pixels,
         labels: Some(labels),
         classes: kind.classes(),
+        files: None,
         note: None,
     })
 }

@@ -82,6 +82,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         pixels,
         labels: Some(labels),
         classes: CLASSES as usize,
+        files: None,
         note: None,
     })
 }

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rayon::prelude::*;
@@ -64,7 +65,7 @@ pub(super) fn read_classes(folder: &Path, split: Split, wanted: &Wanted) -> Resu
         }
         labels.resize(found.images.len(), class as u32);
     }
-    let images = read_files(&root, &found.images, Some(labels), split, wanted)?;
+    let images = read_files((&root, &root), &found.images, Some(labels), split, wanted)?;
     Ok(found.noted(ImageSet { classes: classes.len(), ..images }))
 }
 
@@ -96,7 +97,7 @@ pub(super) fn read_flat(folder: &Path, split: Split, wanted: &Wanted) -> Result<
     let root = locate_flat(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let mut found = Found::default();
     walk(&root, 0, &mut found)?;
-    read_files(&root, &found.images, None, split, wanted).map(|images| found.noted(images))
+    read_files((&root, &root), &found.images, None, split, wanted).map(|images| found.noted(images))
 }
 
 /// The files below a folder.
@@ -124,9 +125,10 @@ fn with_note(mut images: ImageSet, note: String) -> ImageSet {
     images
 }
 
-/// The images of these files, or of a limited number of them: of every label in turn, or else of every folder.
+/// The images of these files, or of a limited number of them: of every label in turn, or else of every folder. Messages name
+/// `place`; the images' names are relative to `root`.
 pub(super) fn read_files(
-    place: &Path,
+    (place, root): (&Path, &Path),
     files: &[PathBuf],
     labels: Option<Vec<u32>>,
     split: Split,
@@ -141,6 +143,11 @@ pub(super) fn read_files(
     let (mut images, kept) = read_all(place, &chosen_files, split, wanted)?;
     images.labels = labels.map(|labels| kept.iter().map(|&place| labels[chosen[place]]).collect());
     images.full_size = Some(files.len());
+    let name = |file: &PathBuf| {
+        let parts = file.strip_prefix(root).unwrap_or(file).components();
+        parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    };
+    images.files = Some(Arc::new(kept.iter().map(|&place| name(&chosen_files[place])).collect()));
     Ok(match chosen.len() - kept.len() {
         0 => images,
         1 => with_note(images, "1 damaged image left out".to_owned()),
@@ -250,6 +257,7 @@ fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Re
         labels: None,
         classes: 0,
         full_size: None,
+        files: None,
         note: None,
     };
     Ok((images, kept))

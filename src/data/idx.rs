@@ -96,6 +96,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         labels,
         classes: 0,
         full_size: Some(n),
+        files: None,
         note: None,
     })
 }

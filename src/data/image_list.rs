@@ -36,7 +36,7 @@ pub(super) fn read(root: &Path, list: &Path, split: Split, wanted: &Wanted) -> R
         no_gaps(labels.iter().flatten().copied(), list)?;
     }
     let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
-    let images = folder::read_files(list, &files, labels, split, wanted)?;
+    let images = folder::read_files((list, root), &files, labels, split, wanted)?;
     Ok(ImageSet { classes, ..images })
 }
 

@@ -1,6 +1,6 @@
 //! The images of one split in memory, and how they become tensors.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,8 @@ pub struct ImageSet {
     pub classes: usize,
     /// How many images the complete split has, if known: fewer here means "subset" in every caption.
     pub full_size: Option<usize>,
+    /// Where each image is, relative to the set's folder and with `/`; `None` where images are no files of their own.
+    pub files: Option<Arc<Vec<String>>>,
     /// What a reader of a table must know of these images: `JPEG-recompressed`, `synthetic`.
     pub note: Option<String>,
 }
@@ -126,6 +128,9 @@ impl ImageSet {
         if let Some(labels) = &mut self.labels {
             labels.truncate(n);
         }
+        if let Some(files) = &mut self.files {
+            Arc::make_mut(files).truncate(n);
+        }
         self
     }
 
@@ -140,7 +145,8 @@ impl ImageSet {
             pixels.extend_from_slice(self.image(i));
         }
         let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
-        Self { pixels, labels, name: self.name.clone(), note: self.note.clone(), ..*self }
+        let files = self.files.as_ref().map(|files| indices.iter().map(|&i| files[i].clone()).collect()).map(Arc::new);
+        Self { pixels, labels, files, name: self.name.clone(), note: self.note.clone(), ..*self }
     }
 
     /// The same images at another shape, as torchvision's `Resize` and `CenterCrop` would make them.
@@ -221,6 +227,7 @@ mod tests {
             labels: Some(vec![0, 1, 2]),
             classes: 3,
             full_size: Some(3),
+            files: None,
             note: None,
         }
     }

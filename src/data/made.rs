@@ -109,7 +109,15 @@ impl Distribution {
                 Self::Inversion => inversion(image, shape),
             });
         }
-        Ok(ImageSet { name: self.name().to_owned(), pixels, labels: None, classes: 0, note: None, ..*images })
+        Ok(ImageSet {
+            name: self.name().to_owned(),
+            pixels,
+            labels: None,
+            classes: 0,
+            files: None,
+            note: None,
+            ..*images
+        })
     }
 }
 

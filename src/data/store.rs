@@ -119,7 +119,19 @@ fn parse(bytes: &[u8], name: &str, split: Split) -> Result<ImageSet, String> {
         return Err("sha256: its images or labels have changed since it was written".into());
     }
     let (full_size, note, pixels) = (number("full_size")?, metadata.get("note").cloned(), images.data().to_vec());
-    Ok(ImageSet { name: name.into(), split, channels, height, width, pixels, labels, classes, full_size, note })
+    Ok(ImageSet {
+        name: name.into(),
+        split,
+        channels,
+        height,
+        width,
+        pixels,
+        labels,
+        classes,
+        full_size,
+        files: None,
+        note,
+    })
 }
 
 /// Labels of either type, each checked to be one of `classes`.
@@ -153,6 +165,7 @@ mod tests {
             labels: Some(vec![0, 6, 2]),
             classes: 7,
             full_size: Some(10),
+            files: None,
             note: Some("for a test".into()),
         }
     }

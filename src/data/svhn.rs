@@ -65,6 +65,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         labels: Some(labels),
         classes: 10,
         full_size: Some(n),
+        files: None,
         note: None,
     })
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::measures;
-use crate::{Error, Result, fs::write_atomic};
+use crate::{
+    Error, Result,
+    fs::{read_if_there, write_atomic},
+};
 
 /// Reads one score per image from a `.npy` file (one-dimensional or N × 1, any real number type but f2) or a `.csv` file
 /// (one number per line, the first line may be a title). Every number is kept exactly.
@@ -59,6 +62,30 @@ pub fn write_npy(path: &Path, scores: &[f32]) -> Result<()> {
         }
         file.flush()
     })
+}
+
+/// Writes scores as CSV with the columns `file` and `score`, unless they stand there already. Without names of files, `file` is the
+/// image's place in its set, from 0.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be written; [`Error::Failed`] unless there are as many names as scores.
+pub(crate) fn write_csv(path: &Path, names: Option<&[String]>, scores: &[f32]) -> Result<()> {
+    if let Some(names) = names.filter(|names| names.len() != scores.len()) {
+        let message = format!("{}: {} files have {} scores", path.display(), names.len(), scores.len());
+        return Err(Error::Failed(message));
+    }
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    let failed = |error: &dyn std::fmt::Display| Error::Failed(format!("cannot write {}: {error}", path.display()));
+    csv.write_record(["file", "score"]).map_err(|error| failed(&error))?;
+    for (image, score) in scores.iter().enumerate() {
+        let name = names.map_or_else(|| image.to_string(), |names| names[image].clone());
+        csv.write_record([name, score.to_string()]).map_err(|error| failed(&error))?;
+    }
+    let text = csv.into_inner().map_err(|error| failed(&error))?;
+    match read_if_there(path)? {
+        Some(there) if there == text => Ok(()),
+        _ => write_atomic(path, |file| file.write_all(&text)),
+    }
 }
 
 /// `oodkit metrics`: what two score files give, as lines of name and value, or as one JSON object.

@@ -230,8 +230,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(table: &'a Table, results: &'a Results, experiments_dir: &Path) -> Result<Self> {
-        let known: IndexMap<&str, ()> =
-            results.tasks().flat_map(|task| task.methods.keys()).map(|name| (name.as_str(), ())).collect();
+        let known: IndexMap<&str, ()> = results.methods().into_iter().map(|name| (name, ())).collect();
         let shown: Vec<&str> = match &table.methods {
             Some(methods) => methods.iter().map(String::as_str).collect(),
             None => known.keys().copied().collect(),
@@ -484,6 +483,14 @@ impl<'a> Builder<'a> {
 
     /// Marks what a reader must be told beside the numbers.
     fn remark(&mut self, plans: &[RowPlan<'a>], rows: &mut [Row], columns: &mut [ColumnPlan<'a>]) {
+        for (plan, row) in plans.iter().zip(&mut *rows) {
+            let why = plan.variant.and_then(|method| method.unfit());
+            row.marks.extend(why.map(|why| self.note(format!("not scored: {why}"))));
+        }
+        for column in &mut *columns {
+            let why = column.variant.and_then(|method| method.unfit());
+            column.header.marks.extend(why.map(|why| self.note(format!("not scored: {why}"))));
+        }
         // Of a smoke run all of this is true and says nothing.
         if self.results.smoke {
             return;

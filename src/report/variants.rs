@@ -37,6 +37,11 @@ impl<'a> Variant<'a> {
         self.cell.seeds.iter().filter_map(move |seed| Some((seed, seed.task()?.methods.get(name)?)))
     }
 
+    /// Why it has no scores, if it is one of `detector: all` that cannot have them with some seed.
+    pub fn unfit(&self) -> Option<&'a str> {
+        self.cell.seeds.iter().find_map(|seed| Some(seed.task()?.unfit.get(self.name)?.as_str()))
+    }
+
     /// The network's results by seed; seeds without it are left out.
     pub fn networks(&self) -> impl Iterator<Item = &'a NetworkResult> + use<'a> {
         let name = self.name;

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Figure, Method, Redraw},
     detectors::{Bank, Fit, Need, Scorer},
     digest,
-    metrics::{Measures, aggregate, measures},
+    metrics::{Measures, aggregate, files, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
@@ -32,6 +32,9 @@ use crate::{
 /// Changes when a network's outputs change their meaning or their bits, so that stored ones of an earlier version are not taken
 /// for new ones.
 const OUTPUTS_VERSION: u32 = 2;
+
+/// The shares of ID test images whose thresholds results record: the field's 95 %, and those beside it.
+const THRESHOLDS: [f64; 3] = [0.9, 0.95, 0.99];
 
 /// One trained network of a subject.
 pub(super) struct Member<'a> {
@@ -86,6 +89,7 @@ impl<'a> Runner<'a> {
         let all = experiment.methods();
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
+        let mut unfit = IndexMap::new();
         for (name, indices) in networks {
             let methods: Vec<&Method> = all.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
@@ -103,15 +107,33 @@ impl<'a> Runner<'a> {
             let measures = measures::of_logits(&subject.banks[0].logits, labels)?;
             network_results.insert(name.clone(), network_result(&subject, measures));
             for method in methods {
-                method_results.insert(method.name.as_str(), self.method(method, &subject, figures)?);
+                match self.method(method, &subject, figures) {
+                    Ok(result) => {
+                        method_results.insert(method.name.as_str(), result);
+                    }
+                    Err(error @ Error::Unfit { .. }) if method.of_all => {
+                        unfit.insert(method.name.clone(), error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+        }
+        // Where none of them has scores, there is nothing to go on for.
+        if method_results.is_empty()
+            && let Some((_, error)) = unfit.shift_remove_index(0)
+        {
+            return Err(error);
         }
         // In the file's order, not the networks'.
         let in_order = all.iter().filter_map(|method| {
             let result = method_results.swap_remove(method.name.as_str())?;
             Some((method.name.clone(), result))
         });
-        let result = TaskResult { networks: network_results, methods: in_order.collect() };
+        let result = TaskResult {
+            networks: network_results,
+            methods: in_order.collect(),
+            unfit: unfit.into_iter().map(|(name, error)| (name, said(&error))).collect(),
+        };
         let task = experiment.data.id.name.clone();
         Ok(SeedResult { seed, tasks: [(task, result)].into_iter().collect() })
     }
@@ -218,7 +240,14 @@ impl<'a> Runner<'a> {
         let (method, search) = self.choose(method, subject)?;
         let scored = self.scores(&method, subject, subject.sets, &subject.banks)?;
         self.views(&method, subject, figures, &scored.folder, scored.scorer.as_deref())?;
+        for (set, (scores, path)) in subject.sets.iter().zip(scored.scores.iter().zip(scored.paths.values())) {
+            let path = self.context.store.root().join(path).with_extension("csv");
+            files::write_csv(&path, set.images.files.as_deref().map(Vec::as_slice), scores.as_slice())?;
+        }
         let id = scored.scores[0].as_slice();
+        let in_f64: Vec<f64> = id.iter().copied().map(f64::from).collect();
+        let of = |tpr: f64| Some((tpr.to_string(), aggregate::threshold(&in_f64, tpr)?));
+        let thresholds = THRESHOLDS.into_iter().filter_map(of).collect();
         let mut sets = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
             let name = &set.images.name;
@@ -236,6 +265,7 @@ impl<'a> Runner<'a> {
             network: method.network,
             sets,
             scores: scored.paths,
+            thresholds,
             fit_seconds: scored.fit_seconds,
             fit: scored.fit,
             score_seconds: scored.score_seconds,
@@ -298,6 +328,11 @@ fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
     let weights = members.iter().map(|member| digest::of_file(&member.trained.folder.join("model.safetensors")));
     let weights = weights.collect::<Result<Vec<_>>>()?;
     Ok(members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights)))))
+}
+
+/// What the detector said, without the place, which is a path of this machine.
+fn said(error: &Error) -> String {
+    if let Error::Unfit { cause, .. } = error { cause.to_string() } else { error.to_string() }
 }
 
 /// The record of a network, or of an ensemble.

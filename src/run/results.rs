@@ -65,6 +65,12 @@ impl Results {
         self.cells.iter().flat_map(|cell| &cell.seeds).filter_map(SeedResult::task)
     }
 
+    /// The names of the methods, in the order of the file; with those that could not be fitted, which come last.
+    pub fn methods(&self) -> IndexSet<&str> {
+        let scored = self.tasks().flat_map(|task| task.methods.keys());
+        scored.chain(self.tasks().flat_map(|task| task.unfit.keys())).map(String::as_str).collect()
+    }
+
     /// Whether these are the results of `experiment`, whatever its title, tables and figures are now.
     pub fn are_of(&self, experiment: &Experiment) -> Result<bool> {
         let without_presentation = |mut config: Value| {
@@ -192,6 +198,9 @@ pub struct TaskResult {
     pub networks: IndexMap<String, NetworkResult>,
     /// By the experiment's method names.
     pub methods: IndexMap<String, MethodResult>,
+    /// Methods of `detector: all` that have no scores, by name, and why: what the detector said.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub unfit: IndexMap<String, String>,
 }
 
 /// A trained network as this experiment used it.
@@ -227,6 +236,10 @@ pub struct MethodResult {
     pub sets: IndexMap<String, SetResult>,
     /// Score files (`.npy`, f32, one number per image) by set, the ID set included; relative to the runs root.
     pub scores: IndexMap<String, PathBuf>,
+    /// By the share of ID test images, such as `0.95`, the score up to which an image must be accepted so that at least that
+    /// share is ([`metrics::threshold`](crate::metrics::threshold)).
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub thresholds: IndexMap<String, f64>,
     /// Seconds to fit.
     pub fit_seconds: f64,
     /// What the detector says about its fit, such as how many neurons were constant; `None` if it has nothing to say.

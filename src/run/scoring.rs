@@ -94,12 +94,12 @@ impl Place {
         })
     }
 
-    /// The error with the method and the network where it happened.
+    /// The error of a detector with the method and the network where it happened.
     pub(super) fn name(&self, error: Error) -> Error {
         let place = format!("method {} on the network {}", self.method, self.network);
         match error {
-            Error::Failed(reason) => Error::Failed(format!("{place}: {reason}")),
-            other => other.at(&place),
+            cause @ (Error::Failed(_) | Error::Input { .. }) => Error::Unfit { place, cause: cause.into() },
+            other => other,
         }
     }
 

@@ -277,7 +277,7 @@ impl Runner<'_> {
     pub(super) fn look_together(&mut self, subject: &Subject<'_>, methods: &[&Method]) -> Result<()> {
         let [member] = &subject.members[..] else { return Ok(()) };
         let root = self.context.store.root().to_owned();
-        let (mut places, mut detectors, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut places, mut detectors, mut names, mut of_all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut others_learn = false;
         for method in methods {
             let (detector, place) = (method.detector.build(), Place::of(method, subject)?);
@@ -289,6 +289,7 @@ impl Runner<'_> {
             if detector.reads_batches() && method.search.is_empty() && !subject.ensemble {
                 places.push(place);
                 names.push(method.name.as_str());
+                of_all.push(method.of_all);
                 detectors.push(&method.detector);
             } else {
                 others_learn |= detector.needs().contains(&Need::Train);
@@ -322,8 +323,11 @@ impl Runner<'_> {
             let scoring = Scoring { root: &root, place, environment, looked: &|| looker.waited() };
             let scratch = root.join(&place.folder).join("fit");
             let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: Some(&scratch) };
-            scoring.score(tested, &banks, || detector.fit(&fit).map_err(|error| place.name(error)))?;
-            Ok(())
+            match scoring.score(tested, &banks, || detector.fit(&fit).map_err(|error| place.name(error))) {
+                // Its own turn comes to the same end, and records why.
+                Err(Error::Unfit { .. }) if of_all[looker.index] => Ok(()),
+                scored => scored.map(|_| ()),
+            }
         };
         together(&passes, &names, &outputs, &look)
     }
@@ -381,6 +385,7 @@ mod tests {
                 labels: None,
                 classes: 0,
                 full_size: None,
+                files: None,
                 note: None,
             };
             Arc::new(ForwardPass {

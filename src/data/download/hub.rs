@@ -281,6 +281,7 @@ fn assemble(source: &Source, split: Split, images: Vec<parquet::Labelled>) -> Re
         labels: Some(labels),
         classes: known.classes,
         full_size: known.size(split),
+        files: None,
         note: None,
     })
 }
