@@ -19,10 +19,10 @@ use oodkit::{
         device::Wanted,
         execute::{Context, execute},
         interrupt::Interrupt,
-        layers,
+        layers, merge,
         plan::{Plan, fingerprint, plan},
         results::Results,
-        store::Store,
+        store::{Store, write_json},
     },
 };
 
@@ -51,6 +51,8 @@ enum Command {
     },
     /// Score new images with a method of an experiment that was run: class, score and decision of each
     Predict(predict::Predict),
+    /// Join results of one experiment that were measured on different machines: their cells and seeds
+    Merge(Merge),
     /// Score features of your own, exported from any framework as safetensors
     Score(Score),
     /// Download data sets from the hub into the data folder
@@ -117,6 +119,16 @@ struct Download {
 }
 
 #[derive(Debug, Args)]
+struct Merge {
+    /// Files of results: A/results.json B/results.json. Title, tables and figures are those of the first
+    #[arg(value_name = "FILE", required = true, num_args = 2..)]
+    files: Vec<PathBuf>,
+    /// Where the joined results go, such as runs/experiments/NAME/results.json for `oodkit table`; stdout if not given
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct Measure {
     /// Scores of in-distribution images: .npy, or .csv with one number a line
     #[arg(long)]
@@ -174,6 +186,7 @@ impl Cli {
             Command::Detectors { name: None } => print(&detectors()),
             Command::Detectors { name: Some(name) } => print(&DetectorConfig::describe(&name)?),
             Command::Predict(arguments) => arguments.run(),
+            Command::Merge(arguments) => merge(&arguments),
             Command::Score(arguments) => score(&arguments),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())
@@ -311,6 +324,18 @@ fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
         if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
             eprintln!("networks.{name}: {} is not there; this smoke run does without", weights.file);
             network.train = network.train.take().or_else(config::smoke::a_step);
+        }
+    }
+}
+
+fn merge(arguments: &Merge) -> Result<()> {
+    let merged = merge::merge(&arguments.files)?;
+    match &arguments.out {
+        Some(path) => write_json(path, &merged),
+        None => {
+            let text = serde_json::to_string_pretty(&merged)
+                .map_err(|error| Error::Failed(format!("cannot serialise the results: {error}")))?;
+            print(&(text + "\n"))
         }
     }
 }

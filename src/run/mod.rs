@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod jsonl;
 pub mod layers;
+pub mod merge;
 pub mod plan;
 pub mod predict;
 pub mod progress;
