@@ -1,5 +1,6 @@
 //! The command line: parse, call, print. Data goes to stdout, everything else to stderr.
 
+mod export;
 mod predict;
 
 use std::{
@@ -53,6 +54,8 @@ enum Command {
     Predict(predict::Predict),
     /// Join results of one experiment that were measured on different machines: their cells and seeds
     Merge(Merge),
+    /// Write a trained network for other programs: safetensors, and what they must know as JSON
+    Export(export::Export),
     /// Score features of your own, exported from any framework as safetensors
     Score(Score),
     /// Download data sets from the hub into the data folder
@@ -187,6 +190,7 @@ impl Cli {
             Command::Detectors { name: Some(name) } => print(&DetectorConfig::describe(&name)?),
             Command::Predict(arguments) => arguments.run(),
             Command::Merge(arguments) => merge(&arguments),
+            Command::Export(arguments) => arguments.run(),
             Command::Score(arguments) => score(&arguments),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema())

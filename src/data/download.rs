@@ -34,6 +34,7 @@ struct Source {
 pub const WEIGHTS: &str = "weights";
 
 /// Something to download.
+#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "only the hub client asks for more than the name"))]
 enum Wanted {
     Set(&'static Source),
     Weights(HubFile),
