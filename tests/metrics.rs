@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oodkit::{
     Error,
-    config::{Column, Protocol},
+    config::{Column, Protocol, Tpr},
     metrics::{
         Better, MeanStd, Measures, Ranking, Unit, accuracy, measure_for, measures, of_scores, ranking::Positive,
         ranking::Score, read_scores, redraw, run_cli, write_npy,
@@ -252,7 +252,7 @@ fn accuracy_counts_the_first_largest() {
 fn columns_mean_what_the_protocol_says() {
     use Protocol::{IdPositiveClosest, OodPositiveFirst};
     let all = [Column::Fpr95, Column::Auroc, Column::Aupr, Column::AuprIn, Column::AuprOut];
-    let keys = |protocol| all.map(|column| measure_for(column, protocol).unwrap().key);
+    let keys = |protocol| all.map(|column| measure_for(column, protocol).unwrap().key.into_owned());
     assert_eq!(
         keys(IdPositiveClosest),
         ["fpr95_id_positive_closest", "auroc", "aupr_in_ap", "aupr_in_ap", "aupr_out_ap"]
@@ -267,7 +267,7 @@ fn columns_mean_what_the_protocol_says() {
     for column in [Column::Accuracy, Column::Auroc, Column::AuprIn, Column::AuprOut, Column::GapSd] {
         assert_eq!(better(column), Better::Larger);
     }
-    let mut keys: Vec<&str> = measures::ALL.iter().map(|measure| measure.key).collect();
+    let mut keys: Vec<&str> = measures::ALL.iter().map(|measure| &*measure.key).collect();
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), measures::ALL.len(), "a key stands for one measure");
@@ -467,4 +467,51 @@ fn a_threshold_accepts_at_least_the_share() {
     // Equal scores are accepted together.
     assert_eq!(oodkit::metrics::threshold(&[2.0, 2.0, 2.0, 1.0], 0.5), Some(2.0));
     assert_eq!(oodkit::metrics::threshold(&[], 0.95), None);
+}
+
+/// By walking every threshold, as the two conventions are defined.
+#[test]
+fn fpr_at_any_rate_is_that_of_its_convention() {
+    let share = |scores: &[f64], count: &dyn Fn(f64) -> bool| {
+        scores.iter().filter(|score| count(**score)).count() as f64 / scores.len() as f64
+    };
+    for case in golden() {
+        let (id, ood) = (&case.id, &case.ood);
+        let mut thresholds: Vec<f64> = id.iter().chain(ood).copied().collect();
+        thresholds.sort_by(f64::total_cmp);
+        thresholds.dedup();
+        for text in ["0.5", "0.8", "0.9", "0.95", "0.999", "1"] {
+            let tpr: Tpr = text.parse().unwrap();
+            let [closest, first] = [Protocol::IdPositiveClosest, Protocol::OodPositiveFirst]
+                .map(|convention| measures::fpr_at(tpr, convention));
+            assert_eq!(closest.key, format!("fpr@{text}_id_positive_closest"));
+            assert_eq!(first.key, format!("fpr@{text}_ood_positive_first"));
+            let got = measures::of_scores_and(id, ood, &[closest.clone(), first.clone()]).unwrap();
+            // The strictest threshold, score ≥ it, that catches the rate.
+            let caught = thresholds.iter().rev().find(|at| share(ood, &|score| score >= **at) >= tpr.share()).unwrap();
+            assert_eq!(got[&*first.key], share(id, &|score| score >= *caught), "{} {text}", case.name);
+            // The share of ID images accepted that is closest; of equally close ones the larger, of equal ones the loosest threshold.
+            let accepted = |at: f64| share(id, &|score| score <= at);
+            let distance = |at: f64| (accepted(at) - tpr.share()).abs();
+            let best = thresholds.iter().map(|at| distance(*at)).fold(f64::INFINITY, f64::min).min(tpr.share());
+            let at = thresholds.iter().rev().find(|at| distance(**at) == best).copied();
+            let fpr = at.map_or(0.0, |at| share(ood, &|score| score <= at));
+            // At recall 1 the walk starts at the strictest threshold.
+            let all = id.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let fpr = if at.is_some_and(|at| accepted(at) == 1.0) { share(ood, &|score| score <= all) } else { fpr };
+            assert_eq!(got[&*closest.key], fpr, "{} {text}", case.name);
+            if text == "0.95" {
+                assert_eq!(got[&*closest.key], got["fpr95_id_positive_closest"]);
+                assert_eq!(got[&*first.key], got["fpr95_ood_positive_first"]);
+            }
+        }
+    }
+    for wrong in ["0", "-0.1", "1.1", "NaN", "", "0.12345678", "95"] {
+        let error = serde_json::from_value::<Column>(format!("fpr@{wrong}").into()).unwrap_err().to_string();
+        assert!(error.contains("the rate is a number above 0 and up to 1"), "{wrong}: {error}");
+    }
+    let column: Column = serde_json::from_str("\"fpr@0.90\"").unwrap();
+    assert_eq!(serde_json::to_string(&column).unwrap(), "\"fpr@0.9\"");
+    assert_eq!(serde_json::from_str::<Column>("\"auroc\"").unwrap(), Column::Auroc);
+    assert!(serde_json::from_str::<Column>("\"aurok\"").unwrap_err().to_string().contains("unknown variant `aurok`"));
 }

@@ -703,3 +703,33 @@ fn scores_have_names_and_thresholds() {
         }
     }
 }
+
+/// A column that asks for it makes it measured, by the table's convention; results without it say how to get it.
+#[test]
+fn a_column_may_be_fpr_at_any_rate() {
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    let changes = [(all, "- { network: base, detector: msp }"), ("[msp, knn]", "[msp]")];
+    let place = Place::new(&with(&changes));
+    place.prints("run");
+    let more = [("[fpr95, auroc]", "[fpr@0.8, fpr95, auroc]"), ("columns: [fpr95]", "columns: [fpr@0.8]")];
+    place.write(&with(&[&changes[..], &more[..]].concat()));
+    let output = place.oodkit("table");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told.contains("have no \"fpr@0.8_ood_positive_first\" yet") && told.contains("run the experiment again"),
+        "{told}"
+    );
+    let table = place.prints("run");
+    assert!(table.contains("FPR@0.8 ↓") && table.contains("FPR95 ↓"), "{table}");
+    let results = place.results();
+    let method = &results.tasks().next().unwrap().methods["msp"];
+    let [id, digits] = ["fashion_mnist_small", "digits"].map(|set| place.scores(&method.scores[set]));
+    let mut caught = digits;
+    caught.sort_by(f32::total_cmp);
+    // 24 of 30 is the rate.
+    let threshold = caught[6];
+    let rejected = id.iter().filter(|score| **score >= threshold).count() as f64 / 40.0;
+    assert_eq!(method.sets["digits"].measures["fpr@0.8_ood_positive_first"], rejected);
+    assert!(method.sets["digits"].redraw.as_ref().unwrap().contains_key("fpr@0.8_id_positive_closest"));
+}

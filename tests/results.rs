@@ -30,13 +30,15 @@ fn committed_results_print_the_tables_of_their_pages() {
         if !folder.join("results.json").is_file() {
             continue;
         }
-        let page = fs::read_to_string(folder.join("README.md")).unwrap();
+        // Not which numbers are marked as the best: since these pages, nobody is where all are equal.
+        let page = fs::read_to_string(folder.join("README.md")).unwrap().replace("**", "");
         let results = Results::read(&folder).unwrap().unwrap();
         assert_eq!(results.schema, SCHEMA);
         let experiment: Experiment = serde_json::from_value(results.config.clone()).unwrap();
         let mut shown = 0;
         for table in &experiment.tables {
             let text = markdown::text(&table::build(table, &results, &root.join("experiments")).unwrap());
+            let text = text.replace("**", "");
             let numbers: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).collect();
             // A page leaves some tables out.
             if page.contains(numbers[0]) && page.contains(numbers[1]) {

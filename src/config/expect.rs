@@ -1,5 +1,7 @@
 //! What a table's `expect` may speak of: our names of the columns and rows that a paper's numbers stand beside.
 
+use std::borrow::Cow;
+
 use crate::{
     config::{
         Column, Expect, Experiment, Over, Rows, Table,
@@ -12,8 +14,9 @@ use crate::{
 pub const MEAN: &str = "mean";
 
 /// The column as it is written in YAML.
-pub fn column_name(column: Column) -> &'static str {
-    match column {
+pub fn column_name(column: Column) -> Cow<'static, str> {
+    Cow::Borrowed(match column {
+        Column::FprAt(tpr) => return Cow::Owned(format!("fpr@{tpr}")),
         Column::Accuracy => "accuracy",
         Column::Fpr95 => "fpr95",
         Column::Auroc => "auroc",
@@ -22,7 +25,7 @@ pub fn column_name(column: Column) -> &'static str {
         Column::AuprOut => "aupr_out",
         Column::Gap => "gap",
         Column::GapSd => "gap_sd",
-    }
+    })
 }
 
 /// What `expect.columns` may call a column, best first: `svhn.fpr95` in a group with these names, and plainly `fpr95`
@@ -31,7 +34,7 @@ pub fn column_keys(group: &[String], column: Column, alone: bool) -> Vec<String>
     let column = column_name(column);
     let mut keys: Vec<String> = group.iter().map(|name| format!("{name}.{column}")).collect();
     if alone || group.is_empty() {
-        keys.push(column.to_owned());
+        keys.push(column.into_owned());
     }
     keys
 }
@@ -76,7 +79,7 @@ pub fn problems(
             add(path.join("rows").join(key.as_str()), message);
         }
     }
-    let is_mean = |key: &String| key != column_name(Column::Accuracy);
+    let is_mean = |key: &String| *key != column_name(Column::Accuracy);
     let averages = table.rows != Rows::Ood && table.over == Over::OodMean && expect.columns.keys().any(is_mean);
     if averages && expect.sets.is_empty() {
         let message =
@@ -147,7 +150,7 @@ impl Names<'_> {
                 // Accuracy is the same in each group, and stands before them.
                 keys.retain(|key| !key.ends_with(".accuracy"));
                 if self.table.columns.contains(&Column::Accuracy) {
-                    keys.insert(0, column_name(Column::Accuracy).to_owned());
+                    keys.insert(0, column_name(Column::Accuracy).into_owned());
                 }
                 (keys, of_groups(&alone(known)))
             }

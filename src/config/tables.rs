@@ -1,11 +1,14 @@
 //! How scores become numbers, and which tables and figures are made of them.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf, str::FromStr};
 
 use garde::Validate;
 use indexmap::IndexMap;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, value::StringDeserializer},
+};
 
 use crate::config::experiment::{MOST_IMAGES, MOST_MEMORY, MOST_TOGETHER};
 
@@ -127,7 +130,8 @@ pub enum Rows {
 
 /// A number in a table. All but `accuracy` and the gaps follow the table's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
+#[schemars(transform = with_fpr_at)]
 pub enum Column {
     /// Share of ID test images classified rightly.
     Accuracy,
@@ -145,6 +149,75 @@ pub enum Column {
     Gap,
     /// The same in standard deviations of the ID scores.
     GapSd,
+    /// `fpr@0.9`: false positive rate at this true positive rate.
+    #[serde(skip)]
+    FprAt(Tpr),
+}
+
+/// What stands before the rate in `fpr@0.9`.
+const FPR_AT: &str = "fpr@";
+
+/// A true positive rate above 0 and up to 1, in millionths, so that equal ones are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tpr(u32);
+
+impl Tpr {
+    /// As a fraction of 1.
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / 1e6
+    }
+}
+
+impl fmt::Display for Tpr {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.share())
+    }
+}
+
+impl FromStr for Tpr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let millionths = text.parse::<f64>().map_or(f64::NAN, |share| share * 1e6);
+        let rounded = millionths.round();
+        match (1.0..=1e6).contains(&rounded) && (millionths - rounded).abs() < 1e-3 {
+            true => Ok(Self(rounded as u32)),
+            false => Err(format!(
+                "{FPR_AT}{text}: the rate is a number above 0 and up to 1, with six digits at most: fpr@0.9"
+            )),
+        }
+    }
+}
+
+impl Serialize for Column {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::FprAt(tpr) => serializer.collect_str(&format_args!("{FPR_AT}{tpr}")),
+            named => Self::serialize(named, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Column {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix(FPR_AT) {
+            Some(tpr) => tpr.parse().map(Self::FprAt).map_err(D::Error::custom),
+            None => Self::deserialize(StringDeserializer::new(text)),
+        }
+    }
+}
+
+/// The schema of the named columns, and the pattern of those with a rate.
+fn with_fpr_at(schema: &mut Schema) {
+    let at = json_schema!({
+        "description": "False positive rate at this true positive rate: `fpr@0.9`.",
+        "type": "string",
+        "pattern": "^fpr@(0?\\.[0-9]{1,6}|1)$"
+    });
+    if let Some(columns) = schema.get_mut("oneOf").and_then(|columns| columns.as_array_mut()) {
+        columns.push(at.into());
+    }
 }
 
 /// How several OOD sets become columns.

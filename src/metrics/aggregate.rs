@@ -39,6 +39,21 @@ pub fn redraw(
     seed: u64,
     set: &str,
 ) -> Result<IndexMap<String, MeanStd>> {
+    redraw_and(id, ood, draws, size, (seed, set), &[])
+}
+
+/// As [`redraw`], and these measures after the others.
+///
+/// # Errors
+/// As [`redraw`].
+pub fn redraw_and(
+    id: &[f32],
+    ood: &[f32],
+    draws: usize,
+    size: usize,
+    (seed, set): (u64, &str),
+    more: &[Measure],
+) -> Result<IndexMap<String, MeanStd>> {
     if draws == 0 || size == 0 {
         return Err(Error::input(format!("cannot average over {draws} draws of {size} scores of `{set}`")));
     }
@@ -47,13 +62,13 @@ pub fn redraw(
         .map(|_| {
             let subset: Vec<f32> =
                 index::sample(&mut rng, ood.len(), size.min(ood.len())).iter().map(|image| ood[image]).collect();
-            measures::of_scores(id, &subset)
+            measures::of_scores_and(id, &subset, more)
         })
         .collect::<Result<Vec<Measures>>>()?;
-    let shares = measures::ALL.iter().filter(|measure| measure.unit == Unit::Share);
+    let shares = measures::ALL.iter().chain(more).filter(|measure| measure.unit == Unit::Share);
     let over_draws = |measure: &Measure| {
-        let values: Option<Vec<f64>> = drawn.iter().map(|draw| draw.get(measure.key).copied()).collect();
-        Some((measure.key.to_owned(), MeanStd::of(&values?)))
+        let values: Option<Vec<f64>> = drawn.iter().map(|draw| draw.get(&*measure.key).copied()).collect();
+        Some((measure.key.to_string(), MeanStd::of(&values?)))
     };
     Ok(shares.filter_map(over_draws).collect())
 }
@@ -80,7 +95,10 @@ pub fn accuracy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
 }
 
 /// The measure that a column means under a protocol.
-pub fn measure_for(column: Column, protocol: Protocol) -> Option<&'static Measure> {
+pub fn measure_for(column: Column, protocol: Protocol) -> Option<Measure> {
+    if let Column::FprAt(tpr) = column {
+        return Some(measures::fpr_at(tpr, protocol));
+    }
     let id_positive = protocol.convention() == Protocol::IdPositiveClosest;
     measures::find(match (column, id_positive) {
         (Column::Accuracy, _) => "accuracy",
@@ -93,7 +111,9 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<&'static Measur
         (Column::AuprOut, true) => "aupr_out_ap",
         (Column::AuprIn, false) => "aupr_in_trapezoid",
         (Column::Aupr | Column::AuprOut, false) => "aupr_out_trapezoid",
+        (Column::FprAt(_), _) => return None,
     })
+    .cloned()
 }
 
 /// The smallest ID score at or below which at least the share `tpr` (in 0..=1) of the ID scores lie: who accepts scores up to it

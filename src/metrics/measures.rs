@@ -3,12 +3,17 @@
 //! Adding a measure is one entry in [`ALL`]. Results store measures by key, so that a file with one more or one less stays
 //! readable.
 
+use std::borrow::Cow::{self, Borrowed};
+
 use candle_core::Tensor;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use super::{MeanStd, aggregate, ranking::Areas, ranking::Ranking, ranking::Score};
-use crate::Result;
+use crate::{
+    Result,
+    config::{Protocol, Tpr},
+};
 
 /// Numbers by [`Measure::key`].
 pub type Measures = IndexMap<String, f64>;
@@ -42,15 +47,17 @@ pub enum Needs {
     Logits(fn(&Tensor, &[u32]) -> Result<f64>),
     /// ID and OOD scores; `None` where they do not define the number.
     Scores(fn(&dyn Graded) -> Option<f64>),
+    /// ID and OOD scores, and this true positive rate.
+    Rate(f64, fn(&dyn Graded, f64) -> f64),
 }
 
 /// A measure.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Measure {
     /// Its name in results: it says which class is positive, which threshold is taken and how a curve is integrated.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// What stands above a column.
-    pub title: &'static str,
+    pub title: Cow<'static, str>,
     /// What it is, in one sentence.
     pub about: &'static str,
     /// Which way is better.
@@ -64,24 +71,24 @@ pub struct Measure {
 /// Every measure, in the order in which results and `oodkit metrics` list them.
 pub const ALL: &[Measure] = &[
     Measure {
-        key: "accuracy",
-        title: "Accuracy ↑",
+        key: Borrowed("accuracy"),
+        title: Borrowed("Accuracy ↑"),
         about: "Share of ID test images classified rightly.",
         better: Better::Larger,
         unit: Unit::Share,
         needs: Needs::Logits(aggregate::accuracy),
     },
     Measure {
-        key: "auroc",
-        title: "AUROC ↑",
+        key: Borrowed("auroc"),
+        title: Borrowed("AUROC ↑"),
         about: "Area under the ROC curve; ties count one half. The same whichever class is positive.",
         better: Better::Larger,
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.areas().auroc)),
     },
     Measure {
-        key: "fpr95_id_positive_closest",
-        title: "FPR95 ↓",
+        key: Borrowed("fpr95_id_positive_closest"),
+        title: Borrowed("FPR95 ↓"),
         about: "Share of OOD images accepted at the threshold where the share of ID images accepted is closest to 95 % \
                 (energy_ood, the sparsity paper).",
         better: Better::Smaller,
@@ -89,40 +96,40 @@ pub const ALL: &[Measure] = &[
         needs: Needs::Scores(|graded| Some(graded.fpr_id_positive_closest(0.95))),
     },
     Measure {
-        key: "fpr95_ood_positive_first",
-        title: "FPR95 ↓",
+        key: Borrowed("fpr95_ood_positive_first"),
+        title: Borrowed("FPR95 ↓"),
         about: "Share of ID images rejected at the first threshold where at least 95 % of OOD images are caught (OpenOOD).",
         better: Better::Smaller,
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.fpr_ood_positive_first(0.95))),
     },
     Measure {
-        key: "aupr_in_ap",
-        title: "AUPR-In ↑",
+        key: Borrowed("aupr_in_ap"),
+        title: Borrowed("AUPR-In ↑"),
         about: "Average precision, ID positive (scikit-learn's `average_precision_score`; energy_ood).",
         better: Better::Larger,
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_ap)),
     },
     Measure {
-        key: "aupr_out_ap",
-        title: "AUPR-Out ↑",
+        key: Borrowed("aupr_out_ap"),
+        title: Borrowed("AUPR-Out ↑"),
         about: "Average precision, OOD positive.",
         better: Better::Larger,
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.areas().aupr_out_ap)),
     },
     Measure {
-        key: "aupr_in_trapezoid",
-        title: "AUPR-In ↑",
+        key: Borrowed("aupr_in_trapezoid"),
+        title: Borrowed("AUPR-In ↑"),
         about: "Trapezoid under the precision-recall curve, ID positive (OpenOOD's AUPR_IN).",
         better: Better::Larger,
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_trapezoid)),
     },
     Measure {
-        key: "aupr_out_trapezoid",
-        title: "AUPR-Out ↑",
+        key: Borrowed("aupr_out_trapezoid"),
+        title: Borrowed("AUPR-Out ↑"),
         about: "Trapezoid under the precision-recall curve, OOD positive (OpenOOD's AUPR_OUT).",
         better: Better::Larger,
         unit: Unit::Share,
@@ -130,16 +137,16 @@ pub const ALL: &[Measure] = &[
     },
     // How far OOD scores lie above ID scores: of the energy, the gap that energy-based fine-tuning widens (Liu et al. 2020).
     Measure {
-        key: "gap",
-        title: "Gap",
+        key: Borrowed("gap"),
+        title: Borrowed("Gap"),
         about: "The mean OOD score minus the mean ID score, in the score's own unit.",
         better: Better::Neither,
         unit: Unit::Score,
         needs: Needs::Scores(|graded| Some(graded.gap())),
     },
     Measure {
-        key: "gap_sd",
-        title: "Gap/SD ↑",
+        key: Borrowed("gap_sd"),
+        title: Borrowed("Gap/SD ↑"),
         about: "The gap in population standard deviations of the ID scores; none if ID scores are all equal. Logits twice as \
                 large do not count as twice the gap.",
         better: Better::Larger,
@@ -154,6 +161,23 @@ pub const ALL: &[Measure] = &[
 /// The measure of this key.
 pub fn find(key: &str) -> Option<&'static Measure> {
     ALL.iter().find(|measure| measure.key == key)
+}
+
+/// The false positive rate at any true positive rate, by the convention of `fpr95_id_positive_closest` or of
+/// `fpr95_ood_positive_first`. It is computed where a table asks for it.
+pub fn fpr_at(tpr: Tpr, convention: Protocol) -> Measure {
+    let (name, of): (_, fn(&dyn Graded, f64) -> f64) = match convention.convention() {
+        Protocol::OodPositiveFirst => ("ood_positive_first", |graded, tpr| graded.fpr_ood_positive_first(tpr)),
+        _ => ("id_positive_closest", |graded, tpr| graded.fpr_id_positive_closest(tpr)),
+    };
+    Measure {
+        key: Cow::Owned(format!("fpr@{tpr}_{name}")),
+        title: Cow::Owned(format!("FPR@{tpr} ↓")),
+        about: "As fpr95 of the same convention, at another true positive rate.",
+        better: Better::Smaller,
+        unit: Unit::Share,
+        needs: Needs::Rate(tpr.share(), of),
+    }
 }
 
 /// ID and OOD scores, ready to be measured; larger scores mean more anomalous.
@@ -204,14 +228,23 @@ impl<K: Copy + Ord + Send + Sync> Graded for Grades<K> {
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) if a list is empty or holds NaN or an infinity, with its index.
 pub fn of_scores<S: Score>(id: &[S], ood: &[S]) -> Result<Measures> {
+    of_scores_and(id, ood, &[])
+}
+
+/// As [`of_scores`], and these measures after them.
+///
+/// # Errors
+/// As [`of_scores`].
+pub fn of_scores_and<S: Score>(id: &[S], ood: &[S], more: &[Measure]) -> Result<Measures> {
     let ranking = Ranking::new(id, ood)?;
     let moments = |scores: &[S]| MeanStd::of(&scores.par_iter().map(|&score| score.into()).collect::<Vec<f64>>());
     let grades = Grades { areas: ranking.areas(), ranking, id: moments(id), ood: moments(ood) };
     let value = |measure: &Measure| match measure.needs {
-        Needs::Scores(of) => Some((measure.key.to_owned(), of(&grades)?)),
+        Needs::Scores(of) => Some((measure.key.to_string(), of(&grades)?)),
+        Needs::Rate(tpr, of) => Some((measure.key.to_string(), of(&grades, tpr))),
         Needs::Logits(_) => None,
     };
-    Ok(ALL.iter().filter_map(value).collect())
+    Ok(ALL.iter().chain(more).filter_map(value).collect())
 }
 
 /// Every measure of the logits (N, K) of ID test images with these labels.
@@ -222,7 +255,7 @@ pub fn of_logits(logits: &Tensor, labels: &[u32]) -> Result<Measures> {
     let mut measures = Measures::new();
     for measure in ALL {
         if let Needs::Logits(of) = measure.needs {
-            measures.insert(measure.key.to_owned(), of(logits, labels)?);
+            measures.insert(measure.key.to_string(), of(logits, labels)?);
         }
     }
     Ok(measures)

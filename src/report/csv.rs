@@ -46,7 +46,7 @@ fn header(table: &Rendered) -> Vec<String> {
     let mut header: Vec<String> = table.labels.iter().map(|label| label.to_lowercase().replace(' ', "_")).collect();
     for column in &table.columns {
         let metric = column_name(column.metric);
-        let name = column.group.as_ref().map_or(metric.to_owned(), |group| format!("{group}.{metric}"));
+        let name = column.group.as_ref().map_or(metric.to_string(), |group| format!("{group}.{metric}"));
         header.push(name.clone());
         let paper = if column.paper { ["_paper", "_difference"].as_slice() } else { &[] };
         header.extend(["_std", "_n"].iter().chain(paper).map(|suffix| format!("{name}{suffix}")));

@@ -47,11 +47,11 @@ impl Paper {
         let mut wanted = Vec::new();
         for (ours, theirs) in &expect.columns {
             let metric = ours.rsplit('.').next().unwrap_or(ours);
-            let shown: Vec<&str> = columns.iter().map(|column| column_name(*column)).collect();
-            if !shown.contains(&metric) {
+            let shown: Vec<_> = columns.iter().map(|column| column_name(*column)).collect();
+            if !shown.iter().any(|name| name == metric) {
                 return Err(Error::input(format!(
                     "expect.columns: the table shows no \"{metric}\"{}",
-                    did_you_mean(metric, shown.iter().copied())
+                    did_you_mean(metric, shown.iter().map(AsRef::as_ref))
                 ))
                 .hint(format!("its columns are {}", shown.join(", "))));
             }

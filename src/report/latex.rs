@@ -85,7 +85,7 @@ fn header(table: &Rendered) -> String {
     let mut metrics = if paper { empty } else { labels.clone() };
     for column in &table.columns {
         let own = if column.group.is_none() { marks(&column.marks) } else { String::new() };
-        let title = format!("{}{own}", escape(column.title()));
+        let title = format!("{}{own}", escape(&column.title()));
         metrics.push(if column.paper { format!("\\multicolumn{{3}}{{c}}{{{title}}}") } else { title });
     }
     lines.push(format!("{} \\\\\n", metrics.join(" & ")));

@@ -1,6 +1,6 @@
 //! A table as one neutral value, from results and a paper's CSV.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -94,12 +94,14 @@ impl Cell {
 
 impl Header {
     /// `FPR95 ↓`: the number and where better is.
-    pub fn title(&self) -> &'static str {
+    pub fn title(&self) -> Cow<'static, str> {
         match self.metric {
             // Of the protocol's positive class, which the caption names.
-            Column::Aupr => "AUPR ↑",
+            Column::Aupr => Cow::Borrowed("AUPR ↑"),
             // Protocols change how a number is computed, not what it is called.
-            column => metrics::measure_for(column, Protocol::default()).map_or("", |measure| measure.title),
+            column => {
+                metrics::measure_for(column, Protocol::default()).map_or(Cow::Borrowed(""), |measure| measure.title)
+            }
         }
     }
 }
@@ -148,15 +150,15 @@ pub fn number(
     let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
     if let Needs::Logits(_) = measure.needs {
         let networks = variant.methods().filter_map(|(seed, method)| seed.task()?.networks.get(&method.network));
-        let values = networks.filter_map(|network| Some(network.measures.get(measure.key)? * scale));
+        let values = networks.filter_map(|network| Some(network.measures.get(&*measure.key)? * scale));
         return over_seeds(&values.collect::<Vec<_>>());
     }
     let one_set = |set: &SetResult| match sampling {
         // What is no share is not drawn: on average a random subset's gap is the whole set's.
         Sampling::Redraw if measure.unit == Unit::Share => {
-            set.redraw.as_ref().and_then(|draws| draws.get(measure.key)).copied()
+            set.redraw.as_ref().and_then(|draws| draws.get(&*measure.key)).copied()
         }
-        _ => set.measures.get(measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 }),
+        _ => set.measures.get(&*measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 }),
     };
     let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
     let seeds: Vec<MeanStd> = variant
@@ -250,6 +252,15 @@ impl<'a> Builder<'a> {
         {
             return Err(Error::input(format!("table \"{}\" is over random draws, and no draws were made", table.name))
                 .hint("run the experiment again: networks and scores are used again"));
+        }
+        // What is computed only where a table asks for it.
+        let asked = table.columns.iter().filter(|column| matches!(column, Column::FprAt(_)));
+        for measure in asked.filter_map(|column| metrics::measure_for(*column, table.protocol)) {
+            let lacks = |set: &SetResult| !set.measures.contains_key(&*measure.key);
+            if variants.iter().flat_map(Variant::methods).any(|(_, method)| method.sets.values().any(lacks)) {
+                let message = format!("table \"{}\": the results have no \"{}\" yet", table.name, measure.key);
+                return Err(Error::input(message).hint("run the experiment again: networks and scores are used again"));
+            }
         }
         let paper = match &table.expect {
             Some(expect) => Some(Paper::read(expect, &table.columns, experiments_dir)?),

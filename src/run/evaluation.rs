@@ -1,7 +1,7 @@
 //! Scoring with every method, and measuring each OOD set against the ID set.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::{
     Error, Result,
-    config::{self, Figure, Method, Redraw},
+    config::{self, Column, Figure, Method, Protocol, Redraw, Tpr},
     detectors::{Bank, Fit, Need, Scorer},
     digest,
-    metrics::{Measures, aggregate, files, measures},
+    metrics::{Measure, Measures, aggregate, files, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
@@ -57,6 +57,8 @@ pub(super) struct Subject<'a> {
     pub(super) seed: u64,
     pub(super) settings: &'a config::Evaluation,
     pub(super) redraw: Option<Redraw>,
+    /// Measures that tables and figures ask for beside those that are always computed.
+    pub(super) more: Vec<Measure>,
     /// Images a forward pass.
     pub(super) batch_size: usize,
     /// What settings are chosen on, if some are.
@@ -163,6 +165,7 @@ impl<'a> Runner<'a> {
             seed,
             settings,
             redraw: experiment.redraw(),
+            more: asked_for(experiment),
             batch_size,
             validation: None,
         })
@@ -255,10 +258,17 @@ impl<'a> Runner<'a> {
                 None => None,
                 Some(redraw) => {
                     let size = (id.len() as f64 * redraw.id_fraction).round().max(1.0) as usize;
-                    Some(aggregate::redraw(id, scores.as_slice(), redraw.draws, size, subject.seed, name)?)
+                    Some(aggregate::redraw_and(
+                        id,
+                        scores.as_slice(),
+                        redraw.draws,
+                        size,
+                        (subject.seed, name),
+                        &subject.more,
+                    )?)
                 }
             };
-            let measures = measures::of_scores(id, scores.as_slice())?;
+            let measures = measures::of_scores_and(id, scores.as_slice(), &subject.more)?;
             sets.insert(name.clone(), SetResult { measures, redraw });
         }
         Ok(MethodResult {
@@ -328,6 +338,19 @@ fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
     let weights = members.iter().map(|member| digest::of_file(&member.trained.folder.join("model.safetensors")));
     let weights = weights.collect::<Result<Vec<_>>>()?;
     Ok(members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights)))))
+}
+
+/// The measures of the columns with a rate, in both conventions: a figure is by that of the first table.
+fn asked_for(experiment: &config::Experiment) -> Vec<Measure> {
+    let sweeps = experiment.figures.iter().filter_map(|figure| match figure {
+        Figure::Sweep(sweep) => Some(&sweep.columns),
+        _ => None,
+    });
+    let columns = experiment.tables.iter().map(|table| &table.columns).chain(sweeps).flatten();
+    let rates: BTreeSet<Tpr> =
+        columns.filter_map(|column| if let Column::FprAt(tpr) = column { Some(*tpr) } else { None }).collect();
+    let conventions = [Protocol::IdPositiveClosest, Protocol::OodPositiveFirst];
+    rates.into_iter().flat_map(|tpr| conventions.map(|convention| measures::fpr_at(tpr, convention))).collect()
 }
 
 /// What the detector said, without the place, which is a path of this machine.

@@ -77,7 +77,7 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         let range = if low <= high { (low - margin, high + margin) } else { (0.0, 100.0) };
         let header = Header { group: None, metric: *column, paper: false, marks: Vec::new() };
         Panel {
-            title: header.title().to_owned(),
+            title: header.title().into_owned(),
             x_label: key.clone(),
             y_label: if *column == Column::Accuracy { "test accuracy (%)" } else { "mean over OOD sets (%)" }
                 .to_owned(),
