@@ -425,3 +425,17 @@ fn complete_sets_have_the_sizes_and_statistics_of_the_registry() {
     }
     assert!(checked > 0, "nothing in {}", root.display());
 }
+
+#[test]
+fn a_size_and_channels_are_what_networks_are_built_for() {
+    let mnist = Dataset::named("mnist");
+    assert_eq!(data::shape(&mnist), Some([1, 28, 28]));
+    assert_eq!(data::shape(&Dataset { size: Some(data::Size::Square(32)), ..mnist.clone() }), Some([1, 32, 32]));
+    let means = Some(vec![0.5; 3]);
+    assert_eq!(data::shape(&Dataset { mean: means.clone(), ..mnist.clone() }), Some([3, 28, 28]));
+    assert_eq!(data::classes(&Dataset { size: Some(data::Size::Square(32)), ..mnist }), Some(10));
+    let mine = Dataset { format: Some(data::Format::ClassFolders), mean: means, ..Dataset::named("mine") };
+    assert_eq!(data::shape(&mine), None);
+    let sized = Dataset { size: Some(data::Size::Sides([48, 64])), ..mine };
+    assert_eq!((data::shape(&sized), data::classes(&sized)), (Some([3, 48, 64]), None));
+}

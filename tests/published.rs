@@ -116,7 +116,7 @@ fn classes_of_weights_that_are_used_as_they_are_are_those_of_their_head() {
     fs::write(case.path("data/test.txt"), "test/0/0.png 0\ntest/1/0.png 3\n").unwrap();
     let (code, said) = case.run(LIST, &[("base", "weights: three.safetensors")], &[]);
     assert_eq!(code, 2);
-    assert!(said.contains("of \"mine\" has label 3, and the networks know the classes 0 to 2"), "{said}");
+    assert!(said.contains("has label 3, and the networks know the classes 0 to 2"), "{said}");
 }
 
 #[test]

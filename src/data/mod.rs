@@ -203,17 +203,22 @@ pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
     }
 }
 
-/// Channels, rows and columns of a known set's images; `None` where they vary, the files are laid out in another way than
-/// is known, or the set is your own.
+/// Channels, rows and columns that images are brought to, as far as the configuration and the registry say: `None` where
+/// the images of a set vary or are your own, and it has no `size`.
 pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
-    known(&dataset.name)
-        .filter(|known| dataset.format.is_none_or(|format| format == known.format))
-        .and_then(|known| known.shape)
+    let form = Form::of(dataset);
+    let known = known(&dataset.name).filter(|known| dataset.format.is_none_or(|format| format == known.format));
+    match (form.channels, form.size) {
+        (Some(channels), Some([height, width])) => Some([channels, height, width]),
+        _ => known.and_then(|known| known.shape).map(|shape| form.or(shape)),
+    }
 }
 
-/// How many classes the labels of a known set have; `None` as for [`shape`].
+/// How many classes the labels of a known set have; `None` where its files are laid out in another way than is known, its images
+/// vary, or the set is your own.
 pub fn classes(dataset: &Dataset) -> Option<usize> {
-    shape(dataset).and_then(|_| known(&dataset.name)).map(|known| known.classes)
+    let known = known(&dataset.name).filter(|known| dataset.format.is_none_or(|format| format == known.format))?;
+    known.shape.map(|_| known.classes)
 }
 
 /// How many images a split of the complete set has; `None` for your own sets, for lists (which are sets of their own, whatever
