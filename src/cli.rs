@@ -4,7 +4,7 @@ mod export;
 mod predict;
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -23,8 +23,9 @@ use oodkit::{
         layers, merge,
         plan::{Plan, fingerprint, plan},
         results::Results,
-        store::{Store, write_json},
+        store::{Lock, Store, lock, write_json},
     },
+    say,
 };
 
 /// Train, fine-tune, score and compare out-of-distribution methods from YAML.
@@ -41,7 +42,8 @@ enum Command {
     Run(Run),
     /// Print an experiment's graph of networks and what of it is done; computes nothing
     Plan(Experiment),
-    /// Print an experiment's tables again from its results; computes nothing
+    /// Print an experiment's tables again from its results, and write them beside it where that can be written; trains and
+    /// scores nothing
     Table(Experiment),
     /// List experiments, data sets, detectors and architectures
     List(Folders),
@@ -176,11 +178,7 @@ impl Cli {
                 let data = (!experiment.changes.smoke).then_some(opened.data.as_path());
                 print(&opened.plan.describe(&opened.store, data))
             }
-            Command::Table(experiment) => {
-                let opened = Opened::new(&experiment)?;
-                let results = opened.results()?;
-                print(&opened.report(&results, &experiment.changes.folders)?)
-            }
+            Command::Table(experiment) => table(&experiment),
             Command::List(folders) => list(&folders),
             Command::Data(download) => data::download::download(&download.names, &download.data, true),
             Command::Metrics(measure) => {
@@ -272,29 +270,42 @@ impl Opened {
         Ok(results)
     }
 
-    /// Writes tables and figures; returns the tables and the paths of the files, for people.
-    fn report(&self, results: &Results, folders: &Folders) -> Result<String> {
-        let report = report::write(results, &self.plan.experiment, &folders.experiments, self.store.root(), &self.out)?;
-        let mut text = report.text;
-        if self.plan.experiment.tables.is_empty() {
-            text.push_str(&format!(
-                "no `tables:` asked for; every number is in {}\n",
-                self.out.join("results.json").display()
-            ));
+    /// Prints the tables, writes tables and figures, prints where they are.
+    ///
+    /// The tables are printed first: a folder that cannot be written hides no number.
+    fn report(&self, results: &Results, folders: &Folders, lock: impl FnOnce() -> Result<Lock>) -> Result<()> {
+        let experiment = &self.plan.experiment;
+        let mut text = report::text(results, experiment, &folders.experiments)?;
+        if experiment.tables.is_empty() {
+            let numbers = self.out.join("results.json");
+            text.push_str(&format!("no `tables:` asked for; every number is in {}\n", numbers.display()));
         }
-        text.push_str("\nfiles\n");
-        for file in &report.files {
-            text.push_str(&format!("  {}\n", file.display()));
+        print(&text)?;
+        let _lock = lock()?;
+        let report = report::write(results, experiment, &folders.experiments, self.store.root(), &self.out)?;
+        let files: String = report.files.iter().map(|file| format!("  {}\n", file.display())).collect();
+        print(&format!("\nfiles\n{files}"))
+    }
+}
+
+/// Prints tables again. Files that cannot be written, as in the folder of another user, are told and are no error.
+fn table(arguments: &Experiment) -> Result<()> {
+    let opened = Opened::new(arguments)?;
+    let results = opened.results()?;
+    match opened.report(&results, &arguments.changes.folders, || lock(&opened.out, &Interrupt::default())) {
+        Err(error @ Error::Io { action: "create" | "write" | "lock" | "remove", .. }) => {
+            say(format!("files were not written: {error}"));
+            Ok(())
         }
-        Ok(text)
+        other => other,
     }
 }
 
 fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
     let opened = Opened::new(arguments)?;
-    let device = device.open(|reason| eprintln!("{reason}"))?;
+    let device = device.open(|reason| say(reason))?;
     if arguments.changes.smoke {
-        eprintln!("smoke run: tiny synthetic data, numbers mean nothing");
+        say("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
         let sets = std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers).chain(data.validation_sets());
         for dataset in sets {
@@ -315,18 +326,19 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
         cell.seeds.iter().flat_map(move |seed| seed.tasks.values().map(move |task| (cell, seed.seed, task)))
     }) {
         for (name, why) in &task.unfit {
-            eprintln!("note: method {name} (cell {}, seed {seed}) is not scored: {why}", cell.name);
+            say(format!("note: method {name} (cell {}, seed {seed}) is not scored: {why}", cell.name));
         }
     }
+    let held = lock(&opened.out, &context.interrupt)?;
     results.write(&opened.plan.experiment, &opened.out)?;
-    print(&opened.report(&results, &arguments.changes.folders)?)
+    opened.report(&results, &arguments.changes.folders, || Ok(held))
 }
 
 /// Lets the networks of a smoke run start from nothing where their published weights are not there: it shows that the path works.
 fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
     for (name, network) in &mut experiment.networks {
         if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
-            eprintln!("networks.{name}: {} is not there; this smoke run does without", weights.file);
+            say(format!("networks.{name}: {} is not there; this smoke run does without", weights.file));
             network.train = network.train.take().or_else(config::smoke::a_step);
         }
     }
@@ -435,11 +447,11 @@ fn score(arguments: &Score) -> Result<()> {
     let record = feature_file::score(&config, fit, &inputs, memory, &mut |index, scores| {
         let out = &arguments.out[index];
         metrics::files::write_npy(out, scores.as_slice())?;
-        eprintln!("{} scores in {}", scores.as_slice().len(), out.display());
+        say(format!("{} scores in {}", scores.as_slice().len(), out.display()));
         Ok(())
     })?;
     if let Some(fit) = record.map(|record| detectors::in_words(&record)).filter(|fit| !fit.is_empty()) {
-        eprintln!("fit, what is 0 left out: {fit}");
+        say(format!("fit, what is 0 left out: {fit}"));
     }
     Ok(())
 }
@@ -447,6 +459,8 @@ fn score(arguments: &Score) -> Result<()> {
 /// Writes to stdout; a reader that has gone away (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
+    // A file or another program gets the names as they are.
+    let text = if stdout.is_terminal() { &oodkit::for_terminal(text) } else { text };
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout")(error)),
         _ => Ok(()),

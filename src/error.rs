@@ -4,7 +4,10 @@
 //! it ([`Error::Interrupted`], 130), anything else (1). Messages are lower-case fragments that name the thing, the place
 //! and the value; the hint says what to type next.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 /// The result of anything in oodkit that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -100,6 +103,50 @@ impl Error {
     }
 }
 
+/// The most characters of a foreign text that a message quotes.
+const LONGEST: usize = 200;
+
+/// Foreign text (a file's name, a line of a file, a name in an archive) as it may stand in a message.
+///
+/// Control characters, line ends among them, and marks that turn the direction of text are written as `\u{1b}`; what
+/// goes beyond 200 characters is left out, with `…` in its place.
+pub fn printable(text: &str) -> String {
+    let mut shown: String = text.chars().take(LONGEST).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    escaped(&shown, &[])
+}
+
+/// A whole message, of several lines perhaps, without what would steer a terminal.
+pub fn for_terminal(text: &str) -> String {
+    escaped(text, &['\n', '\t'])
+}
+
+fn escaped(text: &str, kept: &[char]) -> String {
+    let steers = |c: char| {
+        let turns =
+            matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        (c.is_control() || turns) && !kept.contains(&c)
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A line on standard error.
+///
+/// Where that is closed or full, the line is dropped: work does not end because nobody can be told of it.
+pub fn say(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", for_terminal(text.as_ref()));
+}
+
 /// ` (did you mean "x"?)` for the candidate nearest to `given`, or nothing when none is near. Upper and lower case are the same.
 pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let given = given.to_lowercase();
@@ -120,6 +167,15 @@ pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_text_does_not_steer_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n\u{9b}c"), r"a\u{1b}[2Jb\u{d}\u{a}\u{9b}c");
+        assert_eq!(printable("exe\u{202e}gnp.é画"), r"exe\u{202e}gnp.é画");
+        assert_eq!(printable(&"é".repeat(201)), "é".repeat(200) + "…");
+        assert_eq!(printable(&"é".repeat(200)), "é".repeat(200));
+        assert_eq!(for_terminal("one\n\ttwo\u{7}"), "one\n\ttwo\\u{7}");
+    }
 
     #[test]
     fn nearest_name_is_suggested() {

@@ -1,9 +1,9 @@
 //! Files are written whole, then renamed: a file that exists is complete.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 ///
 /// The bytes go to a temporary file in the same folder (created if it is missing), are synced to the disk and take the
 /// name `path` in one step, so neither a reader nor a crash ever meets half a file. If anything fails, `path` is as it
-/// was and the temporary file is gone; a killed process leaves a `.name.PID-N.tmp` that nothing reads.
+/// was and the temporary file is gone; a killed process leaves a `.name.RANDOM.tmp` that nothing reads.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`, with the reason of `write` or of the operating system.
@@ -34,9 +34,13 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
 /// The bytes of a file, or `None` if there is none.
 ///
 /// # Errors
-/// [`Error::Io`] naming `path`.
+/// As [`read_regular`], a missing file apart.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    if_there(fs::read(path)).map_err(Error::io("read", path))
+    match read_regular(path, u64::MAX) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file, if there is one.
@@ -72,17 +76,59 @@ impl Drop for Temporary {
     }
 }
 
-/// A hidden name in `folder`, made of `path`'s, that no other write, in this process or another, is using.
+/// A hidden name in `folder`, made of `path`'s, that no other write is using, on this machine or another.
+///
+/// A process id would not do: containers that share a folder share ids. 64 random bits collide never.
 pub(crate) fn temporary_name(folder: &Path, path: &Path) -> PathBuf {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let write = WRITES.fetch_add(1, Ordering::Relaxed);
-    folder.join(format!(".{name}.{}-{write}.tmp", std::process::id()))
+    // Each `RandomState` has keys of its own, which come from the system's random numbers. The id and the time count
+    // where those numbers repeat, as in a machine that was restored twice from one snapshot.
+    let now = std::time::SystemTime::now();
+    let random = RandomState::new().hash_one((std::process::id(), now));
+    // The longest name of most file systems has 255 bytes: the suffix must fit as well.
+    let start: String = name.chars().take(40).collect();
+    folder.join(format!(".{start}.{random:016x}.tmp"))
+}
+
+/// Opens a regular file to read; its length in bytes comes with it.
+///
+/// A FIFO, a device, a socket or a folder is refused, also behind a link, and opening never waits for a writer.
+///
+/// # Errors
+/// [`Error::Io`] that names `path`, if it is not there or cannot be read; [`Error::Input`] if it is no regular file.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let no_file = || {
+        Error::input(format!("{} is not a regular file", path.display()))
+            .hint("give a file on disk: folders, devices and pipes (such as <(command)) are not read")
+    };
+    // Looked at before it is opened, because to open a pipe without a writer would wait.
+    if !fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        return Err(no_file());
+    }
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let metadata = file.metadata().map_err(Error::io("read", path))?;
+    // Looked at again, because another file may have taken the name.
+    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(no_file()) }
+}
+
+/// The bytes of a regular file of at most `most` bytes.
+///
+/// # Errors
+/// As [`open_regular`]; [`Error::Input`] if the file is larger, however it grows while it is read.
+pub(crate) fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let (file, length) = open_regular(path)?;
+    let too_large = || Error::input(format!("{} is too large: at most {most} bytes are read", path.display()));
+    if length > most {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    // `truncate`, not `create_new`: a process of an earlier boot may have had our id and been killed.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    // `create_new`: a name that is taken, or a link that somebody put there, is not written through.
+    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
     let mut buffered = BufWriter::new(file);
     write(&mut buffered)?;
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
@@ -107,6 +153,39 @@ mod tests {
         write_atomic(&path, |out| out.write_all(b"second")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(names(&folder.path().join("a/b")), ["file.json"]);
+    }
+
+    #[test]
+    fn temporary_names_do_not_hang_on_the_process_id() {
+        let (folder, path) = (Path::new("runs"), Path::new("runs/results.json"));
+        let names: std::collections::BTreeSet<_> = (0..1000).map(|_| temporary_name(folder, path)).collect();
+        assert_eq!(names.len(), 1000);
+        let id = format!("{}-", std::process::id());
+        assert!(names.iter().all(|name| !name.to_string_lossy().contains(&id)));
+        // A name of 250 bytes can still be written.
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("a".repeat(250));
+        write_atomic(&long, |out| out.write_all(b"x")).unwrap();
+        assert_eq!(fs::read(&long).unwrap(), b"x");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", at("zeros")).unwrap();
+        fs::write(at("file"), b"four").unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        for name in ["fifo", "zeros", "."] {
+            let error = read_regular(&at(name), u64::MAX).unwrap_err();
+            assert!(error.to_string().ends_with("is not a regular file"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        assert_eq!(read_regular(&at("link"), 4).unwrap(), b"four");
+        assert!(read_regular(&at("file"), 3).unwrap_err().to_string().contains("at most 3 bytes"));
+        assert!(read_if_there(&at("none")).unwrap().is_none());
     }
 
     #[test]

@@ -35,5 +35,5 @@ mod fs;
 mod linalg;
 mod tensor_file;
 
-pub use error::{Error, Result, did_you_mean};
+pub use error::{Error, Result, did_you_mean, for_terminal, printable, say};
 pub use fs::write_atomic;

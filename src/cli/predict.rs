@@ -25,6 +25,7 @@ use oodkit::{
         predict::{Answers, predict},
         results::Results,
     },
+    say,
 };
 
 use super::{Changes, Experiment, Opened, print};
@@ -97,7 +98,7 @@ impl Predict {
         let context = Context {
             data: opened.data.clone(),
             store: opened.store.clone(),
-            device: device.open(|reason| eprintln!("{reason}"))?,
+            device: device.open(|reason| say(reason))?,
             smoke: self.changes.smoke,
             overrides: Vec::new(),
             interrupt: Interrupt::on_signals()?,
@@ -119,7 +120,7 @@ impl Predict {
         };
         let caption = predictions.caption(&opened, &results, &chosen, &images, skipped);
         let Some(out) = &self.out else {
-            eprint!("{caption}");
+            say(caption.trim_end());
             return print(&predictions.csv()?);
         };
         let mut paths = Vec::new();
@@ -192,7 +193,7 @@ impl Predict {
                     hint
                 }));
             }
-            eprintln!("{listed}");
+            say(listed);
         }
         let [channels, height, width] = shape;
         let images = ImageSet {
@@ -219,10 +220,10 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::input(format!("--input {}: the folder holds no PNG or JPEG images", folder.display())));
     }
     if others > 0 {
-        eprintln!(
+        say(format!(
             "{}: {others} other files are left out: their names are not those of PNG or JPEG images",
             folder.display()
-        );
+        ));
     }
     Ok(files)
 }

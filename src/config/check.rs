@@ -100,9 +100,17 @@ pub fn check(experiment: &Experiment) -> Result<()> {
     Err(Error::input(lines.join("\n")))
 }
 
+/// The most seeds of an experiment. Ours: papers repeat three to ten times, and a plan has nodes for each.
+const MOST_SEEDS: usize = 1000;
+
 /// Everything that is wrong with the values of an experiment: ranges first, then references.
 pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     let mut found = Found::default();
+    if experiment.seeds.len() > MOST_SEEDS {
+        found.add(root("seeds"), format!("{} seeds; at most {MOST_SEEDS} are planned", experiment.seeds.len()));
+        // The other checks take a time that grows with them.
+        return found.problems;
+    }
     found.ranges(experiment);
     found.numbers(experiment);
     found.texts(experiment);

@@ -23,6 +23,7 @@ use crate::{
         sweep,
     },
     detectors::DetectorConfig,
+    fs,
 };
 
 /// The largest file that is read as an experiment: ours are two kilobytes.
@@ -77,17 +78,12 @@ pub fn parse_detector(text: &str) -> Result<DetectorConfig> {
 
 fn read(path: &Path) -> Result<String> {
     let shown = path.display();
-    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::input(format!("there is no experiment file {shown}")),
-        _ => Error::io("read", path)(error),
+    let bytes = fs::read_regular(path, MAX_BYTES).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::input(format!("there is no experiment file {shown}"))
+        }
+        other => other,
     })?;
-    if !metadata.is_file() {
-        return Err(Error::input(format!("{shown} is not a file")));
-    }
-    if metadata.len() > MAX_BYTES {
-        return Err(Error::input(format!("{shown} has {} bytes: too large for an experiment file", metadata.len())));
-    }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -180,6 +176,27 @@ impl Includes {
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
         Ok(Self { resolver, folder, full_folder: own.to_path_buf(), root: root.to_path_buf() })
     }
+}
+
+/// Refuses a file that an experiment in `folder` names but may not read: the rule of `!include`, for files of other kinds.
+///
+/// # Errors
+/// [`Error::Input`] if `path`, or what it links to, is outside the nearest folder above that holds `experiments/`.
+pub(crate) fn within_reach(path: &Path, folder: &Path) -> Result<()> {
+    let folder = std::fs::canonicalize(folder).map_err(Error::io("read", folder))?;
+    let root = folder.ancestors().find(|folder| folder.join("experiments").is_dir()).unwrap_or(&folder);
+    let written = std::path::absolute(path).map_err(Error::io("read", path))?;
+    // As written first: a folder on the way may be a link, so its own place counts.
+    let parent = written.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
+    let written = parent.zip(written.file_name()).map_or_else(|| normal(&written), |(parent, name)| parent.join(name));
+    let linked = std::fs::canonicalize(path).unwrap_or_else(|_| written.clone());
+    if written.starts_with(root) && linked.starts_with(root) {
+        return Ok(());
+    }
+    Err(Error::input(format!("{} is out of the experiment's reach", path.display())).hint(
+        "an experiment may read files below the nearest folder above it that holds experiments/, else below its own: \
+         put it there",
+    ))
 }
 
 fn resolve(

@@ -145,6 +145,11 @@ fn parse_value(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
         return Err(Error::input("there is no value after `=`").hint("`null` unsets a key, `\"\"` is empty text"));
     }
+    let text = text.trim();
+    if text.starts_with('!') || !text.starts_with(['"', '\'']) && text.contains("!include") {
+        return Err(Error::input("a value here has no `!` tag, so nothing is included")
+            .hint("write the value out, or put it in quotes if it is text"));
+    }
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let source = super::explain::Source { name: "value".into(), text: text.to_owned(), included_at: None };
         super::explain::explain(&error, &[source])
@@ -234,6 +239,15 @@ fn find<'a>(tree: &'a mut Value, path: &str) -> Result<&'a mut Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_not_taken_as_text() {
+        for text in ["!include x.yaml", " !str 1", "{train: !include x.yaml}", "[!include x.yaml]"] {
+            assert!(parse_value(text).unwrap_err().to_string().contains("no `!` tag"), "{text}");
+        }
+        assert_eq!(parse_value("'!include x'").unwrap(), "!include x");
+        assert_eq!(parse_value("Stop! now").unwrap(), "Stop! now");
+    }
 
     #[test]
     fn overrides_are_parted_where_a_key_follows_a_space() {

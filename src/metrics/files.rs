@@ -4,7 +4,6 @@
 //! recursion, so that a hostile header ends the program. Only what scores need is read: one number per image.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader, BufWriter, Read, Write},
     path::Path,
 };
@@ -125,8 +124,7 @@ const BLOCK: usize = 1 << 20;
 fn read_npy(path: &Path) -> Result<Vec<f64>> {
     let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
     let io = || Error::io("read", path);
-    let file = File::open(path).map_err(io())?;
-    let size = file.metadata().map_err(io())?.len();
+    let (file, size) = crate::fs::open_regular(path)?;
     let mut reader = BufReader::new(file);
 
     let mut prefix = Vec::new();
@@ -264,7 +262,7 @@ fn parse_header(header: &str) -> Result<(Item, Vec<u64>), String> {
 
 fn read_csv(path: &Path) -> Result<Vec<f64>> {
     let io = || Error::io("read", path);
-    let mut reader = BufReader::new(File::open(path).map_err(io())?);
+    let mut reader = BufReader::new(crate::fs::open_regular(path)?.0);
     let mut scores = Vec::new();
     let mut line = Vec::new();
     for number in 1.. {

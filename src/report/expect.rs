@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
-    config::{Column, Expect, expect::column_name},
+    config::{Column, Expect, expect::column_name, load::within_reach},
     did_you_mean,
+    fs::read_regular,
 };
 
 /// The part of a paper's table that an [`Expect`] selects.
@@ -16,6 +17,9 @@ pub struct Paper {
     expect: Expect,
 }
 
+/// The largest CSV that is read as a paper's table. Ours: the papers' have two kilobytes.
+const LARGEST: u64 = 1 << 20;
+
 impl Paper {
     /// Reads the CSV and checks that `expect` fits it and the table's `columns`.
     ///
@@ -25,11 +29,18 @@ impl Paper {
     pub fn read(expect: &Expect, columns: &[Column], experiments_dir: &Path) -> Result<Self> {
         let path = experiments_dir.join(&expect.file);
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::input(format!("expect.file: {file} does not exist"))
-                .hint("the path starts at the folder of the experiments, such as paper/sparsity_table2.csv"),
-            _ => Error::io("read", &path)(error),
+        let missing = || {
+            Error::input(format!("expect.file: {file} does not exist"))
+                .hint("the path starts at the folder of the experiments, such as paper/sparsity_table2.csv")
+        };
+        // The rule of `!include`. The file is looked at only after that, so that nothing is told of files outside.
+        within_reach(&path, experiments_dir)?;
+        let bytes = read_regular(&path, LARGEST).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => missing(),
+            other => other,
         })?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| Error::input(format!("expect.file: {file} is not UTF-8 text")))?;
         let mut reader = ::csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(text.as_bytes());
         let headers = reader.headers().map_err(|error| Error::input(format!("{file}: {error}")))?.clone();
         let column = |key: &str, name: &str| {

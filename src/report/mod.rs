@@ -32,6 +32,17 @@ pub struct Report {
     pub files: Vec<PathBuf>,
 }
 
+/// The tables of `experiment` for the terminal; nothing is written.
+///
+/// # Errors
+/// As [`write()`], files that are written apart.
+pub fn text(results: &Results, experiment: &Experiment, experiments_dir: &Path) -> Result<String> {
+    let width = console::Term::stdout().size_checked().map(|(_, columns)| columns);
+    let tables = experiment.tables.iter().map(|table| table::build(table, results, experiments_dir));
+    let texts = tables.map(|table| Ok(terminal::text(&table?, width))).collect::<Result<Vec<_>>>()?;
+    Ok(texts.join("\n"))
+}
+
 /// Makes every table and figure of `experiment` from `results`: nothing is trained or scored.
 ///
 /// Tables become `table_<name>.{md,csv,caption.txt,tex,json}`, figures `<kind>_<what>.{svg,png}` (the second

@@ -23,7 +23,7 @@ impl Interrupt {
             if flag.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step; once more to stop at once");
+            crate::say("\nstopping after this step; once more to stop at once");
         })
         .map_err(|error| Error::Failed(format!("cannot catch Ctrl-C: {error}")))?;
         Ok(interrupt)

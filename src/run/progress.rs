@@ -10,8 +10,9 @@ use std::{
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::{
-    Error, Result,
+    Result,
     run::events::{Event, Observer},
+    say,
 };
 
 /// The least time between two lines of the plain form, epoch ends aside.
@@ -45,7 +46,7 @@ impl Pass {
         if self.plain && self.last_line.elapsed() >= EVERY && (done as u64) < total && done > 0 {
             self.last_line = Instant::now();
             let left = self.begun.elapsed().mul_f64((total - done as u64) as f64 / done as f64);
-            eprintln!("{}: {done}/{total}, {} left", self.bar.prefix(), HumanDuration(left));
+            say(format!("{}: {done}/{total}, {} left", self.bar.prefix(), HumanDuration(left)));
         }
     }
 }
@@ -116,7 +117,9 @@ impl Progress {
         match &mut self.display {
             Display::Plain { out, last_line, .. } => {
                 *last_line = Instant::now();
-                writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Error::io("write", "standard error"))
+                // Work does not end because nobody can be told of it.
+                let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+                Ok(())
             }
             Display::Bar(bar) => {
                 bar.println(text);
@@ -234,6 +237,25 @@ mod tests {
         progress.on(&Event::Finished { step: 4 }).unwrap();
         let bytes = out.0.borrow().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// As a full disk or a pipe whose reader has gone.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_reads_do_not_stop_the_work() {
+        let mut progress = Progress::plain(Box::new(Gone), Duration::ZERO);
+        progress.on(&Event::Started { what: "tuned, seed 0", step: 0, total: 1 }).unwrap();
+        progress.on(&Event::Finished { step: 1 }).unwrap();
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    fs::write_atomic,
+    fs::{remove_if_there, write_atomic},
     run::{
         interrupt::Interrupt,
         plan::Node,
@@ -135,33 +135,43 @@ impl Store {
     ///
     /// The lock ends with the returned value or with the process, however that ends.
     pub fn lock(&self, node: &Node, interrupt: &Interrupt) -> Result<Lock> {
-        let folder = self.folder(node);
-        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let path = folder.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(&path)
-            .map_err(Error::io("create", &path))?;
-        let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => {
-                    remove_leftovers(&folder)?;
-                    return Ok(Lock { _file: file });
-                }
-                Err(TryLockError::WouldBlock) => {
-                    if !told {
-                        eprintln!("waiting: another process works on {}", folder.display());
-                        told = true;
-                    }
-                    interrupt.check()?;
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-                Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        lock(&self.folder(node), interrupt)
+    }
+}
+
+/// Takes a folder, made if need be, for this process, waiting while another one holds it. What killed processes left half
+/// written there is removed.
+///
+/// The lock ends with the returned value or with the process, however that ends.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be written; [`Error::Interrupted`].
+pub fn lock(folder: &Path, interrupt: &Interrupt) -> Result<Lock> {
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let path = folder.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(&path)
+        .map_err(Error::io("create", &path))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => {
+                remove_leftovers(folder)?;
+                return Ok(Lock { _file: file });
             }
+            Err(TryLockError::WouldBlock) => {
+                if !told {
+                    crate::say(format!("waiting: another process works on {}", folder.display()));
+                    told = true;
+                }
+                interrupt.check()?;
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
         }
     }
 }
@@ -169,11 +179,14 @@ impl Store {
 /// Removes the temporary files of processes that were killed while they held the folder.
 fn remove_leftovers(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.is_dir() {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let path = entry.path();
+        let name = entry.file_name();
+        // Not through links, which may lead to files of others.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_leftovers(&path)?;
-        } else if path.extension().is_some_and(|extension| extension == "tmp") {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        } else if name.as_encoded_bytes().starts_with(b".") && name.as_encoded_bytes().ends_with(b".tmp") {
+            remove_if_there(&path)?;
         }
     }
     Ok(())
@@ -185,13 +198,16 @@ pub struct Lock {
     _file: File,
 }
 
+/// The largest JSON file that is read. Ours: results of a thousand cells take a tenth.
+const LARGEST_RECORD: u64 = 1 << 30;
+
 /// Reads a JSON file that oodkit wrote.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file and the place if it is not what was written.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    serde_json::from_str(&text).map_err(|error| no_record(path, error))
+    let bytes = crate::fs::read_regular(path, LARGEST_RECORD)?;
+    serde_json::from_slice(&bytes).map_err(|error| no_record(path, error))
 }
 
 /// The error of a file that is not the record it stands for.

@@ -58,7 +58,7 @@ impl Hub {
             [Split::Train, Split::Test].into_iter().filter(|split| !store::path(&folder, *split).is_file()).collect();
         let say = |text: &str| {
             if progress {
-                eprintln!("{}: {text}", source.name);
+                crate::say(format!("{}: {text}", source.name));
             }
         };
         if missing.is_empty() {
@@ -103,7 +103,7 @@ impl Hub {
         let path = file.path(cache);
         let say = |text: &str| {
             if progress {
-                eprintln!("{}: {text}", file.repository);
+                crate::say(format!("{}: {text}", file.repository));
             }
         };
         if path.is_file() {
@@ -315,7 +315,7 @@ impl Progress for Reporter {
             }
             Self::Lines { name, started } => {
                 if !std::mem::replace(started, true) {
-                    eprintln!("{name}: {} to fetch", indicatif::HumanBytes(size as u64));
+                    crate::say(format!("{name}: {} to fetch", indicatif::HumanBytes(size as u64)));
                 }
             }
         }
@@ -330,7 +330,7 @@ impl Progress for Reporter {
     fn finish(&mut self) {
         match self {
             Self::Bar(bar) => bar.finish_and_clear(),
-            Self::Lines { name, .. } => eprintln!("{name}: fetched"),
+            Self::Lines { name, .. } => crate::say(format!("{name}: fetched")),
         }
     }
 }

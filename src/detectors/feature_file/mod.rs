@@ -11,7 +11,7 @@ mod taps;
 
 pub use taps::Taps;
 
-use std::{any::Any, fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{any::Any, io::Read as _, path::Path, sync::Arc};
 
 use candle_core::{D, DType, Tensor};
 
@@ -53,7 +53,10 @@ impl FeatureFile {
         let shown = path.display().to_string();
         let refuse = |reason: String| Error::input(format!("{shown}: {reason}"));
         let mut bytes = Vec::new();
-        let opened = File::open(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        let (opened, _) = crate::fs::open_regular(path).map_err(|error| match error {
+            Error::Io { source, .. } => refuse(format!("cannot be read: {source}")),
+            other => other,
+        })?;
         (&opened).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
         if bytes.starts_with(b"PK\x03\x04") {
             let error =
