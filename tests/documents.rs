@@ -86,6 +86,17 @@ fn experiment(block: &str) -> String {
             let base = format!("networks:\n  base:\n    backbone: lenet\n{recipe}{inner}");
             parts.insert("networks".to_owned(), base);
         } else {
+            // A figure of a sweep needs one.
+            if key == "figures" && text.contains("- sweep:") {
+                parts.insert(
+                    "sweep".to_owned(),
+                    "sweep: { networks.tuned.loss.sparsity.weight: [0, 0.01] }\n".to_owned(),
+                );
+                parts.insert(
+                    "methods".to_owned(),
+                    BASE[3].1.replace("Sparsity, network: base", "Sparsity, network: tuned"),
+                );
+            }
             parts.insert(key, text);
         }
     }

@@ -120,7 +120,9 @@ fn a_papers_table_is_read_within_reach_only_and_nothing_is_told_of_others() {
     fs::create_dir_all(folder.path().join("experiments/paper")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", folder.path().join("experiments/paper/link.csv")).unwrap();
     for file in ["/etc/passwd", "../../../../../../../etc/passwd", "/etc/none", "paper/link.csv"] {
-        let expect = format!("expect: {{ file: {file}, source: P, row: method, columns: {{ auroc: AUROC }} }} }}]");
+        let expect = format!(
+            "expect: {{ file: {file}, source: P, sets: [textures_small], row: method, columns: {{ auroc: AUROC }} }} }}]"
+        );
         let text_with = EXPERIMENT.replace("columns: [auroc] }]", &format!("columns: [auroc], {expect}"));
         fs::write(folder.path().join("experiments/small.yaml"), text_with).unwrap();
         let arguments = format!("plan small --experiments '{}'", folder.path().join("experiments").display());
