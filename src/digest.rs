@@ -1,18 +1,19 @@
 //! Digests as text.
 
-use std::{fmt::Write as _, fs::File, io, path::Path};
+use std::{fmt::Write as _, io, path::Path};
 
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result};
+use crate::{Error, Result, fs::open_regular};
 
 /// The SHA-256 of a file's bytes.
 ///
 /// # Errors
-/// [`Error::Io`] naming `path`.
+/// [`Error::Io`] naming `path`; [`Error::Input`] if it is no regular file.
 pub(crate) fn of_file(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
-    File::open(path).and_then(|mut file| io::copy(&mut file, &mut hash)).map_err(Error::io("read", path))?;
+    let (mut file, _) = open_regular(path)?;
+    io::copy(&mut file, &mut hash).map_err(Error::io("read", path))?;
     Ok(hex(&hash.finalize()))
 }
 

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ImageSet, Split, damaged, open};
-use crate::{Error, Result};
+use super::{ImageSet, Split, damaged};
+use crate::{Error, Result, fs::open_regular};
 
 /// Rows and columns of a picture.
 const SIDE: usize = 48;
@@ -25,7 +25,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         Split::Train => "Training",
         Split::Test => "PrivateTest",
     };
-    let (file, _) = open(&path)?;
+    let (file, _) = open_regular(&path)?;
     let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
     let unreadable = |error: csv::Error| {
         let place = error.position().map_or(String::new(), |position| format!("line {}: ", position.line()));

@@ -10,8 +10,8 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-use super::{ImageSet, Split, damaged, open, unreadable};
-use crate::Result;
+use super::{ImageSet, Split, damaged, unreadable};
+use crate::{Result, fs::open_regular};
 
 /// No deflate stream grows by more than this (zlib's technical notes).
 pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -110,7 +110,7 @@ struct Values<const D: usize> {
 
 /// Reads a file, which must hold exactly what its header claims.
 fn read_values<const D: usize>(path: &Path) -> Result<Values<D>> {
-    let (file, length) = open(path)?;
+    let (file, length) = open_regular(path)?;
     let zipped = path.extension().is_some_and(|extension| extension == "gz");
     let file = BufReader::new(file);
     let mut reader: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };

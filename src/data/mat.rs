@@ -12,8 +12,8 @@ use std::{
 
 use flate2::read::ZlibDecoder;
 
-use super::{idx::most_unpacked, open, unreadable};
-use crate::Result;
+use super::{idx::most_unpacked, unreadable};
+use crate::{Result, fs::open_regular};
 
 /// An array, its values in column-major order.
 #[derive(Debug, PartialEq)]
@@ -46,7 +46,7 @@ const MAX_NUMBERS: usize = 2 << 20;
 /// # Errors
 /// `Error::Input` when the file is not MATLAB v5, is truncated, or an element claims more than the file can hold.
 pub(super) fn read(path: &Path, names: &[&str]) -> Result<BTreeMap<String, Array>> {
-    let (file, length) = open(path)?;
+    let (file, length) = open_regular(path)?;
     let mut file = BufReader::new(file);
     parse(&mut file, length, names).map_err(unreadable(path))
 }

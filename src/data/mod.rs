@@ -25,9 +25,7 @@ mod svhn;
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -378,15 +376,4 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error + use<'_> {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => damaged(path, error),
         _ => Error::io("read", path)(error),
     }
-}
-
-/// Opens a file; its length comes with it.
-fn open(path: &Path) -> Result<(File, u64)> {
-    // Before it is opened: a pipe would wait for a writer.
-    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
-        return Err(Error::input(format!("{} is not a regular file", path.display())));
-    }
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
-    Ok((file, length))
 }

@@ -12,9 +12,9 @@ use super::{
     conform, damaged,
     form::{Damaged, Wanted},
     idx::MAX_DEFLATE_RATIO,
-    open, unreadable,
+    unreadable,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, fs::open_regular};
 
 /// The extensions of images.
 const NAMES: [&str; 14] =
@@ -86,7 +86,7 @@ pub(super) fn shape(files: &[PathBuf], wanted: &Wanted) -> Result<[usize; 3]> {
 
 /// A file's bytes, if it is complete.
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let (mut file, length) = open(path)?;
+    let (mut file, length) = open_regular(path)?;
     if length > MAX_MEMORY {
         return Err(damaged(path, format!("{length} bytes are too many for an image")));
     }

@@ -198,13 +198,16 @@ fn set_key(dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<
     Ok(format!("{}{like:?}{split}", to_json(dataset)?))
 }
 
+/// The error of an ID set without labels.
+fn unlabelled(images: &ImageSet) -> Error {
+    Error::input(format!("data.id: the {} images of \"{}\" have no labels", images.split, images.name))
+        .hint("an ID set needs the class of every image; sets without classes can be OOD sets")
+}
+
 /// Refuses labels of classes that the networks do not know.
 fn known_classes(images: &ImageSet, classes: usize) -> Result<()> {
     let (name, split) = (&images.name, images.split);
-    let Some(labels) = &images.labels else {
-        return Err(Error::input(format!("data.id: the {split} images of \"{name}\" have no labels"))
-            .hint("an ID set needs the class of every image; sets without classes can be OOD sets"));
-    };
+    let labels = images.labels.as_ref().ok_or_else(|| unlabelled(images))?;
     match labels.iter().position(|&label| label as usize >= classes) {
         None => Ok(()),
         Some(image) => Err(Error::input(format!(
@@ -259,8 +262,7 @@ impl<'a> Runner<'a> {
             let id = &plan.experiment.data.id;
             let set = self.set(id, split, None)?;
             if set.images.labels.is_none() {
-                return Err(Error::input(format!("data.id: the {split} images of \"{}\" have no labels", id.name))
-                    .hint("an ID set needs the class of every image; sets without classes can be OOD sets"));
+                return Err(unlabelled(&set.images));
             }
             // The same images are asked for by their shape from now on.
             self.sets.insert(set_key(id, split, Some(set.images.shape()))?, set.clone());

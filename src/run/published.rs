@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +22,7 @@ use crate::{
         },
     },
     run::{execute::Runner, plan::Node, store::Progress},
+    say,
 };
 
 /// A file of weights, found and known by its content.
@@ -126,8 +126,7 @@ impl Runner<'_> {
             }
             let (_, fitted) = start(node, &images.images)?;
             for note in fitted.iter().flat_map(|fitted| &fitted.notes) {
-                // A note that cannot be shown stops nothing; the network's record has it too.
-                let _ = writeln!(io::stderr(), "{}: weights {}: {note}", self.plan.uses(node), published.source);
+                say(format!("{}: weights {}: {note}", self.plan.uses(node), published.source));
             }
         }
         Ok(())
