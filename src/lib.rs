@@ -29,6 +29,7 @@ pub mod rng;
 pub mod run;
 pub mod train;
 
+mod checksum;
 mod digest;
 mod error;
 mod fs;

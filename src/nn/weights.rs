@@ -20,7 +20,7 @@ use safetensors::{Dtype, SafeTensors, tensor::View};
 
 pub use fit::{Mismatch, match_names};
 
-use crate::{Error, Result, tensor_file};
+use crate::{Error, Result, checksum, tensor_file};
 
 /// A file of more bytes is no network of ours: the largest has 0.6 GB.
 const LARGEST_FILE: u64 = 1 << 33;
@@ -107,6 +107,9 @@ pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>
     let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
     if header > LARGEST_HEADER && header < bytes.len() as u64 {
         return Err(format!("a safetensors header of {header} bytes, where weights have a few thousand"));
+    }
+    if checksum::holds(bytes) == Some(false) {
+        return Err(checksum::BROKEN.to_owned());
     }
     let file = SafeTensors::deserialize(bytes).map_err(broken)?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;

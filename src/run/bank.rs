@@ -1,11 +1,11 @@
 //! One forward pass per network and data set, kept on disk for every detector and every later run.
 
-use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    Error, Result,
+    Result, checksum,
     data::{ImageSet, Normalisation},
     detectors::{Activations, Bank, Batch, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
@@ -158,30 +158,66 @@ impl Inputs for ForwardPass {
     }
 }
 
-/// Reads a bank that [`write()`] wrote, or `None` if there is none; `labels` come from the image set.
-///
-/// # Errors
-/// [`Error::Input`] if the file is something else.
-pub fn read(path: &Path, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
-    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
-    let damaged = |reason: &str| {
-        Error::input(format!("{} does not hold a network's outputs: {reason}", path.display()))
-            .hint("remove the file: it is made again")
-    };
-    let (mut tensors, _) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
-    match (tensors.remove("logits"), tensors.remove("features")) {
-        (Some(logits), Some(features)) => {
-            Ok(Some(Bank { logits, features, members: None, labels, activations: None, inputs: None }))
-        }
-        _ => Err(damaged("logits or features are missing")),
-    }
+/// Where the outputs of a network on a set are stored, and what they are made of.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of the images.
+    pub images: String,
+    /// SHA-256 of the network's file of weights.
+    pub network: String,
 }
 
-/// Writes a bank's logits and features.
-pub fn write(path: &Path, bank: &Bank) -> Result<()> {
-    let tensors = [("features", &bank.features), ("logits", &bank.logits)];
-    let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor.clone())).into();
-    weights::write(path, &tensors, &BTreeMap::new())
+impl Stored {
+    /// Reads what [`Stored::write`] wrote; `labels` come from the image set.
+    ///
+    /// `None` if there is no file, or one that is damaged or was made of something else, such as a copy of another set's outputs:
+    /// that is said, because they have to be made again.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn read(&self, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
+        let Some(bytes) = read_if_there(&self.path)? else { return Ok(None) };
+        match self.parse(&bytes) {
+            Ok([logits, features]) => {
+                Ok(Some(Bank { logits, features, members: None, labels, activations: None, inputs: None }))
+            }
+            Err(reason) => {
+                crate::say(format!("{} is made again: {reason}", self.path.display()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Logits and features; else what is wrong.
+    fn parse(&self, bytes: &[u8]) -> Result<[Tensor; 2], String> {
+        let (mut tensors, metadata) = read_safetensors(bytes)?;
+        let tensors = [tensors.remove("logits"), tensors.remove("features")];
+        let [Some(logits), Some(features)] = tensors else { return Err("logits or features are missing".to_owned()) };
+        match (metadata.get("images"), metadata.get("network")) {
+            (Some(images), _) if *images != self.images => {
+                return Err("it holds the outputs on other images".to_owned());
+            }
+            (_, Some(network)) if *network != self.network => {
+                return Err("it holds the outputs of other weights".to_owned());
+            }
+            (Some(_), Some(_)) => {}
+            _ => checksum::note_missing(&self.path),
+        }
+        Ok([logits, features])
+    }
+
+    /// Writes a bank's logits and features.
+    ///
+    /// # Errors
+    /// Those of [`weights::write`].
+    pub fn write(&self, bank: &Bank) -> Result<()> {
+        let tensors = [("features", &bank.features), ("logits", &bank.logits)];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor.clone())).into();
+        let metadata = [("images", &self.images), ("network", &self.network)];
+        weights::write(&self.path, &tensors, &metadata.map(|(key, value)| (key.to_owned(), value.clone())).into())
+    }
 }
 
 /// The bank of a deep ensemble, from its members' banks on the same images.

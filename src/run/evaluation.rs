@@ -14,7 +14,6 @@ use crate::{
     Error, Result,
     config::{self, Column, Figure, Method, Protocol, Redraw, Tpr},
     detectors::{Bank, Fit, Need, Scorer},
-    digest,
     metrics::{Measure, Measures, aggregate, files, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
@@ -155,7 +154,7 @@ impl<'a> Runner<'a> {
         let members = self.members(indices)?;
         let settings = &experiment.evaluation;
         let batch_size = self.batch_size(&members[0].trained, settings)?;
-        let folder = if ensemble { ensemble_folder(&members)? } else { members[0].node.folder() };
+        let folder = if ensemble { ensemble_folder(&members) } else { members[0].node.folder() };
         Ok(Subject {
             members,
             ensemble,
@@ -207,12 +206,12 @@ impl<'a> Runner<'a> {
 
     /// A network's outputs on a set, from disk if they were computed before.
     fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> Result<Bank> {
-        let (pass, path) = (self.forward_pass(member, set, subject), outputs_path(member, set, subject));
-        let bank = match bank::read(&path, set.images.labels.clone())? {
+        let (pass, stored) = (self.forward_pass(member, set, subject), stored_outputs(member, set, subject));
+        let bank = match stored.read(set.images.labels.clone())? {
             Some(bank) => bank,
             None => {
                 let bank = pass.outputs()?;
-                bank::write(&path, &bank)?;
+                stored.write(&bank)?;
                 bank
             }
         };
@@ -334,10 +333,9 @@ impl<'a> Runner<'a> {
 }
 
 /// In the first member's folder, one for these weights: an ensemble has no node of its own, and a member may be trained anew.
-fn ensemble_folder(members: &[Member<'_>]) -> Result<PathBuf> {
-    let weights = members.iter().map(|member| digest::of_file(&member.trained.folder.join("model.safetensors")));
-    let weights = weights.collect::<Result<Vec<_>>>()?;
-    Ok(members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights)))))
+fn ensemble_folder(members: &[Member<'_>]) -> PathBuf {
+    let weights: Vec<&str> = members.iter().map(|member| member.trained.sha256.as_str()).collect();
+    members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights))))
 }
 
 /// The measures of the columns with a rate, in both conventions: a figure is by that of the first table.
@@ -380,8 +378,9 @@ fn network_result(subject: &Subject<'_>, measures: Measures) -> NetworkResult {
 }
 
 /// Where a network's outputs on a set are kept.
-pub(super) fn outputs_path(member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> PathBuf {
+pub(super) fn stored_outputs(member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> bank::Stored {
     // Images of one batch may share sums, so the batch size can change the last bits.
     let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
-    member.trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()))
+    let path = member.trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
+    bank::Stored { path, images: set.sha256.clone(), network: member.trained.sha256.clone() }
 }

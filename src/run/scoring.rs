@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    Error, Result,
+    Error, Result, checksum,
     config::Method,
     detectors::{Bank, Scorer, Scores},
+    digest,
     fs::remove_folder_if_there,
     metrics::files,
     run::{
@@ -43,17 +44,44 @@ struct ScoringRecord {
     fit: Option<serde_json::Value>,
     /// By score file.
     score_seconds: BTreeMap<String, f64>,
+    /// SHA-256 of each score file; empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sha256: BTreeMap<String, String>,
+    /// SHA-256 of the weights that the scores are of, one a member; empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    weights: Vec<String>,
 }
 
 impl ScoringRecord {
-    fn read(folder: &Path) -> Result<Self> {
+    /// That of scores in this folder, an empty one where there are none, or scores of other weights.
+    fn read(folder: &Path, weights: &[String]) -> Result<Self> {
         let path = folder.join("record.json");
-        if path.exists() { read_json(&path) } else { Ok(Self::default()) }
+        let record = if path.exists() { read_json(&path)? } else { Self::default() };
+        let other = !record.weights.is_empty() && record.weights != weights;
+        Ok(Self { weights: weights.to_vec(), ..if other { Self::default() } else { record } })
     }
 
     /// The seconds that the scores of this file took, if they are there.
     fn stored(&self, folder: &Path, file: &str) -> Option<f64> {
         self.score_seconds.get(file).copied().filter(|_| folder.join(file).exists())
+    }
+
+    /// The scores in this file; `None` if it is not as it was written, which is said.
+    fn scores(&self, path: &Path, file: &str, images: usize) -> Result<Option<Scores>> {
+        let again = |reason: &str| {
+            crate::say(format!("{} is made again: {reason}", path.display()));
+            Ok(None)
+        };
+        match self.sha256.get(file) {
+            Some(sha256) if *sha256 != digest::of_file(path)? => return again(checksum::BROKEN),
+            Some(_) => {}
+            None => checksum::note_missing(path),
+        }
+        let scores: Vec<f32> = files::read_scores(path)?.into_iter().map(|score| score as f32).collect();
+        if scores.len() != images {
+            return again(&format!("it holds {} scores for {images} images", scores.len()));
+        }
+        Ok(Some(Scores::new(scores)?))
     }
 }
 
@@ -81,6 +109,8 @@ pub(super) struct Place {
     network: String,
     /// Of its scores, relative to the runs root.
     pub(super) folder: PathBuf,
+    /// SHA-256 of the weights' files, one a member.
+    weights: Vec<String>,
 }
 
 impl Place {
@@ -91,6 +121,7 @@ impl Place {
             method: method.name.clone(),
             network: subject.members[0].trained.folder.display().to_string(),
             folder: subject.folder.join("scores").join(name),
+            weights: subject.members.iter().map(|member| member.trained.sha256.clone()).collect(),
         })
     }
 
@@ -106,7 +137,7 @@ impl Place {
     /// Whether all sets are scored.
     pub(super) fn is_complete(&self, root: &Path, sets: &[Arc<LoadedSet>]) -> Result<bool> {
         let folder = root.join(&self.folder);
-        let record = ScoringRecord::read(&folder)?;
+        let record = ScoringRecord::read(&folder, &self.weights)?;
         Ok(sets.iter().all(|set| record.stored(&folder, &file_of(set)).is_some()))
     }
 }
@@ -133,15 +164,17 @@ impl Scoring<'_> {
         mut fit: impl FnMut() -> Result<Box<dyn Scorer>>,
     ) -> Result<Scored> {
         let folder = self.root.join(&self.place.folder);
-        let mut record = ScoringRecord::read(&folder)?;
+        let mut record = ScoringRecord::read(&folder, &self.place.weights)?;
         let mut scored = Scored { folder: folder.clone(), ..Scored::default() };
         for (set, bank) in sets.iter().zip(banks) {
             let file = file_of(set);
             let path = folder.join(&file);
             scored.paths.insert(set.images.name.clone(), self.place.folder.join(&file));
-            if let Some(seconds) = record.stored(&folder, &file) {
+            if let Some(seconds) = record.stored(&folder, &file)
+                && let Some(scores) = record.scores(&path, &file, set.images.len())?
+            {
                 scored.score_seconds += seconds;
-                scored.scores.push(stored_scores(&path, set.images.len())?);
+                scored.scores.push(scores);
                 continue;
             }
             let scorer = match &scored.scorer {
@@ -154,6 +187,7 @@ impl Scoring<'_> {
             };
             let (scores, seconds) = self.timed(|| scorer.score(bank).map_err(|error| self.place.name(error)))?;
             files::write_npy(&path, scores.as_slice())?;
+            record.sha256.insert(file.clone(), digest::of_file(&path)?);
             record.score_seconds.insert(file, seconds);
             if !record.environments.contains(self.environment) {
                 record.environments.push(self.environment.clone());
@@ -180,13 +214,4 @@ impl Scoring<'_> {
 /// The name of a set's scores.
 fn file_of(set: &LoadedSet) -> String {
     format!("{}.npy", set.file_stem())
-}
-
-fn stored_scores(path: &Path, images: usize) -> Result<Scores> {
-    let scores: Vec<f32> = files::read_scores(path)?.into_iter().map(|score| score as f32).collect();
-    if scores.len() != images {
-        return Err(Error::input(format!("{} holds {} scores for {images} images", path.display(), scores.len()))
-            .hint("remove the file: it is made again"));
-    }
-    Scores::new(scores)
 }

@@ -1,5 +1,7 @@
 //! Where trained networks and their outputs are kept, and who may write there.
 //!
+//! What is read again is checked by a checksum, in the file itself or in the record beside it.
+//!
 //! ```text
 //! runs/networks/<architecture>-<data>-<hash>/seed<k>/
 //!     lock                     held by the process that works here
@@ -12,17 +14,20 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Error, Result,
+    Error, Result, checksum, digest,
     fs::{remove_if_there, write_atomic},
+    nn::weights,
     run::{
         interrupt::Interrupt,
         plan::Node,
@@ -72,6 +77,9 @@ pub struct NetworkRecord {
     pub train_images: usize,
     /// Train images of the complete set, if known.
     pub train_full: Option<usize>,
+    /// SHA-256 of `model.safetensors`; `None` in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_sha256: Option<String>,
     /// SHA-256 of the train split as read, with those held out; `null` if it was not trained here.
     pub train_sha256: Option<String>,
     /// The auxiliary outliers it learned from, if it did.
@@ -129,6 +137,28 @@ impl Store {
                 .hint(format!("remove the folder {} to train it anew", self.folder(node).display())));
         }
         Ok(record)
+    }
+
+    /// The weights of a finished node, and the SHA-256 of their file.
+    ///
+    /// # Errors
+    /// If the file is damaged, or not the one that `record` tells of.
+    pub fn model(&self, node: &Node, record: &NetworkRecord) -> Result<(BTreeMap<String, Tensor>, String)> {
+        let path = self.folder(node).join("model.safetensors");
+        let sha256 = digest::of_file(&path)?;
+        let folder = path.with_file_name("");
+        match &record.model_sha256 {
+            Some(recorded) if *recorded != sha256 => {
+                return Err(Error::input(format!(
+                    "{} is not the file that was written after training: it was damaged or replaced",
+                    path.display()
+                ))
+                .hint(format!("put it back, or remove the folder {} to train it anew", folder.display())));
+            }
+            Some(_) => {}
+            None => checksum::note_missing(&path),
+        }
+        Ok((weights::read(&path)?, sha256))
     }
 
     /// Takes the node's folder for this process, waiting while another one holds it.
@@ -201,13 +231,21 @@ pub struct Lock {
 /// The largest JSON file that is read. Ours: results of a thousand cells take a tenth.
 const LARGEST_RECORD: u64 = 1 << 30;
 
-/// Reads a JSON file that oodkit wrote.
+/// Reads a JSON file that oodkit wrote. One without a checksum is read as well, which is said.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file and the place if it is not what was written.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = crate::fs::read_regular(path, LARGEST_RECORD)?;
-    serde_json::from_slice(&bytes).map_err(|error| no_record(path, error))
+    let mut bytes = crate::fs::read_regular(path, LARGEST_RECORD)?;
+    let whole = checksum::take(&mut bytes);
+    if whole == Some(false) {
+        return Err(no_record(path, checksum::BROKEN));
+    }
+    let record = serde_json::from_slice(&bytes).map_err(|error| no_record(path, error))?;
+    if whole.is_none() {
+        checksum::note_missing(path);
+    }
+    Ok(record)
 }
 
 /// The error of a file that is not the record it stands for.
@@ -216,12 +254,12 @@ pub fn no_record(path: &Path, why: impl std::fmt::Display) -> Error {
         .hint("remove the file and run the experiment again: what is still good is not repeated")
 }
 
-/// Writes a JSON file whole or not at all.
+/// Writes a record as JSON, with a checksum, whole or not at all.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::Failed(format!("cannot serialise {}: {error}", path.display())))?;
-    write_atomic(path, |file| {
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")
-    })
+    let failed = |error: &dyn std::fmt::Display| Error::Failed(format!("cannot serialise {}: {error}", path.display()));
+    let text = serde_json::to_string_pretty(value).map_err(|error| failed(&error))?;
+    let rest = text.strip_prefix("{\n").ok_or_else(|| failed(&"it has no entries"))?;
+    let mut bytes = format!("{{\n  \"{}\": \"{}\",\n{rest}\n", checksum::KEY, checksum::blank()).into_bytes();
+    checksum::fill(&mut bytes, std::iter::empty());
+    write_atomic(path, |file| file.write_all(&bytes))
 }

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::Range,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,8 +24,8 @@ use crate::{
     detectors::{Activations, Bank, Batch, Fit, LayerShape, Need},
     nn::watch::Side,
     run::{
-        bank::{self, ForwardPass},
-        evaluation::{Subject, outputs_path},
+        bank::{ForwardPass, Stored},
+        evaluation::{Subject, stored_outputs},
         execute::{LoadedSet, Runner},
         scoring::{Place, Scoring},
     },
@@ -169,7 +168,7 @@ struct Passes<'a> {
 
 impl Passes<'_> {
     /// Computes passes until nobody is left; the outputs of the sets of `outputs` are stored at their paths.
-    fn run(mut self, names: &[&str], outputs: &[(usize, PathBuf)]) -> Result<()> {
+    fn run(mut self, names: &[&str], outputs: &[(usize, Stored)]) -> Result<()> {
         let mut outputs = outputs.iter().peekable();
         loop {
             while self.waiting.len() < self.lookers.len() {
@@ -178,7 +177,7 @@ impl Passes<'_> {
             let wished = self.waiting.iter().map(|(_, set, _)| *set).min();
             let Some(set) = wished.into_iter().chain(outputs.peek().map(|(set, _)| *set)).min() else { return Ok(()) };
             let store = outputs.next_if(|(stored, _)| *stored == set);
-            self.pass(set, names, store.map(|(_, path)| path))?;
+            self.pass(set, names, store.map(|(_, stored)| stored))?;
         }
     }
 
@@ -196,7 +195,7 @@ impl Passes<'_> {
         Ok(None)
     }
 
-    fn pass(&mut self, set: usize, names: &[&str], store: Option<&PathBuf>) -> Result<()> {
+    fn pass(&mut self, set: usize, names: &[&str], store: Option<&Stored>) -> Result<()> {
         let (mut looking, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(_, wished, _)| *wished == set);
         self.waiting = waiting;
@@ -225,7 +224,7 @@ impl Passes<'_> {
             let _ = batches.send(None);
         }
         match store {
-            Some(path) => bank::write(path, &pass.bank_of(&logits, &features)?),
+            Some(stored) => stored.write(&pass.bank_of(&logits, &features)?),
             None => Ok(()),
         }
     }
@@ -239,7 +238,7 @@ impl Passes<'_> {
 fn together(
     passes: &[Arc<ForwardPass>],
     names: &[&str],
-    outputs: &[(usize, PathBuf)],
+    outputs: &[(usize, Stored)],
     look: &(impl Fn(&Looker) -> Result<()> + Sync),
 ) -> Result<()> {
     let (sender, messages) = channel();
@@ -308,8 +307,8 @@ impl Runner<'_> {
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
         if self.context.device.is_cpu() && passes[0].looks_at_whole_batches()? {
             let first = usize::from(train.is_some() && !others_learn);
-            outputs.extend((first..sets.len()).map(|set| (set, outputs_path(member, sets[set], subject))));
-            outputs.retain(|(_, path)| !path.exists());
+            outputs.extend((first..sets.len()).map(|set| (set, stored_outputs(member, sets[set], subject))));
+            outputs.retain(|(_, stored)| !stored.path.exists());
         }
         if places.len() + usize::from(!outputs.is_empty()) < 2 {
             return Ok(());
@@ -422,7 +421,10 @@ mod tests {
         let alone: Vec<Vec<f32>> = passes.iter().map(|pass| firsts(&**pass).unwrap()).collect();
         let outputs = [0, 1].map(|set| passes[set].outputs().unwrap());
         network.images.store(0, SeqCst);
-        let paths = [0, 1].map(|set| (set, place.path().join(format!("{set}.safetensors"))));
+        let stored = [0, 1].map(|set| {
+            let path = place.path().join(format!("{set}.safetensors"));
+            (set, Stored { path, images: format!("images {set}"), network: "network".into() })
+        });
         let look = |looker: &Looker| {
             // The first learns from the one set, and from a part of it by itself, and scores the other; the second scores at once.
             if looker.index == 0 {
@@ -433,13 +435,15 @@ mod tests {
             assert_eq!(firsts(looker.bank(1)?.layers()?)?, alone[1]);
             Ok(())
         };
-        together(&passes, &["a", "b"], &paths, &look).unwrap();
+        together(&passes, &["a", "b"], &stored, &look).unwrap();
         assert_eq!(network.images.load(SeqCst), 20 + 2 + 20);
-        for ((_, path), expected) in paths.iter().zip(outputs) {
-            let stored = bank::read(path, None).unwrap().unwrap();
-            for (stored, expected) in [(stored.logits, expected.logits), (stored.features, expected.features)] {
+        for ((_, stored), expected) in stored.iter().zip(outputs) {
+            let bank = stored.read(None).unwrap().unwrap();
+            for (stored, expected) in [(bank.logits, expected.logits), (bank.features, expected.features)] {
                 assert_eq!(stored.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
             }
+            // After another training they would be those of other weights.
+            assert!(Stored { network: "other".into(), ..stored.clone() }.read(None).unwrap().is_none());
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use crate::{
     Error, Result,
     data::{self, ImageSet, Normalisation, Split},
+    digest,
     fs::remove_if_there,
     losses::Objective,
     nn::{self, Network, Shape, params::Params, weights},
@@ -24,6 +25,8 @@ use crate::{
 pub(super) struct Trained {
     pub(super) network: Box<dyn Network>,
     pub(super) record: NetworkRecord,
+    /// Of its weights' file.
+    pub(super) sha256: String,
     pub(super) folder: PathBuf,
     pub(super) normalisation: Normalisation,
 }
@@ -48,8 +51,8 @@ impl Runner<'_> {
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
             self.refuse_other_images(upstream, &train.sha256)?;
-            let model = store.folder(upstream).join("model.safetensors");
-            params.load(&weights::read(&model)?, &model)?;
+            let (model, _) = store.model(upstream, &store.record(upstream)?)?;
+            params.load(&model, &store.folder(upstream).join("model.safetensors"))?;
         }
         let mut weights_record = None;
         if let (Some(fitted), Some(from)) = (published, &node.weights) {
@@ -102,7 +105,8 @@ impl Runner<'_> {
             ("identity".to_owned(), node.identity.to_string()),
             ("seed".to_owned(), node.seed.to_string()),
         ]);
-        weights::write(&folder.join("model.safetensors"), &params.all()?, &metadata)?;
+        let model = folder.join("model.safetensors");
+        weights::write(&model, &params.all()?, &metadata)?;
         let record = NetworkRecord {
             schema: NetworkRecord::SCHEMA,
             identity: node.identity.clone(),
@@ -114,6 +118,7 @@ impl Runner<'_> {
             parameters: params.count(),
             train_images,
             train_full: fitted.and(train.images.full_size),
+            model_sha256: Some(digest::of_file(&model)?),
             train_sha256: fitted.map(|_| train.sha256.clone()),
             outliers: outliers.map(|set| OutliersRecord {
                 name: set.images.name.clone(),
@@ -158,9 +163,9 @@ impl Runner<'_> {
         let [channels, height, width, classes] = record.shape;
         let params = Params::new(node.seed, &self.context.device);
         let network = nn::build(&node.architecture, Shape { channels, height, width, classes }, params.builder())?;
-        let model = folder.join("model.safetensors");
-        params.load(&weights::read(&model)?, &model)?;
-        Ok(Trained { network, record, folder, normalisation: data::normalisation(&node.data)? })
+        let (model, sha256) = self.context.store.model(node, &record)?;
+        params.load(&model, &folder.join("model.safetensors"))?;
+        Ok(Trained { network, record, sha256, folder, normalisation: data::normalisation(&node.data)? })
     }
 }
 

@@ -156,6 +156,12 @@ mod tests {
             std::fs::write(&damaged, &bytes[..cut]).map_err(Error::io("write", &damaged))?;
             assert!(matches!(Checkpoint::read(&damaged), Err(Error::Input { .. })), "cut at {cut}");
         }
+        // One flipped bit would make the loss explode, or only a little worse.
+        let mut bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        *bytes.last_mut().expect("holds tensors") ^= 0x40;
+        std::fs::write(&path, &bytes).map_err(Error::io("write", &path))?;
+        let error = Checkpoint::read(&path).expect_err("was damaged").to_string();
+        assert!(error.ends_with("its bytes do not match its checksum: it was damaged or edited after it was written"));
         Ok(())
     }
 }
