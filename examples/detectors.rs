@@ -26,7 +26,8 @@ fn main() -> Result<()> {
     let [train, test, names @ ..] = &arguments[..] else {
         return Err(Error::input("`detectors TRAIN.safetensors TEST.safetensors NAME...`"));
     };
-    let (train, test) = (FeatureFile::read(Path::new(train))?, FeatureFile::read(Path::new(test))?);
+    let read = |path: &String| FeatureFile::read(Path::new(path), &[Need::TrainLabels]);
+    let (train, test) = (read(train)?, read(test)?);
     for name in names {
         let detector = DetectorConfig::default_of(name)?.build();
         let (known, scored) = (train.bank(name, detector.needs())?, test.bank(name, detector.needs())?);

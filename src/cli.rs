@@ -80,7 +80,7 @@ struct Run {
 #[derive(Debug, Args)]
 struct Experiment {
     /// A name in the experiments folder, or a path to a YAML file
-    experiment: String,
+    experiment: PathBuf,
     #[command(flatten)]
     changes: Changes,
 }
@@ -135,7 +135,7 @@ struct Merge {
 
 #[derive(Debug, Args)]
 struct Measure {
-    /// Scores of in-distribution images: .npy, or .csv with one number a line
+    /// Scores of in-distribution images: .npy, or .csv with one number a line or a column `score`
     #[arg(long)]
     id: PathBuf,
     /// Scores of out-of-distribution images
@@ -229,10 +229,15 @@ impl Opened {
             // A changed experiment must not overwrite the results of the file as it stands.
             name = format!("{name}-{}", fingerprint(&loaded.experiment)?);
         }
-        if loaded.path.parent() != Some(&folders.experiments) {
-            // Nor may a file of the same name from elsewhere.
+        let is_text = loaded.path.file_name().is_some_and(|name| name.to_str().is_some());
+        if loaded.path.parent() != Some(&folders.experiments) || !is_text {
+            // Nor may a file of the same name from elsewhere, or of one that looks the same because it is no text.
             let path = std::path::absolute(&loaded.path).map_err(Error::io("read", &loaded.path))?;
-            name = format!("{name}-{}", fingerprint(&path)?);
+            let fingerprint = match path.to_str() {
+                Some(text) => fingerprint(&text)?,
+                None => fingerprint(&path.as_os_str().as_encoded_bytes())?,
+            };
+            name = format!("{name}-{fingerprint}");
         }
         let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
         // A smoke run makes its data, but weights are what they are.
@@ -243,7 +248,7 @@ impl Opened {
             runs = runs.join("smoke");
             data = runs.join("data");
         }
-        let mut command = format!("make exp={}", arguments.experiment);
+        let mut command = format!("make exp={}", arguments.experiment.display());
         for (variable, texts) in [("set", &arguments.changes.set), ("sweep", &arguments.changes.sweep)] {
             if !texts.is_empty() {
                 command.push_str(&format!(" {variable}=\"{}\"", texts.join(" ")));
@@ -357,11 +362,11 @@ fn merge(arguments: &Merge) -> Result<()> {
 }
 
 /// An experiment by name or path.
-fn find(name: &str, folder: &Path) -> Result<Loaded> {
-    let given = Path::new(name);
+fn find(given: &Path, folder: &Path) -> Result<Loaded> {
     if given.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
         return config::load::load(given);
     }
+    let name = &*given.to_string_lossy();
     let path = folder.join(format!("{name}.yaml"));
     if path.is_file() {
         return config::load::load(&path);
@@ -430,8 +435,9 @@ fn detectors() -> String {
 }
 
 fn score(arguments: &Score) -> Result<()> {
+    let is_npy = |out: &Path| out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
     let config = config::load::parse_detector(&arguments.detector)?;
-    if let Some(out) = arguments.out.iter().find(|out| out.extension().is_none_or(|extension| extension != "npy")) {
+    if let Some(out) = arguments.out.iter().find(|out| !is_npy(out)) {
         return Err(Error::input(format!("--out {}: scores are written as .npy", out.display())));
     }
     if arguments.out.len() != arguments.input.len() {

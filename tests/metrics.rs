@@ -313,6 +313,8 @@ fn refused(name: &str, bytes: &[u8]) -> String {
 
 #[test]
 fn numpy_files_are_read() {
+    let bytes = include_bytes!("golden/npy/f4.npy");
+    assert_eq!(read("F4.NPY", bytes).unwrap(), [0.5, -1.25, f64::from(3e38f32)]);
     // Written by numpy.save; see tests/golden/npy.py.
     for (name, expected) in [
         ("f4", vec![0.5, -1.25, 3e38f32 as f64]),
@@ -416,15 +418,96 @@ proptest! {
 fn csv_files_are_read() {
     assert_eq!(read("s.csv", b"1\n-2.5\n3e-1").unwrap(), [1.0, -2.5, 0.3]);
     assert_eq!(read("s.csv", b"\xef\xbb\xbfscore\r\n1\r\n\r\n2\r\n").unwrap(), [1.0, 2.0]);
+    assert_eq!(read("s.csv", b"\"score\"\n\"1.5\"\n\" 2 \"\n").unwrap(), [1.5, 2.0]);
+    assert_eq!(read("s.csv", b"\"MSP\"\n1.5\n").unwrap(), [1.5]);
+    // numpy.savetxt(header=…).
+    assert_eq!(read("s.csv", b"# energy\n1.0e+00\n2.0e+00\n").unwrap(), [1.0, 2.0]);
+    assert_eq!(read("S.CSV", b"1\n2\n").unwrap(), [1.0, 2.0]);
     assert_eq!(refused("s.csv", b"score\n"), "s.csv: there are no scores");
     assert_eq!(refused("s.csv", b"1\ntwo\n"), "s.csv, line 2: \"two\" is not a number");
-    assert_eq!(refused("s.csv", b"1,2\n"), "s.csv, line 1: \"1,2\" is not a number");
-    assert_eq!(refused("s.csv", b"id,ood\n1\n"), "s.csv, line 1: \"id,ood\" is not a number");
+    assert_eq!(refused("s.csv", b"1,2\n"), "s.csv, line 1: 2 columns, and none is called score");
+    assert_eq!(refused("s.csv", b"id,ood\n1\n"), "s.csv, line 1: 2 columns, and none is called score");
     assert_eq!(refused("s.csv", b"a\n1\nNaN\n"), "s.csv, line 3: the score with index 1 (counted from 0) is NaN");
     assert_eq!(refused("s.csv", b"1e999\n"), "s.csv, line 1: the score with index 0 (counted from 0) is inf");
-    assert_eq!(refused("s.csv", b"1\n\xff\xff\n"), "s.csv, line 2: \"\u{fffd}\" is not a number");
+    assert_eq!(refused("s.csv", b"1\n\xff\xff\n"), "s.csv, line 2: \"\u{fffd}\u{fffd}\" is not a number");
+    // Lines are counted where they end in \r\n and where some are empty.
+    assert_eq!(refused("s.csv", b"a\r\n1\r\n\r\n  \r\nx\r\n"), "s.csv, line 5: \"x\" is not a number");
+    assert_eq!(refused("s.csv", b"1.2.3\n"), "s.csv, line 1: \"1.2.3\" is not a number");
+    assert_eq!(refused("s.csv", b"1\n2,3\n"), "s.csv, line 2: 2 columns, where the first line has 1 column");
     assert_eq!(refused("s.txt", b"1\n"), "s.txt: scores are read from .npy and .csv files");
     assert!(read_scores(Path::new("missing.npy")).is_err());
+}
+
+#[test]
+fn the_column_score_is_read_of_several() {
+    // oodkit's own scores.csv, names with commas, quotes and line ends included.
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["a.png", "b, c.png", "d \"e\".png", "f\ng.png"];
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.write_record(["file", "score"]).unwrap();
+    for (name, score) in names.iter().zip(["0", "-1.5", "2", "3"]) {
+        csv.write_record([name, score]).unwrap();
+    }
+    let path = folder.path().join("scores.csv");
+    std::fs::write(&path, csv.into_inner().unwrap()).unwrap();
+    assert_eq!(read_scores(&path).unwrap(), [0.0, -1.5, 2.0, 3.0]);
+    // As pandas writes a frame with its index, and predictions.csv.
+    assert_eq!(read("s.csv", b",Score\n0,0.5\n1,0.25\n").unwrap(), [0.5, 0.25]);
+    let predictions = b"file,class,probability,score,decision\na.png,3,0.5,-2.5,ID\n";
+    assert_eq!(read("s.csv", predictions).unwrap(), [-2.5]);
+    assert_eq!(refused("s.csv", b",0\n0,0.5\n"), "s.csv, line 1: 2 columns, and none is called score");
+    assert_eq!(refused("s.csv", b"score,Score\n1,2\n"), "s.csv, line 1: 2 columns are called score");
+    assert_eq!(
+        refused("s.csv", b"file,score\na.png,1\nb.png\n"),
+        "s.csv, line 3: 1 column, where the first line has 2 columns"
+    );
+    assert_eq!(refused("s.csv", b"file,score\na.png,\n"), "s.csv, line 2: \"\" is not a number");
+}
+
+#[test]
+fn a_first_line_that_may_be_a_header_is_not_counted_in_silence() {
+    // pandas.Series(scores).to_csv(path, index=False) writes 0 above them.
+    let pandas = |scores: usize| {
+        let lines: String = (0..scores).map(|score| format!("{}\n", score as f64 + 0.5)).collect();
+        format!("0\n{lines}").into_bytes()
+    };
+    let expected = "s.csv, line 1: 0 is a header or a score; the 200 numbers below it are written with a point";
+    assert_eq!(refused("s.csv", &pandas(200)), expected);
+    assert_eq!(refused("s.csv", &[&b"\xef\xbb\xbf"[..], &pandas(200)].concat()), expected);
+    assert_eq!(refused("s.csv", b"\"0\"\n0.5\n"), expected.replace("200 numbers", "1 numbers"));
+    assert_eq!(read("s.csv", b"0.0\n0.5\n").unwrap(), [0.0, 0.5]);
+    assert_eq!(read("s.csv", b"0\n").unwrap(), [0.0]);
+    // Whole numbers may be scores: counted, and said.
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let (id, ood) = (path("id.csv", "0\n1\n2\n"), path("ood.csv", "3\n4\n"));
+    let mut command = assert_cmd::Command::cargo_bin("oodkit").unwrap();
+    let output = command.arg("metrics").arg("--id").arg(&id).arg("--ood").arg(&ood).assert().success();
+    let said = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    let expected = "id.csv, line 1: 0 is counted as a score, of 3; as a header it would be called score\n";
+    assert!(said.ends_with(expected) && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_score_file_comes_with_advice() {
+    let advice = |name: &str, bytes: &[u8]| read(name, bytes).unwrap_err().advice().unwrap_or_default().to_owned();
+    let f4 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }\n";
+    for (name, bytes, expected) in [
+        ("a.npy", b"text".to_vec(), "numpy.save"),
+        ("a.npy", npy(1, f4, &[0; 7]), "numpy.save"),
+        ("a.npy", npy(1, f4, &f32::NAN.to_le_bytes().repeat(2)), "find out where it comes from"),
+        ("a.npy", npy(1, &f4.replace("(2,)", "(0,)"), &[]), "numpy.save"),
+        ("a.csv", b"".to_vec(), "numpy.save"),
+        ("a.csv", b"1\ntwo\n".to_vec(), "one number per line"),
+        ("a.csv", b"1\ninf\n".to_vec(), "find out where it comes from"),
+        ("a.csv", b"0\n1.5\n".to_vec(), "header=[\"score\"]"),
+        ("a.txt", b"1\n".to_vec(), "numpy.save"),
+    ] {
+        assert!(advice(name, &bytes).contains(expected), "{name}: {}", advice(name, &bytes));
+    }
 }
 
 #[test]

@@ -108,14 +108,9 @@ fn what_is_wrong_with_the_files_is_said() {
             "logits has 4 rows and features has 5",
         ),
         (
-            "label",
-            write(here, "label.safetensors", &[("logits", rows(2, 3, 0.5)), ("labels", labels(&[0, 3]))]),
-            "the label of image 1 is 3, and logits has 3 columns",
-        ),
-        (
-            "negative",
-            write(here, "negative.safetensors", &[("logits", rows(2, 3, 0.5)), ("labels", labels(&[0, -1]))]),
-            "the label of image 1 is -1, which is no class",
+            "labels",
+            write(here, "labels.safetensors", &[("logits", rows(2, 3, 0.5)), ("labels", labels(&[0, 1, 2]))]),
+            "logits has 2 rows and labels has 3: one per image each",
         ),
         (
             "rank",
@@ -128,11 +123,6 @@ fn what_is_wrong_with_the_files_is_said() {
             "features has 3 columns, which does not fit head.weight, [2, 5]",
         ),
         (
-            "label of the head",
-            write(here, "class.safetensors", &[("head.weight", rows(2, 5, 0.5)), ("labels", labels(&[0, 2]))]),
-            "the label of image 1 is 2, which does not fit head.weight, [2, 5]",
-        ),
-        (
             "member",
             write(here, "member.safetensors", &[("members", rows(4, 3, 0.5).reshape((4, 1, 3)).unwrap())]),
             "members is [4, 1, 3], the logits of one network",
@@ -140,6 +130,21 @@ fn what_is_wrong_with_the_files_is_said() {
         ("nothing", write(here, "nothing.safetensors", &[("head.weight", rows(2, 5, 0.5))]), "holds no logits"),
         ("missing", good.clone(), "the detector msp needs logits, not in the file"),
         ("absent", here.join("absent.safetensors").display().to_string(), "cannot be read"),
+    ];
+    // Labels that the detector learns from.
+    let learned = [
+        (
+            write(here, "label.safetensors", &[("logits", rows(2, 3, 0.5)), ("labels", labels(&[0, 3]))]),
+            "the label of image 1 is 3, and logits has 3 columns",
+        ),
+        (
+            write(here, "negative.safetensors", &[("logits", rows(2, 3, 0.5)), ("labels", labels(&[0, -1]))]),
+            "the label of image 1 is -1, which is no class",
+        ),
+        (
+            write(here, "class.safetensors", &[("head.weight", rows(2, 5, 0.5)), ("labels", labels(&[0, 2]))]),
+            "the label of image 1 is 2, which does not fit head.weight, [2, 5]",
+        ),
     ];
     fs::write(here.join("text.safetensors"), "no tensors").unwrap();
     let text = ("text", here.join("text.safetensors").display().to_string(), "a broken safetensors file");
@@ -154,6 +159,10 @@ fn what_is_wrong_with_the_files_is_said() {
     for (_, input, expected) in files.iter().chain([&text]) {
         refused(&["--detector", "msp", "--input", input, "--out", to], expected);
     }
+    for (fit, expected) in &learned {
+        let of = ["--detector", "temperature_scaling", "--fit", fit, "--input", &good, "--out", to];
+        refused(&of, expected);
+    }
     refused(&["--detector", "knn", "--input", &good, "--out", to], "give its file with --fit");
     refused(
         &["--detector", "knn: {k: 0}", "--input", &good, "--out", to],
@@ -164,6 +173,130 @@ fn what_is_wrong_with_the_files_is_said() {
     refused(&["--detector", "msp", "--input", &good, "--out", "scores.txt"], "written as .npy");
     let wide = write(here, "wide.safetensors", &[("features", rows(60, 4, 0.5))]);
     refused(&["--detector", "knn", "--fit", &wide, "--input", &good, "--out", to], "wide.safetensors and 3 in");
+}
+
+/// A safetensors file of (N) labels of this type, written byte by byte: candle has no type for some.
+fn write_labels(folder: &Path, dtype: &str, bytes: &[u8], features: &Tensor) -> String {
+    let features: Vec<u8> = features
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let images = features.len() / 8;
+    let header = serde_json::json!({
+        "features": { "dtype": "F32", "shape": [images, 2], "data_offsets": [0, features.len()] },
+        "labels": { "dtype": dtype, "shape": [images], "data_offsets": [features.len(), features.len() + bytes.len()] },
+    })
+    .to_string();
+    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
+    let path = folder.join(format!("{dtype}.safetensors"));
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &features, bytes].concat()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn labels_are_of_any_integer_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let (features, input) = (rows(100, 2, 0.37), write(here, "test", &[("features", rows(9, 2, 0.9))]));
+    let all: Vec<u8> = (0..100).map(|image| image % 4).collect();
+    let bytes = |width: usize| -> Vec<u8> {
+        all.iter().flat_map(|label| [&[*label][..], &[0; 7]].concat()[..width].to_vec()).collect()
+    };
+    let ddu = |fit: &str| scored(&["--detector", "ddu", "--fit", fit, "--input", &input], &out);
+    let expected = ddu(&write_labels(here, "I64", &bytes(8), &features));
+    for (dtype, width) in [("U8", 1), ("I8", 1), ("I16", 2), ("U16", 2), ("I32", 4), ("U32", 4), ("U64", 8)] {
+        assert_eq!(ddu(&write_labels(here, dtype, &bytes(width), &features)), expected, "{dtype}");
+    }
+    let f32s: Vec<u8> = (0..100).flat_map(|image| (image as f32).to_le_bytes()).collect();
+    let refused = |dtype: &str, bytes: &[u8], expected: &str| {
+        let fit = write_labels(here, dtype, bytes, &features);
+        let assert =
+            oodkit().args(["score", "--detector", "ddu", "--fit", &fit, "--input", &input, "--out", "n.npy"]).assert();
+        let said = String::from_utf8(assert.code(2).get_output().stderr.clone()).unwrap();
+        assert!(said.contains(expected), "{dtype}: {said}");
+    };
+    refused("F32", &f32s, "labels is [100] of F32, and must be one whole number per image");
+    refused("U64", &[255; 800], "tensor \"labels\": 18446744073709551615 is larger than 2^63 - 1");
+}
+
+#[test]
+fn labels_that_nothing_reads_may_be_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let outputs = || [("features", rows(9, 2, 0.9)), ("logits", rows(9, 3, 0.9))];
+    let with = |name: &str, value: i64| {
+        let labels = Tensor::full(value, 9, &Device::Cpu).unwrap();
+        write(here, name, &[&outputs()[..], &[("labels", labels)]].concat())
+    };
+    let plain = write(here, "plain", &outputs());
+    let train = write(
+        here,
+        "train",
+        &[
+            ("features", rows(100, 2, 0.37)),
+            ("labels", Tensor::from_iter((0..100u32).map(|image| image % 3), &Device::Cpu).unwrap()),
+        ],
+    );
+    // pytorch-ood and OpenOOD mark OOD by −1; another set has classes of its own.
+    for (name, value) in [("ood", -1), ("other", 99)] {
+        let input = with(name, value);
+        for detector in ["msp", "energy"] {
+            let of = |input: &str| scored(&["--detector", detector, "--input", input], &out);
+            assert_eq!(of(&input), of(&plain), "{name} {detector}");
+        }
+        for detector in ["ddu", "knn: {k: 3}"] {
+            let of = |input: &str| scored(&["--detector", detector, "--fit", &train, "--input", input], &out);
+            assert_eq!(of(&input), of(&plain), "{name} {detector}");
+        }
+        // Of train images, too, where the detector learns without labels.
+        assert_eq!(scored(&["--detector", "knn: {k: 3}", "--fit", &input, "--input", &plain], &out).len(), 9);
+    }
+}
+
+#[test]
+fn tensors_without_a_use_are_left_alone_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let out = here.join("scores.npy");
+    let told = |input: &str| {
+        let arguments = ["score", "--detector", "msp", "--input", input, "--out", out.to_str().unwrap()];
+        String::from_utf8(oodkit().args(arguments).assert().success().get_output().stderr.clone()).unwrap()
+    };
+    let index = Tensor::new(&[7u32, 8, 9, 10], &Device::Cpu).unwrap();
+    let extra = [("logits", rows(4, 3, 0.5)), ("logits_of_teacher", rows(4, 3, 0.5)), ("index", index)];
+    let said = told(&write(here, "extra", &extra));
+    let expected = "extra: no use for the tensors \"index\", \"logits_of_teacher\", which are left alone\n";
+    assert_eq!(said.matches(expected).count(), 1, "{said}");
+    assert_eq!(read_scores(&out).unwrap().len(), 4);
+    assert!(!told(&write(here, "plain", &extra[..1])).contains("no use"));
+}
+
+#[test]
+fn another_format_is_called_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    for (name, bytes, expected) in [
+        ("x.npy", &include_bytes!("golden/npy/f4.npy")[..], "x.npy: an array of NumPy's, and no safetensors file"),
+        ("x.npz", b"PK\x03\x04 and so on", "a zip archive, such as torch.save and numpy.savez write"),
+        ("x.pt", b"\x80\x02}q\x00.", "a pickle, such as older versions of torch.save write"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file"),
+        ("x.txt", b"1\n2\n3\n4\n", "a broken safetensors file"),
+    ] {
+        fs::write(here.join(name), bytes).unwrap();
+        let input = here.join(name).display().to_string();
+        let assert =
+            oodkit().args(["score", "--detector", "msp", "--input", &input, "--out", "n.npy"]).assert().code(2);
+        let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(said.contains(expected) && said.contains("hint: write it with safetensors.torch.save_file"), "{said}");
+    }
+    let good = write(here, "good", &[("logits", rows(4, 3, 0.5))]);
+    assert_eq!(scored(&["--detector", "msp", "--input", &good], &here.join("SCORES.NPY")).len(), 4);
 }
 
 #[test]

@@ -146,3 +146,22 @@ fn seeds_are_capped_and_foreign_text_steers_no_terminal() {
     let said = text(&output.stderr);
     assert!(!said.contains('\u{1b}') && said.contains(r"a\u{1b}[2Jb"), "{said}");
 }
+
+#[test]
+fn names_that_are_no_text_are_names() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    let run = |command: &str, name: &[u8]| {
+        let file = folder.path().join(OsStr::from_bytes(name));
+        fs::write(&file, EXPERIMENT).unwrap();
+        let mut oodkit = Command::cargo_bin("oodkit").unwrap();
+        oodkit.current_dir(env!("CARGO_MANIFEST_DIR")).env("OODKIT_RUNS", &runs);
+        oodkit.arg(command).arg(file).assert().success();
+    };
+    run("run", b"caf\xe9.yaml");
+    run("table", b"caf\xe9.yaml");
+    // Another file, though it is shown as the same name.
+    run("run", b"caf\xe8.yaml");
+    assert_eq!(fs::read_dir(runs.join("experiments")).unwrap().count(), 2);
+}

@@ -31,7 +31,7 @@ const TPR: f64 = 0.95;
 pub struct Export {
     /// A name in the experiments folder, or a path to a YAML file
     #[arg(long, value_name = "NAME")]
-    experiment: String,
+    experiment: PathBuf,
     /// A network of the experiment
     #[arg(long, value_name = "NETWORK")]
     network: String,

@@ -40,7 +40,7 @@ const LISTED: usize = 20;
 pub struct Predict {
     /// A name in the experiments folder, or a path to a YAML file
     #[arg(long, value_name = "NAME")]
-    experiment: String,
+    experiment: PathBuf,
     /// A method of the experiment, as its table names it: EBD, "Sparsity (weight=0.01)"
     #[arg(long, value_name = "METHOD")]
     method: String,

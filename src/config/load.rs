@@ -168,8 +168,13 @@ impl Includes {
         let full = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let own = full.parent().unwrap_or(&full);
         let root = own.ancestors().find(|folder| folder.join("experiments").is_dir()).unwrap_or(own);
+        // Named, so that a file that includes itself is told so; the library takes names that are text only.
+        let named = |resolver: SafeFileResolver| match full.to_str() {
+            Some(_) => resolver.with_root_file(&full),
+            None => Ok(resolver),
+        };
         let resolver = SafeFileResolver::new(root)
-            .and_then(|resolver| resolver.with_root_file(&full))
+            .and_then(named)
             .map_err(Error::io("read", path))?
             .with_read_mode(SafeFileReadMode::Text)
             .with_symlink_policy(SymlinkPolicy::FollowWithinRoot);

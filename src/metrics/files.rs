@@ -4,37 +4,46 @@
 //! recursion, so that a hostile header ends the program. Only what scores need is read: one number per image.
 
 use std::{
-    io::{BufRead, BufReader, BufWriter, Read, Write},
+    io::{BufReader, BufWriter, Read, Write},
     path::Path,
 };
 
-use super::measures;
+use super::{measures, score_csv};
 use crate::{
     Error, Result,
     fs::{read_if_there, write_atomic},
 };
 
+/// What to do with a file that is not what it should be.
+const WRITE_ANEW: &str = "write it anew, in Python: numpy.save(\"scores.npy\", scores), one number for each image";
+
+/// Why a number is refused.
+pub(super) const NOT_FINITE: &str =
+    "a score that is not a finite number has no place in a ranking; find out where it comes from";
+
 /// Reads one score per image from a `.npy` file (one-dimensional or N × 1, any real number type but f2) or a `.csv` file
-/// (one number per line, the first line may be a title). Every number is kept exactly.
+/// (one number per line below a title or none, or the column `score` below a header). Every number is kept exactly.
 ///
 /// # Errors
-/// [`Error::Input`] if the file is not of that form, is empty, or holds NaN or an infinity; with its index or line.
+/// [`Error::Input`] if the file is not of that form, is empty, or holds NaN or an infinity; with its index or line. So is a CSV
+/// file whose first line may be a header or a score: pandas' `0`.
 pub fn read_scores(path: &Path) -> Result<Vec<f64>> {
-    let scores = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("npy") => read_npy(path)?,
-        Some("csv") => read_csv(path)?,
+    let scores = match path.extension().map(|extension| extension.to_ascii_lowercase()) {
+        Some(extension) if extension == "npy" => read_npy(path)?,
+        Some(extension) if extension == "csv" => score_csv::read(path)?,
         _ => {
-            return Err(Error::input(format!("{}: scores are read from .npy and .csv files", path.display()))
-                .hint("in Python: numpy.save(\"scores.npy\", scores)"));
+            return Err(
+                Error::input(format!("{}: scores are read from .npy and .csv files", path.display())).hint(WRITE_ANEW)
+            );
         }
     };
     if scores.is_empty() {
-        return Err(Error::input(format!("{}: there are no scores", path.display())));
+        return Err(Error::input(format!("{}: there are no scores", path.display())).hint(WRITE_ANEW));
     }
     match scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
         Some((index, score)) => {
             Err(Error::input(format!("{}: the score with index {index} (counted from 0) is {score}", path.display()))
-                .hint("a score that is not a finite number has no place in a ranking; find out where it comes from"))
+                .hint(NOT_FINITE))
         }
         None => Ok(scores),
     }
@@ -122,7 +131,7 @@ const LONGEST_HEADER: usize = 10_000;
 const BLOCK: usize = 1 << 20;
 
 fn read_npy(path: &Path) -> Result<Vec<f64>> {
-    let bad = |what: String| Error::input(format!("{}: {what}", path.display()));
+    let bad = |what: String| Error::input(format!("{}: {what}", path.display())).hint(WRITE_ANEW);
     let io = || Error::io("read", path);
     let (file, size) = crate::fs::open_regular(path)?;
     let mut reader = BufReader::new(file);
@@ -258,36 +267,4 @@ fn parse_header(header: &str) -> Result<(Item, Vec<u64>), String> {
         })
         .ok_or("the .npy header's shape is not a tuple of numbers")?;
     Ok((item, shape))
-}
-
-fn read_csv(path: &Path) -> Result<Vec<f64>> {
-    let io = || Error::io("read", path);
-    let mut reader = BufReader::new(crate::fs::open_regular(path)?.0);
-    let mut scores = Vec::new();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(io())? == 0 {
-            break;
-        }
-        let text = std::str::from_utf8(&line).unwrap_or("\u{fffd}").trim_start_matches('\u{feff}').trim();
-        match text.parse::<f64>() {
-            Ok(score) if score.is_finite() => scores.push(score),
-            Ok(score) => {
-                let index = scores.len();
-                return Err(Error::input(format!(
-                    "{}, line {number}: the score with index {index} (counted from 0) is {score}",
-                    path.display()
-                )));
-            }
-            Err(_) if text.is_empty() => {}
-            Err(_) if number == 1 && !text.contains([',', ';', '\t']) && text.starts_with(char::is_alphabetic) => {}
-            Err(_) => {
-                let shown: String = text.chars().take(40).collect();
-                return Err(Error::input(format!("{}, line {number}: {shown:?} is not a number", path.display()))
-                    .hint("one number per line; the first line may be a title"));
-            }
-        }
-    }
-    Ok(scores)
 }

@@ -7,6 +7,7 @@ pub mod aggregate;
 pub mod files;
 pub mod measures;
 pub mod ranking;
+mod score_csv;
 
 pub use aggregate::{accuracy, measure_for, redraw, threshold};
 pub use files::{read_scores, run_cli, write_npy};

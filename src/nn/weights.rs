@@ -16,7 +16,10 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors, tensor::View};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{TensorView, View},
+};
 
 pub use fit::{Mismatch, match_names};
 
@@ -27,7 +30,8 @@ const LARGEST_FILE: u64 = 1 << 33;
 /// A header of more bytes describes no tensors that are weights.
 const LARGEST_HEADER: u64 = 1 << 24;
 
-/// Reads all tensors of a file, by name, to the CPU, each with the element type it is stored with (truth values as u8).
+/// Reads all tensors of a file, by name, to the CPU, each with the element type it is stored with (truth values as u8,
+/// integers that candle has no type for as i64).
 ///
 /// The file's contents decide what it is: safetensors, or what `torch.save` writes, a zip archive since PyTorch 1.6 and pickles
 /// before, holding a state dict or a checkpoint with one in it (`state_dict`, `model`, …). Strided and shared storages are
@@ -103,6 +107,14 @@ type Metadata = BTreeMap<String, String>;
 
 /// The tensors and the metadata in the bytes of a safetensors file; an error says what is wrong with them.
 pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>, Metadata), String> {
+    read_safetensors_of(bytes, |_| true)
+}
+
+/// As [`read_safetensors`], of the tensors with a wanted name; the others are not looked at.
+pub(crate) fn read_safetensors_of(
+    bytes: &[u8],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(BTreeMap<String, Tensor>, Metadata), String> {
     let broken = |error| format!("a broken safetensors file: {error}");
     let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
     if header > LARGEST_HEADER && header < bytes.len() as u64 {
@@ -115,18 +127,50 @@ pub(crate) fn read_safetensors(bytes: &[u8]) -> Result<(BTreeMap<String, Tensor>
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
     let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        let dtype = match view.dtype() {
-            Dtype::BOOL => DType::U8,
-            other => DType::try_from(other)
-                .map_err(|_| format!("tensor {name:?}: elements of a type that is not supported ({other:?})"))?,
-        };
+    for (name, view) in file.iter().filter(|(name, _)| wanted(name)) {
         elements(view.shape()).ok_or_else(|| format!("tensor {name:?}: impossible sizes {:?}", view.shape()))?;
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)
-            .map_err(|error| format!("tensor {name:?}: {error}"))?;
+        let tensor = of_view(&view).map_err(|reason| format!("tensor {name:?}: {reason}"))?;
         tensors.insert(name.to_owned(), tensor);
     }
     Ok((tensors, metadata))
+}
+
+/// The names of the tensors in the bytes of a safetensors file, sorted.
+pub(crate) fn names_in_safetensors(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("a broken safetensors file: {error}"))?;
+    let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// A tensor of the file's own type; integers that candle has no type for are i64.
+fn of_view(view: &TensorView<'_>) -> Result<Tensor, String> {
+    let (bytes, shape) = (view.data(), view.shape());
+    let integers = match view.dtype() {
+        Dtype::I8 => Some(bytes.iter().map(|byte| i64::from(byte.cast_signed())).collect()),
+        Dtype::U16 => {
+            Some(bytes.as_chunks().0.iter().map(|bytes| i64::from(u16::from_le_bytes(*bytes))).collect::<Vec<_>>())
+        }
+        Dtype::U64 => {
+            let integers = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+            Some(
+                integers
+                    .map(|integer| i64::try_from(integer).map_err(|_| format!("{integer} is larger than 2^63 - 1")))
+                    .collect::<Result<_, _>>()?,
+            )
+        }
+        _ => None,
+    };
+    let tensor = match (integers, view.dtype()) {
+        (Some(integers), _) => Tensor::from_vec(integers, shape, &Device::Cpu),
+        (None, Dtype::BOOL) => Tensor::from_raw_buffer(bytes, DType::U8, shape, &Device::Cpu),
+        (None, other) => {
+            let dtype =
+                DType::try_from(other).map_err(|_| format!("elements of a type that is not supported ({other:?})"))?;
+            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)
+        }
+    };
+    tensor.map_err(|error| error.to_string())
 }
 
 /// How many elements these sizes make; `None` if the strides of such a tensor, even an empty one, would overflow.

@@ -4,7 +4,8 @@
 //! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble of at least
 //! two), `labels` (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons
 //! before or after their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels
-//! of any integer type; other names are refused, because they are slips of the keyboard.
+//! of any integer type. Labels that the detector does not read may be anything: −1, the classes of another set. Tensors of other
+//! names are left alone with a note, unless their name is that of a missing tensor but for a slip of the keyboard.
 
 mod belongs;
 mod taps;
@@ -23,11 +24,26 @@ use super::{
 };
 use crate::{
     Error, Result, did_you_mean,
-    nn::{Head, weights::read_safetensors},
+    nn::{
+        Head,
+        weights::{names_in_safetensors, read_safetensors_of},
+    },
+    printable, say,
 };
 
-/// The names that a file may hold, besides `taps.<layer>`.
-const NAMES: [&str; 6] = ["logits", "features", "members", "labels", "head.weight", "head.bias"];
+/// The names that have a meaning, besides `taps.<layer>`.
+const NAMES: [&str; 6] = ["logits", "features", "members", LABELS, "head.weight", "head.bias"];
+const LABELS: &str = "labels";
+
+/// First bytes of files that are given in the stead of safetensors.
+const OTHERS: [(&[u8], &str); 4] = [
+    (b"PK\x03\x04", "a zip archive, such as torch.save and numpy.savez write"),
+    (b"\x93NUMPY", "an array of NumPy's"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x80", "a pickle, such as older versions of torch.save write"),
+];
+const AS_SAFETENSORS: &str = "write it with safetensors.torch.save_file({\"features\": …, \"logits\": …}, path), or the same of safetensors.numpy: \
+     docs/guide/detectors.md shows how";
 
 /// The contents of one file.
 #[derive(Debug, Clone)]
@@ -40,16 +56,18 @@ pub struct FeatureFile {
     labels: Option<Vec<u32>>,
     head: Option<Head>,
     taps: Option<Arc<Taps>>,
+    /// Names of tensors that nothing reads.
+    unused: Vec<String>,
 }
 
 impl FeatureFile {
-    /// Reads and checks a file.
+    /// Reads and checks a file for a detector of these needs; its labels only if they are among them.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the file and the tensor: an unknown name, sizes that do not fit each other, NaN or infinity, a
-    /// label that is no class. NaN in `taps.*` is left to the detector: AFDU learns without it and counts it, and scores no image
-    /// that has it.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// [`Error::Input`] naming the file and the tensor: a name that is a slip, sizes that do not fit each other, NaN or infinity,
+    /// a label that is no class. NaN in `taps.*` is left to the detector: AFDU learns without it and counts it, and scores no
+    /// image that has it.
+    pub fn read(path: &Path, needs: &[Need]) -> Result<Self> {
         let shown = path.display().to_string();
         let refuse = |reason: String| Error::input(format!("{shown}: {reason}"));
         let mut bytes = Vec::new();
@@ -58,20 +76,18 @@ impl FeatureFile {
             other => other,
         })?;
         (&opened).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        if bytes.starts_with(b"PK\x03\x04") {
-            let error =
-                refuse("a zip archive, such as torch.save and numpy.savez write, and no safetensors file".into());
-            return Err(error.hint("write it with safetensors.torch.save_file: the README shows how"));
-        }
-        let (mut tensors, _) = read_safetensors(&bytes).map_err(&refuse)?;
+        let broken = |reason: String| match OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+            Some((_, what)) => refuse(format!("{what}, and no safetensors file")).hint(AS_SAFETENSORS),
+            None => refuse(reason).hint(AS_SAFETENSORS),
+        };
+        let names = names_in_safetensors(&bytes).map_err(broken)?;
+        let unused = without_use(&names, &shown)?;
+        let (mut tensors, _) = read_safetensors_of(&bytes, has_use).map_err(broken)?;
         drop(bytes);
         let mut taps = Vec::new();
         for name in tensors.keys().cloned().collect::<Vec<_>>() {
             if let Some(layer) = name.strip_prefix("taps.") {
                 taps.extend(tensors.remove(&name).map(|tensor| (layer.to_owned(), tensor)));
-            } else if !NAMES.contains(&name.as_str()) {
-                return Err(refuse(format!("there is no use for a tensor {name:?}{}", did_you_mean(&name, NAMES)))
-                    .hint(format!("the names are {} and taps.<layer>", NAMES.join(", "))));
             }
         }
         let mut read = |name: &str, rank: usize| -> Result<Option<Tensor>> {
@@ -92,7 +108,12 @@ impl FeatureFile {
             (None, Some(_)) => return Err(refuse("head.bias stands there without head.weight".into())),
             (None, None) => None,
         };
-        let labels = tensors.remove("labels").map(|labels| classes(&labels).map_err(&refuse)).transpose()?;
+        let labels = tensors.remove(LABELS);
+        let labelled = labels.as_ref().map(|labels| labels.dims().first().copied().unwrap_or(1));
+        let labels = labels
+            .filter(|_| needs.contains(&Need::TrainLabels))
+            .map(|labels| classes(&labels).map_err(&refuse))
+            .transpose()?;
         let mut layers = Vec::new();
         for (name, tensor) in taps {
             layers.push((name.clone(), floats(&tensor, &format!("taps.{name}"), &[2, 4], false).map_err(&refuse)?));
@@ -103,7 +124,7 @@ impl FeatureFile {
         features.iter().for_each(|tensor| count("features", tensor));
         members.iter().for_each(|tensor| count("members", tensor));
         layers.iter().for_each(|(name, tensor)| count(&format!("taps.{name}"), tensor));
-        rows.extend(labels.iter().map(|labels| ("labels".to_owned(), labels.len())));
+        rows.extend(labelled.map(|rows| (LABELS.to_owned(), rows)));
         let Some((first, images)) = rows.first().cloned() else {
             return Err(refuse("it holds no logits, features, labels or taps".into()));
         };
@@ -123,9 +144,18 @@ impl FeatureFile {
             labels,
             head,
             taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers, outputs })),
+            unused,
         };
         file.check_classes().map_err(refuse)?;
         Ok(file)
+    }
+
+    /// Tells of the tensors that nothing reads.
+    fn note_unused(&self) {
+        let names: Vec<String> = self.unused.iter().map(|name| format!("\"{}\"", printable(name))).collect();
+        if !names.is_empty() {
+            say(format!("{}: no use for the tensors {}, which are left alone", self.path, names.join(", ")));
+        }
     }
 
     fn taps(&self) -> Result<&Taps> {
@@ -263,7 +293,8 @@ pub fn score(
         let message = format!("the detector {} learns from the train set: give its file with --fit", config.name());
         return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
     }
-    let train_file = fit.map(FeatureFile::read).transpose()?;
+    let train_file = fit.map(|path| FeatureFile::read(path, detector.needs())).transpose()?;
+    train_file.iter().for_each(FeatureFile::note_unused);
     let mut train = match &train_file {
         Some(file) if learns => Some(file.bank(config.name(), detector.needs())?),
         _ => None,
@@ -283,13 +314,16 @@ pub fn score(
     let mut first = None;
     for (index, path) in inputs.iter().enumerate() {
         let (input, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
+        input.note_unused();
         if detector.needs().contains(&Need::Head) && shared.is_none() && input.head.is_none() {
             let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
             return Err(Error::input(message));
         }
         if let (None, Some(found)) = (&shared, Shared::of(&input)) {
             train_file.iter().try_for_each(|file| check(&found, file))?;
-            inputs[..index].iter().try_for_each(|path| check(&found, &FeatureFile::read(path)?))?;
+            inputs[..index]
+                .iter()
+                .try_for_each(|path| check(&found, &FeatureFile::read(path, &asked_of_input(detector.needs()))?))?;
             shared = Some(found);
         }
         shared.iter().try_for_each(|shared| check(shared, &input))?;
@@ -337,6 +371,11 @@ fn of_detector(config: &DetectorConfig, file: &str, error: Error, advice: &str) 
 /// Layers of a file of train images, and their activations.
 type Chosen = (Vec<layers::Chosen>, Arc<Taps>);
 
+/// What is asked of the images to score, and not only of the train images.
+fn asked_of_input(needs: &[Need]) -> Vec<Need> {
+    needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect()
+}
+
 /// A file of images to score, as a bank that fits the train images'.
 fn input_bank(
     config: &DetectorConfig,
@@ -344,9 +383,8 @@ fn input_bank(
     chosen: Option<&Chosen>,
     path: &Path,
 ) -> Result<(FeatureFile, Bank)> {
-    // What is asked of the images to score, and not only of the train images.
-    let needs: Vec<Need> = config.build().needs().iter().copied().filter(|need| *need != Need::TrainLabels).collect();
-    let input = FeatureFile::read(path)?;
+    let needs = asked_of_input(config.build().needs());
+    let input = FeatureFile::read(path, &needs)?;
     let mut bank = input.bank(config.name(), &needs)?;
     if let Some(train) = train {
         let pairs = [("logits", &train.logits, &input.logits), ("features", &train.features, &input.features)];
@@ -405,6 +443,27 @@ fn same_taps(train: &FeatureFile, chosen: &[layers::Chosen], input: &FeatureFile
         Ok((name.clone(), values.clone()))
     });
     Ok(Arc::new(Taps::new(same.collect::<Result<_>>()?)?))
+}
+
+fn has_use(name: &str) -> bool {
+    NAMES.contains(&name) || name.starts_with("taps.")
+}
+
+/// The tensors that have no use here.
+///
+/// # Errors
+/// [`Error::Input`] if the name of one is nearly that of a tensor that the file lacks.
+fn without_use(names: &[String], shown: &str) -> Result<Vec<String>> {
+    let absent = NAMES.into_iter().filter(|known| !names.iter().any(|name| name == known));
+    let unused: Vec<String> = names.iter().filter(|name| !has_use(name)).cloned().collect();
+    for name in &unused {
+        let near = did_you_mean(name, absent.clone());
+        if !near.is_empty() {
+            let message = format!("{shown}: there is no use for a tensor \"{}\"{near}", printable(name));
+            return Err(Error::input(message).hint(format!("the names are {} and taps.<layer>", NAMES.join(", "))));
+        }
+    }
+    Ok(unused)
 }
 
 /// A tensor as f32, of one of the ranks; a message otherwise.
