@@ -21,7 +21,7 @@ use oodkit::{
         execute::{Context, execute},
         interrupt::Interrupt,
         layers, merge,
-        plan::{Plan, fingerprint, plan},
+        plan::{Places, Plan, fingerprint, plan},
         results::Results,
         store::{Lock, Store, lock, write_json},
     },
@@ -255,8 +255,13 @@ impl Opened {
             }
         }
         command.push_str(if arguments.changes.smoke { " smoke=1" } else { "" });
-        let plan = plan(&loaded, &weights)?;
-        Ok(Self { command, plan, out: runs.join("experiments").join(name), store: Store::new(runs), data })
+        let out = runs.join("experiments").join(name);
+        let store = Store::new(runs);
+        let plan = plan(
+            &loaded,
+            &Places { data: Some(&*data).filter(|_| !arguments.changes.smoke), weights: &weights, store: &store },
+        )?;
+        Ok(Self { command, plan, out, store, data })
     }
 
     /// The results on disk, if they are those of the experiment as it stands now.

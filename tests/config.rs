@@ -455,12 +455,9 @@ fn recipes_keep_the_identity_they_had() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("experiments/{name}.yaml"));
         let mut loaded = load::load(&path).unwrap();
         loaded.experiment = with(&loaded.experiment, texts);
-        oodkit::run::plan::plan(&loaded, std::path::Path::new("weights"))
-            .unwrap()
-            .nodes
-            .into_iter()
-            .map(|node| node.hash)
-            .collect()
+        let store = oodkit::run::store::Store::new("runs");
+        let places = oodkit::run::plan::Places { data: None, weights: Path::new("weights"), store: &store };
+        oodkit::run::plan::plan(&loaded, &places).unwrap().nodes.into_iter().map(|node| node.hash).collect()
     };
     let now = hashes("fashion_sparsity", &[]);
     let then = ["e2057db2a02c", "71f8eb83f72b", "f6d7990722cd", "88b4b0acdea6", "5e48f285f91e"];

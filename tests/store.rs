@@ -156,19 +156,114 @@ fn nothing_is_built_on_images_that_were_exchanged() {
     place.write(EXPERIMENT, "a");
     place.run(&[]);
     place.other_images("a");
-    let told = place.fails(2, "run", &["--set", "networks.tuned.loss.sparsity.weight=0.01"]);
+    // Other images are other networks, though they lie where the old ones did.
+    place.run(&["--set", "networks.tuned.loss.sparsity.weight=0.01"]);
+    assert_eq!(place.networks().len(), 5);
+}
+
+#[test]
+fn nothing_is_built_on_images_of_a_known_set_that_were_exchanged() {
+    let place = Place::new();
+    fs::rename(place.path("a"), place.path("fashion_mnist")).unwrap();
+    let known = EXPERIMENT.replace("name: mine, format: idx, path: ID, mean: [0.5], std: [0.5]", "name: fashion_mnist");
+    place.write(&known, "a");
+    let data = place.path("").display().to_string();
+    place.run(&["--data", &data]);
+    place.other_images("fashion_mnist");
+    let told = place.fails(2, "run", &["--data", &data, "--set", "networks.tuned.loss.sparsity.weight=0.01"]);
     assert!(told.contains("are not those that"), "{told}");
+}
+
+impl Place {
+    /// Sets the time of change of a copy's files.
+    fn date(&self, name: &str, time: std::time::SystemTime) {
+        for entry in fs::read_dir(self.path(name)).unwrap() {
+            fs::File::options().append(true).open(entry.unwrap().path()).unwrap().set_modified(time).unwrap();
+        }
+    }
+
+    /// What `plan` says of each network: `done`, `to do`.
+    fn plan(&self) -> Vec<String> {
+        let output = self.oodkit("plan", &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().filter(|line| line.trim_start().starts_with('#'));
+        lines.map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")).collect()
+    }
+}
+
+#[test]
+fn the_same_data_elsewhere_are_the_same_network_and_so_are_data_that_are_gone() {
+    let place = Place::new();
+    let an_hour = std::time::Duration::from_secs(3600);
+    place.date("a", std::time::SystemTime::now() - an_hour);
+    place.write(EXPERIMENT, "a");
+    place.run(&[]);
+    let done = place.plan();
+    assert!(done.iter().all(|line| line.starts_with("done ")), "{done:?}");
+
+    fs::rename(place.path("a"), place.path("moved")).unwrap();
+    // The digest was kept. Without it, the networks that learned from here could not be named.
+    assert_eq!(place.plan(), done);
+    place.write(EXPERIMENT, "moved");
+    assert_eq!(place.plan(), done);
+    place.write(EXPERIMENT, "b");
+    assert!(place.plan().iter().all(|line| line.starts_with("to do ")));
+
+    // A changed byte is seen: the kept digest is of files as they were.
+    place.write(EXPERIMENT, "moved");
+    let labels = place.path("moved/train-labels-idx1-ubyte.gz");
+    let mut bytes = fs::read(&labels).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&labels, bytes).unwrap();
+    assert!(place.plan().iter().all(|line| line.starts_with("to do ")));
+}
+
+#[test]
+fn networks_that_were_known_by_the_path_of_their_data_are_found_while_these_do_not_change() {
+    let place = Place::new();
+    place.write(EXPERIMENT, "a");
+    // Where the files are not there, the path is all that there is.
+    fs::rename(place.path("a"), place.path("away")).unwrap();
+    let by_path = place.plan();
+    fs::rename(place.path("away"), place.path("a")).unwrap();
+    place.run(&[]);
+
+    // The first network as an earlier version kept it.
+    let done = place.plan();
+    let folder = |line: &str| place.path("runs").join(line.split_whitespace().last().unwrap());
+    let (new, old) = (folder(&done[0]), folder(&by_path[0]));
+    fs::create_dir_all(old.parent().unwrap()).unwrap();
+    fs::rename(&new, &old).unwrap();
+    let record = old.join("network.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    json.as_object_mut().unwrap().remove("checksum");
+    let data = json["identity"]["data"].as_object_mut().unwrap();
+    assert!(data.remove("digest").is_some());
+    data.insert("path".into(), place.path("a").display().to_string().into());
+    fs::write(&record, json.to_string()).unwrap();
+
+    let found = place.plan();
+    assert!(found[0].starts_with("done ") && folder(&found[0]) == old, "{found:?}");
+    assert_eq!(found[1..], done[1..]);
+    assert!(!place.run(&[]).contains("step"), "nothing is trained");
+    // What was changed since is not what it learned from.
+    place.date("a", std::time::SystemTime::now() + std::time::Duration::from_secs(3600));
+    assert!(place.plan()[0].starts_with("to do "));
 }
 
 #[test]
 fn a_checkpoint_is_not_continued_on_images_that_were_exchanged() {
     let place = Place::new();
-    place.write(&EXPERIMENT.replace("epochs: 2", "epochs: 2000"), "a");
+    fs::rename(place.path("a"), place.path("fashion_mnist")).unwrap();
+    let known = EXPERIMENT.replace("name: mine, format: idx, path: ID, mean: [0.5], std: [0.5]", "name: fashion_mnist");
+    place.write(&known.replace("epochs: 2", "epochs: 2000"), "a");
+    let data = place.path("").display().to_string();
     let mut child = Command::new(env!("CARGO_BIN_EXE_oodkit"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["run", &place.path("kept.yaml").display().to_string(), "--runs"])
         .arg(place.path("runs"))
-        .args(["--set", "networks.base.train.checkpoint.every_steps=1"])
+        .args(["--data", &data, "--set", "networks.base.train.checkpoint.every_steps=1"])
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -185,8 +280,8 @@ fn a_checkpoint_is_not_continued_on_images_that_were_exchanged() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(has_checkpoint());
-    place.other_images("a");
-    let told = place.fails(2, "run", &["--set", "networks.base.train.checkpoint.every_steps=1"]);
+    place.other_images("fashion_mnist");
+    let told = place.fails(2, "run", &["--data", &data, "--set", "networks.base.train.checkpoint.every_steps=1"]);
     assert!(told.contains("was taken on other train images"), "{told}");
 }
 
@@ -225,5 +320,5 @@ fn a_paper_that_is_not_there_is_told_before_any_work() {
     place.write(&EXPERIMENT.replace("columns: [accuracy, auroc]", table), "a");
     let told = place.fails(2, "run", &[]);
     assert!(told.contains("paper/none.csv"), "{told}");
-    assert!(!place.path("runs").exists());
+    assert!(!place.path("runs/networks").exists());
 }

@@ -41,6 +41,13 @@ pub(super) struct Files {
     transposed: bool,
 }
 
+impl Files {
+    /// Images, then labels.
+    pub(super) fn paths(self) -> Vec<PathBuf> {
+        std::iter::once(self.images).chain(self.labels).collect()
+    }
+}
+
 /// Finds the files of a split, or says which was looked for.
 pub(super) fn locate(folder: &Path, split: Split) -> Result<Files, String> {
     // EMNIST's official files hold each letter transposed.

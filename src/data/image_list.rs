@@ -41,7 +41,7 @@ pub(super) fn read(root: &Path, list: &Path, split: Split, wanted: &Wanted) -> R
 }
 
 /// The files of a list, and their labels if it has any.
-fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
+pub(super) fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
     let length = fs::metadata(list).map_err(Error::io("read", list))?.len();
     if length > MAX_BYTES {
         return Err(Error::input(format!("{} has {length} bytes: too large for a list of pictures", list.display())));

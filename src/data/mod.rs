@@ -13,6 +13,7 @@ pub mod synthetic;
 mod augment;
 mod cifar;
 mod conform;
+pub(crate) mod contents;
 mod fer2013;
 mod folder;
 mod form;

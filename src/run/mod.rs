@@ -5,6 +5,7 @@
 
 pub mod bank;
 pub mod device;
+mod digests;
 mod evaluation;
 pub mod events;
 pub mod execute;

@@ -3,11 +3,15 @@
 //! A node is a network and a seed. Its identity is a hash of everything that can change its weights: architecture, data
 //! set, loss, recipe, and the identity of what it starts from. Two networks with the same identity are the same node, in
 //! whatever experiment, sweep cell or table they are named.
+//!
+//! A set with a `path` or a `list` is known by what its files hold, wherever they lie. Networks of earlier versions were known by the
+//! path; they are found under it as long as no file has changed since.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use indexmap::IndexMap;
@@ -23,6 +27,7 @@ use crate::{
     data::{Normalisation, normalisation},
     digest::hex,
     run::{
+        digests::{Digests, Known},
         execute::data_problems,
         published::{Files, Published},
         store::{Progress, Store},
@@ -67,6 +72,9 @@ pub struct Node {
     pub label: String,
     /// The first 12 hexadecimal digits of its identity's SHA-256.
     pub hash: String,
+    /// The hash by what its files hold, and that of earlier versions by where they are: its folder has either.
+    by_content: String,
+    by_path: String,
     /// What was hashed.
     pub identity: Value,
     /// The seed of its initial weights, batch order, augmentation and dropout.
@@ -92,17 +100,88 @@ pub struct Node {
 impl Node {
     /// Its folder, relative to the runs root.
     pub fn folder(&self) -> PathBuf {
-        let name = format!("{}-{}", self.label.replace(" on ", "-").replace(' ', "_"), self.hash);
-        ["networks", &name, &format!("seed{}", self.seed)].iter().collect()
+        folder_of(&self.label, &self.hash, self.seed)
     }
 }
 
-/// Makes the plan; touches no data. `weights` is the folder of weights that were downloaded.
+fn folder_of(label: &str, hash: &str, seed: u64) -> PathBuf {
+    let name = format!("{}-{hash}", label.replace(" on ", "-").replace(' ', "_"));
+    ["networks", &name, &format!("seed{seed}")].iter().collect()
+}
+
+/// Whether a network is in this folder, whole or in part, that was written after this time since 1970.
+fn is_since(folder: &Path, time: Option<Duration>) -> bool {
+    ["network.json", "checkpoint.safetensors"].iter().any(|name| {
+        let written = std::fs::metadata(folder.join(name)).and_then(|metadata| metadata.modified());
+        let written = written.map(|written| written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        written.is_ok_and(|written| time.is_none_or(|time| time <= written))
+    })
+}
+
+/// A set that a network learns from, and what its files hold.
+struct Learned<'a> {
+    dataset: &'a Dataset,
+    /// Of a set with a path or a list, if its files are there.
+    known: Option<Known>,
+    /// Whether the network learns at all.
+    learns: bool,
+}
+
+impl<'a> Learned<'a> {
+    fn of(dataset: &'a Dataset, network: &Network, looked: &mut Looked<'_>) -> Result<Self> {
+        let learns = network.train.is_some();
+        let elsewhere = dataset.path.is_some() || dataset.list.is_some();
+        let known = match &mut looked.digests {
+            Some(digests) if elsewhere && learns => digests.of(dataset)?,
+            _ => None,
+        };
+        Ok(Self { dataset, known, learns })
+    }
+
+    /// What of it can change the weights, by what its files hold.
+    fn by_content(&self) -> Result<Value> {
+        let mut data = train_split(self.dataset)?;
+        // A network that does not learn is the same whatever it is used on.
+        if let Some(data) = data.as_object_mut().filter(|_| self.known.is_some() || !self.learns) {
+            data.remove("path");
+            data.remove("list");
+            data.extend(self.known.as_ref().map(|known| ("digest".to_owned(), json!(known.sha256))));
+        }
+        Ok(data)
+    }
+
+    /// The same by where its files are.
+    fn by_path(&self) -> Result<Value> {
+        train_split(self.dataset)
+    }
+}
+
+/// Where a plan looks for what networks start and learn from.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// The data root; `None` where data are made up, as in a smoke run: sets are then known by name and place.
+    pub data: Option<&'a Path>,
+    /// The folder of weights that were downloaded.
+    pub weights: &'a Path,
+    /// Where networks are kept.
+    pub store: &'a Store,
+}
+
+/// What is known of files, each looked at once.
+struct Looked<'a> {
+    published: Files<'a>,
+    digests: Option<Digests<'a>>,
+    store: &'a Store,
+}
+
+/// Makes the plan; of the data it reads the files of sets with a `path` or a `list`, once while they do not change.
 ///
 /// # Errors
-/// If a sweep path or value does not fit the experiment, or a weights file cannot be read.
-pub fn plan(loaded: &Loaded, weights: &Path) -> Result<Plan> {
-    let mut published = Files::below(weights);
+/// If a sweep path or value does not fit the experiment, or a file of weights or data cannot be read.
+pub fn plan(loaded: &Loaded, places: &Places<'_>) -> Result<Plan> {
+    let Places { data, weights, store } = *places;
+    let digests = data.map(|data| Digests::new(data, store.root()));
+    let mut looked = Looked { published: Files::below(weights), digests, store };
     let mut nodes: Vec<Node> = Vec::new();
     let mut cells = Vec::new();
     for cell in sweep::cells(&loaded.experiment)? {
@@ -113,7 +192,7 @@ pub fn plan(loaded: &Loaded, weights: &Path) -> Result<Plan> {
                 let members = network
                     .seeds(seed)
                     .into_iter()
-                    .map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known, &mut published));
+                    .map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known, &mut looked));
                 Ok((name.clone(), members.collect::<Result<_>>()?))
             });
             networks.push(resolved.collect::<Result<_>>()?);
@@ -130,14 +209,13 @@ fn resolve<'a>(
     cell: &'a sweep::SweepCell,
     nodes: &mut Vec<Node>,
     known: &mut BTreeMap<(&'a str, u64), usize>,
-    published: &mut Files,
+    looked: &mut Looked<'_>,
 ) -> Result<usize> {
     if let Some(&index) = known.get(&(name, seed)) {
         return Ok(index);
     }
     let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
-    let upstream =
-        network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known, published)).transpose()?;
+    let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known, looked)).transpose()?;
     let architecture = match (Architecture::of(network), upstream) {
         (Some(architecture), _) => architecture,
         (None, Some(upstream)) => nodes[upstream].architecture.clone(),
@@ -146,18 +224,36 @@ fn resolve<'a>(
     let data = &cell.experiment.data.id;
     let learns_outliers = network.train.is_some() && network.loss.of_outliers().next().is_some();
     let outliers = cell.experiment.data.outliers.as_ref().filter(|_| learns_outliers);
-    let from = upstream.map(|index| nodes[index].hash.as_str());
-    let weights = network.weights.as_ref().map(|weights| published.get(weights)).transpose()?;
-    let start = (from, weights.as_ref());
-    let identity = identity(network, &architecture, (data, outliers), start)?;
-    let hash = short_hash(&identity);
-    let index = match nodes.iter().position(|node| node.hash == hash && node.seed == seed) {
+    let weights = network.weights.as_ref().map(|weights| looked.published.get(weights)).transpose()?;
+    let learned: Vec<Learned> = [Some(data), outliers]
+        .into_iter()
+        .flatten()
+        .map(|set| Learned::of(set, network, looked))
+        .collect::<Result<_>>()?;
+    let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
+        let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
+        identity(network, &architecture, (data, sets), (from, weights.as_ref()))
+    };
+    let mut identity = of(|set| set.by_content(), upstream.map(|index| nodes[index].by_content.as_str()))?;
+    let by_content = short_hash(&identity);
+    let index = match nodes.iter().position(|node| node.by_content == by_content && node.seed == seed) {
         Some(index) => index,
         None => {
             let tuned = if upstream.is_some() { " tuned" } else { "" };
+            let label = format!("{}{tuned} on {}", label(&architecture), data.name);
+            let old = of(|set| set.by_path(), upstream.map(|index| nodes[index].by_path.as_str()))?;
+            let by_path = short_hash(&old);
+            let newest = learned.iter().filter_map(|set| set.known.as_ref()).map(|known| known.newest).max();
+            let mut hash = by_content.clone();
+            let [here, there] = [&hash, &by_path].map(|hash| looked.store.root().join(folder_of(&label, hash, seed)));
+            if is_since(&there, newest) && !is_since(&here, None) {
+                (identity, hash) = (old, by_path.clone());
+            }
             nodes.push(Node {
-                label: format!("{}{tuned} on {}", label(&architecture), data.name),
+                label,
                 hash,
+                by_content,
+                by_path,
                 identity,
                 seed,
                 upstream,
@@ -184,7 +280,7 @@ fn resolve<'a>(
 fn identity(
     network: &Network,
     architecture: &Architecture,
-    (dataset, outliers): (&Dataset, Option<&Dataset>),
+    (dataset, mut learned): (&Dataset, Vec<Value>),
     (upstream, weights): (Option<&str>, Option<&Published>),
 ) -> Result<Value> {
     let mut train = to_json(&network.train)?;
@@ -200,10 +296,11 @@ fn identity(
     if let Some(loss) = loss.as_object_mut() {
         loss.retain(|_, term| term["weight"] != json!(0.0));
     }
+    let outliers = (learned.len() > 1).then(|| learned.swap_remove(1));
+    let data = learned.pop();
     let Normalisation { mean, std } = normalisation(dataset)?;
     let mut identity = json!({
-        "identity": IDENTITY, "data": train_split(dataset)?, "train": train, "loss": loss,
-        "outliers": outliers.map(train_split).transpose()?, "from": upstream, "weights": weights.map(Published::identity), "normalisation": [mean, std],
+        "identity": IDENTITY, "data": data, "train": train, "loss": loss, "outliers": outliers, "from": upstream, "weights": weights.map(Published::identity), "normalisation": [mean, std],
     });
     if network.train.is_none() {
         identity["loss"] = Value::Null;

@@ -1,0 +1,124 @@
+//! The files that a split is read from, and what they hold: what tells one data set from another wherever it lies.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Format, Split, check_split, cifar, fer2013, folder, format, found, idx, image_list, list, pictures, store, svhn,
+};
+use crate::{Error, Result, config::Dataset, digest};
+
+/// Files hashed together. Ours: between two steps of a progress bar.
+const TOGETHER: usize = 256;
+
+/// The files of a split, by names that do not depend on where the set lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// Names and paths, in the order that they are read in.
+    files: Vec<(String, PathBuf)>,
+}
+
+impl Contents {
+    /// Of a split, without reading it; of images in folders and lists, every image that a limit might choose.
+    ///
+    /// # Errors
+    /// Those of [`super::check`], and of listing folders.
+    pub(crate) fn of(dataset: &Dataset, split: Split, root: &Path) -> Result<Self> {
+        let (format, place) = (format(dataset)?, found(dataset, root));
+        let stored = store::path(&place, split);
+        if format != Format::ImageList && stored.is_file() {
+            return Ok(Self::named(&place, vec![stored]));
+        }
+        check_split(dataset, format, split, root)?;
+        let missing = |what: String| Error::input(format!("{}: no {what}", place.display()));
+        let files = match format {
+            Format::Idx => idx::locate(&place, split).map_err(missing)?.paths(),
+            Format::Cifar10 => cifar::locate(&place, split, cifar::Kind::Cifar10).map_err(missing)?,
+            Format::Cifar100 => cifar::locate(&place, split, cifar::Kind::Cifar100).map_err(missing)?,
+            Format::Svhn => vec![svhn::locate(&place, split).map_err(missing)?],
+            Format::Fer2013 => vec![fer2013::locate(&place).map_err(missing)?],
+            Format::ClassFolders | Format::Folder => {
+                let place = pictures(dataset, split, root).unwrap_or(place);
+                return Ok(Self::named(&place, folder::list_pictures(&place)?.0));
+            }
+            Format::ImageList => {
+                let list = list(dataset, split, root);
+                let (images, _) = image_list::entries(&place, &list)?;
+                let mut contents = Self::named(&place, images);
+                // The labels stand in it, whatever it is called.
+                contents.files.push(("list".to_owned(), list));
+                return Ok(contents);
+            }
+        };
+        // Some formats lie in the folder or in one below it, which makes no difference.
+        let name = |path: PathBuf| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path);
+        Ok(Self { files: files.into_iter().map(name).collect() })
+    }
+
+    fn named(place: &Path, files: Vec<PathBuf>) -> Self {
+        let name = |path: &Path| {
+            let parts = path.strip_prefix(place).unwrap_or(path).components();
+            parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+        };
+        Self { files: files.into_iter().map(|path| (name(&path), path)).collect() }
+    }
+
+    /// How many files there are.
+    pub(crate) fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// What the files look like without reading them: while that is the same, so is [`Contents::sha256`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that is gone.
+    pub(crate) fn stamp(&self) -> Result<Stamp> {
+        let known: Vec<_> = self
+            .files
+            .par_iter()
+            .map(|(name, path)| {
+                let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+                let changed = metadata.modified().map_err(Error::io("read", path))?;
+                let changed = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                Ok((name, metadata.len(), changed))
+            })
+            .collect::<Result<_>>()?;
+        let mut hash = Sha256::new();
+        for (name, length, changed) in &known {
+            hash.update(format!("{name:?} {length} {}\n", changed.as_nanos()));
+        }
+        let newest = known.iter().map(|(_, _, changed)| *changed).max().unwrap_or_default();
+        Ok(Stamp { sha256: digest::hex(&hash.finalize()), newest })
+    }
+
+    /// SHA-256 of the files' names and of what they hold; `done` is told how many files were read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Input`] for one that is no regular file.
+    pub(crate) fn sha256(&self, mut done: impl FnMut(usize) -> Result<()>) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (chunk, files) in self.files.chunks(TOGETHER).enumerate() {
+            let digests: Vec<String> =
+                files.par_iter().map(|(_, path)| digest::of_file(path)).collect::<Result<_>>()?;
+            for ((name, _), digest) in files.iter().zip(digests) {
+                hash.update(format!("{name:?} {digest}\n"));
+            }
+            done(chunk * TOGETHER + files.len())?;
+        }
+        Ok(digest::hex(&hash.finalize()))
+    }
+}
+
+/// What a look at files without reading them tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Of names, sizes and times.
+    pub(crate) sha256: String,
+    /// When the newest file was changed, since 1970.
+    pub(crate) newest: std::time::Duration,
+}
