@@ -75,6 +75,22 @@ struct Run {
     /// What to compute on: cpu, cuda (the first GPU), cuda:1, auto (a GPU if there is one)
     #[arg(long, default_value = "cpu", env = "OODKIT_DEVICE")]
     device: String,
+    #[command(flatten)]
+    memory: Memory,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Memory {
+    /// MiB that decoded images may take; larger sets of image files are decoded each time they are needed, with the same results.
+    /// Half of the free memory if not given
+    #[arg(long = "memory", value_name = "MIB", env = "OODKIT_MEMORY")]
+    mib: Option<u32>,
+}
+
+impl Memory {
+    fn wanted(&self) -> data::Memory {
+        self.mib.map_or_else(data::Memory::half_of_free, data::Memory::mib)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -170,7 +186,7 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Run(arguments) => run(&arguments.experiment, arguments.device.parse()?),
+            Command::Run(arguments) => run(&arguments.experiment, arguments.device.parse()?, arguments.memory.wanted()),
             Command::Plan(experiment) => {
                 let opened = Opened::new(&experiment)?;
                 layers::check(&opened.plan)?;
@@ -311,7 +327,7 @@ fn table(arguments: &Experiment) -> Result<()> {
     }
 }
 
-fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
+fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<()> {
     let opened = Opened::new(arguments)?;
     let device = device.open(|reason| say(reason))?;
     if arguments.changes.smoke {
@@ -330,6 +346,7 @@ fn run(arguments: &Experiment, device: Wanted) -> Result<()> {
         smoke: arguments.changes.smoke,
         overrides: arguments.changes.set.iter().chain(&arguments.changes.sweep).cloned().collect(),
         interrupt: Interrupt::on_signals()?,
+        memory,
     };
     let results = execute(&opened.plan, &context)?;
     for (cell, seed, task) in results.cells.iter().flat_map(|cell| {

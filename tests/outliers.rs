@@ -30,7 +30,7 @@ use oodkit::{
 fn embedded(name: &str, split: Split, limit: usize) -> ImageSet {
     let dataset = Dataset { train_limit: Some(limit), test_limit: Some(limit), ..Dataset::named(name) };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
-    data::load_as(&dataset, split, &root, Some([1, 28, 28])).unwrap()
+    data::load_as(&dataset, split, &root, Some([1, 28, 28]), None).unwrap()
 }
 
 fn normalisation() -> Normalisation {
@@ -76,7 +76,7 @@ impl Student {
     fn learn(&self, recipe: &str, loss: &str, images: &ImageSet, outliers: Option<&ImageSet>) -> Result<Watch> {
         let recipe: Train = serde_saphyr::from_str(recipe).unwrap();
         let loss: Loss = serde_saphyr::from_str(loss).unwrap();
-        let digest = outliers.map(ImageSet::sha256);
+        let digest = outliers.map(|set| set.sha256().unwrap());
         let checkpoint = self.checkpoint();
         let job = Job {
             what: "a student",
@@ -86,7 +86,7 @@ impl Student {
             recipe: &recipe,
             seed: 0,
             images: Arc::new(images.clone()),
-            data: &images.sha256(),
+            data: &images.sha256()?,
             outliers: outliers.map(|set| Arc::new(set.clone())).zip(digest.as_deref()),
             validation: None,
             normalisation: &normalisation(),
@@ -315,8 +315,8 @@ fn what_was_learned_from_is_recorded_and_must_stay() {
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(experiment.join("results.json")).unwrap()).unwrap();
     let dataset = Dataset { format: Some(data::Format::Folder), train_limit: Some(40), ..Dataset::named("others") };
-    let images = data::load_as(&dataset, Split::Train, place.folder.path(), Some([1, 28, 28])).unwrap();
-    assert_eq!(results["outliers"]["sha256"], images.sha256());
+    let images = data::load_as(&dataset, Split::Train, place.folder.path(), Some([1, 28, 28]), None).unwrap();
+    assert_eq!(results["outliers"]["sha256"], images.sha256().unwrap());
     assert_eq!(results["outliers"]["images"], 40);
 
     // Finished networks need the outliers no longer; one that is to learn from others is not comparable with them.

@@ -10,7 +10,7 @@ use indexmap::IndexSet;
 use oodkit::{
     Error, Result,
     config::Method,
-    data::{self, ImageSet, Split},
+    data::{self, ImageSet},
     detectors::DetectorConfig,
     did_you_mean, metrics,
     report::{
@@ -28,7 +28,7 @@ use oodkit::{
     say,
 };
 
-use super::{Changes, Experiment, Opened, print};
+use super::{Changes, Experiment, Memory, Opened, print};
 
 /// Images on the sheet.
 const SHOWN: usize = 10;
@@ -69,6 +69,8 @@ pub struct Predict {
     #[arg(long, default_value = "cpu", env = "OODKIT_DEVICE")]
     device: String,
     #[command(flatten)]
+    memory: Memory,
+    #[command(flatten)]
     changes: Changes,
 }
 
@@ -102,15 +104,16 @@ impl Predict {
             smoke: self.changes.smoke,
             overrides: Vec::new(),
             interrupt: Interrupt::on_signals()?,
+            memory: self.memory.wanted(),
         };
         let mut read = None;
         let which = (chosen.variant.cell.name.as_str(), chosen.seed);
         let answers = predict(&opened.plan, &context, which, &chosen.method, |shape| {
-            let (images, names, skipped) = self.read(&files, shape)?;
-            read = Some((images.clone(), names, skipped));
+            let (images, names, skipped) = self.read(&files, shape, context.memory.bytes)?;
+            read = Some((names, skipped));
             Ok(images)
         })?;
-        let Some((images, names, skipped)) = read else { return Ok(()) };
+        let Some((names, skipped)) = read else { return Ok(()) };
         let predictions = Predictions {
             names: &names,
             answers: &answers,
@@ -118,13 +121,13 @@ impl Predict {
                 .filter(|classes| classes.len() == answers.known),
             threshold: chosen.threshold,
         };
-        let caption = predictions.caption(&opened, &results, &chosen, &images, skipped);
+        let caption = predictions.caption(&opened, &results, &chosen, skipped);
         let Some(out) = &self.out else {
             say(caption.trim_end());
             return print(&predictions.csv()?);
         };
         let mut paths = Vec::new();
-        let sheet = predictions.sheet(&results, &chosen, &images)?;
+        let sheet = predictions.sheet(&results, &chosen)?;
         for (name, bytes) in [
             ("predictions.csv", predictions.csv()?.as_bytes()),
             ("predictions.caption.txt", caption.as_bytes()),
@@ -166,18 +169,19 @@ impl Predict {
     }
 
     /// The images at `shape`, their files, and how many could not be read and were left out.
-    fn read(&self, files: &IndexSet<PathBuf>, shape: [usize; 3]) -> Result<(ImageSet, Vec<PathBuf>, usize)> {
+    fn read(
+        &self,
+        files: &IndexSet<PathBuf>,
+        shape: [usize; 3],
+        memory: u64,
+    ) -> Result<(ImageSet, Vec<PathBuf>, usize)> {
         let files: Vec<PathBuf> = files.iter().cloned().collect();
-        let (mut pixels, mut names, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        for (file, image) in files.iter().zip(data::read_pictures(&files, shape)) {
-            match image {
-                Ok(image) => {
-                    pixels.extend_from_slice(&image);
-                    names.push(file.clone());
-                }
-                Err(error) => problems.push(error.to_string()),
-            }
-        }
+        let mut problems = Vec::new();
+        let (images, kept) = data::new_images(&files, shape, memory, |error| {
+            problems.push(error.to_string());
+            Ok(())
+        })?;
+        let names: Vec<PathBuf> = kept.iter().map(|&place| files[place].clone()).collect();
         let skipped = problems.len();
         if skipped > 0 {
             let more = skipped.saturating_sub(LISTED);
@@ -195,20 +199,6 @@ impl Predict {
             }
             say(listed);
         }
-        let [channels, height, width] = shape;
-        let images = ImageSet {
-            name: "new images".to_owned(),
-            split: Split::Test,
-            channels,
-            height,
-            width,
-            pixels,
-            labels: None,
-            classes: 0,
-            full_size: None,
-            files: None,
-            note: None,
-        };
         Ok((images, names, skipped))
     }
 }
@@ -341,19 +331,12 @@ impl Predictions<'_> {
     }
 
     /// What the CSV's reader must know.
-    fn caption(
-        &self,
-        opened: &Opened,
-        results: &Results,
-        chosen: &Chosen<'_>,
-        images: &ImageSet,
-        skipped: usize,
-    ) -> String {
+    fn caption(&self, opened: &Opened, results: &Results, chosen: &Chosen<'_>, skipped: usize) -> String {
         let mut text = String::new();
         let ood = (0..self.names.len()).filter(|image| self.is_ood(*image)).count();
         let left_out =
             if skipped > 0 { format!("; {skipped} could not be read and are left out") } else { String::new() };
-        let [channels, height, width] = images.shape();
+        let [channels, height, width] = self.answers.images.shape();
         let environment = &self.answers.environment;
         if results.smoke {
             text.push_str("SMOKE RUN on synthetic data: these answers mean nothing.\n");
@@ -375,7 +358,7 @@ impl Predictions<'_> {
     }
 
     /// The most anomalous images, as the network sees them.
-    fn sheet(&self, results: &Results, chosen: &Chosen<'_>, images: &ImageSet) -> Result<Vec<u8>> {
+    fn sheet(&self, results: &Results, chosen: &Chosen<'_>) -> Result<Vec<u8>> {
         let mut order: Vec<usize> = (0..self.names.len()).collect();
         order.sort_by(|left, right| self.score(*right).total_cmp(&self.score(*left)));
         order.truncate(SHOWN);
@@ -383,12 +366,13 @@ impl Predictions<'_> {
             let file =
                 self.names[*image].file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, " ");
             let score = self.score(*image);
-            (format!("{file} · {} · {score} · {}", self.class(*image), self.decision(*image)), images.image(*image))
+            let words = format!("{file} · {} · {score} · {}", self.class(*image), self.decision(*image));
+            Ok((words, self.answers.images.image(*image)?))
         };
-        let lines: Vec<_> = order.iter().map(line).collect();
+        let lines = order.iter().map(line).collect::<Result<Vec<_>>>()?;
         let smoke = if results.smoke { "SMOKE RUN, answers mean nothing: " } else { "" };
         let title = format!("{smoke}The {} most anomalous of {} images", lines.len(), self.names.len());
         let subtitle = format!("{} · {} · threshold {}", results.title, chosen.variant.label(), self.threshold as f32);
-        sheet::png(&title, &subtitle, images.shape(), &lines)
+        sheet::png(&title, &subtitle, self.answers.images.shape(), &lines)
     }
 }

@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::{ImageSet, Normalisation, augment, image_set::normalised};
+use super::{ImageSet, Normalisation, ahead::ahead, augment, image_set::normalised};
 use crate::{Error, Result, config::Augment, rng};
 
 /// Batches that wait while a step runs. Ours: one being ready hides the preparation, a second evens out its time.
@@ -46,6 +46,22 @@ pub fn steps_per_epoch(n: usize, batch_size: usize) -> u64 {
     n.div_ceil(batch_size.max(1)) as u64
 }
 
+/// Hands `each` every batch of a set in its order, as it is: the places, and the images (n, C, H, W) normalised. The next batch is
+/// prepared on a thread meanwhile.
+///
+/// # Errors
+/// Those of [`ImageSet::tensor`] and of `each`.
+pub fn in_order(
+    images: &ImageSet,
+    batch: usize,
+    norm: &Normalisation,
+    device: &Device,
+    mut each: impl FnMut(Range<usize>, &Tensor) -> Result<()>,
+) -> Result<()> {
+    let make = |range| images.tensor(range, norm, device);
+    ahead(images.len(), batch, make, |range, tensor| each(range, &tensor))
+}
+
 /// What batches are made of, and how.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -67,18 +83,19 @@ pub struct Source {
 
 impl Source {
     /// The images at these places, changed, as bytes (n, C, H, W).
-    fn changed(&self, set: &ImageSet, places: &[usize], purpose: &str, step: u64) -> Vec<u8> {
+    fn changed(&self, set: &ImageSet, places: &[usize], purpose: &str, step: u64) -> Result<Vec<u8>> {
         let Source { augment: changes, seed, normalisation, .. } = self;
-        let mut bytes = Vec::with_capacity(places.len() * set.image_len());
+        let mut bytes = set.read(places)?;
         match changes {
             Augment::Plain(changes) => {
                 let mut rng = rng::stream(*seed, purpose, &step.to_string());
-                for &place in places {
-                    augment::plain(set.image(place), set.height, set.width, changes, &mut rng, &mut bytes);
+                let mut changed = Vec::with_capacity(bytes.len());
+                for image in bytes.chunks_exact(set.image_len()) {
+                    augment::plain(image, set.height, set.width, changes, &mut rng, &mut changed);
                 }
+                bytes = changed;
             }
             Augment::List(changes) => {
-                places.iter().for_each(|&place| bytes.extend_from_slice(set.image(place)));
                 // A stream for each image, so that every thread can change some.
                 bytes.par_chunks_exact_mut(set.image_len()).enumerate().for_each(|(at, image)| {
                     let mut rng = rng::stream(*seed, purpose, &format!("{step} {at}"));
@@ -86,7 +103,7 @@ impl Source {
                 });
             }
         }
-        bytes
+        Ok(bytes)
     }
 }
 
@@ -200,14 +217,14 @@ impl Worker {
         let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
         let labels: Vec<u32> = set.labels.iter().flat_map(|labels| places.iter().map(|&i| labels[i])).collect();
 
-        let mut bytes = self.source.changed(set, places, "augment", step);
+        let mut bytes = self.source.changed(set, places, "augment", step)?;
         let mut count = labels.len();
         let labels = Tensor::from_vec(labels, count, device)?;
         if let Some((outliers, each)) = outliers {
             let (first, len) = (step * *each as u64, outliers.len() as u64);
             let places: Vec<usize> =
                 (first..first + *each as u64).map(|at| self.outlier_order.of(at / len)[(at % len) as usize]).collect();
-            bytes.extend(self.source.changed(outliers, &places, "augment outliers", step));
+            bytes.extend(self.source.changed(outliers, &places, "augment outliers", step)?);
             count += each;
         }
         let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
@@ -243,7 +260,10 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Plain, data::Split};
+    use crate::{
+        config::Plain,
+        data::{Pixels, Split},
+    };
 
     fn set(n: usize) -> Arc<ImageSet> {
         Arc::new(ImageSet {
@@ -330,6 +350,31 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_vanishes_in_the_middle_is_named_and_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Vec<_> = (0..9).map(|image| folder.path().join(format!("{image}.png"))).collect();
+        for file in &files {
+            image::RgbImage::from_pixel(4, 4, image::Rgb([9; 3])).save(file).unwrap();
+        }
+        let pixels = Pixels::of_files(files, [3, 4, 4]).unwrap();
+        let images = Arc::new(ImageSet { pixels, ..(*set(9)).clone() });
+        let mut batches = TrainBatches::new(source(images.clone(), 3, 0), 0..30_000).unwrap();
+        assert!(batches.next().unwrap().is_ok());
+        std::fs::remove_file(folder.path().join("5.png")).unwrap();
+        let error = batches.by_ref().find_map(Result::err).unwrap().to_string();
+        assert!(error.contains("5.png"), "{error}");
+        assert!(batches.next().is_none());
+        let norm = Normalisation { mean: vec![0.5; 3], std: vec![0.5; 3] };
+        let mut seen = 0;
+        let error = in_order(&images, 2, &norm, &Device::Cpu, |range, _| {
+            seen = range.end;
+            Ok(())
+        });
+        assert!(error.unwrap_err().to_string().contains("5.png"));
+        assert_eq!(seen, 4);
+    }
+
+    #[test]
     fn sets_that_cannot_train_are_refused() {
         let refused = |source: Source| TrainBatches::new(source, 0..1).unwrap_err().to_string();
         let new = |set: ImageSet, batch_size| refused(source(Arc::new(set), batch_size, 0));
@@ -402,7 +447,7 @@ mod tests {
         assert_eq!(batches(set(10), 4..7), all[4..]);
         assert_eq!(batches(set(10), 0..7), all);
         // The same image is changed in another way in another place of a batch and in another step.
-        let same = ImageSet { pixels: [7; 48].repeat(10), ..(*set(10)).clone() };
+        let same = ImageSet { pixels: [7; 48].repeat(10).into(), ..(*set(10)).clone() };
         let changed = batches(Arc::new(same), 0..2);
         let images: std::collections::BTreeSet<Vec<u32>> =
             changed.iter().flat_map(|(pixels, ..)| pixels.chunks(48).map(<[u32]>::to_vec)).collect();
@@ -416,7 +461,7 @@ mod tests {
         let set = ImageSet {
             height: 32,
             width: 32,
-            pixels: vec![7; n * length],
+            pixels: vec![7; n * length].into(),
             labels: Some(vec![0; n]),
             ..(*set(0)).clone()
         };

@@ -97,7 +97,7 @@ pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> 
         height: 32,
         width: 32,
         full_size: Some(labels.len()),
-        pixels,
+        pixels: pixels.into(),
         labels: Some(labels),
         classes: kind.classes(),
         files: None,
@@ -127,7 +127,7 @@ mod tests {
         let set = read(folder(Kind::Cifar10, "", &bytes).path(), Split::Test, Kind::Cifar10).unwrap();
         assert_eq!((set.labels, set.classes, set.full_size), (Some(vec![3, 9]), 10, Some(2)));
         // Plane 1, row 2, any column.
-        assert_eq!(set.pixels[IMAGE + 1024 + 2 * 32 + 5], 102);
+        assert_eq!(set.pixels.held().unwrap()[IMAGE + 1024 + 2 * 32 + 5], 102);
         let bytes = record(&[19, 99]);
         let set = read(folder(Kind::Cifar100, "cifar-100-binary", &bytes).path(), Split::Test, Kind::Cifar100).unwrap();
         assert_eq!((set.labels, set.classes), (Some(vec![99]), 100));

@@ -79,7 +79,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         height: SIDE,
         width: SIDE,
         full_size: Some(labels.len()),
-        pixels,
+        pixels: pixels.into(),
         labels: Some(labels),
         classes: CLASSES as usize,
         files: None,
@@ -109,9 +109,9 @@ mod tests {
         let (a, b, c) = (picture(1), picture(2), picture(255));
         let table = format!("emotion,pixels,Usage\n3,{a},Training\n0,{b},PublicTest\n6,{c},PrivateTest\n");
         let train = read_table(&table, Split::Train).unwrap();
-        assert_eq!((train.shape(), train.pixels[0], train.labels), ([1, 48, 48], 1, Some(vec![3])));
+        assert_eq!((train.shape(), train.pixels.held().unwrap()[0], train.labels), ([1, 48, 48], 1, Some(vec![3])));
         let test = read_table(&table, Split::Test).unwrap();
-        assert_eq!((test.labels, test.pixels[2303]), (Some(vec![6]), 255));
+        assert_eq!((test.labels, test.pixels.held().unwrap()[2303]), (Some(vec![6]), 255));
         // The other table of the competition: another order of columns, and blanks.
         let table = format!("emotion, Usage, pixels\n3, Training, {a}\n");
         assert_eq!(read_table(&table, Split::Train).unwrap().len(), 1);

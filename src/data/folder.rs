@@ -18,16 +18,14 @@ use rayon::prelude::*;
 use super::{
     ImageSet, Split, damaged,
     form::{Damaged, Wanted},
+    image_set::TOGETHER,
     picture,
+    pixels::Pixels,
 };
 use crate::{Error, Result};
 
-/// Most bytes of a set. Ours: 16 GiB, a hundred times CIFAR-10.
-const MAX_SET: usize = 16 << 30;
 /// Deepest nesting of folders. Ours.
 const MAX_DEPTH: usize = 32;
-/// Pictures decoded together. Ours: bounds what is held beside the result.
-const TOGETHER: usize = 512;
 
 /// The folder of a split's class folders, or what was looked for.
 pub(super) fn locate_classes(folder: &Path, split: Split) -> Result<PathBuf, String> {
@@ -87,9 +85,19 @@ pub fn list_pictures(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
     Ok((found.images, found.others))
 }
 
-/// Each of these pictures at `shape` (channels, rows, columns), as those of a data set are read; or why it cannot be.
-pub fn read_pictures(files: &[PathBuf], shape: [usize; 3]) -> Vec<Result<Vec<u8>>> {
-    files.par_iter().map(|file| picture::decode(file)?.at(shape)).collect()
+/// New images: these files at `shape` (channels, rows, columns), as those of a data set are read, without labels; and which of
+/// the files they are. `problem` is told of each file that is no image, and may go on. They are held if they fit `memory` bytes.
+///
+/// # Errors
+/// Those of `problem`, and of a file that vanishes.
+pub fn new_images(
+    files: &[PathBuf],
+    shape: [usize; 3],
+    memory: u64,
+    problem: impl FnMut(Error) -> Result<()>,
+) -> Result<(ImageSet, Vec<usize>)> {
+    let (pixels, kept) = decode_all(files, shape, fits(files.len(), shape, Some(memory)), problem)?;
+    Ok((unlabelled("new images".to_owned(), Split::Test, shape, pixels), kept))
 }
 
 /// Reads all images of a split, without labels.
@@ -221,34 +229,62 @@ fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Re
     if files.is_empty() {
         return Err(Error::input(format!("{} holds no images", root.display())).hint(picture::READ));
     }
-    let [channels, height, width] = picture::shape(files, wanted)?;
-    let shape = [channels, height, width];
-    let bytes = shape.iter().try_fold(files.len(), |bytes, &side| bytes.checked_mul(side));
-    if bytes.is_none_or(|bytes| bytes > MAX_SET) {
-        let (root, n) = (root.display(), files.len());
-        let what = format!("{root} holds {n} images, which at {height}×{width} pixels are more than 16 GiB");
-        return Err(Error::input(what).hint("read them smaller: `size: 224`; or fewer: `train_limit`, `test_limit`"));
+    let shape = picture::shape(files, wanted)?;
+    let held = fits(files.len(), shape, wanted.memory);
+    let (pixels, kept) = match wanted.damaged {
+        // The digest of the set, which is taken before any work, reads all images.
+        Damaged::Refuse if !held => (Pixels::of_files(files.iter().cloned(), shape)?, (0..files.len()).collect()),
+        Damaged::Refuse => decode_all(files, shape, held, Err)?,
+        Damaged::Skip => decode_all(files, shape, held, |error| match error {
+            Error::Input { .. } => Ok(()),
+            error => Err(error),
+        })?,
+    };
+    if kept.is_empty() {
+        return Err(damaged(root, format!("all {} images are damaged", files.len())));
     }
+    Ok((unlabelled(String::new(), split, shape, pixels), kept))
+}
+
+/// Whether so many images are held.
+fn fits(images: usize, shape: [usize; 3], memory: Option<u64>) -> bool {
+    let bytes = shape.iter().fold(images as u64, |bytes, &side| bytes.saturating_mul(side as u64));
+    memory.is_none_or(|memory| bytes <= memory)
+}
+
+/// Decodes these files at `shape`, and says which of them could be. `problem` is told of the others and may end it.
+fn decode_all(
+    files: &[PathBuf],
+    shape: [usize; 3],
+    held: bool,
+    mut problem: impl FnMut(Error) -> Result<()>,
+) -> Result<(Pixels, Vec<usize>)> {
     let (mut pixels, mut kept) = (Vec::new(), Vec::new());
+    let decode = |file: &PathBuf| picture::at(file, shape).map(|image| if held { image } else { Vec::new() });
     for (chunk, files) in files.chunks(TOGETHER).enumerate() {
         // In order, so that the first damaged image by name is the one reported.
-        let read: Vec<Result<Vec<u8>>> = files.par_iter().map(|file| picture::decode(file)?.at(shape)).collect();
+        let read: Vec<Result<Vec<u8>>> = files.par_iter().map(decode).collect();
         for (place, image) in read.into_iter().enumerate() {
             match image {
                 Ok(image) => {
                     pixels.extend_from_slice(&image);
                     kept.push(chunk * TOGETHER + place);
                 }
-                Err(Error::Input { .. }) if wanted.damaged == Damaged::Skip => {}
-                Err(error) => return Err(error),
+                Err(error) => problem(error)?,
             }
         }
     }
-    if kept.is_empty() {
-        return Err(damaged(root, format!("all {} images are damaged", files.len())));
-    }
-    let images = ImageSet {
-        name: String::new(),
+    let pixels = match held {
+        true => Pixels::Held(pixels),
+        false => Pixels::of_files(kept.iter().map(|&place| files[place].clone()), shape)?,
+    };
+    Ok((pixels, kept))
+}
+
+/// A set of these images.
+fn unlabelled(name: String, split: Split, [channels, height, width]: [usize; 3], pixels: Pixels) -> ImageSet {
+    ImageSet {
+        name,
         split,
         channels,
         height,
@@ -259,8 +295,7 @@ fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Re
         full_size: None,
         files: None,
         note: None,
-    };
-    Ok((images, kept))
+    }
 }
 
 #[cfg(test)]
@@ -269,7 +304,7 @@ mod tests {
     use crate::data::form::Form;
 
     fn wanted(shape: Option<[usize; 3]>, limit: Option<usize>) -> Wanted {
-        Wanted { form: shape.map(Form::exact).unwrap_or_default(), limit, damaged: Damaged::Refuse }
+        Wanted { form: shape.map(Form::exact).unwrap_or_default(), limit, ..Wanted::default() }
     }
 
     /// Saves a picture of one colour.
@@ -292,14 +327,14 @@ mod tests {
 
         let train = read_classes(root, Split::Train, &wanted(None, None)).unwrap();
         assert_eq!((train.labels.clone(), train.classes, train.shape()), (Some(vec![0, 0, 1]), 2, [3, 4, 4]));
-        assert_eq!(train.image(2)[..16], [10; 16]);
-        assert_eq!(train.image(1)[32..], [3; 16]);
+        assert_eq!(train.image(2).unwrap()[..16], [10; 16]);
+        assert_eq!(train.image(1).unwrap()[32..], [3; 16]);
         let test = read_classes(root, Split::Test, &wanted(Some([1, 2, 2]), None)).unwrap();
         assert_eq!((test.shape(), test.classes, test.labels), ([1, 2, 2], 2, Some(vec![1])));
         // Two pictures are one of each class, though two of the first come before.
         let two = read_classes(root, Split::Train, &wanted(None, Some(2))).unwrap();
         assert_eq!((two.labels.clone(), two.full_size), (Some(vec![0, 1]), Some(3)));
-        assert_eq!([two.image(0), two.image(1)], [train.image(0), train.image(2)]);
+        assert_eq!([0, 1].map(|image| two.image(image).unwrap()), [0, 2].map(|image| train.image(image).unwrap()));
         let one = read_classes(root, Split::Train, &wanted(None, Some(1))).unwrap();
         assert_eq!((one.len(), one.labels, one.full_size), (1, Some(vec![0]), Some(3)));
 
@@ -315,11 +350,14 @@ mod tests {
         save(&root.join("b/1.png"), (4, 4), [1, 1, 1]);
         save(&root.join("a.png"), (6, 6), [2, 2, 2]);
         let all = read_flat(root, Split::Test, &wanted(Some([3, 4, 4]), None)).unwrap();
-        assert_eq!((all.len(), all.image(0)[0], all.image(1)[0], all.labels.clone()), (2, 2, 1, None));
+        assert_eq!(
+            (all.len(), all.image(0).unwrap()[0], all.image(1).unwrap()[0], all.labels.clone()),
+            (2, 2, 1, None)
+        );
         assert_eq!(read_flat(root, Split::Train, &wanted(Some([3, 4, 4]), None)).unwrap().pixels, all.pixels);
         save(&root.join("test/1.png"), (4, 4), [7, 7, 7]);
         let test = read_flat(root, Split::Test, &wanted(None, None)).unwrap();
-        assert_eq!((test.len(), test.pixels[0]), (1, 7));
+        assert_eq!((test.len(), test.image(0).unwrap()[0]), (1, 7));
         assert_eq!(locate_flat(root, Split::Train).unwrap_err(), "folder train/");
     }
 
@@ -337,7 +375,7 @@ mod tests {
         }
         let firsts = |limit| {
             let set = read_flat(folder.path(), Split::Test, &wanted(None, Some(limit))).unwrap();
-            (0..set.len()).map(|image| set.image(image)[0]).collect::<Vec<u8>>()
+            (0..set.len()).map(|image| set.image(image).unwrap()[0]).collect::<Vec<u8>>()
         };
         assert_eq!(firsts(3), [1, 3, 5]);
         assert_eq!(firsts(4), [1, 2, 3, 5]);
@@ -349,7 +387,7 @@ mod tests {
         image::GrayImage::from_pixel(2, 2, image::Luma([9])).save(folder.path().join("1.png")).unwrap();
         image::ImageBuffer::from_pixel(2, 2, image::Luma([0x0900_u16])).save(folder.path().join("2.png")).unwrap();
         let set = read_flat(folder.path(), Split::Test, &wanted(None, None)).unwrap();
-        assert_eq!((set.channels, set.pixels), (1, vec![9; 8]));
+        assert_eq!((set.channels, set.pixels), (1, vec![9; 8].into()));
     }
 
     #[cfg(unix)]

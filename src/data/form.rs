@@ -73,4 +73,6 @@ pub(super) struct Wanted {
     /// The most images.
     pub(super) limit: Option<usize>,
     pub(super) damaged: Damaged,
+    /// Bytes of decoded images that may be held; `None` holds any.
+    pub(super) memory: Option<u64>,
 }

@@ -99,7 +99,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         channels: 1,
         height,
         width,
-        pixels: values,
+        pixels: values.into(),
         labels,
         classes: 0,
         full_size: Some(n),
@@ -198,16 +198,19 @@ mod tests {
         let plain =
             folder(&[("t10k-images-idx3-ubyte", images.clone()), ("t10k-labels-idx1-ubyte", idx(&[3], &[7, 0, 1]))]);
         let set = read(plain.path(), Split::Test).unwrap();
-        assert_eq!((set.shape(), &set.pixels, set.labels), ([1, 2, 2], &pixels, Some(vec![7, 0, 1])));
+        assert_eq!(
+            (set.shape(), set.pixels.held().unwrap(), set.labels),
+            ([1, 2, 2], &pixels[..], Some(vec![7, 0, 1]))
+        );
         let zipped = folder(&[("train-images.idx3-ubyte.gz", gzip(&images).unwrap())]);
         let set = read(zipped.path(), Split::Train).unwrap();
-        assert_eq!((set.shape(), &set.pixels, set.labels), ([1, 2, 2], &pixels, None));
+        assert_eq!((set.shape(), set.pixels.held().unwrap(), set.labels), ([1, 2, 2], &pixels[..], None));
     }
 
     #[test]
     fn emnist_letters_are_turned_upright() {
         let folder = folder(&[("emnist-letters-test-images-idx3-ubyte", idx(&[1, 2, 2], &[1, 2, 3, 4]))]);
-        assert_eq!(read(folder.path(), Split::Test).unwrap().pixels, [1, 3, 2, 4]);
+        assert_eq!(read(folder.path(), Split::Test).unwrap().pixels, vec![1, 3, 2, 4].into());
     }
 
     #[test]

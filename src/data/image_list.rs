@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn firsts(set: &ImageSet) -> Vec<u8> {
-        (0..set.len()).map(|image| set.image(image)[0]).collect()
+        (0..set.len()).map(|image| set.image(image).unwrap()[0]).collect()
     }
 
     #[test]

@@ -1,14 +1,22 @@
-//! The images of one split in memory, and how they become tensors.
+//! The images of one split, and how they become tensors.
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, ops::Range, sync::Arc};
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Split, conform};
+use super::{
+    Split,
+    ahead::ahead,
+    pixels::{self, Pixels},
+};
 use crate::{Error, Result, digest::hex};
 
-/// The images of one split, in memory as bytes.
+/// Images that are decoded together where all of a set are looked at. Ours: bounds what is held.
+pub(super) const TOGETHER: usize = 512;
+
+/// The images of one split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageSet {
     /// The data set's name.
@@ -22,7 +30,7 @@ pub struct ImageSet {
     /// Columns of a picture.
     pub width: usize,
     /// (N, C, H, W), 0..=255.
-    pub pixels: Vec<u8>,
+    pub pixels: Pixels,
     /// One class per image, from 0; `None` for unlabelled sets.
     pub labels: Option<Vec<u32>>,
     /// How many classes the set has; 0 without labels.
@@ -71,12 +79,12 @@ impl Normalisation {
 impl ImageSet {
     /// How many images there are.
     pub fn len(&self) -> usize {
-        self.pixels.len() / self.image_len().max(1)
+        self.pixels.count(self.image_len())
     }
 
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
-        self.pixels.is_empty()
+        self.len() == 0
     }
 
     /// How many images each class has; empty without labels.
@@ -101,30 +109,77 @@ impl ImageSet {
         self.channels * self.height * self.width
     }
 
+    /// Bytes of all images: N·C·H·W.
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * self.image_len() as u64
+    }
+
     /// The bytes of image `i`: (C, H, W).
+    ///
+    /// # Errors
+    /// Of images that are not held: a file that cannot be read, is damaged, or was changed since it was found.
     ///
     /// # Panics
     /// When `i` is not below [`ImageSet::len`].
-    pub fn image(&self, i: usize) -> &[u8] {
-        let length = self.image_len();
-        &self.pixels[i * length..(i + 1) * length]
+    pub fn image(&self, i: usize) -> Result<Cow<'_, [u8]>> {
+        self.pixels.image(i, self.image_len())
     }
 
-    /// Its images by their bytes, each once.
-    pub fn distinct(&self) -> HashSet<&[u8]> {
-        (0..self.len()).map(|i| self.image(i)).collect()
+    /// The bytes of the images at `places`, one after another: (n, C, H, W). Images that are not held are decoded on all threads.
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`].
+    ///
+    /// # Panics
+    /// When a place is not below [`ImageSet::len`].
+    pub fn read(&self, places: &[usize]) -> Result<Vec<u8>> {
+        let length = self.image_len();
+        match self.pixels.held() {
+            // Copied faster than other threads are woken.
+            Some(bytes) => {
+                Ok(places.iter().map(|&place| &bytes[place * length..][..length]).collect::<Vec<_>>().concat())
+            }
+            None => pixels::read(self, places.par_iter().copied()),
+        }
+    }
+
+    /// The bytes of the images `range`: (n, C, H, W).
+    fn range(&self, range: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        match self.pixels.held() {
+            Some(bytes) => Ok(Cow::Borrowed(&bytes[range.start * self.image_len()..range.end * self.image_len()])),
+            None => pixels::read(self, range.into_par_iter()).map(Cow::Owned),
+        }
+    }
+
+    /// The SHA-256 of each image's bytes.
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`].
+    pub fn digests(&self) -> Result<Vec<[u8; 32]>> {
+        (0..self.len()).into_par_iter().map(|i| Ok(Sha256::digest(self.image(i)?).into())).collect()
+    }
+
+    /// The SHA-256 of its images' bytes, each once.
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`].
+    pub fn distinct(&self) -> Result<HashSet<[u8; 32]>> {
+        Ok(self.digests()?.into_iter().collect())
     }
 
     /// How many of its images are among these.
-    pub fn among(&self, images: &HashSet<&[u8]>) -> usize {
-        (0..self.len()).filter(|&i| images.contains(self.image(i))).count()
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`].
+    pub fn among(&self, images: &HashSet<[u8; 32]>) -> Result<usize> {
+        Ok(self.digests()?.iter().filter(|digest| images.contains(*digest)).count())
     }
 
     /// The first `n` images, or all if there are fewer.
     #[must_use]
     pub fn take(mut self, n: usize) -> Self {
         let n = n.min(self.len());
-        self.pixels.truncate(n * self.image_len());
+        self.pixels.truncate(n, self.image_len());
         if let Some(labels) = &mut self.labels {
             labels.truncate(n);
         }
@@ -140,10 +195,7 @@ impl ImageSet {
     /// When an index is not below [`ImageSet::len`].
     #[must_use]
     pub fn subset(&self, indices: &[usize]) -> Self {
-        let mut pixels = Vec::with_capacity(indices.len() * self.image_len());
-        for &i in indices {
-            pixels.extend_from_slice(self.image(i));
-        }
+        let pixels = self.pixels.subset(indices, self.image_len());
         let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
         let files = self.files.as_ref().map(|files| indices.iter().map(|&i| files[i].clone()).collect()).map(Arc::new);
         Self { pixels, labels, files, name: self.name.clone(), note: self.note.clone(), ..*self }
@@ -160,40 +212,58 @@ impl ImageSet {
     pub fn conform(mut self, channels: usize, height: usize, width: usize) -> Result<Self> {
         let to = [channels, height, width];
         if to != self.shape() {
-            self.pixels = conform::images(&self.pixels, self.shape(), to)?;
+            self.pixels.conform(self.shape(), to)?;
             [self.channels, self.height, self.width] = to;
         }
         Ok(self)
     }
 
     /// SHA-256 of the shape, the pixels and the labels, in hexadecimal: what results depend on, whatever the file.
-    pub fn sha256(&self) -> String {
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`].
+    pub fn sha256(&self) -> Result<String> {
+        self.sha256_telling(|_| Ok(()))
+    }
+
+    /// [`ImageSet::sha256`], which tells how many images it has looked at, time and again.
+    ///
+    /// # Errors
+    /// Those of [`ImageSet::image`] and of `told`.
+    pub fn sha256_telling(&self, mut told: impl FnMut(usize) -> Result<()>) -> Result<String> {
         let mut hash = Sha256::new();
         for size in [self.len(), self.channels, self.height, self.width] {
             hash.update((size as u64).to_le_bytes());
         }
-        hash.update(&self.pixels);
+        ahead(
+            self.len(),
+            TOGETHER,
+            |range| self.range(range),
+            |range, bytes| {
+                hash.update(bytes);
+                told(range.end)
+            },
+        )?;
         // A count first, so that no labels and no images are told apart.
         hash.update((self.labels.as_ref().map_or(0, Vec::len) as u64).to_le_bytes());
         for label in self.labels.iter().flatten() {
             hash.update(label.to_le_bytes());
         }
-        hex(&hash.finalize())
+        Ok(hex(&hash.finalize()))
     }
 
     /// Images `range`, normalised: (n, C, H, W) f32.
     ///
     /// # Errors
     /// `Error::Failed` when the range leaves the set; `Error::Input` when the normalisation is not for C channels;
-    /// `Error::Candle` when the device refuses.
+    /// `Error::Candle` when the device refuses; those of [`ImageSet::image`].
     pub fn tensor(&self, range: Range<usize>, norm: &Normalisation, device: &Device) -> Result<Tensor> {
         if range.start > range.end || range.end > self.len() {
             return Err(Error::Failed(format!("images {range:?} of {}, which has {}", self.name, self.len())));
         }
         let tables = norm.tables(self.channels)?;
         let images = range.len();
-        let bytes = &self.pixels[range.start * self.image_len()..range.end * self.image_len()];
-        normalised(bytes, images, self.shape(), &tables, device)
+        normalised(&self.range(range)?, images, self.shape(), &tables, device)
     }
 }
 
@@ -240,19 +310,20 @@ mod tests {
         assert_eq!(ImageSet { labels: None, ..set() }.class_sizes(), [0; 0]);
         assert_eq!(set().take(9), set());
         let picked = set().subset(&[2, 0]);
-        assert_eq!(picked.pixels, [8, 9, 10, 11, 0, 1, 2, 3]);
+        assert_eq!(picked.pixels.held().unwrap(), [8, 9, 10, 11, 0, 1, 2, 3]);
         assert_eq!(picked.labels, Some(vec![2, 0]));
         assert_eq!(picked.full_size, Some(3));
     }
 
     #[test]
     fn the_digest_sees_shape_pixels_and_labels_only() {
-        let digest = set().sha256();
-        assert_eq!(ImageSet { name: "other".into(), note: Some("synthetic".into()), ..set() }.sha256(), digest);
-        assert_ne!(ImageSet { height: 1, width: 4, ..set() }.sha256(), digest);
-        assert_ne!(ImageSet { labels: None, ..set() }.sha256(), digest);
-        assert_ne!(ImageSet { labels: Some(vec![0, 1, 1]), ..set() }.sha256(), digest);
-        assert_ne!(ImageSet { pixels: (1..13).collect(), ..set() }.sha256(), digest);
+        let sha256 = |set: ImageSet| set.sha256().unwrap();
+        let digest = sha256(set());
+        assert_eq!(sha256(ImageSet { name: "other".into(), note: Some("synthetic".into()), ..set() }), digest);
+        assert_ne!(sha256(ImageSet { height: 1, width: 4, ..set() }), digest);
+        assert_ne!(sha256(ImageSet { labels: None, ..set() }), digest);
+        assert_ne!(sha256(ImageSet { labels: Some(vec![0, 1, 1]), ..set() }), digest);
+        assert_ne!(sha256(ImageSet { pixels: (1..13).collect(), ..set() }), digest);
     }
 
     #[test]

@@ -8,14 +8,18 @@
 //!
 //! Every image has a random stream of its own, so that nothing but its set's name and its place decides what is drawn.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use rand::Rng as _;
 use rand_distr::{Distribution as _, StandardNormal};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ImageSet;
+use super::{
+    ImageSet,
+    pixels::{Made, Pixels},
+};
 use crate::{
     Error, Result,
     rng::{self, Rng},
@@ -81,7 +85,7 @@ impl Distribution {
     /// # Errors
     /// `Error::Input` when it needs colour and the images are grey, or two images and there is one.
     pub fn of(self, images: &ImageSet) -> Result<ImageSet> {
-        let (name, count, shape) = (&images.name, images.len(), images.shape());
+        let (name, count) = (&images.name, images.len());
         if self.needs_colour() && images.channels != 3 {
             let others: Vec<&str> =
                 Self::ALL.iter().filter(|other| !other.needs_colour()).map(|other| other.name()).collect();
@@ -94,21 +98,13 @@ impl Distribution {
             return Err(Error::input(format!("data.validation.made: {self} needs two images, and \"{name}\" has one"))
                 .hint("hold out more ID images (data.validation.id)"));
         }
-        let mut pixels = Vec::with_capacity(images.pixels.len());
-        for index in 0..count {
-            let image = images.image(index);
-            let mut rng = rng::stream(0, self.name(), &format!("{name} {index}"));
-            pixels.extend(match self {
-                Self::UniformNoise => uniform_noise(image.len(), &mut rng),
-                Self::ArithmeticMean => arithmetic_mean(image, images.image(another(index, count, &mut rng))),
-                Self::GeometricMean => geometric_mean(image, images.image(another(index, count, &mut rng))),
-                Self::Jigsaw => jigsaw(image, shape),
-                Self::SpeckleNoise => speckle_noise(image, &mut rng),
-                Self::Pixelation => pixelation(image, shape),
-                Self::RgbShift => rgb_shift(image, shape),
-                Self::Inversion => inversion(image, shape),
-            });
-        }
+        let places = 0..count;
+        let pixels = if images.pixels.held().is_some() {
+            let made = places.into_par_iter().map(|index| self.image(images, index)).collect::<Result<Vec<_>>>()?;
+            Pixels::Held(made.concat())
+        } else {
+            Pixels::Made(Made { distribution: self, source: Arc::new(images.clone()), places: places.collect() })
+        };
         Ok(ImageSet {
             name: self.name().to_owned(),
             pixels,
@@ -117,6 +113,23 @@ impl Distribution {
             files: None,
             note: None,
             ..*images
+        })
+    }
+
+    /// The image made of image `index`, and maybe of another, of a set that [`Distribution::of`] takes.
+    pub(super) fn image(self, images: &ImageSet, index: usize) -> Result<Vec<u8>> {
+        let (count, shape) = (images.len(), images.shape());
+        let mut rng = rng::stream(0, self.name(), &format!("{} {index}", images.name));
+        let image = images.image(index)?;
+        Ok(match self {
+            Self::UniformNoise => uniform_noise(image.len(), &mut rng),
+            Self::ArithmeticMean => arithmetic_mean(&image, &images.image(another(index, count, &mut rng))?),
+            Self::GeometricMean => geometric_mean(&image, &images.image(another(index, count, &mut rng))?),
+            Self::Jigsaw => jigsaw(&image, shape),
+            Self::SpeckleNoise => speckle_noise(&image, &mut rng),
+            Self::Pixelation => pixelation(&image, shape),
+            Self::RgbShift => rgb_shift(&image, shape),
+            Self::Inversion => inversion(&image, shape),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Data sets: held as u8, brought to one shape, augmented in batch.
+//! Data sets: bytes of one shape, held or decoded as they are needed, augmented in batch.
 //!
 //! A format is one file with one function that reads a split into an [`ImageSet`]; [`registry`] lists the sets oodkit
 //! knows by name; [`batches`] turns a set into shuffled, augmented train batches on a thread.
@@ -10,6 +10,7 @@ pub mod registry;
 pub mod store;
 pub mod synthetic;
 
+mod ahead;
 mod augment;
 mod cifar;
 mod conform;
@@ -21,7 +22,9 @@ mod idx;
 mod image_list;
 mod image_set;
 mod mat;
+mod memory;
 mod picture;
+mod pixels;
 mod svhn;
 
 use std::{
@@ -33,9 +36,12 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use folder::{list_pictures, read_pictures};
+pub use folder::{list_pictures, new_images};
 pub use form::{Damaged, Size};
 pub use image_set::{ImageSet, Normalisation};
+pub use memory::Memory;
+pub(crate) use memory::size;
+pub use pixels::Pixels;
 
 use crate::{Error, Result, config::Dataset, did_you_mean};
 use form::{Form, Wanted};
@@ -105,22 +111,29 @@ const SYNTHETIC: &str = "SYNTHETIC";
 /// `Error::Input` when the name is unknown, files are missing, damaged or not what their format says; `Error::Io` when
 /// the operating system refuses.
 pub fn load(dataset: &Dataset, split: Split, root: &Path) -> Result<ImageSet> {
-    load_as(dataset, split, root, None)
+    load_as(dataset, split, root, None, None)
 }
 
 /// [`load`], with every image brought to `shape` (channels, rows, columns) by [`ImageSet::conform`]'s rules.
 ///
-/// Pictures of a folder are brought to it one by one as they are read, so large originals are never held together.
+/// Pictures of a folder are brought to it one by one as they are read, so large originals are never held together. Image files whose
+/// decoded bytes exceed `memory` are not held: they are decoded whenever they are asked for, and a damaged one is found then.
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn load_as(dataset: &Dataset, split: Split, root: &Path, shape: Option<[usize; 3]>) -> Result<ImageSet> {
+pub fn load_as(
+    dataset: &Dataset,
+    split: Split,
+    root: &Path,
+    shape: Option<[usize; 3]>,
+    memory: Option<u64>,
+) -> Result<ImageSet> {
     let known = known(&dataset.name);
     let format = format(dataset)?;
     let folder = found(dataset, root);
     let form = shape.map_or_else(|| Form::of(dataset), Form::exact);
     let limit = limit(dataset, split);
-    let wanted = Wanted { form, limit, damaged: dataset.damaged.unwrap_or_default() };
+    let wanted = Wanted { form, limit, damaged: dataset.damaged.unwrap_or_default(), memory };
     // A folder of pictures may serve many lists.
     let stored = if format == Format::ImageList { None } else { store::read(&folder, &dataset.name, split)? };
     let images = match stored {

@@ -160,6 +160,11 @@ pub(super) fn decode(path: &Path) -> Result<Picture> {
     Ok(Picture { pixels, shape: [channels, height, width] })
 }
 
+/// The pixels of an image file (C, H, W) at a shape.
+pub(super) fn at(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>> {
+    decode(path)?.at(shape)
+}
+
 /// Whether a JPEG's segments and scans lead to its end marker; what follows that does not matter.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;

@@ -4,6 +4,7 @@
 //! it is (`name`, `split`, `classes`, and `full_size` and `note` if there are any), where it came from (`source`), that
 //! nothing has changed since (`sha256` of the images' bytes followed by the labels' as stored), and the format's `version`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -52,6 +53,10 @@ pub fn write(folder: &Path, set: &ImageSet, source: &str) -> Result<()> {
     if label_count != count {
         return Err(Error::Failed(format!("{count} images of \"{}\" have {label_count} labels", set.name)));
     }
+    let pixels = match set.pixels.held() {
+        Some(bytes) => Cow::Borrowed(bytes),
+        None => Cow::Owned(set.read(&(0..count).collect::<Vec<_>>())?),
+    };
     let labels: Option<Vec<u8>> =
         set.labels.as_ref().map(|labels| labels.iter().flat_map(|label| label.to_le_bytes()).collect());
     let mut metadata: BTreeMap<String, String> = [
@@ -60,7 +65,7 @@ pub fn write(folder: &Path, set: &ImageSet, source: &str) -> Result<()> {
         ("split", set.split.to_string()),
         ("classes", set.classes.to_string()),
         ("source", source.to_owned()),
-        ("sha256", digest(&set.pixels, labels.as_deref().unwrap_or_default())),
+        ("sha256", digest(&pixels, labels.as_deref().unwrap_or_default())),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
@@ -72,7 +77,7 @@ pub fn write(folder: &Path, set: &ImageSet, source: &str) -> Result<()> {
     if let Some(bytes) = &labels {
         entries.push(tensor_file::Entry { name: "labels", dtype: Dtype::U32, shape: &labels_shape, bytes });
     }
-    entries.push(tensor_file::Entry { name: "images", dtype: Dtype::U8, shape: &images_shape, bytes: &set.pixels });
+    entries.push(tensor_file::Entry { name: "images", dtype: Dtype::U8, shape: &images_shape, bytes: &pixels });
     tensor_file::write(&path(folder, set.split), &entries, &metadata)
 }
 
@@ -118,7 +123,8 @@ fn parse(bytes: &[u8], name: &str, split: Split) -> Result<ImageSet, String> {
     if field("sha256")? != digest(images.data(), label_bytes) {
         return Err("sha256: its images or labels have changed since it was written".into());
     }
-    let (full_size, note, pixels) = (number("full_size")?, metadata.get("note").cloned(), images.data().to_vec());
+    let (full_size, note, pixels) =
+        (number("full_size")?, metadata.get("note").cloned(), images.data().to_vec().into());
     Ok(ImageSet {
         name: name.into(),
         split,
@@ -184,7 +190,7 @@ mod tests {
     #[test]
     fn a_set_that_contradicts_itself_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
-        for set in [ImageSet { labels: Some(vec![0]), ..set() }, ImageSet { pixels: vec![0; 55], ..set() }] {
+        for set in [ImageSet { labels: Some(vec![0]), ..set() }, ImageSet { pixels: vec![0; 55].into(), ..set() }] {
             assert!(matches!(write(folder.path(), &set, ""), Err(Error::Failed(_))));
         }
         assert!(!path(folder.path(), Split::Test).exists());

@@ -61,7 +61,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         channels: 3,
         height: SIDE,
         width: SIDE,
-        pixels,
+        pixels: pixels.into(),
         labels: Some(labels),
         classes: 10,
         full_size: Some(n),
@@ -98,7 +98,7 @@ mod tests {
             let set = read_bytes(bytes).unwrap();
             assert_eq!((set.shape(), set.classes), ([3, 32, 32], 10));
             assert_eq!(set.labels, Some(vec![0, 3]));
-            assert!(set.pixels == golden());
+            assert!(set.pixels == golden().into());
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
         };
         for n in [1, 3] {
             let expected = read_bytes(&mat(&arrays(n), false, false).unwrap()).unwrap();
-            assert_eq!((expected.len(), expected.pixels[1]), (n, 32));
+            assert_eq!((expected.len(), expected.pixels.held().unwrap()[1]), (n, 32));
             for (compressed, big_endian) in [(true, false), (false, true), (true, true)] {
                 assert!(read_bytes(&mat(&arrays(n), compressed, big_endian).unwrap()).unwrap() == expected);
             }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Result, checksum,
-    data::{ImageSet, Normalisation},
+    data::{ImageSet, Normalisation, batches::in_order},
     detectors::{Activations, Bank, Batch, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
@@ -82,13 +82,11 @@ impl ForwardPass {
     /// Calls `each` with every batch and the index of its first image, under a progress bar with this title.
     fn batches(&self, title: &str, batch: usize, mut each: impl FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
         let mut bar = progress::Pass::new(title, self.images.len(), "images");
-        for start in (0..self.images.len()).step_by(batch) {
+        in_order(&self.images, batch, &self.normalisation, &self.device, |range, images| {
             self.interrupt.check()?;
-            let range = start..(start + batch).min(self.images.len());
             bar.set(range.end);
-            each(start, &self.images.tensor(range, &self.normalisation, &self.device)?)?;
-        }
-        Ok(())
+            each(range.start, images)
+        })
     }
 
     fn watched(&self, images: &Tensor) -> Result<Batch> {

@@ -12,16 +12,18 @@ use indexmap::IndexMap;
 use crate::{
     Error, Result,
     config::{self, Dataset},
-    data::{self, ImageSet, Split},
+    data::{self, ImageSet, Memory, Split},
     nn::Shape,
     run::{
         device::describe,
         interrupt::Interrupt,
         plan::{Node, Plan, to_json},
+        progress::Pass,
         published::Published,
         results::{DatasetRecord, Environment, OutliersRecord, Results, SCHEMA},
         store::{Progress, Store},
     },
+    say,
 };
 
 /// Where things are, and what to compute on.
@@ -39,6 +41,8 @@ pub struct Context {
     pub overrides: Vec<String>,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
+    /// What decoded images may take.
+    pub memory: Memory,
 }
 
 /// Runs what is missing of the plan and returns the record of all of it.
@@ -183,8 +187,14 @@ pub(super) struct LoadedSet {
 }
 
 impl LoadedSet {
-    pub(super) fn of(images: ImageSet) -> Self {
-        Self { sha256: images.sha256(), images: Arc::new(images), made_of: None }
+    /// Looks at every image: whatever cannot be decoded is found here.
+    pub(super) fn of(images: ImageSet, interrupt: &Interrupt) -> Result<Self> {
+        let mut bar = Pass::new(&format!("reading {}", images.name), images.len(), "images");
+        let sha256 = images.sha256_telling(|done| {
+            bar.set(done);
+            interrupt.check()
+        })?;
+        Ok(Self { sha256, images: Arc::new(images), made_of: None })
     }
 
     /// A file name that no other content has.
@@ -239,10 +249,28 @@ impl<'a> Runner<'a> {
             return Ok(set.clone());
         }
         self.context.interrupt.check()?;
-        let images = data::load_as(dataset, split, &self.context.data, like)?;
-        let set = Arc::new(LoadedSet::of(images));
+        let memory = self.context.memory.bytes.saturating_sub(self.held());
+        let images = data::load_as(dataset, split, &self.context.data, like, Some(memory))?;
+        if images.pixels.held().is_none() {
+            say(format!(
+                "{} ({split}): {} images take {} and are decoded each time they are needed; images may take {}",
+                images.name,
+                images.len(),
+                data::size(images.bytes()),
+                self.context.memory
+            ));
+        }
+        let set = Arc::new(LoadedSet::of(images, &self.context.interrupt)?);
         self.sets.insert(key, set.clone());
         Ok(set)
+    }
+
+    /// Bytes of all images that are held.
+    fn held(&self) -> u64 {
+        // A set may be asked for by several names.
+        let sets = self.sets.values().chain(self.held_out.values().flatten());
+        let sets: BTreeMap<_, _> = sets.map(|set| (Arc::as_ptr(set), &set.images.pixels)).collect();
+        sets.values().filter_map(|pixels| pixels.held()).map(|bytes| bytes.len() as u64).sum()
     }
 
     /// What networks are built for. A network that is there says it; else the images to learn from do, and only of networks that
@@ -308,8 +336,10 @@ impl<'a> Runner<'a> {
         };
         let tested = self.test_sets(&self.plan.experiment.data)?;
         let outliers = self.set(dataset, Split::Train, tested.first().map(|id| id.images.shape()))?;
+        let digests = outliers.images.digests()?;
         for tested in &tested[1..] {
-            let learned = outliers.images.among(&tested.images.distinct());
+            let known = tested.images.distinct()?;
+            let learned = digests.iter().filter(|digest| known.contains(*digest)).count();
             if learned > 0 {
                 let (name, tested) = (&outliers.images.name, &tested.images.name);
                 return Err(Error::input(format!(

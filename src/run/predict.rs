@@ -24,6 +24,8 @@ pub struct Answers {
     pub classes: Vec<(usize, f64)>,
     /// Larger is more anomalous.
     pub scores: Scores,
+    /// What was answered on.
+    pub images: Arc<ImageSet>,
     /// Classes that the network knows.
     pub known: usize,
     /// The network's folder, relative to the runs root; of an ensemble, the first member's.
@@ -55,7 +57,8 @@ pub fn predict(
         indices.ok_or_else(|| missing(format!("there is no network \"{}\" of seed {seed}", method.network)))?;
     let subject = runner.subject(&cell.experiment, &method.network, indices, seed)?;
     let [channels, height, width, known] = subject.members[0].trained.record.shape;
-    let sets = [Arc::new(LoadedSet::of(read([channels, height, width])?))];
+    let images = read([channels, height, width])?;
+    let sets = [Arc::new(LoadedSet::of(images, &context.interrupt)?)];
     let subject = Subject { sets: &sets, ..subject };
     let bank = outputs(&runner, &subject, &sets[0])?;
     let place = Place::of(method, &subject)?;
@@ -63,6 +66,7 @@ pub fn predict(
     Ok(Answers {
         classes: classified(&bank.logits)?,
         scores: scorer.score(&bank).map_err(|error| place.name(error))?,
+        images: sets[0].images.clone(),
         known,
         network: subject.folder.clone(),
         environment: runner.environment,

@@ -53,7 +53,8 @@ impl Runner<'_> {
             let (held, left): (Vec<usize>, Vec<usize>) = (0..images).partition(|image| drawn.contains(image));
             let mut validation = all.images.subset(&held);
             validation.name.push_str("_validation");
-            let pair = [all.images.subset(&left), validation].map(|images| Arc::new(LoadedSet::of(images)));
+            let loaded = |images| LoadedSet::of(images, &self.context.interrupt).map(Arc::new);
+            let pair = [loaded(all.images.subset(&left))?, loaded(validation)?];
             self.held_out.insert(key.clone(), pair);
         }
         let [left, held] = &self.held_out[&key];
@@ -92,7 +93,8 @@ impl Runner<'_> {
             return Ok(set.clone());
         }
         let made_of = Some(source.images.name.clone());
-        let set = Arc::new(LoadedSet { made_of, ..LoadedSet::of(distribution.of(&source.images)?) });
+        let loaded = LoadedSet::of(distribution.of(&source.images)?, &self.context.interrupt)?;
+        let set = Arc::new(LoadedSet { made_of, ..loaded });
         self.sets.insert(key, set.clone());
         Ok(set)
     }
@@ -104,10 +106,13 @@ impl Runner<'_> {
         let (Some(id), Some(validation)) = (sets.first(), &data.validation) else { return Ok(()) };
         let like = Some(id.images.shape());
         sets.extend(self.made_of(validation, like)?);
+        let digests = sets.iter().map(|set| set.images.digests()).collect::<Result<Vec<_>>>()?;
         for reported in self.test_sets(data)? {
-            let known = reported.images.distinct();
+            let known = reported.images.distinct()?;
+            let copies = |digests: &[[u8; 32]]| digests.iter().filter(|digest| known.contains(*digest)).count();
             // Large sets may have a few pictures in common by accident.
-            if let Some(same) = sets.iter().find(|set| 2 * set.images.among(&known) > set.images.len()) {
+            let same = sets.iter().zip(&digests).find(|(_, digests)| 2 * copies(digests) > digests.len());
+            if let Some((same, _)) = same {
                 let (same, reported) = (&same.images.name, &reported.images.name);
                 let message =
                     format!("data.validation: most images of \"{same}\" are in \"{reported}\", which is reported on");

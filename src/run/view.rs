@@ -199,7 +199,7 @@ fn factor_tensors(
         let maps = view::maps(fitted, layer, bank.layers()?, &first)?;
         let [rows, columns] = maps.size;
         let [channels, height, width] = set.images.shape();
-        let pixels = set.images.subset(&first).pixels;
+        let pixels = set.images.read(&first)?;
         let mut keep = |name: &str, tensor: Tensor| tensors.insert(format!("{index}.{name}"), tensor);
         keep("pictures", Tensor::from_vec(pixels, (first.len(), channels, height, width), &Device::Cpu)?);
         keep("activations", Tensor::from_vec(maps.activations, (first.len(), rows, columns), &Device::Cpu)?);

@@ -14,7 +14,7 @@ use crate::{
     config::{Keep, Train},
     data::{
         ImageSet, Normalisation,
-        batches::{Source, TrainBatches, steps_per_epoch},
+        batches::{Source, TrainBatches, in_order, steps_per_epoch},
     },
     losses::{Objective, Pass, Step},
     nn::{Mode, Network, Outputs, params::Params},
@@ -312,13 +312,12 @@ fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
 fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
     let batch = job.recipe.batch_size;
     let network = job.network.folded()?;
+    let labels = images.labels.as_deref().unwrap_or_default();
     let mut correct = 0;
-    for start in (0..images.len()).step_by(batch) {
-        let range = start..(start + batch).min(images.len());
-        let labels = images.labels.as_deref().unwrap_or_default();
-        let labels = Tensor::new(&labels[range.clone()], job.device)?;
-        let inputs = images.tensor(range, job.normalisation, job.device)?;
-        correct += count_correct(&network.forward(&inputs, Mode::Eval)?.logits, &labels)?;
-    }
+    in_order(images, batch, job.normalisation, job.device, |range, inputs| {
+        let labels = Tensor::new(&labels[range], job.device)?;
+        correct += count_correct(&network.forward(inputs, Mode::Eval)?.logits, &labels)?;
+        Ok(())
+    })?;
     Ok(correct as f64 / images.len() as f64)
 }

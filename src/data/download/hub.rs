@@ -277,7 +277,7 @@ fn assemble(source: &Source, split: Split, images: Vec<parquet::Labelled>) -> Re
         channels,
         height,
         width,
-        pixels,
+        pixels: pixels.into(),
         labels: Some(labels),
         classes: known.classes,
         full_size: known.size(split),

@@ -1,5 +1,7 @@
 //! Images one below the other, each with a line about it.
 
+use std::borrow::Cow;
+
 use image::{RgbImage, imageops};
 
 use crate::{
@@ -17,8 +19,8 @@ const MOST_PIXELS: u32 = 112;
 ///
 /// # Errors
 /// A defect of the drawing library.
-pub fn png(title: &str, subtitle: &str, shape: [usize; 3], images: &[(String, &[u8])]) -> Result<Vec<u8>> {
-    let line = |(label, pixels): &(String, &[u8])| Line {
+pub fn png(title: &str, subtitle: &str, shape: [usize; 3], images: &[(String, Cow<'_, [u8]>)]) -> Result<Vec<u8>> {
+    let line = |(label, pixels): &(String, Cow<'_, [u8]>)| Line {
         label: label.clone(),
         groups: vec![vec![shrunk(painted(pixels, shape))]],
     };
