@@ -165,3 +165,55 @@ fn names_that_are_no_text_are_names() {
     run("run", b"caf\xe8.yaml");
     assert_eq!(fs::read_dir(runs.join("experiments")).unwrap().count(), 2);
 }
+
+/// In containers that share a folder, processes have the same ids.
+#[test]
+fn processes_of_one_id_do_not_disturb_each_other() {
+    let folder = folder();
+    assert!(shell(folder.path(), "run \"$EXPERIMENT\"", "").status.success());
+    let may = std::process::Command::new("unshare").args(["--pid", "--fork", "true"]).status();
+    // Where this user may not make one, ids differ, and the folder is still shared.
+    let alone = if may.is_ok_and(|status| status.success()) { "unshare --pid --fork" } else { "" };
+    let line = format!(
+        "fails=0; for round in 1 2 3 4 5 6 7 8; do pids=; for process in 1 2 3; do \
+         {alone} \"$OODKIT\" table \"$EXPERIMENT\" >/dev/null & pids=\"$pids $!\"; done; \
+         for pid in $pids; do wait $pid || fails=$((fails+1)); done; done; echo $fails"
+    );
+    let output = Command::new("sh")
+        .args(["-c", &line])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("OODKIT", env!("CARGO_BIN_EXE_oodkit"))
+        .env("OODKIT_RUNS", folder.path().join("runs"))
+        .env("EXPERIMENT", folder.path().join("small.yaml"))
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "0\n", "{}", text(&output.stderr));
+    let out = fs::read_dir(folder.path().join("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let litter = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".tmp");
+    assert_eq!(fs::read_dir(out).unwrap().filter(|entry| litter(entry.as_ref().unwrap())).count(), 0);
+}
+
+/// A second process waits for the first, and then finds everything done.
+#[test]
+fn two_runs_of_one_experiment_train_its_network_once() {
+    let folder = folder();
+    let run = || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .arg("run")
+            .arg(folder.path().join("small.yaml"))
+            .env("OODKIT_RUNS", folder.path().join("runs"))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let (first, second) = (run(), run());
+    let outputs = [first, second].map(|child| child.wait_with_output().unwrap());
+    for output in &outputs {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("MSP"));
+    }
+    let trained = outputs.iter().filter(|output| text(&output.stderr).contains("epoch 1 done")).count();
+    assert_eq!(trained, 1, "{outputs:?}");
+}
