@@ -115,6 +115,38 @@ fn files_that_never_end_are_refused() {
 }
 
 #[test]
+fn stored_files_that_never_end_are_refused() {
+    let folder = folder();
+    assert!(shell(folder.path(), "run \"$EXPERIMENT\"", "").status.success());
+    let networks = folder.path().join("runs/networks");
+    let network = fs::read_dir(networks).unwrap().next().unwrap().unwrap().path().join("seed0");
+    let first = |folder: &Path| fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let outputs = first(&first(&network.join("outputs")));
+    let record = first(&network.join("scores")).join("record.json");
+    for path in [network.join("model.safetensors"), outputs, record, network.join("network.json")] {
+        let kept = path.with_extension("kept");
+        fs::rename(&path, &kept).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let output = shell(folder.path(), "run \"$EXPERIMENT\"", "");
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+        let told = text(&output.stderr);
+        assert!(told.contains(&format!("{} is not a regular file", path.display())), "{told}");
+        fs::rename(&kept, &path).unwrap();
+    }
+
+    let set = folder.path().join("set");
+    fs::create_dir(&set).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(set.join("test.safetensors")).status().unwrap().success());
+    let ood = format!("{{ name: mine, format: folder, path: {} }}", set.display());
+    let other = EXPERIMENT.replace("{ name: textures_small, test_limit: 32 }", &ood);
+    assert_ne!(other, EXPERIMENT);
+    fs::write(folder.path().join("small.yaml"), other).unwrap();
+    let output = shell(folder.path(), "run \"$EXPERIMENT\"", "");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("test.safetensors is not a regular file"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_papers_table_is_read_within_reach_only_and_nothing_is_told_of_others() {
     let folder = folder();
     fs::create_dir_all(folder.path().join("experiments/paper")).unwrap();

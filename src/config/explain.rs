@@ -2,7 +2,7 @@
 
 use serde_saphyr::{Location, MessageFormatter, UserMessageFormatter};
 
-use crate::{Error, did_you_mean};
+use crate::{Error, did_you_mean, for_terminal};
 
 /// Columns of a line that an excerpt shows at most.
 const EXCERPT_WIDTH: usize = 160;
@@ -56,7 +56,8 @@ fn source(location: Location, sources: &[Source]) -> Option<&Source> {
 
 /// `file:line:column: message`, the line with a mark below the column, and the includes that led there.
 fn block(finding: &Finding, sources: &[Source]) -> String {
-    let message = printable(&finding.message);
+    // A message must not drive the terminal.
+    let message = for_terminal(&finding.message);
     let known = finding.location.filter(|location| *location != Location::UNKNOWN);
     let Some((location, from)) = known.and_then(|location| Some((location, source(location, sources)?))) else {
         return match sources.first() {
@@ -90,15 +91,6 @@ fn excerpt(text: &str, line: u64, column: u64) -> String {
 
 fn line_of(text: &str, line: u64) -> Option<&str> {
     text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)
-}
-
-/// Control characters escaped: a message must not drive the terminal. Line breaks are ours.
-fn printable(message: &str) -> String {
-    let mut shown = String::with_capacity(message.len());
-    for c in message.chars() {
-        if c.is_control() && c != '\n' { shown.extend(c.escape_debug()) } else { shown.push(c) }
-    }
-    shown
 }
 
 fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {

@@ -6,15 +6,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use super::{ImageSet, Split};
-use crate::{Error, Result, digest::hex, tensor_file};
+use crate::{Error, Result, digest::hex, fs::read_if_there, tensor_file};
 
 /// The version of the format; files of another version are refused.
 const VERSION: &str = "1";
@@ -31,11 +29,7 @@ pub fn path(folder: &Path, split: Split) -> PathBuf {
 /// version, another set's, or its tensors are not images and labels.
 pub fn read(folder: &Path, name: &str, split: Split) -> Result<Option<ImageSet>> {
     let path = path(folder, split);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", &path)(error)),
-    };
+    let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
     let set = parse(&bytes, name, split).map_err(|reason| {
         Error::input(format!("cannot use the stored data set {}: {reason}", path.display()))
             .hint(format!("delete the file and fetch the set again: make data set={name}"))
