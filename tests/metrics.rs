@@ -5,9 +5,10 @@ use std::path::Path;
 use oodkit::{
     Error,
     config::{Column, Protocol, Tpr},
+    metrics,
     metrics::{
-        Better, MeanStd, Measures, Ranking, Unit, accuracy, measure_for, measures, of_scores, ranking::Positive,
-        ranking::Score, read_scores, redraw, run_cli, write_npy,
+        Better, Confusion, MeanStd, Measures, Ranking, Unit, accuracy, intervals, measure_for, measures, of_scores,
+        ranking::Positive, ranking::Score, read_scores, redraw, run_cli, write_npy,
     },
 };
 use proptest::prelude::*;
@@ -267,6 +268,12 @@ fn columns_mean_what_the_protocol_says() {
     for column in [Column::Accuracy, Column::Auroc, Column::AuprIn, Column::AuprOut, Column::GapSd] {
         assert_eq!(better(column), Better::Larger);
     }
+    for column in [Column::Accuracy, Column::BalancedAccuracy, Column::WorstClassAccuracy] {
+        assert_eq!(
+            measure_for(column, OodPositiveFirst).unwrap().key,
+            serde_json::to_value(column).unwrap().as_str().unwrap()
+        );
+    }
     let mut keys: Vec<&str> = measures::ALL.iter().map(|measure| &*measure.key).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -283,6 +290,102 @@ fn a_gap_is_in_units_and_in_deviations() {
     assert_eq!(gap(&[1.0, 3.0], &[4.0, 6.0]), (3.0, Some(3.0)));
     assert_eq!(gap(&[2.0, 6.0], &[8.0, 12.0]), (6.0, Some(3.0)));
     assert_eq!(gap(&[1.0, 1.0], &[0.0]), (-1.0, None));
+}
+
+#[derive(serde::Deserialize)]
+struct GoldenIntervals {
+    cases: Vec<IntervalCase>,
+    classes: Classes,
+}
+
+#[derive(serde::Deserialize)]
+struct IntervalCase {
+    name: String,
+    #[serde(deserialize_with = "numbers")]
+    id: Vec<f64>,
+    #[serde(deserialize_with = "numbers")]
+    ood: Vec<f64>,
+    auroc_variance: f64,
+    auroc: [f64; 2],
+    fpr95_id_positive_closest: [f64; 2],
+    fpr95_ood_positive_first: [f64; 2],
+}
+
+#[derive(serde::Deserialize)]
+struct Classes {
+    #[serde(deserialize_with = "numbers")]
+    logits: Vec<f64>,
+    labels: Vec<u32>,
+    confusion: Confusion,
+    accuracy: f64,
+    balanced_accuracy: f64,
+    worst_class_accuracy: f64,
+}
+
+fn golden_intervals() -> GoldenIntervals {
+    serde_json::from_str(include_str!("golden/intervals.json")).unwrap()
+}
+
+#[test]
+fn intervals_are_delongs_and_the_bootstraps() {
+    for case in golden_intervals().cases {
+        let variance = Ranking::new(&case.id, &case.ood).unwrap().auroc_variance().unwrap();
+        assert!((variance - case.auroc_variance).abs() < 1e-14, "{}: {variance}", case.name);
+        let found = intervals(&case.id, &case.ood, (0, "x"), &[]).unwrap();
+        for end in [0, 1] {
+            assert!((found["auroc"][end] - case.auroc[end]).abs() < 1e-12, "{}: {found:?}", case.name);
+            // An end moves by a step of one image's share, and by what a thousand resamples leave open.
+            for (key, expected) in [
+                ("fpr95_id_positive_closest", case.fpr95_id_positive_closest),
+                ("fpr95_ood_positive_first", case.fpr95_ood_positive_first),
+            ] {
+                let width = expected[1] - expected[0];
+                if width == 0.0 {
+                    assert!(!found.contains_key(key), "{} {key}: {found:?}", case.name);
+                    continue;
+                }
+                let off = (found[key][end] - expected[end]).abs();
+                assert!(off <= 0.1 * width + 1e-12, "{} {key}: {:?}, numpy {expected:?}", case.name, found[key]);
+            }
+        }
+        assert_eq!(found, intervals(&case.id, &case.ood, (0, "x"), &[]).unwrap());
+    }
+}
+
+#[test]
+fn intervals_are_left_out_where_they_would_say_nothing() {
+    let keys = |id: &[f64], ood: &[f64]| intervals(id, ood, (0, ""), &[]).unwrap().into_keys().collect::<Vec<_>>();
+    let rates = ["fpr95_id_positive_closest", "fpr95_ood_positive_first"];
+    // One image, and scores that do not overlap: DeLong's variance is none or 0, which is not certainty.
+    assert_eq!(keys(&[1.0], &[0.0, 2.0]), rates);
+    assert!(keys(&[1.0, 2.0], &[3.0, 4.0]).is_empty());
+    let many: Vec<f64> = (0..=metrics::intervals::MOST_RESAMPLED).map(|score| score as f64).collect();
+    assert_eq!(keys(&many, &[0.5, 3.5]), ["auroc"]);
+    let rate = measures::fpr_at("0.8".parse().unwrap(), Protocol::OodPositiveFirst);
+    let found = intervals(&[1.0, 2.0, 5.0], &[3.0, 4.0, 2.5], (0, ""), std::slice::from_ref(&rate)).unwrap();
+    assert!(found.contains_key(&*rate.key) && rate.has_interval());
+    assert!(!measures::find("gap").unwrap().has_interval());
+}
+
+#[test]
+fn classes_are_counted_as_scikit_learn_counts_them() {
+    let Classes { logits, labels, confusion, accuracy: share, balanced_accuracy, worst_class_accuracy } =
+        golden_intervals().classes;
+    let logits = candle_core::Tensor::from_vec(narrow(&logits), (labels.len(), 4), &candle_core::Device::Cpu).unwrap();
+    let found = Confusion::of(&logits, &labels).unwrap();
+    assert_eq!(found, confusion);
+    // The last class has no test images.
+    assert_eq!(found.by_class()[3], None);
+    assert_eq!(accuracy(&logits, &labels).unwrap(), share);
+    let of = measures::of_logits(&logits, &labels).unwrap();
+    assert!((of["balanced_accuracy"] - balanced_accuracy).abs() < 1e-15);
+    assert_eq!(of["worst_class_accuracy"], worst_class_accuracy);
+    // The first of equal logits, as accuracy takes it.
+    let rows = candle_core::Tensor::new(&[[3f32, 3.0, 1.0], [0.0, 1.0, 1.0]], &candle_core::Device::Cpu).unwrap();
+    assert_eq!(Confusion::of(&rows, &[1, 1]).unwrap().0, [[0, 0, 0], [1, 1, 0], [0, 0, 0]]);
+    assert!(message(Confusion::of(&rows, &[1, 3]).unwrap_err()).contains("the label of image 1 is 3"));
+    let nan = candle_core::Tensor::new(&[[f32::NAN, 3.0]], &candle_core::Device::Cpu).unwrap();
+    assert!(message(Confusion::of(&nan, &[1]).unwrap_err()).contains("the logits of image 0 are not all numbers"));
 }
 
 /// A `.npy` file of format `version` with this header and data.
@@ -527,18 +630,26 @@ fn the_command_prints_every_field_at_full_precision() {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let measured = expected.keys().map(String::as_str);
-    assert!(keys.into_iter().eq(measured.chain(["n_id", "n_ood"])));
+    assert!(keys.into_iter().eq(measured.chain(["n_id", "n_ood", "intervals"])));
     for (key, value) in expected.iter() {
         assert!(text.contains(&format!("\"{key}\": {value}")), "{key} is {value} in {text}");
     }
+    let found = intervals(&case.id, &case.ood, (0, ""), &[]).unwrap();
+    assert_eq!(json["intervals"], serde_json::json!(found));
+    assert!(found.keys().eq(["auroc", "fpr95_id_positive_closest", "fpr95_ood_positive_first"]));
     assert_eq!((json["n_id"].as_u64(), json["n_ood"].as_u64()), (Some(150), Some(100)));
 
     let plain = run_cli(&id, &ood, false).unwrap();
+    let (plain, about) = plain.rsplit_once('\n').unwrap();
     let lines: Vec<(&str, &str)> = plain.lines().map(|line| line.split_once("  ").unwrap()).collect();
     assert_eq!(lines.len(), expected.len() + 2);
     for ((name, value), (key, expected)) in lines.iter().zip(expected.iter()) {
-        assert_eq!((name.trim(), value.trim().parse()), (key.as_str(), Ok(*expected)));
+        let (value, interval) = value.trim().split_once("  ").unwrap_or((value.trim(), ""));
+        assert_eq!((name.trim(), value.parse()), (key.as_str(), Ok(*expected)));
+        let [low, high] = found.get(key.as_str()).copied().unwrap_or_default();
+        assert_eq!(interval, if high > 0.0 { format!("[{low:.4}, {high:.4}]") } else { String::new() });
     }
+    assert!(about.contains("by DeLong's variance of the AUROC, by a bootstrap of FPR95"));
     assert!(message(run_cli(&id, &path("bad.csv", &[0.0, f64::NAN]), true).unwrap_err()).contains("bad.csv, line 2"));
 }
 

@@ -733,3 +733,63 @@ fn a_column_may_be_fpr_at_any_rate() {
     assert_eq!(method.sets["digits"].measures["fpr@0.8_ood_positive_first"], rejected);
     assert!(method.sets["digits"].redraw.as_ref().unwrap().contains_key("fpr@0.8_id_positive_closest"));
 }
+
+/// Small test sets: intervals, accuracies by class and what is confused, from a run to its files.
+#[test]
+fn a_run_measures_intervals_and_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = with(&[
+        ("{ network: base, detector: { all: { except: [afdu] } } }", "{ name: MSP, network: base, detector: msp }"),
+        ("  - { name: field, rows: method, columns: [fpr95, auroc], over: group, protocol: openood_v1_5 }\n", ""),
+        (
+            "{ name: draws, rows: ood, methods: [msp, knn], columns: [fpr95], protocol: energy_ood }",
+            "{ name: small, rows: ood, columns: [accuracy, balanced_accuracy, worst_class_accuracy, auroc, fpr@0.9], intervals: true }\n\
+             figures: [{ confusion: { network: base } }]",
+        ),
+    ]);
+    let path = folder.path().join("small.yaml");
+    std::fs::write(&path, text).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .args(["run", path.to_str().unwrap()])
+        .env("OODKIT_RUNS", folder.path().join("runs"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let out = std::fs::read_dir(folder.path().join("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let results = Results::read(&out).unwrap().unwrap();
+    let task = results.tasks().next().unwrap();
+    let network = &task.networks["base"];
+    let confusion = network.confusion.as_ref().unwrap();
+    assert_eq!(confusion.0.iter().flatten().sum::<usize>(), 40);
+    let right: usize = (0..10).map(|class| confusion.0[class][class]).sum();
+    assert_eq!(network.measures["accuracy"], right as f64 / 40.0);
+    assert!(network.measures["worst_class_accuracy"] <= network.measures["balanced_accuracy"]);
+    let set = &task.methods["MSP"].sets["digits"];
+    let [low, high] = set.intervals["auroc"];
+    assert!(low < set.measures["auroc"] && set.measures["auroc"] < high, "{low} {high}");
+    assert!(set.intervals.contains_key("fpr@0.9_id_positive_closest"));
+    let table = std::fs::read_to_string(out.join("table_small.md")).unwrap();
+    assert!(table.contains(&format!("[{:.2}, {:.2}]", low * 100.0, high * 100.0)), "{table}");
+    assert!(out.join("confusion_base.png").is_file());
+}
+
+#[test]
+fn intervals_are_asked_for_where_there_are_some() {
+    let table = "{ name: field, rows: method, columns: [fpr95, auroc], over: group, protocol: openood_v1_5 }";
+    for (wanted, reason) in [
+        (
+            "{ name: f, rows: method, columns: [auroc], intervals: true }",
+            "intervals are of single OOD sets: add `over: each`",
+        ),
+        ("{ name: f, rows: ood, columns: [aupr], intervals: true }", "no column has one: add auroc"),
+        (
+            "{ name: f, rows: ood, columns: [auroc], protocol: energy_ood, intervals: true }",
+            "these numbers are over random draws",
+        ),
+    ] {
+        let error = load::parse(&with(&[(table, wanted)]), "field.yaml").unwrap_err().to_string();
+        assert!(error.contains("tables.0.intervals") && error.contains(reason), "{error}");
+    }
+    parse(&with(&[(table, "{ name: f, rows: method, columns: [auroc], over: each, intervals: true }")]));
+}

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use oodkit::{
     Error,
-    config::{self, Experiment, Table, load, overrides},
+    config::{self, Experiment, Figure, Protocol, Table, load, overrides},
     metrics::{MeanStd, Measures, write_npy},
     report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
     run::results::{
@@ -49,6 +49,7 @@ fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
         note,
         sha256,
         class_sizes: Vec::new(),
+        classes: Vec::new(),
         group: None,
         made_of: None,
     }
@@ -107,6 +108,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
         members: Vec::new(),
         folder: format!("networks/{name}/seed{seed}").into(),
         measures: [("accuracy".to_owned(), accuracy + seed as f64 * 0.001)].into_iter().collect(),
+        confusion: None,
         steps: 391,
         final_loss: Some(0.1),
         train_seconds: 60.0,
@@ -122,7 +124,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
                 measures.iter().map(|(key, value)| (key.clone(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
             let redraw = Some(draws.collect());
             measures.extend([("gap".to_owned(), 3.0 + quality), ("gap_sd".to_owned(), 1.0 + quality)]);
-            ((*set).to_owned(), SetResult { measures, redraw })
+            ((*set).to_owned(), SetResult { measures, intervals: Default::default(), redraw })
         });
         let scores = std::iter::once("cifar10")
             .chain(SETS)
@@ -1022,4 +1024,74 @@ fn energy_oods_protocol_is_that_of_the_draws() {
     let full = json!({"name": "t", "rows": "method", "columns": ["fpr95"]});
     assert_eq!(number(table.clone()), number(spelt));
     assert_ne!(number(table), number(full));
+}
+
+#[test]
+fn intervals_stand_beside_single_sets() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    let table = json!({
+        "name": "small", "rows": "method", "columns": ["accuracy", "auroc", "aupr"], "over": "each", "intervals": true,
+    });
+    let missing = refused(table.clone(), &results);
+    assert!(
+        missing.starts_with("table \"small\": the results have no intervals yet\nhint: run the experiment again"),
+        "{missing}"
+    );
+    for (seed, result) in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds).enumerate() {
+        for set in result.tasks[0].methods.values_mut().flat_map(|method| method.sets.values_mut()) {
+            set.intervals.insert("auroc".to_owned(), [0.5 + 0.01 * (seed % 3) as f64, 0.9]);
+        }
+    }
+    let small = build(table.clone(), &results).unwrap();
+    // Of three seeds, the mean of each end.
+    let shown = markdown::text(&small);
+    assert!(shown.contains("± 0.41 [51.00, 90.00] |"), "{shown}");
+    assert!(shown.contains("In brackets: the 95 % interval over test images"), "{shown}");
+    for text in [terminal::text(&small, None), latex::text(&small)] {
+        assert!(text.contains(" [51.00, 90.00]"), "{text}");
+    }
+    let header = csv::text(&small).lines().next().unwrap().to_owned();
+    assert!(header.starts_with("method,accuracy,accuracy_std,accuracy_n,textures.auroc,textures.auroc_std,textures.auroc_n,textures.auroc_low,textures.auroc_high,textures.aupr,textures.aupr_std,textures.aupr_n,svhn"), "{header}");
+    let mut reader = ::csv::Reader::from_reader(csv::text(&small).as_bytes().to_vec().leak() as &[u8]);
+    let first = reader.records().next().unwrap().unwrap();
+    let low = reader.headers().unwrap().iter().position(|name| name == "textures.auroc_low").unwrap();
+    assert_eq!(first[low].parse::<f64>().unwrap().round(), 51.0);
+    // A mean over sets has none.
+    let rows = build(
+        json!({ "name": "small", "rows": "ood", "methods": ["EBD"], "columns": ["auroc"], "intervals": true }),
+        &results,
+    );
+    let rows = rows.unwrap();
+    assert!(rows.rows[..3].iter().all(|row| row.cells[0].interval.is_some()));
+    assert_eq!(rows.rows[3].cells[0].interval, None);
+    // Without being asked for they are not shown, and nothing of them is written.
+    let mut plain = table;
+    plain.as_object_mut().unwrap().remove("intervals");
+    assert!(!json::text(&build(plain, &results).unwrap()).contains("interval"));
+}
+
+#[test]
+fn a_confusion_matrix_shows_each_class() {
+    let mut results = results(&experiment(json!([]), json!([])));
+    let figure: Figure = serde_json::from_value(json!({ "confusion": { "network": "tuned" } })).unwrap();
+    let drawn =
+        |results: &Results| oodkit::report::figures::draw(&figure, results, Protocol::default(), Path::new("runs"));
+    let missing = drawn(&results).unwrap_err();
+    assert!(missing.to_string().contains("do not count what \"tuned\" confuses"), "{missing}");
+    let table = json!({ "name": "t", "rows": "method", "columns": ["balanced_accuracy"] });
+    assert!(refused(table, &results).contains("the results have no \"balanced_accuracy\" yet"));
+
+    results.datasets[0].classes = ["cat", "dog", "ship"].map(str::to_owned).to_vec();
+    for result in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds) {
+        let network = result.tasks[0].networks.get_mut("tuned").unwrap();
+        network.confusion = Some(oodkit::metrics::Confusion(vec![vec![6, 4, 0], vec![1, 9, 0], vec![0, 0, 0]]));
+    }
+    let svg = drawn(&results).unwrap().svg;
+    let texts: Vec<&str> = svg.lines().filter(|line| !line.trim_start().starts_with('<') && !line.is_empty()).collect();
+    for expected in ["60", "40", "10", "90", "cat", "dog", "ship", "taken for", "class"] {
+        assert!(texts.iter().any(|text| text.trim() == expected), "{expected}: {texts:?}");
+    }
+    assert!(svg.contains("3 seeds together"), "{svg}");
+    let refused = serde_json::from_value::<Figure>(json!({ "confusion": { "networks": ["tuned"] } }));
+    assert!(refused.is_err());
 }

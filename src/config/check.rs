@@ -14,8 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Error, Result,
     config::{
-        Backbone, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network, Optimizer, Over,
-        Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, WeightsHead, expect,
+        Backbone, Column, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network,
+        Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, WeightsHead,
+        expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
@@ -748,9 +749,26 @@ impl Found {
             if let Some(column) = first_repeated(&table.columns) {
                 self.add(path.join("columns").join(column), "is given twice");
             }
+            if table.intervals {
+                self.intervals(&path.join("intervals"), table, experiment);
+            }
             if let Some(expect) = &table.expect {
                 self.problems.extend(expect::problems(&path.join("expect"), expect, table, experiment, None));
             }
+        }
+    }
+
+    /// Whether a table that shows intervals has a number with one.
+    fn intervals(&mut self, path: &Path, table: &Table, experiment: &Experiment) {
+        let has_one = |column: &Column| {
+            crate::metrics::measure_for(*column, table.protocol).is_some_and(|measure| measure.has_interval())
+        };
+        if table.sampled() == Sampling::Redraw {
+            self.add(path.clone(), "these numbers are over random draws, whose ± they have: remove intervals");
+        } else if !table.columns.iter().any(has_one) {
+            self.add(path.clone(), "no column has one: add auroc, fpr95 or fpr@0.9, or remove intervals");
+        } else if table.rows != Rows::Ood && table.over != Over::Each && experiment.data.ood.len() > 1 {
+            self.add(path.clone(), "intervals are of single OOD sets: add `over: each`, or `rows: ood`");
         }
     }
 
@@ -808,11 +826,11 @@ impl Found {
                 Figure::Accuracy(figure) => {
                     let path = path.join("accuracy").join("networks");
                     for (index, name) in figure.networks.iter().enumerate() {
-                        if !experiment.networks.contains_key(name) {
-                            let message = no_such("network", name, experiment.networks.keys().map(String::as_str));
-                            self.add(path.join(index), message);
-                        }
+                        self.network_name(path.join(index), name, experiment);
                     }
+                }
+                Figure::Confusion(figure) => {
+                    self.network_name(path.join("confusion").join("network"), &figure.network, experiment);
                 }
                 Figure::Sweep(figure) => {
                     let path = path.join("sweep");
@@ -831,6 +849,12 @@ impl Found {
                     self.afdu(&path.join("neuron"), &figure.method, figure.layer.as_deref(), false, experiment);
                 }
             }
+        }
+    }
+
+    fn network_name(&mut self, path: Path, name: &str, experiment: &Experiment) {
+        if !experiment.networks.contains_key(name) {
+            self.add(path, no_such("network", name, experiment.networks.keys().map(String::as_str)));
         }
     }
 

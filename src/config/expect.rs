@@ -18,6 +18,8 @@ pub fn column_name(column: Column) -> Cow<'static, str> {
     Cow::Borrowed(match column {
         Column::FprAt(tpr) => return Cow::Owned(format!("fpr@{tpr}")),
         Column::Accuracy => "accuracy",
+        Column::BalancedAccuracy => "balanced_accuracy",
+        Column::WorstClassAccuracy => "worst_class_accuracy",
         Column::Fpr95 => "fpr95",
         Column::Auroc => "auroc",
         Column::Aupr => "aupr",

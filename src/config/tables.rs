@@ -98,10 +98,20 @@ pub struct Table {
     #[garde(skip)]
     #[serde(default)]
     pub sampling: Sampling,
+    /// Whether 95 % intervals over test images stand beside AUROC and false positive rates of single OOD sets: for small test sets.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub intervals: bool,
     /// The paper's numbers to stand beside ours.
     #[garde(dive)]
     #[serde(default)]
     pub expect: Option<Expect>,
+}
+
+/// What is only written where it is asked for keeps the hashes of files without it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn file_name(name: &str, _: &()) -> garde::Result {
@@ -128,13 +138,17 @@ pub enum Rows {
     Sweep,
 }
 
-/// A number in a table. All but `accuracy` and the gaps follow the table's protocol.
+/// A number in a table. All but the accuracies and the gaps follow the table's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", remote = "Self")]
 #[schemars(transform = with_fpr_at)]
 pub enum Column {
     /// Share of ID test images classified rightly.
     Accuracy,
+    /// Mean over classes of the share of their ID test images classified rightly.
+    BalancedAccuracy,
+    /// The smallest share of a class's ID test images that are classified rightly.
+    WorstClassAccuracy,
     /// False positive rate at 95 % true positive rate.
     Fpr95,
     /// Area under the ROC curve.
@@ -152,6 +166,13 @@ pub enum Column {
     /// `fpr@0.9`: false positive rate at this true positive rate.
     #[serde(skip)]
     FprAt(Tpr),
+}
+
+impl Column {
+    /// Whether it is about how a network classifies ID images, and about no OOD set.
+    pub fn is_of_classes(self) -> bool {
+        matches!(self, Self::Accuracy | Self::BalancedAccuracy | Self::WorstClassAccuracy)
+    }
 }
 
 /// What stands before the rate in `fpr@0.9`.
@@ -322,6 +343,8 @@ pub enum Figure {
     Histogram(#[garde(dive)] MethodsFigure),
     /// ID accuracy of some networks as bars (figure 2a).
     Accuracy(#[garde(dive)] NetworksFigure),
+    /// Which class a network takes for which: its confusion matrix, with each class's accuracy on the diagonal.
+    Confusion(#[garde(dive)] ConfusionFigure),
     /// Numbers of one method along the sweep, by the protocol of the first table.
     Sweep(#[garde(dive)] SweepFigure),
     /// Activations and log anomaly factors over the feature maps of ID and OOD images (the AFDU paper's figures 5 and 6).
@@ -337,7 +360,7 @@ impl Figure {
         match self {
             Self::Factors(figure) => Some(&figure.method),
             Self::Neuron(figure) => Some(&figure.method),
-            Self::Roc(_) | Self::Histogram(_) | Self::Accuracy(_) | Self::Sweep(_) => None,
+            Self::Roc(_) | Self::Histogram(_) | Self::Accuracy(_) | Self::Confusion(_) | Self::Sweep(_) => None,
         }
     }
 }
@@ -358,6 +381,15 @@ pub struct NetworksFigure {
     /// Networks, in this order.
     #[garde(length(min = 1))]
     pub networks: Vec<String>,
+}
+
+/// A figure of one network: the share of each class's ID test images that were taken for each class, over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfusionFigure {
+    /// The network. Results count confusions of up to 100 classes.
+    #[garde(skip)]
+    pub network: String,
 }
 
 /// A figure along the sweep.

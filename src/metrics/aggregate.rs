@@ -102,6 +102,8 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<Measure> {
     let id_positive = protocol.convention() == Protocol::IdPositiveClosest;
     measures::find(match (column, id_positive) {
         (Column::Accuracy, _) => "accuracy",
+        (Column::BalancedAccuracy, _) => "balanced_accuracy",
+        (Column::WorstClassAccuracy, _) => "worst_class_accuracy",
         (Column::Gap, _) => "gap",
         (Column::GapSd, _) => "gap_sd",
         (Column::Auroc, _) => "auroc",

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use super::{measures, score_csv};
+use super::{intervals, measures, score_csv};
 use crate::{
     Error, Result,
     fs::{read_if_there, write_atomic},
@@ -99,7 +99,8 @@ pub(crate) fn write_csv(path: &Path, names: Option<&[String]>, scores: &[f32]) -
 /// `oodkit metrics`: what two score files give, as lines of name and value, or as one JSON object.
 ///
 /// Values are fractions of 1, gaps excepted, with as many digits as it takes to read the same f64 back. JSON has the keys of
-/// the [measures](super::measures) of scores, then `n_id` and `n_ood`.
+/// the [measures](super::measures) of scores, then `n_id` and `n_ood`, then `intervals` with the two ends of each 95 % interval by
+/// key ([`intervals`](fn@intervals)).
 ///
 /// # Errors
 /// As [`read_scores`].
@@ -107,16 +108,23 @@ pub fn run_cli(id: &Path, ood: &Path, json: bool) -> Result<String> {
     let (id, ood) = (read_scores(id)?, read_scores(ood)?);
     let metrics = measures::of_scores(&id, &ood)?;
     let counts = [("n_id", id.len()), ("n_ood", ood.len())];
+    let intervals = intervals(&id, &ood, (0, ""), &[])?;
     if json {
         let mut object: serde_json::Map<_, _> =
             metrics.iter().map(|(key, value)| (key.clone(), (*value).into())).collect();
         object.extend(counts.map(|(key, count)| (key.to_owned(), count.into())));
+        object.insert("intervals".to_owned(), serde_json::json!(intervals));
         return Ok(format!("{:#}", serde_json::Value::Object(object)));
     }
-    let values = metrics.iter().map(|(key, value)| (key.as_str(), value.to_string()));
+    let interval = |key: &String| intervals.get(key).map(|[low, high]| format!("  [{low:.4}, {high:.4}]"));
+    let of = |(key, value): (&String, &f64)| format!("{value}{}", interval(key).unwrap_or_default());
+    let values = metrics.iter().map(|(key, value)| (key.as_str(), of((key, value))));
     let lines: Vec<(&str, String)> = values.chain(counts.map(|(key, count)| (key, count.to_string()))).collect();
     let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or_default();
-    Ok(lines.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect::<Vec<_>>().join("\n"))
+    let lines: Vec<String> = lines.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect();
+    let about =
+        "in brackets: the 95 % interval over test images, by DeLong's variance of the AUROC, by a bootstrap of FPR95";
+    Ok(if intervals.is_empty() { lines.join("\n") } else { format!("{}\n{about}", lines.join("\n")) })
 }
 
 const MAGIC: &[u8] = b"\x93NUMPY";

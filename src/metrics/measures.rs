@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
-use super::{MeanStd, aggregate, ranking::Areas, ranking::Ranking, ranking::Score};
+use super::{Confusion, MeanStd, aggregate, ranking::Areas, ranking::Ranking, ranking::Score};
 use crate::{
     Result,
     config::{Protocol, Tpr},
@@ -46,9 +46,9 @@ pub enum Needs {
     /// The logits (N, K) of the ID test images, and their labels.
     Logits(fn(&Tensor, &[u32]) -> Result<f64>),
     /// ID and OOD scores; `None` where they do not define the number.
-    Scores(fn(&dyn Graded) -> Option<f64>),
+    Scores(fn(&Graded) -> Option<f64>),
     /// ID and OOD scores, and this true positive rate.
-    Rate(f64, fn(&dyn Graded, f64) -> f64),
+    Rate(f64, fn(&dyn Cut, f64) -> f64),
 }
 
 /// A measure.
@@ -68,6 +68,13 @@ pub struct Measure {
     pub needs: Needs,
 }
 
+impl Measure {
+    /// Whether [`intervals`](super::intervals::intervals) gives its 95 % interval.
+    pub fn has_interval(&self) -> bool {
+        self.key == "auroc" || matches!(self.needs, Needs::Rate(..))
+    }
+}
+
 /// Every measure, in the order in which results and `oodkit metrics` list them.
 pub const ALL: &[Measure] = &[
     Measure {
@@ -79,12 +86,35 @@ pub const ALL: &[Measure] = &[
         needs: Needs::Logits(aggregate::accuracy),
     },
     Measure {
+        key: Borrowed("balanced_accuracy"),
+        title: Borrowed("Balanced accuracy ↑"),
+        about: "Mean over classes of the share of their ID test images classified rightly (scikit-learn's \
+                `balanced_accuracy_score`); classes without test images are left out.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Logits(|logits, labels| {
+            let classes = Confusion::of(logits, labels)?.by_class();
+            Ok(MeanStd::of(&classes.into_iter().flatten().collect::<Vec<_>>()).mean)
+        }),
+    },
+    Measure {
+        key: Borrowed("worst_class_accuracy"),
+        title: Borrowed("Worst class ↑"),
+        about: "The smallest share of a class's ID test images that are classified rightly.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Logits(|logits, labels| {
+            let classes = Confusion::of(logits, labels)?.by_class();
+            Ok(classes.into_iter().flatten().fold(1.0, f64::min))
+        }),
+    },
+    Measure {
         key: Borrowed("auroc"),
         title: Borrowed("AUROC ↑"),
         about: "Area under the ROC curve; ties count one half. The same whichever class is positive.",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.areas().auroc)),
+        needs: Needs::Scores(|graded| Some(graded.areas.auroc)),
     },
     Measure {
         key: Borrowed("fpr95_id_positive_closest"),
@@ -93,7 +123,7 @@ pub const ALL: &[Measure] = &[
                 (energy_ood, the sparsity paper).",
         better: Better::Smaller,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.fpr_id_positive_closest(0.95))),
+        needs: Needs::Rate(0.95, |cut, tpr| cut.fpr_id_positive_closest(tpr)),
     },
     Measure {
         key: Borrowed("fpr95_ood_positive_first"),
@@ -101,7 +131,7 @@ pub const ALL: &[Measure] = &[
         about: "Share of ID images rejected at the first threshold where at least 95 % of OOD images are caught (OpenOOD).",
         better: Better::Smaller,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.fpr_ood_positive_first(0.95))),
+        needs: Needs::Rate(0.95, |cut, tpr| cut.fpr_ood_positive_first(tpr)),
     },
     Measure {
         key: Borrowed("aupr_in_ap"),
@@ -109,7 +139,7 @@ pub const ALL: &[Measure] = &[
         about: "Average precision, ID positive (scikit-learn's `average_precision_score`; energy_ood).",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_ap)),
+        needs: Needs::Scores(|graded| Some(graded.areas.aupr_in_ap)),
     },
     Measure {
         key: Borrowed("aupr_out_ap"),
@@ -117,7 +147,7 @@ pub const ALL: &[Measure] = &[
         about: "Average precision, OOD positive.",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.areas().aupr_out_ap)),
+        needs: Needs::Scores(|graded| Some(graded.areas.aupr_out_ap)),
     },
     Measure {
         key: Borrowed("aupr_in_trapezoid"),
@@ -125,7 +155,7 @@ pub const ALL: &[Measure] = &[
         about: "Trapezoid under the precision-recall curve, ID positive (OpenOOD's AUPR_IN).",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.areas().aupr_in_trapezoid)),
+        needs: Needs::Scores(|graded| Some(graded.areas.aupr_in_trapezoid)),
     },
     Measure {
         key: Borrowed("aupr_out_trapezoid"),
@@ -133,7 +163,7 @@ pub const ALL: &[Measure] = &[
         about: "Trapezoid under the precision-recall curve, OOD positive (OpenOOD's AUPR_OUT).",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Scores(|graded| Some(graded.areas().aupr_out_trapezoid)),
+        needs: Needs::Scores(|graded| Some(graded.areas.aupr_out_trapezoid)),
     },
     // How far OOD scores lie above ID scores: of the energy, the gap that energy-based fine-tuning widens (Liu et al. 2020).
     Measure {
@@ -152,7 +182,7 @@ pub const ALL: &[Measure] = &[
         better: Better::Larger,
         unit: Unit::Deviations,
         needs: Needs::Scores(|graded| {
-            let sd = graded.id_moments().std;
+            let sd = graded.id.std;
             (sd > 0.0).then(|| graded.gap() / sd)
         }),
     },
@@ -166,9 +196,9 @@ pub fn find(key: &str) -> Option<&'static Measure> {
 /// The false positive rate at any true positive rate, by the convention of `fpr95_id_positive_closest` or of
 /// `fpr95_ood_positive_first`. It is computed where a table asks for it.
 pub fn fpr_at(tpr: Tpr, convention: Protocol) -> Measure {
-    let (name, of): (_, fn(&dyn Graded, f64) -> f64) = match convention.convention() {
-        Protocol::OodPositiveFirst => ("ood_positive_first", |graded, tpr| graded.fpr_ood_positive_first(tpr)),
-        _ => ("id_positive_closest", |graded, tpr| graded.fpr_id_positive_closest(tpr)),
+    let (name, of): (_, fn(&dyn Cut, f64) -> f64) = match convention.convention() {
+        Protocol::OodPositiveFirst => ("ood_positive_first", |cut, tpr| cut.fpr_ood_positive_first(tpr)),
+        _ => ("id_positive_closest", |cut, tpr| cut.fpr_id_positive_closest(tpr)),
     };
     Measure {
         key: Cow::Owned(format!("fpr@{tpr}_{name}")),
@@ -180,44 +210,33 @@ pub fn fpr_at(tpr: Tpr, convention: Protocol) -> Measure {
     }
 }
 
-/// ID and OOD scores, ready to be measured; larger scores mean more anomalous.
-pub trait Graded {
-    /// The areas under the curves.
-    fn areas(&self) -> &Areas;
+/// ID and OOD scores that can be cut at a true positive rate.
+pub trait Cut {
     /// See [`Ranking::fpr_id_positive_closest`].
     fn fpr_id_positive_closest(&self, tpr: f64) -> f64;
     /// See [`Ranking::fpr_ood_positive_first`].
     fn fpr_ood_positive_first(&self, tpr: f64) -> f64;
-    /// Mean and population standard deviation of the ID scores.
-    fn id_moments(&self) -> MeanStd;
-    /// The mean OOD score minus the mean ID score.
-    fn gap(&self) -> f64;
 }
 
-struct Grades<K> {
-    ranking: Ranking<K>,
+impl<K: Copy + Ord + Send + Sync> Cut for Ranking<K> {
+    fn fpr_id_positive_closest(&self, tpr: f64) -> f64 {
+        self.fpr_id_positive_closest(tpr)
+    }
+
+    fn fpr_ood_positive_first(&self, tpr: f64) -> f64 {
+        self.fpr_ood_positive_first(tpr)
+    }
+}
+
+/// ID and OOD scores, ready to be measured; larger scores mean more anomalous.
+pub struct Graded {
     areas: Areas,
     id: MeanStd,
     ood: MeanStd,
 }
 
-impl<K: Copy + Ord + Send + Sync> Graded for Grades<K> {
-    fn areas(&self) -> &Areas {
-        &self.areas
-    }
-
-    fn fpr_id_positive_closest(&self, tpr: f64) -> f64 {
-        self.ranking.fpr_id_positive_closest(tpr)
-    }
-
-    fn fpr_ood_positive_first(&self, tpr: f64) -> f64 {
-        self.ranking.fpr_ood_positive_first(tpr)
-    }
-
-    fn id_moments(&self) -> MeanStd {
-        self.id
-    }
-
+impl Graded {
+    /// The mean OOD score minus the mean ID score.
     fn gap(&self) -> f64 {
         self.ood.mean - self.id.mean
     }
@@ -238,10 +257,10 @@ pub fn of_scores<S: Score>(id: &[S], ood: &[S]) -> Result<Measures> {
 pub fn of_scores_and<S: Score>(id: &[S], ood: &[S], more: &[Measure]) -> Result<Measures> {
     let ranking = Ranking::new(id, ood)?;
     let moments = |scores: &[S]| MeanStd::of(&scores.par_iter().map(|&score| score.into()).collect::<Vec<f64>>());
-    let grades = Grades { areas: ranking.areas(), ranking, id: moments(id), ood: moments(ood) };
+    let graded = Graded { areas: ranking.areas(), id: moments(id), ood: moments(ood) };
     let value = |measure: &Measure| match measure.needs {
-        Needs::Scores(of) => Some((measure.key.to_string(), of(&grades)?)),
-        Needs::Rate(tpr, of) => Some((measure.key.to_string(), of(&grades, tpr))),
+        Needs::Scores(of) => Some((measure.key.to_string(), of(&graded)?)),
+        Needs::Rate(tpr, of) => Some((measure.key.to_string(), of(&ranking, tpr))),
         Needs::Logits(_) => None,
     };
     Ok(ALL.iter().chain(more).filter_map(value).collect())

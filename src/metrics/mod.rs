@@ -4,13 +4,17 @@
 //! table's column means, [`files`] reads and writes the scores.
 
 pub mod aggregate;
+pub mod confusion;
 pub mod files;
+pub mod intervals;
 pub mod measures;
 pub mod ranking;
 mod score_csv;
 
 pub use aggregate::{accuracy, measure_for, redraw, threshold};
+pub use confusion::Confusion;
 pub use files::{read_scores, run_cli, write_npy};
+pub use intervals::{Intervals, intervals};
 pub use measures::{Better, Measure, Measures, Unit, of_logits, of_scores};
 pub use ranking::Ranking;
 

@@ -11,6 +11,7 @@
 //! Scores are sorted once, ID and OOD apart, and walked together. Equal scores form one step of each curve. The walk is
 //! cut into pieces whose bounds depend on the scores only, so the bits do not depend on the number of threads.
 
+use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -154,6 +155,35 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
         let at = self.ood[self.ood.len() - first_reaching(tpr, self.ood.len())];
         let accepted = self.id.partition_point(|key| *key < at);
         (self.id.len() - accepted) as f64 / self.id.len() as f64
+    }
+
+    /// The variance of the AUROC over test images, by DeLong, DeLong and Clarke-Pearson (1988); none of a single ID or OOD image.
+    ///
+    /// It is the sample variance, over OOD images, of the share of ID images below each, by their number, and the same of ID images
+    /// and the share of OOD images above; equal scores count one half.
+    pub fn auroc_variance(&self) -> Option<f64> {
+        let (ids, oods) = (self.id.len() as f64, self.ood.len() as f64);
+        if self.id.len().min(self.ood.len()) < 2 {
+            return None;
+        }
+        let auroc = self.auroc();
+        let [of_ood, of_id] = self.sum(|step| {
+            let below = (step.id_below as f64 + step.id as f64 / 2.0) / ids;
+            let above = 1.0 - (step.ood_below as f64 + step.ood as f64 / 2.0) / oods;
+            [step.ood as f64 * (below - auroc).powi(2), step.id as f64 * (above - auroc).powi(2)]
+        });
+        Some(of_ood / (oods - 1.0) / oods + of_id / (ids - 1.0) / ids)
+    }
+
+    /// As many ID and as many OOD scores, each drawn from its own with replacement.
+    pub(super) fn resampled(&self, rng: &mut impl Rng) -> Self {
+        let mut draw = |keys: &[K]| {
+            // Counted, so that they are sorted as they come.
+            let mut counts = vec![0_u32; keys.len()];
+            (0..keys.len()).for_each(|_| counts[rng.random_range(0..keys.len())] += 1);
+            keys.iter().zip(counts).flat_map(|(key, count)| std::iter::repeat_n(*key, count as usize)).collect()
+        };
+        Self { id: draw(&self.id), ood: draw(&self.ood) }
     }
 
     fn count(&self, positive: Positive) -> usize {

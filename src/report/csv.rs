@@ -1,6 +1,7 @@
 //! A table as plain CSV, at full precision: `pandas.read_csv(path)` and `csv.reader(file)` read it as it is.
 //!
-//! A number is up to five columns: `svhn.fpr95` (percent), `_std`, `_n`, `_paper` and `_difference`. Title, caption and notes are
+//! A number is up to seven columns: `svhn.fpr95` (percent), `_std`, `_n`, `_low` and `_high` (95 % interval), `_paper` and
+//! `_difference`. Title, caption and notes are
 //! lines of a text file beside the CSV ([`caption`]); its last column, `notes`, holds their marks.
 
 use crate::{config::expect::column_name, report::table::Rendered};
@@ -16,6 +17,9 @@ pub fn text(table: &Rendered) -> String {
             // One value has no deviation; 0 would claim that it was measured.
             line.push(number(cell.ours.filter(|ours| ours.n > 1).map(|ours| ours.std)));
             line.push(cell.ours.map(|ours| ours.n.to_string()).unwrap_or_default());
+            if column.intervals {
+                line.extend([0, 1].map(|end| number(cell.interval.map(|interval| interval[end]))));
+            }
             if column.paper {
                 line.push(number(cell.paper));
                 line.push(number(cell.difference));
@@ -49,7 +53,8 @@ fn header(table: &Rendered) -> Vec<String> {
         let name = column.group.as_ref().map_or(metric.to_string(), |group| format!("{group}.{metric}"));
         header.push(name.clone());
         let paper = if column.paper { ["_paper", "_difference"].as_slice() } else { &[] };
-        header.extend(["_std", "_n"].iter().chain(paper).map(|suffix| format!("{name}{suffix}")));
+        let intervals = if column.intervals { ["_low", "_high"].as_slice() } else { &[] };
+        header.extend(["_std", "_n"].iter().chain(intervals).chain(paper).map(|suffix| format!("{name}{suffix}")));
     }
     header.push("notes".to_owned());
     header

@@ -32,7 +32,7 @@ pub fn text(table: &Rendered) -> String {
             last.push_str(&marks(&row.marks));
         }
         for (cell, column) in row.cells.iter().zip(&table.columns) {
-            let ours = cell.ours.map_or("--".to_owned(), |ours| table::mean_std(&ours, "$\\pm$"));
+            let ours = cell.ours("$\\pm$", "--");
             let ours = if cell.best { format!("\\textbf{{{ours}}}") } else { ours };
             if column.paper {
                 line.push(cell.paper.map_or("--".to_owned(), table::two_decimals));

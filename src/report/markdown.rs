@@ -1,6 +1,6 @@
 //! A table as GitHub-flavoured Markdown; the best numbers are bold.
 
-use crate::report::table::{self, Rendered};
+use crate::report::table::Rendered;
 
 /// The table with its title, caption and notes.
 pub fn text(table: &Rendered) -> String {
@@ -27,7 +27,7 @@ pub fn text(table: &Rendered) -> String {
             last.push_str(&marks(&row.marks));
         }
         for (cell, column) in row.cells.iter().zip(&table.columns) {
-            let ours = cell.ours.map_or("–".to_owned(), |ours| table::mean_std(&ours, "±"));
+            let ours = cell.ours("±", "–");
             let ours = if cell.best { format!("**{ours}**") } else { ours };
             line.extend(cell.plain(column.paper, ours));
         }

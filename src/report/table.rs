@@ -51,6 +51,9 @@ pub struct Header {
     pub metric: Column,
     /// Whether the paper's number and the difference stand beside ours.
     pub paper: bool,
+    /// Whether intervals stand beside ours.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub intervals: bool,
     /// Footnotes to the group.
     pub marks: Vec<usize>,
 }
@@ -75,6 +78,9 @@ pub struct Cell {
     pub ours: Option<MeanStd>,
     /// The paper's, in percent.
     pub paper: Option<f64>,
+    /// The 95 % interval of ours over test images, in percent; of several seeds, the mean of each end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
     /// Ours less the paper's, of the unrounded mean; none where the two are means over different sets.
     pub difference: Option<f64>,
     /// Whether ours is the best (or as good as the best, as printed) of those it competes with.
@@ -82,6 +88,13 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// `96.51 ± 0.19 [95.90, 97.10]`, as far as there is a spread and an interval; a dash if there is no number.
+    pub(super) fn ours(&self, plus_minus: &str, dash: &str) -> String {
+        let Some(ours) = &self.ours else { return dash.to_owned() };
+        let interval = self.interval.map(|[low, high]| format!(" [{}, {}]", two_decimals(low), two_decimals(high)));
+        mean_std(ours, plus_minus) + &interval.unwrap_or_default()
+    }
+
     /// Its columns in a plain-text table: `ours` alone, or paper, ours and difference beside a paper's number.
     pub(super) fn plain(&self, paper: bool, ours: String) -> Vec<String> {
         if !paper {
@@ -181,6 +194,15 @@ pub fn number(
     }
 }
 
+/// The 95 % interval of a number over test images, in percent; of several seeds, the mean of each end.
+fn interval(variant: &Variant<'_>, column: Column, set: &str, protocol: Protocol) -> Option<[f64; 2]> {
+    let measure = metrics::measure_for(column, protocol)?;
+    let found: Option<Vec<[f64; 2]>> =
+        variant.methods().map(|(_, method)| method.sets.get(set)?.intervals.get(&*measure.key).copied()).collect();
+    let found = found.filter(|found| !found.is_empty())?;
+    Some([0, 1].map(|end| 100.0 * found.iter().map(|interval| interval[end]).sum::<f64>() / found.len() as f64))
+}
+
 /// Nothing of nothing.
 fn over_seeds(values: &[f64]) -> Option<MeanStd> {
     (!values.is_empty()).then(|| MeanStd::of(values))
@@ -254,13 +276,30 @@ impl<'a> Builder<'a> {
                 .hint("run the experiment again: networks and scores are used again"));
         }
         // What is computed only where a table asks for it.
-        let asked = table.columns.iter().filter(|column| matches!(column, Column::FprAt(_)));
-        for measure in asked.filter_map(|column| metrics::measure_for(*column, table.protocol)) {
-            let lacks = |set: &SetResult| !set.measures.contains_key(&*measure.key);
-            if variants.iter().flat_map(Variant::methods).any(|(_, method)| method.sets.values().any(lacks)) {
-                let message = format!("table \"{}\": the results have no \"{}\" yet", table.name, measure.key);
-                return Err(Error::input(message).hint("run the experiment again: networks and scores are used again"));
+        let absent = |what: &str| {
+            let message = format!("table \"{}\": the results have no {what} yet", table.name);
+            Error::input(message).hint("run the experiment again: networks and scores are used again")
+        };
+        let any_set = |is: &dyn Fn(&SetResult) -> bool| {
+            variants.iter().flat_map(Variant::methods).any(|(_, method)| method.sets.values().any(is))
+        };
+        for column in &table.columns {
+            let Some(measure) = metrics::measure_for(*column, table.protocol) else { continue };
+            let mut networks = results.tasks().flat_map(|task| task.networks.values());
+            let lacks = match column {
+                Column::FprAt(_) => any_set(&|set| !set.measures.contains_key(&*measure.key)),
+                // Older than the schema's first file is accuracy alone.
+                column if column.is_of_classes() => {
+                    networks.any(|network| !network.measures.contains_key(&*measure.key))
+                }
+                _ => false,
+            };
+            if lacks {
+                return Err(absent(&format!("\"{}\"", measure.key)));
             }
+        }
+        if table.intervals && any_set(&|set| set.intervals.is_empty()) {
+            return Err(absent("intervals"));
         }
         let paper = match &table.expect {
             Some(expect) => Some(Paper::read(expect, &table.columns, experiments_dir)?),
@@ -336,12 +375,12 @@ impl<'a> Builder<'a> {
             let (mut marks, mut comparable) = (Vec::new(), true);
             if theirs.is_some() {
                 marks = match slice {
-                    Some(Slice::Mean) if metric == Column::Accuracy => this.not_the_papers(&[]),
+                    Some(Slice::Mean) if metric.is_of_classes() => this.not_the_papers(&[]),
                     Some(slice) => this.not_the_papers(&this.sets_of(*slice)),
                     None => Vec::new(),
                 };
                 if let Some(slice @ (Slice::Mean | Slice::Group(_))) = slice
-                    && metric != Column::Accuracy
+                    && !metric.is_of_classes()
                 {
                     let mark = this.not_the_papers_mean(*slice);
                     comparable = mark.is_none();
@@ -351,16 +390,21 @@ impl<'a> Builder<'a> {
                     marks.push(this.note("not the paper's setting: changed on the command line".to_owned()));
                 }
             }
-            let header = Header { group: group.clone(), metric, paper: theirs.is_some(), marks };
+            let has_intervals =
+                metrics::measure_for(metric, table.protocol).is_some_and(|measure| measure.has_interval());
+            let intervals = table.intervals && has_intervals;
+            let header = Header { group: group.clone(), metric, paper: theirs.is_some(), intervals, marks };
             columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs, comparable });
         };
-        // With columns for each OOD set or group of sets, accuracy is the same in each: it stands once, before them.
+        // With columns for each OOD set or group of sets, accuracies are the same in each: they stand once, before them.
         let once = table.over != Over::OodMean && table.rows != Rows::Ood;
-        if once && table.columns.contains(&Column::Accuracy) {
-            plan(self, &(None, vec![], None, Some(Slice::Mean)), Column::Accuracy);
+        let (before, each): (Vec<Column>, Vec<Column>) =
+            table.columns.iter().partition(|metric| once && metric.is_of_classes());
+        for metric in before {
+            plan(self, &(None, vec![], None, Some(Slice::Mean)), metric);
         }
         for group in &groups {
-            for metric in table.columns.iter().filter(|metric| !(once && **metric == Column::Accuracy)) {
+            for metric in &each {
                 plan(self, group, *metric);
             }
         }
@@ -474,9 +518,13 @@ impl<'a> Builder<'a> {
             let paper = self.paper.as_ref().zip(plan.theirs.as_ref()).zip(column.theirs.as_ref());
             let paper = paper.and_then(|((paper, row), column)| paper.number(row, column));
             // Accuracy is about no OOD set.
-            let comparable = metric == Column::Accuracy || plan.comparable && column.comparable;
+            let comparable = metric.is_of_classes() || plan.comparable && column.comparable;
             let difference = ours.zip(paper).filter(|_| comparable).map(|(ours, paper)| ours.mean - paper);
-            cells.push(Cell { ours, paper, difference, best: false });
+            let interval = match sets[..] {
+                [set] if column.header.intervals => interval(&variant, metric, set, self.table.protocol),
+                _ => None,
+            };
+            cells.push(Cell { ours, interval, paper, difference, best: false });
         }
         // With several seeds, n counts them.
         let planned = self.seeds().len();
@@ -620,7 +668,14 @@ impl<'a> Builder<'a> {
         if sets.len() > 1 && (whole || table.rows != Rows::Ood && table.over == Over::OodMean) {
             caption.push(format!("OOD mean: unweighted, over {}.", counted(sets)));
         }
-        if table.columns.iter().any(|column| *column != Column::Accuracy) {
+        if table.intervals {
+            caption.push(
+                "In brackets: the 95 % interval over test images, of single OOD sets; of AUROC by DeLong's variance, of FPR by a \
+                 bootstrap (1,000 resamples, percentiles). Of several seeds, the mean of each end."
+                    .to_owned(),
+            );
+        }
+        if table.columns.iter().any(|column| !column.is_of_classes()) {
             caption.push(protocol(table.protocol).to_owned());
             caption.extend(fits::line(&self.variants));
             caption.extend(chosen::line(&self.variants, results));

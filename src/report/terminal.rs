@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
-use crate::report::table::{self, Header, Rendered};
+use crate::report::table::{Header, Rendered};
 
 /// The table with its title, caption and notes. One that is wider than `width` columns continues below itself, number by
 /// number, never in the middle of one.
@@ -60,8 +60,7 @@ fn draw(table: &Rendered, shown: std::ops::Range<usize>) -> String {
         for (index, column) in columns() {
             let Some(cell) = row.cells.get(index) else { continue };
             let star = if cell.best { "*" } else { "" };
-            let ours = cell.ours.map_or("–".to_owned(), |ours| format!("{star}{}", table::mean_std(&ours, "±")));
-            line.extend(cell.plain(column.paper, ours));
+            line.extend(cell.plain(column.paper, format!("{star}{}", cell.ours("±", "–"))));
         }
         drawn.add_row(line);
     }

@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     config::{self, Column, Figure, Method, Protocol, Redraw, Tpr},
     detectors::{Bank, Fit, Need, Scorer},
-    metrics::{Measure, Measures, aggregate, files, measures},
+    metrics::{Confusion, Intervals, Measure, Measures, aggregate, files, intervals, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
@@ -34,6 +34,9 @@ const OUTPUTS_VERSION: u32 = 2;
 
 /// The shares of ID test images whose thresholds results record: the field's 95 %, and those beside it.
 const THRESHOLDS: [f64; 3] = [0.9, 0.95, 0.99];
+
+/// Classes at most whose confusions results count: more make a file of megabytes and a figure that nobody can read.
+const MOST_CONFUSED: usize = 100;
 
 /// One trained network of a subject.
 pub(super) struct Member<'a> {
@@ -58,6 +61,8 @@ pub(super) struct Subject<'a> {
     pub(super) redraw: Option<Redraw>,
     /// Measures that tables and figures ask for beside those that are always computed.
     pub(super) more: Vec<Measure>,
+    /// Whether some table shows intervals.
+    pub(super) intervals: bool,
     /// Images a forward pass.
     pub(super) batch_size: usize,
     /// What settings are chosen on, if some are.
@@ -105,8 +110,13 @@ impl<'a> Runner<'a> {
                 .labels
                 .as_deref()
                 .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
-            let measures = measures::of_logits(&subject.banks[0].logits, labels)?;
-            network_results.insert(name.clone(), network_result(&subject, measures));
+            let logits = &subject.banks[0].logits;
+            let confusion = Confusion::of(logits, labels)?;
+            let result = NetworkResult {
+                confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
+                ..network_result(&subject, measures::of_logits(logits, labels)?)
+            };
+            network_results.insert(name.clone(), result);
             for method in methods {
                 match self.method(method, &subject, figures) {
                     Ok(result) => {
@@ -165,6 +175,7 @@ impl<'a> Runner<'a> {
             settings,
             redraw: experiment.redraw(),
             more: asked_for(experiment),
+            intervals: experiment.tables.iter().any(|table| table.intervals),
             batch_size,
             validation: None,
         })
@@ -268,7 +279,11 @@ impl<'a> Runner<'a> {
                 }
             };
             let measures = measures::of_scores_and(id, scores.as_slice(), &subject.more)?;
-            sets.insert(name.clone(), SetResult { measures, redraw });
+            let intervals = match subject.intervals {
+                true => intervals(id, scores.as_slice(), (subject.seed, name), &subject.more)?,
+                false => Intervals::new(),
+            };
+            sets.insert(name.clone(), SetResult { measures, intervals, redraw });
         }
         Ok(MethodResult {
             network: method.network,
@@ -369,6 +384,7 @@ fn network_result(subject: &Subject<'_>, measures: Measures) -> NetworkResult {
             Vec::new()
         },
         measures,
+        confusion: None,
         steps: records().map(|record| record.steps).sum(),
         final_loss: losses.map(|losses| losses.iter().sum::<f64>() / count as f64),
         train_seconds: records().map(|record| record.train_seconds).sum(),

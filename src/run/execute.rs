@@ -389,6 +389,7 @@ impl<'a> Runner<'a> {
             let trained = trained.as_ref().filter(|_| position == 0);
             let record = DatasetRecord {
                 class_sizes: if position == 0 { set.images.class_sizes() } else { Vec::new() },
+                classes: if position == 0 { self.class_names(set) } else { Vec::new() },
                 train: trained.map(|record| record.train_images),
                 train_full: trained.and_then(|record| record.train_full),
                 group: group(&set.images.name),
@@ -397,6 +398,12 @@ impl<'a> Runner<'a> {
             (set.images.name.clone(), record)
         });
         Ok(records.collect())
+    }
+
+    /// The names of the ID set's classes, if each has one.
+    fn class_names(&self, id: &LoadedSet) -> Vec<String> {
+        let names = data::class_names(&self.plan.experiment.data.id, &self.context.data);
+        names.filter(|names| names.len() == id.images.classes).unwrap_or_default()
     }
 
     /// Of the sets that settings are chosen on, if any are.
@@ -419,6 +426,7 @@ impl DatasetRecord {
             group: None,
             made_of: set.made_of.clone(),
             class_sizes: Vec::new(),
+            classes: Vec::new(),
             sha256: set.sha256.clone(),
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     config::{Experiment, search::By},
     fs::write_atomic,
-    metrics::{MeanStd, Measures},
+    metrics::{Confusion, Intervals, MeanStd, Measures},
     run::{
         plan::to_json,
         schema_1,
@@ -137,6 +137,9 @@ pub struct DatasetRecord {
     /// Test images of each class, in the classes' order; empty without labels, and in records that are older than this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub class_sizes: Vec<usize>,
+    /// Names of the ID set's classes, where they have any, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
     /// Of an OOD set: which sets it is averaged with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -214,6 +217,9 @@ pub struct NetworkResult {
     pub members: Vec<PathBuf>,
     /// On the ID test images, by key: `accuracy`.
     pub measures: Measures,
+    /// ID test images by class and the class they were taken for, of up to 100 classes; `None` in records that are older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Confusion>,
     /// Optimiser steps of its own (without those of the network it started from); of an ensemble, their sum.
     pub steps: u64,
     /// Mean total loss over the last epoch; of an ensemble, the mean of theirs; `null` if it was not trained here.
@@ -287,6 +293,9 @@ pub struct Combination {
 pub struct SetResult {
     /// On all images, by key.
     pub measures: Measures,
+    /// 95 % intervals over test images, by key; if a table asks for them.
+    #[serde(default, skip_serializing_if = "Intervals::is_empty")]
+    pub intervals: Intervals,
     /// Over random subsets, by key; if `evaluation.redraw` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redraw: Option<IndexMap<String, MeanStd>>,

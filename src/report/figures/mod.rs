@@ -7,6 +7,7 @@
 
 mod accuracy;
 mod canvas;
+mod confusion;
 mod factors;
 mod gallery;
 mod histogram;
@@ -173,6 +174,9 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
         Figure::Accuracy(figure) => {
             ("accuracy", figure.networks.clone(), Made::Panels(accuracy::picture(&figure.networks, results)?))
         }
+        Figure::Confusion(figure) => {
+            ("confusion", vec![figure.network.clone()], Made::Matrix(confusion::Matrix::of(&figure.network, results)?))
+        }
         Figure::Sweep(figure) => {
             ("sweep", vec![figure.method.clone()], Made::Panels(sweep::picture(figure, results, protocol)?))
         }
@@ -193,6 +197,10 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
             cap(&mut picture);
             drawn(stem, &panels::Panels::of(&picture)?)
         }
+        Made::Matrix(mut matrix) => {
+            matrix.title = loud(matrix.title, results);
+            drawn(stem, &matrix)
+        }
         Made::Gallery(mut gallery) => {
             gallery.title = loud(gallery.title, results);
             drawn(stem, &gallery::Laid::of(&gallery)?)
@@ -204,6 +212,7 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
 enum Made {
     Panels(Picture),
     Gallery(gallery::Gallery),
+    Matrix(confusion::Matrix),
 }
 
 fn drawn(stem: String, sheet: &impl canvas::Sheet) -> Result<Drawn> {

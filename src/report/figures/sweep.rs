@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
-    config::{Column, Protocol, Sampling, SweepFigure},
+    config::{Protocol, Sampling, SweepFigure},
     metrics::MeanStd,
     report::{
         figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
@@ -75,12 +75,11 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         }
         let margin = ((high - low) * 0.08).max(0.05);
         let range = if low <= high { (low - margin, high + margin) } else { (0.0, 100.0) };
-        let header = Header { group: None, metric: *column, paper: false, marks: Vec::new() };
+        let header = Header { group: None, metric: *column, paper: false, intervals: false, marks: Vec::new() };
         Panel {
             title: header.title().into_owned(),
             x_label: key.clone(),
-            y_label: if *column == Column::Accuracy { "test accuracy (%)" } else { "mean over OOD sets (%)" }
-                .to_owned(),
+            y_label: if column.is_of_classes() { "test accuracy (%)" } else { "mean over OOD sets (%)" }.to_owned(),
             x: Axis {
                 range: (-0.3, values.len() as f64 - 0.7),
                 ticks: values
