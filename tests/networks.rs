@@ -120,6 +120,11 @@ fn resnet18_matches_pytorch() {
 }
 
 #[test]
+fn resnets_for_cifar_match_pytorch() {
+    matches_pytorch("resnet20", Backbone::by_name("resnet20").unwrap());
+}
+
+#[test]
 fn resnets_match_torchvision() {
     matches_pytorch("resnet18", Backbone::by_name("resnet18").unwrap());
     matches_pytorch("resnet50", Backbone::by_name("resnet50").unwrap());

@@ -21,6 +21,9 @@ pub enum Backbone {
     /// ResNet-18 with a 3×3 stem and no first pool, for small images: OpenOOD's network of this name.
     #[serde(rename = "resnet18_32x32")]
     Resnet18Small(#[garde(skip)] Empty),
+    /// ResNet for CIFAR-10 (He et al. 2016, section 4.2), shortcuts without parameters, as `akamaster/pytorch_resnet_cifar10`, whose
+    /// weights it takes. `resnet20`, `resnet32`, `resnet44`, `resnet56` and `resnet110` are short for the paper's.
+    ResnetCifar(#[garde(dive)] ResnetCifar),
     /// EfficientNet-Lite0 (Tan & Le 2019) as timm's `tf_efficientnet_lite0`, whose weights it takes.
     EfficientnetLite0(#[garde(skip)] Empty),
     /// VGG-19 with batch normalisation and one linear layer (DDU's form).
@@ -87,6 +90,19 @@ fn only_bottlenecks_are_wide(depth: &usize) -> impl FnOnce(&usize, &()) -> garde
     move |width, ()| {
         if wide || *width == 1 { Ok(()) } else { Err(garde::Error::new("must be 1 below depth 50")) }
     }
+}
+
+/// Settings of a ResNet for CIFAR-10.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+pub struct ResnetCifar {
+    /// Layers, 6n + 2: 20, 32, 44, 56, 110.
+    #[garde(range(min = 8, max = 1000), custom(depth_is_6n_plus_2))]
+    pub depth: usize,
+}
+
+fn depth_is_6n_plus_2(depth: &usize, _: &()) -> garde::Result {
+    if depth % 6 == 2 { Ok(()) } else { Err(garde::Error::new("must be 6n + 2, such as 20, 32 or 56")) }
 }
 
 /// Settings of a VGG-19.

@@ -487,9 +487,13 @@ impl Found {
                 ("activation", Backbone::EfficientnetLite0(_)) => {
                     ("one non-linearity only", "the other backbones have it")
                 }
-                ("shortcut", Backbone::Lenet(_) | Backbone::Vgg19Bn(_) | Backbone::EfficientnetLite0(_)) => {
-                    ("no such shortcuts", "wide_resnet, resnet and resnet18_32x32 have them")
-                }
+                (
+                    "shortcut",
+                    Backbone::Lenet(_)
+                    | Backbone::Vgg19Bn(_)
+                    | Backbone::EfficientnetLite0(_)
+                    | Backbone::ResnetCifar(_),
+                ) => ("no such shortcuts", "wide_resnet, resnet and resnet18_32x32 have them"),
                 _ => continue,
             };
             self.add(path.join(key), format!("{} has {lacks}; {has}", backbone.variant()));

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, Sngp, Vgg19, WideResnet},
+    config::{Backbone, Dataset, Duq, Empty, Head, Resnet, ResnetCifar, Sngp, Vgg19, WideResnet},
     did_you_mean,
 };
 
@@ -205,16 +205,22 @@ impl Dataset {
 }
 
 /// The architectures' names.
-const VARIANTS: [&str; 6] = ["lenet", "wide_resnet", "resnet", "resnet18_32x32", "efficientnet_lite0", "vgg19_bn"];
+const VARIANTS: [&str; 7] =
+    ["lenet", "wide_resnet", "resnet", "resnet18_32x32", "resnet_cifar", "efficientnet_lite0", "vgg19_bn"];
 
 /// Short names of architectures with settings.
-const PRESETS: [(&str, Backbone); 6] = [
+const PRESETS: [(&str, Backbone); 11] = [
     ("wrn40_2", Backbone::WideResnet(WideResnet { depth: 40, width: 2, dropout: 0.3 })),
     ("wrn28_10", Backbone::WideResnet(WideResnet { depth: 28, width: 10, dropout: 0.3 })),
     ("resnet18", Backbone::Resnet(Resnet { depth: 18, width: 1 })),
     ("resnet34", Backbone::Resnet(Resnet { depth: 34, width: 1 })),
     ("resnet50", Backbone::Resnet(Resnet { depth: 50, width: 1 })),
     ("wide_resnet50_2", Backbone::Resnet(Resnet { depth: 50, width: 2 })),
+    ("resnet20", Backbone::ResnetCifar(ResnetCifar { depth: 20 })),
+    ("resnet32", Backbone::ResnetCifar(ResnetCifar { depth: 32 })),
+    ("resnet44", Backbone::ResnetCifar(ResnetCifar { depth: 44 })),
+    ("resnet56", Backbone::ResnetCifar(ResnetCifar { depth: 56 })),
+    ("resnet110", Backbone::ResnetCifar(ResnetCifar { depth: 110 })),
 ];
 
 impl Backbone {
@@ -230,6 +236,7 @@ impl Backbone {
             Self::WideResnet(_) => "wide_resnet",
             Self::Resnet(_) => "resnet",
             Self::Resnet18Small(_) => "resnet18_32x32",
+            Self::ResnetCifar(_) => "resnet_cifar",
             Self::EfficientnetLite0(_) => "efficientnet_lite0",
             Self::Vgg19Bn(_) => "vgg19_bn",
         }
@@ -258,6 +265,7 @@ impl<'de> Deserialize<'de> for Backbone {
             Resnet(Resnet),
             #[serde(rename = "resnet18_32x32")]
             Resnet18Small(Empty),
+            ResnetCifar(ResnetCifar),
             EfficientnetLite0(Empty),
             Vgg19Bn(Vgg19),
         }

@@ -189,6 +189,7 @@ fn narrow(backbone: &mut Backbone) {
     match backbone {
         Backbone::WideResnet(settings) => settings.width = 1,
         Backbone::Resnet(Resnet { width, .. }) => *width = 1,
+        Backbone::ResnetCifar(settings) => settings.depth = 8,
         Backbone::Vgg19Bn(settings) => settings.width = settings.width.min(VGG_WIDTH),
         // It has no width: the smallest network of its kind stands for it.
         Backbone::Resnet18Small(_) => {

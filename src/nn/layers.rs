@@ -16,12 +16,19 @@ pub enum ConvInit {
     Default,
     /// He et al. 2015 for ReLU, fan-out: normal with deviation √(2·groups / (kernel²·outputs)).
     HeFanOut,
+    /// The same with the fan-in: normal with deviation √(2·groups / (kernel²·inputs)).
+    HeFanIn,
 }
 
 /// ±1/√fan_in, PyTorch's default for the weights and biases of linear and convolutional layers.
 pub fn within(fan_in: usize) -> Init {
     let bound = 1.0 / (fan_in as f64).sqrt();
     Init::Uniform { lo: -bound, up: bound }
+}
+
+/// He et al. 2015 for ReLU.
+pub fn he(fan: usize) -> Init {
+    Init::Randn { mean: 0.0, stdev: 2f64.sqrt() / (fan as f64).sqrt() }
 }
 
 /// A parameter as `mode` sees it: a constant unless the network learns, so that inference keeps no graph.
@@ -61,10 +68,8 @@ impl Conv2d {
     ) -> Result<Self> {
         let init = match init {
             ConvInit::Default => within(inputs / convolution.groups * kernel * kernel),
-            ConvInit::HeFanOut => {
-                let fan_out = outputs / convolution.groups * kernel * kernel;
-                Init::Randn { mean: 0.0, stdev: 2f64.sqrt() / (fan_out as f64).sqrt() }
-            }
+            ConvInit::HeFanOut => he(outputs / convolution.groups * kernel * kernel),
+            ConvInit::HeFanIn => he(inputs / convolution.groups * kernel * kernel),
         };
         let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
         Ok(Self { weight: weight.into(), bias: None, convolution, same: false })

@@ -9,6 +9,7 @@ pub mod layers;
 pub mod lenet;
 pub mod params;
 pub mod resnet;
+pub mod resnet_cifar;
 pub mod shortcut;
 pub mod sngp;
 pub mod spectral_norm;
@@ -42,6 +43,7 @@ pub fn build(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate
         Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, architecture, shape, vb)?),
         Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, architecture, shape, vb)?),
         Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(architecture, shape, vb)?),
+        Backbone::ResnetCifar(settings) => Box::new(resnet_cifar::ResNetCifar::new(settings, architecture, shape, vb)?),
         Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(architecture, shape, vb)?),
         Backbone::Vgg19Bn(settings) => Box::new(vgg::Vgg19::new(settings, architecture, shape, vb)?),
     })

@@ -369,6 +369,7 @@ fn backbone_label(backbone: &Backbone) -> String {
         Backbone::Resnet(config::Resnet { depth, width: 1 }) => format!("resnet{depth}"),
         Backbone::Resnet(config::Resnet { depth, width }) => format!("wide_resnet{depth}_{width}"),
         Backbone::Resnet18Small(_) => "resnet18_32x32".to_owned(),
+        Backbone::ResnetCifar(settings) => format!("resnet{}", settings.depth),
         Backbone::EfficientnetLite0(_) => "efficientnet_lite0".to_owned(),
         Backbone::Vgg19Bn(settings) if *settings == Vgg19::default() => "vgg19_bn".to_owned(),
         Backbone::Vgg19Bn(settings) => format!("vgg19_bn_{}", settings.width),

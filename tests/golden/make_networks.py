@@ -1,6 +1,7 @@
 """Writes networks.json: what PyTorch's versions of our networks give for the weights and images of pattern.py.
 
-python make_networks.py   (torch 2.15.0, torchvision 0.29.2, timm 1.0.31, numpy; any recent versions should do)
+python make_networks.py   (torch 2.15.0, torchvision 0.29.2, timm 1.0.31, numpy; any recent versions should do. resnet20 was
+made with torch 2.3.1.)
 """
 
 import json
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pattern import directional, parameter, sample, uniform
-from torch_networks import LeNet, ResNet18, Vgg19, WideResNet
+from torch_networks import CifarResNet, LeNet, ResNet18, Vgg19, WideResNet
 
 
 def observed(network, taps, last):
@@ -69,6 +70,7 @@ cases = [
     ("wide_resnet 16 2", WideResNet(16, 2, 3, 10), 2, 3, 32),
     ("wide_resnet 10 1", WideResNet(10, 1, 1, 5), 3, 1, 28),
     ("resnet18_32x32", ResNet18(3, 10), 2, 3, 32),
+    ("resnet20", CifarResNet(20, 3, 10), 2, 3, 32),
     ("resnet18", resnet(18, 10), 2, 3, 64),
     ("resnet50", resnet(50, 7), 2, 3, 64),
     ("efficientnet_lite0", efficientnet_lite0(10), 2, 3, 64),

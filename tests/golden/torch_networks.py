@@ -90,6 +90,45 @@ class ResNet18(nn.Module):
         return self.fc(features), features, taps
 
 
+class CifarBlock(ResidualBlock):
+    """Option A of He et al. 2016: every second pixel, and zeros for the new channels, half of them on either side."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__(inputs, outputs, stride)
+        pad = (outputs - inputs) // 2
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = Lambda(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, pad, pad)))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class CifarResNet(nn.Module):
+    def __init__(self, depth, channels, classes):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        sizes = [16, 16, 32, 64]
+        for i in range(3):
+            blocks = [CifarBlock(sizes[i], sizes[i + 1], 2 if i else 1)]
+            blocks += [CifarBlock(sizes[i + 1], sizes[i + 1], 1) for _ in range((depth - 2) // 6 - 1)]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x):
+        taps, x = {}, F.relu(self.bn1(self.conv1(x)))
+        for name in ["layer1", "layer2", "layer3"]:
+            x = taps[name] = getattr(self, name)(x)
+        features = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.linear(features), features, taps
+
+
 class Vgg19(nn.Module):
     def __init__(self, channels, classes, first_pool, first=64):
         super().__init__()

@@ -1,0 +1,145 @@
+//! The residual networks of He et al. 2016 for CIFAR-10 (section 4.2): 6n + 2 layers in three stages, shortcuts without parameters
+//! ("option A"). As `akamaster/pytorch_resnet_cifar10`, whose published weights load as they are.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::{
+    config::{self, Architecture},
+    nn::{
+        Mode, Network, Outputs, Shape,
+        heads::Classifier,
+        layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, he, within},
+        stages,
+    },
+    ops::{self, Activation, Convolution, Pool},
+};
+
+/// The stages' names.
+const STAGES: [&str; 3] = ["layer1", "layer2", "layer3"];
+/// Channels of each stage.
+const PLANES: [usize; 3] = [16, 32, 64];
+
+/// ResNet-20, 32, 44, 56 or 110. Features: 64, the global average (8×8 at 32×32 pixels) of the last map. Taps: `layer1` to `layer3`.
+#[derive(Debug, Clone)]
+pub struct ResNetCifar {
+    stem: ConvNorm,
+    blocks: [Vec<Block>; 3],
+    linear: Classifier,
+    activation: Activation,
+}
+
+impl ResNetCifar {
+    /// Convolutions and the last layer's weights start as He et al. 2015 (fan-in), as in the source; its bias as in PyTorch.
+    pub fn new(
+        settings: &config::ResnetCifar,
+        architecture: &Architecture,
+        shape: Shape,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let mut size = [shape.height, shape.width];
+        let activation = architecture.activation.into();
+        let stem = conv([shape.channels, PLANES[0]], 1, architecture, &mut size, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let mut inputs = PLANES[0];
+        let mut stage = |at: usize| -> Result<Vec<Block>> {
+            let vb = vb.pp(STAGES[at]);
+            let block = |index| {
+                let stride = if index == 0 && at > 0 { 2 } else { 1 };
+                let block = Block::new([inputs, PLANES[at]], stride, architecture, &mut size, &vb.pp(index));
+                inputs = PLANES[at];
+                block
+            };
+            (0..settings.depth.saturating_sub(2) / 6).map(block).collect()
+        };
+        let blocks = [stage(0)?, stage(1)?, stage(2)?];
+        let features = PLANES[2];
+        let linear = Classifier::new(
+            &architecture.head,
+            [features, shape.classes],
+            [he(features), within(features)],
+            &vb.pp("linear"),
+        )?;
+        Ok(Self { stem, blocks, linear, activation })
+    }
+}
+
+impl Network for ResNetCifar {
+    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
+        let mut x = self.stem.forward(images, self.activation, mode)?;
+        let mut taps = BTreeMap::new();
+        for (name, blocks) in STAGES.into_iter().zip(&self.blocks) {
+            for block in blocks {
+                x = block.forward(&x, self.activation, mode)?;
+            }
+            x = stages::leaf(name, x)?;
+            taps.insert(name, x.clone());
+        }
+        let (logits, features) = self.linear.forward(ops::global_avg_pool2d(&x)?, mode)?;
+        Ok(Outputs { logits, features, taps })
+    }
+
+    fn classifier(&self) -> &Classifier {
+        &self.linear
+    }
+
+    fn folded(&self) -> Result<Box<dyn Network>> {
+        let mut network = self.clone();
+        network.stem.fold()?;
+        for block in network.blocks.iter_mut().flatten() {
+            block.conv1.fold()?;
+            block.conv2.fold()?;
+        }
+        Ok(Box::new(network))
+    }
+}
+
+/// 3×3, for maps of `size`, which it changes to that of its result.
+fn conv(
+    channels: [usize; 2],
+    stride: usize,
+    architecture: &Architecture,
+    size: &mut [usize; 2],
+    [conv, norm]: [VarBuilder; 2],
+) -> Result<ConvNorm> {
+    let layer = Conv2d::new(channels, 3, Convolution::new(stride, 1), ConvInit::HeFanIn, &conv)?;
+    let layer = layer.bounded(architecture.spectral_norm.as_ref(), *size, &conv)?;
+    *size = layer.output_size(*size)?;
+    Ok(ConvNorm::new(layer, BatchNorm2d::new(channels[1], &norm)?))
+}
+
+#[derive(Debug, Clone)]
+struct Block {
+    conv1: ConvNorm,
+    conv2: ConvNorm,
+    stride: usize,
+    /// Zeros before and after the shortcut's channels.
+    padding: usize,
+}
+
+impl Block {
+    fn new(
+        [inputs, outputs]: [usize; 2],
+        stride: usize,
+        architecture: &Architecture,
+        size: &mut [usize; 2],
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let conv1 = conv([inputs, outputs], stride, architecture, size, [vb.pp("conv1"), vb.pp("bn1")])?;
+        let conv2 = conv([outputs, outputs], 1, architecture, size, [vb.pp("conv2"), vb.pp("bn2")])?;
+        Ok(Self { conv1, conv2, stride, padding: (outputs - inputs) / 2 })
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        let hidden = self.conv1.forward(x, activation, mode)?;
+        let skip = match self.stride {
+            1 => x.clone(),
+            // Every stride-th pixel.
+            stride => {
+                ops::avg_pool2d(x, Pool::new(1, stride, 0), true)?.pad_with_zeros(1, self.padding, self.padding)?
+            }
+        };
+        self.conv2.forward_add(&hidden, &skip, activation, mode)
+    }
+}
