@@ -9,7 +9,7 @@ use super::dot;
 const TOGETHER: usize = 64;
 /// Rotations that are kept before they are applied.
 const KEPT: usize = 1 << 15;
-/// QL steps for one eigenvalue; two are usual.
+/// QL steps for one eigenvalue, before rounding is taken for nothing and after it; two are usual.
 const STEPS: usize = 64;
 
 /// A = Σ_i λ_i·v_i·v_iᵀ
@@ -140,13 +140,19 @@ impl Rotation {
     }
 }
 
+fn largest(diagonal: &[f64], beside: &[f64]) -> f64 {
+    diagonal.iter().zip(beside).fold(0.0, |most, (on, beside)| most.max(on.abs() + beside.abs()))
+}
+
 /// QL steps until the element beside the `first` of the diagonal has vanished.
 fn diagonalise(first: usize, diagonal: &mut [f64], beside: &mut [f64], rotations: &mut Vec<Rotation>) -> Option<()> {
-    for _ in 0..STEPS {
-        // The largest element of the matrix is 1: what is below ε² is nothing beside it.
+    for step in 0..2 * STEPS {
+        // The largest element of the matrix is 1: what is below ε² is nothing beside it. Where rounding is all that is left of many
+        // rows, as of features of few images, the steps may chase it for ever: then what is below ε beside the largest has vanished.
+        let least = if step < STEPS { f64::EPSILON } else { largest(diagonal, beside) };
         let small = |at: &usize| {
             let neighbours = diagonal[*at].abs() + diagonal[at + 1].abs();
-            beside[*at].abs() <= f64::EPSILON * (neighbours + f64::EPSILON)
+            beside[*at].abs() <= f64::EPSILON * (neighbours + least)
         };
         let last = (first..diagonal.len() - 1).find(small).unwrap_or(diagonal.len() - 1);
         if last == first {
@@ -231,6 +237,21 @@ mod tests {
         let mut diagonal = vec![0.0; 100];
         diagonal.iter_mut().step_by(11).zip(1..).for_each(|(x, value)| *x = f64::from(value % 4));
         assert_eq!(check(&diagonal, 10).values, [3.0, 3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+
+    /// Features of a network that hardly learned: a mean, and little beside it.
+    #[test]
+    fn a_large_direction_beside_few_small_ones() {
+        for count in [24, 32] {
+            let mut rng = crate::rng::stream(0, "eigen test", "mean");
+            let mean: Vec<f64> = StandardNormal.sample_iter(&mut rng).take(512).collect();
+            let noise = StandardNormal.sample_iter(&mut rng).take(count * 512);
+            let values =
+                noise.zip(mean.iter().cycle()).map(|(noise, mean): (f64, &f64)| (mean + 0.14 * noise).max(0.0));
+            let mut moments = vec![0.0; 512 * 512];
+            add_gram(&mut moments, &values.collect::<Vec<_>>(), 512);
+            assert_eq!(check(&moments, 512).rank(), count);
+        }
     }
 
     /// 1 / (row + column + 1), graded over ten powers of ten: numpy.linalg.eigvalsh, whose last digits are rounding too.
