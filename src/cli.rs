@@ -259,8 +259,9 @@ impl Opened {
         // A smoke run makes its data, but weights are what they are.
         let weights = data.join(data::download::WEIGHTS);
         if arguments.changes.smoke {
-            loaded.experiment = config::smoke(loaded.experiment);
+            // First, so that the networks without weights are narrow.
             without_absent_weights(&mut loaded.experiment, &weights);
+            loaded.experiment = config::smoke(loaded.experiment);
             runs = runs.join("smoke");
             data = runs.join("data");
         }
@@ -333,7 +334,11 @@ fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<(
     if arguments.changes.smoke {
         say("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
-        let sets = std::iter::once(&data.id).chain(&data.ood).chain(&data.outliers).chain(data.validation_sets());
+        let sets = std::iter::once(&data.id)
+            .chain(&data.ood)
+            .chain(&data.shifted)
+            .chain(&data.outliers)
+            .chain(data.validation_sets());
         for dataset in sets {
             let (train, test) = (dataset.train_limit.unwrap_or(0), dataset.test_limit.unwrap_or(0));
             data::synthetic::write(dataset, &opened.data, train, test, 0)?;

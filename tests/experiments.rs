@@ -64,14 +64,16 @@ smoke_tests!(
     fashion_sparsity,
     fer2013_vgg19_afdu,
     fer2013_vgg19_afdu_cpu,
+    imagenet200_openood,
     mnist_afdu,
     quickstart,
     transfer
 );
 
 /// Planned, not run, since they would take minutes: their two-core profiles, which are run, differ in the network and the schedule
-/// alone, or their twins on CIFAR-10 in the data.
-const PLANNED: &[&str] = &["cifar100_openood", "cifar100_sparsity", "cifar10_energy_margin", "cifar10_lambda"];
+/// alone, or their twins on CIFAR-10 and ImageNet-200 in the data.
+const PLANNED: &[&str] =
+    &["cifar100_openood", "cifar100_sparsity", "cifar10_energy_margin", "cifar10_lambda", "imagenet_openood"];
 
 #[test]
 fn large_experiments_are_planned() {

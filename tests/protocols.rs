@@ -793,3 +793,72 @@ fn intervals_are_asked_for_where_there_are_some() {
     }
     parse(&with(&[(table, "{ name: f, rows: method, columns: [auroc], over: each, intervals: true }")]));
 }
+
+/// The OOD set digits beside ID images, and beside ID images and textures.
+const SHIFTED: &str = "\
+title: Full spectrum
+data:
+  id: { name: fashion_mnist_small, train_limit: 64, test_limit: 40 }
+  ood: [{ name: digits, test_limit: 30 }]
+  shifted: [{ name: textures_small, test_limit: 20 }]
+networks:
+  base: { backbone: lenet, train: { epochs: 1, batch_size: 16, optimizer: { sgd: { lr: 0.05 } } } }
+methods:
+  - { name: MSP, network: base, detector: msp }
+  - { name: KNN, network: base, detector: { knn: { k: 3 } } }
+tables:
+  - { name: standard, rows: method, columns: [accuracy, fpr95, auroc], over: each, protocol: openood_v1_5 }
+  - { name: spectrum, rows: method, columns: [accuracy, fpr95, auroc], over: each, protocol: openood_v1_5, sampling: full_spectrum }
+";
+
+#[test]
+fn covariate_shifted_images_count_as_id_where_a_table_says_so() {
+    let place = Place::new(SHIFTED);
+    assert!(place.prints("plan").contains("shifted  textures_small, covariate-shifted ID"));
+    let tables = place.prints("run");
+    let results = place.results();
+    assert_eq!(results.datasets.keys().collect::<Vec<_>>(), ["fashion_mnist_small", "digits"]);
+    assert_eq!(results.shifted["textures_small"].test, 20);
+    for (name, method) in &results.cells[0].seeds[0].tasks[0].methods {
+        let [id, ood, shifted] =
+            ["fashion_mnist_small", "digits", "textures_small"].map(|set| place.scores(&method.scores[set]));
+        assert_eq!([id.len(), ood.len(), shifted.len()], [40, 30, 20]);
+        let result = &method.sets["digits"];
+        let of = |id: &[f32]| metrics::of_scores(id, &ood).unwrap();
+        let spectrum = result.full_spectrum.as_ref().unwrap();
+        for measure in ["auroc", "fpr95_ood_positive_first", "aupr_out_trapezoid"] {
+            assert_eq!(result.measures[measure], of(&id)[measure], "{name} {measure}");
+            assert_eq!(spectrum[measure], of(&[&id[..], &shifted].concat())[measure], "{name} {measure}");
+        }
+        assert_ne!(result.measures["auroc"], spectrum["auroc"]);
+        let printed = |value: f64| format!("{:.2}", 100.0 * value);
+        for value in [result.measures["auroc"], spectrum["auroc"]] {
+            assert!(tables.contains(&printed(value)), "{value}: {tables}");
+        }
+    }
+    let said = tables.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        said.matches("Covariate-shifted, counted as in-distribution but for accuracy: textures_small").count(),
+        1,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_full_spectrum_without_shifted_sets_is_refused() {
+    let said = |from: &str, to: &str| {
+        let text = SHIFTED.replace(from, to);
+        assert_ne!(text, SHIFTED);
+        load::parse(&text, "field.yaml").unwrap_err().to_string()
+    };
+    let said_without = said("  shifted: [{ name: textures_small, test_limit: 20 }]\n", "");
+    assert!(said_without.contains("full_spectrum needs covariate-shifted ID sets"), "{said_without}");
+    let twice = said("name: textures_small", "name: digits");
+    assert!(twice.contains("data.shifted.0: \"digits\" is given twice"), "{twice}");
+    let group = said("name: textures_small,", "name: textures_small, group: near,");
+    assert!(group.contains("data.shifted.0.group: is for OOD sets"), "{group}");
+    let drawn = said("openood_v1_5, sampling", "energy_ood, sampling");
+    assert!(drawn.contains("energy_ood has no covariate-shifted ID images"), "{drawn}");
+    let intervals = said("sampling: full_spectrum", "sampling: full_spectrum, intervals: true");
+    assert!(intervals.contains("intervals are computed without covariate-shifted images"), "{intervals}");
+}

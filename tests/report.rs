@@ -86,6 +86,7 @@ fn results(experiment: &Experiment) -> Results {
         experiment: "cifar10_sparsity".into(),
         title: experiment.title.clone(),
         smoke: false,
+        shifted: Default::default(),
         outliers: None,
         datasets: [
             ("cifar10".to_owned(), cifar10),
@@ -124,7 +125,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
                 measures.iter().map(|(key, value)| (key.clone(), MeanStd { mean: value + 0.001, std: 0.004, n: 10 }));
             let redraw = Some(draws.collect());
             measures.extend([("gap".to_owned(), 3.0 + quality), ("gap_sd".to_owned(), 1.0 + quality)]);
-            ((*set).to_owned(), SetResult { measures, intervals: Default::default(), redraw })
+            ((*set).to_owned(), SetResult { measures, intervals: Default::default(), full_spectrum: None, redraw })
         });
         let scores = std::iter::once("cifar10")
             .chain(SETS)

@@ -235,6 +235,19 @@ impl Found {
             let message = format!("\"{}\" is given twice", experiment.data.ood[index].name);
             self.add(data.join("ood").join(index), message);
         }
+        for (index, dataset) in experiment.data.shifted.iter().enumerate() {
+            let path = data.join("shifted").join(index);
+            let others =
+                experiment.data.shifted[..index].iter().chain(&experiment.data.ood).chain([&experiment.data.id]);
+            if others.clone().any(|other| other.name == dataset.name) {
+                self.add(path.clone(), format!("\"{}\" is given twice", dataset.name));
+            }
+            if dataset.group.is_some() {
+                self.add(path.join("group"), "is for OOD sets, whose means are by group");
+            }
+            self.dataset(path.clone(), dataset);
+            self.takes_the_shape(path, dataset);
+        }
         let others = [("id", Some(&experiment.data.id)), ("outliers", experiment.data.outliers.as_ref())];
         for (key, _) in others.into_iter().filter(|(_, set)| set.is_some_and(|set| set.group.is_some())) {
             self.add(data.join(key).join("group"), "is for OOD sets, whose means are by group");
@@ -691,7 +704,8 @@ impl Found {
                 let same_files = (set.path.is_some() || set.list.is_some()) && place(set) == place(other);
                 other.name == set.name || same_files
             };
-            if let Some(other) = experiment.data.ood.iter().chain([&experiment.data.id]).find(reported) {
+            let sets = &experiment.data;
+            if let Some(other) = sets.ood.iter().chain(&sets.shifted).chain([&sets.id]).find(reported) {
                 let name = &other.name;
                 let message = format!(
                     "settings must not be chosen on \"{name}\", which is reported on: take other images, under a name of \
@@ -769,6 +783,11 @@ impl Found {
         };
         if table.sampled() == Sampling::Redraw {
             self.add(path.clone(), "these numbers are over random draws, whose ± they have: remove intervals");
+        } else if table.sampled() == Sampling::FullSpectrum {
+            self.add(
+                path.clone(),
+                "intervals are computed without covariate-shifted images: remove intervals or sampling",
+            );
         } else if !table.columns.iter().any(has_one) {
             self.add(path.clone(), "no column has one: add auroc, fpr95 or fpr@0.9, or remove intervals");
         } else if table.rows != Rows::Ood && table.over != Over::Each && experiment.data.ood.len() > 1 {
@@ -779,8 +798,20 @@ impl Found {
     /// Whether a table asks for nothing that its protocol is not.
     fn protocol(&mut self, path: &Path, table: &Table, experiment: &Experiment) {
         let redraw = &experiment.evaluation.redraw;
+        if table.sampling == Sampling::FullSpectrum && experiment.data.shifted.is_empty() {
+            self.add(
+                path.join("sampling"),
+                "full_spectrum needs covariate-shifted ID sets: `data: { shifted: [...] }`",
+            );
+        }
         match table.protocol {
             Protocol::EnergyOod => {
+                if table.sampling == Sampling::FullSpectrum {
+                    self.add(
+                        path.join("sampling"),
+                        "energy_ood has no covariate-shifted ID images: take another protocol",
+                    );
+                }
                 if redraw.as_ref().is_some_and(|redraw| *redraw != Redraw::default()) {
                     let message = "energy_ood is ten draws of a fifth of the ID set, and evaluation.redraw says otherwise: \
                                    remove that, or write `protocol: id_positive_closest, sampling: redraw`";

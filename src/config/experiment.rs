@@ -97,6 +97,12 @@ pub struct Data {
     /// Out-of-distribution sets; their test images are brought to the shape of the ID images.
     #[garde(length(min = 1), dive)]
     pub ood: Vec<Dataset>,
+    /// Covariate-shifted ID sets, such as other photographs or drawings of the ID classes: their test images, brought to the shape of
+    /// the ID images. In tables with `sampling: full_spectrum` they count as ID, as in OpenOOD's FS-OOD numbers; no other number
+    /// has them.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shifted: Vec<Dataset>,
     /// Auxiliary outliers, which networks whose loss has a term of them (`energy_margin`, `outlier_exposure`) learn to tell
     /// from the ID images: its train split, without labels, brought to the shape of the ID images and normalised as they are.
     /// Images that an OOD set is tested on are refused. energy_ood's is 80 Million Tiny Images, which was withdrawn;

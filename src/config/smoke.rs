@@ -9,7 +9,7 @@ use crate::{
         Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
         WideResnet, methods::root,
     },
-    data::registry,
+    data::{Size, registry},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -37,6 +37,8 @@ const VGG_WIDTH: usize = 8;
 const NEIGHBOURS: usize = 5;
 /// Main directions of the features: those of a network that hardly learned lie in few.
 const DIRECTIONS: usize = 2;
+/// Rows and columns of images that are brought to a size.
+const SIDE: usize = 32;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
 
@@ -79,8 +81,9 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
+    id.size = id.size.map(|size| Size::Sides(size.sides().map(|side| side.min(SIDE))));
     let limit = |dataset: &mut Dataset| limit(dataset, TRAIN_IMAGES);
-    experiment.data.ood.iter_mut().for_each(limit);
+    experiment.data.ood.iter_mut().chain(&mut experiment.data.shifted).for_each(limit);
     experiment.data.outliers.iter_mut().for_each(limit);
     if let Some(validation) = &mut experiment.data.validation {
         match &mut validation.id {

@@ -283,7 +283,7 @@ impl Protocol {
     }
 }
 
-/// Which OOD images a number is computed on.
+/// Which images a number is computed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampling {
@@ -292,6 +292,9 @@ pub enum Sampling {
     Full,
     /// The draws of `evaluation.redraw`; ± is over draws (one seed) or over seeds of the mean over draws.
     Redraw,
+    /// All of them, and those of `data.shifted` count as ID: OpenOOD's FS-OOD (Yang et al. 2023, full-spectrum detection). Accuracy
+    /// stays that of the ID test images.
+    FullSpectrum,
 }
 
 /// A paper's printed numbers, and how their rows and columns are called there.

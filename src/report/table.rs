@@ -171,7 +171,11 @@ pub fn number(
         Sampling::Redraw if measure.unit == Unit::Share => {
             set.redraw.as_ref().and_then(|draws| draws.get(&*measure.key)).copied()
         }
-        _ => set.measures.get(&*measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 }),
+        _ => {
+            let spectrum = sampling == Sampling::FullSpectrum;
+            let measures = if spectrum { set.full_spectrum.as_ref()? } else { &set.measures };
+            measures.get(&*measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 })
+        }
     };
     let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
     let seeds: Vec<MeanStd> = variant
@@ -624,8 +628,8 @@ impl<'a> Builder<'a> {
         let seeds = self.seeds();
         let listed = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let spread = match (table.sampled(), seeds.len()) {
-            (Sampling::Full, 0 | 1) => format!("one seed ({listed}), so no ±"),
-            (Sampling::Full, n) => {
+            (Sampling::Full | Sampling::FullSpectrum, 0 | 1) => format!("one seed ({listed}), so no ±"),
+            (Sampling::Full | Sampling::FullSpectrum, n) => {
                 format!("mean ± population standard deviation over n = {n} seeds ({listed})")
             }
             (Sampling::Redraw, 0 | 1) => {
@@ -683,6 +687,11 @@ impl<'a> Builder<'a> {
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
         if let Some((id, ood)) = data.split_first() {
             caption.push(format!("In-distribution: {id}."));
+            if table.sampled() == Sampling::FullSpectrum {
+                let shifted: Vec<_> = results.shifted.iter().map(|(name, record)| describe(name, record)).collect();
+                let shifted = shifted.join("; ");
+                caption.push(format!("Covariate-shifted, counted as in-distribution but for accuracy: {shifted}."));
+            }
             caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
         }
         if table.columns.contains(&Column::Accuracy) {

@@ -55,6 +55,8 @@ pub(super) struct Subject<'a> {
     /// Where its scores are kept, relative to the runs root.
     pub(super) folder: PathBuf,
     pub(super) sets: &'a [Arc<LoadedSet>],
+    /// How many of the sets, the last, are covariate-shifted ID sets.
+    pub(super) shifted: usize,
     pub(super) banks: Vec<Bank>,
     pub(super) seed: u64,
     pub(super) settings: &'a config::Evaluation,
@@ -70,6 +72,11 @@ pub(super) struct Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// The ID set and the OOD sets.
+    pub(super) fn reported(&self) -> &[Arc<LoadedSet>] {
+        &self.sets[..self.sets.len() - self.shifted]
+    }
+
     /// The network's last layer; an ensemble has none.
     pub(super) fn head(&self) -> Option<Head> {
         match &self.members[..] {
@@ -99,8 +106,9 @@ impl<'a> Runner<'a> {
         for (name, indices) in networks {
             let methods: Vec<&Method> = all.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
-            let used = if methods.is_empty() { &sets[..1] } else { &sets[..] };
-            let mut subject = Subject { sets: used, ..self.subject(experiment, name, indices, seed)? };
+            let (used, shifted) =
+                if methods.is_empty() { (&sets[..1], 0) } else { (&sets[..], experiment.data.shifted.len()) };
+            let mut subject = Subject { sets: used, shifted, ..self.subject(experiment, name, indices, seed)? };
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }
@@ -170,6 +178,7 @@ impl<'a> Runner<'a> {
             ensemble,
             folder,
             sets: &[],
+            shifted: 0,
             banks: Vec::new(),
             seed,
             settings,
@@ -261,8 +270,11 @@ impl<'a> Runner<'a> {
         let in_f64: Vec<f64> = id.iter().copied().map(f64::from).collect();
         let of = |tpr: f64| Some((tpr.to_string(), aggregate::threshold(&in_f64, tpr)?));
         let thresholds = THRESHOLDS.into_iter().filter_map(of).collect();
+        let (reported, shifted) = scored.scores.split_at(subject.reported().len());
+        let shifted: Vec<f32> = shifted.iter().flat_map(|scores| scores.as_slice()).copied().collect();
+        let spectrum = (!shifted.is_empty()).then(|| [id, &shifted].concat());
         let mut sets = IndexMap::new();
-        for (set, scores) in subject.sets.iter().zip(&scored.scores).skip(1) {
+        for (set, scores) in subject.sets.iter().zip(reported).skip(1) {
             let name = &set.images.name;
             let redraw = match &subject.redraw {
                 None => None,
@@ -283,7 +295,9 @@ impl<'a> Runner<'a> {
                 true => intervals(id, scores.as_slice(), (subject.seed, name), &subject.more)?,
                 false => Intervals::new(),
             };
-            sets.insert(name.clone(), SetResult { measures, intervals, redraw });
+            let of_spectrum = |id: &Vec<f32>| measures::of_scores_and(id, scores.as_slice(), &subject.more);
+            let full_spectrum = spectrum.as_ref().map(of_spectrum).transpose()?;
+            sets.insert(name.clone(), SetResult { measures, intervals, full_spectrum, redraw });
         }
         Ok(MethodResult {
             network: method.network,

@@ -72,6 +72,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
         title: plan.experiment.title.clone(),
         smoke: context.smoke,
         datasets: runner.dataset_records()?,
+        shifted: runner.shifted_records()?,
         outliers: runner.outliers_record()?,
         validation: runner.validation_records()?,
         cells,
@@ -94,7 +95,12 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
     let id = data::check(&sets.id, id_splits, data);
-    let ood = sets.ood.iter().chain(sets.validation_sets()).map(|set| data::check(set, &[Split::Test], data));
+    let ood = sets
+        .ood
+        .iter()
+        .chain(&sets.shifted)
+        .chain(sets.validation_sets())
+        .map(|set| data::check(set, &[Split::Test], data));
     let outliers = sets.outliers.iter().flat_map(|set| {
         let there = if learns_outliers { data::check(set, &[Split::Train], data) } else { Ok(()) };
         [there, refuse_tested(set, &sets.ood, data)]
@@ -317,12 +323,12 @@ impl<'a> Runner<'a> {
         Ok(set)
     }
 
-    /// The test images of the ID set and, in its shape, of each OOD set.
+    /// The test images of the ID set and, in its shape, of each OOD set and then of each covariate-shifted ID set.
     pub(super) fn test_sets(&mut self, data: &config::Data) -> Result<Vec<Arc<LoadedSet>>> {
         let (id, _) = self.id_sets(data)?;
         let like = Some(id.images.shape());
         let mut sets = vec![id];
-        for dataset in &data.ood {
+        for dataset in data.ood.iter().chain(&data.shifted) {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
         Ok(sets)
@@ -337,13 +343,15 @@ impl<'a> Runner<'a> {
         let tested = self.test_sets(&self.plan.experiment.data)?;
         let outliers = self.set(dataset, Split::Train, tested.first().map(|id| id.images.shape()))?;
         let digests = outliers.images.digests()?;
-        for tested in &tested[1..] {
+        let ood = self.plan.experiment.data.ood.len();
+        for (place, tested) in tested.iter().enumerate().skip(1) {
             let known = tested.images.distinct()?;
             let learned = digests.iter().filter(|digest| known.contains(*digest)).count();
             if learned > 0 {
                 let (name, tested) = (&outliers.images.name, &tested.images.name);
+                let kind = if place <= ood { "OOD set" } else { "covariate-shifted ID set" };
                 return Err(Error::input(format!(
-                    "{learned} of the auxiliary outliers \"{name}\" are test images of the OOD set \"{tested}\""
+                    "{learned} of the auxiliary outliers \"{name}\" are test images of the {kind} \"{tested}\""
                 ))
                 .hint(
                     "what a network learned cannot test it: take these images out of one of the two sets, or leave one out",
@@ -379,7 +387,8 @@ impl<'a> Runner<'a> {
     fn dataset_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
         let trained = self.plan.nodes.iter().map(|node| self.context.store.record(node));
         let trained = trained.collect::<Result<Vec<_>>>()?.into_iter().find(|record| record.train_sha256.is_some());
-        let sets = self.test_sets(&self.plan.experiment.data)?;
+        let mut sets = self.test_sets(&self.plan.experiment.data)?;
+        sets.truncate(1 + self.plan.experiment.data.ood.len());
         let group = |name: &str| {
             let set = self.plan.experiment.data.ood.iter().find(|set| set.name == name)?;
             set.group.clone()
@@ -404,6 +413,13 @@ impl<'a> Runner<'a> {
     fn class_names(&self, id: &LoadedSet) -> Vec<String> {
         let names = data::class_names(&self.plan.experiment.data.id, &self.context.data);
         names.filter(|names| names.len() == id.images.classes).unwrap_or_default()
+    }
+
+    /// Of the covariate-shifted ID sets.
+    fn shifted_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
+        let sets = self.test_sets(&self.plan.experiment.data)?;
+        let shifted = &sets[1 + self.plan.experiment.data.ood.len()..];
+        Ok(shifted.iter().map(|set| (set.images.name.clone(), DatasetRecord::of(set))).collect())
     }
 
     /// Of the sets that settings are chosen on, if any are.

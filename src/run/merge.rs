@@ -94,6 +94,7 @@ fn compared(results: &Results) -> Result<Value> {
         "smoke": results.smoke,
         "config": config,
         "datasets": datasets,
+        "shifted": to_json(&results.shifted)?,
         "outliers": to_json(&results.outliers)?,
         "validation": to_json(&results.validation)?,
     }))

@@ -384,6 +384,10 @@ impl Plan {
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
         let ood: Vec<&str> = self.experiment.data.ood.iter().map(|set| set.name.as_str()).collect();
         let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
+        if !self.experiment.data.shifted.is_empty() {
+            let shifted: Vec<&str> = self.experiment.data.shifted.iter().map(|set| set.name.as_str()).collect();
+            let _ = writeln!(text, "shifted  {}, covariate-shifted ID", shifted.join(", "));
+        }
         if let Some(outliers) = &self.experiment.data.outliers {
             let _ = writeln!(text, "outliers {} to learn from", outliers.name);
         }

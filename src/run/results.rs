@@ -35,6 +35,9 @@ pub struct Results {
     pub smoke: bool,
     /// The sets in use, by name; the first is the ID set.
     pub datasets: IndexMap<String, DatasetRecord>,
+    /// Covariate-shifted ID sets, by name.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub shifted: IndexMap<String, DatasetRecord>,
     /// The auxiliary outliers that networks learned from, if some did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<OutliersRecord>,
@@ -296,6 +299,9 @@ pub struct SetResult {
     /// 95 % intervals over test images, by key; if a table asks for them.
     #[serde(default, skip_serializing_if = "Intervals::is_empty")]
     pub intervals: Intervals,
+    /// With the covariate-shifted ID images counted as ID, by key; if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_spectrum: Option<Measures>,
     /// Over random subsets, by key; if `evaluation.redraw` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redraw: Option<IndexMap<String, MeanStd>>,

@@ -116,7 +116,7 @@ impl Runner<'_> {
     ) -> Result<()> {
         let DetectorConfig::Afdu(config) = &method.detector else { return Ok(()) };
         for figure in figures {
-            let sets = subject.sets.iter().map(|set| (set.images.name.as_str(), set.sha256.as_str()));
+            let sets = subject.reported().iter().map(|set| (set.images.name.as_str(), set.sha256.as_str()));
             let Some(path) = path(scores, figure, sets) else { continue };
             if figure.neurons_of() != Some(&method.name) || path.exists() {
                 continue;
@@ -144,7 +144,7 @@ impl Runner<'_> {
                             &anew
                         }
                     };
-                    let tensors = factor_tensors(fitted, &layer, figure.images, subject.sets, &subject.banks)?;
+                    let tensors = factor_tensors(fitted, &layer, figure.images, subject.reported(), &subject.banks)?;
                     remove_folder_if_there(&scratch)?;
                     (tensors, layer.shape.name.clone())
                 }
