@@ -102,6 +102,9 @@ bench-field: tools ## the whole field of detectors beside the forward passes alo
 	cargo build --release --locked
 	benches/with-pytorch-ood benches/field.py
 
+bench-images: tools ## 100,000 small image files, held and decoded as they are needed: time an image, memory
+	benches/run-images
+
 agreement: tools ## every detector's scores beside pytorch-ood's and numpy's on random features (installs them into its own environment)
 	benches/run-agreement
 
@@ -121,4 +124,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors bench-field agreement tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp
