@@ -104,11 +104,11 @@ registry::registry! {
     TemperatureScaling = temperature_scaling,
     /// The Mahalanobis distance to the nearest class (Lee et al. 2018).
     Mahalanobis = mahalanobis,
-    /// The same, less the distance to all train images (Ren et al. 2021).
+    /// The Mahalanobis distance to the nearest class, less that to all train images as one (Ren et al. 2021).
     Rmds = rmds,
     /// How far features lie off the train images' main directions (Wang et al. 2022).
     Residual = residual,
-    /// That residual against the logits (Wang et al. 2022).
+    /// How far features lie off the train images' main directions, against the logits (Wang et al. 2022).
     Vim = vim,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,

@@ -6,7 +6,9 @@
 //!   Networks*, ICLR 2017, <https://arxiv.org/abs/1610.02136>.
 //! - Reference code: OpenOOD `postprocessors/base_postprocessor.py`; energy_ood `CIFAR/test.py` (`-np.max(smax)`).
 //! - Deviations: one is added, which changes no order, and the score is summed from the *other* classes'
-//!   probabilities in f64. Confidences that the reference rounds to exactly 1 in f32, and so ties, keep their order.
+//!   probabilities in f64. Confidences that the reference rounds to exactly 1 in f32, and so ties, keep their order as long as the
+//!   score is no less than the smallest f32, 1.4e-45: up to a margin of the largest logit over the others of about 103 + ln (K − 1),
+//!   105 with ten classes. Beyond it the score is 0.
 
 use candle_core::Tensor;
 
@@ -45,5 +47,23 @@ impl Detector for Config {
 impl Scorer for Config {
     fn score(&self, bank: &Bank) -> Result<Scores> {
         Scores::new(msp(&bank.logits)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::msp;
+
+    #[test]
+    fn sure_images_keep_their_order_up_to_a_margin_of_105() {
+        let scores = |margins: &[f32]| {
+            let rows: Vec<f32> = margins.iter().flat_map(|margin| [&[*margin][..], &[0.0; 9]].concat()).collect();
+            msp(&Tensor::from_vec(rows, (margins.len(), 10), &Device::Cpu).unwrap()).unwrap()
+        };
+        let found = scores(&[20.0, 60.0, 100.0, 104.0, 105.0, 107.0, 150.0]);
+        assert!(found[..5].is_sorted_by(|surer_than, surer| surer_than > surer) && found[4] > 0.0, "{found:?}");
+        assert_eq!(found[5..], [0.0, 0.0]);
     }
 }

@@ -1,7 +1,8 @@
 //! The relative Mahalanobis distance: how much farther an image is from every class than from the train images as a whole.
 //!
-//! score = min_c d_c² − d_0² for the penultimate features, with d_c the Mahalanobis distance to a class and d_0 that to all train
-//! images under one Gaussian.
+//! score = min_c d_c² − d_0² with d_c² = (z − μ_c)ᵀ·Σ⁻¹·(z − μ_c) for the penultimate features z, the mean μ_c of the train images of
+//! class c and the covariance Σ of all train images around their own class's mean; d_0² is the same with the mean and the covariance
+//! of all train images, whatever their class.
 //!
 //! - Paper: Ren et al., *A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection*, 2021,
 //!   <https://arxiv.org/abs/2106.09022>.

@@ -1,7 +1,9 @@
 //! Virtual-logit matching: the residual of the features as the logit of one more class.
 //!
-//! score = α·‖P·(z − u)‖₂ − ln Σ_c exp f_c, with the [residual](super::residual) of the features z, the logits f, and the α that
-//! makes the mean α·residual of the train images equal to their mean largest logit.
+//! score = α·‖P·(z − u)‖₂ − ln Σ_c exp f_c for penultimate features z and logits f = W·z + b. The origin u = −W⁺·b is where all
+//! logits vanish as far as they can; P projects on all eigenvectors of Σ_i (z_i − u)·(z_i − u)ᵀ of the train images but those of the
+//! largest eigenvalues, as in [`residual`](super::residual); α makes the mean of α·‖P·(z − u)‖₂ over the train images equal to their
+//! mean largest logit.
 //!
 //! - Paper: Wang et al., *ViM: Out-Of-Distribution with Virtual-logit Matching*, CVPR 2022, eq. 8 and appendix,
 //!   <https://arxiv.org/abs/2203.10807>.

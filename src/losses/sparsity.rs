@@ -2,7 +2,7 @@
 //!
 //! value = mean_i ‖f(x_i)‖₁; gradient = sign(f) / N with sign(0) = 0.
 //!
-//! - Paper: Chen & Li, *Sparsity fine-tuning for out-of-distribution detection*, 2023, eq. 9: CE + λ · this, with λ = 0.01
+//! - Paper: Chen & Li, *Sparsity-based regularization for out-of-distribution detection*, 2023, eq. 9: CE + λ · this, with λ = 0.01
 //!   and f the K logits (section 2.3). The penultimate features are the other reading of its "feature vector".
 //! - Reference code: none was published. The subgradient at 0 is PyTorch's (`torch.abs`); candle's `abs` has 1 there,
 //!   which would push the exact zeros after a ReLU below zero.
