@@ -215,6 +215,9 @@ impl Cli {
     }
 }
 
+/// Bytes of the name of an experiment's folder at most. Ours: file systems take 255.
+const LONGEST_NAME: usize = 200;
+
 /// An experiment, read and planned.
 struct Opened {
     plan: Plan,
@@ -254,6 +257,11 @@ impl Opened {
                 None => fingerprint(&path.as_os_str().as_encoded_bytes())?,
             };
             name = format!("{name}-{fingerprint}");
+        }
+        if name.len() > LONGEST_NAME {
+            let message =
+                format!("the experiment's name has {} bytes: folders with at most {LONGEST_NAME} are made", name.len());
+            return Err(Error::input(message).hint("give its file a shorter name"));
         }
         let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
         // A smoke run makes its data, but weights are what they are.
@@ -433,11 +441,11 @@ fn list(folders: &Folders) -> Result<()> {
     text.push_str("\ndata sets\n");
     for known in data::registry::all() {
         let set = config::Dataset::named(known.name);
-        let state = match data::check(&set, &[data::Split::Test], &folders.data) {
-            Ok(()) => "here",
-            Err(_) => "-",
-        };
-        text.push_str(&format!("  {:<24} {state:<6} {}\n", known.name, known.title));
+        let here = data::check(&set, &[data::Split::Test], &folders.data).is_ok();
+        let elsewhere = if here { None } else { data::elsewhere(known, &folders.data) };
+        let state = if here || elsewhere.is_some() { "here" } else { "-" };
+        let path = elsewhere.map(|folder| format!(" (in {folder}: write {{ name: {}, path: {folder} }})", known.name));
+        text.push_str(&format!("  {:<24} {state:<6} {}{}\n", known.name, known.title, path.unwrap_or_default()));
     }
     text.push_str("\ndetectors\n");
     text.push_str(&detectors());

@@ -171,6 +171,10 @@ fn experiments() {
         ("no data", "data:\n  id: mnist\n  ood: [fashion_mnist, { name: digits, test_limit: 100 }]\n", ""),
         ("an architecture without its width", "depth: 16, width: 2", "depth: 16"),
         ("a data set without a name", "{ name: digits, test_limit: 100 }", "{ test_limit: 100 }"),
+        ("a figure without all that it needs", "sweep: { method: Sparsity, columns: [auroc] }", "sweep: {}"),
+        ("a figure in block style", "  - sweep: { method: Sparsity, columns: [auroc] }", "  - sweep:\n      columns: [auroc]"),
+        ("a figure of networks", "roc: { methods: [MSP] }", "accuracy: {}"),
+        ("a table without all that it needs", "    rows: method\n    columns: [fpr95, auroc]\n", ""),
         // Out of range.
         ("no seeds", "seeds: [0, 1]", "seeds: []"),
         ("an empty title", "title: Good", "title: ''"),
@@ -202,6 +206,7 @@ fn experiments() {
         ("a network's name with a dot", "  tuned:\n", "  tuned.1:\n"),
         ("a method of no network", "network: base, detector: msp", "network: bass, detector: msp"),
         ("two methods of one name", "name: Sparsity, network", "name: MSP, network"),
+        ("two methods of one detector", "  - { name: MSP, network: base, detector: msp }\n  - { name: Sparsity, network", "  - { network: base, detector: msp }\n  - { network"),
         ("two seeds alike", "seeds: [0, 1]", "seeds: [3, 3]"),
         ("an OOD set that is the ID set", "ood: [fashion_mnist,", "ood: [mnist,"),
         ("outliers that are the ID set", "  id: mnist\n", "  id: mnist\n  outliers: mnist\n"),
@@ -430,4 +435,20 @@ proptest::proptest! {
             proptest::prop_assert!(matches!(error, Error::Input { .. }) && error.to_string().starts_with("damaged"), "{error:?}");
         }
     }
+}
+
+/// File systems take names of 255 bytes, and files are named by two names, a hash and an ending.
+#[test]
+fn names_too_long_for_a_file_are_refused_before_any_work() {
+    let long = "n".repeat(101);
+    let refused = |from: &str, to: &str, key: &str| {
+        let folder = repository(broken(from, to).as_bytes(), SHORT, &[]);
+        let said = loaded(folder.path());
+        let expected = format!("{key}: is a name of 101 bytes; at most 100: it names files");
+        assert!(said.contains(&expected), "{said}");
+    };
+    refused("{ name: digits, test_limit: 100 }", &format!("{{ name: {long}, format: folder }}"), "data.ood.1.name");
+    refused("test_limit: 100 }", &format!("group: {long} }}"), "data.ood.1.group");
+    refused("  tuned:\n", &format!("  {long}:\n"), &format!("networks.{long}"));
+    refused("name: main", &format!("name: {long}"), "tables.0.name");
 }

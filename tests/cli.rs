@@ -298,3 +298,46 @@ fn the_schema_is_json() {
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(schema["properties"]["networks"].is_object());
 }
+
+#[test]
+fn sets_in_other_folders_are_listed_and_hints_name_the_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("my data");
+    fs::create_dir_all(data.join("MNIST-idx")).unwrap();
+    let digits = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/embedded/digits");
+    for entry in fs::read_dir(digits).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, data.join("MNIST-idx").join(path.file_name().unwrap())).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let output =
+            oodkit().args(arguments).env("OODKIT_DATA", &data).env("OODKIT_RUNS", folder.path()).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (listed, _) = run(&["list"]);
+    let line = |name: &str| listed.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+    assert!(
+        line("mnist ").contains(" here ")
+            && line("mnist ").ends_with("(in MNIST-idx: write { name: mnist, path: MNIST-idx })"),
+        "{listed}"
+    );
+    assert!(line("cifar10 ").contains(" - "), "{listed}");
+    let (planned, _) = run(&["plan", "cifar10_sparsity"]);
+    let shown = data.display();
+    assert!(planned.contains(&format!("OODKIT_DATA={shown} make data set=cifar10")), "{planned}");
+    assert!(planned.contains(&format!("into {shown}/textures")) && !planned.contains("into data/"), "{planned}");
+}
+
+#[test]
+fn an_experiment_with_a_name_too_long_for_a_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(format!("{}.yaml", "e".repeat(240)));
+    let text = EXPERIMENT
+        .replace("{ name: ID, format: FORMAT, mean: [0.5], std: [0.5] }", "fashion_mnist_small")
+        .replace("    WEIGHTS\n", "");
+    fs::write(&file, text).unwrap();
+    let output = oodkit().arg("plan").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("the experiment's name has 249 bytes: folders with at most 200 are made"), "{said}");
+}

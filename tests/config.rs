@@ -160,13 +160,57 @@ fn overrides_reach_keys_that_are_not_written_by_default() {
     });
     let refused = |text: &str| overrides::apply(&quickstart, &[text.to_owned()]).unwrap_err().to_string();
     for (text, message) in [
-        ("networks.base.member=2", "there is no key `member` in networks.base"),
+        ("networks.base.member=2", "there is no key `member` in networks.base (did you mean \"members\"?)"),
         ("networks.tunde={}", "there is no key `tunde` in networks (did you mean \"tuned\"?)"),
         ("networks.base.members=two", "networks.base.members: expected"),
         ("methods.0.images=2", "there is no key `images` in methods.0"),
     ] {
         assert!(refused(text).contains(message), "{}", refused(text));
     }
+}
+
+#[test]
+fn an_unknown_key_comes_with_all_that_may_be_set() {
+    let quickstart = experiment("quickstart");
+    let advice = |text: &str| {
+        let error = overrides::apply(&quickstart, &[text.to_owned()]).unwrap_err();
+        error.advice().unwrap_or_default().to_owned()
+    };
+    // Absent unless they are set: members, clip, ema, precision.
+    assert!(
+        advice("networks.base.nonsense=1").starts_with("keys in networks.base: backbone, head, "),
+        "{}",
+        advice("networks.base.nonsense=1")
+    );
+    assert!(advice("networks.base.nonsense=1").contains("members"));
+    for key in ["clip", "ema", "precision"] {
+        assert!(advice("networks.base.train.nonsense=1").contains(key), "{}", advice("networks.base.train.nonsense=1"));
+    }
+    assert!(
+        advice("nonsense.epochs=1").starts_with("keys here: title, about, seeds, data"),
+        "{}",
+        advice("nonsense.epochs=1")
+    );
+    // A file's own names are those that it has.
+    assert_eq!(advice("networks.nonsense.train=1"), "keys in networks: base, tuned");
+}
+
+#[test]
+fn a_method_is_called_by_the_detector_that_it_was_given() {
+    let quickstart = experiment("quickstart");
+    let changed = with(&quickstart, &["methods.0.detector=knn"]);
+    let names =
+        |experiment: &Experiment| experiment.methods().into_iter().map(|method| method.name).collect::<Vec<_>>();
+    let (old, new) = (names(&quickstart), names(&changed));
+    assert_eq!((old[0].as_str(), new[0].as_str()), ("MSP", "knn"));
+    assert_eq!(old[1..], new[1..]);
+    // Tables and figures that name it follow.
+    let text = serde_json::to_string(&serde_json::to_value(&changed).unwrap()).unwrap();
+    assert!(!text.contains("\"MSP\"") && text.contains("\"knn\""), "{text}");
+    // A name that is given, other settings of the same detector, and `all` leave it.
+    assert_eq!(names(&with(&quickstart, &["methods.0.detector=knn", "methods.0.name=Near"]))[0], "Near");
+    assert_eq!(names(&with(&quickstart, &["methods.0.detector={msp: {}}"]))[0], "MSP");
+    assert_eq!(names(&with(&quickstart, &["methods.0.detector={knn: {k: 3}}"]))[0], "knn");
 }
 
 #[test]
@@ -296,6 +340,9 @@ fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
             }
         }
     }
+    if schema["pattern"] == "\\.ya?ml$" && !value.as_str().is_some_and(|text| text.ends_with(".yaml")) {
+        return Err(format!("{value} is no file to include"));
+    }
     let names = schema["enum"].as_array();
     if names.is_some_and(|names| !names.contains(value)) || schema.get("const").is_some_and(|only| only != value) {
         return Err(format!("{value} is not a name"));
@@ -335,6 +382,28 @@ fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// An editor takes `!include x.yaml` as the text `x.yaml`, and `<<` as a key; so docs/guide/first-experiment.md tells it to.
+#[test]
+fn the_schema_accepts_the_shipped_files_as_an_editor_reads_them() {
+    let schema = config::schema();
+    let mut includes = 0;
+    for path in files() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        includes += text.matches("!include ").count();
+        let plain = text.replace("!include ", "").replace("<<: ", "'<<': ");
+        let tree: Value = serde_saphyr::from_str(&plain).unwrap();
+        fits(&tree, &schema, &schema).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    assert!(includes > 30, "{includes}");
+    let with = |train: Value| {
+        let networks = json!({ "base": { "backbone": "lenet", "train": train } });
+        json!({ "title": "x", "data": { "id": "mnist", "ood": ["svhn"] }, "networks": networks, "methods": [] })
+    };
+    let accepted = |train: Value| fits(&with(train), &schema, &schema).is_ok();
+    assert!(accepted(json!("../configs/train/x.yaml")) && accepted(json!({ "<<": "../x.yaml", "epochs": 1 })));
+    assert!(!accepted(json!({ "<<": "../x.yaml", "epoch": 1 })) && !accepted(json!("cosine")));
 }
 
 #[test]

@@ -343,6 +343,13 @@ fn a_plan_says_what_settings_are_chosen_on_and_which_data_are_missing() {
 
     let place = Place::new(EXPERIMENT);
     let plan = place.prints("plan");
+    let images = "\nimages   1×28×28 values, 10 classes, 64 to learn from, 40 to test on\n";
+    assert!(plan.contains(images), "{plan}");
+    // One epoch of 64 images in batches of 16.
+    assert!(
+        plan.ends_with("1 networks, 1 to train: 64 images forward and backward, 4 optimiser steps at most\n"),
+        "{plan}"
+    );
     assert!(plan.contains("\nwithout  afdu on base: the file excepts it\n") && !plan.contains("chosen"), "{plan}");
 }
 
@@ -785,7 +792,7 @@ fn intervals_are_asked_for_where_there_are_some() {
         ("{ name: f, rows: ood, columns: [aupr], intervals: true }", "no column has one: add auroc"),
         (
             "{ name: f, rows: ood, columns: [auroc], protocol: energy_ood, intervals: true }",
-            "these numbers are over random draws",
+            "intervals are of the ID test images and complete OOD sets",
         ),
     ] {
         let error = load::parse(&with(&[(table, wanted)]), "field.yaml").unwrap_err().to_string();

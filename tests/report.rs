@@ -1096,3 +1096,18 @@ fn a_confusion_matrix_shows_each_class() {
     let refused = serde_json::from_value::<Figure>(json!({ "confusion": { "networks": ["tuned"] } }));
     assert!(refused.is_err());
 }
+
+#[test]
+fn a_sweep_shows_what_seeds_share_as_differences() {
+    let results = results(&experiment(json!([]), json!([])));
+    let drawn = |figure: Value| {
+        let figure: Figure = serde_json::from_value(figure).unwrap();
+        oodkit::report::figures::draw(&figure, &results, Protocol::default(), Path::new("runs")).unwrap().svg
+    };
+    let figure = json!({ "sweep": { "method": "Sparsity", "columns": ["auroc"] } });
+    assert!(drawn(figure).contains("over 3 seeds of each value, not of differences between values"));
+    // Every seed gains as much as every other: the numbers spread by 0.41, the differences by nothing, so there is no band.
+    let svg = drawn(json!({ "sweep": { "method": "Sparsity", "columns": ["auroc"], "differences": true } }));
+    assert!(svg.contains("of the differences of 3 seeds, each to its own"), "{svg}");
+    assert!(svg.contains("difference to 0.0, points") && !svg.contains("<polygon"), "{svg}");
+}

@@ -104,6 +104,9 @@ pub fn check(experiment: &Experiment) -> Result<()> {
 /// The most seeds of an experiment. Ours: papers repeat three to ten times, and a plan has nodes for each.
 const MOST_SEEDS: usize = 1000;
 
+/// Bytes of a name at most. Ours: file systems take 255, and files are named by two names, a hash and an ending together.
+const LONGEST_NAME: usize = 100;
+
 /// Everything that is wrong with the values of an experiment: ranges first, then references.
 pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     let mut found = Found::default();
@@ -280,6 +283,16 @@ impl Found {
         }
     }
 
+    /// Refuses a name that no file can have.
+    fn length(&mut self, path: &Path, name: &str) {
+        if name.len() > LONGEST_NAME {
+            self.add(
+                path.clone(),
+                format!("is a name of {} bytes; at most {LONGEST_NAME}: it names files", name.len()),
+            );
+        }
+    }
+
     /// All sets but the ID set are brought to its shape.
     fn takes_the_shape(&mut self, path: Path, dataset: &Dataset) {
         for (key, given) in [("size", dataset.size.is_some()), ("channels", dataset.channels.is_some())] {
@@ -324,6 +337,8 @@ impl Found {
             self.add(path.join("name"), message);
             return;
         }
+        self.length(&path.join("name"), name);
+        self.length(&path.join("group"), dataset.group.as_deref().unwrap_or_default());
         let listed = dataset.format == Some(Format::ImageList);
         if listed && dataset.list.as_ref().is_none_or(String::is_empty) {
             let message = "an image_list needs list: the file with a line `path label` for each picture";
@@ -357,6 +372,7 @@ impl Found {
             if name.is_empty() || !name.chars().all(in_names) {
                 self.add(path.clone(), "a network's name must be letters, digits, `_` or `-`: it names files");
             }
+            self.length(&path, name);
             self.origin(&path, name, network, &experiment.networks);
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
@@ -602,7 +618,10 @@ impl Found {
             let Method { name, entry, .. } = &methods[index];
             let (path, listed) = (path.join(*entry), &experiment.methods[*entry]);
             let all = matches!(listed.detector, Detectors::All { .. });
-            let advice = if all { "; except it here, or give this entry a name of its own" } else { "" };
+            let advice = match all {
+                true => "; except it here, or give this entry a name of its own",
+                false => "; give one of them another: `{ name: …, network: …, detector: … }`",
+            };
             let path = if listed.name.is_some() { path.join("name") } else { path };
             self.add(path, format!("a method is called \"{name}\" already{advice}"));
         }
@@ -752,6 +771,7 @@ impl Found {
                 self.method_names(&path.join("methods"), methods, experiment);
             }
             self.protocol(&path, table, experiment);
+            self.length(&path.join("name"), &table.name);
             if table.over == Over::Group && experiment.groups().is_empty() {
                 let message = "no OOD set has a group: `data: { ood: [{ name: svhn, group: far }] }`";
                 self.add(path.join("over"), message);
@@ -781,8 +801,9 @@ impl Found {
         let has_one = |column: &Column| {
             crate::metrics::measure_for(*column, table.protocol).is_some_and(|measure| measure.has_interval())
         };
-        if table.sampled() == Sampling::Redraw {
-            self.add(path.clone(), "these numbers are over random draws, whose ± they have: remove intervals");
+        if table.sampled() != Sampling::Full {
+            let message = "intervals are of the ID test images and complete OOD sets, without draws or shifted images: remove intervals";
+            self.add(path.clone(), message);
         } else if table.sampled() == Sampling::FullSpectrum {
             self.add(
                 path.clone(),

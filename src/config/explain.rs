@@ -23,13 +23,15 @@ pub struct Source {
 /// What is wrong at one place.
 struct Finding {
     location: Option<Location>,
+    /// Whether it is about all of that file, not about the place where its reading ended.
+    whole_file: bool,
     message: String,
     hint: Option<String>,
 }
 
 impl Finding {
     fn new(location: Option<Location>, message: impl Into<String>) -> Self {
-        Self { location, message: message.into(), hint: None }
+        Self { location, whole_file: false, message: message.into(), hint: None }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -65,7 +67,7 @@ fn block(finding: &Finding, sources: &[Source]) -> String {
             None => message,
         };
     };
-    let (line, column) = (location.line(), location.column());
+    let (line, column) = if finding.whole_file { (1, 1) } else { (location.line(), location.column()) };
     let mut block = format!("{}:{line}:{column}: {message}", from.name);
     block.push_str(&excerpt(&from.text, line, column));
     let mut included = from.included_at;
@@ -113,7 +115,7 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {
         }
         E::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected).locate(at),
         E::SerdeUnknownVariant { variant, expected, .. } => unknown("value", variant, expected).locate(at),
-        E::SerdeMissingField { field, .. } => Finding::new(at, format!("this map lacks the key `{field}`")),
+        E::SerdeMissingField { field, .. } => missing_key(field, at, sources),
         E::SerdeInvalidType { unexpected, expected, .. } | E::SerdeInvalidValue { unexpected, expected, .. } => {
             Finding::new(at, format!("expected {}, found {}", type_words(expected), type_words(unexpected)))
         }
@@ -164,6 +166,67 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {
         }
     };
     vec![finding]
+}
+
+/// A key that a map lacks, with all that the map must have; the place is that of the map's last key.
+fn missing_key(field: &str, at: Option<Location>, sources: &[Source]) -> Finding {
+    let mut finding = Finding::new(at, format!("this map lacks the key `{field}`"));
+    let Some(at) = at.filter(|location| *location != Location::UNKNOWN) else { return finding };
+    let Some(from) = source(at, sources) else { return finding };
+    finding.whole_file = at.column() == 1;
+    let parent = if finding.whole_file {
+        // An included file is the value of the key that includes it.
+        from.included_at.and_then(|at| Some((at, source(at, sources)?))).map(|(at, parent)| key_above(&parent.text, at))
+    } else {
+        Some(key_above(&from.text, at))
+    };
+    let needed = match parent {
+        None => super::schema::required(None, field),
+        Some(Some(key)) => super::schema::required(Some(&key), field),
+        Some(None) => None,
+    };
+    match needed {
+        Some(needed) if needed.len() > 1 => finding.hint(format!("it must have: {}", needed.join(", "))),
+        _ => finding,
+    }
+}
+
+/// The key whose value is the map, or the list of maps, that has something at this place: `sweep` of `sweep: { method: X }`.
+fn key_above(text: &str, at: Location) -> Option<String> {
+    let (row, column) = (usize::try_from(at.line()).ok()?, usize::try_from(at.column()).ok()?);
+    let lines: Vec<&str> = text.lines().collect();
+    let before: String = lines.get(row.checked_sub(1)?)?.chars().take(column.checked_sub(1)?).collect();
+    let key = |text: &str| {
+        let text = text.trim_end().strip_suffix(':')?;
+        Some(text.rsplit([' ', '{', ',', '[']).next()?.to_owned())
+    };
+    // Within braces, what stands before the one that is open.
+    let mut open = 0;
+    for (place, c) in before.char_indices().rev() {
+        match c {
+            '}' | ']' => open += 1,
+            '{' if open == 0 => return key(&before[..place]),
+            '{' | '[' => open -= 1,
+            _ => {}
+        }
+    }
+    if let Some(key) = key(&before) {
+        return Some(key);
+    }
+    // Else the nearest line above that stands farther left and opens something; a dash is farther left than its item.
+    let mut indent = if before.trim().is_empty() { before.chars().count() } else { before.find('-')? + 1 };
+    for line in lines[..row - 1].iter().rev() {
+        let (own, content) = (line.len() - line.trim_start().len(), line.trim_start());
+        if content.is_empty() || content.starts_with('#') || own >= indent {
+            continue;
+        }
+        if let Some(key) = key(content.trim_start_matches("- ")) {
+            return Some(key);
+        }
+        // The first line of an item of a list: the list's key stands no farther right than the dash.
+        indent = if content.starts_with("- ") { own + 1 } else { own };
+    }
+    None
 }
 
 /// Whether a YAML text has no content.

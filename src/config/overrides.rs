@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    config::{Experiment, check::check, explain::type_words},
+    config::{Experiment, check::check, explain::type_words, methods::ALL},
     did_you_mean,
 };
 
@@ -71,10 +71,18 @@ pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment
             .split_once('=')
             .ok_or_else(|| quoted(Error::input("there is no `=`")).hint("an override is key=value: seeds=[0,1,2]"))?;
         let value = parse_value(value).map_err(quoted)?;
+        let before = tree.clone();
         set(&mut tree, key.trim(), value).map_err(quoted)?;
         // Typed after each one, so that a message names the right override.
         let typed = to_experiment(&tree).map_err(quoted)?;
         tree = to_tree(&typed)?;
+        let named =
+            |path: &str| overrides.iter().any(|other| other.split_once('=').is_some_and(|(key, _)| key.trim() == path));
+        if let Some(index) = key.trim().strip_prefix("methods.").and_then(|rest| rest.strip_suffix(".detector"))
+            && !named(&format!("methods.{index}.name"))
+        {
+            follow_detector(&mut tree, &before, index);
+        }
     }
     let experiment = to_experiment(&tree)?;
     check(&experiment).map_err(|error| error.at(&format!("override {}", quote_all(overrides))))?;
@@ -156,6 +164,36 @@ fn parse_value(text: &str) -> Result<Value> {
     })
 }
 
+/// Lets a method whose detector became another be called by it, in the tables and figures that name it, too: "MSP" would not be
+/// what its row shows.
+fn follow_detector(tree: &mut Value, before: &Value, index: &str) {
+    let Ok(index) = index.parse::<usize>() else { return };
+    let kind = |tree: &Value| match &tree["methods"][index]["detector"] {
+        Value::String(name) => Some(name.clone()),
+        settings => settings.as_object()?.keys().next().cloned(),
+    };
+    let (Some(old), Some(new)) = (kind(before), kind(tree)) else { return };
+    if old == new || new == ALL || old == ALL {
+        return;
+    }
+    let Some(Value::String(name)) = tree["methods"][index].as_object_mut().and_then(|method| method.remove("name"))
+    else {
+        return;
+    };
+    let rename = |value: &mut Value| {
+        if value.as_str() == Some(&name) {
+            *value = Value::String(new.clone());
+        }
+    };
+    let tables = tree["tables"].as_array_mut().into_iter().flatten();
+    tables.filter_map(|table| table["methods"].as_array_mut()).flatten().for_each(rename);
+    let figures = tree["figures"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
+    for figure in figures.flat_map(serde_json::Map::values_mut).filter_map(Value::as_object_mut) {
+        figure.get_mut("methods").and_then(Value::as_array_mut).into_iter().flatten().for_each(rename);
+        figure.get_mut("method").into_iter().for_each(rename);
+    }
+}
+
 /// Replaces what stands at `path`, which must exist or be a key that is only written where it is set (`members`).
 pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
     let error = match find(tree, path) {
@@ -165,6 +203,7 @@ pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
         }
         Err(error) => error,
     };
+    let error = with_all_keys(tree, path).unwrap_or(error);
     let Some((parent, key)) = path.rsplit_once('.') else { return Err(error) };
     let with = |key: &str, value| {
         let mut tree = tree.clone();
@@ -181,6 +220,29 @@ pub(super) fn set(tree: &mut Value, path: &str, value: Value) -> Result<()> {
         _ => return Err(error),
     }
     Ok(())
+}
+
+/// The error of a key that is not there, with every key that may be, those among them that are only written where they are set.
+/// `None` where the file chooses the keys, or something else is wrong.
+fn with_all_keys(tree: &Value, path: &str) -> Option<Error> {
+    if path.is_empty() {
+        return None;
+    }
+    let mut tree = tree.clone();
+    let dots = path.match_indices('.').map(|(dot, _)| dot).rev();
+    // The innermost map that is there.
+    let parent = dots.map(|dot| &path[..dot]).find(|parent| find(&mut tree, parent).is_ok()).unwrap_or_default();
+    let missing = path[parent.len()..].trim_start_matches('.').split('.').next()?.to_owned();
+    let map = if parent.is_empty() { &mut tree } else { find(&mut tree, parent).ok()? };
+    map.as_object_mut()?.insert("-".to_owned(), Value::Null);
+    let message = to_experiment(&tree).err()?.to_string();
+    let keys: Vec<&str> = message.split_once("unknown key `-`")?.1.split_once("keys here: ")?.1.split(", ").collect();
+    let place = if parent.is_empty() { "here".to_owned() } else { format!("in {parent}") };
+    let near = did_you_mean(&missing, keys.iter().copied());
+    Some(
+        Error::input(format!("there is no key `{missing}` {place}{near}"))
+            .hint(format!("keys {place}: {}", keys.join(", "))),
+    )
 }
 
 /// What stands at a dotted path. A key may itself have dots (`sweep.networks.tuned.loss.sparsity.weight`): the longest

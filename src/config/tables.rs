@@ -405,6 +405,11 @@ pub struct SweepFigure {
     /// The numbers, a line each.
     #[garde(length(min = 1))]
     pub columns: Vec<Column>,
+    /// Whether to show differences to the first value, seed by seed, in place of the numbers: seeds share batches and first weights
+    /// between values, so differences may spread less than numbers.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub differences: bool,
 }
 
 /// Heat maps of a convolution's activations and log anomaly factors, means over its channels, of the first images of the ID

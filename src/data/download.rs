@@ -59,7 +59,7 @@ const SOURCES: [Source; 5] = [
 /// [`Error::Input`] for a name that is unknown or not on the hub, a build without the hub client, a hub that does not
 /// answer, and files that do not match their digest or are not what they should be; [`Error::Io`] for the disk.
 pub fn download(names: &[String], root: &Path, progress: bool) -> Result<()> {
-    let all = all(names)?;
+    let all = all(names, root)?;
     #[cfg(feature = "hub")]
     return fetch(&Hub::from_env()?, &all, root, progress);
     #[cfg(not(feature = "hub"))]
@@ -81,7 +81,7 @@ fn without_client(names: &str) -> Error {
 /// Those of [`download`].
 #[cfg(feature = "hub")]
 pub fn download_from(hub: &Hub, names: &[String], root: &Path, progress: bool) -> Result<()> {
-    fetch(hub, &all(names)?, root, progress)
+    fetch(hub, &all(names, root)?, root, progress)
 }
 
 #[cfg(feature = "hub")]
@@ -93,21 +93,21 @@ fn fetch(hub: &Hub, all: &[Wanted], root: &Path, progress: bool) -> Result<()> {
 }
 
 /// What all names stand for, or what to do about the first that stands for nothing.
-fn all(names: &[String]) -> Result<Vec<Wanted>> {
+fn all(names: &[String], root: &Path) -> Result<Vec<Wanted>> {
     let wanted = |name: &String| match HubFile::parse(name) {
         Some(Ok(file)) => Ok(Wanted::Weights(file)),
         Some(Err(message)) => Err(Error::input(message)),
-        None => source(name).map(Wanted::Set),
+        None => source(name, root).map(Wanted::Set),
     };
     names.iter().map(wanted).collect()
 }
 
 /// Where a set is on the hub, or what to do about one that is not there.
-fn source(name: &str) -> Result<&'static Source> {
+fn source(name: &str, root: &Path) -> Result<&'static Source> {
     match (SOURCES.iter().find(|source| source.name == name), known(name)) {
         (Some(source), _) => Ok(source),
         (None, Some(known)) => Err(Error::input(format!("\"{name}\" cannot be downloaded for you: {}", known.origin))
-            .hint(format!("{} (data/README.md says more)", known.how_to_get))),
+            .hint(format!("{} (data/README.md says more)", known.how_to_get_into(root)))),
         (None, None) => {
             let suggestion = did_you_mean(name, registry::all().iter().map(|known| known.name));
             let names = SOURCES.map(|source| source.name).join(", ");
@@ -123,11 +123,15 @@ mod tests {
     #[test]
     fn sets_that_are_not_on_the_hub_say_where_they_come_from() {
         for name in ["textures", "places365", "lsun_crop", "lsun_resize", "isun", "tiny_images_300k"] {
-            let Err(Error::Input { message, hint: Some(hint) }) = source(name) else { panic!("{name}") };
+            let Err(Error::Input { message, hint: Some(hint) }) = source(name, Path::new("data")) else {
+                panic!("{name}")
+            };
             assert!(message.starts_with(&format!("\"{name}\" cannot be downloaded for you: ")), "{message}");
             assert!(hint.contains("data/README.md"), "{hint}");
+            let Err(error) = source(name, Path::new("/elsewhere")) else { panic!("{name}") };
+            assert!(error.advice().unwrap().contains(&format!(" /elsewhere/{name}")), "{error:?}");
         }
-        let message = source("cifar11").unwrap_err().to_string();
+        let message = source("cifar11", Path::new("data")).unwrap_err().to_string();
         assert!(message.starts_with("unknown data set \"cifar11\" (did you mean \"cifar10"), "{message}");
     }
 

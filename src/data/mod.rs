@@ -189,6 +189,23 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The folder below the data root in which a known set is that is not in its own: one whose name starts as the set's does.
+pub fn elsewhere(known: &registry::Known, root: &Path) -> Option<String> {
+    let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let mut folders: Vec<String> = std::fs::read_dir(root)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| plain(name).starts_with(&plain(known.name)))
+        // What is another set's own folder is that set.
+        .filter(|name| registry::all().iter().all(|other| other.folder != name))
+        .collect();
+    folders.sort_unstable();
+    folders.into_iter().find(|folder| {
+        let set = Dataset { path: Some(folder.into()), ..Dataset::named(known.name) };
+        check(&set, &[Split::Test], root).is_ok()
+    })
+}
+
 /// The statistics by which images of an ID set are normalised: the config's, else the registry's.
 ///
 /// # Errors
@@ -334,8 +351,8 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> 
         _ if format == Format::ImageList => {
             error.hint("`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)")
         }
-        Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get),
-        Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get)),
+        Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get_into(root)),
+        Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get_into(root))),
         None => error
             .hint("put its files there, or say where they are with `path` (a relative one starts at the data folder)"),
     })

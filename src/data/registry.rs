@@ -3,6 +3,8 @@
 //! A known set needs only its name in an experiment file. Everything here is a fact about the complete, original set;
 //! where its files come from in detail is in `data/README.md`.
 
+use std::path::Path;
+
 use super::{Format, Split};
 
 /// A data set that oodkit knows by name.
@@ -41,6 +43,18 @@ pub struct Known {
 }
 
 impl Known {
+    /// [`Known::how_to_get`], with the data root in the stead of `data`.
+    pub fn how_to_get_into(&self, root: &Path) -> String {
+        if root == Path::new("data") {
+            return self.how_to_get.to_owned();
+        }
+        let root = root.display();
+        match self.how_to_get.starts_with("make ") {
+            true => format!("OODKIT_DATA={root} {}", self.how_to_get),
+            false => self.how_to_get.replace("into data/", &format!("into {root}/")),
+        }
+    }
+
     /// Images of a split of the complete set.
     pub fn size(&self, split: Split) -> Option<usize> {
         match split {

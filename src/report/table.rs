@@ -18,7 +18,7 @@ use crate::{
         fits, remarks,
         variants::{self, Variant},
     },
-    run::results::{DatasetRecord, Environment, Results, SetResult},
+    run::results::{DatasetRecord, Environment, MethodResult, Results, SetResult},
 };
 
 /// What every writer writes. All numbers but gaps are percent.
@@ -159,13 +159,27 @@ pub fn number(
     protocol: Protocol,
     sampling: Sampling,
 ) -> Option<MeanStd> {
+    let seeds = by_seed(variant, column, set, sets, protocol, sampling)?;
+    match seeds.as_slice() {
+        [] => None,
+        // One seed: what spread there is, is that of its draws.
+        [(_, one)] if variant.cell.seeds.len() == 1 => Some(*one),
+        several => Some(MeanStd::of(&several.iter().map(|(_, number)| number.mean).collect::<Vec<_>>())),
+    }
+}
+
+/// The number of each seed that has it; `None` of a column that no protocol has.
+pub(super) fn by_seed(
+    variant: &Variant<'_>,
+    column: Column,
+    set: Option<&str>,
+    sets: &[&str],
+    protocol: Protocol,
+    sampling: Sampling,
+) -> Option<Vec<(u64, MeanStd)>> {
     let measure = metrics::measure_for(column, protocol)?;
     let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
-    if let Needs::Logits(_) = measure.needs {
-        let networks = variant.methods().filter_map(|(seed, method)| seed.task()?.networks.get(&method.network));
-        let values = networks.filter_map(|network| Some(network.measures.get(&*measure.key)? * scale));
-        return over_seeds(&values.collect::<Vec<_>>());
-    }
+    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
     let one_set = |set: &SetResult| match sampling {
         // What is no share is not drawn: on average a random subset's gap is the whole set's.
         Sampling::Redraw if measure.unit == Unit::Share => {
@@ -174,28 +188,26 @@ pub fn number(
         _ => {
             let spectrum = sampling == Sampling::FullSpectrum;
             let measures = if spectrum { set.full_spectrum.as_ref()? } else { &set.measures };
-            measures.get(&*measure.key).map(|&value| MeanStd { mean: value, std: 0.0, n: 1 })
+            measures.get(&*measure.key).copied().map(one)
         }
     };
-    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
-    let seeds: Vec<MeanStd> = variant
-        .methods()
-        .filter_map(|(_, method)| match set {
-            Some(set) => one_set(method.sets.get(set)?),
-            None => {
-                let means: Option<Vec<f64>> =
-                    sets.iter().map(|set| Some(one_set(method.sets.get(*set)?)?.mean)).collect();
-                let means = means.filter(|means| !means.is_empty())?;
-                Some(one(means.iter().sum::<f64>() / means.len() as f64))
-            }
-        })
-        .map(|number| MeanStd { mean: number.mean * scale, std: number.std * scale, n: number.n })
-        .collect();
-    match seeds.as_slice() {
-        // One seed: what spread there is, is that of its draws.
-        [one] if variant.cell.seeds.len() == 1 => Some(*one),
-        several => over_seeds(&several.iter().map(|seed| seed.mean).collect::<Vec<_>>()),
-    }
+    let of_method = |method: &MethodResult| match set {
+        Some(set) => one_set(method.sets.get(set)?),
+        None => {
+            let means: Option<Vec<f64>> = sets.iter().map(|set| Some(one_set(method.sets.get(*set)?)?.mean)).collect();
+            let means = means.filter(|means| !means.is_empty())?;
+            Some(one(means.iter().sum::<f64>() / means.len() as f64))
+        }
+    };
+    let of_classes = matches!(measure.needs, Needs::Logits(_));
+    let found = variant.methods().filter_map(|(seed, method)| {
+        let number = match of_classes {
+            true => one(*seed.task()?.networks.get(&method.network)?.measures.get(&*measure.key)?),
+            false => of_method(method)?,
+        };
+        Some((seed.seed, MeanStd { mean: number.mean * scale, std: number.std * scale, n: number.n }))
+    });
+    Some(found.collect())
 }
 
 /// The 95 % interval of a number over test images, in percent; of several seeds, the mean of each end.
@@ -205,11 +217,6 @@ fn interval(variant: &Variant<'_>, column: Column, set: &str, protocol: Protocol
         variant.methods().map(|(_, method)| method.sets.get(set)?.intervals.get(&*measure.key).copied()).collect();
     let found = found.filter(|found| !found.is_empty())?;
     Some([0, 1].map(|end| 100.0 * found.iter().map(|interval| interval[end]).sum::<f64>() / found.len() as f64))
-}
-
-/// Nothing of nothing.
-fn over_seeds(values: &[f64]) -> Option<MeanStd> {
-    (!values.is_empty()).then(|| MeanStd::of(values))
 }
 
 /// A row before its numbers: who it is about.

@@ -24,7 +24,7 @@ use crate::{
         self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, search::HeldOut,
         sweep,
     },
-    data::{Normalisation, normalisation},
+    data::{self, Normalisation, Split, normalisation},
     digest::hex,
     run::{
         digests::{Digests, Known},
@@ -323,6 +323,19 @@ fn train_split(dataset: &Dataset) -> Result<Value> {
     Ok(data)
 }
 
+/// Images of a split that are read, where it is known without reading them.
+fn images(dataset: &Dataset, split: Split) -> Option<usize> {
+    let limit = match split {
+        Split::Train => dataset.train_limit,
+        Split::Test => dataset.test_limit,
+    };
+    // What the repository carries is a part of the complete set.
+    match data::full_size(dataset, split).filter(|_| !data::embedded(dataset)) {
+        Some(all) => Some(limit.map_or(all, |limit| limit.min(all))),
+        None => limit,
+    }
+}
+
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::Failed(format!("cannot serialise the configuration: {error}")))
 }
@@ -388,6 +401,7 @@ impl Plan {
             let shifted: Vec<&str> = self.experiment.data.shifted.iter().map(|set| set.name.as_str()).collect();
             let _ = writeln!(text, "shifted  {}, covariate-shifted ID", shifted.join(", "));
         }
+        let _ = writeln!(text, "images   {}", self.images(data));
         if let Some(outliers) = &self.experiment.data.outliers {
             let _ = writeln!(text, "outliers {} to learn from", outliers.name);
         }
@@ -437,8 +451,48 @@ impl Plan {
                 node.folder().display()
             );
         }
-        let _ = writeln!(text, "{} networks, {} to train", self.nodes.len(), left);
+        let _ = writeln!(text, "{} networks, {} to train{}", self.nodes.len(), left, self.cost(store));
         text
+    }
+
+    /// Size and classes of the images that networks learn, as far as they are known without reading images.
+    fn images(&self, data: Option<&Path>) -> String {
+        let id = &self.experiment.data.id;
+        let size = data::shape(id).map(|[channels, height, width]| format!("{channels}×{height}×{width} values"));
+        let named = || data.and_then(|root| data::class_names(id, root)).map(|names| names.len());
+        let classes = data::classes(id).or_else(named).map(|classes| format!("{classes} classes"));
+        let counted = [(Split::Train, "to learn from"), (Split::Test, "to test on")];
+        let counts = counted.map(|(split, what)| images(id, split).map(|count| format!("{count} {what}")));
+        let known: Vec<String> = [size, classes].into_iter().chain(counts).flatten().collect();
+        match known.is_empty() {
+            true => "known when they are read".to_owned(),
+            false => known.join(", "),
+        }
+    }
+
+    /// `: 1200000 images forward and backward, 800 optimiser steps`, where it is known for all networks that are not done.
+    fn cost(&self, store: &Store) -> String {
+        let to_train = self.nodes.iter().filter(|node| store.progress(node) != Progress::Done);
+        let to_train = to_train.filter_map(|node| Some((node, node.train.as_ref()?)));
+        let of = |(node, train): (&Node, &Train)| {
+            let batch = train.batch_size as u64;
+            let epoch = images(&node.data, Split::Train).map(|count| count.saturating_sub(train.validation) as u64);
+            let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
+            match (whole, train.max_steps.map(|steps| steps as u64)) {
+                (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
+                (None, Some(most)) => Some((most * batch, most)),
+                (whole, _) => whole,
+            }
+        };
+        let costs: Option<Vec<(u64, u64)>> = to_train.map(of).collect();
+        match costs {
+            Some(costs) if !costs.is_empty() => {
+                let [images, steps] =
+                    [costs.iter().map(|cost| cost.0).sum::<u64>(), costs.iter().map(|cost| cost.1).sum()];
+                format!(": {images} images forward and backward, {steps} optimiser steps at most")
+            }
+            _ => String::new(),
+        }
     }
 
     /// `base`, or `tuned [weight=0.01]` where only some cells use the node under that name.

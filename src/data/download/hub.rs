@@ -69,7 +69,7 @@ impl Hub {
         let what = What {
             name: source.name.to_owned(),
             address: format!("{endpoint}/datasets/{}", source.repository),
-            by_hand: format!("put the original files into data/{} by hand (data/README.md says which)", source.name),
+            by_hand: format!("put the original files into {} by hand (data/README.md says which)", folder.display()),
         };
         let api = self.api().map_err(|error| what.failed("the hub", &error))?;
         let main = api.repo(Repo::new(source.repository.into(), RepoType::Dataset));

@@ -1,5 +1,6 @@
 //! Numbers of one method along the sweep, a panel each; the band is ± one population standard deviation over the seeds of each
-//! value. Seeds share batches and first weights between values, so differences of values may spread less: the subtitle says so.
+//! value. Seeds share batches and first weights between values, so differences of values may spread less: the subtitle says so, and
+//! `differences: true` shows each seed's differences to the first value instead.
 //!
 //! Swept values stand at equal distances, so that 0 and powers of ten fit one axis. With several swept keys the last is
 //! the axis, and each combination of the others a line.
@@ -8,11 +9,11 @@ use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
-    config::{Protocol, Sampling, SweepFigure},
+    config::{Column, Protocol, Sampling, SweepFigure},
     metrics::MeanStd,
     report::{
         figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
-        table::{Header, number},
+        table::{Header, by_seed, number},
         variants::{self, Variant},
     },
     run::results::Results,
@@ -58,7 +59,11 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
             let points: Vec<(f64, MeanStd)> = line
                 .iter()
                 .filter_map(|(place, variant)| {
-                    Some((*place, number(variant, *column, None, &sets, protocol, Sampling::Full)?))
+                    let number = match figure.differences {
+                        true => difference(variant, &line[0].1, *column, &sets, protocol)?,
+                        false => number(variant, *column, None, &sets, protocol, Sampling::Full)?,
+                    };
+                    Some((*place, number))
                 })
                 .collect();
             let upper = points.iter().map(|(place, number)| (*place, number.mean + number.std));
@@ -67,7 +72,8 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
             for (_, number) in &points {
                 (low, high) = (low.min(number.mean - number.std), high.max(number.mean + number.std));
             }
-            if points.iter().any(|(_, number)| number.std > 0.0) {
+            // Differences of equal numbers are 0 but for rounding.
+            if points.iter().any(|(_, number)| number.std > 1e-9) {
                 marks.push(Mark::Area(upper.chain(lower).collect(), Style::of(index).faint(0.2)));
             }
             marks.push(Mark::Line(means.clone(), Style::of(index)));
@@ -79,7 +85,11 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         Panel {
             title: header.title().into_owned(),
             x_label: key.clone(),
-            y_label: if column.is_of_classes() { "test accuracy (%)" } else { "mean over OOD sets (%)" }.to_owned(),
+            y_label: match (figure.differences, column.is_of_classes()) {
+                (true, _) => format!("difference to {}, points", values[0]),
+                (false, true) => "test accuracy (%)".to_owned(),
+                (false, false) => "mean over OOD sets (%)".to_owned(),
+            },
             x: Axis {
                 range: (-0.3, values.len() as f64 - 0.7),
                 ticks: values
@@ -97,6 +107,9 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     let seeds = variants.iter().map(|variant| variant.cell.seeds.len()).max().unwrap_or(0);
     let spread = match seeds {
         0 | 1 => "one seed".to_owned(),
+        seeds if figure.differences => {
+            format!("mean ± population standard deviation of the differences of {seeds} seeds, each to its own")
+        }
         seeds => format!(
             "mean ± population standard deviation over {seeds} seeds of each value, not of differences between values"
         ),
@@ -112,12 +125,27 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     };
     let named = lines.len() > 1;
     Ok(Picture {
-        title: format!("{} along the sweep", figure.method),
+        title: format!("{}{} along the sweep", if figure.differences { "Differences of " } else { "" }, figure.method),
         subtitle: format!("{} · {protocol} · {spread}{some}", title(results)),
         panels,
         stacked: false,
         legend: lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect(),
     })
+}
+
+/// A number less that of the first value, seed by seed: of the seeds that have both.
+fn difference(
+    variant: &Variant<'_>,
+    first: &Variant<'_>,
+    column: Column,
+    sets: &[&str],
+    protocol: Protocol,
+) -> Option<MeanStd> {
+    let numbers = |variant| by_seed(variant, column, None, sets, protocol, Sampling::Full);
+    let first: IndexMap<u64, MeanStd> = numbers(first)?.into_iter().collect();
+    let differences: Vec<f64> =
+        numbers(variant)?.into_iter().filter_map(|(seed, own)| Some(own.mean - first.get(&seed)?.mean)).collect();
+    (!differences.is_empty()).then(|| MeanStd::of(&differences))
 }
 
 /// `weight=0.01`: the last part of the path says enough.
