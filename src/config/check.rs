@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Error, Result,
     config::{
-        Backbone, Column, Dataset, Detectors, Experiment, Figure, Grid, Head, HeldOut, Keep, Method, Network,
+        Backbone, Column, Dataset, Detectors, Experiment, Figure, Grid, HELD_OUT, Head, HeldOut, Keep, Method, Network,
         Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, WeightsHead,
         expect,
         methods::{self, ALL, lacks},
@@ -228,6 +228,9 @@ impl Found {
 
     fn data(&mut self, experiment: &Experiment) {
         let data = root("data");
+        if experiment.data.ood_sets().is_empty() {
+            self.add(data.clone(), "needs OOD sets: `ood: [svhn]`, or classes of the ID set under `held_out`");
+        }
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             if dataset.name == experiment.data.id.name {
                 let message = format!("\"{}\" is the in-distribution set itself", dataset.name);
@@ -255,6 +258,13 @@ impl Found {
         for (key, _) in others.into_iter().filter(|(_, set)| set.is_some_and(|set| set.group.is_some())) {
             self.add(data.join(key).join("group"), "is for OOD sets, whose means are by group");
         }
+        if !experiment.data.id.held_out.is_empty() {
+            for (index, _) in experiment.data.ood.iter().enumerate().filter(|(_, set)| set.name == HELD_OUT) {
+                let message =
+                    "\"held_out\" is the set of the classes that data.id holds out: give this one another name";
+                self.add(data.join("ood").join(index), message);
+            }
+        }
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             if experiment.groups().contains_key(dataset.name.as_str()) {
                 let message = format!("\"{}\" is the name of a group as well", dataset.name);
@@ -263,6 +273,11 @@ impl Found {
         }
         self.dataset(data.join("id"), &experiment.data.id);
         self.in_distribution(data.join("id"), &experiment.data.id);
+        let learned = experiment.networks.values().any(|network| network.train.is_some());
+        if learned && experiment.data.id.is_one_list() {
+            let message = "its train and test images would be the same: write `{split}` in list, or divide it: `split: { test: 0.2 }`";
+            self.add(data.join("id").join("list"), message);
+        }
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             self.dataset(data.join("ood").join(index), dataset);
             self.takes_the_shape(data.join("ood").join(index), dataset);
@@ -293,8 +308,11 @@ impl Found {
         }
     }
 
-    /// All sets but the ID set are brought to its shape.
+    /// All sets but the ID set are brought to its shape, and hold no classes out.
     fn takes_the_shape(&mut self, path: Path, dataset: &Dataset) {
+        if !dataset.held_out.is_empty() {
+            self.add(path.join("held_out"), "goes with the ID set: choose classes of other sets with `classes`");
+        }
         for (key, given) in [("size", dataset.size.is_some()), ("channels", dataset.channels.is_some())] {
             if given {
                 self.add(path.join(key), "goes with the ID set: all other sets take its shape");
@@ -304,7 +322,7 @@ impl Found {
 
     /// What a set must have so that networks can learn it: labels, and statistics to normalise by.
     fn in_distribution(&mut self, path: Path, dataset: &Dataset) {
-        let known = registry::known(&dataset.name);
+        let known = registry::known(dataset.source());
         let Some(format) = dataset.format.or(known.map(|known| known.format)) else { return };
         if format == Format::Folder {
             self.add(path, format!("\"{}\" has no labels, so no network can learn it", dataset.name));
@@ -339,6 +357,15 @@ impl Found {
         }
         self.length(&path.join("name"), name);
         self.length(&path.join("group"), dataset.group.as_deref().unwrap_or_default());
+        if let Some(of) = &dataset.of
+            && dataset.format.is_none()
+            && registry::known(of).is_none()
+        {
+            let near = did_you_mean(of, registry::all().iter().map(|known| known.name));
+            self.add(path.join("of"), format!("oodkit knows no data set \"{of}\"{near}"));
+            return;
+        }
+        self.parts(&path, dataset);
         let listed = dataset.format == Some(Format::ImageList);
         if listed && dataset.list.as_ref().is_none_or(String::is_empty) {
             let message = "an image_list needs list: the file with a line `path label` for each picture";
@@ -353,7 +380,7 @@ impl Found {
             let message = "a group is letters, digits, `_` or `-`, and not `mean`";
             self.add(path.join("group"), message);
         }
-        if dataset.format.is_none() && registry::known(&dataset.name).is_none() {
+        if dataset.format.is_none() && registry::known(dataset.source()).is_none() {
             let near = did_you_mean(&dataset.name, registry::all().iter().map(|known| known.name));
             let advice = if near.is_empty() { "; a set of your own needs `format`, see `oodkit list`" } else { "" };
             self.add(path.join("name"), format!("oodkit knows no data set \"{}\"{near}{advice}", dataset.name));
@@ -363,6 +390,41 @@ impl Found {
         {
             let message = format!("{} numbers, but mean has {}: one per channel each", std.len(), mean.len());
             self.add(path.join("std"), message);
+        }
+    }
+
+    /// Which classes are taken, and how a set without parts is divided.
+    fn parts(&mut self, path: &Path, dataset: &Dataset) {
+        let format = dataset.format.or(registry::known(dataset.source()).map(|known| known.format));
+        for (key, classes) in [("classes", dataset.classes.as_deref()), ("held_out", Some(&dataset.held_out[..]))] {
+            let classes = classes.unwrap_or_default();
+            if let Some(index) = first_repeated(classes) {
+                self.add(path.join(key).join(index), format!("\"{}\" is given twice", classes[index]));
+            }
+            if !classes.is_empty() && format == Some(Format::Folder) {
+                self.add(path.join(key), "a folder without labels has no classes: `format: class_folders`");
+            }
+        }
+        let both = |class: &String| dataset.classes.as_ref().is_some_and(|classes| classes.contains(class));
+        if let Some(index) = dataset.held_out.iter().position(both) {
+            let message = format!("\"{}\" is under `classes`, so it is learned", dataset.held_out[index]);
+            self.add(path.join("held_out").join(index), message);
+        }
+        let Some(division) = &dataset.split else { return };
+        let path = path.join("split");
+        if let Some((key, message)) = division.problem() {
+            self.add(path.join(key), message);
+        }
+        match format {
+            Some(Format::ClassFolders) | None => {}
+            Some(Format::ImageList) => {
+                if dataset.list.as_ref().is_some_and(|list| list.contains("{split}")) {
+                    self.add(path, "divides one list, and `{split}` in `list` stands for two");
+                }
+            }
+            Some(_) => {
+                self.add(path, "goes with class_folders or image_list: this format has its train and test images")
+            }
         }
     }
 
@@ -719,7 +781,10 @@ impl Found {
         let source = validation.made_of.iter().map(|set| (path.join("made_of"), set));
         for (path, set) in sets.into_iter().chain(source) {
             let reported = |other: &&Dataset| {
-                let place = |set: &Dataset| (set.format, set.path.clone(), set.list.clone());
+                let place = |set: &Dataset| {
+                    let parts = (set.classes.clone(), set.split.clone());
+                    (set.format, set.path.clone(), set.list.clone(), parts)
+                };
                 let same_files = (set.path.is_some() || set.list.is_some()) && place(set) == place(other);
                 other.name == set.name || same_files
             };

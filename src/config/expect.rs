@@ -189,7 +189,7 @@ impl Names<'_> {
     }
 
     fn sets(&self) -> Vec<String> {
-        self.experiment.data.ood.iter().map(|set| set.name.clone()).collect()
+        self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect()
     }
 }
 

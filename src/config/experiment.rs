@@ -94,8 +94,10 @@ pub struct Data {
     /// In-distribution: its train split trains the networks, its test split is what OOD data are told from.
     #[garde(dive)]
     pub id: Dataset,
-    /// Out-of-distribution sets; their test images are brought to the shape of the ID images.
-    #[garde(length(min = 1), dive)]
+    /// Out-of-distribution sets; their test images are brought to the shape of the ID images. May be left out where the ID set
+    /// has `held_out`.
+    #[garde(dive)]
+    #[serde(default)]
     pub ood: Vec<Dataset>,
     /// Covariate-shifted ID sets, such as other photographs or drawings of the ID classes: their test images, brought to the shape of
     /// the ID images. In tables with `sampling: full_spectrum` they count as ID, as in OpenOOD's FS-OOD numbers; no other number
@@ -116,7 +118,33 @@ pub struct Data {
     pub validation: Option<Validation>,
 }
 
+/// The name of the OOD set of the classes that are held out.
+pub const HELD_OUT: &str = "held_out";
+
 impl Data {
+    /// The OOD sets: those of the file, and the classes of the ID set that are held out.
+    pub fn ood_sets(&self) -> Vec<Dataset> {
+        self.ood.iter().cloned().chain(self.held_out()).collect()
+    }
+
+    /// The classes of the ID set that are held out, as a set: its test images of them, or all where the configuration divides it.
+    fn held_out(&self) -> Option<Dataset> {
+        let id = &self.id;
+        (!id.held_out.is_empty()).then(|| Dataset {
+            name: HELD_OUT.to_owned(),
+            of: Some(id.source().to_owned()),
+            classes: Some(id.held_out.clone()),
+            held_out: Vec::new(),
+            split: None,
+            size: None,
+            channels: None,
+            mean: None,
+            std: None,
+            train_limit: None,
+            ..id.clone()
+        })
+    }
+
     /// The sets that are read for choosing settings, the ID set first unless it is part of `id`, what others are made of last.
     pub fn validation_sets(&self) -> impl Iterator<Item = &Dataset> {
         let id = self.validation.as_ref().and_then(|validation| match &validation.id {
@@ -131,13 +159,18 @@ impl Data {
 /// A data set: a known name (`svhn`), or a map that changes or replaces what is known about it.
 ///
 /// `{ name: mine, format: folder, path: ~/pictures }` is a set of your own.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schemars(transform = named::string_or_object)]
 pub struct Dataset {
     /// The name in tables and of files, and the key of the built-in description (see `oodkit list`).
     #[garde(length(min = 1))]
     pub name: String,
+    /// The built-in set whose files and description these are, under a name of your own: `{ name: animals, of: cifar10, classes:
+    /// [2, 3, 4, 5, 6, 7] }`. The set's own name unless given.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// How the files are laid out; known for built-in names.
     #[garde(skip)]
     #[serde(default)]
@@ -146,6 +179,21 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default)]
     pub path: Option<PathBuf>,
+    /// Which classes are taken, in the order of their labels: names of class folders, or numbers of labels. All unless given.
+    #[garde(inner(length(min = 1)))]
+    #[serde(default, deserialize_with = "named::some_classes", skip_serializing_if = "Option::is_none")]
+    #[schemars(transform = named::words_or_numbers)]
+    pub classes: Option<Vec<String>>,
+    /// Of the ID set: classes that no network learns. Their images are the OOD set `held_out`.
+    #[garde(skip)]
+    #[serde(default, deserialize_with = "named::class_list", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(transform = named::words_or_numbers)]
+    pub held_out: Vec<String>,
+    /// Divides class folders or a list that have no train and test parts: `{ test: 0.2 }` draws a fifth of each class to test on,
+    /// `{ folds: 5, fold: 0 }` tests on one of five parts.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<crate::data::Division>,
     /// Per-channel mean of the pixels in 0..1; known for built-in names, required of an ID set.
     #[garde(inner(inner(range(min = 0.0, max = 1.0))))]
     #[serde(default)]
@@ -190,6 +238,14 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+}
+
+impl Dataset {
+    /// Whether it is an image list that serves as train and as test images.
+    pub(super) fn is_one_list(&self) -> bool {
+        let one = self.list.as_ref().is_some_and(|list| !list.contains("{split}"));
+        one && self.format == Some(crate::data::Format::ImageList) && self.split.is_none()
+    }
 }
 
 /// Pixels of a side, at most: no image that is read has more.

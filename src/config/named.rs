@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData};
 
 use schemars::{Schema, json_schema};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{
         self, IntoDeserializer, MapAccess, SeqAccess, Visitor,
         value::{MapAccessDeserializer, MapDeserializer},
@@ -144,63 +144,59 @@ fn unknown_name(name: &str, known: &[&str]) -> String {
 impl<'de> Deserialize<'de> for Dataset {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(remote = "Dataset", deny_unknown_fields)]
-        struct Long {
-            name: String,
-            #[serde(default)]
-            format: Option<crate::data::Format>,
-            #[serde(default)]
-            path: Option<std::path::PathBuf>,
-            #[serde(default)]
-            mean: Option<Vec<f32>>,
-            #[serde(default)]
-            std: Option<Vec<f32>>,
-            #[serde(default)]
-            size: Option<crate::data::Size>,
-            #[serde(default)]
-            channels: Option<usize>,
-            #[serde(default)]
-            damaged: Option<crate::data::Damaged>,
-            #[serde(default)]
-            train_limit: Option<usize>,
-            #[serde(default)]
-            test_limit: Option<usize>,
-            #[serde(default)]
-            note: Option<String>,
-            #[serde(default)]
-            list: Option<String>,
-            #[serde(default)]
-            group: Option<String>,
-        }
-        #[derive(Deserialize)]
         #[serde(transparent)]
-        struct Wrapper(#[serde(with = "Long")] Dataset);
+        struct Long(#[serde(with = "Dataset")] Dataset);
 
-        fn short(name: &str) -> Result<Wrapper, String> {
-            Ok(Wrapper(Dataset::named(name)))
+        fn short(name: &str) -> Result<Long, String> {
+            Ok(Long(Dataset::named(name)))
         }
-        string_or_map(deserializer, "a data set's name, or a map with `name` and more", short).map(|wrapper| wrapper.0)
+        string_or_map(deserializer, "a data set's name, or a map with `name` and more", short).map(|long| long.0)
     }
 }
 
+impl Serialize for Dataset {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// A list of names of classes; numbers stand for themselves.
+pub fn class_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a class is a name or the number of a label")]
+    enum Class {
+        Number(u64),
+        Name(String),
+    }
+    let classes = Vec::<Class>::deserialize(deserializer)?.into_iter().map(|class| match class {
+        Class::Number(number) => number.to_string(),
+        Class::Name(name) => name,
+    });
+    Ok(classes.collect())
+}
+
+/// [`class_list`], or none.
+pub fn some_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Classes(#[serde(deserialize_with = "class_list")] Vec<String>);
+    Ok(Option::<Classes>::deserialize(deserializer)?.map(|classes| classes.0))
+}
+
+/// Schema transform: the items of a list may be numbers.
+pub fn words_or_numbers(schema: &mut Schema) {
+    schema.insert("items".to_owned(), serde_json::json!({ "type": ["string", "integer"] }));
+}
+
 impl Dataset {
+    /// The name by which its files and its built-in description are found.
+    pub fn source(&self) -> &str {
+        self.of.as_deref().unwrap_or(&self.name)
+    }
+
     /// The data set that oodkit knows by this name, as it comes.
     pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            format: None,
-            path: None,
-            mean: None,
-            std: None,
-            size: None,
-            channels: None,
-            damaged: None,
-            train_limit: None,
-            test_limit: None,
-            note: None,
-            list: None,
-            group: None,
-        }
+        Self { name: name.into(), ..Self::default() }
     }
 }
 

@@ -78,8 +78,10 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
+    // Synthetic classes have names of their own.
+    experiment.data.ood = experiment.data.ood_sets();
     let id = &mut experiment.data.id;
-    let two_of_each = registry::known(&id.name).map_or(0, |known| 2 * known.classes);
+    let two_of_each = registry::known(id.source()).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
     id.size = id.size.map(|size| Size::Sides(size.sides().map(|side| side.min(SIDE))));
     let limit = |dataset: &mut Dataset| limit(dataset, TRAIN_IMAGES);
@@ -183,6 +185,12 @@ fn limit(dataset: &mut Dataset, train_images: usize) {
     let at_most = |limit: Option<usize>, images: usize| Some(limit.map_or(images, |limit| limit.min(images)));
     // The synthetic images stand in the folder of the set's name, wherever the real ones are.
     dataset.path = None;
+    if let Some(of) = dataset.of.take() {
+        dataset.format = dataset.format.or(registry::known(&of).map(|known| known.format));
+    }
+    dataset.split = None;
+    dataset.classes = None;
+    dataset.held_out.clear();
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);

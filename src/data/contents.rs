@@ -8,9 +8,7 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Format, Split, check_split, cifar, fer2013, folder, format, found, idx, image_list, list, pictures, store, svhn,
-};
+use super::{Format, Split, check_split, cifar, fer2013, format, found, idx, image_list, list, listing, store, svhn};
 use crate::{Error, Result, config::Dataset, digest};
 
 /// Files hashed together. Ours: between two steps of a progress bar.
@@ -31,7 +29,7 @@ impl Contents {
     pub(crate) fn of(dataset: &Dataset, split: Split, root: &Path) -> Result<Self> {
         let (format, place) = (format(dataset)?, found(dataset, root));
         let stored = store::path(&place, split);
-        if format != Format::ImageList && stored.is_file() {
+        if format != Format::ImageList && dataset.split.is_none() && stored.is_file() {
             return Ok(Self::named(&place, vec![stored]));
         }
         check_split(dataset, format, split, root)?;
@@ -42,9 +40,14 @@ impl Contents {
             Format::Cifar100 => cifar::locate(&place, split, cifar::Kind::Cifar100).map_err(missing)?,
             Format::Svhn => vec![svhn::locate(&place, split).map_err(missing)?],
             Format::Fer2013 => vec![fer2013::locate(&place).map_err(missing)?],
+            // Of all classes, and of all parts where the configuration divides them: what it says stands beside the digest.
             Format::ClassFolders | Format::Folder => {
-                let place = pictures(dataset, split, root).unwrap_or(place);
-                return Ok(Self::named(&place, folder::list_pictures(&place)?.0));
+                let place = match format {
+                    Format::Folder => listing::locate_flat(&place, split),
+                    _ => listing::locate_classes(&place, dataset, split),
+                };
+                let place = place.map_err(missing)?;
+                return Ok(Self::named(&place, listing::list_pictures(&place)?.0));
             }
             Format::ImageList => {
                 let list = list(dataset, split, root);

@@ -54,7 +54,7 @@ impl Form {
 
     /// What the configuration and the registry say: as many channels as there are means.
     pub(super) fn of(dataset: &Dataset) -> Self {
-        let means = known(&dataset.name).map(|known| known.mean.len()).filter(|means| *means > 0);
+        let means = known(dataset.source()).map(|known| known.mean.len()).filter(|means| *means > 0);
         let channels = dataset.channels.or(dataset.mean.as_ref().map(Vec::len)).or(means);
         Self { channels, size: dataset.size.map(Size::sides) }
     }

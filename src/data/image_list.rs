@@ -10,8 +10,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{ImageSet, Split, folder, form::Wanted, no_gaps};
-use crate::{Error, Result};
+use super::{Split, listing::Listing, no_gaps};
+use crate::{Error, Result, config::Dataset};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
 const MAX_BYTES: u64 = 256 << 20;
@@ -29,15 +29,16 @@ pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
     }
 }
 
-/// Reads the pictures of a list, whose paths start at `root`.
-pub(super) fn read(root: &Path, list: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
+/// The pictures of a list, whose paths start at `root`.
+pub(super) fn entries_of(root: &Path, list: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
     let (files, labels) = entries(root, list)?;
-    if split == Split::Train {
-        no_gaps(labels.iter().flatten().copied(), list)?;
-    }
     let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
-    let images = folder::read_files((list, root), &files, labels, split, wanted)?;
-    Ok(ImageSet { classes, ..images })
+    let listing = Listing::of_list((list, root), files, labels, classes);
+    let listing = listing.of_classes(dataset)?.part(dataset, split)?;
+    if split == Split::Train {
+        no_gaps(listing.labels().into_iter().flatten().copied(), list)?;
+    }
+    Ok(listing)
 }
 
 /// The files of a list, and their labels if it has any.
@@ -110,6 +111,7 @@ fn inside(root: &Path, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<Pat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{ImageSet, form::Wanted};
 
     fn save(path: &Path, grey: u8) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -13,14 +13,17 @@ pub mod synthetic;
 mod ahead;
 mod augment;
 mod cifar;
+mod classes;
 mod conform;
 pub(crate) mod contents;
+mod division;
 mod fer2013;
 mod folder;
 mod form;
 mod idx;
 mod image_list;
 mod image_set;
+mod listing;
 mod mat;
 mod memory;
 mod picture;
@@ -36,15 +39,18 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use folder::{list_pictures, new_images};
+pub use division::Division;
+pub use folder::new_images;
 pub use form::{Damaged, Size};
 pub use image_set::{ImageSet, Normalisation};
+pub use listing::list_pictures;
 pub use memory::Memory;
 pub(crate) use memory::size;
 pub use pixels::Pixels;
 
 use crate::{Error, Result, config::Dataset, did_you_mean};
 use form::{Form, Wanted};
+use listing::Listing;
 use registry::{Known, known};
 
 /// How the files of a data set are laid out.
@@ -61,7 +67,7 @@ pub enum Format {
     Svhn,
     /// FER2013's `fer2013.csv` (emotion, pixels, Usage): train = Training, test = PrivateTest.
     Fer2013,
-    /// `train/<class>/*.png` and `test/<class>/*.png`; PNG or JPEG; classes in alphabetical order.
+    /// `train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` with `split`; classes in alphabetical order.
     ClassFolders,
     /// Any pictures under `test/` if there is one, else under the folder itself, without labels: for OOD sets.
     Folder,
@@ -128,14 +134,16 @@ pub fn load_as(
     shape: Option<[usize; 3]>,
     memory: Option<u64>,
 ) -> Result<ImageSet> {
-    let known = known(&dataset.name);
+    let known = known(dataset.source());
     let format = format(dataset)?;
     let folder = found(dataset, root);
     let form = shape.map_or_else(|| Form::of(dataset), Form::exact);
     let limit = limit(dataset, split);
     let wanted = Wanted { form, limit, damaged: dataset.damaged.unwrap_or_default(), memory };
     // A folder of pictures may serve many lists.
-    let stored = if format == Format::ImageList { None } else { store::read(&folder, &dataset.name, split)? };
+    let listed = format == Format::ImageList || dataset.split.is_some();
+    let stored = if listed { None } else { store::read(&folder, dataset.source(), split)? };
+    let stored_as_one = stored.is_some();
     let images = match stored {
         Some(images) => images,
         None => {
@@ -146,18 +154,21 @@ pub fn load_as(
                 Format::Cifar100 => cifar::read(&folder, split, cifar::Kind::Cifar100)?,
                 Format::Svhn => svhn::read(&folder, split)?,
                 Format::Fer2013 => fer2013::read(&folder, split)?,
-                Format::ClassFolders => folder::read_classes(&folder, split, &wanted)?,
-                Format::Folder => folder::read_flat(&folder, split, &wanted)?,
-                Format::ImageList => image_list::read(&folder, &list(dataset, split, root), split, &wanted)?,
+                Format::ClassFolders | Format::Folder | Format::ImageList => {
+                    listing(dataset, format, split, root)?.read(split, &wanted)?
+                }
             }
         }
     };
     if images.is_empty() {
         return Err(damaged(&folder, format!("its {split} files hold no images")));
     }
-    let mut images = from_class_zero(images, known, &folder)?;
-    // Class folders have images, and lists look at all of their lines.
-    let looked = matches!(format, Format::ClassFolders | Format::ImageList);
+    // Class folders have images, and lists look at all of their lines; classes were chosen there.
+    let looked = !stored_as_one && matches!(format, Format::ClassFolders | Format::ImageList);
+    let mut images = match looked && classes::are_chosen(dataset) {
+        true => images,
+        false => classes::only(dataset, from_class_zero(images, known, &folder)?)?,
+    };
     if split == Split::Train && !looked && known.is_none_or(|known| known.classes == 0) {
         no_gaps(images.labels.iter().flatten().copied(), &folder)?;
     }
@@ -182,8 +193,12 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
     let format = format(dataset)?;
     let folder = found(dataset, root);
     for &split in splits {
-        if format == Format::ImageList || !store::path(&folder, split).is_file() {
+        if format == Format::ImageList || dataset.split.is_some() || !store::path(&folder, split).is_file() {
             check_split(dataset, format, split, root)?;
+            // Whether the classes are there and can be divided.
+            if classes::are_chosen(dataset) || dataset.split.is_some() {
+                listing(dataset, format, split, root)?;
+            }
         }
     }
     Ok(())
@@ -206,12 +221,23 @@ pub fn elsewhere(known: &registry::Known, root: &Path) -> Option<String> {
     })
 }
 
+/// The images of a split that lie in files of their own.
+fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Result<Listing> {
+    let folder = found(dataset, root);
+    match format {
+        Format::ClassFolders => listing::of_class_folders(&folder, dataset, split),
+        Format::ImageList => image_list::entries_of(&folder, &list(dataset, split, root), dataset, split),
+        Format::Folder => listing::of_folder(&folder, split),
+        _ => Ok(Listing::default()),
+    }
+}
+
 /// The statistics by which images of an ID set are normalised: the config's, else the registry's.
 ///
 /// # Errors
 /// `Error::Input` when neither has them, or the config has only one of `mean` and `std` or not equally many values.
 pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
-    let name = &dataset.name;
+    let name = dataset.source();
     match (&dataset.mean, &dataset.std) {
         (Some(mean), Some(std)) if mean.len() == std.len() => {
             Ok(Normalisation { mean: mean.clone(), std: std.clone() })
@@ -236,7 +262,7 @@ pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
 /// the images of a set vary or are your own, and it has no `size`.
 pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
     let form = Form::of(dataset);
-    let known = known(&dataset.name).filter(|known| dataset.format.is_none_or(|format| format == known.format));
+    let known = known(dataset.source()).filter(|known| dataset.format.is_none_or(|format| format == known.format));
     match (form.channels, form.size) {
         (Some(channels), Some([height, width])) => Some([channels, height, width]),
         _ => known.and_then(|known| known.shape).map(|shape| form.or(shape)),
@@ -246,25 +272,28 @@ pub fn shape(dataset: &Dataset) -> Option<[usize; 3]> {
 /// How many classes the labels of a known set have; `None` where its files are laid out in another way than is known, its images
 /// vary, or the set is your own.
 pub fn classes(dataset: &Dataset) -> Option<usize> {
-    let known = known(&dataset.name).filter(|known| dataset.format.is_none_or(|format| format == known.format))?;
-    known.shape.map(|_| known.classes)
+    let known = known(dataset.source()).filter(|known| dataset.format.is_none_or(|format| format == known.format))?;
+    known.shape.map(|_| match &dataset.classes {
+        Some(classes) => classes.iter().filter(|class| !dataset.held_out.contains(class)).count(),
+        None => known.classes.saturating_sub(dataset.held_out.len()),
+    })
 }
 
 /// How many images a split of the complete set has; `None` for your own sets, for lists (which are sets of their own, whatever
 /// the name), and where no one set is the complete one.
 pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {
-    let known = known(&dataset.name).filter(|_| dataset.format != Some(Format::ImageList));
+    let known = known(dataset.source()).filter(|_| dataset.format != Some(Format::ImageList));
     known.and_then(|known| known.size(split))
 }
 
 /// Whether it lies in the repository, maybe as a part of the complete set.
 pub fn embedded(dataset: &Dataset) -> bool {
-    known(&dataset.name).is_some_and(|known| known.folder.starts_with("embedded/"))
+    known(dataset.source()).is_some_and(|known| known.folder.starts_with("embedded/"))
 }
 
 /// How the data set's files are laid out: as the config says, else as is known.
 fn format(dataset: &Dataset) -> Result<Format> {
-    let name = &dataset.name;
+    let name = dataset.source();
     dataset.format.or_else(|| known(name).map(|known| known.format)).ok_or_else(|| {
         let suggestion = did_you_mean(name, registry::all().iter().map(|known| known.name));
         Error::input(format!("unknown data set \"{name}\"{suggestion}")).hint(
@@ -278,7 +307,7 @@ fn format(dataset: &Dataset) -> Result<Format> {
 pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
     match &dataset.path {
         Some(path) => under(path, root),
-        None => root.join(known(&dataset.name).map_or(dataset.name.as_str(), |known| known.folder)),
+        None => root.join(known(dataset.source()).map_or(dataset.source(), |known| known.folder)),
     }
 }
 
@@ -304,14 +333,17 @@ fn found(dataset: &Dataset, root: &Path) -> PathBuf {
 }
 
 /// Where a split's pictures are or are listed, links followed, if they lie in folders and are there. Splits in one place are
-/// the same images; the other formats have files of their own for each.
+/// the same images, unless they are divided or chosen by class; the other formats have files of their own for each.
 pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf> {
+    if dataset.split.is_some() || classes::are_chosen(dataset) {
+        return None;
+    }
     let folder = found(dataset, root);
     let pictures = match format(dataset).ok()? {
         Format::ImageList => Ok(list(dataset, split, root)),
         _ if store::path(&folder, split).is_file() => return None,
-        Format::ClassFolders => folder::locate_classes(&folder, split),
-        Format::Folder => folder::locate_flat(&folder, split),
+        Format::ClassFolders => listing::locate_classes(&folder, dataset, split),
+        Format::Folder => listing::locate_flat(&folder, split),
         _ => return None,
     };
     pictures.ok()?.canonicalize().ok()
@@ -320,7 +352,7 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
 /// The names of a set's classes in their order, where classes are folders and these are there.
 pub fn class_names(dataset: &Dataset, root: &Path) -> Option<Vec<String>> {
     let folders = format(dataset).ok()? == Format::ClassFolders;
-    folders.then(|| folder::class_names(&found(dataset, root)).ok()).flatten()
+    folders.then(|| listing::class_names(&found(dataset, root), dataset).ok()).flatten()
 }
 
 /// The most images that the config wants of a split.
@@ -340,14 +372,14 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> 
         Format::Cifar100 => cifar::locate(folder, split, cifar::Kind::Cifar100).err(),
         Format::Svhn => svhn::locate(folder, split).err(),
         Format::Fer2013 => fer2013::locate(folder).err(),
-        Format::ClassFolders => folder::locate_classes(folder, split).err(),
-        Format::Folder => folder::locate_flat(folder, split).err(),
+        Format::ClassFolders => listing::locate_classes(folder, dataset, split).err(),
+        Format::Folder => listing::locate_flat(folder, split).err(),
         Format::ImageList => image_list::locate(folder, &list(dataset, split, root)).err(),
     };
     let Some(missing) = missing else { return Ok(()) };
     let error =
         Error::input(format!("data set \"{}\" ({split}) is not in {}: no {missing}", dataset.name, folder.display()));
-    Err(match known(&dataset.name) {
+    Err(match known(dataset.source()) {
         _ if format == Format::ImageList => {
             error.hint("`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)")
         }

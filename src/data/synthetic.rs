@@ -196,7 +196,7 @@ struct Painter {
 
 impl Painter {
     fn new(dataset: &Dataset, format: Format, seed: u64) -> Self {
-        let known = known(&dataset.name);
+        let known = known(dataset.source());
         let (shape, classes) = match format {
             Format::Idx => ([1, 28, 28], 10),
             Format::Cifar10 | Format::Svhn => ([3, 32, 32], 10),

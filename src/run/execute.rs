@@ -95,8 +95,8 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
     let id = data::check(&sets.id, id_splits, data);
-    let ood = sets
-        .ood
+    let tested = sets.ood_sets();
+    let ood = tested
         .iter()
         .chain(&sets.shifted)
         .chain(sets.validation_sets())
@@ -328,7 +328,7 @@ impl<'a> Runner<'a> {
         let (id, _) = self.id_sets(data)?;
         let like = Some(id.images.shape());
         let mut sets = vec![id];
-        for dataset in data.ood.iter().chain(&data.shifted) {
+        for dataset in data.ood_sets().iter().chain(&data.shifted) {
             sets.push(self.set(dataset, Split::Test, like)?);
         }
         Ok(sets)

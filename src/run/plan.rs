@@ -395,7 +395,7 @@ impl Plan {
         let mut text = format!("{}: {}\n", self.name, self.experiment.title);
         let cells: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
-        let ood: Vec<&str> = self.experiment.data.ood.iter().map(|set| set.name.as_str()).collect();
+        let ood: Vec<String> = self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect();
         let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
         if !self.experiment.data.shifted.is_empty() {
             let shifted: Vec<&str> = self.experiment.data.shifted.iter().map(|set| set.name.as_str()).collect();

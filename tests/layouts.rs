@@ -1,0 +1,282 @@
+//! Sets as they lie on disk: without parts, with classes to leave out, in the layouts of other programs.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use image::{Rgb, RgbImage};
+use oodkit::{
+    config::{Dataset, load::parse},
+    data::{self, Division, Format, ImageSet, Split},
+};
+
+fn save(path: PathBuf, colour: [u8; 3]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let image = RgbImage::from_fn(16, 16, |x, y| Rgb(colour.map(|value| value.wrapping_add((x * 3 + y) as u8))));
+    image.save(path).unwrap();
+}
+
+/// Class folders without parts: so many images of each class.
+fn flat(sizes: &[(&str, usize)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, (name, images)) in sizes.iter().enumerate() {
+        for image in 0..*images {
+            save(folder.path().join(format!("mine/{name}/{image:02}.png")), [80 * class as u8, 7 * image as u8, 9]);
+        }
+    }
+    folder
+}
+
+fn mine() -> Dataset {
+    Dataset { format: Some(Format::ClassFolders), ..Dataset::named("mine") }
+}
+
+fn divided(test: f64, seed: u64) -> Dataset {
+    Dataset { split: Some(Division { test: Some(test), seed, ..Division::default() }), ..mine() }
+}
+
+fn both(dataset: &Dataset, root: &Path) -> [ImageSet; 2] {
+    [Split::Train, Split::Test].map(|split| data::load(dataset, split, root).unwrap())
+}
+
+fn names(set: &ImageSet) -> BTreeSet<String> {
+    set.files.iter().flat_map(|files| files.iter().cloned()).collect()
+}
+
+fn error(dataset: &Dataset, split: Split, root: &Path) -> String {
+    let error = data::load(dataset, split, root).unwrap_err();
+    let oodkit::Error::Input { message, hint } = error else { panic!("{error}") };
+    format!("{message} ({})", hint.unwrap_or_default())
+}
+
+#[test]
+fn class_folders_without_parts_are_divided_by_class() {
+    let folder = flat(&[("ant", 10), ("bee", 5), ("cat", 2)]);
+    let [train, test] = both(&divided(0.2, 0), folder.path());
+    assert_eq!((train.class_sizes(), test.class_sizes()), (vec![8, 4, 1], vec![2, 1, 1]));
+    assert!(names(&train).is_disjoint(&names(&test)));
+    assert_eq!(names(&train).union(&names(&test)).count(), 17);
+    assert!(train.note.clone().unwrap().contains("20 % of each class drawn to test on, seed 0"));
+    // The same again, others with another seed, and a file more moves one at most.
+    assert_eq!(names(&both(&divided(0.2, 0), folder.path())[1]), names(&test));
+    assert_ne!(names(&both(&divided(0.2, 1), folder.path())[1]), names(&test));
+    save(folder.path().join("mine/ant/05b.png"), [1, 2, 3]);
+    let more = names(&both(&divided(0.2, 0), folder.path())[1]);
+    assert!(more.intersection(&names(&test)).count() >= 3, "{more:?}");
+}
+
+#[test]
+fn a_list_is_divided_whatever_its_order() {
+    let folder = flat(&[("ant", 6), ("bee", 6)]);
+    let lines: Vec<String> = (0..12).map(|i| format!("{}/{:02}.png {}", ["ant", "bee"][i / 6], i % 6, i / 6)).collect();
+    let list = Dataset { format: Some(Format::ImageList), list: Some("all.txt".into()), ..divided(0.5, 3) };
+    let write = |lines: &[String]| fs::write(folder.path().join("all.txt"), lines.join("\n")).unwrap();
+    write(&lines);
+    let [train, test] = both(&list, folder.path());
+    assert_eq!((train.class_sizes(), test.class_sizes()), (vec![3, 3], vec![3, 3]));
+    let backwards: Vec<String> = lines.iter().rev().cloned().collect();
+    write(&backwards);
+    assert_eq!(both(&list, folder.path()).map(|set| names(&set)), [names(&train), names(&test)]);
+    // Class folders are divided alike: names decide.
+    assert_eq!(names(&both(&divided(0.5, 3), folder.path())[1]), names(&test));
+    write(&[lines.clone(), vec![lines[0].clone()]].concat());
+    assert!(error(&list, Split::Test, folder.path()).contains("all.txt: ant/00.png is listed twice"));
+}
+
+#[test]
+fn what_cannot_be_divided_says_why() {
+    let folder = flat(&[("ant", 3), ("bee", 1)]);
+    let said = error(&divided(0.2, 0), Split::Train, folder.path());
+    assert!(said.contains("class \"bee\" has 1 image, and `split` needs 2 of each"), "{said}");
+    assert!(data::check(&divided(0.2, 0), &[Split::Test], folder.path()).is_err());
+    // Without `split` there is nothing to learn from, and all is tested on.
+    let said = error(&mine(), Split::Train, folder.path());
+    assert!(said.contains("its class folders can be divided: `split: { test: 0.2 }`"), "{said}");
+    assert_eq!(data::load(&mine(), Split::Test, folder.path()).unwrap().len(), 4);
+    // Parts by another name are no classes.
+    fs::rename(folder.path().join("mine/ant"), folder.path().join("mine/Training")).unwrap();
+    fs::remove_dir_all(folder.path().join("mine/bee")).unwrap();
+    let said = error(&divided(0.2, 0), Split::Train, folder.path());
+    assert!(said.contains("Training looks like a part of a set, not like a class"), "{said}");
+    fs::rename(folder.path().join("mine/Training"), folder.path().join("mine/train")).unwrap();
+    fs::create_dir(folder.path().join("mine/train/ant")).unwrap();
+    let said = error(&divided(0.2, 0), Split::Train, folder.path());
+    assert!(said.contains("`split` divides class folders, and this set has parts"), "{said}");
+}
+
+#[test]
+fn folds_test_on_every_image_once() {
+    let folder = flat(&[("ant", 7), ("bee", 6)]);
+    let mut tested: Vec<String> = Vec::new();
+    for fold in 0..3 {
+        let split = Some(Division { folds: Some(3), fold: Some(fold), ..Division::default() });
+        let [train, test] = both(&Dataset { split, ..mine() }, folder.path());
+        assert!(names(&train).is_disjoint(&names(&test)));
+        assert_eq!(train.len() + test.len(), 13);
+        assert!(test.class_sizes().iter().all(|size| (2..=3).contains(size)));
+        assert!(test.note.clone().unwrap().contains(&format!("fold {fold} of 0 to 2, seed 0")));
+        tested.extend(names(&test));
+    }
+    let distinct: BTreeSet<&String> = tested.iter().collect();
+    assert_eq!((tested.len(), distinct.len()), (13, 13));
+    let split = Some(Division { folds: Some(7), ..Division::default() });
+    let said = error(&Dataset { split, ..mine() }, Split::Test, folder.path());
+    assert!(said.contains("class \"bee\" has 6 images, and `split` needs 7 of each"), "{said}");
+}
+
+fn classes(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[test]
+fn classes_are_chosen_and_ordered() {
+    let folder = flat(&[("ant", 4), ("bee", 3), ("cat", 2)]);
+    let root = folder.path();
+    let dataset = Dataset { classes: classes(&["cat", "ant"]), ..divided(0.5, 0) };
+    let [train, test] = both(&dataset, root);
+    assert_eq!((train.classes, train.class_sizes(), test.class_sizes()), (2, vec![1, 2], vec![1, 2]));
+    assert!(train.files.iter().flat_map(|files| files.iter()).all(|file| !file.starts_with("bee")));
+    assert!(train.note.clone().unwrap().starts_with("classes cat, ant"));
+    assert_eq!(data::class_names(&dataset, root), classes(&["cat", "ant"]));
+    let said = error(&Dataset { classes: classes(&["cat", "aunt"]), ..divided(0.5, 0) }, Split::Train, root);
+    assert!(said.contains("has no class \"aunt\" (did you mean \"ant\"?), named under `classes`"), "{said}");
+    assert!(said.contains("its classes are ant, bee, cat"), "{said}");
+    let held = Dataset { held_out: vec!["ant".into()], ..divided(0.5, 0) };
+    assert_eq!(data::class_names(&held, root), classes(&["bee", "cat"]));
+    assert_eq!(both(&held, root).map(|set| set.class_sizes()), [vec![1, 1], vec![2, 1]]);
+    let all = ["ant", "bee", "cat"].map(str::to_owned).to_vec();
+    let said = error(&Dataset { held_out: all, ..divided(0.5, 0) }, Split::Train, root);
+    assert!(said.contains("all classes of data set \"mine\" are held out"), "{said}");
+}
+
+#[test]
+fn a_class_that_train_lacks_is_refused_unless_it_is_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (name, images) in [("train/ant", 2), ("train/bee", 2), ("test/ant", 1), ("test/bee", 1), ("test/wasp", 3)] {
+        (0..images).for_each(|image| save(root.join(format!("mine/{name}/{image}.png")), [image, 0, 0]));
+    }
+    let said = error(&mine(), Split::Test, root);
+    assert!(said.contains("wasp: no class of the train images") && said.contains("`held_out`"), "{said}");
+    let held = Dataset { held_out: vec!["wasp".into()], ..mine() };
+    assert_eq!(both(&held, root).map(|set| set.class_sizes()), [vec![2, 2], vec![1, 1]]);
+    // The experiment's OOD set of it.
+    let data = oodkit::config::Data { id: held, ood: Vec::new(), outliers: None, validation: None };
+    let [ood] = &data.ood_sets()[..] else { panic!() };
+    let ood = data::load(ood, Split::Test, root).unwrap();
+    assert_eq!((ood.name.as_str(), ood.len()), ("held_out", 3));
+    assert!(ood.note.unwrap().contains("class wasp"));
+}
+
+#[test]
+fn classes_of_a_known_set_are_numbers() {
+    let root = tempfile::tempdir().unwrap();
+    let known = Dataset::named("fashion_mnist");
+    data::synthetic::write(&known, root.path(), 40, 20, 0).unwrap();
+    let id = Dataset { held_out: vec!["0".into(), "7".into()], ..known.clone() };
+    let [train, test] = both(&id, root.path());
+    assert_eq!((train.len(), train.classes, train.class_sizes()), (32, 8, vec![4; 8]));
+    assert_eq!(data::classes(&id), Some(8));
+    let data = oodkit::config::Data { id, ood: Vec::new(), outliers: None, validation: None };
+    let held = data::load(&data.ood_sets()[0], Split::Test, root.path()).unwrap();
+    assert_eq!((held.len(), held.len() + test.len()), (4, 20));
+    let all = data::load(&known, Split::Test, root.path()).unwrap();
+    let labels = all.labels.as_ref().unwrap();
+    assert!(
+        (0..20)
+            .filter(|i| [0, 7].contains(&labels[*i]))
+            .map(|i| all.image(i).unwrap())
+            .eq((0..4).map(|i| held.image(i).unwrap()))
+    );
+    // The same files under a name of one's own.
+    let some = Dataset { of: Some("fashion_mnist".into()), classes: classes(&["3"]), ..Dataset::named("dresses") };
+    assert_eq!(data::load(&some, Split::Test, root.path()).unwrap().len(), 2);
+}
+
+const EXPERIMENT: &str = "title: t\ndata:\n  id: { name: mine, format: class_folders, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2] }\n  \
+                          ood: [{ name: others, format: folder }]\nnetworks:\n  base: { backbone: { wide_resnet: { depth: 10, width: \
+                          1, dropout: 0 } }, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.01 } } } }\nmethods: [{ \
+                          name: MSP, network: base, detector: msp }]\ntables: [{ name: all, rows: method, columns: [accuracy, auroc] }]\n";
+
+fn with(keys: &str) -> String {
+    EXPERIMENT.replace("class_folders,", &format!("class_folders, {keys},"))
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_told_with_their_place() {
+    for (keys, said) in [
+        ("split: { test: 1.0 }", "own:3:"),
+        ("split: { test: 0 }", "is a share above 0 and below 1"),
+        ("split: {}", "give the share to test on"),
+        ("split: { test: 0.2, folds: 3 }", "not both"),
+        ("split: { folds: 1 }", "at least 2"),
+        ("split: { folds: 3, fold: 3 }", "the last is 2"),
+        ("split: { test: 0.2, fold: 1 }", "goes with folds"),
+        ("split: { share: 0.2 }", "share"),
+        ("classes: [a, b, a]", "\"a\" is given twice"),
+        ("classes: [a, b], held_out: [b]", "\"b\" is under `classes`, so it is learned"),
+        ("of: cifar_10, classes: [a]", "own:3:"),
+    ] {
+        let text = with(keys).replace("mine, format: class_folders, of", "mine, of");
+        let message = parse(&text, "own").unwrap_err().to_string();
+        assert!(message.contains(said), "{keys}: {message}");
+    }
+    let list = EXPERIMENT.replace("class_folders,", "image_list, list: all.txt,");
+    let message = parse(&list, "own").unwrap_err().to_string();
+    assert!(message.contains("its train and test images would be the same"), "{message}");
+    let both = list.replace("all.txt", "\"{split}.txt\", split: { test: 0.5 }");
+    assert!(parse(&both, "own").unwrap_err().to_string().contains("divides one list"));
+    let folder = EXPERIMENT
+        .replace("{ name: others, format: folder }", "{ name: others, format: folder, split: { test: 0.5 } }");
+    assert!(parse(&folder, "own").unwrap_err().to_string().contains("goes with class_folders or image_list"));
+    let none = EXPERIMENT.replace("  ood: [{ name: others, format: folder }]\n", "");
+    assert!(parse(&none, "own").unwrap_err().to_string().contains("needs OOD sets"));
+    assert!(parse(&none.replace("class_folders,", "class_folders, held_out: [a],"), "own").is_ok());
+    let twice = with("held_out: [a]").replace("name: others", "name: held_out");
+    assert!(parse(&twice, "own").unwrap_err().to_string().contains("give this one another name"));
+}
+
+/// Runs oodkit in a folder that has an experiment `own.yaml`.
+fn oodkit(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .args(arguments)
+        .args(["--data", ".", "--runs", "runs"])
+        .current_dir(folder)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    (output.status.code(), [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat())
+}
+
+#[test]
+fn a_run_on_one_folder_tests_on_what_it_did_not_learn_and_on_held_out_classes() {
+    let folder = flat(&[("ant", 10), ("bee", 10), ("wasp", 4)]);
+    save(folder.path().join("others/1.png"), [250, 250, 250]);
+    let text = with("split: { test: 0.3 }, held_out: [wasp]");
+    fs::write(folder.path().join("own.yaml"), &text).unwrap();
+    let (code, said) = oodkit(folder.path(), &["run", "own.yaml"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("held_out (all 4 test images") && said.contains("14 train") && said.contains("6 test"),
+        "{said}"
+    );
+    // Another split learns other images, and so is another network.
+    fs::write(folder.path().join("own.yaml"), text.replace("test: 0.3", "test: 0.3, seed: 1")).unwrap();
+    let (code, said) = oodkit(folder.path(), &["run", "own.yaml"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read_dir(folder.path().join("runs/networks")).unwrap().count(), 2);
+    // Told before any work.
+    fs::write(folder.path().join("own.yaml"), text.replace("wasp", "vasp")).unwrap();
+    for command in ["plan", "run"] {
+        let (code, said) = oodkit(folder.path(), &[command, "own.yaml"]);
+        assert!(said.contains("has no class \"vasp\" (did you mean \"wasp\"?)"), "{said}");
+        assert_eq!(code, Some(if command == "plan" { 0 } else { 2 }));
+    }
+    // A smoke run has synthetic images for it.
+    fs::write(folder.path().join("own.yaml"), &text).unwrap();
+    let (code, said) = oodkit(folder.path(), &["run", "own.yaml", "--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+}
