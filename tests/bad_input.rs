@@ -246,7 +246,7 @@ fn experiments() {
         ("an unknown data set like no other", "ood: [fashion_mnist,", "ood: [my_pictures,"),
         ("an unknown data set in a map", "name: digits", "name: digit"),
         ("an ID set without labels", "id: mnist", "id: textures"),
-        ("an ID set without statistics", "id: mnist", "id: { name: mine, format: class_folders }"),
+        ("an ID set with half of its statistics", "id: mnist", "id: { name: mine, format: class_folders, mean: [0.5] }"),
         ("a sweep of no values", "sparsity.weight: [0, 0.01]", "sparsity.weight: []"),
         ("a sweep of an unknown key", "sparsity.weight: [0, 0.01]", "sparsity.wait: [0, 0.01]"),
         ("a sweep of a wrong type", "sparsity.weight: [0, 0.01]", "sparsity.weight: [0, much]"),

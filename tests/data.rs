@@ -228,7 +228,7 @@ fn statistics_come_from_the_config_or_the_registry() {
     let message = |dataset: Dataset| data::normalisation(&dataset).unwrap_err().to_string();
     assert_eq!(
         message(Dataset::named("textures")),
-        "data set \"textures\" has no `mean` and `std`, which an ID set needs"
+        "data set \"textures\" has no `mean` and `std`, which weights that are used as they are need"
     );
     assert_eq!(message(Dataset { std: None, ..own.clone() }), "data set \"mnist\" has `mean` but no `std`");
     let uneven = Dataset { std: Some(vec![0.1; 3]), ..own };

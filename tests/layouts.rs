@@ -280,3 +280,88 @@ fn a_run_on_one_folder_tests_on_what_it_did_not_learn_and_on_held_out_classes() 
     let (code, said) = oodkit(folder.path(), &["run", "own.yaml", "--smoke"]);
     assert_eq!(code, Some(0), "{said}");
 }
+
+/// The experiment with other keys of the ID set, run; what was said.
+fn run(folder: &Path, text: &str) -> String {
+    fs::write(folder.join("own.yaml"), text).unwrap();
+    let (code, said) = oodkit(folder, &["run", "own.yaml"]);
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+/// The record of the one network that is there.
+fn record(folder: &Path) -> serde_json::Value {
+    let networks: Vec<_> = fs::read_dir(folder.join("runs/networks")).unwrap().collect();
+    assert_eq!(networks.len(), 1);
+    let path = networks[0].as_ref().unwrap().path().join("seed0/network.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn mean_and_std_are_those_of_the_train_images_unless_given() {
+    let folder = flat(&[("ant", 6), ("bee", 6)]);
+    fs::rename(folder.path().join("mine"), folder.path().join("train")).unwrap();
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    fs::rename(folder.path().join("train"), folder.path().join("mine/train")).unwrap();
+    for class in ["ant", "bee"] {
+        save(folder.path().join(format!("mine/test/{class}/1.png")), [200, 10, 90]);
+    }
+    save(folder.path().join("others/1.png"), [250, 250, 250]);
+    let statistics = "mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]";
+    let text = EXPERIMENT.replace(&format!(", {statistics}"), "");
+    let said = run(folder.path(), &text);
+    // By hand, from the pixels that were painted.
+    let mut expected = Vec::new();
+    for channel in 0..3 {
+        let bytes: Vec<f64> = (0..2u32)
+            .flat_map(|class| (0..6u32).map(move |image| [80 * class, 7 * image, 9][channel]))
+            .flat_map(|first| (0..256u32).map(move |at| f64::from((first + (at % 16) * 3 + at / 16) as u8)))
+            .collect();
+        let mean = bytes.iter().sum::<f64>() / bytes.len() as f64;
+        let variance = bytes.iter().map(|byte| (byte - mean) * (byte - mean)).sum::<f64>() / bytes.len() as f64;
+        expected.push([mean / 255.0, variance.sqrt() / 255.0]);
+    }
+    let recorded = &record(folder.path())["normalisation"];
+    for (channel, [mean, std]) in expected.iter().enumerate() {
+        let of = |key: &str| recorded[key][channel].as_f64().unwrap();
+        assert!((of("mean") - mean).abs() < 1e-7 && (of("std") - std).abs() < 1e-7, "{recorded}: {expected:?}");
+    }
+    let caption = format!("mean {:.3}, {:.3}, {:.3} and std", expected[0][0], expected[1][0], expected[2][0]);
+    assert!(said.contains(&caption) && said.contains("of its train images"), "{said}");
+    // Known before anything is read, and used again.
+    let (_, said) = oodkit(folder.path(), &["plan", "own.yaml"]);
+    assert!(
+        said.contains("mean and std of its train images, which are computed") && said.contains(" 0 to train"),
+        "{said}"
+    );
+    let (code, said) =
+        oodkit(folder.path(), &["export", "--experiment", "own.yaml", "--network", "base", "--out", "out"]);
+    assert_eq!(code, Some(0), "{said}");
+    let exported: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.path().join("out/model.json")).unwrap()).unwrap();
+    assert_eq!(exported["input"]["mean"], recorded["mean"]);
+    // Means that are given are another network, and recorded in its identity as before.
+    run(folder.path(), EXPERIMENT);
+    assert_eq!(fs::read_dir(folder.path().join("runs/networks")).unwrap().count(), 2);
+}
+
+#[test]
+fn statistics_that_cannot_be_had_are_told() {
+    let text = EXPERIMENT.replace("mean: [0.5, 0.5, 0.5], ", "");
+    assert!(parse(&text, "own").unwrap_err().to_string().contains("needs mean as well"));
+    let text = EXPERIMENT.replace(", mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]", "");
+    let start = text.find("train: {").unwrap();
+    let end = text.find("\nmethods").unwrap();
+    let frozen = format!("{}weights: w.safetensors }}{}", &text[..start], &text[end..]);
+    let message = parse(&frozen, "own").unwrap_err().to_string();
+    assert!(message.contains("weights that are used as they are need the mean and std"), "{message}");
+    let folder = flat(&[]);
+    for image in 0..2 {
+        let path = folder.path().join(format!("mine/a/{image}.png"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        RgbImage::from_pixel(16, 16, Rgb([image, 7, 9])).save(path).unwrap();
+    }
+    let set = data::load(&mine(), Split::Test, folder.path()).unwrap();
+    let message = data::statistics(&set).unwrap_err().to_string();
+    assert!(message.contains("channel 1 of all test images of \"mine\" has one value"), "{message}");
+}

@@ -68,9 +68,10 @@ impl Export {
             weights::write(&self.out.join(&name), &tensors, &metadata)?;
             files.push(name);
         }
-        let [channels, height, width, classes] = opened.store.record(nodes[0])?.shape;
+        let record = opened.store.record(nodes[0])?;
+        let [channels, height, width, classes] = record.shape;
         let id = &opened.plan.experiment.data.id;
-        let data::Normalisation { mean, std } = data::normalisation(id)?;
+        let data::Normalisation { mean, std } = record.normalisation(id)?;
         let names = data::class_names(id, &opened.data).filter(|names| names.len() == classes);
         let about = json!({
             "schema": SCHEMA,

@@ -320,7 +320,7 @@ impl Found {
         }
     }
 
-    /// What a set must have so that networks can learn it: labels, and statistics to normalise by.
+    /// What a set must have so that networks can learn it: labels, and whole statistics to normalise by, or none.
     fn in_distribution(&mut self, path: Path, dataset: &Dataset) {
         let known = registry::known(dataset.source());
         let Some(format) = dataset.format.or(known.map(|known| known.format)) else { return };
@@ -328,12 +328,13 @@ impl Found {
             self.add(path, format!("\"{}\" has no labels, so no network can learn it", dataset.name));
             return;
         }
-        let has = |own: &Option<Vec<f32>>, known: Option<&[f32]>| {
-            own.is_some() || known.is_some_and(|numbers| !numbers.is_empty())
-        };
-        if !has(&dataset.mean, known.map(|known| known.mean)) || !has(&dataset.std, known.map(|known| known.std)) {
-            let message = format!("\"{}\" needs mean and std, one number per channel, to be learned", dataset.name);
-            self.add(path.clone(), message);
+        for (given, missing, key) in [(&dataset.mean, &dataset.std, "std"), (&dataset.std, &dataset.mean, "mean")] {
+            if given.is_some() && missing.is_none() {
+                self.add(
+                    path.clone(),
+                    format!("needs {key} as well: give mean and std, or neither to have them computed"),
+                );
+            }
         }
         for (key, count) in [("mean", dataset.mean.as_ref().map(Vec::len)), ("channels", dataset.channels)] {
             if count.is_some_and(|count| count != 1 && count != 3) {
@@ -451,6 +452,16 @@ impl Found {
                 self.outliers(&path, network, experiment.data.outliers.is_some());
             }
             self.fits(&path, network, &experiment.data.id);
+            if network.train.is_none()
+                && data::given_normalisation(&experiment.data.id).is_ok_and(|given| given.is_none())
+            {
+                let name = &experiment.data.id.name;
+                let message = format!(
+                    "weights that are used as they are need the mean and std that they were trained with: give them with \
+                     \"{name}\", one number per channel"
+                );
+                self.add(path.clone(), message);
+            }
             self.members(&path, network, &experiment.seeds);
         }
     }

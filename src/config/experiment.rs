@@ -194,7 +194,8 @@ pub struct Dataset {
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<crate::data::Division>,
-    /// Per-channel mean of the pixels in 0..1; known for built-in names, required of an ID set.
+    /// Per-channel mean of the pixels in 0..1; known for built-in names. Of an ID set without it, mean and std are those of the
+    /// train images, which the network's record keeps.
     #[garde(inner(inner(range(min = 0.0, max = 1.0))))]
     #[serde(default)]
     pub mean: Option<Vec<f32>>,

@@ -131,7 +131,8 @@ mod tests {
         let path = folder.path().join("list.txt");
         fs::write(&path, list).unwrap();
         let limit = (list.len() > 40).then_some(2);
-        read(&root, &path, Split::Test, &Wanted { limit, ..Wanted::default() })
+        let wanted = Wanted { limit, ..Wanted::default() };
+        entries_of(&root, &path, &Dataset::named("list"), Split::Test)?.read(Split::Test, &wanted)
     }
 
     fn firsts(set: &ImageSet) -> Vec<u8> {

@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::HashSet, ops::Range, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -44,7 +45,8 @@ pub struct ImageSet {
 }
 
 /// Per-channel mean and standard deviation of pixels in 0..1, by which images are normalised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalisation {
     /// Mean of each channel.
     pub mean: Vec<f32>,
@@ -53,6 +55,12 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
+    /// For captions: `mean 0.48, 0.45, 0.40 and std 0.23, 0.22, 0.23`.
+    pub fn in_words(&self) -> String {
+        let list = |values: &[f32]| values.iter().map(|value| format!("{value:.3}")).collect::<Vec<_>>().join(", ");
+        format!("mean {} and std {}", list(&self.mean), list(&self.std))
+    }
+
     /// For each channel the normalised value of every byte: (p / 255 − mean) / std in f32, in torchvision's order.
     ///
     /// # Errors

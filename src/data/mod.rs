@@ -28,6 +28,7 @@ mod mat;
 mod memory;
 mod picture;
 mod pixels;
+mod statistics;
 mod svhn;
 
 use std::{
@@ -47,6 +48,7 @@ pub use listing::list_pictures;
 pub use memory::Memory;
 pub(crate) use memory::size;
 pub use pixels::Pixels;
+pub use statistics::statistics;
 
 use crate::{Error, Result, config::Dataset, did_you_mean};
 use form::{Form, Wanted};
@@ -237,20 +239,33 @@ fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Resu
 /// # Errors
 /// `Error::Input` when neither has them, or the config has only one of `mean` and `std` or not equally many values.
 pub fn normalisation(dataset: &Dataset) -> Result<Normalisation> {
-    let name = dataset.source();
+    let name = &dataset.name;
+    given_normalisation(dataset)?.ok_or_else(|| {
+        Error::input(format!(
+            "data set \"{name}\" has no `mean` and `std`, which weights that are used as they are need"
+        ))
+        .hint(format!("{{ name: {name}, mean: [..], std: [..] }}: one value per channel, of pixels in 0..1"))
+    })
+}
+
+/// The same, or `None` where neither has them: they are then [`statistics`] of the train images.
+///
+/// # Errors
+/// `Error::Input` when the config has only one of `mean` and `std`, or not equally many values.
+pub fn given_normalisation(dataset: &Dataset) -> Result<Option<Normalisation>> {
+    let name = &dataset.name;
     match (&dataset.mean, &dataset.std) {
         (Some(mean), Some(std)) if mean.len() == std.len() => {
-            Ok(Normalisation { mean: mean.clone(), std: std.clone() })
+            Ok(Some(Normalisation { mean: mean.clone(), std: std.clone() }))
         }
         (Some(mean), Some(std)) => {
             let (means, stds) = (mean.len(), std.len());
             Err(Error::input(format!("data set \"{name}\" has {means} values under `mean` but {stds} under `std`")))
         }
-        (None, None) => match known(name).filter(|known| !known.mean.is_empty()) {
-            Some(known) => Ok(Normalisation { mean: known.mean.to_vec(), std: known.std.to_vec() }),
-            None => Err(Error::input(format!("data set \"{name}\" has no `mean` and `std`, which an ID set needs"))
-                .hint(format!("{{ name: {name}, mean: [..], std: [..] }}: one value per channel, of pixels in 0..1"))),
-        },
+        (None, None) => {
+            let known = known(dataset.source()).filter(|known| !known.mean.is_empty());
+            Ok(known.map(|known| Normalisation { mean: known.mean.to_vec(), std: known.std.to_vec() }))
+        }
         (mean, _) => {
             let (given, missing) = if mean.is_some() { ("mean", "std") } else { ("std", "mean") };
             Err(Error::input(format!("data set \"{name}\" has `{given}` but no `{missing}`")))

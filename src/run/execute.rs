@@ -404,6 +404,10 @@ impl<'a> Runner<'a> {
                 group: group(&set.images.name),
                 ..DatasetRecord::of(set)
             };
+            let computed = trained.and_then(|record| record.normalisation.as_ref());
+            let computed = computed.map(|computed| format!("{} of its train images", computed.in_words()));
+            let notes: Vec<String> = record.note.iter().cloned().chain(computed).collect();
+            let record = DatasetRecord { note: (!notes.is_empty()).then(|| notes.join(", ")), ..record };
             (set.images.name.clone(), record)
         });
         Ok(records.collect())

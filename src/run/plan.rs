@@ -24,7 +24,7 @@ use crate::{
         self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, search::HeldOut,
         sweep,
     },
-    data::{self, Normalisation, Split, normalisation},
+    data::{self, Split, given_normalisation},
     digest::hex,
     run::{
         digests::{Digests, Known},
@@ -298,9 +298,13 @@ fn identity(
     }
     let outliers = (learned.len() > 1).then(|| learned.swap_remove(1));
     let data = learned.pop();
-    let Normalisation { mean, std } = normalisation(dataset)?;
+    let normalisation = match given_normalisation(dataset)? {
+        Some(given) => json!([given.mean, given.std]),
+        // The train images say what comes of it.
+        None => json!("computed"),
+    };
     let mut identity = json!({
-        "identity": IDENTITY, "data": data, "train": train, "loss": loss, "outliers": outliers, "from": upstream, "weights": weights.map(Published::identity), "normalisation": [mean, std],
+        "identity": IDENTITY, "data": data, "train": train, "loss": loss, "outliers": outliers, "from": upstream, "weights": weights.map(Published::identity), "normalisation": normalisation,
     });
     if network.train.is_none() {
         identity["loss"] = Value::Null;
@@ -396,7 +400,11 @@ impl Plan {
         let cells: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
         let ood: Vec<String> = self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect();
-        let _ = writeln!(text, "data     {} against {}", self.experiment.data.id.name, ood.join(", "));
+        let id = &self.experiment.data.id;
+        let _ = writeln!(text, "data     {} against {}", id.name, ood.join(", "));
+        if given_normalisation(id).is_ok_and(|given| given.is_none()) {
+            let _ = writeln!(text, "         normalised by the mean and std of its train images, which are computed");
+        }
         if !self.experiment.data.shifted.is_empty() {
             let shifted: Vec<&str> = self.experiment.data.shifted.iter().map(|set| set.name.as_str()).collect();
             let _ = writeln!(text, "shifted  {}, covariate-shifted ID", shifted.join(", "));

@@ -25,7 +25,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Error, Result, checksum, digest,
+    Error, Result, checksum,
+    config::Dataset,
+    data::{Normalisation, normalisation},
+    digest,
     fs::{remove_if_there, write_atomic},
     nn::weights,
     run::{
@@ -82,6 +85,9 @@ pub struct NetworkRecord {
     pub model_sha256: Option<String>,
     /// SHA-256 of the train split as read, with those held out; `null` if it was not trained here.
     pub train_sha256: Option<String>,
+    /// What its images are normalised by, where that was computed of the train images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalisation: Option<Normalisation>,
     /// The auxiliary outliers it learned from, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<OutliersRecord>,
@@ -93,6 +99,14 @@ pub struct NetworkRecord {
 }
 
 impl NetworkRecord {
+    /// What images of `id` are normalised by for this network: what was computed of its train images, else what is given.
+    ///
+    /// # Errors
+    /// If neither is there.
+    pub fn normalisation(&self, id: &Dataset) -> Result<Normalisation> {
+        self.normalisation.clone().map_or_else(|| normalisation(id), Ok)
+    }
+
     /// The version of the format; records of another one are refused.
     pub const SCHEMA: u32 = 1;
 }

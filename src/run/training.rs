@@ -68,6 +68,11 @@ impl Runner<'_> {
             None => None,
             Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
+        let computed = match data::given_normalisation(&node.data)? {
+            None if node.train.is_some() => Some(data::statistics(&train.images)?),
+            _ => None,
+        };
+        let normalisation = computed.clone().map_or_else(|| data::normalisation(&node.data), Ok)?;
         let mut train_images = 0;
         let fitted = match &node.train {
             None => None,
@@ -92,7 +97,7 @@ impl Runner<'_> {
                     data: &train.sha256,
                     outliers: outliers.as_ref().map(|set| (set.images.clone(), set.sha256.as_str())),
                     validation: held_out.as_ref(),
-                    normalisation: &data::normalisation(&node.data)?,
+                    normalisation: &normalisation,
                     device: &self.context.device,
                     checkpoint: &checkpoint,
                 };
@@ -120,6 +125,7 @@ impl Runner<'_> {
             train_full: fitted.and(train.images.full_size),
             model_sha256: Some(digest::of_file(&model)?),
             train_sha256: fitted.map(|_| train.sha256.clone()),
+            normalisation: computed,
             outliers: outliers.map(|set| OutliersRecord {
                 name: set.images.name.clone(),
                 images: set.images.len(),
@@ -165,7 +171,8 @@ impl Runner<'_> {
         let network = nn::build(&node.architecture, Shape { channels, height, width, classes }, params.builder())?;
         let (model, sha256) = self.context.store.model(node, &record)?;
         params.load(&model, &folder.join("model.safetensors"))?;
-        Ok(Trained { network, record, sha256, folder, normalisation: data::normalisation(&node.data)? })
+        let normalisation = record.normalisation(&node.data)?;
+        Ok(Trained { network, record, sha256, folder, normalisation })
     }
 }
 
