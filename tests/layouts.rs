@@ -164,7 +164,8 @@ fn a_class_that_train_lacks_is_refused_unless_it_is_held_out() {
     let held = Dataset { held_out: vec!["wasp".into()], ..mine() };
     assert_eq!(both(&held, root).map(|set| set.class_sizes()), [vec![2, 2], vec![1, 1]]);
     // The experiment's OOD set of it.
-    let data = oodkit::config::Data { id: held, ood: Vec::new(), outliers: None, validation: None };
+    let data =
+        oodkit::config::Data { id: held, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
     let [ood] = &data.ood_sets()[..] else { panic!() };
     let ood = data::load(ood, Split::Test, root).unwrap();
     assert_eq!((ood.name.as_str(), ood.len()), ("held_out", 3));
@@ -180,7 +181,7 @@ fn classes_of_a_known_set_are_numbers() {
     let [train, test] = both(&id, root.path());
     assert_eq!((train.len(), train.classes, train.class_sizes()), (32, 8, vec![4; 8]));
     assert_eq!(data::classes(&id), Some(8));
-    let data = oodkit::config::Data { id, ood: Vec::new(), outliers: None, validation: None };
+    let data = oodkit::config::Data { id, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
     let held = data::load(&data.ood_sets()[0], Split::Test, root.path()).unwrap();
     assert_eq!((held.len(), held.len() + test.len()), (4, 20));
     let all = data::load(&known, Split::Test, root.path()).unwrap();
@@ -339,7 +340,8 @@ fn mean_and_std_are_those_of_the_train_images_unless_given() {
     assert_eq!(code, Some(0), "{said}");
     let exported: serde_json::Value =
         serde_json::from_slice(&fs::read(folder.path().join("out/model.json")).unwrap()).unwrap();
-    assert_eq!(exported["input"]["mean"], recorded["mean"]);
+    let means = |of: &serde_json::Value| -> Vec<f32> { serde_json::from_value(of.clone()).unwrap() };
+    assert_eq!(means(&exported["input"]["mean"]), means(&recorded["mean"]));
     // Means that are given are another network, and recorded in its identity as before.
     run(folder.path(), EXPERIMENT);
     assert_eq!(fs::read_dir(folder.path().join("runs/networks")).unwrap().count(), 2);
@@ -364,4 +366,326 @@ fn statistics_that_cannot_be_had_are_told() {
     let set = data::load(&mine(), Split::Test, folder.path()).unwrap();
     let message = data::statistics(&set).unwrap_err().to_string();
     assert!(message.contains("channel 1 of all test images of \"mine\" has one value"), "{message}");
+}
+
+#[test]
+fn val_is_what_settings_are_chosen_on_or_what_is_tested() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for part in ["train", "val"] {
+        for (class, name) in ["ant", "bee"].into_iter().enumerate() {
+            (0..6).for_each(|i| {
+                save(root.join(format!("mine/{part}/{name}/{i}.png")), [90 * class as u8, 9 * i, part.len() as u8])
+            });
+        }
+    }
+    // As ImageNet lies: no test/.
+    let test = data::load(&mine(), Split::Test, root).unwrap();
+    assert_eq!((test.len(), test.name.as_str()), (12, "mine"));
+    assert_eq!(test.note.as_deref(), Some("the images of val/, as there is no test/"));
+    let said = error(&mine(), Split::Val, root);
+    assert!(said.contains("no folder test/ beside val/, so val/ is what is tested on"), "{said}");
+    // Beside test/.
+    save(root.join("mine/test/ant/1.png"), [5, 5, 5]);
+    save(root.join("mine/test/bee/1.png"), [95, 5, 5]);
+    let test = data::load(&mine(), Split::Test, root).unwrap();
+    assert_eq!((test.len(), test.note), (2, None));
+    let val = data::load(&mine(), Split::Val, root).unwrap();
+    assert_eq!((val.len(), val.name.as_str(), val.labels.unwrap()[6..].to_vec()), (12, "mine_val", vec![1; 6]));
+    save(root.join("others/1.png"), [250, 250, 250]);
+    (0..4).for_each(|i| save(root.join(format!("chosen/{i}.png")), [10 * i, 200, 0]));
+    let text = EXPERIMENT
+        .replace("ood: [{ name: others, format: folder }]", "ood: [{ name: others, format: folder }]\n  validation: { id: val, ood: [{ name: chosen, format: folder }] }")
+        .replace("detector: msp }", "detector: { temperature_scaling: {} } }, { name: KNN, network: base, detector: knn, search: { k: [1, 2] } }");
+    let text = text.replace("{ name: MSP, network: base, detector: { temperature_scaling: {} } }, ", "");
+    fs::write(root.join("own.yaml"), &text).unwrap();
+    let (_, said) = oodkit(root, &["plan", "own.yaml"]);
+    assert!(said.contains("chosen   on the val/ images of mine against chosen"), "{said}");
+    let said = run(root, &text);
+    assert!(said.contains("mine_val"), "{said}");
+    fs::remove_dir_all(root.join("mine/test")).unwrap();
+    let (code, said) = oodkit(root, &["run", "own.yaml"]);
+    assert!(code == Some(2) && said.contains("val/ is what is tested on"), "{said}");
+}
+
+#[test]
+fn fer2013_has_validation_images() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = Dataset::named("fer2013");
+    data::synthetic::write(&dataset, root.path(), 8, 4, 0).unwrap();
+    assert_eq!(data::load(&dataset, Split::Val, root.path()).unwrap().len(), 1);
+    // Other formats have none, unless somebody makes them.
+    let cifar = Dataset::named("cifar10");
+    data::synthetic::write(&cifar, root.path(), 8, 4, 0).unwrap();
+    assert!(error(&cifar, Split::Val, root.path()).contains("no val.bin"));
+}
+
+#[test]
+fn sets_are_resized_and_cropped_as_the_id_set_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    // A bright border around the middle that a crop of a half keeps.
+    let framed =
+        |inner: [u8; 3]| {
+            RgbImage::from_fn(32, 32, |x, y| {
+                if (8..24).contains(&x) && (8..24).contains(&y) { Rgb(inner) } else { Rgb([255; 3]) }
+            })
+        };
+    for (name, inner) in
+        [("train/ant", [60, 0, 0]), ("train/bee", [0, 60, 0]), ("test/ant", [60, 0, 0]), ("test/bee", [0, 60, 0])]
+    {
+        for image in 0..2 {
+            let path = root.join(format!("mine/{name}/{image}.png"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            framed(inner).save(path).unwrap();
+        }
+    }
+    let keys = |resize: &str, crop: &str| -> Dataset {
+        serde_json::from_value(serde_json::json!({
+            "name": "mine", "format": "class_folders", "size": 16,
+            "resize": serde_json::from_str::<serde_json::Value>(resize).unwrap(),
+            "crop": serde_json::from_str::<serde_json::Value>(crop).unwrap(),
+        }))
+        .unwrap()
+    };
+    let half = data::load(&keys("null", "0.5"), Split::Train, root).unwrap();
+    assert_eq!(half.shape(), [3, 16, 16]);
+    assert!(half.image(0).unwrap().iter().all(|byte| *byte <= 60));
+    // Read at a shape, held or not, the same.
+    let again = data::load_as(&keys("null", "0.5"), Split::Train, root, Some([3, 16, 16]), Some(0)).unwrap();
+    assert_eq!(again.sha256().unwrap(), half.sha256().unwrap());
+    let all = data::load(&keys("{\"mode\": \"nearest\"}", "\"none\""), Split::Train, root).unwrap();
+    assert_eq!((all.image(0).unwrap()[0], all.image(0).unwrap()[8 * 16 + 8]), (255, 60));
+    // Bilinear with anti-aliasing is what nothing means.
+    let whole = data::load(&keys("null", "null"), Split::Train, root).unwrap();
+    let said = data::load(&keys("{\"mode\": \"bilinear\", \"antialias\": true}", "1.0"), Split::Train, root).unwrap();
+    assert_eq!(whole.sha256().unwrap(), said.sha256().unwrap());
+    // OOD images lose their borders as well: of a frame around black nothing is left.
+    fs::create_dir_all(root.join("others")).unwrap();
+    framed([0, 0, 0]).save(root.join("others/1.png")).unwrap();
+    fs::create_dir_all(root.join("black")).unwrap();
+    RgbImage::new(16, 16).save(root.join("black/1.png")).unwrap();
+    let black = Dataset { format: Some(Format::Folder), ..Dataset::named("black") };
+    let black = data::load(&black, Split::Test, root).unwrap().sha256().unwrap();
+    for (crop, same) in [("0.5", true), ("1.0", false)] {
+        let text = with(&format!("size: 16, crop: {crop}"));
+        run(root, &text);
+        let experiments = fs::read_dir(root.join("runs/experiments")).unwrap().map(|entry| entry.unwrap().path());
+        let newest =
+            experiments.max_by_key(|path| fs::metadata(path.join("results.json")).unwrap().modified().unwrap());
+        let results = fs::read_to_string(newest.unwrap().join("results.json")).unwrap();
+        let results: serde_json::Value = serde_json::from_str(&results).unwrap();
+        assert_eq!(results["datasets"]["others"]["sha256"].as_str() == Some(&black), same, "{crop}");
+    }
+    for (keys, said) in [
+        ("size: 16, crop: 0", "is a share from 0.1 to 1, or none"),
+        ("size: 16, crop: 1.5", "is a share from 0.1 to 1, or none"),
+        ("size: 16, crop: all", "a share above 0 and up to 1, or `none`"),
+        ("size: 16, resize: { mode: lanczos }", "lanczos"),
+        ("size: 16, resize: { smooth: true }", "smooth"),
+    ] {
+        let message = parse(&with(keys), "own").unwrap_err().to_string();
+        assert!(message.contains(said), "{keys}: {message}");
+    }
+    let other = EXPERIMENT.replace("others, format: folder", "others, format: folder, crop: 0.5");
+    assert!(parse(&other, "own").unwrap_err().to_string().contains("goes with the ID set"));
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data")
+}
+
+/// The byte at a place of an image of `tests/golden/data/cifar_python.py`.
+fn painted(image: usize) -> Vec<u8> {
+    (0..3072).map(|place| (7 * image + place / 16) as u8).collect()
+}
+
+#[test]
+fn torchvisions_cifar_pickles_are_read() {
+    let cifar10 = Dataset { path: Some(golden()), ..Dataset::named("cifar10") };
+    let test = data::load(&cifar10, Split::Test, Path::new(".")).unwrap();
+    assert_eq!((test.labels.clone(), test.classes, test.shape()), (Some(vec![3, 8, 0]), 10, [3, 32, 32]));
+    assert!((0..3).all(|i| *test.image(i).unwrap() == painted(i)));
+    let train = data::load(&cifar10, Split::Train, Path::new(".")).unwrap();
+    assert_eq!(train.labels, Some(vec![1, 2, 3, 4, 5]));
+    assert!((0..5).all(|i| *train.image(i).unwrap() == painted(i + 1)));
+    // The folder itself may be named; columns that lie together are turned.
+    let cifar100 = Dataset { path: Some(golden().join("cifar-100-python")), ..Dataset::named("cifar100") };
+    let test = data::load(&cifar100, Split::Test, Path::new(".")).unwrap();
+    assert_eq!(test.labels, Some(vec![49, 99]));
+    assert!((0..2).all(|i| *test.image(i).unwrap() == painted(i)));
+}
+
+#[test]
+fn damaged_cifar_pickles_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cifar-10-batches-py/test_batch");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let cifar10 = Dataset { path: Some(folder.path().to_owned()), ..Dataset::named("cifar10") };
+    let whole = fs::read(golden().join("cifar-10-batches-py/test_batch")).unwrap();
+    let at = |needle: &[u8]| whole.windows(needle.len()).position(|window| window == needle).unwrap();
+    let changed = |place: usize, byte: u8| {
+        let mut bytes = whole.clone();
+        bytes[place] = byte;
+        bytes
+    };
+    for (bytes, reason) in [
+        (whole[..5000].to_vec(), "the end of the data"),
+        (b"N.".to_vec(), "a pickle of no dictionary"),
+        (b"cos\nsystem\nU\x04echo\x85R.".to_vec(), "a pickle of no dictionary"),
+        (changed(at(b"U\x06labels") + 2, b'x'), "a pickle without `labels`"),
+        (changed(at(b"U\x04data") + 2, b'x'), "a pickle without `data`"),
+        (changed(at(b"(K\x03K\x08K\x00e") + 2, 11), "label 11 of record 0 is not below 10"),
+        // Another type, and another shape, than the bytes are.
+        (changed(at(b"U\x02u1") + 3, b'4'), "`data` is not uint8 (3, 3072)"),
+        (changed(at(b"K\x01K\x03M\x00\x0c") + 3, 4), "`data` is not uint8 (3, 3072)"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let said = error(&cifar10, Split::Test, Path::new("."));
+        assert!(said.contains("test_batch: ") && said.contains(reason), "{reason}: {said}");
+    }
+    // A file of nothing but its length, and one that never ends.
+    fs::File::create(&path).unwrap().set_len((1 << 30) + 1).unwrap();
+    assert!(error(&cifar10, Split::Test, Path::new(".")).contains("too large"));
+    #[cfg(unix)]
+    {
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(error(&cifar10, Split::Test, Path::new(".")).contains("cifar10"));
+    }
+}
+
+#[test]
+fn torchvisions_folders_of_idx_files_are_found() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, theirs) in [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")] {
+        let dataset = Dataset::named(name);
+        data::synthetic::write(&dataset, root.path(), 10, 6, 0).unwrap();
+        let expected = data::load(&dataset, Split::Test, root.path()).unwrap().sha256().unwrap();
+        let theirs = root.path().join(theirs);
+        fs::create_dir_all(&theirs).unwrap();
+        fs::rename(root.path().join(name), theirs.join("raw")).unwrap();
+        for path in [None, Some(root.path().to_owned()), Some(theirs.clone()), Some(theirs.join("raw"))] {
+            let found = Dataset { path: path.clone(), ..dataset.clone() };
+            let set = data::load(&found, Split::Test, root.path()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            assert_eq!(set.sha256().unwrap(), expected);
+            data::check(&found, &[Split::Train, Split::Test], root.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_sweep_over_folds_tests_on_each() {
+    let folder = flat(&[("ant", 6), ("bee", 6)]);
+    save(folder.path().join("others/1.png"), [250, 250, 250]);
+    let text = with("split: { folds: 3, fold: 0 }") + "sweep: { data.id.split.fold: [0, 1, 2] }\n";
+    let said = run(folder.path(), &text);
+    assert!(said.contains("each cell tests on its own fold"), "{said}");
+    assert_eq!(fs::read_dir(folder.path().join("runs/networks")).unwrap().count(), 3);
+    // A network of each fold, which has seen none of the images that it is tested on.
+    let mut digests = BTreeSet::new();
+    for network in fs::read_dir(folder.path().join("runs/networks")).unwrap() {
+        let record = fs::read_to_string(network.unwrap().path().join("seed0/network.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        assert_eq!(record["train_images"], 8);
+        digests.insert(record["train_sha256"].to_string());
+    }
+    assert_eq!(digests.len(), 3);
+    let other = text.replace("data.id.split.fold: [0, 1, 2]", "data.id.split.seed: [0, 1]");
+    assert!(parse(&other, "own").unwrap_err().to_string().contains("`data` cannot be swept"));
+    let beyond = text.replace("[0, 1, 2]", "[0, 3]");
+    assert!(parse(&beyond, "own").unwrap_err().to_string().contains("the last is 2"));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_only_where_it_is_said() {
+    use std::os::unix::fs::symlink;
+    let folder = flat(&[("ant", 3), ("bee", 3)]);
+    let root = folder.path();
+    let with =
+        |links: &str, dataset: Dataset| Dataset { links: serde_json::from_value(links.into()).unwrap(), ..dataset };
+    let refused = |dataset: &Dataset| error(dataset, Split::Test, root);
+    // A file that stays inside, one that leads out, a folder of each kind.
+    save(root.join("elsewhere/9.png"), [9; 3]);
+    let link = root.join("mine/bee/9.png");
+    symlink("../ant/00.png", &link).unwrap();
+    assert!(
+        refused(&mine())
+            .contains("9.png is a symbolic link (links inside a data set are not followed unless `links: follow`")
+    );
+    assert_eq!(data::load(&with("follow", mine()), Split::Test, root).unwrap().class_sizes(), [3, 4]);
+    fs::remove_file(&link).unwrap();
+    symlink(root.join("elsewhere/9.png"), &link).unwrap();
+    assert!(refused(&with("follow", mine())).contains("9.png is a symbolic link out of"));
+    assert_eq!(data::load(&with("anywhere", mine()), Split::Test, root).unwrap().class_sizes(), [3, 4]);
+    fs::remove_file(&link).unwrap();
+    symlink("nothing.png", &link).unwrap();
+    assert!(refused(&with("anywhere", mine())).contains("9.png is a symbolic link to nothing"));
+    fs::remove_file(&link).unwrap();
+    // A class that is a link; loops and folders that would count twice.
+    symlink(root.join("elsewhere"), root.join("mine/cat")).unwrap();
+    assert!(refused(&with("follow", mine())).contains("cat is a symbolic link out of"));
+    assert_eq!(data::load(&with("anywhere", mine()), Split::Test, root).unwrap().class_sizes(), [3, 3, 1]);
+    symlink(root.join("elsewhere"), root.join("mine/dog")).unwrap();
+    assert!(refused(&with("anywhere", mine())).contains("a folder that is read already"));
+    fs::remove_file(root.join("mine/dog")).unwrap();
+    fs::remove_file(root.join("mine/cat")).unwrap();
+    symlink("../..", root.join("mine/bee/up")).unwrap();
+    assert!(refused(&with("anywhere", mine())).contains("a folder that is read already"));
+    fs::remove_file(root.join("mine/bee/up")).unwrap();
+    symlink("/dev/zero", &link).unwrap();
+    assert!(refused(&with("anywhere", mine())).contains("is not a regular file"));
+    fs::remove_file(&link).unwrap();
+    // Lists have the same rule.
+    let list = Dataset { format: Some(Format::ImageList), list: Some("all.txt".into()), ..mine() };
+    symlink("../ant/00.png", &link).unwrap();
+    symlink(root.join("elsewhere"), root.join("mine/out")).unwrap();
+    fs::write(root.join("all.txt"), "bee/9.png 0\n").unwrap();
+    assert!(refused(&list).contains("without `links: follow`"));
+    assert_eq!(data::load(&with("follow", list.clone()), Split::Test, root).unwrap().len(), 1);
+    fs::write(root.join("all.txt"), "out/9.png 0\n").unwrap();
+    assert!(refused(&with("follow", list.clone())).contains("out is a symbolic link out of"));
+    assert_eq!(data::load(&with("anywhere", list), Split::Test, root).unwrap().len(), 1);
+}
+
+#[test]
+fn openoods_folder_is_read_by_its_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("openood");
+    for (images, list, lines) in [
+        ("images_classic", "cifar10/train_mine.txt", "mine/a/1.png 0\nmine/b/1.png 1\nmine/b/2.png 1"),
+        ("images_classic", "cifar10/test_mine.txt", "mine/a/3.png 0\nmine/b/3.png 1"),
+        ("images_classic", "cifar10/val_mine.txt", "mine/a/4.png 0"),
+        ("images_classic", "cifar10/test_near.txt", "near/1.png -1\nnear/2.png -1"),
+        ("images_largescale", "cifar10/test_large.txt", "large/1.png -1"),
+    ] {
+        let path = root.join("benchmark_imglist").join(list);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, lines).unwrap();
+        for (image, line) in lines.lines().enumerate() {
+            save(root.join(images).join(line.split(' ').next().unwrap()), [40 * image as u8, 90, lines.len() as u8]);
+        }
+    }
+    fs::create_dir_all(root.join("images_largescale")).unwrap();
+    let openood =
+        |name: &str| Dataset { format: Some(Format::Openood), list: Some("cifar10".into()), ..Dataset::named(name) };
+    let size = |dataset: &Dataset, split| data::load(dataset, split, folder.path()).unwrap().len();
+    let sizes = [Split::Train, Split::Test, Split::Val].map(|split| size(&openood("mine"), split));
+    assert_eq!((sizes, size(&openood("near"), Split::Test), size(&openood("large"), Split::Test)), ([3, 2, 1], 2, 1));
+    // Elsewhere, and under a name of one's own.
+    let moved = Dataset { path: Some(root.clone()), of: Some("near".into()), ..openood("other") };
+    assert_eq!(size(&moved, Split::Test), 2);
+    let said = error(&openood("far"), Split::Test, folder.path());
+    assert!(said.contains("test_far.txt") && said.contains("OpenOOD's data folder"), "{said}");
+    let text = EXPERIMENT
+        .replace("class_folders,", "openood, list: cifar10,")
+        .replace("others, format: folder", "near, format: openood, list: cifar10");
+    let said = run(folder.path(), &text);
+    assert!(said.contains("all 2 test images"), "{said}");
+    fs::write(folder.path().join("own.yaml"), &text).unwrap();
+    let (code, said) = oodkit(folder.path(), &["run", "own.yaml", "--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+    let without = text.replace(", list: cifar10", "");
+    assert!(parse(&without, "own").unwrap_err().to_string().contains("openood needs list"));
 }

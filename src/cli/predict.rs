@@ -10,7 +10,7 @@ use indexmap::IndexSet;
 use oodkit::{
     Error, Result,
     config::Method,
-    data::{self, ImageSet},
+    data::{self, Fit, ImageSet},
     detectors::DetectorConfig,
     did_you_mean, metrics,
     report::{
@@ -106,10 +106,11 @@ impl Predict {
             interrupt: Interrupt::on_signals()?,
             memory: self.memory.wanted(),
         };
+        let fit = Fit::of(&opened.plan.experiment.data.id);
         let mut read = None;
         let which = (chosen.variant.cell.name.as_str(), chosen.seed);
         let answers = predict(&opened.plan, &context, which, &chosen.method, |shape| {
-            let (images, names, skipped) = self.read(&files, shape, context.memory.bytes)?;
+            let (images, names, skipped) = self.read(&files, (shape, fit), context.memory.bytes)?;
             read = Some((names, skipped));
             Ok(images)
         })?;
@@ -168,16 +169,16 @@ impl Predict {
         Ok(files)
     }
 
-    /// The images at `shape`, their files, and how many could not be read and were left out.
+    /// The images at a shape, their files, and how many could not be read and were left out.
     fn read(
         &self,
         files: &IndexSet<PathBuf>,
-        shape: [usize; 3],
+        (shape, fit): ([usize; 3], Fit),
         memory: u64,
     ) -> Result<(ImageSet, Vec<PathBuf>, usize)> {
         let files: Vec<PathBuf> = files.iter().cloned().collect();
         let mut problems = Vec::new();
-        let (images, kept) = data::new_images(&files, shape, memory, |error| {
+        let (images, kept) = data::new_images(&files, shape, fit, memory, |error| {
             problems.push(error.to_string());
             Ok(())
         })?;

@@ -313,7 +313,12 @@ impl Found {
         if !dataset.held_out.is_empty() {
             self.add(path.join("held_out"), "goes with the ID set: choose classes of other sets with `classes`");
         }
-        for (key, given) in [("size", dataset.size.is_some()), ("channels", dataset.channels.is_some())] {
+        for (key, given) in [
+            ("size", dataset.size.is_some()),
+            ("resize", dataset.resize.is_some()),
+            ("crop", dataset.crop.is_some()),
+            ("channels", dataset.channels.is_some()),
+        ] {
             if given {
                 self.add(path.join(key), "goes with the ID set: all other sets take its shape");
             }
@@ -367,13 +372,16 @@ impl Found {
             return;
         }
         self.parts(&path, dataset);
-        let listed = dataset.format == Some(Format::ImageList);
+        let listed = dataset.format.is_some_and(Format::is_list);
         if listed && dataset.list.as_ref().is_none_or(String::is_empty) {
-            let message = "an image_list needs list: the file with a line `path label` for each picture";
+            let message = match dataset.format {
+                Some(Format::Openood) => "openood needs list: a benchmark, as `list: cifar10`",
+                _ => "an image_list needs list: the file with a line `path label` for each picture",
+            };
             self.add(path.clone(), message);
         }
         if dataset.list.is_some() && !listed {
-            self.add(path.join("list"), "goes with `format: image_list`");
+            self.add(path.join("list"), "goes with `format: image_list` or `openood`");
         }
         if let Some(group) = &dataset.group
             && (group.is_empty() || group == expect::MEAN || !group.chars().all(in_names))
@@ -778,7 +786,7 @@ impl Found {
         let path = root("data").join("validation");
         let id = match &validation.id {
             HeldOut::Set(set) => Some((path.join("id"), &**set)),
-            HeldOut::Images(_) => None,
+            HeldOut::Images(_) | HeldOut::Val(_) => None,
         };
         let ood = validation.ood.iter().enumerate().map(|(index, set)| (path.join("ood").join(index), set));
         let sets: Vec<(Path, &Dataset)> = id.into_iter().chain(ood).collect();

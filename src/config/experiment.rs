@@ -137,6 +137,8 @@ impl Data {
             held_out: Vec::new(),
             split: None,
             size: None,
+            resize: None,
+            crop: None,
             channels: None,
             mean: None,
             std: None,
@@ -149,7 +151,7 @@ impl Data {
     pub fn validation_sets(&self) -> impl Iterator<Item = &Dataset> {
         let id = self.validation.as_ref().and_then(|validation| match &validation.id {
             HeldOut::Set(set) => Some(&**set),
-            HeldOut::Images(_) => None,
+            HeldOut::Images(_) | HeldOut::Val(_) => None,
         });
         let ood = self.validation.iter().flat_map(|validation| validation.ood.iter().chain(&validation.made_of));
         id.into_iter().chain(ood)
@@ -208,6 +210,16 @@ pub struct Dataset {
     #[garde(inner(custom(sides)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<crate::data::Size>,
+    /// How images are resized to the size: `{ mode: bicubic, antialias: true }`. Bilinear with anti-aliasing unless given. Of the
+    /// ID set; all other sets are resized alike.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<crate::data::Resize>,
+    /// How much of the resized image the size takes in: 0.875 is torchvision's `Resize(256)` and `CenterCrop(224)` with `size:
+    /// 224`; `none` resizes both sides and cuts nothing off. 1 unless given. Of the ID set; all other sets are cropped alike.
+    #[garde(custom(share))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<crate::data::Cut>,
     /// 1 (grey) or 3 (RGB), of the ID set; as many as there are means unless given. Grey images are repeated, colour images
     /// become grey by luma.
     #[garde(range(min = 1, max = 3))]
@@ -217,6 +229,11 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<crate::data::Damaged>,
+    /// Which symbolic links inside the set are followed: `follow` those that stay in its folder, or `anywhere`. Unless given, links
+    /// are refused. The folder itself may be one.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<crate::data::Links>,
     /// Use only the first so many train images; of pictures in folders, the first of every folder in turn. The table then
     /// says "subset".
     #[garde(range(min = 1, max = MOST_IMAGES))]
@@ -231,7 +248,7 @@ pub struct Dataset {
     #[serde(default)]
     pub note: Option<String>,
     /// With `format: image_list`, the file that lists the pictures; `{split}` in it stands for `train` or `test`. Relative paths
-    /// start at the data root.
+    /// start at the data root. With `format: openood`, a benchmark: `cifar10`.
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
@@ -246,6 +263,18 @@ impl Dataset {
     pub(super) fn is_one_list(&self) -> bool {
         let one = self.list.as_ref().is_some_and(|list| !list.contains("{split}"));
         one && self.format == Some(crate::data::Format::ImageList) && self.split.is_none()
+    }
+}
+
+/// The least share of an image that a crop keeps. Ours: less is a slip, and needs absurd memory.
+const LEAST_SHARE: f64 = 0.1;
+
+fn share(crop: &Option<crate::data::Cut>, _: &()) -> garde::Result {
+    match crop {
+        Some(crate::data::Cut::Share(share)) if !(LEAST_SHARE..=1.0).contains(share) => {
+            Err(garde::Error::new(format!("is a share from {LEAST_SHARE} to 1, or none")))
+        }
+        _ => Ok(()),
     }
 }
 

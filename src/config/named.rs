@@ -185,7 +185,10 @@ pub fn some_classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 
 /// Schema transform: the items of a list may be numbers.
 pub fn words_or_numbers(schema: &mut Schema) {
-    schema.insert("items".to_owned(), serde_json::json!({ "type": ["string", "integer"] }));
+    schema.insert(
+        "items".to_owned(),
+        serde_json::json!({ "anyOf": [{ "type": "string" }, { "type": "integer", "minimum": 0 }] }),
+    );
 }
 
 impl Dataset {

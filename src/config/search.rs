@@ -30,8 +30,8 @@ pub const MAX_COMBINATIONS: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Validation {
-    /// ID images: a number of test images, drawn once for all seeds and left out of the test, or the test images of another set
-    /// (OpenOOD lists 1,000 of CIFAR's, which its test list leaves out).
+    /// ID images: a number of test images, drawn once for all seeds and left out of the test; `val`, the images of the ID set's own
+    /// `val/`; or the test images of another set (OpenOOD lists 1,000 of CIFAR's, which its test list leaves out).
     #[garde(dive)]
     pub id: HeldOut,
     /// OOD sets, of which none may be among `data.ood`. Their test images are taken. May be left out with `made`.
@@ -61,8 +61,18 @@ pub struct Validation {
 pub enum HeldOut {
     /// So many of the ID set's test images.
     Images(usize),
+    /// The images of the ID set's own `val/`.
+    Val(Val),
     /// The test images of a data set.
     Set(Box<Dataset>),
+}
+
+/// The word for a set's own validation images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Val {
+    /// `val`.
+    Val,
 }
 
 /// The number that a search goes by.
@@ -118,7 +128,7 @@ impl Validate for HeldOut {
     fn validate_into(&self, context: &(), parent: &mut dyn FnMut() -> garde::Path, report: &mut garde::Report) {
         match self {
             Self::Images(0) => report.append(parent(), garde::Error::new("lower than 1")),
-            Self::Images(_) => {}
+            Self::Images(_) | Self::Val(_) => {}
             Self::Set(set) => set.validate_into(context, parent, report),
         }
     }
@@ -132,7 +142,7 @@ impl<'de> Deserialize<'de> for HeldOut {
             type Value = HeldOut;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-                formatter.write_str("a number of test images, a data set's name, or a map with `name` and more")
+                formatter.write_str("a number of test images, `val`, a data set's name, or a map with `name` and more")
             }
 
             fn visit_u64<E: de::Error>(self, images: u64) -> Result<HeldOut, E> {
@@ -140,7 +150,7 @@ impl<'de> Deserialize<'de> for HeldOut {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<HeldOut, E> {
-                Ok(HeldOut::Set(Box::new(Dataset::named(name))))
+                Ok(if name == "val" { HeldOut::Val(Val::Val) } else { HeldOut::Set(Box::new(Dataset::named(name))) })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeldOut, A::Error> {

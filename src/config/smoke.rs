@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::{
     config::{
         Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
-        WideResnet, methods::root,
+        WideResnet, methods::root, sweep::FOLD,
     },
-    data::{Size, registry},
+    data::{Format, Size, registry},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 
@@ -78,7 +78,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     if let Some(redraw) = &mut experiment.evaluation.redraw {
         redraw.draws = redraw.draws.min(DRAWS);
     }
-    // Synthetic classes have names of their own.
+    // Synthetic sets have both parts, and classes have names of their own.
+    experiment.sweep.shift_remove(FOLD);
     experiment.data.ood = experiment.data.ood_sets();
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(id.source()).map_or(0, |known| 2 * known.classes);
@@ -91,6 +92,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         match &mut validation.id {
             HeldOut::Images(images) => *images = (*images).min(VALIDATION),
             HeldOut::Set(set) => limit(set),
+            HeldOut::Val(_) => validation.id = HeldOut::Images(VALIDATION),
         }
         validation.ood.iter_mut().chain(&mut validation.made_of).for_each(limit);
         validation.made.truncate(SWEEP_VALUES);
@@ -191,6 +193,9 @@ fn limit(dataset: &mut Dataset, train_images: usize) {
     dataset.split = None;
     dataset.classes = None;
     dataset.held_out.clear();
+    if dataset.format == Some(Format::Openood) {
+        dataset.format = Some(Format::ImageList);
+    }
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);

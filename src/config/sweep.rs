@@ -2,7 +2,8 @@
 //!
 //! `sweep: { networks.tuned.loss.sparsity.weight: [0, 0.01], networks.tuned.train.epochs: [1, 2] }` is every combination of
 //! the values, the last key running fastest. A path and its values follow the rules of [`overrides`](super::overrides).
-//! Only what is below `networks`, `methods` and `evaluation` can be swept: one table, with one caption, shows all cells.
+//! Only what is below `networks`, `methods` and `evaluation` can be swept, and the fold of a cross-validation: one table, with one
+//! caption, shows all cells.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,9 @@ const FIXED: [(&str, &str); 7] = [
         "each cell is repeated with all of them; list them under `seeds`, or give each an experiment file of its own",
     ),
 ];
+
+/// The one key of data that can be swept.
+pub const FOLD: &str = "data.id.split.fold";
 
 const NAMES: &str = "it is the same for all cells";
 
@@ -113,6 +117,10 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
 fn refuse_list(path: &str, values: &[Value]) -> Result<()> {
     if values.is_empty() {
         return Err(Error::input(format!("sweep `{path}`: no values")));
+    }
+    // Each fold is tested on once, so that all of them are one result.
+    if path == FOLD {
+        return Ok(());
     }
     let first = path.split('.').next().unwrap_or(path);
     if let Some((_, why)) = FIXED.iter().find(|(key, _)| *key == first) {

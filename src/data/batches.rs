@@ -356,7 +356,7 @@ mod tests {
         for file in &files {
             image::RgbImage::from_pixel(4, 4, image::Rgb([9; 3])).save(file).unwrap();
         }
-        let pixels = Pixels::of_files(files, [3, 4, 4]).unwrap();
+        let pixels = Pixels::of_files(files, [3, 4, 4], crate::data::Fit::default()).unwrap();
         let images = Arc::new(ImageSet { pixels, ..(*set(9)).clone() });
         let mut batches = TrainBatches::new(source(images.clone(), 3, 0), 0..30_000).unwrap();
         assert!(batches.next().unwrap().is_ok());

@@ -1,18 +1,22 @@
-//! The binary versions of CIFAR-10 and CIFAR-100.
+//! CIFAR-10 and CIFAR-100 as their authors give them: the binary versions, and those for Python.
 //!
-//! A file is records of labels (CIFAR-10: one byte; CIFAR-100: coarse, fine) and 3072 bytes, the planes red, green, blue of
-//! 32×32 (Krizhevsky: the CIFAR home page).
+//! A binary file is records of labels (CIFAR-10: one byte; CIFAR-100: coarse, fine) and 3072 bytes, the planes red, green, blue of
+//! 32×32 (Krizhevsky: the CIFAR home page). torchvision reads the Python versions: pickles of a dictionary with `data`, a NumPy
+//! array (N, 3072) of the same planes, and `labels` or `fine_labels`. They are read as data; nothing in them is run.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{ImageSet, Split, damaged};
-use crate::{Error, Result};
+use crate::{
+    Result,
+    fs::read_regular,
+    nn::weights::pickle::{Pickle, Value},
+};
 
 /// Bytes of an image.
 const IMAGE: usize = 3 * 32 * 32;
+/// Most bytes of a file. Ours: 1 GiB, thirty times that of a CIFAR-10 file.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,14 @@ impl Kind {
         }
     }
 
+    /// Where the labels are in a pickle.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "labels",
+            Self::Cifar100 => "fine_labels",
+        }
+    }
+
     fn classes(self) -> usize {
         match self {
             Self::Cifar10 => 10,
@@ -39,11 +51,11 @@ impl Kind {
         }
     }
 
-    /// The folder inside the official archive.
-    fn archive(self) -> &'static str {
+    /// The folders inside the official archives: the binary one, and that for Python.
+    fn archives(self) -> [&'static str; 2] {
         match self {
-            Self::Cifar10 => "cifar-10-batches-bin",
-            Self::Cifar100 => "cifar-100-binary",
+            Self::Cifar10 => ["cifar-10-batches-bin", "cifar-10-batches-py"],
+            Self::Cifar100 => ["cifar-100-binary", "cifar-100-python"],
         }
     }
 
@@ -55,40 +67,44 @@ impl Kind {
             (Self::Cifar10, Split::Test) => &["test_batch.bin"],
             (Self::Cifar100, Split::Train) => &["train.bin"],
             (Self::Cifar100, Split::Test) => &["test.bin"],
+            (_, Split::Val) => &["val.bin"],
         }
     }
 }
 
-/// Finds the files of a split, in the folder or in the archive's own folder inside it, or says which is missing.
+/// Finds the files of a split, in the folder or in an archive's own folder inside it, or says which is missing. Binary files have
+/// the extension `.bin`, pickles none.
 pub(super) fn locate(folder: &Path, split: Split, kind: Kind) -> Result<Vec<PathBuf>, String> {
-    let inner = folder.join(kind.archive());
-    let folder = if inner.is_dir() { &inner } else { folder };
-    kind.files(split)
-        .iter()
-        .map(|file| Some(folder.join(file)).filter(|path| path.is_file()).ok_or_else(|| (*file).to_owned()))
-        .collect()
+    let [binary, python] = kind.archives();
+    let within = |archive: &str| Some(folder.join(archive)).filter(|inner| inner.is_dir());
+    let all = |folder: &Path, extension: bool| -> Result<Vec<PathBuf>, String> {
+        let file = |file: &&str| {
+            let name = if extension { file } else { file.trim_end_matches(".bin") };
+            Some(folder.join(name)).filter(|path| path.is_file()).ok_or_else(|| name.to_owned())
+        };
+        kind.files(split).iter().map(file).collect()
+    };
+    let found = all(&within(binary).unwrap_or_else(|| folder.to_owned()), true);
+    found.or_else(|missing| all(&within(python).unwrap_or_else(|| folder.to_owned()), false).map_err(|_| missing))
 }
 
 /// Reads a split.
 pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> {
     let files = locate(folder, split, kind).map_err(|missing| damaged(folder, format!("no {missing}")))?;
-    let record = kind.labels() + IMAGE;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in &files {
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        if bytes.len() % record != 0 {
-            let what = format!("its {} bytes are not a whole number of records of {record} bytes", bytes.len());
+        let bytes = read_regular(path, MAX_BYTES)?;
+        let read = match path.extension() {
+            Some(_) => records(&bytes, kind),
+            None => pickled(&bytes, kind),
+        };
+        let (images, classes) = read.map_err(|what| damaged(path, what))?;
+        if let Some(image) = classes.iter().position(|label| *label as usize >= kind.classes()) {
+            let what = format!("label {} of record {image} is not below {}", classes[image], kind.classes());
             return Err(damaged(path, what));
         }
-        for (i, record) in bytes.chunks_exact(record).enumerate() {
-            let (label, image) = record.split_at(kind.labels());
-            let label = label[kind.labels() - 1];
-            if usize::from(label) >= kind.classes() {
-                return Err(damaged(path, format!("label {label} of record {i} is not below {}", kind.classes())));
-            }
-            labels.push(u32::from(label));
-            pixels.extend_from_slice(image);
-        }
+        pixels.extend(images);
+        labels.extend(classes);
     }
     Ok(ImageSet {
         name: String::new(),
@@ -105,9 +121,66 @@ pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> 
     })
 }
 
+/// The images and labels of a binary file.
+fn records(bytes: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), String> {
+    let record = kind.labels() + IMAGE;
+    if !bytes.len().is_multiple_of(record) {
+        return Err(format!("its {} bytes are not a whole number of records of {record} bytes", bytes.len()));
+    }
+    let (mut pixels, mut labels) = (Vec::with_capacity(bytes.len()), Vec::new());
+    for record in bytes.chunks_exact(record) {
+        let (label, image) = record.split_at(kind.labels());
+        labels.push(u32::from(label[kind.labels() - 1]));
+        pixels.extend_from_slice(image);
+    }
+    Ok((pixels, labels))
+}
+
+/// The images and labels of a pickle.
+fn pickled(bytes: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), String> {
+    let pickle = Pickle::parse(bytes)?;
+    let Value::Dict(entries) = pickle.get(pickle.root()) else { return Err("a pickle of no dictionary".to_owned()) };
+    let entry = |key: &str| {
+        let found = entries.iter().find(|(known, _)| pickle.bytes(*known, bytes) == Some(key.as_bytes()));
+        found.map(|(_, value)| *value).ok_or_else(|| format!("a pickle without `{key}`"))
+    };
+    let label = |id: &usize| {
+        let label = pickle.size(*id).and_then(|label| u32::try_from(label).ok());
+        label.ok_or_else(|| format!("`{}` holds what is no label", kind.key()))
+    };
+    let labels = pickle.items(entry(kind.key())?).ok_or_else(|| format!("`{}` is no list", kind.key()))?;
+    let labels: Vec<u32> = labels.iter().map(label).collect::<Result<_, _>>()?;
+    // An array is made empty and then given its state: version, shape, type, whether columns lie together, bytes.
+    let data = entry("data")?;
+    let state = pickle.built(data).and_then(|state| pickle.items(state)).unwrap_or_default();
+    let &[_, shape, dtype, columns, data] = state else { return Err("`data` is no array".to_owned()) };
+    let shape: Vec<_> = pickle.items(shape).unwrap_or_default().iter().map(|side| pickle.size(*side)).collect();
+    let is_bytes = match pickle.get(dtype) {
+        Value::Call(callable, arguments) => {
+            let name =
+                pickle.items(*arguments).and_then(|arguments| arguments.first()).and_then(|name| pickle.text(*name));
+            pickle.global(*callable) == Some(("numpy", "dtype")) && name == Some("u1")
+        }
+        _ => false,
+    };
+    let data = pickle.bytes(data, bytes).unwrap_or_default();
+    if shape != [Some(labels.len()), Some(IMAGE)] || !is_bytes || data.len() != labels.len() * IMAGE {
+        return Err(format!("`data` is not uint8 ({}, {IMAGE}), one row for each of `{}`", labels.len(), kind.key()));
+    }
+    let pixels = match pickle.get(columns) {
+        Value::Bool(true) => {
+            let images = labels.len();
+            (0..data.len()).map(|at| data[at % IMAGE * images + at / IMAGE]).collect()
+        }
+        _ => data.to_vec(),
+    };
+    Ok((pixels, labels))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     /// A folder with the test file of `kind`.
     fn folder(kind: Kind, inner: &str, bytes: &[u8]) -> tempfile::TempDir {

@@ -76,7 +76,7 @@ impl Numbered {
     }
 
     /// What the label becomes, if its class is wanted.
-    pub(super) fn new(&self, label: u32) -> Option<u32> {
+    pub(super) fn renumbered(&self, label: u32) -> Option<u32> {
         self.new.get(label as usize).copied().flatten()
     }
 
@@ -93,7 +93,7 @@ pub(super) fn only(dataset: &Dataset, images: ImageSet) -> Result<ImageSet> {
     let Some(labels) = &images.labels else { return Err(without_labels(dataset)) };
     let chosen = Numbered::of(dataset, images.classes)?;
     let (kept, new): (Vec<usize>, Vec<u32>) =
-        labels.iter().enumerate().filter_map(|(image, label)| Some((image, chosen.new(*label)?))).unzip();
+        labels.iter().enumerate().filter_map(|(image, label)| Some((image, chosen.renumbered(*label)?))).unzip();
     let complete = images.full_size.is_none_or(|full| full == images.len());
     let mut left = images.subset(&kept);
     left.labels = Some(new);

@@ -8,7 +8,9 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Format, Split, check_split, cifar, fer2013, format, found, idx, image_list, list, listing, store, svhn};
+use super::{
+    Format, Split, check_split, cifar, fer2013, format, found, idx, image_list, images_of, list, listing, store, svhn,
+};
 use crate::{Error, Result, config::Dataset, digest};
 
 /// Files hashed together. Ours: between two steps of a progress bar.
@@ -29,7 +31,7 @@ impl Contents {
     pub(crate) fn of(dataset: &Dataset, split: Split, root: &Path) -> Result<Self> {
         let (format, place) = (format(dataset)?, found(dataset, root));
         let stored = store::path(&place, split);
-        if format != Format::ImageList && dataset.split.is_none() && stored.is_file() {
+        if !format.is_list() && dataset.split.is_none() && stored.is_file() {
             return Ok(Self::named(&place, vec![stored]));
         }
         check_split(dataset, format, split, root)?;
@@ -46,12 +48,14 @@ impl Contents {
                     Format::Folder => listing::locate_flat(&place, split),
                     _ => listing::locate_classes(&place, dataset, split),
                 };
-                let place = place.map_err(missing)?;
-                return Ok(Self::named(&place, listing::list_pictures(&place)?.0));
+                let part = place.map_err(missing)?;
+                let images = listing::all_images(dataset, &found(dataset, root), &part)?;
+                return Ok(Self::named(&part, images));
             }
-            Format::ImageList => {
+            Format::ImageList | Format::Openood => {
                 let list = list(dataset, split, root);
-                let (images, _) = image_list::entries(&place, &list)?;
+                let place = images_of(dataset, &list, root);
+                let (images, _) = image_list::entries(&place, &list, dataset)?;
                 let mut contents = Self::named(&place, images);
                 // The labels stand in it, whatever it is called.
                 contents.files.push(("list".to_owned(), list));

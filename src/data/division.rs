@@ -21,15 +21,15 @@ pub(crate) const MOST_FOLDS: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct Division {
     /// The share of each class's images to test on, above 0 and below 1; at least one image, and not all.
-    #[garde(skip)]
+    #[garde(range(min = 0.0, max = 1.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<f64>,
     /// In place of `test`: into how many parts each class is divided, for cross-validation. Every image is in one of them.
-    #[garde(inner(range(min = 2, max = MOST_FOLDS)))]
+    #[garde(range(min = 2, max = MOST_FOLDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folds: Option<usize>,
     /// With `folds`: the one to test on, from 0. The others are learned from. 0 unless given.
-    #[garde(skip)]
+    #[garde(range(min = 0, max = MOST_FOLDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<usize>,
     /// Another seed draws other images. 0 unless given.

@@ -24,6 +24,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
     let usage = match split {
         Split::Train => "Training",
         Split::Test => "PrivateTest",
+        Split::Val => "PublicTest",
     };
     let (file, _) = open_regular(&path)?;
     let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{
     ImageSet, Split, damaged,
-    form::{Damaged, Wanted},
+    form::{Damaged, Fit, Wanted},
     image_set::TOGETHER,
     listing::name,
     picture,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// New images: these files at `shape` (channels, rows, columns), as those of a data set are read, without labels; and which of
+/// New images: these files at `shape` (channels, rows, columns) by `fit`, as those of a data set are read, without labels; and which of
 /// the files they are. `problem` is told of each file that is no image, and may go on. They are held if they fit `memory` bytes.
 ///
 /// # Errors
@@ -29,10 +29,11 @@ use crate::{Error, Result};
 pub fn new_images(
     files: &[PathBuf],
     shape: [usize; 3],
+    fit: Fit,
     memory: u64,
     problem: impl FnMut(Error) -> Result<()>,
 ) -> Result<(ImageSet, Vec<usize>)> {
-    let (pixels, kept) = decode_all(files, shape, fits(files.len(), shape, Some(memory)), problem)?;
+    let (pixels, kept) = decode_all(files, (shape, fit), fits(files.len(), shape, Some(memory)), problem)?;
     Ok((unlabelled("new images".to_owned(), Split::Test, shape, pixels), kept))
 }
 
@@ -90,11 +91,14 @@ fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Re
     }
     let shape = picture::shape(files, wanted)?;
     let held = fits(files.len(), shape, wanted.memory);
+    let fitted = (shape, wanted.fit);
     let (pixels, kept) = match wanted.damaged {
         // The digest of the set, which is taken before any work, reads all images.
-        Damaged::Refuse if !held => (Pixels::of_files(files.iter().cloned(), shape)?, (0..files.len()).collect()),
-        Damaged::Refuse => decode_all(files, shape, held, Err)?,
-        Damaged::Skip => decode_all(files, shape, held, |error| match error {
+        Damaged::Refuse if !held => {
+            (Pixels::of_files(files.iter().cloned(), shape, wanted.fit)?, (0..files.len()).collect())
+        }
+        Damaged::Refuse => decode_all(files, fitted, held, Err)?,
+        Damaged::Skip => decode_all(files, fitted, held, |error| match error {
             Error::Input { .. } => Ok(()),
             error => Err(error),
         })?,
@@ -114,12 +118,12 @@ fn fits(images: usize, shape: [usize; 3], memory: Option<u64>) -> bool {
 /// Decodes these files at `shape`, and says which of them could be. `problem` is told of the others and may end it.
 fn decode_all(
     files: &[PathBuf],
-    shape: [usize; 3],
+    (shape, fit): ([usize; 3], Fit),
     held: bool,
     mut problem: impl FnMut(Error) -> Result<()>,
 ) -> Result<(Pixels, Vec<usize>)> {
     let (mut pixels, mut kept) = (Vec::new(), Vec::new());
-    let decode = |file: &PathBuf| picture::at(file, shape).map(|image| if held { image } else { Vec::new() });
+    let decode = |file: &PathBuf| picture::at(file, shape, fit).map(|image| if held { image } else { Vec::new() });
     for (chunk, files) in files.chunks(TOGETHER).enumerate() {
         // In order, so that the first damaged image by name is the one reported.
         let read: Vec<Result<Vec<u8>>> = files.par_iter().map(decode).collect();
@@ -135,7 +139,7 @@ fn decode_all(
     }
     let pixels = match held {
         true => Pixels::Held(pixels),
-        false => Pixels::of_files(kept.iter().map(|&place| files[place].clone()), shape)?,
+        false => Pixels::of_files(kept.iter().map(|&place| files[place].clone()), shape, fit)?,
     };
     Ok((pixels, kept))
 }

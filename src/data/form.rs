@@ -26,6 +26,85 @@ impl Size {
     }
 }
 
+/// How images are brought to another size.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// How a pixel is made of others. Bilinear unless given, as in torchvision.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whether a pixel is made of all that it covers where an image shrinks. True unless given, as torchvision does with images
+    /// of files; OpenCV and albumentations do not. Nearest neighbours have none.
+    #[serde(default = "yes")]
+    pub antialias: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a pixel is made of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Linear along rows and columns.
+    #[default]
+    Bilinear,
+    /// Cubic along rows and columns: Keys' kernel, with a = −1/2 as in Pillow, and −3/4 as in PyTorch and OpenCV without
+    /// anti-aliasing.
+    Bicubic,
+    /// The nearest pixel.
+    Nearest,
+}
+
+/// How much of an image the size takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a share above 0 and up to 1, or `none`")]
+pub enum Cut {
+    /// The shorter side is resized to the size divided by this share, and what exceeds the size is cut off about the centre.
+    Share(f64),
+    /// Both sides are resized, and nothing is cut off.
+    None(Uncropped),
+}
+
+/// The word for no crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Uncropped {
+    /// `none`.
+    None,
+}
+
+/// How images are brought to their size.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Fit {
+    /// Bilinear with anti-aliasing if none is given.
+    pub(super) resize: Option<Resize>,
+    /// A share of 1 if none is given.
+    pub(super) crop: Option<Cut>,
+}
+
+impl Fit {
+    /// Of a data set's keys.
+    pub fn of(dataset: &Dataset) -> Self {
+        Self { resize: dataset.resize, crop: dataset.crop }
+    }
+
+    /// The share of an image that is kept, or `None` where nothing is cut off.
+    pub(super) fn share(self) -> Option<f64> {
+        match self.crop {
+            None => Some(1.0),
+            Some(Cut::Share(share)) => Some(share),
+            Some(Cut::None(_)) => None,
+        }
+    }
+
+    /// Whether an image that has the size already stays as it is.
+    pub(super) fn keeps_size(self) -> bool {
+        self.share().is_none_or(|share| share >= 1.0)
+    }
+}
+
 /// What to do with an image that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +114,16 @@ pub enum Damaged {
     Refuse,
     /// Leave it out; captions say how many there were.
     Skip,
+}
+
+/// Which symbolic links inside a set are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Links {
+    /// Those that lead to a place in the set's folder.
+    Follow,
+    /// All: what an archive of others links to is read as well.
+    Anywhere,
 }
 
 /// What images are brought to; what is `None` follows the files, which must then agree.
@@ -70,6 +159,7 @@ impl Form {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {
     pub(super) form: Form,
+    pub(super) fit: Fit,
     /// The most images.
     pub(super) limit: Option<usize>,
     pub(super) damaged: Damaged,

@@ -48,12 +48,32 @@ impl Files {
     }
 }
 
+/// torchvision's folder of such files, where `folder` has none itself: `raw` in it, or `MNIST/raw` in it or in `root`, by the set's
+/// name in torchvision.
+pub(super) fn torchvision(folder: &Path, name: &str, root: Option<&Path>) -> Option<PathBuf> {
+    let there = |folder: &Path| [Split::Train, Split::Test].iter().any(|split| locate(folder, *split).is_ok());
+    if there(folder) {
+        return None;
+    }
+    let theirs = match name {
+        "mnist" => "MNIST",
+        "fashion_mnist" => "FashionMNIST",
+        "kmnist" => "KMNIST",
+        "emnist_letters" => "EMNIST",
+        _ => "",
+    };
+    let inner = |place: &Path| (!theirs.is_empty()).then(|| place.join(theirs).join("raw"));
+    let places = [Some(folder.join("raw")), inner(folder), root.and_then(inner)];
+    places.into_iter().flatten().find(|place| there(place))
+}
+
 /// Finds the files of a split, or says which was looked for.
 pub(super) fn locate(folder: &Path, split: Split) -> Result<Files, String> {
     // EMNIST's official files hold each letter transposed.
     let stems: [(&str, bool); 2] = match split {
         Split::Train => [("train", false), ("emnist-letters-train", true)],
         Split::Test => [("t10k", false), ("emnist-letters-test", true)],
+        Split::Val => [("val", false), ("emnist-letters-val", true)],
     };
     let find = |stem: &str, kind: &str| {
         // With a dot in some unpacked copies.

@@ -1,17 +1,18 @@
 //! Lists of pictures: a text file with a line `path label` for each, as OpenOOD's splits come.
 //!
-//! Paths start at the data set's folder and stay in it, whatever the list says: no `..`, no root, no symbolic link on the way. The
+//! Paths start at the data set's folder and stay in it, whatever the list says: no `..`, no root, no symbolic link on the way unless it is said. The
 //! label is the last word of the line; −1 stands for none, and then in every line. Pictures are taken in the order of the lines; a
 //! limit takes the first of every class in turn (of every folder, without labels) and keeps that order.
 
 use std::{
     collections::BTreeSet,
     fs,
+    io::Read as _,
     path::{Component, Path, PathBuf},
 };
 
-use super::{Split, listing::Listing, no_gaps};
-use crate::{Error, Result, config::Dataset};
+use super::{Links, Split, listing::Listing, no_gaps};
+use crate::{Error, Result, config::Dataset, fs::open_regular};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
 const MAX_BYTES: u64 = 256 << 20;
@@ -31,7 +32,7 @@ pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
 
 /// The pictures of a list, whose paths start at `root`.
 pub(super) fn entries_of(root: &Path, list: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
-    let (files, labels) = entries(root, list)?;
+    let (files, labels) = entries(root, list, dataset)?;
     let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
     let listing = Listing::of_list((list, root), files, labels, classes);
     let listing = listing.of_classes(dataset)?.part(dataset, split)?;
@@ -41,8 +42,19 @@ pub(super) fn entries_of(root: &Path, list: &Path, dataset: &Dataset, split: Spl
     Ok(listing)
 }
 
+/// The first path of a list, if it is one below its folder.
+pub(super) fn first(list: &Path) -> Option<PathBuf> {
+    const ENOUGH: u64 = 4096;
+    let mut text = String::new();
+    let (file, _) = open_regular(list).ok()?;
+    file.take(ENOUGH).read_to_string(&mut text).ok()?;
+    let (path, _) = text.lines().map(str::trim).find(|line| !line.is_empty())?.rsplit_once(char::is_whitespace)?;
+    let path = PathBuf::from(path.trim_end());
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)).then_some(path)
+}
+
 /// The files of a list, and their labels if it has any.
-pub(super) fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
+pub(super) fn entries(root: &Path, list: &Path, dataset: &Dataset) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
     let length = fs::metadata(list).map_err(Error::io("read", list))?.len();
     if length > MAX_BYTES {
         return Err(Error::input(format!("{} has {length} bytes: too large for a list of pictures", list.display())));
@@ -69,7 +81,7 @@ pub(super) fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<
         if labels.first().is_some_and(|first| (*first < 0) != (label < 0)) {
             return Err(at("labels and -1 (no label) in one list".to_owned()));
         }
-        files.push(inside(root, Path::new(path.trim_end()), &mut known).map_err(at)?);
+        files.push(inside(root, Path::new(path.trim_end()), dataset.links, &mut known).map_err(at)?);
     }
     if files.is_empty() {
         return Err(Error::input(format!("{} lists no pictures", list.display())).hint(A_LINE));
@@ -81,7 +93,7 @@ pub(super) fn entries(root: &Path, list: &Path) -> Result<(Vec<PathBuf>, Option<
 const A_LINE: &str = "a line is a path and a label: cifar10/test/airplane/0001.png 0";
 
 /// The file of this path under `root`, or what is wrong with it.
-fn inside(root: &Path, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<PathBuf, String> {
+fn inside(root: &Path, path: &Path, links: Option<Links>, known: &mut BTreeSet<PathBuf>) -> Result<PathBuf, String> {
     let mut file = root.to_owned();
     for part in path.components() {
         match part {
@@ -92,12 +104,26 @@ fn inside(root: &Path, path: &Path, known: &mut BTreeSet<PathBuf>) -> Result<Pat
         if known.contains(&file) {
             continue;
         }
-        let metadata = fs::symlink_metadata(&file).map_err(|error| match error.kind() {
+        let unreadable = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => format!("{} is not there", file.display()),
             _ => format!("cannot read {}: {error}", file.display()),
-        })?;
+        };
+        let mut metadata = fs::symlink_metadata(&file).map_err(unreadable)?;
         if metadata.is_symlink() {
-            return Err(format!("{} is a symbolic link, which is not followed", file.display()));
+            let shown = file.display();
+            match links {
+                None => {
+                    return Err(format!("{shown} is a symbolic link, which is not followed without `links: follow`"));
+                }
+                Some(Links::Follow) => {
+                    let canonical = |path: &Path| path.canonicalize().map_err(unreadable);
+                    if !canonical(&file)?.starts_with(canonical(root)?) {
+                        return Err(format!("{shown} is a symbolic link out of {}", root.display()));
+                    }
+                }
+                Some(Links::Anywhere) => {}
+            }
+            metadata = fs::metadata(&file).map_err(unreadable)?;
         }
         if metadata.is_dir() {
             known.insert(file.clone());

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Split,
     ahead::ahead,
+    form::Fit,
     pixels::{self, Pixels},
 };
 use crate::{Error, Result, digest::hex};
@@ -217,10 +218,15 @@ impl ImageSet {
     ///
     /// # Errors
     /// `Error::Input` when `channels` is neither 1 nor 3, or a side is 0.
-    pub fn conform(mut self, channels: usize, height: usize, width: usize) -> Result<Self> {
+    pub fn conform(self, channels: usize, height: usize, width: usize) -> Result<Self> {
+        self.conform_by(channels, height, width, Fit::default())
+    }
+
+    /// The same images at another shape, resized and cropped as `fit` says.
+    pub(super) fn conform_by(mut self, channels: usize, height: usize, width: usize, fit: Fit) -> Result<Self> {
         let to = [channels, height, width];
-        if to != self.shape() {
-            self.pixels.conform(self.shape(), to)?;
+        if to != self.shape() || !fit.keeps_size() {
+            self.pixels.conform(self.shape(), to, fit)?;
             [self.channels, self.height, self.width] = to;
         }
         Ok(self)

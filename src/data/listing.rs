@@ -1,8 +1,8 @@
 //! What a split of a folder or a list has: which images, in which order, of which classes, before any is decoded.
 //!
 //! Images are listed in the order of their paths. Hidden files are passed over, files that are no images are counted. A symbolic
-//! link inside the folder is refused, so that a downloaded archive cannot make us read what is elsewhere; the folder itself may
-//! be a link.
+//! link inside the folder is refused unless the configuration says otherwise, so that a downloaded archive cannot make us read what is
+//! elsewhere; the folder itself may be a link.
 
 use std::{
     fs,
@@ -13,6 +13,7 @@ use super::{
     ImageSet, Split, classes, damaged,
     folder::{read_files, with_note},
     form::Wanted,
+    links::Followed,
     picture,
 };
 use crate::{Error, Result, config::Dataset, printable};
@@ -63,7 +64,7 @@ impl Listing {
         }
         let chosen = classes::Numbered::of(dataset, self.classes)?;
         let Some(labels) = self.labels.take() else { return Err(classes::without_labels(dataset)) };
-        let new: Vec<Option<u32>> = labels.iter().map(|label| chosen.new(*label)).collect();
+        let new: Vec<Option<u32>> = labels.iter().map(|label| chosen.renumbered(*label)).collect();
         let mut kept = new.iter().map(Option::is_some);
         self.files.retain(|_| kept.next() == Some(true));
         self.labels = Some(new.into_iter().flatten().collect());
@@ -124,11 +125,18 @@ pub(super) fn name(root: &Path, file: &Path) -> String {
 }
 
 /// The folder of a split's class folders, or what was looked for. A folder without parts is tested on as a whole, and is divided
-/// where the configuration says how.
+/// where the configuration says how. Where there is no `test/`, as in ImageNet, `val/` is tested on.
 pub(super) fn locate_classes(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, String> {
     let own = folder.join(split.name());
+    let has = |part: &str| folder.join(part).is_dir();
+    if split == Split::Val && has("val") && !has("test") {
+        return Err("folder test/ beside val/, so val/ is what is tested on".to_owned());
+    }
     if own.is_dir() {
         return Ok(own);
+    }
+    if split == Split::Test && has("val") {
+        return Ok(folder.join("val"));
     }
     let undivided = is_undivided(folder);
     if undivided && (dataset.split.is_some() || split == Split::Test) {
@@ -144,8 +152,9 @@ pub(super) fn locate_classes(folder: &Path, dataset: &Dataset, split: Split) -> 
 
 /// Whether there are class folders without parts above them.
 fn is_undivided(folder: &Path) -> bool {
-    let folders = || subfolders(folder).unwrap_or_default();
-    !["train", "test", "val"].iter().any(|part| folder.join(part).is_dir()) && !folders().is_empty()
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    !["train", "test", "val"].iter().any(|part| folder.join(part).is_dir())
+        && entries.any(|entry| entry.path().is_dir())
 }
 
 /// The folder of a split's unlabelled pictures, or what was looked for.
@@ -174,10 +183,10 @@ pub(super) fn of_class_folders(folder: &Path, dataset: &Dataset, split: Split) -
         .hint(format!("leave `split` out, or point `path` at one of them: {}", root.display())));
     }
     let (all, names) = class_folders(folder, dataset)?;
-    let mut found = Found::default();
+    let mut found = Found::of(dataset, folder)?;
     let mut labels = Vec::new();
     let mut listing = Listing::default();
-    for path in subfolders(&root)? {
+    for path in subfolders(&root, &mut found.followed)? {
         let class = file_name(&path);
         if root == folder && PARTS.contains(&class.to_lowercase().as_str()) {
             return Err(Error::input(format!("{} looks like a part of a set, not like a class", path.display()))
@@ -199,6 +208,9 @@ pub(super) fn of_class_folders(folder: &Path, dataset: &Dataset, split: Split) -
         labels.resize(found.images.len(), label as u32);
     }
     listing.notes.extend(classes::in_words(&names, all.len()));
+    if split == Split::Test && file_name(&root) == "val" && root != folder {
+        listing.notes.push("the images of val/, as there is no test/".to_owned());
+    }
     Listing {
         place: root.clone(),
         root,
@@ -213,9 +225,9 @@ pub(super) fn of_class_folders(folder: &Path, dataset: &Dataset, split: Split) -
 }
 
 /// The images of a split without labels.
-pub(super) fn of_folder(folder: &Path, split: Split) -> Result<Listing> {
+pub(super) fn of_folder(folder: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
     let root = locate_flat(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
-    let mut found = Found::default();
+    let mut found = Found::of(dataset, folder)?;
     walk(&root, 0, &mut found)?;
     Ok(Listing { place: root.clone(), root, files: found.images, others: found.others, ..Listing::default() })
 }
@@ -228,9 +240,10 @@ pub(super) fn class_names(folder: &Path, dataset: &Dataset) -> Result<Vec<String
 /// The names of all class folders of all parts, and of those that are wanted in the order of their labels.
 fn class_folders(folder: &Path, dataset: &Dataset) -> Result<(Vec<String>, Vec<String>)> {
     let mut parts = Vec::new();
-    for split in [Split::Train, Split::Test] {
+    for split in [Split::Train, Split::Test, Split::Val] {
         if let Ok(part) = locate_classes(folder, dataset, split) {
-            let names: Vec<String> = subfolders(&part)?.iter().map(|path| file_name(path)).collect();
+            let mut followed = Followed::of(dataset, folder)?;
+            let names: Vec<String> = subfolders(&part, &mut followed)?.iter().map(|path| file_name(path)).collect();
             parts.push(names);
         }
     }
@@ -253,12 +266,27 @@ pub fn list_pictures(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
     Ok((found.images, found.others))
 }
 
+/// The images anywhere below `place` in the `folder` of a set.
+pub(super) fn all_images(dataset: &Dataset, folder: &Path, place: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Found::of(dataset, folder)?;
+    walk(place, 0, &mut found)?;
+    Ok(found.images)
+}
+
 /// The files below a folder.
 #[derive(Default)]
 struct Found {
     images: Vec<PathBuf>,
     /// Files that are no images.
     others: usize,
+    followed: Followed,
+}
+
+impl Found {
+    /// Nothing yet, of a set whose files are in `folder`.
+    fn of(dataset: &Dataset, folder: &Path) -> Result<Self> {
+        Ok(Self { followed: Followed::of(dataset, folder)?, ..Self::default() })
+    }
 }
 
 fn file_name(path: &Path) -> String {
@@ -266,14 +294,14 @@ fn file_name(path: &Path) -> String {
 }
 
 /// The folders in `folder`, by name.
-fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut folders = entries(folder)?;
+fn subfolders(folder: &Path, followed: &mut Followed) -> Result<Vec<PathBuf>> {
+    let mut folders = entries(folder, followed)?;
     folders.retain(|path| path.is_dir());
     Ok(folders)
 }
 
-/// What is in `folder`, by name, hidden files left out, links refused.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+/// What is in `folder`, by name, hidden files left out, links as `followed` says.
+fn entries(folder: &Path, followed: &mut Followed) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
@@ -282,9 +310,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         if entry.file_type().map_err(Error::io("read", &path))?.is_symlink() {
-            return Err(Error::input(format!("{} is a symbolic link", path.display())).hint(
-                "links inside a data set are not followed: put the picture there, or point `path` at its folder",
-            ));
+            followed.target(&path)?;
         }
         paths.push(path);
     }
@@ -297,7 +323,7 @@ fn walk(folder: &Path, depth: usize, found: &mut Found) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::input(format!("{} is nested deeper than {MAX_DEPTH} folders", folder.display())));
     }
-    for path in entries(folder)? {
+    for path in entries(folder, &mut found.followed)? {
         if path.is_dir() {
             walk(&path, depth + 1, found)?;
         } else if !path.is_file() {
@@ -325,7 +351,7 @@ mod tests {
     }
 
     fn read_flat(folder: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
-        of_folder(folder, split)?.read(split, wanted)
+        of_folder(folder, &Dataset::named("mine"), split)?.read(split, wanted)
     }
 
     /// Saves a picture of one colour.

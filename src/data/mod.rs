@@ -23,11 +23,13 @@ mod form;
 mod idx;
 mod image_list;
 mod image_set;
+mod links;
 mod listing;
 mod mat;
 mod memory;
 mod picture;
 mod pixels;
+mod resample;
 mod statistics;
 mod svhn;
 
@@ -42,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use division::Division;
 pub use folder::new_images;
-pub use form::{Damaged, Size};
+pub use form::{Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
 pub use image_set::{ImageSet, Normalisation};
 pub use listing::list_pictures;
 pub use memory::Memory;
@@ -59,11 +61,12 @@ use registry::{Known, known};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// MNIST's: `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or `.gz`; images may be alone.
+    /// MNIST's: `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or `.gz`; images may be alone. In the folder, or as
+    /// torchvision has them in `MNIST/raw`.
     Idx,
-    /// CIFAR-10's binary version: `data_batch_{1..5}.bin`, `test_batch.bin`.
+    /// CIFAR-10's binary version: `data_batch_{1..5}.bin`, `test_batch.bin`; or that for Python, which torchvision reads.
     Cifar10,
-    /// CIFAR-100's binary version: `train.bin`, `test.bin`; the fine labels are used.
+    /// CIFAR-100's binary version: `train.bin`, `test.bin`; or that for Python. The fine labels are used.
     Cifar100,
     /// SVHN's cropped digits: `train_32x32.mat`, `test_32x32.mat` (MATLAB v5; label 10 is the digit 0).
     Svhn,
@@ -76,6 +79,16 @@ pub enum Format {
     /// A text file (`list:`) with a line `path label` for each picture; paths start at the data set's folder, and label −1 stands
     /// for none. OpenOOD's splits come so.
     ImageList,
+    /// OpenOOD's data folder, with `images_classic`, `images_largescale` and `benchmark_imglist`: `list:` names a benchmark, and
+    /// the set's name one of its lists, `{train,val,test}_<name>.txt`. `openood` unless `path` is given.
+    Openood,
+}
+
+impl Format {
+    /// Whether a text file lists the images.
+    pub(crate) fn is_list(self) -> bool {
+        matches!(self, Self::ImageList | Self::Openood)
+    }
 }
 
 /// Which part of a data set.
@@ -86,14 +99,17 @@ pub enum Split {
     Train,
     /// What is reported on.
     Test,
+    /// What settings may be chosen on: `val/` beside `train/` and `test/`.
+    Val,
 }
 
 impl Split {
-    /// `train` or `test`.
+    /// `train`, `test` or `val`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Test => "test",
+            Self::Val => "val",
         }
     }
 }
@@ -141,9 +157,10 @@ pub fn load_as(
     let folder = found(dataset, root);
     let form = shape.map_or_else(|| Form::of(dataset), Form::exact);
     let limit = limit(dataset, split);
-    let wanted = Wanted { form, limit, damaged: dataset.damaged.unwrap_or_default(), memory };
+    let fit = Fit::of(dataset);
+    let wanted = Wanted { form, fit, limit, damaged: dataset.damaged.unwrap_or_default(), memory };
     // A folder of pictures may serve many lists.
-    let listed = format == Format::ImageList || dataset.split.is_some();
+    let listed = format.is_list() || dataset.split.is_some();
     let stored = if listed { None } else { store::read(&folder, dataset.source(), split)? };
     let stored_as_one = stored.is_some();
     let images = match stored {
@@ -156,7 +173,7 @@ pub fn load_as(
                 Format::Cifar100 => cifar::read(&folder, split, cifar::Kind::Cifar100)?,
                 Format::Svhn => svhn::read(&folder, split)?,
                 Format::Fer2013 => fer2013::read(&folder, split)?,
-                Format::ClassFolders | Format::Folder | Format::ImageList => {
+                Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => {
                     listing(dataset, format, split, root)?.read(split, &wanted)?
                 }
             }
@@ -166,16 +183,20 @@ pub fn load_as(
         return Err(damaged(&folder, format!("its {split} files hold no images")));
     }
     // Class folders have images, and lists look at all of their lines; classes were chosen there.
-    let looked = !stored_as_one && matches!(format, Format::ClassFolders | Format::ImageList);
+    let looked = !stored_as_one && (format == Format::ClassFolders || format.is_list());
+    let from_files = looked || (!stored_as_one && format == Format::Folder);
     let mut images = match looked && classes::are_chosen(dataset) {
         true => images,
-        false => classes::only(dataset, from_class_zero(images, known, &folder)?)?,
+        false => {
+            let full_size = complete_size(dataset, split).or(images.full_size);
+            classes::only(dataset, from_class_zero(ImageSet { full_size, ..images }, known, &folder)?)?
+        }
     };
     if split == Split::Train && !looked && known.is_none_or(|known| known.classes == 0) {
         no_gaps(images.labels.iter().flatten().copied(), &folder)?;
     }
-    images.name.clone_from(&dataset.name);
-    images.full_size = full_size(dataset, split).or(images.full_size);
+    // Validation images stand beside those that are reported on.
+    images.name = if split == Split::Val { format!("{}_val", dataset.name) } else { dataset.name.clone() };
     let synthetic = folder.join(SYNTHETIC).is_file().then(|| "synthetic".to_owned());
     let notes: Vec<String> = dataset.note.iter().cloned().chain(synthetic).chain(images.note.take()).collect();
     images.note = (!notes.is_empty()).then(|| notes.join(", "));
@@ -183,7 +204,9 @@ pub fn load_as(
         images = images.take(limit);
     }
     let [channels, height, width] = form.or(images.shape());
-    images.conform(channels, height, width)
+    // Those of files are at their size already.
+    let fit = if from_files { Fit::default() } else { fit };
+    images.conform_by(channels, height, width, fit)
 }
 
 /// Whether the files of `splits` are there, without reading them.
@@ -195,7 +218,7 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
     let format = format(dataset)?;
     let folder = found(dataset, root);
     for &split in splits {
-        if format == Format::ImageList || dataset.split.is_some() || !store::path(&folder, split).is_file() {
+        if format.is_list() || dataset.split.is_some() || !store::path(&folder, split).is_file() {
             check_split(dataset, format, split, root)?;
             // Whether the classes are there and can be divided.
             if classes::are_chosen(dataset) || dataset.split.is_some() {
@@ -228,8 +251,11 @@ fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Resu
     let folder = found(dataset, root);
     match format {
         Format::ClassFolders => listing::of_class_folders(&folder, dataset, split),
-        Format::ImageList => image_list::entries_of(&folder, &list(dataset, split, root), dataset, split),
-        Format::Folder => listing::of_folder(&folder, split),
+        Format::ImageList | Format::Openood => {
+            let list = list(dataset, split, root);
+            image_list::entries_of(&images_of(dataset, &list, root), &list, dataset, split)
+        }
+        Format::Folder => listing::of_folder(&folder, dataset, split),
         _ => Ok(Listing::default()),
     }
 }
@@ -295,9 +321,14 @@ pub fn classes(dataset: &Dataset) -> Option<usize> {
 }
 
 /// How many images a split of the complete set has; `None` for your own sets, for lists (which are sets of their own, whatever
-/// the name), and where no one set is the complete one.
+/// the name), where some classes are chosen, and where no one set is the complete one.
 pub fn full_size(dataset: &Dataset, split: Split) -> Option<usize> {
-    let known = known(dataset.source()).filter(|_| dataset.format != Some(Format::ImageList));
+    complete_size(dataset, split).filter(|_| !classes::are_chosen(dataset))
+}
+
+/// The same with all classes.
+fn complete_size(dataset: &Dataset, split: Split) -> Option<usize> {
+    let known = known(dataset.source()).filter(|_| !dataset.format.is_some_and(Format::is_list));
     known.and_then(|known| known.size(split))
 }
 
@@ -322,6 +353,7 @@ fn format(dataset: &Dataset) -> Result<Format> {
 pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
     match &dataset.path {
         Some(path) => under(path, root),
+        None if dataset.format == Some(Format::Openood) => root.join("openood"),
         None => root.join(known(dataset.source()).map_or(dataset.source(), |known| known.folder)),
     }
 }
@@ -336,12 +368,38 @@ fn under(path: &Path, root: &Path) -> PathBuf {
 
 /// The file that lists a split's pictures.
 fn list(dataset: &Dataset, split: Split, root: &Path) -> PathBuf {
+    if dataset.format == Some(Format::Openood) {
+        let benchmark =
+            folder(dataset, root).join("benchmark_imglist").join(dataset.list.as_deref().unwrap_or_default());
+        return benchmark.join(format!("{split}_{}.txt", dataset.source()));
+    }
     under(Path::new(&dataset.list.clone().unwrap_or_default().replace("{split}", split.name())), root)
+}
+
+/// The folder that the paths of a list start at.
+fn images_of(dataset: &Dataset, list: &Path, root: &Path) -> PathBuf {
+    let folder = found(dataset, root);
+    if dataset.format != Some(Format::Openood) {
+        return folder;
+    }
+    let [classic, large] = ["images_classic", "images_largescale"].map(|images| folder.join(images));
+    let first = image_list::first(list);
+    if first.is_some_and(|first| large.join(&first).exists() && !classic.join(&first).exists()) {
+        large
+    } else {
+        classic
+    }
 }
 
 /// [`folder`], or for a set that the repository carries, if it is not there, the repository's own: wherever the other data
 /// are, a program started in the repository finds it.
 fn found(dataset: &Dataset, root: &Path) -> PathBuf {
+    if format(dataset).is_ok_and(|format| format == Format::Idx)
+        && let Some(raw) =
+            idx::torchvision(&folder(dataset, root), dataset.source(), dataset.path.is_none().then_some(root))
+    {
+        return raw;
+    }
     let (own, carried) = (folder(dataset, root), folder(dataset, Path::new("data")));
     let elsewhere = carried.starts_with("data/embedded") && !own.is_dir() && carried.is_dir();
     if elsewhere { carried } else { own }
@@ -355,7 +413,7 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
     }
     let folder = found(dataset, root);
     let pictures = match format(dataset).ok()? {
-        Format::ImageList => Ok(list(dataset, split, root)),
+        Format::ImageList | Format::Openood => Ok(list(dataset, split, root)),
         _ if store::path(&folder, split).is_file() => return None,
         Format::ClassFolders => listing::locate_classes(&folder, dataset, split),
         Format::Folder => listing::locate_flat(&folder, split),
@@ -374,7 +432,7 @@ pub fn class_names(dataset: &Dataset, root: &Path) -> Option<Vec<String>> {
 fn limit(dataset: &Dataset, split: Split) -> Option<usize> {
     match split {
         Split::Train => dataset.train_limit,
-        Split::Test => dataset.test_limit,
+        Split::Test | Split::Val => dataset.test_limit,
     }
 }
 
@@ -389,12 +447,15 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> 
         Format::Fer2013 => fer2013::locate(folder).err(),
         Format::ClassFolders => listing::locate_classes(folder, dataset, split).err(),
         Format::Folder => listing::locate_flat(folder, split).err(),
-        Format::ImageList => image_list::locate(folder, &list(dataset, split, root)).err(),
+        Format::ImageList | Format::Openood => image_list::locate(folder, &list(dataset, split, root)).err(),
     };
     let Some(missing) = missing else { return Ok(()) };
     let error =
         Error::input(format!("data set \"{}\" ({split}) is not in {}: no {missing}", dataset.name, folder.display()));
     Err(match known(dataset.source()) {
+        _ if format == Format::Openood => error.hint(
+            "`path` is OpenOOD's data folder, with benchmark_imglist/, and `list` a benchmark there: cifar10, cifar100, imagenet",
+        ),
         _ if format == Format::ImageList => {
             error.hint("`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)")
         }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{
     conform, damaged,
-    form::{Damaged, Wanted},
+    form::{Damaged, Fit, Wanted},
     idx::MAX_DEFLATE_RATIO,
     unreadable,
 };
@@ -42,11 +42,11 @@ pub(super) struct Picture {
 
 impl Picture {
     /// Its pixels (C, H, W) at a shape.
-    pub(super) fn at(self, shape: [usize; 3]) -> Result<Vec<u8>> {
-        if self.shape == shape {
+    pub(super) fn at(self, shape: [usize; 3], fit: Fit) -> Result<Vec<u8>> {
+        if self.shape == shape && fit.keeps_size() {
             return Ok(self.pixels);
         }
-        conform::images(&self.pixels, self.shape, shape)
+        conform::images(&self.pixels, self.shape, shape, fit)
     }
 }
 
@@ -161,8 +161,8 @@ pub(super) fn decode(path: &Path) -> Result<Picture> {
 }
 
 /// The pixels of an image file (C, H, W) at a shape.
-pub(super) fn at(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>> {
-    decode(path)?.at(shape)
+pub(super) fn at(path: &Path, shape: [usize; 3], fit: Fit) -> Result<Vec<u8>> {
+    decode(path)?.at(shape, fit)
 }
 
 /// Whether a JPEG's segments and scans lead to its end marker; what follows that does not matter.

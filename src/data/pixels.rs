@@ -12,7 +12,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{ImageSet, conform, made::Distribution, picture};
+use super::{ImageSet, conform, form::Fit, made::Distribution, picture};
 use crate::{Error, Result};
 
 /// The bytes of images (N, C, H, W), 0..=255.
@@ -31,7 +31,7 @@ pub enum Pixels {
 pub struct Files {
     files: Vec<File>,
     /// What each is brought to, and then to the next: one shape (channels, rows, columns), most often.
-    shapes: Vec<[usize; 3]>,
+    shapes: Vec<([usize; 3], Fit)>,
 }
 
 /// A file as it was found.
@@ -67,9 +67,9 @@ impl FromIterator<u8> for Pixels {
 
 impl Pixels {
     /// Images of these files at a shape, which are decoded whenever they are asked for.
-    pub(super) fn of_files(files: impl IntoIterator<Item = PathBuf>, shape: [usize; 3]) -> Result<Self> {
+    pub(super) fn of_files(files: impl IntoIterator<Item = PathBuf>, shape: [usize; 3], fit: Fit) -> Result<Self> {
         let files = files.into_iter().map(|path| Ok(File { stamp: stamp(&path)?, path }));
-        Ok(Self::Files(Files { files: files.collect::<Result<_>>()?, shapes: vec![shape] }))
+        Ok(Self::Files(Files { files: files.collect::<Result<_>>()?, shapes: vec![(shape, fit)] }))
     }
 
     /// All bytes, where they are held.
@@ -127,10 +127,10 @@ impl Pixels {
     }
 
     /// The same images at another shape.
-    pub(super) fn conform(&mut self, from: [usize; 3], to: [usize; 3]) -> Result<()> {
+    pub(super) fn conform(&mut self, from: [usize; 3], to: [usize; 3], fit: Fit) -> Result<()> {
         match self {
-            Self::Held(bytes) => *bytes = conform::images(bytes, from, to)?,
-            Self::Files(files) => files.shapes.push(to),
+            Self::Held(bytes) => *bytes = conform::images(bytes, from, to, fit)?,
+            Self::Files(files) => files.shapes.push((to, fit)),
             Self::Made(_) => return Err(Error::Failed("images that are made have their source's shape".into())),
         }
         Ok(())
@@ -139,15 +139,15 @@ impl Pixels {
 
 impl File {
     /// Decodes it at each of these shapes in turn.
-    fn at(&self, shapes: &[[usize; 3]]) -> Result<Vec<u8>> {
+    fn at(&self, shapes: &[([usize; 3], Fit)]) -> Result<Vec<u8>> {
         if stamp(&self.path)? != self.stamp {
             return Err(Error::input(format!("{} was changed while it was in use", self.path.display()))
                 .hint("run it again once the data set stays as it is"));
         }
         let (first, others) = shapes.split_first().ok_or_else(|| Error::Failed("no shape to decode at".into()))?;
-        let mut image = picture::at(&self.path, *first)?;
-        for (from, to) in shapes.iter().zip(others) {
-            image = conform::images(&image, *from, *to)?;
+        let mut image = picture::at(&self.path, first.0, first.1)?;
+        for ((from, _), (to, fit)) in shapes.iter().zip(others) {
+            image = conform::images(&image, *from, *to, *fit)?;
         }
         Ok(image)
     }
@@ -196,8 +196,8 @@ mod tests {
             files: None,
             note: None,
         };
-        let decoded = files.iter().flat_map(|file| picture::at(file, [1, 6, 4]).unwrap()).collect();
-        [set(decoded), set(Pixels::of_files(files, [1, 6, 4]).unwrap())]
+        let decoded = files.iter().flat_map(|file| picture::at(file, [1, 6, 4], Fit::default()).unwrap()).collect();
+        [set(decoded), set(Pixels::of_files(files, [1, 6, 4], Fit::default()).unwrap())]
     }
 
     fn bytes(set: &ImageSet) -> Vec<u8> {

@@ -60,6 +60,7 @@ impl Known {
         match split {
             Split::Train => self.train,
             Split::Test => self.test,
+            Split::Val => None,
         }
     }
 }

@@ -179,6 +179,9 @@ fn write_split(painter: &mut Painter, format: Format, folder: &Path, split: Spli
             let lines: String = (0..n).map(|i| format!("{split}/{i:05}.png {}\n", painter.class(i))).collect();
             save(&folder.join(format!("{split}.txt")), lines.as_bytes())
         }
+        Format::Openood => Err(Error::Failed(
+            "synthetic images are not laid out as OpenOOD's: `format: image_list` is the same".into(),
+        )),
         // One file for all splits: written by the caller.
         Format::Fer2013 => Ok(()),
     }
@@ -202,7 +205,7 @@ impl Painter {
             Format::Cifar10 | Format::Svhn => ([3, 32, 32], 10),
             Format::Cifar100 => ([3, 32, 32], 100),
             Format::Fer2013 => ([1, 48, 48], 7),
-            Format::ClassFolders | Format::Folder | Format::ImageList => ([3, 32, 32], 10),
+            Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => ([3, 32, 32], 10),
         };
         // The file formats with a size of their own keep it, whatever the name.
         let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder | Format::ImageList);

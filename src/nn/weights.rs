@@ -5,7 +5,7 @@ pub mod names;
 
 mod archive;
 mod legacy;
-mod pickle;
+pub(crate) mod pickle;
 mod pth;
 
 use std::{

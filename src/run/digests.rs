@@ -66,8 +66,8 @@ impl<'a> Digests<'a> {
     pub(super) fn of(&mut self, dataset: &Dataset) -> Result<Option<Known>> {
         let place = folder(dataset, self.data);
         let place = std::path::absolute(&place).unwrap_or(place);
-        // Limits do not matter: the digest is of all files.
-        let what = json!([place.display().to_string(), to_json(&dataset.format)?, dataset.list]);
+        // Limits do not matter: the digest is of all files. The name does: one folder of others' may hold many sets.
+        let what = json!([place.display().to_string(), to_json(&dataset.format)?, dataset.list, dataset.source()]);
         let record = self.kept.join(format!("{}.json", short_hash(&what)));
         if let Some(known) = self.known.get(&record) {
             return Ok(known.clone());
@@ -100,5 +100,27 @@ impl<'a> Digests<'a> {
             let _ = write_json(path, &record);
         }
         Ok(Some(known(&record)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+
+    #[test]
+    fn sets_in_one_folder_are_told_from_each_other() {
+        let place = tempfile::tempdir().unwrap();
+        for (name, folder) in [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")] {
+            synthetic::write(&Dataset::named(name), place.path(), 4, 0, 0).unwrap();
+            std::fs::create_dir(place.path().join(folder)).unwrap();
+            std::fs::rename(place.path().join(name), place.path().join(folder).join("raw")).unwrap();
+        }
+        let mut digests = Digests::new(place.path(), place.path());
+        let mut of = |name: &str| {
+            let dataset = Dataset { path: Some(place.path().to_owned()), ..Dataset::named(name) };
+            digests.of(&dataset).unwrap().unwrap().sha256
+        };
+        assert_ne!(of("mnist"), of("fashion_mnist"));
     }
 }

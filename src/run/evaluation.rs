@@ -348,7 +348,7 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
-        let train = self.train_images()?;
+        let train = self.train_images(&subject.members[0].node.data)?;
         for member in &subject.members {
             self.refuse_other_images(member.node, &train.sha256)?;
         }

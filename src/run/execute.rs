@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
-    config::{self, Dataset},
+    config::{self, Dataset, HeldOut, sweep::FOLD},
     data::{self, ImageSet, Memory, Split},
     nn::Shape,
     run::{
@@ -55,7 +55,9 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     let mut runner = Runner::new(plan, context);
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.
-    runner.test_sets(&plan.experiment.data)?;
+    for cell in &plan.cells {
+        runner.test_sets(&cell.experiment.data)?;
+    }
     runner.check_outliers()?;
     runner.check_validation()?;
     runner.check_layers()?;
@@ -91,10 +93,12 @@ fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node
 pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Error> {
     let trains = untrained(plan, store).next().is_some();
     let learns_outliers = untrained(plan, store).any(|node| node.outliers.is_some());
-    // A sweep does not touch the data: every cell has those of the experiment.
+    // A sweep may choose another fold; the files are the same for every cell.
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
     let id = data::check(&sets.id, id_splits, data);
+    let val = sets.validation.as_ref().filter(|validation| matches!(validation.id, HeldOut::Val(_)));
+    let val = val.map_or(Ok(()), |_| data::check(&sets.id, &[Split::Val], data));
     let tested = sets.ood_sets();
     let ood = tested
         .iter()
@@ -108,7 +112,7 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let mut named = BTreeSet::new();
     let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
     let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
-    std::iter::once(id).chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
+    [id, val].into_iter().chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
 }
 
 /// Every set that the plan will read is there, or the error names all that are not.
@@ -250,6 +254,9 @@ impl<'a> Runner<'a> {
 
     /// Reads a split once; OOD sets are brought to the shape of `like`.
     pub(super) fn set(&mut self, dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<Arc<LoadedSet>> {
+        // All sets are resized and cropped as the ID set is.
+        let id = &self.plan.experiment.data.id;
+        let dataset = &Dataset { resize: id.resize, crop: id.crop, ..dataset.clone() };
         let key = set_key(dataset, split, like)?;
         if let Some(set) = self.sets.get(&key) {
             return Ok(set.clone());
@@ -307,18 +314,18 @@ impl<'a> Runner<'a> {
         Ok(shape)
     }
 
-    /// The train images of the ID set.
-    pub(super) fn train_images(&mut self) -> Result<Arc<LoadedSet>> {
+    /// The train images of the ID set, as a cell of the sweep has it.
+    pub(super) fn train_images(&mut self, id: &Dataset) -> Result<Arc<LoadedSet>> {
         let Shape { channels, height, width, classes } = self.shape()?;
-        let set = self.set(&self.plan.experiment.data.id, Split::Train, Some([channels, height, width]))?;
+        let set = self.set(id, Split::Train, Some([channels, height, width]))?;
         known_classes(&set.images, classes)?;
         Ok(set)
     }
 
     /// All test images of the ID set.
-    pub(super) fn id_test_images(&mut self) -> Result<Arc<LoadedSet>> {
+    pub(super) fn id_test_images(&mut self, id: &Dataset) -> Result<Arc<LoadedSet>> {
         let Shape { channels, height, width, classes } = self.shape()?;
-        let set = self.set(&self.plan.experiment.data.id, Split::Test, Some([channels, height, width]))?;
+        let set = self.set(id, Split::Test, Some([channels, height, width]))?;
         known_classes(&set.images, classes)?;
         Ok(set)
     }
@@ -406,7 +413,9 @@ impl<'a> Runner<'a> {
             };
             let computed = trained.and_then(|record| record.normalisation.as_ref());
             let computed = computed.map(|computed| format!("{} of its train images", computed.in_words()));
-            let notes: Vec<String> = record.note.iter().cloned().chain(computed).collect();
+            let swept = position == 0 && self.plan.experiment.sweep.contains_key(FOLD);
+            let folds = swept.then(|| "each cell tests on its own fold, and the numbers are those of one".to_owned());
+            let notes: Vec<String> = record.note.iter().cloned().chain(computed).chain(folds).collect();
             let record = DatasetRecord { note: (!notes.is_empty()).then(|| notes.join(", ")), ..record };
             (set.images.name.clone(), record)
         });

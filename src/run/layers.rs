@@ -70,7 +70,7 @@ impl Runner<'_> {
                 // Its train images may be gone, and all scores be there.
                 (Progress::Done, Some(recipe)) => Some(store.record(node)?.train_images + recipe.validation),
                 (Progress::Done, None) => None,
-                _ => Some(self.train_images()?.images.len()),
+                _ => Some(self.train_images(&self.plan.experiment.data.id)?.images.len()),
             };
             Ok(Some((shape, train)))
         })

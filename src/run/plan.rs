@@ -320,7 +320,7 @@ fn train_split(dataset: &Dataset) -> Result<Value> {
     let mut data = to_json(dataset)?;
     if let Some(data) = data.as_object_mut() {
         // What is tested on cannot; the normalisation, of the ID set for all, stands by itself.
-        for key in ["note", "test_limit", "mean", "std", "group"] {
+        for key in ["note", "test_limit", "mean", "std", "group", "links"] {
             data.remove(key);
         }
     }
@@ -331,7 +331,7 @@ fn train_split(dataset: &Dataset) -> Result<Value> {
 fn images(dataset: &Dataset, split: Split) -> Option<usize> {
     let limit = match split {
         Split::Train => dataset.train_limit,
-        Split::Test => dataset.test_limit,
+        Split::Test | Split::Val => dataset.test_limit,
     };
     // What the repository carries is a part of the complete set.
     match data::full_size(dataset, split).filter(|_| !data::embedded(dataset)) {
@@ -417,6 +417,7 @@ impl Plan {
             let id = match &validation.id {
                 HeldOut::Images(count) => format!("{count} test images of {}", self.experiment.data.id.name),
                 HeldOut::Set(set) => set.name.clone(),
+                HeldOut::Val(_) => format!("the val/ images of {}", self.experiment.data.id.name),
             };
             let mut ood: Vec<String> = validation.ood.iter().map(|set| set.name.clone()).collect();
             let source = validation.made_of.as_ref().map_or("these", |set| &set.name);

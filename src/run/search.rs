@@ -37,7 +37,7 @@ pub(super) struct Validation {
 impl Runner<'_> {
     /// The ID images that are reported on, and those held out of them for validation.
     pub(super) fn id_sets(&mut self, data: &config::Data) -> Result<(Arc<LoadedSet>, Option<Arc<LoadedSet>>)> {
-        let all = self.id_test_images()?;
+        let all = self.id_test_images(&data.id)?;
         let Some(HeldOut::Images(count)) = data.validation.as_ref().map(|validation| &validation.id) else {
             return Ok((all, None));
         };
@@ -68,6 +68,7 @@ impl Runner<'_> {
         let like = Some(id.images.shape());
         let id = match (&validation.id, held_out) {
             (HeldOut::Set(set), _) => self.set(set, Split::Test, like)?,
+            (HeldOut::Val(_), _) => self.set(&data.id, Split::Val, like)?,
             (HeldOut::Images(_), held_out) => held_out.unwrap_or(id),
         };
         let mut sets = vec![id];

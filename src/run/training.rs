@@ -142,7 +142,7 @@ impl Runner<'_> {
 
     /// The images that a node learns from; of one that is used as it is, those it is used on, for its shape.
     pub(super) fn images_of(&mut self, node: &Node) -> Result<Arc<LoadedSet>> {
-        if node.train.is_some() { self.train_images() } else { self.id_test_images() }
+        if node.train.is_some() { self.train_images(&node.data) } else { self.id_test_images(&node.data) }
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.

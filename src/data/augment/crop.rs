@@ -3,6 +3,7 @@
 use super::{Image, Window, below, sides};
 use crate::{
     config::{Crop, PaddingMode, ResizedCrop},
+    data::{Mode, resample},
     rng::Rng,
 };
 
@@ -91,58 +92,8 @@ pub(super) fn cut(image: &Image, [top, left, height, width]: Window) -> Image {
     Image { height, width, bytes }
 }
 
-/// Pillow's `resize(…, BILINEAR)`, to the byte: anti-aliased where it shrinks, along the rows and then along the columns.
+/// Pillow's `resize(…, BILINEAR)`, to the byte.
 pub(super) fn resize(image: &Image, height: usize, width: usize) -> Image {
-    let mut wide = Vec::with_capacity(image.bytes.len() / image.width * width);
-    if image.width == width {
-        wide.clone_from(&image.bytes);
-    } else {
-        let weights = weights(image.width, width);
-        for row in image.bytes.chunks_exact(image.width) {
-            wide.extend(weights.iter().map(|(first, weights)| {
-                byte(row[*first..].iter().zip(weights).map(|(pixel, weight)| i32::from(*pixel) * weight).sum())
-            }));
-        }
-    }
-    if image.height == height {
-        return Image { height, width, bytes: wide };
-    }
-    let mut bytes = Vec::with_capacity(wide.len() / image.height * height);
-    let weights = weights(image.height, height);
-    let mut sums = vec![0; width];
-    for plane in wide.chunks_exact(image.height * width) {
-        for (first, weights) in &weights {
-            sums.fill(0);
-            for (row, weight) in plane.chunks_exact(width).skip(*first).zip(weights) {
-                sums.iter_mut().zip(row).for_each(|(sum, pixel)| *sum += i32::from(*pixel) * weight);
-            }
-            bytes.extend(sums.iter().map(|sum| byte(*sum)));
-        }
-    }
+    let bytes = resample::planes(&image.bytes, [image.height, image.width], [height, width], Mode::Bilinear, true);
     Image { height, width, bytes }
-}
-
-/// Bits after the point of Pillow's weights.
-const BITS: u32 = 22;
-
-/// A sum of weighted bytes to the nearest byte.
-fn byte(sum: i32) -> u8 {
-    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
-}
-
-/// For each of `to` places, the first of `from` places that it is the mean of, and their weights: a triangle as wide as a
-/// pixel of the coarser side.
-fn weights(from: usize, to: usize) -> Vec<(usize, Vec<i32>)> {
-    let scale = from as f64 / to as f64;
-    let reach = scale.max(1.0);
-    let place = |to: usize| {
-        let centre = (to as f64 + 0.5) * scale;
-        let first = (centre - reach + 0.5).max(0.0) as usize;
-        let end = ((centre + reach + 0.5) as usize).min(from);
-        let triangle = |at: usize| (1.0 - ((at as f64 - centre + 0.5) / reach).abs()).max(0.0);
-        let total: f64 = (first..end).map(triangle).sum();
-        let fixed = |at| (triangle(at) / total * f64::from(1 << BITS) + 0.5) as i32;
-        (first, (first..end).map(fixed).collect())
-    };
-    (0..to).map(place).collect()
 }

@@ -1,4 +1,4 @@
-//! Pickles as data: the instructions that PyTorch's files use are followed, but nothing is ever imported or called.
+//! Pickles as data: the instructions that PyTorch's files and CIFAR's use are followed, but nothing is ever imported or called.
 //!
 //! A call in the pickle becomes a [`Value::Call`] that says what would have been called; whoever reads the result decides
 //! which calls have a meaning (rebuilding a tensor has one) and ignores the others. Values live in a list and refer to
@@ -6,14 +6,18 @@
 //!
 //! The instructions: CPython's `Lib/pickletools.py`, protocols 2 to 4.
 
+use std::ops::Range;
+
 /// Where a value is in a [`Pickle`].
-pub(super) type Id = usize;
+pub(crate) type Id = usize;
 
 /// A Python value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    /// `None`, and what has no meaning for weights: bytes, long integers beyond 64 bits.
+pub(crate) enum Value {
+    /// `None`, and what has no meaning for weights: long integers beyond 64 bits.
     Nothing,
+    /// Where bytes, or text of Python 2 that is no UTF-8, stand in the pickle.
+    Bytes(Range<usize>),
     Bool(bool),
     Int(i64),
     Float(f64),
@@ -33,28 +37,34 @@ pub(super) enum Value {
 /// megabytes). A tensor takes about 45, so a network may have some 90,000.
 const MOST_INSTRUCTIONS: usize = 1 << 22;
 
+/// Bytes of a name in Python 2's text. Ours: a file system's longest.
+const LONGEST_NAME: usize = 4096;
+
 /// All values of a pickle.
 #[derive(Debug)]
-pub(super) struct Pickle {
+pub(crate) struct Pickle {
     values: Vec<Value>,
+    /// What was given to objects after they were made: the object, its state.
+    built: Vec<(Id, Id)>,
     root: Id,
 }
 
 impl Pickle {
     /// Follows the instructions of `bytes` up to STOP; an error says what is wrong and at which byte.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         Self::parse_first(bytes).map(|(pickle, _)| pickle)
     }
 
     /// [`Pickle::parse`], and how many of `bytes` it took: another pickle may follow.
-    pub(super) fn parse_first(bytes: &[u8]) -> Result<(Self, usize), String> {
-        let mut machine =
-            Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
+    pub(crate) fn parse_first(bytes: &[u8]) -> Result<(Self, usize), String> {
+        let mut machine = Machine { bytes, at: 0, ..Machine::default() };
         for _ in 0..MOST_INSTRUCTIONS {
             let start = machine.at;
             match machine.step() {
                 Ok(None) => {}
-                Ok(Some(root)) => return Ok((Self { values: machine.values, root }, machine.at)),
+                Ok(Some(root)) => {
+                    return Ok((Self { values: machine.values, built: machine.built, root }, machine.at));
+                }
                 Err(reason) => return Err(format!("{reason} at byte {start} of its pickle")),
             }
         }
@@ -62,46 +72,62 @@ impl Pickle {
     }
 
     /// All values, in the order in which they were made.
-    pub(super) fn values(&self) -> &[Value] {
+    pub(crate) fn values(&self) -> &[Value] {
         &self.values
     }
 
     /// The pickled object.
-    pub(super) fn root(&self) -> Id {
+    pub(crate) fn root(&self) -> Id {
         self.root
     }
 
     /// A value; ids come from this pickle only.
-    pub(super) fn get(&self, id: Id) -> &Value {
+    pub(crate) fn get(&self, id: Id) -> &Value {
         self.values.get(id).unwrap_or(&Value::Nothing)
     }
 
     /// The text at `id`, if it is one.
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
+    pub(crate) fn text(&self, id: Id) -> Option<&str> {
         if let Value::Text(text) = self.get(id) { Some(text) } else { None }
     }
 
+    /// The bytes or the text at `id`, if it is such, of the pickle that was parsed.
+    pub(crate) fn bytes<'a>(&'a self, id: Id, pickle: &'a [u8]) -> Option<&'a [u8]> {
+        match self.get(id) {
+            Value::Bytes(place) => pickle.get(place.clone()),
+            Value::Text(text) => Some(text.as_bytes()),
+            _ => None,
+        }
+    }
+
+    /// The state that the object at `id` was given, if it was.
+    pub(crate) fn built(&self, id: Id) -> Option<Id> {
+        self.built.iter().find(|(object, _)| *object == id).map(|(_, state)| *state)
+    }
+
     /// The items of the tuple or list at `id`, if it is one.
-    pub(super) fn items(&self, id: Id) -> Option<&[Id]> {
+    pub(crate) fn items(&self, id: Id) -> Option<&[Id]> {
         if let Value::Tuple(items) | Value::List(items) = self.get(id) { Some(items) } else { None }
     }
 
     /// The number at `id`, if it is a whole one from 0.
-    pub(super) fn size(&self, id: Id) -> Option<usize> {
+    pub(crate) fn size(&self, id: Id) -> Option<usize> {
         if let Value::Int(number) = self.get(id) { usize::try_from(*number).ok() } else { None }
     }
 
     /// (module, name) of the class or function at `id`, if it is one.
-    pub(super) fn global(&self, id: Id) -> Option<(&str, &str)> {
+    pub(crate) fn global(&self, id: Id) -> Option<(&str, &str)> {
         if let Value::Global(module, name) = self.get(id) { Some((module, name)) } else { None }
     }
 }
 
 /// The stack machine that a pickle is a program for.
+#[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     values: Vec<Value>,
+    built: Vec<(Id, Id)>,
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: Vec<Option<Id>>,
@@ -139,14 +165,17 @@ impl Machine<'_> {
                 self.push(Value::Float(f64::from_be_bytes(bytes)));
             }
 
-            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8; SHORT_BINSTRING and BINSTRING are Python 2's.
-            b'X' | b'T' => self.text(4)?,
-            0x8c | b'U' => self.text(1)?,
+            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8.
+            b'X' => self.text(4)?,
+            0x8c => self.text(1)?,
             0x8d => self.text(8)?,
-            // SHORT_BINBYTES, BINBYTES, BINBYTES8: nothing that weights need.
-            b'C' => self.skip(1)?,
-            b'B' => self.skip(4)?,
-            0x8e => self.skip(8)?,
+            // BINSTRING and SHORT_BINSTRING, Python 2's: names, and the bytes of arrays.
+            b'T' => self.text_or_bytes(4)?,
+            b'U' => self.text_or_bytes(1)?,
+            // SHORT_BINBYTES, BINBYTES, BINBYTES8.
+            b'C' => self.raw(1)?,
+            b'B' => self.raw(4)?,
+            0x8e => self.raw(8)?,
 
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
@@ -220,8 +249,11 @@ impl Machine<'_> {
                 self.pop()?;
                 self.call()?;
             }
-            // BUILD: attributes of the object below, such as an OrderedDict's `_metadata`.
-            b'b' => drop(self.pop()?),
+            // BUILD: attributes of the object below, such as an OrderedDict's `_metadata` or an array's bytes.
+            b'b' => {
+                let state = self.pop()?;
+                self.built.push((self.top()?, state));
+            }
             other => return Err(format!("an instruction 0x{other:02x} that weights do not need")),
         }
         Ok(None)
@@ -263,10 +295,21 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn skip(&mut self, width: usize) -> Result<(), String> {
+    fn raw(&mut self, width: usize) -> Result<(), String> {
         let length = self.length(width)?;
         self.take(length)?;
-        self.push(Value::Nothing);
+        self.push(Value::Bytes(self.at - length..self.at));
+        Ok(())
+    }
+
+    fn text_or_bytes(&mut self, width: usize) -> Result<(), String> {
+        let length = self.length(width)?;
+        let value = match std::str::from_utf8(self.take(length)?) {
+            // Longer ones are no names, and need no second copy.
+            Ok(text) if length <= LONGEST_NAME => Value::Text(text.to_owned()),
+            _ => Value::Bytes(self.at - length..self.at),
+        };
+        self.push(value);
         Ok(())
     }
 
