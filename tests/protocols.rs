@@ -792,7 +792,7 @@ fn intervals_are_asked_for_where_there_are_some() {
         ("{ name: f, rows: ood, columns: [aupr], intervals: true }", "no column has one: add auroc"),
         (
             "{ name: f, rows: ood, columns: [auroc], protocol: energy_ood, intervals: true }",
-            "intervals are of the ID test images and complete OOD sets",
+            "these numbers are over random draws",
         ),
     ] {
         let error = load::parse(&with(&[(table, wanted)]), "field.yaml").unwrap_err().to_string();

@@ -885,9 +885,8 @@ impl Found {
         let has_one = |column: &Column| {
             crate::metrics::measure_for(*column, table.protocol).is_some_and(|measure| measure.has_interval())
         };
-        if table.sampled() != Sampling::Full {
-            let message = "intervals are of the ID test images and complete OOD sets, without draws or shifted images: remove intervals";
-            self.add(path.clone(), message);
+        if table.sampled() == Sampling::Redraw {
+            self.add(path.clone(), "these numbers are over random draws, whose ± they have: remove intervals");
         } else if table.sampled() == Sampling::FullSpectrum {
             self.add(
                 path.clone(),
