@@ -196,6 +196,9 @@ fn key_above(text: &str, at: Location) -> Option<String> {
     let (row, column) = (usize::try_from(at.line()).ok()?, usize::try_from(at.column()).ok()?);
     let lines: Vec<&str> = text.lines().collect();
     let before: String = lines.get(row.checked_sub(1)?)?.chars().take(column.checked_sub(1)?).collect();
+    // What is included stands for its key's value; what is merged, for the map that it is merged into.
+    let before = before.trim_end().strip_suffix("!include").map_or(&*before, str::trim_end);
+    let before = before.strip_suffix("<<:").unwrap_or(before);
     let key = |text: &str| {
         let text = text.trim_end().strip_suffix(':')?;
         Some(text.rsplit([' ', '{', ',', '[']).next()?.to_owned())
@@ -210,7 +213,7 @@ fn key_above(text: &str, at: Location) -> Option<String> {
             _ => {}
         }
     }
-    if let Some(key) = key(&before) {
+    if let Some(key) = key(before) {
         return Some(key);
     }
     // Else the nearest line above that stands farther left and opens something; a dash is farther left than its item.
