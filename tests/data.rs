@@ -170,7 +170,11 @@ fn missing_sets_say_where_they_were_looked_for_and_how_to_get_them() {
     let root = tempfile::tempdir().unwrap();
     let place = root.path().display().to_string();
     let check = |dataset: &Dataset, split: Split| match data::check(dataset, &[split], root.path()) {
-        Err(Error::Input { message, hint }) => (message.replace(&place, "ROOT"), hint.unwrap_or_default()),
+        Err(Error::Input { message, hint }) => {
+            // A hint says where the data root is, unless it is `data`.
+            let hint = hint.unwrap_or_default().replace(&format!("OODKIT_DATA={place} "), "").replace(&place, "data");
+            (message.replace(&place, "ROOT"), hint)
+        }
         other => panic!("{other:?}"),
     };
     for (name, split, message, hint) in [

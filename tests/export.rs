@@ -11,7 +11,7 @@ const EXPERIMENT: &str = "\
 title: Exported
 seeds: [0, 3]
 data:
-  id: { name: mine, format: class_folders, mean: [0.5, 0.4, 0.3], std: [0.2, 0.2, 0.1] }
+  id: { name: mine, format: class_folders, size: [16, 20], resize: { mode: bicubic }, crop: 0.8, mean: [0.5, 0.4, 0.3], std: [0.2, 0.2, 0.1] }
   ood: [{ name: other, format: folder }]
 networks:
   base: { backbone: { wide_resnet: { depth: 10, width: 1, dropout: 0 } }, train: { epochs: 1, batch_size: 4, optimizer: { sgd: { lr: 0.1 } } } }
@@ -76,6 +76,7 @@ fn a_network_is_exported_with_what_others_must_know() {
     assert_eq!(about["classes"], json!({ "count": 2, "names": ["a", "b"] }));
     let input = &about["input"];
     assert_eq!((&input["channels"], &input["height"], &input["width"]), (&json!(3), &json!(16), &json!(20)));
+    assert_eq!((&input["resize"], &input["crop"]), (&json!({ "mode": "bicubic", "antialias": true }), &json!(0.8)));
     assert!((input["mean"][2].as_f64().unwrap() - 0.3).abs() < 1e-6);
     let methods: Vec<_> = about["methods"].as_array().unwrap().iter().map(|method| &method["name"]).collect();
     assert_eq!(methods, ["MSP", "EBD"]);

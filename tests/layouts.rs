@@ -173,6 +173,24 @@ fn a_class_that_train_lacks_is_refused_unless_it_is_held_out() {
 }
 
 #[test]
+fn a_list_may_hold_out_a_class_that_only_its_test_images_have() {
+    let folder = flat(&[("ant", 3), ("bee", 3), ("wasp", 2)]);
+    let root = folder.path();
+    fs::write(root.join("train.txt"), "ant/00.png 0\nbee/00.png 1\nbee/01.png 1\n").unwrap();
+    fs::write(root.join("test.txt"), "wasp/00.png 2\nant/01.png 0\nbee/02.png 1\nwasp/01.png 2\n").unwrap();
+    let list = Dataset { format: Some(Format::ImageList), list: Some("{split}.txt".into()), ..mine() };
+    let id = Dataset { held_out: vec!["2".into()], ..list.clone() };
+    assert_eq!(both(&id, root).map(|set| (set.classes, set.class_sizes())), [(2, vec![1, 2]), (2, vec![1, 1])]);
+    let said = error(&Dataset { held_out: vec!["3".into()], ..list.clone() }, Split::Train, root);
+    assert!(said.contains("has no class \"3\""), "{said}");
+    // Any order, and labels with gaps.
+    let turned = Dataset { classes: classes(&["2", "0"]), ..list };
+    assert_eq!(data::load(&turned, Split::Test, root).unwrap().labels, Some(vec![0, 1, 0]));
+    let data = oodkit::config::Data { id, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
+    assert_eq!(data::load(&data.ood_sets()[0], Split::Test, root).unwrap().len(), 2);
+}
+
+#[test]
 fn classes_of_a_known_set_are_numbers() {
     let root = tempfile::tempdir().unwrap();
     let known = Dataset::named("fashion_mnist");

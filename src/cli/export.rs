@@ -84,7 +84,10 @@ impl Export {
             "python": module(&nodes[0].architecture, channels, classes),
             "input": {
                 "channels": channels, "height": height, "width": width, "mean": mean, "std": std,
-                "about": "(pixels / 255 - mean) / std, channels first (RGB), at this size",
+                "resize": id.resize.map_or_else(|| json!({ "mode": "bilinear", "antialias": true }), |resize| json!(resize)),
+                "crop": id.crop.map_or_else(|| json!(1.0), |crop| json!(crop)),
+                "about": "(pixels / 255 - mean) / std, channels first (RGB), at this size: the shorter side is resized to the size \
+                          divided by `crop`, the rest cut off about the centre; with crop none both sides are resized",
             },
             "classes": { "count": classes, "names": names },
             "methods": self.methods(&opened, cell, seed)?,

@@ -894,7 +894,7 @@ impl Found {
             );
         } else if !table.columns.iter().any(has_one) {
             self.add(path.clone(), "no column has one: add auroc, fpr95 or fpr@0.9, or remove intervals");
-        } else if table.rows != Rows::Ood && table.over != Over::Each && experiment.data.ood.len() > 1 {
+        } else if table.rows != Rows::Ood && table.over != Over::Each && experiment.data.ood_sets().len() > 1 {
             self.add(path.clone(), "intervals are of single OOD sets: add `over: each`, or `rows: ood`");
         }
     }

@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Links, Split, listing::Listing, no_gaps};
+use super::{Links, Split, classes, listing::Listing, no_gaps};
 use crate::{Error, Result, config::Dataset, fs::open_regular};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
@@ -30,12 +30,24 @@ pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
     }
 }
 
-/// The pictures of a list, whose paths start at `root`.
-pub(super) fn entries_of(root: &Path, list: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
+/// The pictures of a list, whose paths start at `root`. `other` is the list of the set's other split, if it has one: classes may be
+/// chosen that only that has.
+pub(super) fn entries_of(
+    root: &Path,
+    list: &Path,
+    other: Option<&Path>,
+    dataset: &Dataset,
+    split: Split,
+) -> Result<Listing> {
     let (files, labels) = entries(root, list, dataset)?;
-    let classes = labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
+    let count = |labels: &Option<Vec<u32>>| labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
+    let classes = count(&labels);
+    let all = match other.filter(|_| classes::are_chosen(dataset)) {
+        Some(other) => classes.max(count(&entries(root, other, dataset)?.1)),
+        None => classes,
+    };
     let listing = Listing::of_list((list, root), files, labels, classes);
-    let listing = listing.of_classes(dataset)?.part(dataset, split)?;
+    let listing = listing.of_classes(dataset, all)?.part(dataset, split)?;
     if split == Split::Train {
         no_gaps(listing.labels().into_iter().flatten().copied(), list)?;
     }
@@ -158,7 +170,7 @@ mod tests {
         fs::write(&path, list).unwrap();
         let limit = (list.len() > 40).then_some(2);
         let wanted = Wanted { limit, ..Wanted::default() };
-        entries_of(&root, &path, &Dataset::named("list"), Split::Test)?.read(Split::Test, &wanted)
+        entries_of(&root, &path, None, &Dataset::named("list"), Split::Test)?.read(Split::Test, &wanted)
     }
 
     fn firsts(set: &ImageSet) -> Vec<u8> {

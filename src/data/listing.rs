@@ -57,12 +57,13 @@ impl Listing {
         self.labels.as_deref()
     }
 
-    /// Only the images of the classes that are wanted, numbered in their order. Their names are numbers.
-    pub(super) fn of_classes(mut self, dataset: &Dataset) -> Result<Self> {
+    /// Only the images of the classes that are wanted, numbered in their order, of a set with `all` classes. Their names are
+    /// numbers.
+    pub(super) fn of_classes(mut self, dataset: &Dataset, all: usize) -> Result<Self> {
         if !classes::are_chosen(dataset) {
             return Ok(self);
         }
-        let chosen = classes::Numbered::of(dataset, self.classes)?;
+        let chosen = classes::Numbered::of(dataset, all)?;
         let Some(labels) = self.labels.take() else { return Err(classes::without_labels(dataset)) };
         let new: Vec<Option<u32>> = labels.iter().map(|label| chosen.renumbered(*label)).collect();
         let mut kept = new.iter().map(Option::is_some);

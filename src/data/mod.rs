@@ -253,7 +253,9 @@ fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Resu
         Format::ClassFolders => listing::of_class_folders(&folder, dataset, split),
         Format::ImageList | Format::Openood => {
             let list = list(dataset, split, root);
-            image_list::entries_of(&images_of(dataset, &list, root), &list, dataset, split)
+            let others = [Split::Train, Split::Test].map(|split| self::list(dataset, split, root));
+            let other = others.iter().find(|other| **other != list && other.is_file());
+            image_list::entries_of(&images_of(dataset, &list, root), &list, other.map(PathBuf::as_path), dataset, split)
         }
         Format::Folder => listing::of_folder(&folder, dataset, split),
         _ => Ok(Listing::default()),

@@ -350,7 +350,7 @@ impl<'a> Runner<'a> {
         let tested = self.test_sets(&self.plan.experiment.data)?;
         let outliers = self.set(dataset, Split::Train, tested.first().map(|id| id.images.shape()))?;
         let digests = outliers.images.digests()?;
-        let ood = self.plan.experiment.data.ood.len();
+        let ood = self.plan.experiment.data.ood_sets().len();
         for (place, tested) in tested.iter().enumerate().skip(1) {
             let known = tested.images.distinct()?;
             let learned = digests.iter().filter(|digest| known.contains(*digest)).count();
@@ -395,7 +395,7 @@ impl<'a> Runner<'a> {
         let trained = self.plan.nodes.iter().map(|node| self.context.store.record(node));
         let trained = trained.collect::<Result<Vec<_>>>()?.into_iter().find(|record| record.train_sha256.is_some());
         let mut sets = self.test_sets(&self.plan.experiment.data)?;
-        sets.truncate(1 + self.plan.experiment.data.ood.len());
+        sets.truncate(1 + self.plan.experiment.data.ood_sets().len());
         let group = |name: &str| {
             let set = self.plan.experiment.data.ood.iter().find(|set| set.name == name)?;
             set.group.clone()
@@ -431,7 +431,7 @@ impl<'a> Runner<'a> {
     /// Of the covariate-shifted ID sets.
     fn shifted_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
         let sets = self.test_sets(&self.plan.experiment.data)?;
-        let shifted = &sets[1 + self.plan.experiment.data.ood.len()..];
+        let shifted = &sets[1 + self.plan.experiment.data.ood_sets().len()..];
         Ok(shifted.iter().map(|set| (set.images.name.clone(), DatasetRecord::of(set))).collect())
     }
 
