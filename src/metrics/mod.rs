@@ -8,6 +8,7 @@ pub mod confusion;
 pub mod files;
 pub mod intervals;
 pub mod measures;
+pub mod pixel;
 pub mod ranking;
 mod score_csv;
 
