@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -158,6 +159,44 @@ fn results_are_the_same_bits_whether_images_are_held_or_not() {
     assert!(predict("held", &[]) == predict("streamed", &["--memory", "0"]));
 }
 
+/// Few methods, and many epochs to stop in.
+fn plain(epochs: usize) -> String {
+    format!(
+        "title: Plain\ndata:\n  id: {{ name: mine, format: class_folders, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] }}\n  \
+         ood: [{{ name: others, format: folder }}]\nnetworks:\n  base: {{ backbone: lenet, train: {{ epochs: {epochs}, batch_size: 8, \
+         optimizer: {{ adamw: {{ lr: 0.003 }} }}, augment: {{ flip: true, crop_padding: 2 }} }} }}\nmethods: [{{ name: MSP, network: \
+         base, detector: msp }}]\n"
+    )
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_training_on_files_goes_on_to_the_same_bits() {
+    let place = Place::new();
+    fs::write(place.path("large.yaml"), plain(40)).unwrap();
+    let (code, said) = place.run("held", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .args(["run", "large.yaml", "--runs", "streamed", "--data", ".", "--memory", "0"])
+        .current_dir(place.folder.path())
+        .env("NO_COLOR", "1")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("epoch 2 done")));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.iter().all(|line| !line.contains("epoch 40 done")), "it ended before it was stopped");
+    let (code, said) = place.run("streamed", &["--memory", "0"]);
+    assert!(code == Some(0) && said.contains("continued at step"), "{said}");
+    assert!(place.results("held") == place.results("streamed"));
+    let [held, streamed] = ["held", "streamed"].map(|runs| files(&place.path(runs).join("networks")));
+    let bytes = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>();
+    assert!(bytes(&held) == bytes(&streamed));
+}
+
 #[test]
 fn sets_are_held_one_after_the_other_while_there_is_room() {
     let place = Place::new();
@@ -167,10 +206,7 @@ fn sets_are_held_one_after_the_other_while_there_is_room() {
             place.save(&format!("mine/{split}/c{}/more{variant}.png", variant % 3), &picture(variant % 3, variant));
         }
     }
-    let plain = "title: Room\ndata:\n  id: { name: mine, format: class_folders, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] }\n  ood: \
-                 [{ name: others, format: folder }]\nnetworks:\n  base: { backbone: lenet, train: { epochs: 1, batch_size: 64, \
-                 optimizer: { adamw: { lr: 0.003 } } } }\nmethods: [{ name: MSP, network: base, detector: msp }]\n";
-    fs::write(place.path("large.yaml"), plain).unwrap();
+    fs::write(place.path("large.yaml"), plain(1)).unwrap();
     let (code, said) = place.run("runs", &["--memory", "1"]);
     let notes: Vec<&str> = said.lines().filter(|line| line.contains("decoded each time")).collect();
     let note = "mine (test): 152 images take 0.4 MiB and are decoded each time they are needed; images may take 1.0 MiB (as \
