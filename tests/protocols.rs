@@ -852,6 +852,18 @@ fn covariate_shifted_images_count_as_id_where_a_table_says_so() {
 }
 
 #[test]
+fn classes_that_are_held_out_are_no_shifted_images() {
+    let place =
+        Place::new(&SHIFTED.replace("name: fashion_mnist_small,", "name: fashion_mnist_small, held_out: [8, 9],"));
+    place.prints("run");
+    let results = place.results();
+    assert_eq!(results.datasets.keys().collect::<Vec<_>>(), ["fashion_mnist_small", "digits", "held_out"]);
+    assert_eq!(results.shifted.keys().collect::<Vec<_>>(), ["textures_small"]);
+    let sets = &results.cells[0].seeds[0].tasks[0].methods["MSP"].sets;
+    assert_eq!(sets.keys().collect::<Vec<_>>(), ["digits", "held_out"]);
+}
+
+#[test]
 fn a_full_spectrum_without_shifted_sets_is_refused() {
     let said = |from: &str, to: &str| {
         let text = SHIFTED.replace(from, to);

@@ -243,9 +243,9 @@ impl Found {
         }
         for (index, dataset) in experiment.data.shifted.iter().enumerate() {
             let path = data.join("shifted").join(index);
-            let others =
-                experiment.data.shifted[..index].iter().chain(&experiment.data.ood).chain([&experiment.data.id]);
-            if others.clone().any(|other| other.name == dataset.name) {
+            let ood = experiment.data.ood_sets();
+            let mut others = experiment.data.shifted[..index].iter().chain(&ood).chain([&experiment.data.id]);
+            if others.any(|other| other.name == dataset.name) {
                 self.add(path.clone(), format!("\"{}\" is given twice", dataset.name));
             }
             if dataset.group.is_some() {
