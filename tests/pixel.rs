@@ -13,7 +13,7 @@ const NORMAL: usize = 30;
 fn images(steps: f32) -> Vec<(Vec<f32>, Vec<bool>)> {
     let image = |i: usize| {
         let mask: Vec<bool> = (0..SIDE * SIDE)
-            .map(|at| (at / SIDE / 5 + 3 * (at % SIDE / 7) + i) % (6 + i) == 0 && i < ANOMALOUS)
+            .map(|at| (at / SIDE / 5 + 3 * (at % SIDE / 7) + i).is_multiple_of(6 + i) && i < ANOMALOUS)
             .collect();
         let noise = values(&uniform(&format!("map {i}"), &[SIDE, SIDE]));
         let score = |(noise, anomalous): (f64, &bool)| {
