@@ -123,6 +123,10 @@ fn decode_all(
     mut problem: impl FnMut(Error) -> Result<()>,
 ) -> Result<(Pixels, Vec<usize>)> {
     let (mut pixels, mut kept) = (Vec::new(), Vec::new());
+    if held {
+        // At once: a vector that grows takes twice its bytes at times.
+        let _ = pixels.try_reserve_exact(files.len().saturating_mul(shape.iter().product()));
+    }
     let decode = |file: &PathBuf| picture::at(file, shape, fit).map(|image| if held { image } else { Vec::new() });
     for (chunk, files) in files.chunks(TOGETHER).enumerate() {
         // In order, so that the first damaged image by name is the one reported.
