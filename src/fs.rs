@@ -126,6 +126,36 @@ pub(crate) fn read_regular(path: &Path, most: u64) -> Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
 }
 
+/// Reads text whose lines are short: a reader of lines holds one at a time, and a line may be as long as the file.
+pub(crate) struct ShortLines<R> {
+    inner: R,
+    /// Bytes since the last line break.
+    since: usize,
+}
+
+impl<R: Read> ShortLines<R> {
+    /// Most bytes of a line. Ours: 1 MiB, a hundred times FER2013's.
+    const MOST: usize = 1 << 20;
+
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, since: 0 }
+    }
+}
+
+impl<R: Read> Read for ShortLines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        for byte in &buffer[..count] {
+            self.since = if *byte == b'\n' { 0 } else { self.since + 1 };
+            if self.since > Self::MOST {
+                let message = format!("a line of more than {} bytes", Self::MOST);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+        }
+        Ok(count)
+    }
+}
+
 fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     // `create_new`: a name that is taken, or a link that somebody put there, is not written through.
     let file = OpenOptions::new().write(true).create_new(true).open(path)?;
@@ -186,6 +216,15 @@ mod tests {
         assert_eq!(read_regular(&at("link"), 4).unwrap(), b"four");
         assert!(read_regular(&at("file"), 3).unwrap_err().to_string().contains("at most 3 bytes"));
         assert!(read_if_there(&at("none")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_held() {
+        let lines = "x".repeat(ShortLines::<io::Empty>::MOST) + "\n";
+        let mut text = String::new();
+        assert!(ShortLines::new(lines.repeat(3).as_bytes()).read_to_string(&mut text).is_ok());
+        let error = ShortLines::new(io::repeat(0).take(1 << 30)).read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "a line of more than 1048576 bytes");
     }
 
     #[test]

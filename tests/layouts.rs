@@ -498,7 +498,7 @@ fn sets_are_resized_and_cropped_as_the_id_set_is() {
     for (keys, said) in [
         ("size: 16, crop: 0", "is a share from 0.1 to 1, or none"),
         ("size: 16, crop: 1.5", "is a share from 0.1 to 1, or none"),
-        ("size: 16, crop: all", "a share above 0 and up to 1, or `none`"),
+        ("size: 16, crop: all", "a share from 0.1 to 1, or `none`"),
         ("size: 16, resize: { mode: lanczos }", "lanczos"),
         ("size: 16, resize: { smooth: true }", "smooth"),
     ] {
@@ -527,6 +527,11 @@ fn torchvisions_cifar_pickles_are_read() {
     let train = data::load(&cifar10, Split::Train, Path::new(".")).unwrap();
     assert_eq!(train.labels, Some(vec![1, 2, 3, 4, 5]));
     assert!((0..5).all(|i| *train.image(i).unwrap() == painted(i + 1)));
+    // Python 3 writes bytes for Python 2 as text, and what it is to be encoded by.
+    let protocol_2 = Dataset { path: Some(golden().join("protocol-2")), ..Dataset::named("cifar10") };
+    let test = data::load(&protocol_2, Split::Test, Path::new(".")).unwrap();
+    assert_eq!(test.labels, Some(vec![3, 8, 0]));
+    assert!((0..3).all(|i| *test.image(i).unwrap() == painted(i)));
     // The folder itself may be named; columns that lie together are turned.
     let cifar100 = Dataset { path: Some(golden().join("cifar-100-python")), ..Dataset::named("cifar100") };
     let test = data::load(&cifar100, Split::Test, Path::new(".")).unwrap();
@@ -590,6 +595,23 @@ fn torchvisions_folders_of_idx_files_are_found() {
             data::check(&found, &[Split::Train, Split::Test], root.path()).unwrap();
         }
     }
+}
+
+#[test]
+fn torchvisions_folder_is_found_for_a_set_of_ones_own_if_it_is_the_only_one() {
+    let root = tempfile::tempdir().unwrap();
+    data::synthetic::write(&Dataset::named("mnist"), root.path(), 10, 6, 0).unwrap();
+    fs::create_dir_all(root.path().join("mine/KMNIST")).unwrap();
+    fs::rename(root.path().join("mnist"), root.path().join("mine/KMNIST/raw")).unwrap();
+    let mine = Dataset { format: Some(data::Format::Idx), ..Dataset::named("mine") };
+    assert_eq!(data::load(&mine, Split::Test, root.path()).unwrap().len(), 6);
+    let (one, other) = (root.path().join("mine/KMNIST/raw"), root.path().join("mine/MNIST/raw"));
+    fs::create_dir_all(&other).unwrap();
+    for file in fs::read_dir(one).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, other.join(path.file_name().unwrap())).unwrap();
+    }
+    assert!(data::load(&mine, Split::Test, root.path()).is_err());
 }
 
 #[test]

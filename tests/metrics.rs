@@ -578,6 +578,11 @@ fn a_first_line_that_may_be_a_header_is_not_counted_in_silence() {
     assert_eq!(refused("s.csv", &pandas(200)), expected);
     assert_eq!(refused("s.csv", &[&b"\xef\xbb\xbf"[..], &pandas(200)].concat()), expected);
     assert_eq!(refused("s.csv", b"\"0\"\n0.5\n"), expected.replace("200 numbers", "1 numbers"));
+    // A column's number, as pandas writes it above one of several.
+    let third = [&b"3"[..], &pandas(200)[1..]].concat();
+    assert_eq!(read("s.csv", &third).unwrap().len(), 201);
+    assert_eq!(read("s.csv", b"3\n1\n0.5\n").unwrap(), [3.0, 1.0, 0.5]);
+    assert!(refused("s.csv", &vec![b'1'; (1 << 20) + 1]).ends_with("a line of more than 1048576 bytes"));
     assert_eq!(read("s.csv", b"0.0\n0.5\n").unwrap(), [0.0, 0.5]);
     assert_eq!(read("s.csv", b"0\n").unwrap(), [0.0]);
     // Whole numbers may be scores: counted, and said.
@@ -586,6 +591,20 @@ fn a_first_line_that_may_be_a_header_is_not_counted_in_silence() {
         std::fs::write(folder.path().join(name), text).unwrap();
         folder.path().join(name)
     };
+    let said_of = |text: &str| {
+        let (id, ood) = (path("id.csv", text), path("ood.csv", "3\n4\n"));
+        let output = assert_cmd::Command::cargo_bin("oodkit")
+            .unwrap()
+            .arg("metrics")
+            .arg("--id")
+            .arg(id)
+            .arg("--ood")
+            .arg(ood)
+            .output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    assert!(said_of("3\n0.5\n1.5\n").contains("id.csv, line 1: 3 is counted as a score, of 3; as a header it would"));
+    assert_eq!(said_of("3\n1\n0.5\n"), "");
     let (id, ood) = (path("id.csv", "0\n1\n2\n"), path("ood.csv", "3\n4\n"));
     let mut command = assert_cmd::Command::cargo_bin("oodkit").unwrap();
     let output = command.arg("metrics").arg("--id").arg(&id).arg("--ood").arg(&ood).assert().success();

@@ -96,6 +96,18 @@ fn a_small_stack_and_too_many_threads_are_borne() {
     assert!(text(&output.stderr).starts_with("RAYON_NUM_THREADS=5000: "), "{}", text(&output.stderr));
 }
 
+/// One of all detectors that cannot be fitted to so few images is a row that says why.
+#[test]
+fn all_detectors_on_few_images_are_a_table() {
+    let folder = folder();
+    let all = EXPERIMENT.replace("{ name: MSP, network: base, detector: msp }", "{ network: base, detector: all }");
+    fs::write(folder.path().join("small.yaml"), all).unwrap();
+    let output = shell(folder.path(), "run \"$EXPERIMENT\"", "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let tables = text(&output.stdout);
+    assert!(tables.contains("msp") && tables.contains("k is 50, and there are 32 train images"), "{tables}");
+}
+
 #[test]
 fn files_that_never_end_are_refused() {
     let folder = folder();

@@ -193,7 +193,7 @@ impl Predict {
             if self.damaged == Damaged::Refuse || names.is_empty() {
                 let hint = "take them away, or leave them out with --damaged skip";
                 return Err(Error::input(listed).hint(if names.is_empty() {
-                    "give at least one PNG or JPEG image"
+                    "give at least one image: PNG, JPEG, WebP, BMP, TIFF, PNM or GIF"
                 } else {
                     hint
                 }));
@@ -208,13 +208,10 @@ impl Predict {
 fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     let (files, others) = data::list_pictures(folder)?;
     if files.is_empty() {
-        return Err(Error::input(format!("--input {}: the folder holds no PNG or JPEG images", folder.display())));
+        return Err(Error::input(format!("--input {}: the folder holds no images", folder.display())));
     }
     if others > 0 {
-        say(format!(
-            "{}: {others} other files are left out: their names are not those of PNG or JPEG images",
-            folder.display()
-        ));
+        say(format!("{}: {others} other files are left out: their names are not those of images", folder.display()));
     }
     Ok(files)
 }

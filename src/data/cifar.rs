@@ -4,7 +4,10 @@
 //! 32×32 (Krizhevsky: the CIFAR home page). torchvision reads the Python versions: pickles of a dictionary with `data`, a NumPy
 //! array (N, 3072) of the same planes, and `labels` or `fine_labels`. They are read as data; nothing in them is run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use super::{ImageSet, Split, damaged};
 use crate::{
@@ -141,7 +144,8 @@ fn pickled(bytes: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), String> {
     let pickle = Pickle::parse(bytes)?;
     let Value::Dict(entries) = pickle.get(pickle.root()) else { return Err("a pickle of no dictionary".to_owned()) };
     let entry = |key: &str| {
-        let found = entries.iter().find(|(known, _)| pickle.bytes(*known, bytes) == Some(key.as_bytes()));
+        let found =
+            entries.iter().find(|(known, _)| text_or_bytes(&pickle, *known, bytes).as_deref() == Some(key.as_bytes()));
         found.map(|(_, value)| *value).ok_or_else(|| format!("a pickle without `{key}`"))
     };
     let label = |id: &usize| {
@@ -163,7 +167,7 @@ fn pickled(bytes: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), String> {
         }
         _ => false,
     };
-    let data = pickle.bytes(data, bytes).unwrap_or_default();
+    let data = text_or_bytes(&pickle, data, bytes).unwrap_or_default();
     if shape != [Some(labels.len()), Some(IMAGE)] || !is_bytes || data.len() != labels.len() * IMAGE {
         return Err(format!("`data` is not uint8 ({}, {IMAGE}), one row for each of `{}`", labels.len(), kind.key()));
     }
@@ -175,6 +179,20 @@ fn pickled(bytes: &[u8], kind: Kind) -> Result<(Vec<u8>, Vec<u32>), String> {
         _ => data.to_vec(),
     };
     Ok((pixels, labels))
+}
+
+/// The bytes or the text at `id`. Python 3 writes bytes for Python 2 as `_codecs.encode(text, "latin1")`: a byte for each character.
+fn text_or_bytes<'a>(pickle: &'a Pickle, id: usize, bytes: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    if let Some(found) = pickle.bytes(id, bytes) {
+        return Some(found.into());
+    }
+    let Value::Call(callable, arguments) = pickle.get(id) else { return None };
+    if pickle.global(*callable) != Some(("_codecs", "encode")) {
+        return None;
+    }
+    let &[text, encoding] = pickle.items(*arguments)? else { return None };
+    let text = pickle.text(text).filter(|_| pickle.text(encoding) == Some("latin1"))?;
+    text.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>().map(Cow::Owned)
 }
 
 #[cfg(test)]

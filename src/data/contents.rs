@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Format, Split, check_split, cifar, fer2013, format, found, idx, image_list, images_of, list, listing, store, svhn,
+    Format, Split, check_split, cifar, class_names, fer2013, format, found, idx, image_list, images_of, list, listing,
+    store, svhn,
 };
 use crate::{Error, Result, config::Dataset, digest};
 
@@ -21,6 +22,8 @@ const TOGETHER: usize = 256;
 pub(crate) struct Contents {
     /// Names and paths, in the order that they are read in.
     files: Vec<(String, PathBuf)>,
+    /// The classes' folders: an empty one counts.
+    classes: Vec<String>,
 }
 
 impl Contents {
@@ -50,7 +53,8 @@ impl Contents {
                 };
                 let part = place.map_err(missing)?;
                 let images = listing::all_images(dataset, &found(dataset, root), &part)?;
-                return Ok(Self::named(&part, images));
+                let classes = class_names(dataset, root).unwrap_or_default();
+                return Ok(Self { classes, ..Self::named(&part, images) });
             }
             Format::ImageList | Format::Openood => {
                 let list = list(dataset, split, root);
@@ -64,7 +68,7 @@ impl Contents {
         };
         // Some formats lie in the folder or in one below it, which makes no difference.
         let name = |path: PathBuf| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path);
-        Ok(Self { files: files.into_iter().map(name).collect() })
+        Ok(Self { files: files.into_iter().map(name).collect(), classes: Vec::new() })
     }
 
     fn named(place: &Path, files: Vec<PathBuf>) -> Self {
@@ -72,7 +76,7 @@ impl Contents {
             let parts = path.strip_prefix(place).unwrap_or(path).components();
             parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
         };
-        Self { files: files.into_iter().map(|path| (name(&path), path)).collect() }
+        Self { files: files.into_iter().map(|path| (name(&path), path)).collect(), classes: Vec::new() }
     }
 
     /// How many files there are.
@@ -95,7 +99,7 @@ impl Contents {
                 Ok((name, metadata.len(), changed))
             })
             .collect::<Result<_>>()?;
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::new_with_prefix(format!("{:?}\n", self.classes));
         for (name, length, changed) in &known {
             hash.update(format!("{name:?} {length} {}\n", changed.as_nanos()));
         }
@@ -108,7 +112,7 @@ impl Contents {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::Input`] for one that is no regular file.
     pub(crate) fn sha256(&self, mut done: impl FnMut(usize) -> Result<()>) -> Result<String> {
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::new_with_prefix(format!("{:?}\n", self.classes));
         for (chunk, files) in self.files.chunks(TOGETHER).enumerate() {
             let digests: Vec<String> =
                 files.par_iter().map(|(_, path)| digest::of_file(path)).collect::<Result<_>>()?;

@@ -1,11 +1,17 @@
 //! FER2013's table: columns `emotion` (0..=6), `pixels` (48·48 numbers), `Usage` (Goodfellow et al. 2013, Kaggle).
 //!
-//! Training rows are the train split, PrivateTest rows the test split, as in the literature; PublicTest rows are not used.
+//! Training rows are the train split, PrivateTest rows the test split, as in the literature; PublicTest rows are the val split.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::{ImageSet, Split, damaged};
-use crate::{Error, Result, fs::open_regular};
+use crate::{
+    Error, Result,
+    fs::{ShortLines, open_regular},
+};
 
 /// Rows and columns of a picture.
 const SIDE: usize = 48;
@@ -27,10 +33,11 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         Split::Val => "PublicTest",
     };
     let (file, _) = open_regular(&path)?;
-    let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+    let mut table = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(ShortLines::new(file));
     let unreadable = |error: csv::Error| {
         let place = error.position().map_or(String::new(), |position| format!("line {}: ", position.line()));
         match error.into_kind() {
+            csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData => damaged(&path, error),
             csv::ErrorKind::Io(error) => Error::io("read", &path)(error),
             csv::ErrorKind::Utf8 { .. } => damaged(&path, format!("{place}not UTF-8")),
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {

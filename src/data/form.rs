@@ -59,7 +59,7 @@ pub enum Mode {
 
 /// How much of an image the size takes in.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a share above 0 and up to 1, or `none`")]
+#[serde(untagged, expecting = "a share from 0.1 to 1, or `none`")]
 pub enum Cut {
     /// The shorter side is resized to the size divided by this share, and what exceeds the size is cut off about the centre.
     Share(f64),

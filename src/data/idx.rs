@@ -55,14 +55,15 @@ pub(super) fn torchvision(folder: &Path, name: &str, root: Option<&Path>) -> Opt
     if there(folder) {
         return None;
     }
-    let theirs = match name {
-        "mnist" => "MNIST",
-        "fashion_mnist" => "FashionMNIST",
-        "kmnist" => "KMNIST",
-        "emnist_letters" => "EMNIST",
-        _ => "",
-    };
-    let inner = |place: &Path| (!theirs.is_empty()).then(|| place.join(theirs).join("raw"));
+    const THEIRS: [(&str, &str); 4] =
+        [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST"), ("emnist_letters", "EMNIST")];
+    // A set of one's own may be any of them, if only one is there.
+    let mut theirs: Vec<&str> = THEIRS.iter().filter(|(known, _)| *known == name).map(|(_, theirs)| *theirs).collect();
+    if theirs.is_empty() {
+        theirs
+            .extend(THEIRS.iter().map(|(_, theirs)| *theirs).filter(|theirs| there(&folder.join(theirs).join("raw"))));
+    }
+    let inner = |place: &Path| if let [theirs] = theirs[..] { Some(place.join(theirs).join("raw")) } else { None };
     let places = [Some(folder.join("raw")), inner(folder), root.and_then(inner)];
     places.into_iter().flatten().find(|place| there(place))
 }

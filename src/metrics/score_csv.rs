@@ -1,12 +1,12 @@
 //! Scores in CSV: one number a line, or the column `score` of several columns.
 
 use std::{
-    io::{BufReader, Read as _},
+    io::{self, BufReader, Read as _},
     path::Path,
 };
 
 use super::files::NOT_FINITE;
-use crate::{Error, Result, printable, say};
+use crate::{Error, Result, fs::ShortLines, printable, say};
 
 /// The column that is read where there are several: that of `scores.csv` and of `predictions.csv`.
 const COLUMN: &str = "score";
@@ -21,7 +21,7 @@ const FORM: &str =
 /// [`Error::Input`] with the line: what is no finite number, another number of columns than line 1 has, several columns without
 /// one called `score`, and a first line that may be a header as well as a score.
 pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
-    let file = crate::fs::open_regular(path)?.0;
+    let file = ShortLines::new(crate::fs::open_regular(path)?.0);
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(file);
     let mut record = csv::ByteRecord::new();
     let mut scores = Vec::new();
@@ -29,8 +29,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
     let mut columns = None;
     // Numbers that are written without a point, the first apart.
     let mut whole = 0;
-    let mut first_is_0 = false;
-    while reader.read_byte_record(&mut record).map_err(|error| Error::io("read", path)(error.into()))? {
+    // The first line, if it is a whole number.
+    let mut first = None;
+    while reader.read_byte_record(&mut record).map_err(|error| unreadable(path, error.into()))? {
         let start = record.position().map_or(0, csv::Position::byte);
         let bad = |what: String| match line_at(path, start) {
             Ok(line) => Error::input(format!("{}, line {line}: {what}", path.display())).hint(FORM),
@@ -47,7 +48,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
                 if header.is_some() {
                     continue;
                 }
-                first_is_0 = &record[0] == b"0";
+                first =
+                    std::str::from_utf8(&record[0]).ok().filter(|text| text.parse::<i64>().is_ok()).map(str::to_owned);
                 (0, 1)
             }
         };
@@ -69,9 +71,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
         }
     }
     let others = scores.len().saturating_sub(1);
-    if first_is_0 && others > 0 {
-        let place = format!("{}, line 1: 0", path.display());
-        if whole == 0 {
+    if let Some(first) = first.filter(|_| others > 0) {
+        let place = format!("{}, line 1: {}", path.display(), printable(&first));
+        if whole == 0 && first == "0" {
             let message =
                 format!("{place} is a header or a score; the {others} numbers below it are written with a point");
             return Err(Error::input(message).hint(
@@ -79,9 +81,22 @@ pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
                  of 0 is written 0.0",
             ));
         }
+        if whole > 0 && first != "0" {
+            // Whole numbers stand below it, too: they are scores.
+            return Ok(scores);
+        }
+        // A column's number above its scores, or a score that was written without a point.
         say(format!("{place} is counted as a score, of {}; as a header it would be called score", others + 1));
     }
     Ok(scores)
+}
+
+/// A line that is too long is the file's fault, anything else the system's.
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Error::input(format!("{}: {error}", path.display())).hint(FORM),
+        _ => Error::io("read", path)(error),
+    }
 }
 
 /// The place of the scores and the number of columns, if the first line is a header.

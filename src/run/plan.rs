@@ -469,7 +469,8 @@ impl Plan {
         let id = &self.experiment.data.id;
         let size = data::shape(id).map(|[channels, height, width]| format!("{channels}×{height}×{width} values"));
         let named = || data.and_then(|root| data::class_names(id, root)).map(|names| names.len());
-        let classes = data::classes(id).or_else(named).map(|classes| format!("{classes} classes"));
+        let classes =
+            data::classes(id).or_else(named).filter(|classes| *classes > 0).map(|classes| format!("{classes} classes"));
         let counted = [(Split::Train, "to learn from"), (Split::Test, "to test on")];
         let counts = counted.map(|(split, what)| images(id, split).map(|count| format!("{count} {what}")));
         let known: Vec<String> = [size, classes].into_iter().chain(counts).flatten().collect();
