@@ -729,3 +729,24 @@ fn openoods_folder_is_read_by_its_lists() {
     let without = text.replace(", list: cifar10", "");
     assert!(parse(&without, "own").unwrap_err().to_string().contains("openood needs list"));
 }
+
+#[test]
+fn a_plan_of_ones_own_images_says_how_many_there_are_and_how_large() {
+    let folder = flat(&[("ant", 10), ("bee", 10), ("cat", 10)]);
+    save(folder.path().join("others/1.png"), [250, 250, 250]);
+    fs::write(folder.path().join("own.yaml"), with("split: { test: 0.2 }")).unwrap();
+    let output = assert_cmd::Command::cargo_bin("oodkit")
+        .unwrap()
+        .arg("plan")
+        .arg(folder.path().join("own.yaml"))
+        .arg("--data")
+        .arg(folder.path())
+        .arg("--runs")
+        .arg(folder.path().join("runs"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("images ")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.ends_with("values, 3 classes, 24 to learn from, 6 to test on"), "{line}");
+    assert!(text.contains("1 to train: "), "{text}");
+}

@@ -52,6 +52,11 @@ impl Listing {
         Self { place: list.to_owned(), root: root.to_owned(), files, labels, classes, ..Self::default() }
     }
 
+    /// The files, in the order that they are read in.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// The labels, if there are any.
     pub(super) fn labels(&self) -> Option<&[u32]> {
         self.labels.as_deref()

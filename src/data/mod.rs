@@ -246,6 +246,18 @@ pub fn elsewhere(known: &registry::Known, root: &Path) -> Option<String> {
     })
 }
 
+/// How many images of a split lie in files of their own, limits apart, and the shape (channels, rows, columns) of the first, without
+/// decoding any. `None` where images have no files of their own, or these are not there.
+pub fn glance(dataset: &Dataset, split: Split, root: &Path) -> Option<(usize, Option<[usize; 3]>)> {
+    let format = format(dataset).ok()?;
+    if format != Format::ClassFolders && format != Format::Folder && !format.is_list() {
+        return None;
+    }
+    let listing = listing(dataset, format, split, root).ok()?;
+    let first = listing.files().first()?;
+    Some((listing.files().len(), picture::header(first).ok()))
+}
+
 /// The images of a split that lie in files of their own.
 fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Result<Listing> {
     let folder = found(dataset, root);

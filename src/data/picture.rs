@@ -138,7 +138,7 @@ fn broken(path: &Path) -> impl Fn(image::ImageError) -> Error + use<'_> {
 }
 
 /// Channels, rows and columns, without decoding the pixels.
-fn header(path: &Path) -> Result<[usize; 3]> {
+pub(super) fn header(path: &Path) -> Result<[usize; 3]> {
     let bytes = read(path)?;
     let decoder = decoder(path, &bytes)?;
     let (width, height) = decoder.dimensions();

@@ -328,7 +328,7 @@ fn train_split(dataset: &Dataset) -> Result<Value> {
 }
 
 /// Images of a split that are read, where it is known without reading them.
-fn images(dataset: &Dataset, split: Split) -> Option<usize> {
+fn images(dataset: &Dataset, split: Split, data: Option<&Path>) -> Option<usize> {
     let limit = match split {
         Split::Train => dataset.train_limit,
         Split::Test | Split::Val => dataset.test_limit,
@@ -336,7 +336,10 @@ fn images(dataset: &Dataset, split: Split) -> Option<usize> {
     // What the repository carries is a part of the complete set.
     match data::full_size(dataset, split).filter(|_| !data::embedded(dataset)) {
         Some(all) => Some(limit.map_or(all, |limit| limit.min(all))),
-        None => limit,
+        None => match data.and_then(|root| data::glance(dataset, split, root)) {
+            Some((all, _)) => Some(limit.map_or(all, |limit| limit.min(all))),
+            None => limit,
+        },
     }
 }
 
@@ -460,19 +463,22 @@ impl Plan {
                 node.folder().display()
             );
         }
-        let _ = writeln!(text, "{} networks, {} to train{}", self.nodes.len(), left, self.cost(store));
+        let _ = writeln!(text, "{} networks, {} to train{}", self.nodes.len(), left, self.cost(store, data));
         text
     }
 
     /// Size and classes of the images that networks learn, as far as they are known without reading images.
     fn images(&self, data: Option<&Path>) -> String {
         let id = &self.experiment.data.id;
-        let size = data::shape(id).map(|[channels, height, width]| format!("{channels}×{height}×{width} values"));
+        let first = || data.and_then(|root| data::glance(id, Split::Train, root)).and_then(|(_, shape)| shape);
+        let size = data::shape(id)
+            .or_else(first)
+            .map(|[channels, height, width]| format!("{channels}×{height}×{width} values"));
         let named = || data.and_then(|root| data::class_names(id, root)).map(|names| names.len());
         let classes =
             data::classes(id).or_else(named).filter(|classes| *classes > 0).map(|classes| format!("{classes} classes"));
         let counted = [(Split::Train, "to learn from"), (Split::Test, "to test on")];
-        let counts = counted.map(|(split, what)| images(id, split).map(|count| format!("{count} {what}")));
+        let counts = counted.map(|(split, what)| images(id, split, data).map(|count| format!("{count} {what}")));
         let known: Vec<String> = [size, classes].into_iter().chain(counts).flatten().collect();
         match known.is_empty() {
             true => "known when they are read".to_owned(),
@@ -481,12 +487,13 @@ impl Plan {
     }
 
     /// `: 1200000 images forward and backward, 800 optimiser steps`, where it is known for all networks that are not done.
-    fn cost(&self, store: &Store) -> String {
+    fn cost(&self, store: &Store, data: Option<&Path>) -> String {
         let to_train = self.nodes.iter().filter(|node| store.progress(node) != Progress::Done);
         let to_train = to_train.filter_map(|node| Some((node, node.train.as_ref()?)));
         let of = |(node, train): (&Node, &Train)| {
             let batch = train.batch_size as u64;
-            let epoch = images(&node.data, Split::Train).map(|count| count.saturating_sub(train.validation) as u64);
+            let epoch =
+                images(&node.data, Split::Train, data).map(|count| count.saturating_sub(train.validation) as u64);
             let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
             match (whole, train.max_steps.map(|steps| steps as u64)) {
                 (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
