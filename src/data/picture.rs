@@ -88,7 +88,7 @@ pub(super) fn shape(files: &[PathBuf], wanted: &Wanted) -> Result<[usize; 3]> {
 fn read(path: &Path) -> Result<Vec<u8>> {
     let (mut file, length) = open_regular(path)?;
     if length > MAX_MEMORY {
-        return Err(damaged(path, format!("{length} bytes are too many for an image")));
+        return Err(broken_image(path, format!("{length} bytes are too many for an image")));
     }
     let mut bytes = Vec::with_capacity(length as usize);
     file.by_ref().take(MAX_MEMORY).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
@@ -106,7 +106,7 @@ fn decoder<'a>(path: &Path, bytes: &'a [u8]) -> Result<impl ImageDecoder + use<'
     let format = reader.format();
     // Decoders of JPEG fill in what is missing.
     if format == Some(ImageFormat::Jpeg) && !jpeg_is_whole(bytes) {
-        return Err(damaged(path, "the image ends too early"));
+        return Err(broken_image(path, "the image ends too early"));
     }
     // What a byte can hold at most: of a JPEG 8 blocks of 64 pixels, a bit each; of others what deflate makes of it.
     let pixels_per_byte = match format {
@@ -118,14 +118,17 @@ fn decoder<'a>(path: &Path, bytes: &'a [u8]) -> Result<impl ImageDecoder + use<'
     let ((width, height), length) = (decoder.dimensions(), bytes.len());
     if u64::from(width) * u64::from(height) > (length as u64).saturating_mul(pixels_per_byte) {
         let what = format!("claims {height}×{width} pixels, more than its {length} bytes can hold");
-        return Err(damaged(path, what));
+        return Err(broken_image(path, what));
     }
     if decoder.total_bytes() > MAX_MEMORY {
-        return Err(damaged(path, format!("an image of {height}×{width} pixels is too large")));
+        return Err(broken_image(path, format!("an image of {height}×{width} pixels is too large")));
     }
     let (height, width) = (height as usize, width as usize);
     if height == 0 || width == 0 || height > MAX_ASPECT * width || width > MAX_ASPECT * height {
-        return Err(damaged(path, format!("an image of {height}×{width} pixels cannot be brought to a common shape")));
+        return Err(broken_image(
+            path,
+            format!("an image of {height}×{width} pixels cannot be brought to a common shape"),
+        ));
     }
     Ok(decoder)
 }
@@ -133,7 +136,7 @@ fn decoder<'a>(path: &Path, bytes: &'a [u8]) -> Result<impl ImageDecoder + use<'
 fn broken(path: &Path) -> impl Fn(image::ImageError) -> Error + use<'_> {
     move |error| match error {
         image::ImageError::IoError(error) => unreadable(path)(error),
-        error => damaged(path, error),
+        error => broken_image(path, error),
     }
 }
 
@@ -143,6 +146,12 @@ pub(super) fn header(path: &Path) -> Result<[usize; 3]> {
     let decoder = decoder(path, &bytes)?;
     let (width, height) = decoder.dimensions();
     Ok([if decoder.color_type().has_color() { 3 } else { 1 }, height as usize, width as usize])
+}
+
+/// The error of one image of many.
+fn broken_image(path: &Path, what: impl std::fmt::Display) -> Error {
+    damaged(path, what)
+        .hint("get the image again, or leave damaged ones out: `damaged: skip` at the set, which captions count")
 }
 
 /// Decodes an image: planes of grey, or red, green and blue.
