@@ -47,12 +47,12 @@ impl Contents {
             Format::Fer2013 => vec![fer2013::locate(&place).map_err(missing)?],
             // Of all classes, and of all parts where the configuration divides them: what it says stands beside the digest.
             Format::ClassFolders | Format::Folder => {
-                let place = match format {
+                let part = match format {
                     Format::Folder => listing::locate_flat(&place, split),
                     _ => listing::locate_classes(&place, dataset, split),
                 };
-                let part = place.map_err(missing)?;
-                let images = listing::all_images(dataset, &found(dataset, root), &part)?;
+                let part = part.map_err(missing)?;
+                let images = listing::all_images(dataset, &place, &part)?;
                 let classes = class_names(dataset, root).unwrap_or_default();
                 return Ok(Self { classes, ..Self::named(&part, images) });
             }
@@ -72,11 +72,7 @@ impl Contents {
     }
 
     fn named(place: &Path, files: Vec<PathBuf>) -> Self {
-        let name = |path: &Path| {
-            let parts = path.strip_prefix(place).unwrap_or(path).components();
-            parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
-        };
-        Self { files: files.into_iter().map(|path| (name(&path), path)).collect(), classes: Vec::new() }
+        Self { files: files.into_iter().map(|path| (listing::name(place, &path), path)).collect(), classes: Vec::new() }
     }
 
     /// How many files there are.

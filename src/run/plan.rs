@@ -334,13 +334,9 @@ fn images(dataset: &Dataset, split: Split, data: Option<&Path>) -> Option<usize>
         Split::Test | Split::Val => dataset.test_limit,
     };
     // What the repository carries is a part of the complete set.
-    match data::full_size(dataset, split).filter(|_| !data::embedded(dataset)) {
-        Some(all) => Some(limit.map_or(all, |limit| limit.min(all))),
-        None => match data.and_then(|root| data::glance(dataset, split, root)) {
-            Some((all, _)) => Some(limit.map_or(all, |limit| limit.min(all))),
-            None => limit,
-        },
-    }
+    let complete = data::full_size(dataset, split).filter(|_| !data::embedded(dataset));
+    let there = || Some(data::glance(dataset, split, data?)?.0);
+    complete.or_else(there).into_iter().chain(limit).min()
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<Value> {
@@ -490,10 +486,16 @@ impl Plan {
     fn cost(&self, store: &Store, data: Option<&Path>) -> String {
         let to_train = self.nodes.iter().filter(|node| store.progress(node) != Progress::Done);
         let to_train = to_train.filter_map(|node| Some((node, node.train.as_ref()?)));
+        // Most networks learn the same images, whose folder is listed once.
+        let mut counted: Vec<(Dataset, Option<usize>)> = Vec::new();
         let of = |(node, train): (&Node, &Train)| {
             let batch = train.batch_size as u64;
-            let epoch =
-                images(&node.data, Split::Train, data).map(|count| count.saturating_sub(train.validation) as u64);
+            let known = counted.iter().find(|(dataset, _)| *dataset == node.data).map(|(_, count)| *count);
+            let count = known.unwrap_or_else(|| images(&node.data, Split::Train, data));
+            if known.is_none() {
+                counted.push((node.data.clone(), count));
+            }
+            let epoch = count.map(|count| count.saturating_sub(train.validation) as u64);
             let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
             match (whole, train.max_steps.map(|steps| steps as u64)) {
                 (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
