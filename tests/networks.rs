@@ -40,33 +40,9 @@ fn check_outputs(name: &str, outputs: &Outputs, golden: &Value, tolerance: f64) 
 
 fn matches_pytorch(name: &str, backbone: Backbone) {
     let golden = &golden()[name];
-    let dims: Vec<usize> = serde_json::from_value(golden["images"].clone()).unwrap();
-    let classes = golden["eval"]["logits"].as_array().unwrap().len() / dims[0];
-    let shape = Shape { channels: dims[1], height: dims[2], width: dims[3], classes };
     // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
     for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
-        let params = Params::new(0, &Device::Cpu);
-        let network = nn::build(&backbone.clone().into(), shape, params.builder().set_dtype(dtype)).unwrap();
-        let all = params.all().unwrap();
-        assert_eq!(serde_json::to_value(all.keys().collect::<Vec<_>>()).unwrap(), golden["parameters"], "{name}");
-        assert_eq!(serde_json::to_value(params.count()).unwrap(), golden["trainable"], "{name}");
-        let state = all.iter().map(|(name, old)| (name.clone(), parameter(name, old.dims()))).collect();
-        params.load(&state, std::path::Path::new("test")).unwrap();
-        let images = uniform("images", &dims).to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
-        let images = (images * 1.5).unwrap();
-
-        let outputs = network.forward(&images, Mode::Eval).unwrap();
-        check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
-        assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
-        let folded = network.folded().unwrap();
-        let outputs_folded = folded.forward(&images, Mode::Eval).unwrap();
-        check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
-        assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
-
-        let head = network.head().unwrap();
-        let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
-        assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
-
+        let (network, params, images) = evaluates_as_pytorch(name, &backbone, golden, dtype, tolerance);
         let outputs = network.forward(&images, TRAIN).unwrap();
         // Statistics of a few values (8 in the last stages) amplify the rounding of f32.
         let train_tolerance = if dtype == DType::F32 { 1e-3 } else { tolerance };
@@ -79,6 +55,41 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
             check_gradients(name, &params, &outputs, golden);
         }
     }
+}
+
+/// The network, its parameters, and the images that it was compared on.
+fn evaluates_as_pytorch(
+    name: &str,
+    backbone: &Backbone,
+    golden: &Value,
+    dtype: DType,
+    tolerance: f64,
+) -> (Box<dyn Network>, Params, Tensor) {
+    let dims: Vec<usize> = serde_json::from_value(golden["images"].clone()).unwrap();
+    let classes = golden["eval"]["logits"].as_array().unwrap().len() / dims[0];
+    let shape = Shape { channels: dims[1], height: dims[2], width: dims[3], classes };
+    let params = Params::new(0, &Device::Cpu);
+    let network = nn::build(&backbone.clone().into(), shape, params.builder().set_dtype(dtype)).unwrap();
+    let all = params.all().unwrap();
+    assert_eq!(serde_json::to_value(all.keys().collect::<Vec<_>>()).unwrap(), golden["parameters"], "{name}");
+    assert_eq!(serde_json::to_value(params.count()).unwrap(), golden["trainable"], "{name}");
+    let state = all.iter().map(|(name, old)| (name.clone(), parameter(name, old.dims()))).collect();
+    params.load(&state, std::path::Path::new("test")).unwrap();
+    let images = uniform("images", &dims).to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
+    let images = (images * 1.5).unwrap();
+
+    let outputs = network.forward(&images, Mode::Eval).unwrap();
+    check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
+    assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
+    let folded = network.folded().unwrap();
+    let outputs_folded = folded.forward(&images, Mode::Eval).unwrap();
+    check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
+    assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
+
+    let head = network.head().unwrap();
+    let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
+    assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
+    (network, params, images)
 }
 
 fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Value) {
@@ -128,6 +139,13 @@ fn resnets_for_cifar_match_pytorch() {
 fn resnets_match_torchvision() {
     matches_pytorch("resnet18", Backbone::by_name("resnet18").unwrap());
     matches_pytorch("resnet50", Backbone::by_name("resnet50").unwrap());
+}
+
+#[test]
+fn a_wide_resnet50_matches_torchvision() {
+    // It learns as resnet50 does, and has 67 million parameters: one pass is compared.
+    let (name, backbone) = ("wide_resnet50_2", Backbone::by_name("wide_resnet50_2").unwrap());
+    evaluates_as_pytorch(name, &backbone, &golden()[name], DType::F64, 1e-9);
 }
 
 #[test]
