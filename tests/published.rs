@@ -49,9 +49,13 @@ impl Case {
     }
 
     fn weights(&self, name: &str, shape: Shape, change: impl Fn(&mut BTreeMap<String, Tensor>)) {
+        self.weights_of("lenet", name, shape, change);
+    }
+
+    fn weights_of(&self, backbone: &str, name: &str, shape: Shape, change: impl Fn(&mut BTreeMap<String, Tensor>)) {
         let params = Params::new(5, &Device::Cpu);
-        let lenet: Architecture = Backbone::by_name("lenet").unwrap().into();
-        nn::build(&lenet, shape, params.builder()).unwrap();
+        let architecture: Architecture = Backbone::by_name(backbone).unwrap().into();
+        nn::build(&architecture, shape, params.builder()).unwrap();
         let mut tensors = params.all().unwrap();
         change(&mut tensors);
         weights::write(&self.path(name), &tensors, &BTreeMap::new()).unwrap();
@@ -59,14 +63,21 @@ impl Case {
 
     /// Exit code and what was said, for networks of these YAML lines.
     fn run(&self, id: &str, networks: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+        let networks: Vec<_> =
+            networks.iter().map(|(name, network)| (*name, format!("backbone: lenet, {network}"), "msp")).collect();
+        self.run_methods(&format!("{id}, mean: [0.5], std: [0.5]"), &networks, arguments)
+    }
+
+    /// The same for networks that say their backbone, each with the detector that reads it.
+    fn run_methods(&self, id: &str, networks: &[(&str, String, &str)], arguments: &[&str]) -> (i32, String) {
         let mut text = format!(
-            "title: Published weights\ndata:\n  id: {{ name: mine, {id}, mean: [0.5], std: [0.5] }}\n  ood: [{{ name: other, \
-             format: folder }}]\nnetworks:\n"
+            "title: Published weights\ndata:\n  id: {{ name: mine, {id} }}\n  ood: [{{ name: other, format: folder \
+             }}]\nnetworks:\n"
         );
         let mut methods = String::from("methods:\n");
-        for (name, network) in networks {
-            text += &format!("  {name}: {{ backbone: lenet, {network} }}\n");
-            methods += &format!("  - {{ name: {name}, network: {name}, detector: msp }}\n");
+        for (name, network, detector) in networks {
+            text += &format!("  {name}: {{ {network} }}\n");
+            methods += &format!("  - {{ name: {name}, network: {name}, detector: {detector} }}\n");
         }
         fs::write(self.path("case.yaml"), text + &methods).unwrap();
         let output = self.oodkit("run").args(arguments).output().unwrap();
@@ -77,9 +88,13 @@ impl Case {
 
     /// The program, to do something with the last experiment.
     fn oodkit(&self, what: &str) -> Command {
+        self.program(&[what, "case.yaml"])
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
         let folder = self.folder.path();
         let mut command = Command::cargo_bin("oodkit").unwrap();
-        command.current_dir(folder).args([what, "case.yaml"]).env("NO_COLOR", "1");
+        command.current_dir(folder).args(arguments).env("NO_COLOR", "1");
         command.env("OODKIT_DATA", folder.join("data")).env("OODKIT_RUNS", folder.join("runs"));
         command
     }
@@ -117,6 +132,73 @@ fn classes_of_weights_that_are_used_as_they_are_are_those_of_their_head() {
     let (code, said) = case.run(LIST, &[("base", "weights: three.safetensors")], &[]);
     assert_eq!(code, 2);
     assert!(said.contains("has label 3, and the networks know the classes 0 to 2"), "{said}");
+}
+
+#[test]
+fn weights_serve_a_set_of_one_class_whatever_their_head_and_normalise_by_their_own_statistics() {
+    let case = Case::new();
+    for split in ["train", "test"] {
+        fs::rename(case.path(&format!("data/mine/{split}/0")), case.path(&format!("data/mine/{split}/good"))).unwrap();
+        fs::remove_dir_all(case.path(&format!("data/mine/{split}/1"))).unwrap();
+    }
+    let five = Shape { channels: 3, classes: 5, ..SHAPE };
+    case.weights_of("resnet20", "five.safetensors", five, |_| {});
+    let backbone = "backbone: resnet20, weights: five.safetensors";
+    let networks = [("own", format!("{backbone}, normalise: weights"), "{ knn: { k: 1 } }")];
+    // The OOD scores, and the folder of the network, by what the images are normalised by.
+    let run = |id: &str, network: &str| {
+        let _ = fs::remove_dir_all(case.path("runs"));
+        let (code, said) = case.run_methods(id, &[("own", network.to_owned(), "{ knn: { k: 1 } }")], &[]);
+        assert_eq!(code, 0, "{said}");
+        let experiment = fs::read_dir(case.path("runs/experiments/")).unwrap().next().unwrap().unwrap().path();
+        let results = fs::read(experiment.join("results.json")).unwrap();
+        let results: serde_json::Value = serde_json::from_slice(&results).unwrap();
+        let task = &results["cells"][0]["seeds"][0]["tasks"]["mine"];
+        // In one class there is nothing to be right about.
+        assert_eq!(task["networks"]["own"]["measures"], serde_json::json!({}));
+        let scores = case.path(&format!("runs/{}", task["methods"]["own"]["scores"]["other"].as_str().unwrap()));
+        (fs::read(scores).unwrap(), task["networks"]["own"]["folder"].as_str().unwrap().to_owned())
+    };
+    let (own, folder) = run("format: class_folders, channels: 3", &networks[0].1);
+    assert_eq!(case.record()["shape"], serde_json::json!([3, 16, 16, 5]));
+    case.program(&["export", "--experiment", "case.yaml", "--network", "own", "--out", "model"]).assert().success();
+    let model: serde_json::Value = serde_json::from_slice(&fs::read(case.path("model/model.json")).unwrap()).unwrap();
+    assert_eq!(model["input"]["mean"], serde_json::json!([0.485_f32, 0.456_f32, 0.406_f32]));
+    let predict = ["predict", "--experiment", "case.yaml", "--method", "own", "--input", "data/other"];
+    let predicted = String::from_utf8(case.program(&predict).assert().success().get_output().stdout.clone()).unwrap();
+    // An image a line, under the names of the columns; the first score is that of the run, after 80 bytes of header.
+    assert_eq!(predicted.lines().count(), 5, "{predicted}");
+    let first = f32::from_le_bytes(own[own.len() - 16..own.len() - 12].try_into().unwrap());
+    assert!(predicted.lines().nth(1).unwrap().contains(&f64::from(first).to_string()), "{first} in {predicted}");
+    // ImageNet's given with the data are the same network; others are not.
+    let given = "format: class_folders, channels: 3, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]";
+    assert_eq!(run(given, backbone), (own.clone(), folder.clone()));
+    let (other, other_folder) = run("format: class_folders, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]", backbone);
+    assert_ne!(other, own);
+    assert_ne!(other_folder, folder);
+    // What the data say is not asked.
+    let (again, _) = run("format: class_folders, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]", &networks[0].1);
+    assert_eq!(again, own);
+}
+
+#[test]
+fn what_weights_cannot_normalise_is_refused() {
+    let case = Case::new();
+    let refused = |id: &str, network: &str, why: &str| {
+        let (code, said) = case.run_methods(id, &[("own", network.to_owned(), "msp")], &[]);
+        assert_eq!(code, 2);
+        assert!(said.contains(why), "{said}");
+    };
+    let weights = "weights: three.safetensors, normalise: weights";
+    refused(FOLDERS, &format!("backbone: lenet, {weights}"), "knows no mean and std of this backbone's weights");
+    refused(FOLDERS, &format!("backbone: resnet20, normalise: weights, {TRAIN}"), "and this network starts untrained");
+    let grey = "format: class_folders, channels: 1";
+    refused(grey, &format!("backbone: resnet20, {weights}"), "those of \"mine\" are grey: write `channels: 3` there");
+    refused(
+        FOLDERS,
+        "backbone: resnet20, weights: three.safetensors",
+        "write `normalise: weights`, or give them with \"mine\"",
+    );
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Export {
         let record = opened.store.record(nodes[0])?;
         let [channels, height, width, classes] = record.shape;
         let id = &opened.plan.experiment.data.id;
-        let data::Normalisation { mean, std } = record.normalisation(id)?;
+        let data::Normalisation { mean, std } = nodes[0].normalisation(record.normalisation.as_ref())?;
         let names = data::class_names(id, &opened.data).filter(|names| names.len() == classes);
         let about = json!({
             "schema": SCHEMA,

@@ -15,8 +15,8 @@ use crate::{
     Error, Result,
     config::{
         Backbone, Column, Dataset, Detectors, Experiment, Figure, Grid, HELD_OUT, Head, HeldOut, Keep, Method, Network,
-        Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation, WeightsHead,
-        expect,
+        Normalise, Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation,
+        WeightsHead, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
@@ -27,6 +27,7 @@ use crate::{
         unknown,
     },
     did_you_mean,
+    nn::weights::normalisation,
 };
 
 /// Something wrong with an experiment, and the key it is wrong at.
@@ -272,7 +273,8 @@ impl Found {
             }
         }
         self.dataset(data.join("id"), &experiment.data.id);
-        self.in_distribution(data.join("id"), &experiment.data.id);
+        let by_data = experiment.networks.values().any(|network| network.normalise == Normalise::Data);
+        self.in_distribution(data.join("id"), &experiment.data.id, by_data);
         let learned = experiment.networks.values().any(|network| network.train.is_some());
         if learned && experiment.data.id.is_one_list() {
             let message = "its train and test images would be the same: write `{split}` in list, or divide it: `split: { test: 0.2 }`";
@@ -325,8 +327,8 @@ impl Found {
         }
     }
 
-    /// What a set must have so that networks can learn it: labels, and whole statistics to normalise by, or none.
-    fn in_distribution(&mut self, path: Path, dataset: &Dataset) {
+    /// What a set must have so that networks can learn it: labels, and, if it is normalised `by_data`, whole statistics or none.
+    fn in_distribution(&mut self, path: Path, dataset: &Dataset, by_data: bool) {
         let known = registry::known(dataset.source());
         let Some(format) = dataset.format.or(known.map(|known| known.format)) else { return };
         if format == Format::Folder {
@@ -349,6 +351,7 @@ impl Found {
         let means = dataset.mean.as_ref().map(Vec::len).or(known.map(|known| known.mean.len()));
         if let (Some(channels), Some(means)) = (dataset.channels, means)
             && channels != means
+            && by_data
         {
             self.add(path.join("channels"), format!("{channels} channels have {means} values under `mean`"));
         }
@@ -460,17 +463,45 @@ impl Found {
                 self.outliers(&path, network, experiment.data.outliers.is_some());
             }
             self.fits(&path, network, &experiment.data.id);
-            if network.train.is_none()
-                && data::given_normalisation(&experiment.data.id).is_ok_and(|given| given.is_none())
+            self.normalise(&path, network, &experiment.data.id);
+            self.members(&path, network, &experiment.seeds);
+        }
+    }
+
+    /// Whether it is known what images are normalised by.
+    fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
+        let known = network.backbone.as_ref().and_then(normalisation::of);
+        let path_of = path.join("normalise");
+        match network.normalise {
+            Normalise::Data
+                if network.train.is_none() && data::given_normalisation(id).is_ok_and(|given| given.is_none()) =>
             {
-                let name = &experiment.data.id.name;
+                let or = if known.is_some() { "write `normalise: weights`, or " } else { "" };
                 let message = format!(
-                    "weights that are used as they are need the mean and std that they were trained with: give them with \
-                     \"{name}\", one number per channel"
+                    "weights that are used as they are need the mean and std that they were trained with: {or}give them with \
+                     \"{}\", one number per channel",
+                    id.name
                 );
                 self.add(path.clone(), message);
             }
-            self.members(&path, network, &experiment.seeds);
+            Normalise::Weights if network.from.is_some() => {
+                self.add(path_of, "goes with weights: a network `from` another has that one's");
+            }
+            Normalise::Weights if network.weights.is_none() => {
+                self.add(path_of, "goes with weights, and this network starts untrained");
+            }
+            Normalise::Weights => {
+                let channels = data::shape(id).map(|[channels, ..]| channels).or(id.channels);
+                if known.is_none() {
+                    let message = "oodkit knows no mean and std of this backbone's weights: give them with data.id";
+                    self.add(path_of, message);
+                } else if channels == Some(1) {
+                    let message =
+                        format!("is of RGB images, and those of \"{}\" are grey: write `channels: 3` there", id.name);
+                    self.add(path_of, message);
+                }
+            }
+            Normalise::Data => {}
         }
     }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
+    architecture::{Head, Nonlinearity, Shortcut, SpectralNorm, is_default},
     backbone::Backbone,
     loss::Loss,
     methods::MethodEntry,
@@ -19,7 +19,7 @@ use crate::config::{
     search::{HeldOut, Validation},
     tables::{Evaluation, Figure, Redraw, Sampling, Table},
     training::Train,
-    weights::Weights,
+    weights::{Normalise, Weights},
 };
 
 // Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
@@ -320,6 +320,10 @@ pub struct Network {
     #[garde(dive)]
     #[serde(default)]
     pub weights: Option<Weights>,
+    /// What images are normalised by, with `weights`: `data` (unless given) or `weights`. A network `from` another has that one's.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalise: Normalise,
     /// The training recipe. Absent: the weights are used as they are (only with `weights`).
     #[garde(dive)]
     #[serde(default)]

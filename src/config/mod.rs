@@ -37,4 +37,4 @@ pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
 pub use tables::*;
 pub use training::*;
-pub use weights::{HUB, HubFile, Weights, WeightsHead};
+pub use weights::{HUB, HubFile, Normalise, Weights, WeightsHead};

@@ -42,6 +42,18 @@ pub enum WeightsHead {
     New,
 }
 
+/// What a network's images are normalised by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalise {
+    /// The mean and the std of the ID set: those given with it, known of it, or computed of its train images.
+    #[default]
+    Data,
+    /// The mean and the std that the backbone's published weights were trained with. ImageNet's for `resnet`, torchvision's; 0.5 and
+    /// 0.5 for `efficientnet_lite0`, timm's; those of the published CIFAR weights for `resnet_cifar` and `wide_resnet`.
+    Weights,
+}
+
 /// A file on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {

@@ -2,6 +2,7 @@
 
 pub mod fit;
 pub mod names;
+pub mod normalisation;
 
 mod archive;
 mod legacy;

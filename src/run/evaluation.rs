@@ -119,10 +119,16 @@ impl<'a> Runner<'a> {
                 .as_deref()
                 .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
             let logits = &subject.banks[0].logits;
-            let confusion = Confusion::of(logits, labels)?;
-            let result = NetworkResult {
-                confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
-                ..network_result(&subject, measures::of_logits(logits, labels)?)
+            let result = match used[0].images.classes {
+                // In a set of one class there is nothing to be right about.
+                0 | 1 => network_result(&subject, Measures::new()),
+                _ => {
+                    let confusion = Confusion::of(logits, labels)?;
+                    NetworkResult {
+                        confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
+                        ..network_result(&subject, measures::of_logits(logits, labels)?)
+                    }
+                }
             };
             network_results.insert(name.clone(), result);
             for method in methods {

@@ -21,11 +21,12 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error, Result,
     config::{
-        self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Train, Vgg19, load::Loaded, search::HeldOut,
-        sweep,
+        self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Normalise, Train, Vgg19, load::Loaded,
+        search::HeldOut, sweep,
     },
-    data::{self, Split, given_normalisation},
+    data::{self, Normalisation, Split, given_normalisation},
     digest::hex,
+    nn::weights::normalisation,
     run::{
         digests::{Digests, Known},
         execute::data_problems,
@@ -85,6 +86,8 @@ pub struct Node {
     pub architecture: Architecture,
     /// Published weights it starts from.
     pub weights: Option<Published>,
+    /// What its images are normalised by, if that is the published weights' own; of a network `from` another, as there.
+    pub normalisation: Option<Normalisation>,
     /// What it learns from.
     pub data: Dataset,
     /// What it learns to tell from that, if its loss has a term of outliers.
@@ -98,6 +101,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// What its images are normalised by: what its weights want, else what was `computed` of the train images, else what is given
+    /// with the data.
+    ///
+    /// # Errors
+    /// If there is none of them.
+    pub fn normalisation(&self, computed: Option<&Normalisation>) -> Result<Normalisation> {
+        self.normalisation.as_ref().or(computed).cloned().map_or_else(|| data::normalisation(&self.data), Ok)
+    }
+
     /// Its folder, relative to the runs root.
     pub fn folder(&self) -> PathBuf {
         folder_of(&self.label, &self.hash, self.seed)
@@ -230,9 +242,15 @@ fn resolve<'a>(
         .flatten()
         .map(|set| Learned::of(set, network, looked))
         .collect::<Result<_>>()?;
+    let normalisation = match (network.normalise, upstream) {
+        (_, Some(upstream)) => nodes[upstream].normalisation.clone(),
+        (Normalise::Weights, None) => normalisation::of(&architecture.backbone),
+        (Normalise::Data, None) => None,
+    };
+    let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
     let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
         let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
-        identity(network, &architecture, (data, sets), (from, weights.as_ref()))
+        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref()))
     };
     let mut identity = of(|set| set.by_content(), upstream.map(|index| nodes[index].by_content.as_str()))?;
     let by_content = short_hash(&identity);
@@ -259,6 +277,7 @@ fn resolve<'a>(
                 upstream,
                 architecture,
                 weights,
+                normalisation,
                 data: data.clone(),
                 outliers: outliers.cloned(),
                 loss: network.loss.clone(),
@@ -280,7 +299,7 @@ fn resolve<'a>(
 fn identity(
     network: &Network,
     architecture: &Architecture,
-    (dataset, mut learned): (&Dataset, Vec<Value>),
+    (given, mut learned): (Option<&Normalisation>, Vec<Value>),
     (upstream, weights): (Option<&str>, Option<&Published>),
 ) -> Result<Value> {
     let mut train = to_json(&network.train)?;
@@ -298,7 +317,7 @@ fn identity(
     }
     let outliers = (learned.len() > 1).then(|| learned.swap_remove(1));
     let data = learned.pop();
-    let normalisation = match given_normalisation(dataset)? {
+    let normalisation = match given {
         Some(given) => json!([given.mean, given.std]),
         // The train images say what comes of it.
         None => json!("computed"),
@@ -401,7 +420,8 @@ impl Plan {
         let ood: Vec<String> = self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect();
         let id = &self.experiment.data.id;
         let _ = writeln!(text, "data     {} against {}", id.name, ood.join(", "));
-        if given_normalisation(id).is_ok_and(|given| given.is_none()) {
+        let by_data = self.nodes.iter().any(|node| node.normalisation.is_none());
+        if by_data && given_normalisation(id).is_ok_and(|given| given.is_none()) {
             let _ = writeln!(text, "         normalised by the mean and std of its train images, which are computed");
         }
         if !self.experiment.data.shifted.is_empty() {

@@ -153,8 +153,12 @@ pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fit
     Ok((shape, Some(fitted)))
 }
 
-/// Refuses a set whose classes are not those of the weights' head: a class would stand for another one, or for none.
+/// Refuses a set of several classes that are not those of the weights' head: a class would stand for another one, or for none.
 fn check_classes(node: &Node, images: &ImageSet, classes: usize, published: &Published) -> Result<()> {
+    // A set of one class asks nothing of a head: what is read is what comes before it.
+    if node.train.is_none() && images.classes <= 1 {
+        return Ok(());
+    }
     let name = &node.data.name;
     let by_folder = node.data.format == Some(Format::ClassFolders);
     let known = data::classes(&node.data).or(by_folder.then_some(images.classes)).filter(|known| *known != classes);

@@ -26,8 +26,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result, checksum,
-    config::Dataset,
-    data::{Normalisation, normalisation},
+    data::Normalisation,
     digest,
     fs::{remove_if_there, write_atomic},
     nn::weights,
@@ -99,14 +98,6 @@ pub struct NetworkRecord {
 }
 
 impl NetworkRecord {
-    /// What images of `id` are normalised by for this network: what was computed of its train images, else what is given.
-    ///
-    /// # Errors
-    /// If neither is there.
-    pub fn normalisation(&self, id: &Dataset) -> Result<Normalisation> {
-        self.normalisation.clone().map_or_else(|| normalisation(id), Ok)
-    }
-
     /// The version of the format; records of another one are refused.
     pub const SCHEMA: u32 = 1;
 }

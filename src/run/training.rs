@@ -69,10 +69,10 @@ impl Runner<'_> {
             Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
         let computed = match data::given_normalisation(&node.data)? {
-            None if node.train.is_some() => Some(data::statistics(&train.images)?),
+            None if node.train.is_some() && node.normalisation.is_none() => Some(data::statistics(&train.images)?),
             _ => None,
         };
-        let normalisation = computed.clone().map_or_else(|| data::normalisation(&node.data), Ok)?;
+        let normalisation = node.normalisation(computed.as_ref())?;
         let mut train_images = 0;
         let fitted = match &node.train {
             None => None,
@@ -171,7 +171,7 @@ impl Runner<'_> {
         let network = nn::build(&node.architecture, Shape { channels, height, width, classes }, params.builder())?;
         let (model, sha256) = self.context.store.model(node, &record)?;
         params.load(&model, &folder.join("model.safetensors"))?;
-        let normalisation = record.normalisation(&node.data)?;
+        let normalisation = node.normalisation(record.normalisation.as_ref())?;
         Ok(Trained { network, record, sha256, folder, normalisation })
     }
 }
