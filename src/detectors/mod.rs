@@ -19,6 +19,7 @@ pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
 pub mod mahalanobis;
+pub mod map;
 pub mod max_logit;
 pub mod msp;
 pub mod mutual_information;
@@ -35,6 +36,7 @@ pub mod relation;
 pub mod residual;
 pub mod rmds;
 pub mod scale;
+mod scores;
 pub mod shaping;
 pub mod she;
 mod similarity;
@@ -47,6 +49,7 @@ pub mod vra;
 
 pub use inputs::Inputs;
 pub use record::in_words;
+pub use scores::{Maps, Scores};
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 
@@ -331,6 +334,10 @@ pub trait Detector {
     fn reads_batches(&self) -> bool {
         false
     }
+    /// Of a detector that gives a map of each image: how the map is brought to the images' size, and what an image is scored by.
+    fn post(&self) -> Option<map::Post> {
+        None
+    }
     /// Learns.
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>>;
 }
@@ -474,25 +481,6 @@ fn map_both<T>(logits: &Tensor, features: &Tensor, each: impl Fn(&[f64], &[f64])
     same("rows of features", features.dim(0)?, logits.len())?;
     let rows = values.chunks_exact(values.len() / logits.len());
     Ok(logits.iter().zip(rows).map(|(logits, features)| each(logits, &in_f64(features))).collect())
-}
-
-/// One finite number per image; larger means more anomalous.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scores(Vec<f32>);
-
-impl Scores {
-    /// Refuses NaN and infinities: a metric of such scores would be meaningless.
-    pub fn new(scores: Vec<f32>) -> Result<Self> {
-        match scores.iter().enumerate().find(|(_, score)| !score.is_finite()) {
-            Some((index, score)) => Err(Error::Failed(format!("the score of image {index} is {score}"))),
-            None => Ok(Self(scores)),
-        }
-    }
-
-    /// The scores in the order of the images.
-    pub fn as_slice(&self) -> &[f32] {
-        &self.0
-    }
 }
 
 /// Applies `score` to each row of (N, K) logits, which it gets in f64.

@@ -83,6 +83,11 @@ macro_rules! registry {
                 }
             }
 
+            /// As [`Detector::post`]: `None` of a detector without maps.
+            pub fn post(&self) -> Option<map::Post> {
+                self.build().post()
+            }
+
             /// The detector, ready to be fitted.
             pub fn build(&self) -> Box<dyn Detector> {
                 match self {

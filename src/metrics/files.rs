@@ -54,7 +54,21 @@ pub fn read_scores(path: &Path) -> Result<Vec<f64>> {
 /// # Errors
 /// [`Error::Io`] if the file cannot be written.
 pub fn write_npy(path: &Path, scores: &[f32]) -> Result<()> {
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}", scores.len());
+    write_array(path, &[scores.len()], scores)
+}
+
+/// Writes an array of this shape, its last axis running fastest, as [`write_npy`].
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be written; [`Error::Failed`] unless the shape has as many elements.
+pub fn write_array(path: &Path, shape: &[usize], values: &[f32]) -> Result<()> {
+    if shape.iter().product::<usize>() != values.len() {
+        return Err(Error::Failed(format!("{}: {} values are no {shape:?}", path.display(), values.len())));
+    }
+    let axes = shape.iter().map(|axis| format!("{axis},")).collect::<Vec<_>>().join(" ");
+    // As NumPy writes it: a comma after the last axis only where it is the only one.
+    let axes = if shape.len() > 1 { axes.trim_end_matches(',') } else { &axes };
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({axes}), }}");
     // The header ends with a newline on a multiple of 64 bytes, so that the numbers can be memory-mapped.
     let padding = (PREFIX + header.len() + 1).next_multiple_of(64) - (PREFIX + header.len() + 1);
     header.push_str(&" ".repeat(padding));
@@ -65,8 +79,8 @@ pub fn write_npy(path: &Path, scores: &[f32]) -> Result<()> {
         file.write_all(&[1, 0])?;
         file.write_all(&(header.len() as u16).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        for score in scores {
-            file.write_all(&score.to_le_bytes())?;
+        for value in values {
+            file.write_all(&value.to_le_bytes())?;
         }
         file.flush()
     })
@@ -139,6 +153,22 @@ const LONGEST_HEADER: usize = 10_000;
 const BLOCK: usize = 1 << 20;
 
 fn read_npy(path: &Path) -> Result<Vec<f64>> {
+    let (shape, scores) = read_array(path)?;
+    match shape[..] {
+        [_] | [_, 1] => Ok(scores),
+        _ => {
+            let message = format!("the array's shape is {shape:?}, but scores are one number per image, (N) or (N, 1)");
+            Err(Error::input(format!("{}: {message}", path.display())).hint(WRITE_ANEW))
+        }
+    }
+}
+
+/// The shape of a `.npy` file's array and its numbers, the last axis running fastest.
+///
+/// # Errors
+/// [`Error::Input`] if the file is none, its length is not what its header says, or its numbers are of another kind than
+/// [`read_scores`] takes or in Fortran's order.
+pub(crate) fn read_array(path: &Path) -> Result<(Vec<u64>, Vec<f64>)> {
     let bad = |what: String| Error::input(format!("{}: {what}", path.display())).hint(WRITE_ANEW);
     let io = || Error::io("read", path);
     let (file, size) = crate::fs::open_regular(path)?;
@@ -164,23 +194,17 @@ fn read_npy(path: &Path) -> Result<Vec<f64>> {
     let header = String::from_utf8_lossy(&header);
     let (item, shape) = parse_header(&header).map_err(bad)?;
 
-    let count = match shape[..] {
-        [count] | [count, 1] => count,
-        _ => {
-            return Err(bad(format!(
-                "the array's shape is {shape:?}, but scores are one number per image, (N) or (N, 1)"
-            )));
-        }
-    };
     let start = if wide { PREFIX + 2 } else { PREFIX } + length;
-    let claimed = count.checked_mul(item.size as u64).and_then(|bytes| bytes.checked_add(start as u64));
-    if claimed != Some(size) {
+    let count = shape.iter().try_fold(1_u64, |count, axis| count.checked_mul(*axis));
+    let claimed = count.and_then(|count| count.checked_mul(item.size as u64)?.checked_add(start as u64));
+    let Some(count) = count.filter(|_| claimed == Some(size)) else {
         return Err(bad(format!(
-            "the header says {count} numbers of {} bytes, but {} bytes follow it",
+            "the header says {} numbers of {} bytes, but {} bytes follow it",
+            count.map_or_else(|| format!("{shape:?}"), |count| count.to_string()),
             item.size,
             size.saturating_sub(start as u64)
         )));
-    }
+    };
 
     // As large as the file says it is, which was just compared with the file itself.
     let mut scores = Vec::with_capacity(count as usize);
@@ -198,7 +222,7 @@ fn read_npy(path: &Path) -> Result<Vec<f64>> {
         }
         left -= block.len();
     }
-    Ok(scores)
+    Ok((shape, scores))
 }
 
 /// How a number is stored: NumPy's type string, such as `<f4`.
@@ -252,7 +276,7 @@ impl Item {
 
 /// The item type and shape in a header such as `{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }`.
 ///
-/// The order of a one-dimensional or N × 1 array is the same in C and Fortran.
+/// The order of an array with one axis that is longer than 1 is the same in C and Fortran; others must be in C's.
 fn parse_header(header: &str) -> Result<(Item, Vec<u64>), String> {
     let value = |key: &str| {
         let (_, rest) = header.split_once(&format!("'{key}'")).ok_or(format!("the .npy header lacks '{key}'"))?;
@@ -274,5 +298,8 @@ fn parse_header(header: &str) -> Result<(Item, Vec<u64>), String> {
             numbers.map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()
         })
         .ok_or("the .npy header's shape is not a tuple of numbers")?;
+    if value("fortran_order")?.starts_with("True") && shape.iter().filter(|axis| **axis != 1).count() > 1 {
+        return Err("the array is in Fortran's order; use numpy.ascontiguousarray".into());
+    }
     Ok((item, shape))
 }

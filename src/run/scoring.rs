@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     Error, Result, checksum,
     config::Method,
-    detectors::{Bank, Scorer, Scores},
+    detectors::{Bank, Maps, Scorer, Scores},
     digest,
     fs::remove_folder_if_there,
     metrics::files,
@@ -44,7 +44,7 @@ struct ScoringRecord {
     fit: Option<serde_json::Value>,
     /// By score file.
     score_seconds: BTreeMap<String, f64>,
-    /// SHA-256 of each score file; empty in records of earlier versions.
+    /// SHA-256 of each file of scores or maps; empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sha256: BTreeMap<String, String>,
     /// SHA-256 of the weights that the scores are of, one a member; empty in records of earlier versions.
@@ -61,27 +61,74 @@ impl ScoringRecord {
         Ok(Self { weights: weights.to_vec(), ..if other { Self::default() } else { record } })
     }
 
-    /// The seconds that the scores of this file took, if they are there.
-    fn stored(&self, folder: &Path, file: &str) -> Option<f64> {
-        self.score_seconds.get(file).copied().filter(|_| folder.join(file).exists())
+    /// Whether these files were written and are there.
+    fn is_stored(&self, folder: &Path, files: &Files) -> bool {
+        self.score_seconds.contains_key(&files.scores) && files.all().all(|file| folder.join(file).exists())
     }
 
-    /// The scores in this file; `None` if it is not as it was written, which is said.
-    fn scores(&self, path: &Path, file: &str, images: usize) -> Result<Option<Scores>> {
-        let again = |reason: &str| {
-            crate::say(format!("{} is made again: {reason}", path.display()));
+    /// The scores in these files, with the seconds that they took, if they were written; `None` too if one is gone or not as it was
+    /// written, which is said.
+    fn stored(&self, folder: &Path, files: &Files, images: usize) -> Result<Option<(Scores, f64)>> {
+        let Some(seconds) = self.score_seconds.get(&files.scores) else { return Ok(None) };
+        let again = |file: &str, reason: &str| {
+            crate::say(format!("{} is made again: {reason}", folder.join(file).display()));
             Ok(None)
         };
-        match self.sha256.get(file) {
-            Some(sha256) if *sha256 != digest::of_file(path)? => return again(checksum::BROKEN),
-            Some(_) => {}
-            None => checksum::note_missing(path),
+        if let Some(gone) = files.all().find(|file| !folder.join(file).exists()) {
+            return again(gone, "it is gone");
         }
-        let scores: Vec<f32> = files::read_scores(path)?.into_iter().map(|score| score as f32).collect();
+        for file in files.all() {
+            match self.sha256.get(file) {
+                Some(sha256) if *sha256 != digest::of_file(&folder.join(file))? => {
+                    return again(file, checksum::BROKEN);
+                }
+                Some(_) => {}
+                None => checksum::note_missing(&folder.join(file)),
+            }
+        }
+        let in_f32 = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
+        let scores = in_f32(files::read_scores(&folder.join(&files.scores))?);
         if scores.len() != images {
-            return again(&format!("it holds {} scores for {images} images", scores.len()));
+            return again(&files.scores, &format!("it holds {} scores for {images} images", scores.len()));
         }
-        Ok(Some(Scores::new(scores)?))
+        let Some(file) = &files.maps else { return Ok(Some((Scores::new(scores)?, *seconds))) };
+        match files::read_array(&folder.join(file))? {
+            (shape, values) if shape.len() == 3 && shape[0] == images as u64 => {
+                let maps = Maps::new([shape[1] as usize, shape[2] as usize], in_f32(values))?;
+                Ok(Some((Scores::with_maps(scores, maps)?, *seconds)))
+            }
+            (shape, _) => again(file, &format!("its shape is {shape:?}, and there are {images} images")),
+        }
+    }
+}
+
+/// The names of a set's files in the folder of a method's scores.
+struct Files {
+    scores: String,
+    /// (N, rows, columns) at the grid that they were computed on; of a detector without maps, none.
+    maps: Option<String>,
+}
+
+impl Files {
+    fn all(&self) -> impl Iterator<Item = &String> {
+        [&self.scores].into_iter().chain(&self.maps)
+    }
+
+    /// Writes what was scored and notes the files' digests. Each file is written whole or not at all.
+    fn write(&self, folder: &Path, scores: &Scores, sha256: &mut BTreeMap<String, String>) -> Result<()> {
+        files::write_npy(&folder.join(&self.scores), scores.as_slice())?;
+        match (&self.maps, scores.maps()) {
+            (Some(file), Some(maps)) => {
+                let [rows, columns] = maps.grid();
+                files::write_array(&folder.join(file), &[maps.images(), rows, columns], maps.values())?;
+            }
+            (None, None) => {}
+            _ => return Err(Error::Failed("a detector gives maps and says that it gives none, or the reverse".into())),
+        }
+        for file in self.all() {
+            sha256.insert(file.clone(), digest::of_file(&folder.join(file))?);
+        }
+        Ok(())
     }
 }
 
@@ -111,6 +158,8 @@ pub(super) struct Place {
     pub(super) folder: PathBuf,
     /// SHA-256 of the weights' files, one a member.
     weights: Vec<String>,
+    /// Whether the detector gives maps.
+    maps: bool,
 }
 
 impl Place {
@@ -122,6 +171,7 @@ impl Place {
             network: subject.members[0].trained.folder.display().to_string(),
             folder: subject.folder.join("scores").join(name),
             weights: subject.members.iter().map(|member| member.trained.sha256.clone()).collect(),
+            maps: method.detector.post().is_some(),
         })
     }
 
@@ -138,7 +188,13 @@ impl Place {
     pub(super) fn is_complete(&self, root: &Path, sets: &[Arc<LoadedSet>]) -> Result<bool> {
         let folder = root.join(&self.folder);
         let record = ScoringRecord::read(&folder, &self.weights)?;
-        Ok(sets.iter().all(|set| record.stored(&folder, &file_of(set)).is_some()))
+        Ok(sets.iter().all(|set| record.is_stored(&folder, &self.files(set))))
+    }
+
+    /// The files of a set.
+    fn files(&self, set: &LoadedSet) -> Files {
+        let of = |kind: &str| format!("{}{kind}.npy", set.file_stem());
+        Files { scores: of(""), maps: self.maps.then(|| of(".maps")) }
     }
 }
 
@@ -167,12 +223,9 @@ impl Scoring<'_> {
         let mut record = ScoringRecord::read(&folder, &self.place.weights)?;
         let mut scored = Scored { folder: folder.clone(), ..Scored::default() };
         for (set, bank) in sets.iter().zip(banks) {
-            let file = file_of(set);
-            let path = folder.join(&file);
-            scored.paths.insert(set.images.name.clone(), self.place.folder.join(&file));
-            if let Some(seconds) = record.stored(&folder, &file)
-                && let Some(scores) = record.scores(&path, &file, set.images.len())?
-            {
+            let files = self.place.files(set);
+            scored.paths.insert(set.images.name.clone(), self.place.folder.join(&files.scores));
+            if let Some((scores, seconds)) = record.stored(&folder, &files, set.images.len())? {
                 scored.score_seconds += seconds;
                 scored.scores.push(scores);
                 continue;
@@ -186,9 +239,8 @@ impl Scoring<'_> {
                 }
             };
             let (scores, seconds) = self.timed(|| scorer.score(bank).map_err(|error| self.place.name(error)))?;
-            files::write_npy(&path, scores.as_slice())?;
-            record.sha256.insert(file.clone(), digest::of_file(&path)?);
-            record.score_seconds.insert(file, seconds);
+            files.write(&folder, &scores, &mut record.sha256)?;
+            record.score_seconds.insert(files.scores, seconds);
             if !record.environments.contains(self.environment) {
                 record.environments.push(self.environment.clone());
             }
@@ -211,7 +263,101 @@ impl Scoring<'_> {
     }
 }
 
-/// The name of a set's scores.
-fn file_of(set: &LoadedSet) -> String {
-    format!("{}.npy", set.file_stem())
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        data::{ImageSet, Split},
+        run::interrupt::Interrupt,
+    };
+
+    /// Scores `images` images with maps of 2 × 3.
+    struct Mapping;
+
+    impl Scorer for Mapping {
+        fn score(&self, bank: &Bank) -> Result<Scores> {
+            let images = bank.logits.dim(0)?;
+            let maps = Maps::new([2, 3], (0..6 * images).map(|at| at as f32 / 4.0).collect())?;
+            Scores::with_maps((0..images).map(|image| image as f32).collect(), maps)
+        }
+    }
+
+    /// Two sets of 4 images.
+    fn sets() -> Vec<Arc<LoadedSet>> {
+        let set = |name: &str| {
+            let images = ImageSet {
+                name: name.to_owned(),
+                split: Split::Test,
+                channels: 1,
+                height: 2,
+                width: 2,
+                pixels: name.bytes().cycle().take(16).collect(),
+                labels: None,
+                classes: 0,
+                full_size: None,
+                files: None,
+                note: None,
+            };
+            Arc::new(LoadedSet::of(images, &Interrupt::default()).unwrap())
+        };
+        vec![set("good"), set("bent.lead")]
+    }
+
+    #[test]
+    fn maps_are_kept_beside_the_scores_and_made_again_where_they_are_not_what_they_were() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |maps| Place {
+            method: "PaDiM".into(),
+            network: "net".into(),
+            folder: "scores/mapping".into(),
+            weights: vec!["w".into()],
+            maps,
+        };
+        let [oodkit, commit, device] = ["0", "unknown", "cpu"].map(str::to_owned);
+        let (sets, environment) = (sets(), Environment { oodkit, commit, device });
+        let none = candle_core::Tensor::zeros((4, 2), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let bank =
+            Bank { logits: none.clone(), features: none, members: None, labels: None, activations: None, inputs: None };
+        let banks = vec![bank; 2];
+        let fitted = std::cell::Cell::new(0);
+        let score = |maps| {
+            let place = place(maps);
+            let scoring =
+                Scoring { root: root.path(), place: &place, environment: &environment, looked: &|| Duration::ZERO };
+            let scored = scoring.score(&sets, &banks, || {
+                fitted.set(fitted.get() + 1);
+                Ok(Box::new(Mapping))
+            })?;
+            assert!(place.is_complete(root.path(), &sets)?);
+            Ok::<_, Error>(scored.scores)
+        };
+        let first = score(true).unwrap();
+        assert_eq!(first[1].maps().unwrap().map(1), [1.5, 1.75, 2.0, 2.25, 2.5, 2.75]);
+        assert_eq!((score(true).unwrap(), fitted.get()), (first.clone(), 1));
+
+        let file = |kind: &str| root.path().join("scores/mapping").join(format!("{}{kind}.npy", sets[1].file_stem()));
+        let bytes = fs::read(file(".maps")).unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("'shape': (4, 2, 3), }"));
+        let record = fs::read_to_string(root.path().join("scores/mapping/record.json")).unwrap();
+        assert!(record.contains(&digest::of_file(&file(".maps")).unwrap()), "{record}");
+        let damaged = [&bytes[..bytes.len() - 1], &[bytes[bytes.len() - 1] ^ 1]].concat();
+        for damage in [Some(&damaged[..]), Some(&bytes[..200]), None] {
+            match damage {
+                Some(damage) => fs::write(file(".maps"), damage).unwrap(),
+                None => fs::remove_file(file(".maps")).unwrap(),
+            }
+            let before = fitted.get();
+            assert_eq!((score(true).unwrap(), fitted.get()), (first.clone(), before + 1));
+            assert_eq!(fs::read(file(".maps")).unwrap(), bytes);
+        }
+
+        // Scores of a detector that gave no maps yet.
+        for set in &sets {
+            fs::remove_file(root.path().join("scores/mapping").join(format!("{}.maps.npy", set.file_stem()))).unwrap();
+        }
+        let plain = Scores::new(first[0].as_slice().to_vec()).unwrap();
+        assert_eq!(score(false).unwrap(), [plain.clone(), plain]);
+    }
 }
