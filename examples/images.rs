@@ -12,9 +12,9 @@ use candle_core::Device;
 use image::{Rgb, RgbImage};
 use oodkit::{
     Error, Result,
-    config::{Dataset, Plain},
+    config::Plain,
     data::{
-        self, Format, Normalisation, Size, Split,
+        self, Dataset, Format, Normalisation, Size, Split,
         batches::{Source, TrainBatches, in_order, steps_per_epoch},
     },
     rng,

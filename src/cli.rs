@@ -19,13 +19,14 @@ use oodkit::{
     run::{
         device::Wanted,
         execute::{Context, execute},
-        interrupt::Interrupt,
         layers, merge,
         plan::{Places, Plan, fingerprint, plan},
         results::Results,
         store::{Lock, Store, lock, write_json},
     },
     say,
+    watch::interrupt::Interrupt,
+    yaml::problems::first_repeated,
 };
 
 /// Train, fine-tune, score and compare out-of-distribution methods from YAML.
@@ -440,7 +441,7 @@ fn list(folders: &Folders) -> Result<()> {
     }
     text.push_str("\ndata sets\n");
     for known in data::registry::all() {
-        let set = config::Dataset::named(known.name);
+        let set = data::Dataset::named(known.name);
         let here = data::check(&set, &[data::Split::Test], &folders.data).is_ok();
         let elsewhere = if here { None } else { data::elsewhere(known, &folders.data) };
         let state = if here || elsewhere.is_some() { "here" } else { "-" };
@@ -480,7 +481,7 @@ fn score(arguments: &Score) -> Result<()> {
         return Err(Error::input(format!("{inputs} files to score and {outs} for their scores"))
             .hint("give one --out for each --input, in the same order"));
     }
-    if let Some(index) = config::check::first_repeated(&arguments.out) {
+    if let Some(index) = first_repeated(&arguments.out) {
         return Err(Error::input(format!("--out {} stands twice", arguments.out[index].display())));
     }
     let (fit, memory) = (arguments.fit.as_deref(), (arguments.memory as usize) << 20);

@@ -12,9 +12,9 @@ use std::{
 use candle_core::Device;
 use oodkit::{
     Error,
-    config::{Dataset, Plain},
+    config::Plain,
     data::{
-        self, Format, ImageSet, Split,
+        self, Dataset, Format, ImageSet, Split,
         batches::{Source, TrainBatches},
         registry, synthetic,
     },

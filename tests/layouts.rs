@@ -9,8 +9,8 @@ use std::{
 
 use image::{Rgb, RgbImage};
 use oodkit::{
-    config::{Dataset, load::parse},
-    data::{self, Division, Format, ImageSet, Split},
+    config::load::parse,
+    data::{self, Dataset, Division, Format, ImageSet, Split},
 };
 
 fn save(path: PathBuf, colour: [u8; 3]) {

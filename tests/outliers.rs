@@ -11,20 +11,20 @@ use std::{
 use candle_core::{D, Device, Tensor};
 use oodkit::{
     Result,
-    config::{Architecture, Dataset, Loss, Network as Recipe, Train},
+    config::{Architecture, Loss, Network as Recipe, Train},
     data::{
-        self, ImageSet, Normalisation, Split,
+        self, Dataset, ImageSet, Normalisation, Split,
         batches::{Source, TrainBatches},
         synthetic,
     },
     detectors::energy::energy,
     losses::{Objective, Step},
     nn::{self, Mode, Network, Outputs, Shape, params::Params},
-    run::{
+    train::{self, Job, checkpoint::Checkpoint, optim::Optimizer},
+    watch::{
         events::{Event, Observer},
         interrupt::Interrupt,
     },
-    train::{self, Job, checkpoint::Checkpoint, optim::Optimizer},
 };
 
 fn embedded(name: &str, split: Split, limit: usize) -> ImageSet {

@@ -21,11 +21,11 @@ use oodkit::{
     run::{
         device::Wanted,
         execute::Context,
-        interrupt::Interrupt,
         predict::{Answers, predict},
         results::Results,
     },
     say,
+    watch::interrupt::Interrupt,
 };
 
 use super::{Changes, Experiment, Memory, Opened, print};

@@ -1,12 +1,13 @@
 //! What a network is besides its backbone: its last layer and the constraints on the others.
 
 use garde::Validate;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    config::{Backbone, Empty, Network, named},
+    config::{Backbone, Empty, Network},
     ops::Activation,
+    yaml::named::{is_default, string_or_map, variant_by_name},
 };
 
 /// A network's architecture: the keys of [`Network`] that say how it is built, defaults filled in.
@@ -29,11 +30,6 @@ pub struct Architecture {
     /// What stands beside the residual blocks that change the shape.
     #[serde(skip_serializing_if = "is_default")]
     pub shortcut: Shortcut,
-}
-
-/// Whether a setting need not be written.
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 impl From<Backbone> for Architecture {
@@ -65,7 +61,7 @@ impl Architecture {
 /// The layer between features and logits: a name (`linear`), or a name with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Validate, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[schemars(transform = named::head_names)]
+#[schemars(transform = head_names)]
 pub enum Head {
     /// A linear layer: the default, the backbone's own.
     Linear(#[garde(skip)] Empty),
@@ -179,4 +175,31 @@ pub enum Shortcut {
     Convolution,
     /// Averaged over windows of the stride, with zeros for the channels that are new: DDU's, which has no weights to bound.
     AveragePool,
+}
+
+/// The names of heads that need no settings.
+const HEADS: [&str; 3] = ["linear", "duq", "sngp"];
+
+impl<'de> Deserialize<'de> for Head {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(remote = "Head", rename_all = "snake_case")]
+        enum Long {
+            Linear(Empty),
+            Duq(Duq),
+            Sngp(Sngp),
+        }
+        #[derive(Deserialize)]
+        #[serde(transparent)]
+        struct Wrapper(#[serde(with = "Long")] Head);
+
+        string_or_map(deserializer, "a head's name, or a map of its name and settings", variant_by_name::<Wrapper>)
+            .map(|wrapper| wrapper.0)
+    }
+}
+
+/// Schema transform of [`Head`]: the names, short or with settings.
+fn head_names(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "enum": HEADS }, long] });
 }

@@ -9,7 +9,7 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::config::named::{self, string_or_map, variant_by_name};
+use crate::yaml::named::{self, string_or_map, variant_by_name};
 
 /// Random changes of train images: the usual pair as a map, or a list of changes, made in its order. Ours: none unless asked
 /// for.

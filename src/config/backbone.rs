@@ -1,15 +1,15 @@
 //! Architectures and their settings.
 
 use garde::Validate;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::named;
+use crate::yaml::named::{string_or_map, unknown_name, variant_by_name};
 
 /// An architecture: a name (`lenet`), or a name with its settings (`wide_resnet: { depth: 40, width: 2 }`).
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema, Validate)]
 #[serde(rename_all = "snake_case")]
-#[schemars(transform = named::backbone_names)]
+#[schemars(transform = backbone_names)]
 pub enum Backbone {
     /// LeNet-5 in the form that DDU uses: 28×28 or larger, 84 features.
     Lenet(#[garde(skip)] Empty),
@@ -129,4 +129,89 @@ impl Default for Vgg19 {
     fn default() -> Self {
         Self { width: default_vgg_width() }
     }
+}
+
+/// The architectures' names.
+const VARIANTS: [&str; 7] =
+    ["lenet", "wide_resnet", "resnet", "resnet18_32x32", "resnet_cifar", "efficientnet_lite0", "vgg19_bn"];
+
+/// Short names of architectures with settings.
+const PRESETS: [(&str, Backbone); 11] = [
+    ("wrn40_2", Backbone::WideResnet(WideResnet { depth: 40, width: 2, dropout: 0.3 })),
+    ("wrn28_10", Backbone::WideResnet(WideResnet { depth: 28, width: 10, dropout: 0.3 })),
+    ("resnet18", Backbone::Resnet(Resnet { depth: 18, width: 1 })),
+    ("resnet34", Backbone::Resnet(Resnet { depth: 34, width: 1 })),
+    ("resnet50", Backbone::Resnet(Resnet { depth: 50, width: 1 })),
+    ("wide_resnet50_2", Backbone::Resnet(Resnet { depth: 50, width: 2 })),
+    ("resnet20", Backbone::ResnetCifar(ResnetCifar { depth: 20 })),
+    ("resnet32", Backbone::ResnetCifar(ResnetCifar { depth: 32 })),
+    ("resnet44", Backbone::ResnetCifar(ResnetCifar { depth: 44 })),
+    ("resnet56", Backbone::ResnetCifar(ResnetCifar { depth: 56 })),
+    ("resnet110", Backbone::ResnetCifar(ResnetCifar { depth: 110 })),
+];
+
+impl Backbone {
+    /// The names that may stand for an architecture.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        VARIANTS.into_iter().chain(PRESETS.iter().map(|(preset, _)| *preset))
+    }
+
+    /// The architecture's own name, whatever its settings.
+    pub fn variant(&self) -> &'static str {
+        match self {
+            Self::Lenet(_) => "lenet",
+            Self::WideResnet(_) => "wide_resnet",
+            Self::Resnet(_) => "resnet",
+            Self::Resnet18Small(_) => "resnet18_32x32",
+            Self::ResnetCifar(_) => "resnet_cifar",
+            Self::EfficientnetLite0(_) => "efficientnet_lite0",
+            Self::Vgg19Bn(_) => "vgg19_bn",
+        }
+    }
+
+    /// The architecture that a bare name stands for.
+    ///
+    /// # Errors
+    /// A message that lists the names, if there is no such name or it needs settings.
+    pub fn by_name(name: &str) -> Result<Self, String> {
+        match PRESETS.iter().find(|(preset, _)| *preset == name) {
+            Some((_, backbone)) => Ok(backbone.clone()),
+            None if VARIANTS.contains(&name) => variant_by_name(name),
+            None => Err(unknown_name(name, &Self::names().collect::<Vec<_>>())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Backbone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(remote = "Backbone", rename_all = "snake_case")]
+        enum Long {
+            Lenet(Empty),
+            WideResnet(WideResnet),
+            Resnet(Resnet),
+            #[serde(rename = "resnet18_32x32")]
+            Resnet18Small(Empty),
+            ResnetCifar(ResnetCifar),
+            EfficientnetLite0(Empty),
+            Vgg19Bn(Vgg19),
+        }
+        #[derive(Deserialize)]
+        #[serde(transparent)]
+        struct Wrapper(#[serde(with = "Long")] Backbone);
+
+        fn short(name: &str) -> Result<Wrapper, String> {
+            Backbone::by_name(name).map(Wrapper)
+        }
+        string_or_map(deserializer, "an architecture's name, or a map of its name and settings", short)
+            .map(|wrapper| wrapper.0)
+    }
+}
+
+/// Schema transform of [`Backbone`]: the names, short or with settings.
+fn backbone_names(schema: &mut Schema) {
+    let long = std::mem::take(schema);
+    *schema = json_schema!({
+        "anyOf": [{ "enum": Backbone::names().filter(|name| Backbone::by_name(name).is_ok()).collect::<Vec<_>>() }, long]
+    });
 }

@@ -3,24 +3,18 @@
 //! Every problem is found, not only the first, and carries the path of its key; [`load`](super::load) turns the path
 //! into a line and a column.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
-
-use garde::Validate;
-use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 
 use crate::{
     Error, Result,
     config::{
-        Backbone, Column, Dataset, Detectors, Experiment, Figure, Grid, HELD_OUT, Head, HeldOut, Keep, Method, Network,
+        Backbone, Column, Detectors, Experiment, Figure, Grid, HELD_OUT, Head, HeldOut, Keep, Method, Network,
         Normalise, Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation,
         WeightsHead, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
-    data::{self, Format, Split, made::Distribution, registry},
+    data::{self, Dataset, Format, Split, made::Distribution, registry},
     detectors::{
         DetectorConfig,
         afdu::{Granularity, Layers},
@@ -28,66 +22,8 @@ use crate::{
     },
     did_you_mean,
     nn::weights::normalisation,
+    yaml::problems::{Path, Problem, first_repeated, no_such, of_part},
 };
-
-/// Something wrong with an experiment, and the key it is wrong at.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Problem {
-    /// From the root.
-    pub path: Path,
-    /// What is wrong.
-    pub message: String,
-}
-
-/// The path of a key, written `methods.0.network`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Path(pub Vec<Step>);
-
-/// One step of a [`Path`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Into a map.
-    Key(String),
-    /// Into a list, from 0.
-    Index(usize),
-}
-
-impl From<&str> for Step {
-    fn from(key: &str) -> Self {
-        Self::Key(key.to_owned())
-    }
-}
-
-impl From<usize> for Step {
-    fn from(index: usize) -> Self {
-        Self::Index(index)
-    }
-}
-
-impl Path {
-    /// The path of a key below this one.
-    #[must_use]
-    pub fn join(&self, step: impl Into<Step>) -> Self {
-        let mut path = self.clone();
-        path.0.push(step.into());
-        path
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, step) in self.0.iter().enumerate() {
-            if position > 0 {
-                formatter.write_str(".")?;
-            }
-            match step {
-                Step::Key(key) => formatter.write_str(key)?,
-                Step::Index(index) => write!(formatter, "{index}")?,
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Refuses an experiment with values out of range or names that refer to nothing.
 ///
@@ -116,8 +52,7 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
         // The other checks take a time that grows with them.
         return found.problems;
     }
-    found.ranges(experiment);
-    found.numbers(experiment);
+    found.problems = of_part(experiment);
     found.texts(experiment);
     found.data(experiment);
     found.validation(experiment);
@@ -128,14 +63,6 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     if let Some(seed) = first_repeated(&experiment.seeds) {
         found.add(root("seeds").join(seed), format!("seed {} is given twice", experiment.seeds[seed]));
     }
-    found.problems
-}
-
-/// What is wrong with the numbers of a part of an experiment that stands alone.
-pub fn part_problems<T: Validate<Context = ()> + Serialize + DeserializeOwned>(part: &T) -> Vec<Problem> {
-    let mut found = Found::default();
-    found.ranges(part);
-    found.numbers(part);
     found.problems
 }
 
@@ -164,12 +91,6 @@ fn root(key: &str) -> Path {
     Path::default().join(key)
 }
 
-/// Where an entry stands that is equal to an earlier one.
-pub fn first_repeated<T: Ord>(entries: impl IntoIterator<Item = T>) -> Option<usize> {
-    let mut seen = BTreeSet::new();
-    entries.into_iter().position(|entry| !seen.insert(entry))
-}
-
 #[derive(Default)]
 struct Found {
     problems: Vec<Problem>,
@@ -178,24 +99,6 @@ struct Found {
 impl Found {
     fn add(&mut self, path: Path, message: impl Into<String>) {
         self.problems.push(Problem { path, message: message.into() });
-    }
-
-    fn ranges(&mut self, part: &(impl Validate<Context = ()> + Serialize)) {
-        let Err(report) = part.validate() else { return };
-        let tree = serde_json::to_value(part).unwrap_or_default();
-        for (path, error) in report.iter() {
-            self.add(path_in(&tree, &path.to_string()), range_words(error.message()));
-        }
-    }
-
-    /// NaN compares as neither too small nor too large; written as JSON it is `null`, which reading back refuses.
-    fn numbers<T: Serialize + DeserializeOwned>(&mut self, part: &T) {
-        let Ok(tree) = serde_json::to_value(part) else { return };
-        if let Err(error) = serde_path_to_error::deserialize::<_, T>(&tree)
-            && self.problems.is_empty()
-        {
-            self.add(path_in(&tree, &error.path().to_string()), "must be a finite number");
-        }
     }
 
     /// Text goes to terminals and into Markdown, where a control character can do harm and a line break ends a line.
@@ -804,7 +707,7 @@ impl Found {
         // A value may be right beside one value of another setting, and wrong beside another.
         for values in search::combinations(grid) {
             let Ok(detector) = search::with(detector, &values) else { continue };
-            if let Some(problem) = part_problems(&detector).first() {
+            if let Some(problem) = of_part(&detector).first() {
                 let words = search::in_words(&values);
                 return self.add(path.clone(), format!("{words}: {}: {}", problem.path, problem.message));
             }
@@ -1076,17 +979,6 @@ fn in_names(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// `there is no method "EBDD" (did you mean "EBD"?)`, or what there is when none is near.
-pub fn no_such<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.into_iter().collect();
-    let near = did_you_mean(name, known.iter().copied());
-    if near.is_empty() {
-        format!("there is no {what} \"{name}\"; there is {}", known.join(", "))
-    } else {
-        format!("there is no {what} \"{name}\"{near}")
-    }
-}
-
 /// What is wrong with a text that would not stay in its line.
 fn control_character(text: &str, lines: bool) -> Option<String> {
     // Also the characters that change the direction of what stands around them.
@@ -1095,42 +987,4 @@ fn control_character(text: &str, lines: bool) -> Option<String> {
         '\n' | '\r' if !lines => Some("must be one line".to_owned()),
         other => Some(format!("must not have the control character U+{:04X}", u32::from(other))),
     }
-}
-
-/// garde's wording as advice: it says `lower than 1` where we say `must be at least 1`.
-fn range_words(message: &str) -> String {
-    if let Some(bound) = message.strip_prefix("lower than ") {
-        format!("must be at least {bound}")
-    } else if let Some(bound) = message.strip_prefix("greater than ") {
-        format!("must be at most {bound}")
-    } else if message == "length is lower than 1" {
-        "must not be empty".into()
-    } else {
-        message.into()
-    }
-}
-
-/// The path that a library writes as `figures[0].methods` or `backbone[0].depth`, in the words of the file.
-///
-/// An enum's value is `[0]` of it there, and `wide_resnet` in the file.
-fn path_in(tree: &serde_json::Value, written: &str) -> Path {
-    let mut path = Path::default();
-    let mut node = Some(tree);
-    for part in written.split(['.', '[']).map(|part| part.trim_end_matches(']')).filter(|part| !part.is_empty()) {
-        let step = match (node, part.parse::<usize>()) {
-            (Some(serde_json::Value::Array(_)), Ok(index)) => Step::Index(index),
-            (Some(serde_json::Value::Object(map)), Ok(0)) if map.len() == 1 => {
-                map.keys().next().map_or(Step::Index(0), |key| Step::Key(key.clone()))
-            }
-            (Some(serde_json::Value::Object(map)), _) if map.contains_key(part) => part.into(),
-            // Below a short form such as `lenet`, or between an option and its content: the file has no such step.
-            _ => continue,
-        };
-        node = match &step {
-            Step::Key(key) => node.and_then(|node| node.get(key)),
-            Step::Index(index) => node.and_then(|node| node.get(index)),
-        };
-        path.0.push(step);
-    }
-    path
 }

@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 
 use crate::{
-    config::{
-        Column, Expect, Experiment, Over, Rows, Table,
-        check::{Path, Problem, first_repeated, no_such},
-    },
+    config::{Column, Expect, Experiment, Over, Rows, Table},
     data::registry,
+    yaml::problems::{Path, Problem, first_repeated, no_such},
 };
 
 /// The row that averages the OOD sets.

@@ -3,42 +3,27 @@
 //! Every struct refuses unknown keys, every number has a range, and every default says where it comes from. A key that
 //! changes a result is part of a network's identity; a key that does not (checkpoint cadence, figures) is not.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use garde::Validate;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{
-    architecture::{Head, Nonlinearity, Shortcut, SpectralNorm, is_default},
-    backbone::Backbone,
-    loss::Loss,
-    methods::MethodEntry,
-    named,
-    search::{HeldOut, Validation},
-    tables::{Evaluation, Figure, Redraw, Sampling, Table},
-    training::Train,
-    weights::{Normalise, Weights},
+use crate::{
+    config::{
+        architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
+        backbone::Backbone,
+        loss::Loss,
+        methods::MethodEntry,
+        search::{HeldOut, Validation},
+        tables::{Evaluation, Figure, Redraw, Sampling, Table},
+        training::Train,
+        weights::{Normalise, Weights},
+    },
+    data::Dataset,
+    yaml::named::is_default,
 };
-
-// Upper ends of ranges, ours: far beyond any experiment, so that what is above is a slip of the keyboard, and small enough
-// that no product of two of them wraps and no buffer made for one is absurd.
-pub(super) const MOST_EPOCHS: usize = 100_000;
-pub(super) const MOST_STEPS: usize = 1_000_000_000;
-pub(super) const MOST_IMAGES: usize = 1_000_000_000;
-/// Images held as one tensor.
-pub(super) const MOST_TOGETHER: usize = 65_536;
-/// MiB: a terabyte.
-pub(super) const MOST_MEMORY: usize = 1 << 20;
-/// Networks of an ensemble.
-pub(super) const MOST_MEMBERS: usize = 100;
-/// Of a loss term.
-pub(super) const MOST_WEIGHT: f64 = 1e6;
-/// Of an energy, up and down.
-pub(super) const MOST_ENERGY: f64 = 1e6;
-/// Outliers for each image.
-pub(super) const MOST_OUTLIERS: usize = 16;
 
 /// An experiment: data, networks, the methods that score with them, and the tables and figures to make of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -158,136 +143,6 @@ impl Data {
     }
 }
 
-/// A data set: a known name (`svhn`), or a map that changes or replaces what is known about it.
-///
-/// `{ name: mine, format: folder, path: ~/pictures }` is a set of your own.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
-#[serde(deny_unknown_fields, remote = "Self")]
-#[schemars(transform = named::string_or_object)]
-pub struct Dataset {
-    /// The name in tables and of files, and the key of the built-in description (see `oodkit list`).
-    #[garde(length(min = 1))]
-    pub name: String,
-    /// The built-in set whose files and description these are, under a name of your own: `{ name: animals, of: cifar10, classes:
-    /// [2, 3, 4, 5, 6, 7] }`. The set's own name unless given.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of: Option<String>,
-    /// How the files are laid out; known for built-in names.
-    #[garde(skip)]
-    #[serde(default)]
-    pub format: Option<crate::data::Format>,
-    /// Where the files are; `<data root>/<name>` unless given. Relative paths start at the data root.
-    #[garde(skip)]
-    #[serde(default)]
-    pub path: Option<PathBuf>,
-    /// Which classes are taken, in the order of their labels: names of class folders, or numbers of labels. All unless given.
-    #[garde(inner(length(min = 1)))]
-    #[serde(default, deserialize_with = "named::some_classes", skip_serializing_if = "Option::is_none")]
-    #[schemars(transform = named::words_or_numbers)]
-    pub classes: Option<Vec<String>>,
-    /// Of the ID set: classes that no network learns. Their images are the OOD set `held_out`.
-    #[garde(skip)]
-    #[serde(default, deserialize_with = "named::class_list", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(transform = named::words_or_numbers)]
-    pub held_out: Vec<String>,
-    /// Divides class folders or a list that have no train and test parts: `{ test: 0.2 }` draws a fifth of each class to test on,
-    /// `{ folds: 5, fold: 0 }` tests on one of five parts.
-    #[garde(dive)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<crate::data::Division>,
-    /// Per-channel mean of the pixels in 0..1; known for built-in names. Of an ID set without it, mean and std are those of the
-    /// train images, which the network's record keeps.
-    #[garde(inner(inner(range(min = 0.0, max = 1.0))))]
-    #[serde(default)]
-    pub mean: Option<Vec<f32>>,
-    /// Per-channel standard deviation of the pixels in 0..1.
-    #[garde(inner(inner(range(min = 1e-6, max = 1.0))))]
-    #[serde(default)]
-    pub std: Option<Vec<f32>>,
-    /// Rows and columns that images are brought to, one number or two: the shorter side is resized to fit (bilinear), the rest is
-    /// cropped about the centre. Of the ID set; all other sets take its shape. Not given, the images have one size already.
-    #[garde(inner(custom(sides)))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size: Option<crate::data::Size>,
-    /// How images are resized to the size: `{ mode: bicubic, antialias: true }`. Bilinear with anti-aliasing unless given. Of the
-    /// ID set; all other sets are resized alike.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resize: Option<crate::data::Resize>,
-    /// How much of the resized image the size takes in: 0.875 is torchvision's `Resize(256)` and `CenterCrop(224)` with `size:
-    /// 224`; `none` resizes both sides and cuts nothing off. 1 unless given. Of the ID set; all other sets are cropped alike.
-    #[garde(custom(share))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<crate::data::Cut>,
-    /// 1 (grey) or 3 (RGB), of the ID set; as many as there are means unless given. Grey images are repeated, colour images
-    /// become grey by luma.
-    #[garde(range(min = 1, max = 3))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channels: Option<usize>,
-    /// What to do with an image that cannot be read: `refuse` (unless given) or `skip`, which captions count.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub damaged: Option<crate::data::Damaged>,
-    /// Which symbolic links inside the set are followed: `follow` those that stay in its folder, or `anywhere`. Unless given, links
-    /// are refused. The folder itself may be one.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub links: Option<crate::data::Links>,
-    /// Use only the first so many train images; of pictures in folders, the first of every folder in turn. The table then
-    /// says "subset".
-    #[garde(range(min = 1, max = MOST_IMAGES))]
-    #[serde(default)]
-    pub train_limit: Option<usize>,
-    /// Use only so many test images, chosen as with `train_limit`.
-    #[garde(range(min = 1, max = MOST_IMAGES))]
-    #[serde(default)]
-    pub test_limit: Option<usize>,
-    /// What a reader of the table must know of these files: `JPEG-recompressed`.
-    #[garde(skip)]
-    #[serde(default)]
-    pub note: Option<String>,
-    /// With `format: image_list`, the file that lists the pictures; `{split}` in it stands for `train` or `test`. Relative paths
-    /// start at the data root. With `format: openood`, a benchmark: `cifar10`.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub list: Option<String>,
-    /// Of an OOD set: which sets it is averaged with, in tables with means by group. Any word; OpenOOD has `near` and `far`.
-    #[garde(skip)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-}
-
-impl Dataset {
-    /// Whether it is an image list that serves as train and as test images.
-    pub(super) fn is_one_list(&self) -> bool {
-        let one = self.list.as_ref().is_some_and(|list| !list.contains("{split}"));
-        one && self.format == Some(crate::data::Format::ImageList) && self.split.is_none()
-    }
-}
-
-/// The least share of an image that a crop keeps. Ours: less is a slip, and needs absurd memory.
-const LEAST_SHARE: f64 = 0.1;
-
-fn share(crop: &Option<crate::data::Cut>, _: &()) -> garde::Result {
-    match crop {
-        Some(crate::data::Cut::Share(share)) if !(LEAST_SHARE..=1.0).contains(share) => {
-            Err(garde::Error::new(format!("is a share from {LEAST_SHARE} to 1, or none")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Pixels of a side, at most: no image that is read has more.
-const MOST_PIXELS: usize = 16_384;
-
-fn sides(size: &crate::data::Size, _: &()) -> garde::Result {
-    match size.sides().iter().all(|side| (1..=MOST_PIXELS).contains(side)) {
-        true => Ok(()),
-        false => Err(garde::Error::new(format!("rows and columns are from 1 to {MOST_PIXELS}"))),
-    }
-}
-
 /// A network: how it is built or where it starts, its loss and its training recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -340,6 +195,8 @@ pub struct Network {
     pub members: Option<usize>,
 }
 
+/// Networks of an ensemble, at most. Ours: far beyond any paper's.
+const MOST_MEMBERS: usize = 100;
 /// Between the seeds of two members. Ours: experiments count their seeds from 0 and have fewer.
 const MEMBER_SEEDS: u64 = 1000;
 

@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Error,
-    config::{
-        experiment::{MOST_ENERGY, MOST_WEIGHT},
-        named,
-    },
+    yaml::{limits::MOST_WEIGHT, named},
 };
+
+/// Of an energy, up and down. Ours: far beyond any network's.
+const MOST_ENERGY: f64 = 1e6;
 
 /// The training objective: the sum of its terms, each times its weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]

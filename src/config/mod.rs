@@ -1,8 +1,7 @@
 //! What an experiment file may say, and how it is read.
 //!
 //! [`experiment`] holds the types, [`backbone`] and [`architecture`] those that say how a network is built, [`training`], [`augment`] and [`loss`] how
-//! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them with precise errors
-//! ([`explain`] words them), [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
+//! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them, [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
 pub mod architecture;
@@ -11,11 +10,9 @@ pub mod backbone;
 pub mod check;
 pub mod expect;
 pub mod experiment;
-pub mod explain;
 pub mod load;
 pub mod loss;
 pub mod methods;
-pub mod named;
 pub mod overrides;
 pub mod schema;
 pub mod search;
@@ -37,4 +34,4 @@ pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
 pub use tables::*;
 pub use training::*;
-pub use weights::{HUB, HubFile, Normalise, Weights, WeightsHead};
+pub use weights::{Normalise, Weights, WeightsHead};

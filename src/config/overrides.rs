@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    config::{Experiment, check::check, explain::type_words, methods::ALL},
+    config::{Experiment, check::check, methods::ALL},
     did_you_mean,
+    yaml::explain::{Source, explain, type_words},
 };
 
 /// The overrides in a text: `seeds=[0, 1] title=Two words` is two. They are parted at spaces, outside brackets and quotes,
@@ -159,8 +160,9 @@ fn parse_value(text: &str) -> Result<Value> {
             .hint("write the value out, or put it in quotes if it is text"));
     }
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let source = super::explain::Source { name: "value".into(), text: text.to_owned(), included_at: None };
-        super::explain::explain(&error, &[source])
+        let source = Source { name: "value".into(), text: text.to_owned(), included_at: None };
+        // Any value may stand here, so no map lacks a key.
+        explain(&error, &[source], |_, _| None)
     })
 }
 

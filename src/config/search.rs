@@ -15,8 +15,8 @@ use serde::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    config::{Dataset, methods::ALL, sweep::combination},
-    data::made::Distribution,
+    config::{methods::ALL, sweep::combination},
+    data::{Dataset, made::Distribution},
     detectors::DetectorConfig,
 };
 

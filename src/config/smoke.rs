@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::{
     config::{
-        Backbone, Dataset, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
+        Backbone, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
         WideResnet, methods::root, sweep::FOLD,
     },
-    data::{Format, Size, registry},
+    data::{Dataset, Format, Size, registry},
     detectors::{DetectorConfig, afdu::Granularity},
 };
 

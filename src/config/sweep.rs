@@ -14,9 +14,10 @@ use crate::{
     Error, Result,
     config::{
         Experiment,
-        check::{Path, Problem, check},
+        check::check,
         overrides::{set, to_experiment, to_tree},
     },
+    yaml::problems::{Path, Problem},
 };
 
 /// Cells of a sweep at most: more is a mistake in the file, not an experiment.

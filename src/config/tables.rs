@@ -10,7 +10,10 @@ use serde::{
     de::{Error as _, value::StringDeserializer},
 };
 
-use crate::config::experiment::{MOST_IMAGES, MOST_MEMORY, MOST_TOGETHER};
+use crate::yaml::limits::{MOST_IMAGES, MOST_TOGETHER};
+
+/// MiB that may be allowed, at most: a terabyte.
+const MOST_MEMORY: usize = 1 << 20;
 
 /// How scores become numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]

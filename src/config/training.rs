@@ -4,10 +4,16 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{
-    Augment,
-    experiment::{MOST_EPOCHS, MOST_IMAGES, MOST_OUTLIERS, MOST_STEPS, MOST_TOGETHER, MOST_WEIGHT},
+use crate::{
+    config::Augment,
+    yaml::limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
 };
+
+// Upper ends of ranges, as in [`crate::yaml::limits`].
+const MOST_EPOCHS: usize = 100_000;
+const MOST_STEPS: usize = 1_000_000_000;
+/// Outliers for each image.
+const MOST_OUTLIERS: usize = 16;
 
 /// A training recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]

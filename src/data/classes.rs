@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ImageSet, folder::with_note};
-use crate::{Error, Result, config::Dataset, did_you_mean, printable};
+use crate::{Error, Result, data::Dataset, did_you_mean, printable};
 
 /// Names that a message or a caption lists at most.
 const LISTED: usize = 4;

@@ -12,7 +12,7 @@ use super::{
     Format, Split, check_split, cifar, class_names, fer2013, format, found, idx, image_list, images_of, list, listing,
     store, svhn,
 };
-use crate::{Error, Result, config::Dataset, digest};
+use crate::{Error, Result, data::Dataset, digest};
 
 /// Files hashed together. Ours: between two steps of a progress bar.
 const TOGETHER: usize = 256;

@@ -7,14 +7,16 @@
 mod hub;
 #[cfg(feature = "hub")]
 mod parquet;
+mod tag;
 
 use std::path::Path;
 
 #[cfg(feature = "hub")]
 pub use hub::Hub;
+pub use tag::{HUB, HubFile};
 
 use super::registry::{self, known};
-use crate::{Error, Result, config::HubFile, did_you_mean};
+use crate::{Error, Result, did_you_mean};
 
 /// Where a data set is on the hub. File names are not facts of ours: they come from the repository's listing.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::registry::known;
-use crate::config::Dataset;
+use crate::data::Dataset;
 
 /// Rows and columns of images: one number for both, or two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

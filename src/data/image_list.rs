@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{Links, Split, classes, listing::Listing, no_gaps};
-use crate::{Error, Result, config::Dataset, fs::open_regular};
+use crate::{Error, Result, data::Dataset, fs::open_regular};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
 const MAX_BYTES: u64 = 256 << 20;

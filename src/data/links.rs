@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::form::Links;
-use crate::{Error, Result, config::Dataset};
+use crate::{Error, Result, data::Dataset};
 
 /// Which links are followed, and what they led to.
 #[derive(Debug, Default)]

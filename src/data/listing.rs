@@ -16,7 +16,7 @@ use super::{
     links::Followed,
     picture,
 };
-use crate::{Error, Result, config::Dataset, printable};
+use crate::{Error, Result, data::Dataset, printable};
 
 /// Deepest nesting of folders. Ours.
 const MAX_DEPTH: usize = 32;

@@ -16,6 +16,7 @@ mod cifar;
 mod classes;
 mod conform;
 pub(crate) mod contents;
+mod dataset;
 mod division;
 mod fer2013;
 mod folder;
@@ -42,6 +43,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use dataset::Dataset;
 pub use division::Division;
 pub use folder::new_images;
 pub use form::{Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
@@ -52,7 +54,7 @@ pub(crate) use memory::size;
 pub use pixels::Pixels;
 pub use statistics::statistics;
 
-use crate::{Error, Result, config::Dataset, did_you_mean};
+use crate::{Error, Result, did_you_mean};
 use form::{Form, Wanted};
 use listing::Listing;
 use registry::{Known, known};

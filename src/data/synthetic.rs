@@ -15,7 +15,7 @@ use image::{ColorType, ImageFormat};
 use rand::Rng as _;
 
 use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known, list};
-use crate::{Error, Result, config::Dataset, fs::temporary_name, rng};
+use crate::{Error, Result, data::Dataset, fs::temporary_name, rng};
 
 /// Changes when the same arguments make other images.
 const VERSION: u32 = 1;

@@ -45,17 +45,17 @@ const BLOCK: usize = 4096;
 pub struct Config {
     /// ε, in units of pixels in 0..1. 0: OpenOOD's, which differentiates nothing.
     #[garde(range(min = 0.0, max = 1.0))]
-    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
     #[schemars(extend("default" = 0.0))]
     pub noise: f64,
     /// Which stages' features are read: `penultimate`, `all`, or a list. The first is OpenOOD's and energy_ood's.
     #[garde(custom(names_each_once))]
-    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
     #[schemars(extend("default" = PENULTIMATE))]
     pub layers: Stages,
     /// α of each of the layers, in their order; empty: 1 each, ours.
     #[garde(inner(range(min = -1e6, max = 1e6)))]
-    #[serde(skip_serializing_if = "crate::config::architecture::is_default")]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
     #[schemars(extend("default" = []))]
     pub weights: Vec<f64>,
 }

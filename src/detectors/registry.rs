@@ -135,7 +135,7 @@ macro_rules! registry {
                 let short = |name: &str| {
                     DetectorConfig::default_of(name).map(Long).map_err(|error| error.to_string())
                 };
-                crate::config::named::string_or_map(deserializer, EXPECTED, short).map(|long| long.0)
+                crate::yaml::named::string_or_map(deserializer, EXPECTED, short).map(|long| long.0)
             }
         }
 

@@ -6,11 +6,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    Error, Result,
-    config::{check::first_repeated, named::word_or_list},
-    did_you_mean,
+    Error, Result, did_you_mean,
     nn::{Outputs, stages::PENULTIMATE},
     ops,
+    yaml::{named::word_or_list, problems::first_repeated},
 };
 
 /// `penultimate`, `all`, or a list of names.

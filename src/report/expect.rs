@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
-    config::{Column, Expect, expect::column_name, load::within_reach},
+    config::{Column, Expect, expect::column_name},
     did_you_mean,
     fs::read_regular,
+    yaml::load::within_reach,
 };
 
 /// The part of a paper's table that an [`Expect`] selects.

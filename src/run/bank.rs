@@ -14,7 +14,7 @@ use crate::{
         watch::{Side, watch},
         weights::{self, read_safetensors},
     },
-    run::{interrupt::Interrupt, progress},
+    watch::{interrupt::Interrupt, progress},
 };
 
 /// The maps that a forward pass holds at a time are some of its layers. Ours: enough that a Wide ResNet's layers of a whole batch fit,

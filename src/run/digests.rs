@@ -11,13 +11,12 @@ use serde_json::json;
 
 use crate::{
     Result,
-    config::Dataset,
-    data::{Split, contents::Contents, folder},
+    data::{Dataset, Split, contents::Contents, folder},
     run::{
         plan::{short_hash, to_json},
-        progress,
         store::{read_json, write_json},
     },
+    watch::progress,
 };
 
 /// A file may be changed twice within the grain of its time. Ours: that of FAT, the coarsest.

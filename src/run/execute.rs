@@ -11,19 +11,18 @@ use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
-    config::{self, Dataset, HeldOut, sweep::FOLD},
-    data::{self, ImageSet, Memory, Split},
+    config::{self, HeldOut, sweep::FOLD},
+    data::{self, Dataset, ImageSet, Memory, Split},
     nn::Shape,
     run::{
         device::describe,
-        interrupt::Interrupt,
         plan::{Node, Plan, to_json},
-        progress::Pass,
         published::Published,
         results::{DatasetRecord, Environment, OutliersRecord, Results, SCHEMA},
         store::{Progress, Store},
     },
     say,
+    watch::{interrupt::Interrupt, progress::Pass},
 };
 
 /// Where things are, and what to compute on.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Result,
-    run::{events::Observer, jsonl::Jsonl, progress::Progress, tensorboard::TensorBoard},
+    watch::{events::Observer, jsonl::Jsonl, progress::Progress, tensorboard::TensorBoard},
 };
 
 /// Progress bar, `metrics.jsonl` and TensorBoard events of one network.

@@ -21,10 +21,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     Error, Result,
     config::{
-        self, Architecture, Backbone, Dataset, Experiment, Loss, Network, Normalise, Train, Vgg19, load::Loaded,
+        self, Architecture, Backbone, Experiment, Loss, Network, Normalise, Train, Vgg19, load::Loaded,
         search::HeldOut, sweep,
     },
-    data::{self, Normalisation, Split, given_normalisation},
+    data::{self, Dataset, Normalisation, Split, given_normalisation},
     digest::hex,
     nn::weights::normalisation,
     run::{

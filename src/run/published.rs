@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    config::{self, Weights, WeightsHead},
-    data::{self, Format, ImageSet},
+    config::{Weights, WeightsHead},
+    data::{self, Format, ImageSet, download::HUB},
     digest,
     nn::{
         Shape,
@@ -68,7 +68,7 @@ impl Published {
             Ok(_) => "not a regular file".to_owned(),
             Err(error) => error.to_string(),
         };
-        let hub = self.source.starts_with(config::HUB);
+        let hub = self.source.starts_with(HUB);
         Err(Error::input(format!("cannot read the weights {}: {reason}", self.path.display())).hint(match hub {
             true => format!("oodkit data {} fetches them (make data set={0})", self.source),
             false => {

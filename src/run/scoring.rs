@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{ImageSet, Split},
-        run::interrupt::Interrupt,
+        watch::interrupt::Interrupt,
     };
 
     /// Scores `images` images with maps of 2 × 3.

@@ -31,11 +31,11 @@ use crate::{
     fs::{remove_if_there, write_atomic},
     nn::weights,
     run::{
-        interrupt::Interrupt,
         plan::Node,
         published::WeightsRecord,
         results::{Environment, OutliersRecord},
     },
+    watch::interrupt::Interrupt,
 };
 
 /// The folder of everything produced.

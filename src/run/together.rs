@@ -341,7 +341,7 @@ mod tests {
         config::Backbone,
         data::{ImageSet, Normalisation, Split},
         nn::{self, Mode, Network, Outputs, Shape, heads::Classifier, params::Params},
-        run::interrupt::Interrupt,
+        watch::interrupt::Interrupt,
     };
 
     /// Counts the images that a network sees, but for single ones, which show no more than its layers.

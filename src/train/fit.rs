@@ -18,14 +18,14 @@ use crate::{
     },
     losses::{Objective, Pass, Step},
     nn::{Mode, Network, Outputs, params::Params},
-    run::{
-        events::{Event, Observer},
-        interrupt::Interrupt,
-    },
     train::{
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
         schedule,
+    },
+    watch::{
+        events::{Event, Observer},
+        interrupt::Interrupt,
     },
 };
 

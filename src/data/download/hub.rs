@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Source, parquet};
 use crate::data::registry::known;
 use crate::data::{ImageSet, Split, store};
-use crate::{Error, Result, config::HubFile, digest, fs::write_atomic, run::progress::plain_wanted};
+use crate::{Error, Result, data::download::HubFile, digest, fs::write_atomic, watch::progress::plain_wanted};
 
 /// How often a transfer that breaks off is continued before giving up.
 const RETRIES: usize = 3;

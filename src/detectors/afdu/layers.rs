@@ -8,11 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{Config, Granularity, Tap};
 use crate::{
     Error, Result,
-    config::{check::first_repeated, named::word_or_list},
     detectors::{LayerShape, with_values},
     did_you_mean,
     nn::watch::Layer,
     ops,
+    yaml::{named::word_or_list, problems::first_repeated},
 };
 
 /// `all`, or a list of names.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Error, Result,
-    run::events::{Event, Observer},
+    watch::events::{Event, Observer},
 };
 
 /// Writes every event to a file.

@@ -10,9 +10,8 @@ use std::{
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::{
-    Result,
-    run::events::{Event, Observer},
-    say,
+    Result, say,
+    watch::events::{Event, Observer},
 };
 
 /// The least time between two lines of the plain form, epoch ends aside.

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    run::{
+    watch::{
         events::{Event, Observer},
         jsonl::continue_file,
     },

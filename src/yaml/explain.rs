@@ -20,6 +20,9 @@ pub struct Source {
     pub included_at: Option<Location>,
 }
 
+/// As [`Document::required`](super::load::Document::required).
+pub type Required = fn(Option<&str>, &str) -> Option<Vec<String>>;
+
 /// What is wrong at one place.
 struct Finding {
     location: Option<Location>,
@@ -41,8 +44,8 @@ impl Finding {
 }
 
 /// `error` as [`Error::Input`] with the offending line of one of `sources` (there is at least the experiment's own).
-pub fn explain(error: &serde_saphyr::Error, sources: &[Source]) -> Error {
-    let findings = findings(error, sources);
+pub fn explain(error: &serde_saphyr::Error, sources: &[Source], required: Required) -> Error {
+    let findings = findings(error, sources, required);
     let hint = findings.iter().find_map(|finding| finding.hint.clone());
     let blocks: Vec<String> = findings.iter().map(|finding| block(finding, sources)).collect();
     let explained = Error::input(blocks.join("\n"));
@@ -95,12 +98,12 @@ fn line_of(text: &str, line: u64) -> Option<&str> {
     text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)
 }
 
-fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {
+fn findings(error: &serde_saphyr::Error, sources: &[Source], required: Required) -> Vec<Finding> {
     use serde_saphyr::Error as E;
     let error = error.without_snippet();
     let at = error.location();
     let finding = match error {
-        E::AliasError { error, .. } => return findings(error, sources),
+        E::AliasError { error, .. } => return findings(error, sources, required),
         E::ValidationError { issues, locations, .. } => {
             return issues
                 .iter()
@@ -115,7 +118,7 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {
         }
         E::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected).locate(at),
         E::SerdeUnknownVariant { variant, expected, .. } => unknown("value", variant, expected).locate(at),
-        E::SerdeMissingField { field, .. } => missing_key(field, at, sources),
+        E::SerdeMissingField { field, .. } => missing_key(field, at, sources, required),
         E::SerdeInvalidType { unexpected, expected, .. } | E::SerdeInvalidValue { unexpected, expected, .. } => {
             Finding::new(at, format!("expected {}, found {}", type_words(expected), type_words(unexpected)))
         }
@@ -169,7 +172,7 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source]) -> Vec<Finding> {
 }
 
 /// A key that a map lacks, with all that the map must have; the place is that of the map's last key.
-fn missing_key(field: &str, at: Option<Location>, sources: &[Source]) -> Finding {
+fn missing_key(field: &str, at: Option<Location>, sources: &[Source], required: Required) -> Finding {
     let mut finding = Finding::new(at, format!("this map lacks the key `{field}`"));
     let Some(at) = at.filter(|location| *location != Location::UNKNOWN) else { return finding };
     let Some(from) = source(at, sources) else { return finding };
@@ -181,8 +184,8 @@ fn missing_key(field: &str, at: Option<Location>, sources: &[Source]) -> Finding
         Some(key_above(&from.text, at))
     };
     let needed = match parent {
-        None => super::schema::required(None, field),
-        Some(Some(key)) => super::schema::required(Some(&key), field),
+        None => required(None, field),
+        Some(Some(key)) => required(Some(&key), field),
         Some(None) => None,
     };
     match needed {
