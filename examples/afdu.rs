@@ -179,7 +179,7 @@ impl Activations for Watched {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
             let layers = watch(Side::Before, || self.network.forward(&batch, Mode::Eval))?.1;
-            each(index * BATCH, &Batch { layers, logits: None, features: None })?;
+            each(index * BATCH, &Batch { layers, ..Batch::default() })?;
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Activations for Made {
         for start in (0..self.images()).step_by(BATCH) {
             let values = self.values.narrow(0, start, BATCH.min(self.images() - start))?;
             let layers = vec![Layer { name: "made".into(), values, activation: Activation::Identity }];
-            each(start, &Batch { layers, logits: None, features: None })?;
+            each(start, &Batch { layers, ..Batch::default() })?;
         }
         Ok(())
     }

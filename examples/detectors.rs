@@ -1,8 +1,8 @@
 //! What detectors cost on features that are given: seconds to fit and to score, the most memory. Called by `make bench-detectors`.
 //!
-//!     detectors TRAIN.safetensors TEST.safetensors NAME...
+//!     detectors TRAIN.safetensors TEST.safetensors DETECTOR...
 //!
-//! prints one line of JSON for each detector, with its default settings.
+//! prints one line of JSON for each detector: a name, or YAML as in an experiment, such as `patchcore: { reweight: 9 }`.
 
 mod common;
 
@@ -23,13 +23,15 @@ const MEMORY: usize = 2 << 30;
 fn main() -> Result<()> {
     oodkit::ops::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [train, test, names @ ..] = &arguments[..] else {
-        return Err(Error::input("`detectors TRAIN.safetensors TEST.safetensors NAME...`"));
+    let [train, test, detectors @ ..] = &arguments[..] else {
+        return Err(Error::input("`detectors TRAIN.safetensors TEST.safetensors DETECTOR...`"));
     };
     let read = |path: &String| FeatureFile::read(Path::new(path), &[Need::TrainLabels]);
     let (train, test) = (read(train)?, read(test)?);
-    for name in names {
-        let detector = DetectorConfig::default_of(name)?.build();
+    for yaml in detectors {
+        let config = serde_saphyr::from_str::<DetectorConfig>(yaml);
+        let config = config.map_err(|error| Error::input(format!("{yaml}: {error}")))?;
+        let (name, detector) = (config.name(), config.build());
         let (known, scored) = (train.bank(name, detector.needs())?, test.bank(name, detector.needs())?);
         let wants_train = detector.needs().contains(&Need::Train);
         let fit = Fit { train: wants_train.then_some(&known), head: train.head(), memory: MEMORY, scratch: None };

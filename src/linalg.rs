@@ -86,6 +86,11 @@ impl Cholesky {
         Some(Self { size, lower: matrix })
     }
 
+    /// L, row after row, with zeros above the diagonal.
+    pub fn lower(&self) -> &[f64] {
+        &self.lower
+    }
+
     /// ln det A
     pub fn log_determinant(&self) -> f64 {
         2.0 * self.lower.iter().step_by(self.size + 1).map(|pivot| pivot.ln()).sum::<f64>()

@@ -396,7 +396,7 @@ impl Activations for Made {
         for start in (0..self.images()).step_by(self.batch) {
             let count = self.batch.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &Batch { layers: self.layers.iter().map(part).collect(), logits: None, features: None })?;
+            each(start, &Batch { layers: self.layers.iter().map(part).collect(), ..Batch::default() })?;
         }
         Ok(())
     }

@@ -35,7 +35,8 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let members = Some(Tensor::stack(&[&logits, &other], 1).unwrap());
     // Feature maps of one pixel, of which the features are the means.
     let maps = logits.reshape((images, classes, 1, 1)).unwrap();
-    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap().with_outputs(Some(&logits), Some(&logits));
+    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap();
+    let taps = taps.with_outputs(Some(&logits), Some(&logits)).with_image_size([3, 2]);
     let inputs = Set { network: Identity::new(classes), images: maps, deviations: vec![1.0; classes], batch: 64 };
     let (activations, inputs) = (Some(Arc::new(taps) as _), Some(Arc::new(inputs) as _));
     Bank { features: logits.clone(), logits, members, labels, activations, inputs }
@@ -147,6 +148,8 @@ fn the_registry_lists_each_detector_once() {
             "openmax",
             "odin",
             "nac",
+            "padim",
+            "patchcore",
         ]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {
@@ -196,7 +199,57 @@ fn batches_are_all_that_some_read() {
             detector.name()
         );
     }
-    assert_eq!(names, ["gram", "rankfeat"]);
+    assert_eq!(names, ["gram", "rankfeat", "padim", "patchcore"]);
+}
+
+/// Two stages of maps: 4×6 with four channels and 2×3 with three, of images of 16×24, an anomaly in one corner of the last.
+fn staged(images: usize, name: &str) -> Bank {
+    let stage = |stage: &str, [channels, rows, columns]: [usize; 3]| {
+        let mut rng = rng::stream(0, "stages", &format!("{name} {stage}"));
+        let size = images * channels * rows * columns;
+        let mut values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(size).collect();
+        if name == "test" {
+            values[(images - 1) * channels * rows * columns..]
+                .chunks_exact_mut(rows * columns)
+                .for_each(|map| map[0] += 9.0);
+        }
+        (stage.to_owned(), Tensor::from_vec(values, (images, channels, rows, columns), &Device::Cpu).unwrap())
+    };
+    let taps = Taps::new(vec![stage("layer1", [4, 4, 6]), stage("layer2", [3, 2, 3])]).unwrap();
+    Bank {
+        activations: Some(Arc::new(taps.with_image_size([16, 24])) as _),
+        ..bank(vec![0.0; images * CLASSES], CLASSES)
+    }
+}
+
+/// Where an anomaly is, the map is largest; the image's score is what is made of the map on reading it.
+#[test]
+fn maps_are_there_where_they_are_promised_and_show_where_the_anomaly_is() {
+    let (train, test) = (staged(60, "train"), staged(5, "test"));
+    let mut mapping = Vec::new();
+    for config in every_detector() {
+        let Some(post) = config.post() else {
+            let scores = score(&config, &bank(synthetic(3, 8.0, "id"), CLASSES));
+            assert!(scores.is_ok(), "{}", config.name());
+            continue;
+        };
+        mapping.push(config.name());
+        assert_eq!(config.build().needs(), [Need::Stages, Need::Train], "no class is needed");
+        let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
+        let scores = config.build().fit(&fit).unwrap().score(&test).unwrap();
+        let maps = scores.maps().unwrap();
+        assert_eq!((maps.images(), maps.grid()), (5, [4, 6]), "{}", config.name());
+        for (image, score) in scores.as_slice().iter().enumerate() {
+            assert_eq!(*score, post.image(maps.map(image), maps.grid(), [16, 24]), "{}", config.name());
+        }
+        let full = post.full(maps.map(4), maps.grid(), [16, 24]);
+        let largest = (0..full.len()).fold(0, |best, at| if full[at] > full[best] { at } else { best });
+        assert!(largest / 24 < 8 && largest % 24 < 8, "{}: {largest}", config.name());
+        let others = scores.as_slice()[..4].iter().copied().fold(0.0, f32::max);
+        assert!(scores.as_slice()[4] > 1.3 * others, "{}: {:?}", config.name(), scores.as_slice());
+        assert!(config.build().fit(&fit).unwrap().record().is_some());
+    }
+    assert_eq!(mapping, ["padim", "patchcore"]);
 }
 
 #[test]
@@ -290,8 +343,9 @@ fn unsure_images_score_higher() {
     let (id, ood) = (bank(synthetic(200, 8.0, "id"), CLASSES), bank(synthetic(200, 0.0, "ood"), CLASSES));
     // Where no logit stands out, each is where it usually is, and these features vary alike in all directions: AFDU's, the
     // residual's and ViM's own tests have images that they find unusual. Of a last layer that is the identity, DICE leaves out whole
-    // classes, and of maps of one pixel RankFeat leaves nothing. To NAC all neurons count alike, and of these six one stands out.
-    const UNFIT: [&str; 6] = ["afdu", "dice", "nac", "rankfeat", "residual", "vim"];
+    // classes, and of maps of one pixel RankFeat leaves nothing. To NAC all neurons count alike, and of these six one stands out. To
+    // PaDiM, which knows one Gaussian and no class, what lies between the classes is usual.
+    const UNFIT: [&str; 7] = ["afdu", "dice", "nac", "padim", "rankfeat", "residual", "vim"];
     for config in every_detector().filter(|config| !UNFIT.contains(&config.name())) {
         let auroc = of_scores(&score(&config, &id).unwrap(), &score(&config, &ood).unwrap()).unwrap()["auroc"];
         assert!(auroc > 0.9, "{}: AUROC {auroc}", config.name());

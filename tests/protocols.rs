@@ -62,12 +62,17 @@ fn left_out(network: &str) -> BTreeSet<&'static str> {
 #[test]
 fn all_is_what_a_network_can_have() {
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
-    let plain = set(&["mutual_information", "duq", "sngp"]);
+    // Those of maps are named, whatever the network.
+    let maps = set(&["padim", "patchcore"]);
+    let plain = &set(&["mutual_information", "duq", "sngp"]) | &maps;
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
     let of_head = set(&["react", "dice", "ash", "scale", "vra", "rankfeat", "residual", "vim", "fdbd", "nci"]);
-    assert_eq!(left_out("backbone: wrn40_2\n    head: sngp"), &of_head | &set(&["mutual_information", "duq"]));
+    assert_eq!(
+        left_out("backbone: wrn40_2\n    head: sngp"),
+        &(&of_head | &maps) | &set(&["mutual_information", "duq"])
+    );
     let duq = "backbone: wrn40_2\n    head: duq\n    loss: { binary_cross_entropy: {} }";
     assert!(left_out(duq).is_superset(&(&of_head | &set(&["mutual_information", "sngp"]))));
     let of_ensemble = left_out("backbone: lenet\n    members: 2");

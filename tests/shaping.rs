@@ -300,7 +300,7 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
         let (outputs, layers) = watch(side, || network.forward(&images, Mode::Eval)).unwrap();
         let [logits, features] = [Some(outputs.logits.clone()), Some(outputs.features.clone())];
-        let activations = Some(Arc::new(Watched(Batch { layers, logits, features })) as _);
+        let activations = Some(Arc::new(Watched(Batch { layers, stages: Vec::new(), logits, features })) as _);
         let bank = Bank {
             logits: outputs.logits,
             features: outputs.features,

@@ -33,8 +33,8 @@ pub struct MethodEntry {
     /// A network of this experiment.
     #[garde(skip)]
     pub network: String,
-    /// A detector, bare or with settings: `energy`, `energy: { temperature: 2 }`. `all`: each that the network can have, with its
-    /// default settings.
+    /// A detector, bare or with settings: `energy`, `energy: { temperature: 2 }`. `all`: each that the network can have and that
+    /// gives no maps, with its default settings.
     #[garde(dive)]
     pub detector: Detectors,
     /// Settings of the detector to choose on `data.validation`, and the values to try, in every combination:
@@ -193,7 +193,9 @@ fn leaves_out(
     lacks(detector, name, network, networks).or_else(|| {
         let of_sngp = matches!(root(network, networks).head, Some(Head::Sngp(_)));
         let why = "is meant for `head: sngp`: name it to have it as the Laplace approximation of another last layer";
-        (matches!(detector, DetectorConfig::Sngp(_)) && !of_sngp).then(|| why.to_owned())
+        let sngp = (matches!(detector, DetectorConfig::Sngp(_)) && !of_sngp).then_some(why);
+        let why = "gives a map of each image, and takes memory by their size: name it to have it";
+        sngp.or(detector.post().map(|_| why)).map(str::to_owned)
     })
 }
 
@@ -221,7 +223,7 @@ pub fn lacks(
             Need::RawLogits if ensemble => format!(
                 "reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only the mean softmax"
             ),
-            Need::Activations | Need::LastMaps | Need::Head if ensemble => format!(
+            Need::Activations | Need::LastMaps | Need::Stages | Need::Head if ensemble => format!(
                 "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"
             ),
             Need::Gradients if ensemble => {

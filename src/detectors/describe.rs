@@ -58,11 +58,21 @@ fn list(text: &mut String, object: &Value, schema: &Value, indent: &str) {
         let _ = writeln!(text, "{indent}{key}: {}; default {default}", in_words(kind));
         describe_lines(text, &setting["description"], indent);
         for option in kind["oneOf"].as_array().into_iter().flatten() {
-            let (name, meaning) = (option["const"].as_str(), option["description"].as_str());
-            let _ = writeln!(text, "{indent}    {}: {}", name.unwrap_or_default(), meaning.unwrap_or_default());
+            let meaning = option["description"].as_str().unwrap_or_default();
+            let _ =
+                writeln!(text, "{indent}    {}: {}", option_name(option).unwrap_or_default(), without_links(meaning));
+        }
+        if kind["properties"].is_object() {
+            list(text, kind, schema, &format!("{indent}    "));
         }
         list(text, followed(&kind["additionalProperties"], schema), schema, &format!("{indent}    "));
     }
+}
+
+/// `max`, or `{ top: … }` of one that has a value.
+fn option_name(option: &Value) -> Option<String> {
+    let key = || Some(format!("{{ {}: … }}", option["properties"].as_object()?.keys().next()?));
+    option["const"].as_str().map(str::to_owned).or_else(key)
 }
 
 fn describe_lines(text: &mut String, description: &Value, indent: &str) {
@@ -74,8 +84,7 @@ fn describe_lines(text: &mut String, description: &Value, indent: &str) {
 /// `a whole number from 1 to 32`, `s, b or p`.
 fn in_words(kind: &Value) -> String {
     if let Some(options) = kind["oneOf"].as_array() {
-        let names: Vec<&str> = options.iter().filter_map(|option| option["const"].as_str()).collect();
-        return or(&names);
+        return or(&options.iter().filter_map(option_name).collect::<Vec<_>>());
     }
     if let Some(options) = kind["anyOf"].as_array() {
         return options.iter().map(in_words).collect::<Vec<_>>().join(", or ");
@@ -99,6 +108,7 @@ fn in_words(kind: &Value) -> String {
             "boolean" => "true or false".to_owned(),
             "string" => "text".to_owned(),
             "array" => "a list".to_owned(),
+            "object" if kind["properties"].is_object() => "settings".to_owned(),
             "object" => "a map of names to settings".to_owned(),
             other => other.to_owned(),
         })

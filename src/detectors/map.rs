@@ -7,7 +7,10 @@
 
 use rayon::prelude::*;
 
-use super::{Maps, Scores};
+use super::{
+    Maps, Scores,
+    resample::{Axis, linear, resample},
+};
 use crate::Result;
 
 /// What a map's image is scored by.
@@ -42,22 +45,7 @@ impl Post {
     pub fn full(&self, map: &[f32], grid: [usize; 2], size: [usize; 2]) -> Vec<f32> {
         assert_eq!(map.len(), grid[0] * grid[1], "a map of {grid:?}");
         let [down, across] = [0, 1].map(|axis| smoothed(grid[axis], size[axis], self.smooth));
-        let mut wide = Vec::with_capacity(grid[0] * size[1]);
-        for row in map.chunks_exact(grid[1]) {
-            wide.extend(across.iter().map(|(first, weights)| {
-                row[*first..].iter().zip(weights).map(|(value, weight)| f64::from(*value) * weight).sum::<f64>()
-            }));
-        }
-        let mut full = Vec::with_capacity(size[0] * size[1]);
-        let mut sums = vec![0.0; size[1]];
-        for (first, weights) in down {
-            sums.fill(0.0);
-            for (row, weight) in wide.chunks_exact(size[1]).skip(first).zip(weights) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * weight);
-            }
-            full.extend(sums.iter().map(|sum| *sum as f32));
-        }
-        full
+        resample(map, grid[1], &down, &across)
     }
 
     /// An image's score, of its map at `grid` and the `size` of the images.
@@ -91,23 +79,9 @@ impl Post {
     }
 }
 
-/// Of each of `to` places, the two of `from` between which it lies and how far it is on the way to the second, in 0..1.
-///
-/// # Panics
-/// When a size is 0.
-pub(super) fn between(from: usize, to: usize) -> Vec<(usize, usize, f64)> {
-    assert!(from > 0 && to > 0, "{from} values to {to}");
-    let place = |at: usize| {
-        let source = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let first = (source as usize).min(from - 1);
-        (first, (first + 1).min(from - 1), source - first as f64)
-    };
-    (0..to).map(place).collect()
-}
-
-/// Of each of `size` places, the first of the `grid` values that it is a sum of, and their weights.
-fn smoothed(grid: usize, size: usize, sigma: f64) -> Vec<(usize, Vec<f64>)> {
-    let between = between(grid, size);
+/// Linear from `grid` values to `size`, and a Gaussian after it.
+fn smoothed(grid: usize, size: usize, sigma: f64) -> Axis {
+    let linear = linear(grid, size);
     let radius = (4.0 * sigma + 0.5) as usize;
     let bell = |offset: usize| if radius == 0 { 1.0 } else { (-0.5 * (offset as f64 / sigma).powi(2)).exp() };
     let total = bell(0) + 2.0 * (1..=radius).map(bell).sum::<f64>();
@@ -116,10 +90,9 @@ fn smoothed(grid: usize, size: usize, sigma: f64) -> Vec<(usize, Vec<f64>)> {
         for step in 0..=2 * radius {
             // Mirrored, the edge repeated: the pattern repeats itself after 2 · size.
             let place = (at as i64 + step as i64 - radius as i64).rem_euclid(2 * size as i64) as usize;
-            let (first, second, part) = between[place.min(2 * size - 1 - place)];
+            let (first, parts) = &linear[place.min(2 * size - 1 - place)];
             let weight = bell(step.abs_diff(radius)) / total;
-            weights[first] += weight * (1.0 - part);
-            weights[second] += weight * part;
+            weights[*first..].iter_mut().zip(parts).for_each(|(sum, part)| *sum += weight * part);
         }
         let used = |weight: &f64| *weight != 0.0;
         let first = weights.iter().position(used).unwrap_or(0);

@@ -5,6 +5,7 @@
 
 pub mod afdu;
 pub mod ash;
+pub mod coreset;
 pub mod ddu;
 mod describe;
 pub mod dice;
@@ -13,6 +14,8 @@ pub mod energy;
 pub mod fdbd;
 pub mod feature_file;
 pub mod r#gen;
+#[cfg(test)]
+mod golden_maps;
 pub mod gradnorm;
 pub mod gram;
 pub mod inputs;
@@ -28,11 +31,15 @@ pub mod nci;
 pub mod nnguide;
 pub mod odin;
 pub mod openmax;
+pub mod padim;
+pub mod patchcore;
+mod patches;
 pub mod rankfeat;
 pub mod react;
 mod record;
 mod registry;
 pub mod relation;
+mod resample;
 pub mod residual;
 pub mod rmds;
 pub mod scale;
@@ -131,6 +138,10 @@ registry::registry! {
     Odin = odin,
     /// How usual each neuron's part in the network's certainty is (Liu et al. 2024).
     Nac = nac,
+    /// The distance of every position's features to a Gaussian of the train images' there (Defard et al. 2021).
+    Padim = padim,
+    /// The distance of every position's features to the nearest of a memory bank (PatchCore, Roth et al. 2022).
+    Patchcore = patchcore,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -170,7 +181,7 @@ impl Bank {
     }
 }
 
-/// Every layer's neurons on one image set, before their non-linearity or after it, read in passes over it.
+/// Every layer's neurons on one image set, before their non-linearity or after it, and what leaves the stages, read in passes over it.
 pub trait Activations: fmt::Debug + Send + Sync {
     /// N.
     fn images(&self) -> usize;
@@ -182,6 +193,17 @@ pub trait Activations: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()>;
+    /// The same for who reads [`Batch::stages`], logits and features alone: no layer need be there, which saves time and memory.
+    ///
+    /// # Errors
+    /// As [`Activations::pass`].
+    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        self.pass(what, each)
+    }
+    /// Rows and columns of the images as the network takes them, if they are known.
+    fn image_size(&self) -> Option<[usize; 2]> {
+        None
+    }
     /// Calls `each` with ranges that cover `0..steps` one after the other: work on what a pass gave, under a progress bar that
     /// `what` names.
     ///
@@ -195,10 +217,12 @@ pub trait Activations: fmt::Debug + Send + Sync {
 }
 
 /// What a network shows of some images.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Every layer's neurons, from input to output.
     pub layers: Vec<Layer>,
+    /// The (N, C, H, W) maps that leave each stage, with its name, from input to output.
+    pub stages: Vec<(String, Tensor)>,
     /// (N, K) f32, if they are known.
     pub logits: Option<Tensor>,
     /// (N, D) f32, if they are known.
@@ -249,8 +273,8 @@ impl From<&Layer> for LayerShape {
 
 /// What a detector reads; of the images to score, but for the last three.
 ///
-/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations), [`Gradients`](Need::Gradients) or
-/// [`Head`](Need::Head); one network has no [`Members`](Need::Members).
+/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations), [`Stages`](Need::Stages),
+/// [`Gradients`](Need::Gradients) or [`Head`](Need::Head); one network has no [`Members`](Need::Members).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// [`Bank::logits`], of which it may matter only what softmax keeps: not what is added to all logits of an image.
@@ -267,6 +291,8 @@ pub enum Need {
     Activations,
     /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
     LastMaps,
+    /// [`Batch::stages`] of [`Bank::activations`].
+    Stages,
     /// [`Bank::inputs`].
     Gradients,
     /// The last linear layer.

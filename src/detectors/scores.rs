@@ -30,6 +30,16 @@ impl Scores {
         Ok(Self { maps: Some(maps), ..Self::new(image)? })
     }
 
+    /// With each image's score multiplied, and the maps as they are.
+    ///
+    /// # Errors
+    /// As [`Scores::new`], or unless there is a factor for each score.
+    pub(super) fn times(self, factors: &[f64]) -> Result<Self> {
+        super::same("factors", factors.len(), self.image.len())?;
+        let image = self.image.iter().zip(factors).map(|(score, factor)| (f64::from(*score) * factor) as f32);
+        Ok(Self { maps: self.maps, ..Self::new(image.collect())? })
+    }
+
     /// The images' scores in the order of the images.
     pub fn as_slice(&self) -> &[f32] {
         &self.image

@@ -89,11 +89,30 @@ impl ForwardPass {
         })
     }
 
-    fn watched(&self, images: &Tensor) -> Result<Batch> {
-        let (outputs, layers) = watch(self.side, || self.network.forward(images, Mode::Eval))?;
+    /// What the network shows of a batch: of its `layers`, only if they are asked for.
+    fn shown(&self, images: &Tensor, layers: bool) -> Result<Batch> {
+        let forward = || self.network.forward(images, Mode::Eval);
+        let (outputs, layers) = if layers { watch(self.side, forward)? } else { (forward()?, Vec::new()) };
         // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
-        let [logits, features] = [outputs.logits, outputs.features].map(|output| output.detach().to_dtype(DType::F32));
-        Ok(Batch { layers, logits: Some(logits?), features: Some(features?) })
+        let plain = |output: &Tensor| output.detach().to_dtype(DType::F32);
+        let stage = |(name, maps): (&&str, &Tensor)| Ok(((*name).to_owned(), plain(maps)?));
+        let stages = outputs.taps.iter().map(stage).collect::<candle_core::Result<_>>()?;
+        Ok(Batch { layers, stages, logits: Some(plain(&outputs.logits)?), features: Some(plain(&outputs.features)?) })
+    }
+
+    /// A pass for those who look at batches, of whom some look at `layers` or none.
+    ///
+    /// # Errors
+    /// As [`Activations::pass`].
+    pub(super) fn look(
+        &self,
+        what: &str,
+        layers: bool,
+        each: &mut dyn FnMut(usize, &Batch) -> Result<()>,
+    ) -> Result<()> {
+        let images = if layers { self.looked_at()? } else { self.batch };
+        let title = format!("{what}: {}", self.images.name);
+        self.batches(&title, images, |start, images| each(start, &self.shown(images, layers)?))
     }
 }
 
@@ -104,12 +123,19 @@ impl Activations for ForwardPass {
 
     fn layers(&self) -> Result<Vec<LayerShape>> {
         let image = self.images.tensor(0..1, &self.normalisation, &self.device)?;
-        Ok(self.watched(&image)?.layers.iter().map(LayerShape::from).collect())
+        Ok(self.shown(&image, true)?.layers.iter().map(LayerShape::from).collect())
     }
 
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
-        let title = format!("{what}: {}", self.images.name);
-        self.batches(&title, self.looked_at()?, |start, images| each(start, &self.watched(images)?))
+        self.look(what, true, each)
+    }
+
+    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        self.look(what, false, each)
+    }
+
+    fn image_size(&self) -> Option<[usize; 2]> {
+        Some([self.images.height, self.images.width])
     }
 
     fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {

@@ -134,6 +134,8 @@ fn depends(detector: &DetectorConfig) -> bool {
             | D::Mahalanobis(_)
             | D::Nac(_)
             | D::Nnguide(_)
+            | D::Padim(_)
+            | D::Patchcore(_)
             | D::Residual(_)
             | D::Vim(_)
     )
@@ -158,6 +160,8 @@ fn check_detector(
         DetectorConfig::Gram(config) => config.check_memory(&shown.layers, shown.outputs.logits.dim(1)?, memory),
         DetectorConfig::Mahalanobis(config) => config.check(&shown.outputs, least, memory),
         DetectorConfig::Nac(config) => config.check(&shown.outputs),
+        DetectorConfig::Padim(config) => config.check(&shown.outputs, memory),
+        DetectorConfig::Patchcore(config) => config.check(&shown.outputs, least, memory),
         DetectorConfig::Knn(config) => config.check(most),
         DetectorConfig::Nnguide(config) => config.check(most),
         DetectorConfig::Residual(config) => config.check(shown.outputs.features.dim(1)?),

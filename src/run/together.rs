@@ -37,11 +37,20 @@ type Sent = Option<(usize, Arc<Batch>)>;
 /// What a looker tells who computes.
 enum Message {
     /// It waits for a pass over this set.
-    Wish { looker: usize, set: usize, batches: SyncSender<Sent> },
+    Wish(Wish),
     /// It is done with a batch; whether it wants the next.
     Looked { looker: usize, more: bool },
     /// It is done altogether.
     Gone { looker: usize },
+}
+
+/// Who waits for a pass.
+struct Wish {
+    looker: usize,
+    set: usize,
+    /// Whether it looks at layers, and not only at what leaves the stages.
+    layers: bool,
+    batches: SyncSender<Sent>,
 }
 
 /// A detector's side.
@@ -122,13 +131,15 @@ impl Activations for Shared {
     }
 
     fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
-        // It would wait for a batch that is not computed before it has looked at this one.
-        if self.looks.swap(true, Ordering::SeqCst) {
-            return Err(Error::Failed("a detector asks for a pass within a pass".into()));
-        }
-        let looked = self.look(each);
-        self.looks.store(false, Ordering::SeqCst);
-        looked
+        self.look(true, each)
+    }
+
+    fn stages(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        self.look(false, each)
+    }
+
+    fn image_size(&self) -> Option<[usize; 2]> {
+        self.pass.image_size()
     }
 
     fn work(&self, what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
@@ -141,9 +152,19 @@ impl Activations for Shared {
 }
 
 impl Shared {
-    fn look(&self, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn look(&self, layers: bool, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+        // It would wait for a batch that is not computed before it has looked at this one.
+        if self.looks.swap(true, Ordering::SeqCst) {
+            return Err(Error::Failed("a detector asks for a pass within a pass".into()));
+        }
+        let looked = self.look_at_each(layers, each);
+        self.looks.store(false, Ordering::SeqCst);
+        looked
+    }
+
+    fn look_at_each(&self, layers: bool, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         let (sender, batches) = sync_channel(1);
-        self.tell(Message::Wish { looker: self.looker, set: self.set, batches: sender })?;
+        self.tell(Message::Wish(Wish { looker: self.looker, set: self.set, layers, batches: sender }))?;
         loop {
             let begun = Instant::now();
             let received = batches.recv();
@@ -163,7 +184,7 @@ struct Passes<'a> {
     messages: Receiver<Message>,
     /// Who works or waits.
     lookers: BTreeSet<usize>,
-    waiting: Vec<(usize, usize, SyncSender<Sent>)>,
+    waiting: Vec<Wish>,
 }
 
 impl Passes<'_> {
@@ -174,7 +195,7 @@ impl Passes<'_> {
             while self.waiting.len() < self.lookers.len() {
                 self.listen()?;
             }
-            let wished = self.waiting.iter().map(|(_, set, _)| *set).min();
+            let wished = self.waiting.iter().map(|wish| wish.set).min();
             let Some(set) = wished.into_iter().chain(outputs.peek().map(|(set, _)| *set)).min() else { return Ok(()) };
             let store = outputs.next_if(|(stored, _)| *stored == set);
             self.pass(set, names, store.map(|(_, stored)| stored))?;
@@ -184,7 +205,7 @@ impl Passes<'_> {
     /// The next message; the looker that has looked at its batch, and whether it wants more.
     fn listen(&mut self) -> Result<Option<(usize, bool)>> {
         match self.messages.recv() {
-            Ok(Message::Wish { looker, set, batches }) => self.waiting.push((looker, set, batches)),
+            Ok(Message::Wish(wish)) => self.waiting.push(wish),
             Ok(Message::Looked { looker, more }) => return Ok(Some((looker, more))),
             Ok(Message::Gone { looker }) => {
                 self.lookers.remove(&looker);
@@ -197,31 +218,32 @@ impl Passes<'_> {
 
     fn pass(&mut self, set: usize, names: &[&str], store: Option<&Stored>) -> Result<()> {
         let (mut looking, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(_, wished, _)| *wished == set);
+            std::mem::take(&mut self.waiting).into_iter().partition(|wish| wish.set == set);
         self.waiting = waiting;
         let pass = self.passes[set].clone();
-        let looked_at_by = looking.iter().map(|(looker, ..)| names[*looker]).collect::<Vec<_>>().join(", ");
+        let looked_at_by = looking.iter().map(|wish| names[wish.looker]).collect::<Vec<_>>().join(", ");
+        let layers = looking.iter().any(|wish| wish.layers);
         let (mut logits, mut features) = (Vec::new(), Vec::new());
-        pass.pass(&format!("looking with {looked_at_by}"), &mut |start, batch| {
+        pass.look(&format!("looking with {looked_at_by}"), layers, &mut |start, batch| {
             if store.is_some() {
                 logits.push(batch.logits()?);
                 features.push(batch.features()?);
             }
             let batch = Arc::new(batch.clone());
-            looking.retain(|(_, _, batches)| batches.send(Some((start, batch.clone()))).is_ok());
+            looking.retain(|wish| wish.batches.send(Some((start, batch.clone()))).is_ok());
             drop(batch);
-            let mut busy: BTreeSet<usize> = looking.iter().map(|(looker, ..)| *looker).collect();
+            let mut busy: BTreeSet<usize> = looking.iter().map(|wish| wish.looker).collect();
             while !busy.is_empty() {
                 if let Some((looker, more)) = self.listen()? {
                     busy.remove(&looker);
-                    looking.retain(|(other, ..)| more || *other != looker);
+                    looking.retain(|wish| more || wish.looker != looker);
                 }
             }
             Ok(())
         })?;
-        for (_, _, batches) in looking {
+        for wish in looking {
             // It may have failed at the last batch.
-            let _ = batches.send(None);
+            let _ = wish.batches.send(None);
         }
         match store {
             Some(stored) => stored.write(&pass.bank_of(&logits, &features)?),
@@ -305,7 +327,8 @@ impl Runner<'_> {
         let passes: Vec<_> = sets.iter().map(|set| Arc::new(pass(set))).collect();
         let mut outputs = Vec::new();
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
-        if self.context.device.is_cpu() && passes[0].looks_at_whole_batches()? {
+        let layers = detectors.iter().any(|detector| !detector.build().needs().contains(&Need::Stages));
+        if self.context.device.is_cpu() && (!layers || passes[0].looks_at_whole_batches()?) {
             let first = usize::from(train.is_some() && !others_learn);
             outputs.extend((first..sets.len()).map(|set| (set, stored_outputs(member, sets[set], subject))));
             outputs.retain(|(_, stored)| !stored.path.exists());

@@ -4,7 +4,7 @@
 //! A safetensors file with some of `logits` (N, K), `features` (N, D), `members` (N, M, K: the logits of an ensemble of at least
 //! two), `labels` (N), `head.weight` (K, D), `head.bias` (K) and any number of `taps.<layer>`, (N, C, H, W) or (N, D): neurons
 //! before or after their non-linearity, which are taken as they are. Numbers of any floating-point type are taken as f32, labels
-//! of any integer type. Labels that the detector does not read may be anything: −1, the classes of another set. Tensors of other
+//! of any integer type. The metadata `image_size` (`256x256`: rows x columns) is for detectors that give maps. Labels that the detector does not read may be anything: −1, the classes of another set. Tensors of other
 //! names are left alone with a note, unless their name is that of a missing tensor but for a slip of the keyboard.
 
 mod belongs;
@@ -34,6 +34,10 @@ use crate::{
 /// The names that have a meaning, besides `taps.<layer>`.
 const NAMES: [&str; 6] = ["logits", "features", "members", LABELS, "head.weight", "head.bias"];
 const LABELS: &str = "labels";
+const IMAGE_SIZE: &str = "image_size";
+
+/// Rows or columns of images at most.
+const MOST_PIXELS: usize = 1 << 14;
 
 /// First bytes of files that are given in the stead of safetensors.
 const OTHERS: [(&[u8], &str); 4] = [
@@ -82,7 +86,8 @@ impl FeatureFile {
         };
         let names = names_in_safetensors(&bytes).map_err(broken)?;
         let unused = without_use(&names, &shown)?;
-        let (mut tensors, _) = read_safetensors_of(&bytes, has_use).map_err(broken)?;
+        let (mut tensors, metadata) = read_safetensors_of(&bytes, has_use).map_err(broken)?;
+        let image_size = metadata.get(IMAGE_SIZE).map(|text| size_of(text).map_err(&refuse)).transpose()?;
         drop(bytes);
         let mut taps = Vec::new();
         for name in tensors.keys().cloned().collect::<Vec<_>>() {
@@ -143,7 +148,7 @@ impl FeatureFile {
             members,
             labels,
             head,
-            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers, outputs })),
+            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers, outputs, image_size })),
             unused,
         };
         file.check_classes().map_err(refuse)?;
@@ -218,6 +223,7 @@ impl FeatureFile {
             Need::Members => self.members.is_some(),
             Need::Features => self.features.is_some(),
             Need::Activations | Need::LastMaps => self.taps.is_some(),
+            Need::Stages => self.taps.as_ref().is_some_and(|taps| taps.layers.iter().any(|(_, tap)| tap.rank() == 4)),
             Need::TrainLabels => self.labels.is_some(),
             Need::Gradients => false,
             Need::Head | Need::Train => true,
@@ -247,7 +253,7 @@ impl Need {
             Self::Logits | Self::RawLogits | Self::Kernels => "logits",
             Self::Members => "members",
             Self::Features => "features",
-            Self::Activations | Self::LastMaps => "taps.<layer>",
+            Self::Activations | Self::LastMaps | Self::Stages => "taps.<layer>",
             Self::Gradients => "gradients",
             Self::Head => "head.weight",
             Self::Train => "a train set",
@@ -261,6 +267,7 @@ impl Need {
             Self::Kernels => "logits (ln K)",
             Self::Activations => "taps.<layer> (taken as is)",
             Self::LastMaps => "taps.<layer> (the last with pixels)",
+            Self::Stages => "taps.<layer> (feature maps)",
             plain => plain.tensor(),
         }
     }
@@ -443,6 +450,16 @@ fn same_taps(train: &FeatureFile, chosen: &[layers::Chosen], input: &FeatureFile
         Ok((name.clone(), values.clone()))
     });
     Ok(Arc::new(Taps::new(same.collect::<Result<_>>()?)?))
+}
+
+/// `256x256`: rows and columns.
+fn size_of(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=MOST_PIXELS).contains(side));
+    let sides = text.split_once('x').and_then(|(rows, columns)| Some([side(rows)?, side(columns)?]));
+    sides.ok_or_else(|| {
+        let shown: String = text.chars().take(40).collect();
+        format!("the metadata {IMAGE_SIZE} is \"{}\", and must be rows x columns, as 256x256", printable(&shown))
+    })
 }
 
 fn has_use(name: &str) -> bool {

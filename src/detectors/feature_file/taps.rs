@@ -21,6 +21,8 @@ pub struct Taps {
     pub(super) layers: Vec<(String, Tensor)>,
     /// Logits and features, if they are known.
     pub(super) outputs: [Option<Tensor>; 2],
+    /// Rows and columns of the images, if they are known.
+    pub(super) image_size: Option<[usize; 2]>,
 }
 
 impl Taps {
@@ -32,7 +34,7 @@ impl Taps {
     pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
         let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
         match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
-            true => Ok(Self { images, layers, outputs: [None, None] }),
+            true => Ok(Self { images, layers, outputs: [None, None], image_size: None }),
             false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
         }
     }
@@ -43,6 +45,12 @@ impl Taps {
         Self { outputs: [logits.cloned(), features.cloned()], ..self }
     }
 
+    /// With the rows and columns of the images, which maps of scores are brought to.
+    #[must_use]
+    pub fn with_image_size(self, size: [usize; 2]) -> Self {
+        Self { image_size: Some(size), ..self }
+    }
+
     fn batch(&self, start: usize, images: usize) -> Result<Batch> {
         let layer = |(name, values): &(String, Tensor)| {
             let values = values.narrow(0, start, images)?;
@@ -51,7 +59,10 @@ impl Taps {
         let part = |output: &Option<Tensor>| output.as_ref().map(|values| values.narrow(0, start, images)).transpose();
         let [logits, features] = &self.outputs;
         let (logits, features) = (part(logits)?, part(features)?);
-        Ok(Batch { layers: self.layers.iter().map(layer).collect::<Result<_>>()?, logits, features })
+        let layers = self.layers.iter().map(layer).collect::<Result<Vec<_>>>()?;
+        let maps = layers.iter().filter(|layer| layer.values.rank() == 4);
+        let stages = maps.map(|layer| (layer.name.clone(), layer.values.clone())).collect();
+        Ok(Batch { layers, stages, logits, features })
     }
 }
 
@@ -71,6 +82,10 @@ impl Activations for Taps {
         Ok(())
     }
 
+    fn image_size(&self) -> Option<[usize; 2]> {
+        self.image_size
+    }
+
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
         let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
         let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
@@ -78,6 +93,11 @@ impl Activations for Taps {
         let layers = self.layers.iter().map(chosen).collect::<Result<_>>()?;
         let of = |output: &Option<Tensor>| output.as_ref().map(|values| values.index_select(&indices, 0)).transpose();
         let [logits, features] = &self.outputs;
-        Ok(Arc::new(Self { images: images.len(), layers, outputs: [of(logits)?, of(features)?] }))
+        Ok(Arc::new(Self {
+            images: images.len(),
+            layers,
+            outputs: [of(logits)?, of(features)?],
+            image_size: self.image_size,
+        }))
     }
 }

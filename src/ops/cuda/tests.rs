@@ -315,7 +315,7 @@ impl Activations for Made {
         for start in (0..self.images()).step_by(7) {
             let count = 7.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &Batch { layers: self.0.iter().map(part).collect(), logits: None, features: None })?;
+            each(start, &Batch { layers: self.0.iter().map(part).collect(), ..Batch::default() })?;
         }
         Ok(())
     }

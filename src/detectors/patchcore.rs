@@ -1,0 +1,597 @@
+//! PatchCore: an anomaly lies far from every patch of the train images.
+//!
+//! A patch is a position of the grid; its features are the means of what leaves several stages over 3×3 positions around it. A memory
+//! bank keeps some of the train images' patches, and map = the distance to the nearest of them. The map is brought to the images' size
+//! and smoothed; the image's score is its maximum, or as `score` says. With `reweight: b`, the image's score is multiplied by
+//! w = 1 − exp(‖x − m‖) / Σ exp(‖x − n‖), of the image's most anomalous patch x, its nearest m in the bank, and the b rows n of the
+//! bank that are nearest to m, m among them. `score: patch` with `reweight: 9` is the paper's score of an image.
+//!
+//! - Paper: Roth et al., *Towards Total Recall in Industrial Anomaly Detection*, CVPR 2022, <https://arxiv.org/abs/2106.08265>.
+//! - Reference code: `amazon-science/patchcore-inspection`, which does not reweight and scores an image by its most anomalous patch
+//!   before smoothing (`score: patch`); anomalib's `Patchcore`, which reweights with 9.
+//! - As in both, beyond the border of a stage there are zeros, which the means count; coarser stages are brought to the grid
+//!   bilinearly. The reference code then takes means over neighbouring channels until 1024 are left; this, as anomalib, does not.
+//!   Stages larger than the grid, which `grid` may name, are averaged over what lies in a position.
+//! - The bank is a greedy coreset of a random sample of the patches, chosen by distances after a random projection, as in the
+//!   reference code; there, the sample is all patches. anomalib projects by scikit-learn's sparse matrices.
+//! - The fit holds 4·(D + p) + 16 bytes for each sampled patch of D channels and p projected ones, and a quarter more at its peak. A
+//!   sample that `evaluation.fit_memory` has no room for is smaller, which the fit's record says.
+//! - Neighbours are exact: of bounds by eight-bit products, only those that can be the nearest are computed, in f64.
+
+use std::ops::Range;
+
+use rand::{Rng as _, seq::index};
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+
+use super::{
+    Activations, Bank, Batch, Detector, Fit, Maps, Need, Scorer, Scores,
+    coreset::Greedy,
+    in_f64,
+    map::{ImageScore, Post},
+    patches::{Choice, Layout, image_size, stages_once},
+    resample::{Axis, Grow, axis, resample},
+    similarity::Neighbours,
+};
+use crate::{Error, Result, linalg::project, nn::Outputs, rng};
+
+/// Channels whose planes are written into the rows together: their values share cache lines.
+const CHANNELS: usize = 16;
+/// Rows that are projected at a time.
+const BLOCK: usize = 1024;
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Patchcore")]
+pub struct Config {
+    /// The stages that are read; absent: the second and the third, as in the paper, or all of a network that has fewer than three.
+    #[garde(custom(stages_once))]
+    pub stages: Option<Vec<String>>,
+    /// The stage whose rows and columns the map has; absent: the one with the most.
+    #[garde(skip)]
+    pub grid: Option<String>,
+    /// Rows and columns of the neighbourhood that a patch is the mean of: 3 in the paper. 1: the position alone.
+    #[garde(range(min = 1, max = 31), custom(odd))]
+    pub neighbourhood: usize,
+    /// Which patches the memory bank keeps.
+    #[garde(dive)]
+    pub coreset: Coreset,
+    /// b, the neighbours that an image's score is reweighted by: 9 in anomalib. Absent: none, as in the reference code. All of the
+    /// bank, if it has fewer.
+    #[garde(range(min = 2, max = 10_000))]
+    pub reweight: Option<usize>,
+    /// Of the sample, the projection and the first patch: another number draws others.
+    #[garde(skip)]
+    pub seed: u64,
+    /// σ of the Gaussian that the map is smoothed by, in pixels of the network's input: 4 in the reference code. 0: none.
+    #[garde(range(min = 0.0, max = 1000.0))]
+    pub smooth: f64,
+    /// What an image is scored by. Ours: the maximum of the full map, as PaDiM; `patch` in the reference code.
+    #[garde(dive)]
+    pub score: ImageScore,
+}
+
+/// Which patches the memory bank keeps.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "PatchcoreCoreset")]
+pub struct Coreset {
+    /// How they are chosen: greedily in the paper.
+    #[garde(skip)]
+    pub choose: Choose,
+    /// How many are kept; of a greedy choice no more than `subsample`. Absent: a share.
+    #[garde(range(min = 1, max = 100_000_000), custom(within(self.choose, self.subsample)))]
+    pub size: Option<usize>,
+    /// Which share of all patches of the train images is kept, 0.1 unless `size` is there: the reference code's and anomalib's. No more
+    /// than the sample has.
+    #[garde(range(min = 1e-9, max = 1.0), custom(one_of_both(self.size)))]
+    pub share: Option<f64>,
+    /// Patches of the random sample that a greedy choice is made from. Ours: 100,000, which two cores go through in minutes; the
+    /// reference code goes through all.
+    #[garde(range(min = 1, max = 1_000_000_000))]
+    pub subsample: usize,
+    /// p, the dimensions after the random projection: 128 in the reference code. None is made where there are no more channels.
+    #[garde(range(min = 1, max = 100_000))]
+    pub projection: usize,
+}
+
+/// How patches are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "PatchcoreChoose")]
+pub enum Choose {
+    /// Each as far as can be from those before it.
+    #[default]
+    Greedy,
+    /// At random.
+    Random,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            stages: None,
+            grid: None,
+            neighbourhood: 3,
+            coreset: Coreset::default(),
+            reweight: None,
+            seed: 0,
+            smooth: 4.0,
+            score: ImageScore::Max,
+        }
+    }
+}
+
+impl Default for Coreset {
+    fn default() -> Self {
+        Self { choose: Choose::Greedy, size: None, share: None, subsample: 100_000, projection: 128 }
+    }
+}
+
+/// The share where neither it nor a size is given.
+const SHARE: f64 = 0.1;
+
+fn odd(size: &usize, _: &()) -> garde::Result {
+    if size % 2 == 1 { Ok(()) } else { Err(garde::Error::new("must be odd: a patch lies in the middle of it")) }
+}
+
+fn within(choose: Choose, subsample: usize) -> impl FnOnce(&Option<usize>, &()) -> garde::Result {
+    move |size, _| match size {
+        Some(size) if choose == Choose::Greedy && *size > subsample => {
+            Err(garde::Error::new(format!("more than the {subsample} of `subsample` that are chosen from")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn one_of_both(size: Option<usize>) -> impl FnOnce(&Option<f64>, &()) -> garde::Result {
+    move |share, _| match (size, share) {
+        (Some(_), Some(_)) => Err(garde::Error::new("stands beside `size`: give one of them")),
+        _ => Ok(()),
+    }
+}
+
+/// How many patches a fit takes, of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    /// Of all train images.
+    patches: usize,
+    /// In the sample.
+    sampled: usize,
+    /// In the memory bank.
+    kept: usize,
+    /// Whether there was no room for the sample that was asked for.
+    cut: bool,
+}
+
+impl Config {
+    fn choice(&self) -> Choice<'_> {
+        Choice { who: "patchcore", stages: self.stages.as_deref(), default: 1..3, grid: self.grid.as_deref() }
+    }
+
+    /// Refuses stages that a network with these outputs does not have, and `memory` bytes that have room for no patch.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that lists the stages, or says how much memory it takes.
+    pub fn check(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<()> {
+        self.counts(&Layout::of_outputs(&self.choice(), outputs)?, images, memory).map(|_| ())
+    }
+
+    /// The bytes that a fit to so many images of a network that gives these outputs holds at its peak; no more than `memory`.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn memory_needed(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<usize> {
+        let layout = Layout::of_outputs(&self.choice(), outputs)?;
+        Ok(self.counts(&layout, images, memory)?.sampled * self.bytes_of_a_patch(&layout))
+    }
+
+    /// Dimensions after the projection, if there is one.
+    fn projection(&self, layout: &Layout) -> Option<usize> {
+        let projected = self.coreset.projection < layout.channels();
+        (self.coreset.choose == Choose::Greedy && projected).then_some(self.coreset.projection)
+    }
+
+    /// At the fit's peak: the row, its projection and its place, the distance to and the place of the nearest, and a quarter for what
+    /// neighbours are screened by.
+    fn bytes_of_a_patch(&self, layout: &Layout) -> usize {
+        (4 * (layout.channels() + self.projection(layout).unwrap_or(0)) + 16) * 5 / 4
+    }
+
+    fn counts(&self, layout: &Layout, images: usize, memory: usize) -> Result<Counts> {
+        let patches = images.saturating_mul(layout.positions());
+        let coreset = &self.coreset;
+        let share = coreset.share.unwrap_or(SHARE);
+        let wanted = coreset.size.unwrap_or((share * patches as f64).ceil() as usize).clamp(1, patches.max(1));
+        let sample = match coreset.choose {
+            Choose::Greedy => coreset.subsample.min(patches),
+            Choose::Random => wanted,
+        };
+        let room = memory / self.bytes_of_a_patch(layout);
+        if room == 0 {
+            let message = format!("patchcore needs {} bytes for a patch", self.bytes_of_a_patch(layout));
+            return Err(Error::input(message).hint("raise evaluation.fit_memory (--memory)"));
+        }
+        let sampled = sample.min(room);
+        Ok(Counts { patches, sampled, kept: wanted.min(sampled), cut: sampled < sample })
+    }
+}
+
+/// How a batch becomes patches.
+struct Patches {
+    layout: Layout,
+    neighbourhood: usize,
+    /// Of each stage, to the grid.
+    axes: Vec<[Axis; 2]>,
+}
+
+impl Patches {
+    fn new(layout: Layout, neighbourhood: usize) -> Self {
+        let to = |stage: &super::patches::Stage| [0, 1].map(|at| axis(stage.size[at], layout.grid[at], Grow::Linear));
+        Self { axes: layout.stages.iter().map(to).collect(), neighbourhood, layout }
+    }
+
+    /// The (P, D) patches of one image of a batch.
+    fn of(&self, values: &[Vec<f32>], image: usize) -> Vec<f32> {
+        let (positions, columns) = (self.layout.positions(), self.layout.channels());
+        let mut rows = vec![0.0; positions * columns];
+        let mut offset = 0;
+        for ((stage, values), [down, across]) in self.layout.stages.iter().zip(values).zip(&self.axes) {
+            let size = stage.size[0] * stage.size[1];
+            let maps = &values[image * stage.channels * size..][..stage.channels * size];
+            for maps in maps.chunks(CHANNELS * size) {
+                let planes: Vec<Vec<f32>> = maps
+                    .chunks_exact(size)
+                    .map(|map| {
+                        let mean = means(map, stage.size, self.neighbourhood);
+                        if stage.size == self.layout.grid { mean } else { resample(&mean, stage.size[1], down, across) }
+                    })
+                    .collect();
+                for (position, row) in rows.chunks_exact_mut(columns).enumerate() {
+                    for (value, plane) in row[offset..].iter_mut().zip(&planes) {
+                        *value = plane[position];
+                    }
+                }
+                offset += planes.len();
+            }
+        }
+        rows
+    }
+}
+
+/// The means over `side` × `side` values around each, zeros beyond the border among them.
+fn means(map: &[f32], [rows, columns]: [usize; 2], side: usize) -> Vec<f32> {
+    if side == 1 {
+        return map.to_vec();
+    }
+    let reach = side / 2;
+    let around = |at: usize, end: usize| at.saturating_sub(reach)..(at + reach + 1).min(end);
+    let mut along = vec![0.0_f32; rows * columns];
+    for (sums, row) in along.chunks_exact_mut(columns).zip(map.chunks_exact(columns)) {
+        for (at, sum) in sums.iter_mut().enumerate() {
+            *sum = row[around(at, columns)].iter().sum();
+        }
+    }
+    let mut means = vec![0.0_f32; rows * columns];
+    let scale = 1.0 / (side * side) as f32;
+    for (at, sums) in means.chunks_exact_mut(columns).enumerate() {
+        for row in along[around(at, rows).start * columns..around(at, rows).end * columns].chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        sums.iter_mut().for_each(|sum| *sum *= scale);
+    }
+    means
+}
+
+/// The sampled patches of the train images, gathered batch by batch.
+struct Sample {
+    /// Their places among all patches, rising.
+    places: Vec<usize>,
+    /// Rows that are there.
+    filled: usize,
+    rows: Vec<f32>,
+}
+
+impl Sample {
+    fn new(counts: &Counts, columns: usize, seed: u64) -> Self {
+        let places = if counts.sampled == counts.patches {
+            (0..counts.patches).collect()
+        } else {
+            let mut stream = rng::stream(seed, "PatchCore's sample", &counts.patches.to_string());
+            let mut places = index::sample(&mut stream, counts.patches, counts.sampled).into_vec();
+            places.sort_unstable();
+            places
+        };
+        Self { filled: 0, rows: vec![0.0; places.len() * columns], places }
+    }
+
+    /// Takes what is sampled of a batch whose first image is at position `start`.
+    fn add(&mut self, patches: &Patches, values: &[Vec<f32>], start: usize) {
+        let (positions, columns) = (patches.layout.positions(), patches.layout.channels());
+        let mut rest = &mut self.rows[self.filled * columns..];
+        let mut wanted = Vec::new();
+        for image in 0..patches.layout.images(values) {
+            let first = (start + image) * positions;
+            let places = &self.places[self.filled..];
+            let places = &places[..places.partition_point(|place| *place < first + positions)];
+            let (rows, others) = rest.split_at_mut(places.len() * columns);
+            rest = others;
+            self.filled += places.len();
+            wanted.push((image, first, places, rows));
+        }
+        wanted.into_par_iter().filter(|(_, _, places, _)| !places.is_empty()).for_each(
+            |(image, first, places, rows)| {
+                let all = patches.of(values, image);
+                for (row, place) in rows.chunks_exact_mut(columns).zip(places) {
+                    row.copy_from_slice(&all[(place - first) * columns..][..columns]);
+                }
+            },
+        );
+    }
+}
+
+/// (N, `columns`) rows projected at random to (N, `to`).
+fn projected(rows: &[f32], columns: usize, to: usize, seed: u64) -> Vec<f32> {
+    let mut stream = rng::stream(seed, "PatchCore's projection", &format!("{columns} to {to}"));
+    let scale = 1.0 / (to as f64).sqrt();
+    let directions: Vec<f64> =
+        StandardNormal.sample_iter(&mut stream).take(to * columns).map(|x: f64| x * scale).collect();
+    let mut all = Vec::with_capacity(rows.len() / columns * to);
+    for rows in rows.chunks(BLOCK * columns) {
+        all.extend(project(&in_f64(rows), &directions, columns).into_iter().map(|value| value as f32));
+    }
+    all
+}
+
+/// Keeps these rows, in the order in which they stand.
+fn keep(rows: &mut Vec<f32>, columns: usize, mut places: Vec<usize>) {
+    places.sort_unstable();
+    for (to, from) in places.iter().enumerate() {
+        rows.copy_within(from * columns..(from + 1) * columns, to * columns);
+    }
+    rows.truncate(places.len() * columns);
+    rows.shrink_to_fit();
+}
+
+/// The memory bank.
+struct Patchcore {
+    patches: Patches,
+    bank: Neighbours,
+    reweight: Option<usize>,
+    post: Post,
+    counts: Counts,
+}
+
+impl Patchcore {
+    fn fit(config: &Config, post: Post, train: &dyn Activations, memory: usize) -> Result<Self> {
+        let mut gathered: Option<(Patches, Sample, Counts)> = None;
+        train.stages("gathering PatchCore's patches", &mut |start, batch| {
+            let (patches, sample, _) = match &mut gathered {
+                Some(gathered) => gathered,
+                None => {
+                    let layout = Layout::of_batch(&config.choice(), batch)?;
+                    let counts = config.counts(&layout, train.images(), memory)?;
+                    let sample = Sample::new(&counts, layout.channels(), config.seed);
+                    gathered.insert((Patches::new(layout, config.neighbourhood), sample, counts))
+                }
+            };
+            sample.add(patches, &patches.layout.read(batch, start)?, start);
+            Ok(())
+        })?;
+        let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
+            return Err(Error::Failed("patchcore saw no train image".into()));
+        };
+        let columns = patches.layout.channels();
+        if counts.kept < counts.sampled {
+            let places = {
+                let projection =
+                    config.projection(&patches.layout).map(|to| projected(&rows, columns, to, config.seed));
+                let (rows, columns) = match &projection {
+                    Some(projected) => (&projected[..], config.coreset.projection),
+                    None => (&rows[..], columns),
+                };
+                let name = counts.sampled.to_string();
+                let first = rng::stream(config.seed, "PatchCore's first patch", &name).random_range(0..counts.sampled);
+                let mut greedy = Greedy::new(rows, columns, first);
+                let mut all = false;
+                train.work("choosing PatchCore's memory bank", counts.kept - 1, &mut |steps: Range<usize>| {
+                    all = all || steps.into_iter().any(|_| !greedy.step());
+                    Ok(())
+                })?;
+                greedy.taken().to_vec()
+            };
+            counts.kept = places.len();
+            keep(&mut rows, columns, places);
+        }
+        let bank = Neighbours::by_distance(rows, columns)?;
+        Ok(Self { patches, bank, reweight: config.reweight, post, counts })
+    }
+
+    /// The map of each image of a batch, and what its score is multiplied by.
+    fn look(&self, batch: &Batch, start: usize) -> Result<(Vec<f32>, Vec<f64>)> {
+        let values = self.patches.layout.read(batch, start)?;
+        let positions = self.patches.layout.positions();
+        let images = self.patches.layout.images(&values);
+        let (mut maps, mut weights) = (Vec::with_capacity(images * positions), Vec::with_capacity(images));
+        // A few at a time: the patches of a batch may be many times what the batch is.
+        for first in (0..images).step_by(rayon::current_num_threads()) {
+            let together = first..(first + rayon::current_num_threads()).min(images);
+            let rows: Vec<Vec<f32>> = together.into_par_iter().map(|image| self.patches.of(&values, image)).collect();
+            for rows in rows {
+                let nearest: Vec<u32> = self.bank.closest(&rows, 1)?.iter().map(|closest| closest[0].row).collect();
+                let each = rows.par_chunks_exact(self.bank.columns()).zip(&nearest);
+                let map: Vec<f32> = each.map(|(patch, nearest)| self.distance(patch, *nearest) as f32).collect();
+                weights.push(match self.reweight {
+                    Some(neighbours) => {
+                        let far = (1..map.len()).fold(0, |far, at| if map[at] > map[far] { at } else { far });
+                        self.weight(
+                            &rows[far * self.bank.columns()..][..self.bank.columns()],
+                            nearest[far],
+                            neighbours,
+                        )?
+                    }
+                    None => 1.0,
+                });
+                maps.extend(map);
+            }
+        }
+        Ok((maps, weights))
+    }
+
+    fn distance(&self, patch: &[f32], row: u32) -> f64 {
+        let squares = patch.iter().zip(self.bank.row(row)).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// w of a patch and its nearest row.
+    fn weight(&self, patch: &[f32], nearest: u32, neighbours: usize) -> Result<f64> {
+        let around = self.bank.closest(self.bank.row(nearest), neighbours.min(self.counts.kept))?;
+        let distances: Vec<f64> = around[0].iter().map(|near| self.distance(patch, near.row)).collect();
+        let own = self.distance(patch, nearest);
+        // The exponentials would overflow.
+        let most = distances.iter().copied().fold(own, f64::max);
+        let sum: f64 = distances.iter().map(|distance| (distance - most).exp()).sum();
+        Ok(1.0 - (own - most).exp() / sum)
+    }
+}
+
+impl Detector for Config {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Stages, Need::Train]
+    }
+
+    fn reads_batches(&self) -> bool {
+        true
+    }
+
+    fn post(&self) -> Option<Post> {
+        Some(Post { smooth: self.smooth, score: self.score })
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        let post = Post { smooth: self.smooth, score: self.score };
+        Ok(Box::new(Patchcore::fit(self, post, fit.train()?.layers()?, fit.memory)?))
+    }
+}
+
+impl Scorer for Patchcore {
+    fn score(&self, bank: &Bank) -> Result<Scores> {
+        let images = bank.layers()?;
+        let size = image_size(images)?;
+        let (mut maps, mut weights) = (Vec::new(), Vec::new());
+        images.stages("scoring PatchCore", &mut |start, batch| {
+            let looked = self.look(batch, start)?;
+            maps.extend(looked.0);
+            weights.extend(looked.1);
+            Ok(())
+        })?;
+        let scores = self.post.scores(Maps::new(self.patches.layout.grid, maps)?, size)?;
+        match self.reweight {
+            Some(_) => scores.times(&weights),
+            None => Ok(scores),
+        }
+    }
+
+    fn record(&self) -> Option<serde_json::Value> {
+        let Counts { patches, sampled, kept, cut } = self.counts;
+        let layout = &self.patches.layout;
+        let stages: Vec<&str> = layout.stages.iter().map(|stage| &stage.name[..]).collect();
+        let note = if cut { "the sample is as large as evaluation.fit_memory lets it be" } else { "" };
+        Some(serde_json::json!({
+            "patches": patches,
+            "sampled": sampled,
+            "kept": kept,
+            "channels": layout.channels(),
+            "positions": layout.positions(),
+            "stages": stages.join(" "),
+            "memory": note,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use garde::Validate as _;
+
+    use super::{
+        super::{
+            DetectorConfig,
+            golden_maps::{Golden, bank, config, score},
+        },
+        *,
+    };
+
+    fn golden() -> Golden {
+        serde_json::from_str(include_str!("../../tests/golden/patchcore.json")).unwrap()
+    }
+
+    #[test]
+    fn equal_to_numpy_with_all_patches() {
+        golden().check("patchcore");
+    }
+
+    fn fitted(yaml: &str, train: &Bank, memory: usize) -> (serde_json::Value, Vec<f32>) {
+        let scorer = config(yaml).build().fit(&Fit { train: Some(train), memory, ..Fit::default() }).unwrap();
+        let scores = scorer.score(train).unwrap();
+        (scorer.record().unwrap(), scores.maps().unwrap().values().to_vec())
+    }
+
+    /// Of the train images' own patches, those in the bank are at distance 0.
+    #[test]
+    fn a_bank_keeps_as_many_patches_as_it_is_to() {
+        let train = golden().train();
+        let zeros = |yaml: &str, memory: usize| {
+            let (record, maps) = fitted(yaml, &train, memory);
+            assert_eq!(maps.len(), 12 * 12);
+            let zeros = maps.iter().filter(|distance| **distance == 0.0).count();
+            assert_eq!(record["kept"], zeros, "{yaml}: {record}");
+            (record["sampled"].as_u64().unwrap(), zeros)
+        };
+        assert_eq!(zeros("patchcore", 1 << 20), (144, 15));
+        assert_eq!(zeros("patchcore: { coreset: { size: 20, subsample: 50, projection: 3 } }", 1 << 20), (50, 20));
+        assert_eq!(zeros("patchcore: { coreset: { choose: random, share: 0.25 } }", 1 << 20), (36, 36));
+        // (6 + 3) · 4 + 16 bytes, and a quarter more, for each patch.
+        assert_eq!(zeros("patchcore: { coreset: { size: 20, projection: 3 } }", 65 * 30), (30, 20));
+        let (record, _) = fitted("patchcore: { coreset: { size: 20, projection: 3 } }", &train, 65 * 30);
+        assert_eq!(record["memory"], "the sample is as large as evaluation.fit_memory lets it be");
+        let error = config("patchcore").build().fit(&Fit { train: Some(&train), memory: 40, ..Fit::default() });
+        assert!(error.err().unwrap().to_string().contains("patchcore needs 50 bytes for a patch"));
+    }
+
+    /// A greedy bank leaves no patch as far away as a random one of the same size does.
+    #[test]
+    fn a_greedy_bank_covers_more_than_a_random_one() {
+        let train = golden().train();
+        let farthest = |yaml: &str| fitted(yaml, &train, 1 << 20).1.into_iter().fold(0.0, f32::max);
+        for seed in 0..3 {
+            let greedy = farthest(&format!("patchcore: {{ seed: {seed}, coreset: {{ size: 20 }} }}"));
+            let random = farthest(&format!("patchcore: {{ seed: {seed}, coreset: {{ size: 20, choose: random }} }}"));
+            assert!(greedy < 0.8 * random, "{greedy}, {random}");
+        }
+    }
+
+    #[test]
+    fn equal_patches_are_kept_once() {
+        let ones = Tensor::ones((4, 2, 3, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let train = bank(vec![("a".into(), ones)], [6, 6]);
+        // Corners, edges and the middle.
+        let (record, maps) = fitted("patchcore: { coreset: { size: 20 } }", &train, 1 << 20);
+        assert_eq!((record["kept"].as_u64(), maps), (Some(3), vec![0.0; 36]));
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let problem = |yaml: &str| config(yaml).validate().unwrap_err().to_string();
+        assert!(problem("patchcore: { coreset: { size: 5, share: 0.5 } }").contains("stands beside `size`"));
+        assert!(problem("patchcore: { coreset: { size: 50, subsample: 20 } }").contains("more than the 20"));
+        assert!(problem("patchcore: { neighbourhood: 4 }").contains("must be odd"));
+        assert!(problem("patchcore: { stages: [] }").contains("names no stage"));
+        assert!(problem("patchcore: { stages: [a, b, a] }").contains("\"a\" is named twice"));
+        assert!(problem("patchcore: { score: { top: 0 } }").contains("lower than"));
+        assert!(matches!(config("patchcore"), DetectorConfig::Patchcore(config) if config.validate().is_ok()));
+        let test = golden().test();
+        assert!(score(&config("patchcore: { reweight: 500, coreset: { size: 4 } }"), &test, &test).is_ok());
+    }
+}

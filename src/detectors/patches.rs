@@ -1,0 +1,201 @@
+//! What leaves a network's stages, position by position on one grid: what PaDiM and PatchCore read.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device};
+
+use super::{Activations, Batch, first_not_finite};
+use crate::{Error, Result, did_you_mean, nn::Outputs, yaml::problems::first_repeated};
+
+/// Which stages are read, and on which grid.
+#[derive(Debug, Clone)]
+pub(super) struct Choice<'a> {
+    /// The detector, for messages.
+    pub who: &'static str,
+    /// The stages' names; absent: those of `default`.
+    pub stages: Option<&'a [String]>,
+    /// Places among all stages, from input to output; all of a network that has fewer.
+    pub default: Range<usize>,
+    /// The stage whose grid it is; absent: the one with most positions, the first of equals.
+    pub grid: Option<&'a str>,
+}
+
+/// The stages that are read, and the grid that they are brought to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Layout {
+    pub stages: Vec<Stage>,
+    /// Rows and columns.
+    pub grid: [usize; 2],
+}
+
+/// The maps of one stage.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stage {
+    pub name: String,
+    pub channels: usize,
+    /// Rows and columns.
+    pub size: [usize; 2],
+}
+
+impl Layout {
+    /// Of a network that shows these outputs.
+    ///
+    /// # Errors
+    /// As [`Layout::of`].
+    pub fn of_outputs(choice: &Choice<'_>, outputs: &Outputs) -> Result<Self> {
+        Self::of(choice, &outputs.taps.iter().map(|(name, maps)| (*name, maps.dims())).collect::<Vec<_>>())
+    }
+
+    /// Of a network that shows such a batch.
+    ///
+    /// # Errors
+    /// As [`Layout::of`].
+    pub fn of_batch(choice: &Choice<'_>, batch: &Batch) -> Result<Self> {
+        Self::of(choice, &batch.stages.iter().map(|(name, maps)| (&name[..], maps.dims())).collect::<Vec<_>>())
+    }
+
+    /// Of stages with these names and (N, C, H, W).
+    ///
+    /// # Errors
+    /// [`Error::Input`] that lists the stages, if there is none of a name, or none at all.
+    fn of(choice: &Choice<'_>, shown: &[(&str, &[usize])]) -> Result<Self> {
+        if shown.is_empty() {
+            let message = format!("{} reads what leaves a network's stages, and this one shows none", choice.who);
+            return Err(Error::input(message).hint("ResNets, Wide ResNets, EfficientNets, VGG and LeNet show theirs"));
+        }
+        let known = || shown.iter().map(|(name, _)| *name);
+        let find = |name: &str| {
+            shown.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+                let (near, all) = (did_you_mean(name, known()), known().collect::<Vec<_>>().join(", "));
+                Error::input(format!("the network has no stage \"{name}\"{near}; it has {all}"))
+            })
+        };
+        let chosen = match choice.stages {
+            Some(names) => names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?,
+            None if shown.len() < choice.default.end => shown.iter().collect(),
+            None => shown[choice.default.clone()].iter().collect(),
+        };
+        let stage = |(name, dims): &&(&str, &[usize])| match dims {
+            [_, channels, rows, columns] => {
+                Ok(Stage { name: (*name).to_owned(), channels: *channels, size: [*rows, *columns] })
+            }
+            _ => Err(Error::Failed(format!("the stage \"{name}\" is {dims:?}, and no feature maps"))),
+        };
+        let stages = chosen.iter().map(stage).collect::<Result<Vec<_>>>()?;
+        let grid = match choice.grid {
+            Some(name) => stages.iter().find(|stage| stage.name == name).map(|stage| stage.size).ok_or_else(|| {
+                let names: Vec<&str> = stages.iter().map(|stage| &stage.name[..]).collect();
+                let near = did_you_mean(name, names.iter().copied());
+                Error::input(format!(
+                    "grid: \"{name}\" is none of the stages that are read{near}: {}",
+                    names.join(", ")
+                ))
+            })?,
+            None => stages.iter().map(|stage| stage.size).rev().max_by_key(|size| size[0] * size[1]).unwrap_or([1, 1]),
+        };
+        Ok(Self { stages, grid })
+    }
+
+    /// Positions of the grid.
+    pub fn positions(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+
+    /// Channels of all stages together.
+    pub fn channels(&self) -> usize {
+        self.stages.iter().map(|stage| stage.channels).sum()
+    }
+
+    /// Each stage's (N, C, H, W) values of a batch whose first image is at position `start` of its set.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the batch lacks a stage or has one of another size; [`Error::Failed`] naming the first image with a value
+    /// that is NaN or infinite.
+    pub fn read(&self, batch: &Batch, start: usize) -> Result<Vec<Vec<f32>>> {
+        let read = |stage: &Stage| {
+            let Stage { name, channels, size: [rows, columns] } = stage;
+            let maps = batch.stages.iter().find(|(other, _)| other == name).map(|(_, maps)| maps);
+            let wanted = [*channels, *rows, *columns];
+            let Some(maps) = maps.filter(|maps| maps.rank() == 4 && maps.dims()[1..] == wanted) else {
+                let found =
+                    maps.map_or_else(|| "is not there".to_owned(), |maps| format!("is {:?}", &maps.dims()[1..]));
+                let message = format!("the stage \"{name}\" {found}, and was {wanted:?} when the detector learned");
+                return Err(Error::input(message));
+            };
+            let maps = maps.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            let values = maps.flatten_all()?.to_vec1::<f32>()?;
+            let size = (channels * rows * columns).max(1);
+            for (image, values) in values.chunks_exact(size).enumerate() {
+                if let Some(value) = first_not_finite(values) {
+                    let message = format!("the stage \"{name}\" of image {} holds {value}", start + image);
+                    return Err(Error::Failed(message));
+                }
+            }
+            Ok(values)
+        };
+        self.stages.iter().map(read).collect()
+    }
+
+    /// How many images a batch has.
+    pub fn images(&self, values: &[Vec<f32>]) -> usize {
+        let first = &self.stages[0];
+        values[0].len() / (first.channels * first.size[0] * first.size[1]).max(1)
+    }
+}
+
+/// The size that maps are brought to.
+///
+/// # Errors
+/// [`Error::Input`] if it is not known, which feature files may leave open.
+pub(super) fn image_size(activations: &dyn Activations) -> Result<[usize; 2]> {
+    activations.image_size().ok_or_else(|| {
+        Error::input("maps are brought to the images' size, and it is not known").hint(
+            "write it into the feature file: save_file(tensors, path, metadata={\"image_size\": \"256x256\"}), rows x \
+             columns",
+        )
+    })
+}
+
+/// Garde: a list names something, and nothing twice.
+pub(super) fn stages_once(stages: &Option<Vec<String>>, _: &()) -> garde::Result {
+    match stages {
+        Some(names) if names.is_empty() => Err(garde::Error::new("names no stage; leave it out for the default")),
+        Some(names) => match first_repeated(names) {
+            Some(index) => Err(garde::Error::new(format!("\"{}\" is named twice", names[index]))),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(stages: Option<&[String]>, grid: Option<&str>) -> Result<Layout> {
+        let choice = Choice { who: "PaDiM", stages, default: 1..3, grid };
+        let shown: [(&str, &[usize]); 4] =
+            [("a", &[1, 8, 16, 16]), ("b", &[1, 4, 8, 6]), ("c", &[1, 2, 4, 3]), ("d", &[1, 3, 4, 3])];
+        Layout::of(&choice, &shown)
+    }
+
+    #[test]
+    fn stages_are_those_that_are_named_on_the_grid_that_is_asked_for() {
+        let default = layout(None, None).unwrap();
+        assert_eq!((default.channels(), default.grid), (6, [8, 6]));
+        assert_eq!(layout(None, Some("c")).unwrap().grid, [4, 3]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let named = layout(Some(&names(&["d", "a"])), None).unwrap();
+        assert_eq!((named.stages[0].name.as_str(), named.channels(), named.grid), ("d", 11, [16, 16]));
+        let error = |result: Result<Layout>| result.unwrap_err().to_string();
+        assert_eq!(
+            error(layout(Some(&names(&["layer2"])), None)),
+            "the network has no stage \"layer2\"; it has a, b, c, d"
+        );
+        assert_eq!(error(layout(None, Some("a"))), "grid: \"a\" is none of the stages that are read: b, c");
+        let choice = Choice { who: "PaDiM", stages: None, default: 1..3, grid: None };
+        assert!(error(Layout::of(&choice, &[])).contains("this one shows none"));
+        let one: [(&str, &[usize]); 1] = [("a", &[1, 8, 16, 16])];
+        assert_eq!(Layout::of(&choice, &one).unwrap().channels(), 8);
+    }
+}
