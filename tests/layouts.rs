@@ -439,7 +439,7 @@ fn fer2013_has_validation_images() {
 }
 
 #[test]
-fn sets_are_resized_and_cropped_as_the_id_set_is() {
+fn sets_are_resized_cropped_and_shifted_as_the_id_set_is() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     // A bright border around the middle that a crop of a half keeps.
@@ -485,28 +485,48 @@ fn sets_are_resized_and_cropped_as_the_id_set_is() {
     RgbImage::new(16, 16).save(root.join("black/1.png")).unwrap();
     let black = Dataset { format: Some(Format::Folder), ..Dataset::named("black") };
     let black = data::load(&black, Split::Test, root).unwrap().sha256().unwrap();
-    for (crop, same) in [("0.5", true), ("1.0", false)] {
-        let text = with(&format!("size: 16, crop: {crop}"));
+    // Every image is shifted for itself: of one grey nothing but the target is left.
+    fs::create_dir_all(root.join("grey")).unwrap();
+    RgbImage::from_pixel(16, 16, Rgb([128; 3])).save(root.join("grey/1.png")).unwrap();
+    let shifted = |brightness: &str, memory| {
+        let keys = serde_json::json!({
+            "name": "others", "format": "folder", "size": 16, "crop": 0.5,
+            "brightness": serde_json::from_str::<serde_json::Value>(brightness).unwrap(),
+        });
+        let set: Dataset = serde_json::from_value(keys).unwrap();
+        data::load_as(&set, Split::Test, root, Some([3, 16, 16]), memory).unwrap()
+    };
+    let of = |set: data::ImageSet| set.image(0).unwrap().to_vec();
+    assert_eq!(of(shifted("\"median\"", None)), [128; 768]);
+    assert_eq!(of(shifted("{\"median\": 0.8}", Some(0))), [204; 768]);
+    assert_eq!(of(shifted("\"none\"", None)), [0; 768]);
+    assert_eq!(shifted("\"median\"", None).note.unwrap(), "every image shifted to a median grey of 0.5");
+    for (keys, same) in [("crop: 0.5", true), ("crop: 1.0", false), ("crop: 0.5, brightness: { median: 0 }", true)] {
+        let text = with(&format!("size: 16, {keys}"));
         run(root, &text);
         let experiments = fs::read_dir(root.join("runs/experiments")).unwrap().map(|entry| entry.unwrap().path());
         let newest =
             experiments.max_by_key(|path| fs::metadata(path.join("results.json")).unwrap().modified().unwrap());
         let results = fs::read_to_string(newest.unwrap().join("results.json")).unwrap();
         let results: serde_json::Value = serde_json::from_str(&results).unwrap();
-        assert_eq!(results["datasets"]["others"]["sha256"].as_str() == Some(&black), same, "{crop}");
+        assert_eq!(results["datasets"]["others"]["sha256"].as_str() == Some(&black), same, "{keys}");
     }
     for (keys, said) in [
         ("size: 16, crop: 0", "is a share from 0.1 to 1, or none"),
         ("size: 16, crop: 1.5", "is a share from 0.1 to 1, or none"),
         ("size: 16, crop: all", "a share from 0.1 to 1, or `none`"),
         ("size: 16, resize: { mode: lanczos }", "lanczos"),
+        ("brightness: { median: 1.5 }", "a median grey is from 0 to 1"),
+        ("brightness: mean", "`none`, `median`, or `{ median: 0.8 }`"),
         ("size: 16, resize: { smooth: true }", "smooth"),
     ] {
         let message = parse(&with(keys), "own").unwrap_err().to_string();
         assert!(message.contains(said), "{keys}: {message}");
     }
-    let other = EXPERIMENT.replace("others, format: folder", "others, format: folder, crop: 0.5");
-    assert!(parse(&other, "own").unwrap_err().to_string().contains("goes with the ID set"));
+    for key in ["crop: 0.5", "brightness: median"] {
+        let other = EXPERIMENT.replace("others, format: folder", &format!("others, format: folder, {key}"));
+        assert!(parse(&other, "own").unwrap_err().to_string().contains("goes with the ID set"));
+    }
 }
 
 fn golden() -> PathBuf {

@@ -86,8 +86,10 @@ impl Export {
                 "channels": channels, "height": height, "width": width, "mean": mean, "std": std,
                 "resize": id.resize.map_or_else(|| json!({ "mode": "bilinear", "antialias": true }), |resize| json!(resize)),
                 "crop": id.crop.map_or_else(|| json!(1.0), |crop| json!(crop)),
+                "brightness": id.brightness,
                 "about": "(pixels / 255 - mean) / std, channels first (RGB), at this size: the shorter side is resized to the size \
-                          divided by `crop`, the rest cut off about the centre; with crop none both sides are resized",
+                          divided by `crop`, the rest cut off about the centre; with crop none both sides are resized. brightness, if any: \
+                          then all pixels are shifted so that the median luma is this, and cut off at 0 and 255",
             },
             "classes": { "count": classes, "names": names },
             "methods": self.methods(&opened, cell, seed)?,

@@ -222,6 +222,7 @@ impl Found {
             ("size", dataset.size.is_some()),
             ("resize", dataset.resize.is_some()),
             ("crop", dataset.crop.is_some()),
+            ("brightness", dataset.brightness.is_some()),
             ("channels", dataset.channels.is_some()),
         ] {
             if given {

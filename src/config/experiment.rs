@@ -124,6 +124,7 @@ impl Data {
             size: None,
             resize: None,
             crop: None,
+            brightness: None,
             channels: None,
             mean: None,
             std: None,

@@ -46,6 +46,9 @@ pub(super) fn one(image: &[u8], from: [usize; 3], to: [usize; 3], fit: Fit, out:
     for (out, plane) in out.chunks_exact_mut(to[1] * to[2]).zip(planes.iter().cycle()) {
         out.copy_from_slice(plane);
     }
+    if let Some(brightness) = fit.brightness {
+        brightness.shift(out, to[0]);
+    }
     Ok(())
 }
 
@@ -106,7 +109,7 @@ fn check([channels, height, width]: [usize; 3]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::form::Brightness, *};
 
     fn pixels(values: &serde_json::Value) -> Vec<u8> {
         values.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u8).collect()
@@ -140,7 +143,11 @@ mod tests {
             let of = |key: &str| -> [usize; 3] { serde_json::from_value(case[key].clone()).unwrap() };
             let keys = serde_json::json!({ "mode": case["mode"], "antialias": case["antialias"] });
             let resize: Resize = serde_json::from_value(keys).unwrap();
-            let fit = Fit { resize: Some(resize), crop: Some(serde_json::from_value(case["crop"].clone()).unwrap()) };
+            let fit = Fit {
+                resize: Some(resize),
+                crop: Some(serde_json::from_value(case["crop"].clone()).unwrap()),
+                ..Fit::default()
+            };
             let ours = images(&pixels(&case["image"]), of("from"), of("to"), fit).unwrap();
             let theirs = pixels(&case["expected"]);
             assert_eq!(ours.len(), theirs.len());
@@ -157,6 +164,20 @@ mod tests {
             images(&[1, 2, 3, 4], [1, 2, 2], [3, 2, 2], Fit::default()).unwrap(),
             [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]
         );
+    }
+
+    #[test]
+    fn images_are_shifted_to_a_median_grey() {
+        let at = |median: f64| Fit { brightness: Some(Brightness::Median(median)), ..Fit::default() };
+        let shifted = |image: &[u8], shape, median| images(image, shape, shape, at(median)).unwrap();
+        // The median of 10, 20, 40, 250 is 30, and 0.4 is 102.
+        assert_eq!(shifted(&[10, 250, 40, 20], [1, 2, 2], 0.4), [82, 255, 112, 92]);
+        assert_eq!(shifted(&[10, 250, 40, 20], [1, 2, 2], 0.0), [0, 220, 10, 0]);
+        // Of colours it is that of the luma, 0.299·R + 0.587·G + 0.114·B = 81: all channels move alike, and hues stay.
+        assert_eq!(shifted(&[100, 80, 40], [3, 1, 1], 0.4), [121, 101, 61]);
+        // Each image for itself, at the size that it is brought to.
+        let both = images(&[10, 10, 200, 200], [1, 1, 2], [1, 1, 1], at(0.5)).unwrap();
+        assert_eq!(both, [128, 128]);
     }
 
     #[test]

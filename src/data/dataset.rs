@@ -74,6 +74,13 @@ pub struct Dataset {
     #[garde(custom(share))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<Cut>,
+    /// `median` shifts every image so that its median grey is 0.5, `{ median: 0.8 }` so that it is 0.8; `none` (unless given) does not.
+    /// What leaves the range is cut off: a number near the train images' own median cuts least. Of the ID set; all other sets
+    /// are shifted alike.
+    #[garde(inner(custom(in_range)))]
+    #[serde(default, deserialize_with = "crate::data::brightness", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::data::BrightnessKey>")]
+    pub brightness: Option<crate::data::Brightness>,
     /// 1 (grey) or 3 (RGB), of the ID set; as many as there are means unless given. Grey images are repeated, colour images
     /// become grey by luma.
     #[garde(range(min = 1, max = 3))]
@@ -140,6 +147,11 @@ fn share(crop: &Option<Cut>, _: &()) -> garde::Result {
         }
         _ => Ok(()),
     }
+}
+
+fn in_range(brightness: &crate::data::Brightness, _: &()) -> garde::Result {
+    let crate::data::Brightness::Median(median) = brightness;
+    if (0.0..=1.0).contains(median) { Ok(()) } else { Err(garde::Error::new("a median grey is from 0 to 1")) }
 }
 
 /// Pixels of a side, at most: no image that is read has more.

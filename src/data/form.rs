@@ -1,9 +1,11 @@
 //! What images are brought to as they are read, and what becomes of those that cannot be read.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
-use super::registry::known;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{conform, registry::known};
 use crate::data::Dataset;
 
 /// Rows and columns of images: one number for both, or two.
@@ -75,19 +77,90 @@ pub enum Uncropped {
     None,
 }
 
-/// How images are brought to their size.
+/// The median grey that every image is shifted to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Brightness {
+    /// In 0..1.
+    Median(#[schemars(range(min = 0.0, max = 1.0))] f64),
+}
+
+impl Brightness {
+    /// For captions.
+    pub(super) fn in_words(self) -> String {
+        let Self::Median(median) = self;
+        format!("every image shifted to a median grey of {median}")
+    }
+
+    /// Shifts all bytes of an image (C, H, W) by one number, so that the median of its grey (of its luma, if it is RGB) is this one,
+    /// to half a grey level. What leaves 0..=255 is cut off there.
+    pub(super) fn shift(self, image: &mut [u8], channels: usize) {
+        let Self::Median(median) = self;
+        let luma = if channels == 3 { Cow::Owned(conform::luma(image)) } else { Cow::Borrowed(&*image) };
+        // Up from a half, so that images of one grey become one grey whatever theirs was.
+        let shift = (255.0 * median - median_of(&luma) + 0.5).floor() as i16;
+        image.iter_mut().for_each(|byte| *byte = (i16::from(*byte) + shift).clamp(0, 255) as u8);
+    }
+}
+
+/// The median of bytes, of an even number the mean of the two in the middle; 0 of none.
+pub(super) fn median_of(bytes: &[u8]) -> f64 {
+    let mut counts = [0_usize; 256];
+    bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    let at = |place: usize| {
+        let mut below = 0;
+        let byte = counts.iter().position(|count| {
+            below += count;
+            below > place
+        });
+        byte.unwrap_or_default() as f64
+    };
+    (at(bytes.len().saturating_sub(1) / 2) + at(bytes.len() / 2)) / 2.0
+}
+
+/// A word under the key `brightness`.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BrightnessWord {
+    None,
+    Median,
+}
+
+/// What the key `brightness` says.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "`none`, `median`, or `{ median: 0.8 }`")]
+pub(crate) enum BrightnessKey {
+    Word(BrightnessWord),
+    Target(Brightness),
+}
+
+/// What is done for the key `brightness`.
+pub(crate) fn brightness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Brightness>, D::Error> {
+    Ok(match BrightnessKey::deserialize(deserializer)? {
+        BrightnessKey::Word(BrightnessWord::None) => None,
+        BrightnessKey::Word(BrightnessWord::Median) => Some(Brightness::Median(MIDDLE)),
+        BrightnessKey::Target(target) => Some(target),
+    })
+}
+
+/// What `brightness: median` shifts to. Ours: the middle of the range, which needs to know nothing of other images.
+const MIDDLE: f64 = 0.5;
+
+/// How images are brought to their size and brightness.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Fit {
     /// Bilinear with anti-aliasing if none is given.
     pub(super) resize: Option<Resize>,
     /// A share of 1 if none is given.
     pub(super) crop: Option<Cut>,
+    /// As it is if none is given.
+    pub(super) brightness: Option<Brightness>,
 }
 
 impl Fit {
     /// Of a data set's keys.
     pub fn of(dataset: &Dataset) -> Self {
-        Self { resize: dataset.resize, crop: dataset.crop }
+        Self { resize: dataset.resize, crop: dataset.crop, brightness: dataset.brightness }
     }
 
     /// The share of an image that is kept, or `None` where nothing is cut off.
@@ -100,8 +173,8 @@ impl Fit {
     }
 
     /// Whether an image that has the size already stays as it is.
-    pub(super) fn keeps_size(self) -> bool {
-        self.share().is_none_or(|share| share >= 1.0)
+    pub(super) fn keeps(self) -> bool {
+        self.share().is_none_or(|share| share >= 1.0) && self.brightness.is_none()
     }
 }
 

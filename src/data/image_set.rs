@@ -225,7 +225,7 @@ impl ImageSet {
     /// The same images at another shape, resized and cropped as `fit` says.
     pub(super) fn conform_by(mut self, channels: usize, height: usize, width: usize, fit: Fit) -> Result<Self> {
         let to = [channels, height, width];
-        if to != self.shape() || !fit.keeps_size() {
+        if to != self.shape() || !fit.keeps() {
             self.pixels.conform(self.shape(), to, fit)?;
             [self.channels, self.height, self.width] = to;
         }

@@ -46,7 +46,8 @@ use serde::{Deserialize, Serialize};
 pub use dataset::Dataset;
 pub use division::Division;
 pub use folder::new_images;
-pub use form::{Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
+pub use form::{Brightness, Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
+pub(crate) use form::{BrightnessKey, brightness};
 pub use image_set::{ImageSet, Normalisation};
 pub use listing::list_pictures;
 pub use memory::Memory;
@@ -200,7 +201,9 @@ pub fn load_as(
     // Validation images stand beside those that are reported on.
     images.name = if split == Split::Val { format!("{}_val", dataset.name) } else { dataset.name.clone() };
     let synthetic = folder.join(SYNTHETIC).is_file().then(|| "synthetic".to_owned());
-    let notes: Vec<String> = dataset.note.iter().cloned().chain(synthetic).chain(images.note.take()).collect();
+    let shifted = dataset.brightness.map(Brightness::in_words);
+    let notes: Vec<String> =
+        dataset.note.iter().cloned().chain(synthetic).chain(shifted).chain(images.note.take()).collect();
     images.note = (!notes.is_empty()).then(|| notes.join(", "));
     if let Some(limit) = limit {
         images = images.take(limit);

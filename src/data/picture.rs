@@ -43,7 +43,7 @@ pub(super) struct Picture {
 impl Picture {
     /// Its pixels (C, H, W) at a shape.
     pub(super) fn at(self, shape: [usize; 3], fit: Fit) -> Result<Vec<u8>> {
-        if self.shape == shape && fit.keeps_size() {
+        if self.shape == shape && fit.keeps() {
             return Ok(self.pixels);
         }
         conform::images(&self.pixels, self.shape, shape, fit)

@@ -253,9 +253,9 @@ impl<'a> Runner<'a> {
 
     /// Reads a split once; OOD sets are brought to the shape of `like`.
     pub(super) fn set(&mut self, dataset: &Dataset, split: Split, like: Option<[usize; 3]>) -> Result<Arc<LoadedSet>> {
-        // All sets are resized and cropped as the ID set is.
+        // All sets are resized, cropped and shifted as the ID set is.
         let id = &self.plan.experiment.data.id;
-        let dataset = &Dataset { resize: id.resize, crop: id.crop, ..dataset.clone() };
+        let dataset = &Dataset { resize: id.resize, crop: id.crop, brightness: id.brightness, ..dataset.clone() };
         let key = set_key(dataset, split, like)?;
         if let Some(set) = self.sets.get(&key) {
             return Ok(set.clone());
