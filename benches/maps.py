@@ -114,7 +114,7 @@ def features(images, seed):
         coarse = torch.randn(images, 24, 8, 8, generator=generator)
         smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
         values = torch.einsum("cd,nduv->ncuv", mixing, smooth)
-        maps[name] = (values + 0.5 * torch.randn(values.shape, generator=generator)).relu()
+        maps[name] = (values + 0.5 * torch.randn(values.shape, generator=generator)).relu().contiguous()
     return maps
 
 
@@ -187,7 +187,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         paths = [str(pathlib.Path(folder) / f"{name}.safetensors") for name in ("train", "test")]
         for path, maps in zip(paths, (train, test)):
-            tensors = {f"taps.{name}": values for name, values in maps.items()}
+            tensors = {f"taps.{name}": values.contiguous() for name, values in maps.items()}
             save_file(tensors, path, metadata={"image_size": f"{IMAGE}x{IMAGE}"})
         print(f"{arguments.sizes[0]} train and {arguments.sizes[1]} test images, {arguments.threads} threads: seconds to fit and to score")
         for name, (theirs, detector) in cases.items():

@@ -1,6 +1,7 @@
 //! Linear algebra of statistics, in f64. Every sum has an order that depends on sizes only.
 
 mod eigen;
+pub mod triangles;
 
 use rayon::prelude::*;
 
@@ -87,7 +88,8 @@ impl Cholesky {
     }
 
     /// L, row after row, with zeros above the diagonal.
-    pub fn lower(&self) -> &[f64] {
+    #[cfg(test)]
+    fn lower(&self) -> &[f64] {
         &self.lower
     }
 

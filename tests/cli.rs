@@ -341,3 +341,31 @@ fn an_experiment_with_a_name_too_long_for_a_folder_is_refused() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("the experiment's name has 249 bytes: folders with at most 200 are made"), "{said}");
 }
+
+#[test]
+fn a_plan_states_what_fits_hold_that_take_memory_by_the_images_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "title: Maps
+data: { id: { name: fashion_mnist, train_limit: 1000 }, ood: [mnist] }
+networks: { base: { backbone: resnet18_32x32, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }
+methods:
+  - { name: PaDiM, network: base, detector: padim }
+  - { name: PatchCore, network: base, detector: patchcore }
+";
+    let file = folder.path().join("maps.yaml");
+    fs::write(&file, text).unwrap();
+    let plan = |set: &str| oodkit().current_dir(&folder).arg("plan").arg(&file).args(["--set", set]).output().unwrap();
+    let output = plan("seeds=[0]");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // 28 × 28 positions of 100 · 105 / 2 numbers; 100,000 of 196,000 patches of 4 · (384 + 128) + 16 bytes, and a quarter more.
+    assert!(
+        said.ends_with("fit of PaDiM: holds 32 MiB at its peak\nfit of PatchCore: holds 247 MiB at its peak\n"),
+        "{said}"
+    );
+    let output = plan("evaluation.fit_memory=30");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("methods.0.detector.padim"), "{said}");
+    assert!(said.contains("padim needs 32 MiB for the covariances of 28 × 28 positions, and may use 30 MiB"), "{said}");
+}

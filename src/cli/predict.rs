@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use indexmap::IndexSet;
+use indexmap::{IndexMap, IndexSet};
 use oodkit::{
     Error, Result,
     config::Method,
@@ -30,10 +30,16 @@ use oodkit::{
 
 use super::{Changes, Experiment, Memory, Opened, print};
 
+mod maps;
+
 /// Images on the sheet.
 const SHOWN: usize = 10;
 /// Unreadable images that an error lists.
 const LISTED: usize = 20;
+/// The share of ID test images that the threshold accepts, if nothing else is said: the field's.
+const TPR: f64 = 0.95;
+/// The share of held-out images, of methods that give maps. Ours: one in 200 normal images is called anomalous.
+const QUANTILE: f64 = 0.995;
 
 /// Score new images with a method of an experiment that was run.
 #[derive(Debug, Args)]
@@ -47,12 +53,20 @@ pub struct Predict {
     /// Images: files, folders (with all below them), patterns such as "new/*.png"
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     input: Vec<PathBuf>,
-    /// Where predictions.csv, predictions.caption.txt and most_anomalous.png go; without it the CSV is printed
+    /// Where predictions.csv, predictions.caption.txt and most_anomalous.png go, and masks and overlays of a method that gives maps;
+    /// without it the CSV is printed
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The share of ID test images that the threshold accepts, at least
-    #[arg(long, default_value_t = 0.95, conflicts_with = "threshold")]
-    tpr: f64,
+    /// Write raw maps too, at the size of the files
+    #[arg(long, value_enum, value_delimiter = ',', requires = "out")]
+    maps: Vec<maps::Format>,
+    /// The share of ID test images that the threshold accepts, at least [default: 0.95]
+    #[arg(long, conflicts_with_all = ["threshold", "quantile"])]
+    tpr: Option<f64>,
+    /// The same share of train images that are held out, from a fit to the others: no test image is looked at [default of methods that
+    /// give maps: 0.995]
+    #[arg(long, conflicts_with = "threshold")]
+    quantile: Option<f64>,
     /// The threshold itself: images with a larger score are OOD
     #[arg(long, allow_negative_numbers = true)]
     threshold: Option<f64>,
@@ -86,8 +100,11 @@ enum Damaged {
 impl Predict {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
-        if !(self.tpr > 0.0 && self.tpr <= 1.0) {
-            return Err(Error::input(format!("--tpr {}: not a share above 0 and up to 1", self.tpr)).hint("--tpr 0.95"));
+        for (name, given, usual) in [("--tpr", self.tpr, TPR), ("--quantile", self.quantile, QUANTILE)] {
+            if let Some(given) = given.filter(|given| !(*given > 0.0 && *given <= 1.0)) {
+                let message = format!("{name} {given}: not a share above 0 and up to 1");
+                return Err(Error::input(message).hint(format!("{name} {usual}")));
+            }
         }
         if let Some(threshold) = self.threshold.filter(|threshold| !threshold.is_finite()) {
             return Err(Error::input(format!("--threshold {threshold}: not a finite number")));
@@ -97,6 +114,14 @@ impl Predict {
         let results = opened.results()?;
         let chosen = Chosen::of(&results, &opened, &self)?;
         let files = self.files()?;
+        let post = chosen.method.detector.post();
+        if post.is_none() && !self.maps.is_empty() {
+            let message = format!("--maps: {} gives no maps", chosen.method.detector.name());
+            return Err(Error::input(message).hint("padim and patchcore do"));
+        }
+        if post.is_some() && self.out.is_some() {
+            maps::check_names(&files)?;
+        }
         let context = Context {
             data: opened.data.clone(),
             store: opened.store.clone(),
@@ -109,7 +134,11 @@ impl Predict {
         let fit = Fit::of(&opened.plan.experiment.data.id);
         let mut read = None;
         let which = (chosen.variant.cell.name.as_str(), chosen.seed);
-        let answers = predict(&opened.plan, &context, which, &chosen.method, |shape| {
+        let quantile = match chosen.rule {
+            Rule::HeldOut(quantile) => Some(quantile),
+            Rule::Known { .. } => None,
+        };
+        let answers = predict(&opened.plan, &context, which, &chosen.method, quantile, |shape| {
             let (images, names, skipped) = self.read(&files, (shape, fit), context.memory.bytes)?;
             read = Some((names, skipped));
             Ok(images)
@@ -120,13 +149,24 @@ impl Predict {
             answers: &answers,
             classes: data::class_names(&opened.plan.experiment.data.id, &opened.data)
                 .filter(|classes| classes.len() == answers.known),
-            threshold: chosen.threshold,
+            decision: chosen.rule.decision(&answers),
         };
-        let caption = predictions.caption(&opened, &results, &chosen, skipped);
+        let mut caption = predictions.caption(&opened, &results, &chosen, skipped);
         let Some(out) = &self.out else {
             say(caption.trim_end());
             return print(&predictions.csv()?);
         };
+        let written = match post {
+            Some(post) => {
+                let maps = maps::Maps { answers: &answers, post, pixel: predictions.decision.pixel, fit };
+                let relative = names.iter().map(|name| files[name].as_path()).collect::<Vec<_>>();
+                Some(maps.write(out, (&names, &relative), &self.maps)?)
+            }
+            None => None,
+        };
+        if let Some((about, _)) = &written {
+            caption.push_str(about);
+        }
         let mut paths = Vec::new();
         let sheet = predictions.sheet(&results, &chosen)?;
         for (name, bytes) in [
@@ -138,45 +178,48 @@ impl Predict {
             oodkit::write_atomic(&path, |file| file.write_all(bytes))?;
             paths.push(format!("  {}\n", path.display()));
         }
+        paths
+            .extend(written.into_iter().flat_map(|(_, folders)| folders).map(|path| format!("  {}\n", path.display())));
         print(&format!("{caption}\nfiles\n{}", paths.concat()))
     }
 
-    /// The images to read, each once, in the order of the inputs and within them of their paths.
-    fn files(&self) -> Result<IndexSet<PathBuf>> {
-        let mut files = IndexSet::new();
+    /// The images to read, each once, in the order of the inputs and within them of their paths; with the path below the folder that was
+    /// given, or the file's name.
+    fn files(&self) -> Result<IndexMap<PathBuf, PathBuf>> {
+        let mut files = Files::default();
         for input in &self.input {
             let text = input.to_string_lossy();
             if input.is_dir() {
-                files.extend(pictures(input)?);
+                files.below(input)?;
             } else if input.exists() || !text.contains(['*', '?', '[']) {
                 // One that is not there is told of with all that cannot be read.
-                files.insert(input.clone());
+                files.one(input.clone());
             } else {
                 let paths = glob::glob(&text).map_err(|error| Error::input(format!("--input {text}: {error}")))?;
-                let before = files.len();
+                let before = files.0.len();
                 for path in paths {
                     let path = path.map_err(|error| {
                         let file = error.path().to_owned();
                         Error::io("read", file)(error.into())
                     })?;
-                    if path.is_dir() { files.extend(pictures(&path)?) } else { _ = files.insert(path) }
+                    if path.is_dir() { files.below(&path)? } else { files.one(path) }
                 }
-                if files.len() == before {
+                if files.0.len() == before {
                     return Err(Error::input(format!("--input {text}: no file has such a name")));
                 }
             }
         }
-        Ok(files)
+        Ok(files.0)
     }
 
     /// The images at a shape, their files, and how many could not be read and were left out.
     fn read(
         &self,
-        files: &IndexSet<PathBuf>,
+        files: &IndexMap<PathBuf, PathBuf>,
         (shape, fit): ([usize; 3], Fit),
         memory: u64,
     ) -> Result<(ImageSet, Vec<PathBuf>, usize)> {
-        let files: Vec<PathBuf> = files.iter().cloned().collect();
+        let files: Vec<PathBuf> = files.keys().cloned().collect();
         let mut problems = Vec::new();
         let (images, kept) = data::new_images(&files, shape, fit, memory, |error| {
             problems.push(error.to_string());
@@ -204,6 +247,25 @@ impl Predict {
     }
 }
 
+/// Files, each with what it is called below its input.
+#[derive(Default)]
+struct Files(IndexMap<PathBuf, PathBuf>);
+
+impl Files {
+    fn below(&mut self, folder: &Path) -> Result<()> {
+        for file in pictures(folder)? {
+            let below = file.strip_prefix(folder).unwrap_or(&file).to_owned();
+            self.0.entry(file).or_insert(below);
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, file: PathBuf) {
+        let name = file.file_name().map_or_else(|| file.clone(), PathBuf::from);
+        self.0.entry(file).or_insert(name);
+    }
+}
+
 /// The pictures of a folder, of which there is at least one; tells of other files.
 fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
     let (files, others) = data::list_pictures(folder)?;
@@ -221,9 +283,51 @@ struct Chosen<'a> {
     variant: Variant<'a>,
     seed: u64,
     method: Method,
+    rule: Rule,
+}
+
+/// Where the threshold comes from.
+enum Rule {
+    /// It is known before anything is scored; in words.
+    Known { threshold: f64, words: String },
+    /// It is this quantile of held-out images' scores.
+    HeldOut(f64),
+}
+
+/// From where on something is anomalous.
+struct Decision {
+    /// Of an image's score.
     threshold: f64,
+    /// Of a map's pixels.
+    pixel: f64,
     /// Where the threshold comes from.
     words: String,
+}
+
+impl Rule {
+    fn decision(&self, answers: &Answers) -> Decision {
+        match (self, &answers.held_out) {
+            (Self::Known { threshold, words }, _) => {
+                Decision { threshold: *threshold, pixel: *threshold, words: words.clone() }
+            }
+            (Self::HeldOut(_), Some(held_out)) => {
+                let trained_on = match held_out.trained_on {
+                    true => "; the network itself was trained on them, so that it may know them too well",
+                    false => "",
+                };
+                let words = format!(
+                    "{} is the {} quantile of {} train images that were held out of {}, by a fit to the others{trained_on}",
+                    held_out.threshold, held_out.quantile, held_out.images, held_out.of
+                );
+                let pixel = held_out.pixel.unwrap_or(held_out.threshold);
+                Decision { threshold: held_out.threshold, pixel, words }
+            }
+            (Self::HeldOut(quantile), None) => {
+                let words = format!("no image was held out for the {quantile} quantile");
+                Decision { threshold: f64::INFINITY, pixel: f64::INFINITY, words }
+            }
+        }
+    }
 }
 
 impl<'a> Chosen<'a> {
@@ -266,22 +370,25 @@ impl<'a> Chosen<'a> {
             let unusable = |error| Error::input(format!("the settings of {wanted} in results.json: {error}"));
             method.detector = serde_json::from_value::<DetectorConfig>(settings.clone()).map_err(unusable)?;
         }
+        let by_test_images = arguments.tpr.is_some() || arguments.threshold.is_some();
+        let usual = method.detector.post().filter(|_| !by_test_images).map(|_| QUANTILE);
+        if let Some(quantile) = arguments.quantile.or(usual) {
+            return Ok(Self { variant, seed: seed.seed, method, rule: Rule::HeldOut(quantile) });
+        }
+        let tpr = arguments.tpr.unwrap_or(TPR);
         let id = results.datasets.keys().next().and_then(|id| Some((id, result.scores.get(id)?)));
         let (id, path) = id.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
         let scores = metrics::read_scores(&opened.store.root().join(path))?;
-        let recorded = || result.thresholds.get(&arguments.tpr.to_string()).copied();
-        let threshold = arguments
-            .threshold
-            .or_else(recorded)
-            .or_else(|| metrics::threshold(&scores, arguments.tpr))
-            .unwrap_or_default();
+        let recorded = || result.thresholds.get(&tpr.to_string()).copied();
+        let threshold =
+            arguments.threshold.or_else(recorded).or_else(|| metrics::threshold(&scores, tpr)).unwrap_or_default();
         let accepted = scores.iter().filter(|score| **score <= threshold).count();
         let words = format!(
             "{threshold} accepts {} % of the {} ID test images ({id})",
             two_decimals(100.0 * accepted as f64 / scores.len() as f64),
             scores.len()
         );
-        Ok(Self { variant, seed: seed.seed, method, threshold, words })
+        Ok(Self { variant, seed: seed.seed, method, rule: Rule::Known { threshold, words } })
     }
 }
 
@@ -291,7 +398,7 @@ struct Predictions<'a> {
     answers: &'a Answers,
     /// The classes' names, if they have any.
     classes: Option<Vec<String>>,
-    threshold: f64,
+    decision: Decision,
 }
 
 impl Predictions<'_> {
@@ -305,7 +412,7 @@ impl Predictions<'_> {
     }
 
     fn is_ood(&self, image: usize) -> bool {
-        f64::from(self.score(image)) > self.threshold
+        f64::from(self.score(image)) > self.decision.threshold
     }
 
     fn decision(&self, image: usize) -> &'static str {
@@ -340,8 +447,11 @@ impl Predictions<'_> {
             text.push_str("SMOKE RUN on synthetic data: these answers mean nothing.\n");
         }
         let _ = writeln!(text, "{} images: {} ID, {ood} OOD{left_out}.", self.names.len(), self.names.len() - ood);
-        let _ =
-            writeln!(text, "Larger scores are more anomalous; a score above the threshold is OOD. {}.", chosen.words);
+        let _ = writeln!(
+            text,
+            "Larger scores are more anomalous; a score above the threshold is OOD. {}.",
+            self.decision.words
+        );
         let _ = writeln!(
             text,
             "{} of {}, seed {}: detector {}, network {}, images of {channels}×{height}×{width} values.",
@@ -370,7 +480,8 @@ impl Predictions<'_> {
         let lines = order.iter().map(line).collect::<Result<Vec<_>>>()?;
         let smoke = if results.smoke { "SMOKE RUN, answers mean nothing: " } else { "" };
         let title = format!("{smoke}The {} most anomalous of {} images", lines.len(), self.names.len());
-        let subtitle = format!("{} · {} · threshold {}", results.title, chosen.variant.label(), self.threshold as f32);
+        let subtitle =
+            format!("{} · {} · threshold {}", results.title, chosen.variant.label(), self.decision.threshold as f32);
         sheet::png(&title, &subtitle, self.answers.images.shape(), &lines)
     }
 }

@@ -28,7 +28,8 @@ pub struct Evaluation {
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub memory: usize,
     /// MiB that the fit of a detector may hold at a time; one that would need more reads the train set in several passes, and
-    /// is refused if not even what it keeps fits. Ours: 2048. It changes no result.
+    /// is refused if not even what it keeps fits. Ours: 2048. It changes no result but PatchCore's, whose
+    /// sample of patches is no larger than it has room for; captions say so.
     #[garde(range(min = 1, max = MOST_MEMORY))]
     pub fit_memory: usize,
     /// Score random subsets of each OOD set, several times, as energy_ood does.

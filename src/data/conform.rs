@@ -64,19 +64,37 @@ pub(super) fn luma(image: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// What an image is scaled to, and where in that the result begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame {
+    /// Rows and columns.
+    pub scaled: [usize; 2],
+    /// The row and the column of its first pixel.
+    pub corner: [usize; 2],
+}
+
+impl Frame {
+    /// Of an image of `height` by `width` that is brought to `rows` by `columns`.
+    pub fn of([height, width]: [usize; 2], [rows, columns]: [usize; 2], fit: Fit) -> Self {
+        let scaled = match fit.share() {
+            None => [rows, columns],
+            Some(share) => {
+                let [cover_rows, cover_columns] = [rows, columns].map(|side| (side as f64 / share).round() as usize);
+                if height * cover_columns <= width * cover_rows {
+                    [cover_rows, width * cover_rows / height]
+                } else {
+                    [height * cover_columns / width, cover_columns]
+                }
+            }
+        };
+        Self { scaled, corner: [centre(scaled[0] - rows), centre(scaled[1] - columns)] }
+    }
+}
+
 /// One plane scaled so that it just covers `to`, or more where less is kept, then cut about the centre; or scaled to it.
 fn resize(plane: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2], fit: Fit) -> Result<Vec<u8>> {
-    let (scaled_rows, scaled_columns) = match fit.share() {
-        None => (rows, columns),
-        Some(share) => {
-            let [cover_rows, cover_columns] = [rows, columns].map(|side| (side as f64 / share).round() as usize);
-            if height * cover_columns <= width * cover_rows {
-                (cover_rows, width * cover_rows / height)
-            } else {
-                (height * cover_columns / width, cover_columns)
-            }
-        }
-    };
+    let Frame { scaled: [scaled_rows, scaled_columns], corner: [top, left] } =
+        Frame::of([height, width], [rows, columns], fit);
     let scaled = if [scaled_rows, scaled_columns] == [height, width] {
         plane.to_vec()
     } else if let Some(Resize { mode, antialias }) = fit.resize.filter(|resize| *resize != BILINEAR) {
@@ -87,8 +105,6 @@ fn resize(plane: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]
         let plane = ImageBuffer::<Luma<u8>, _>::from_raw(side(width)?, side(height)?, plane).ok_or_else(too_large)?;
         imageops::resize(&plane, side(scaled_columns)?, side(scaled_rows)?, imageops::FilterType::Triangle).into_raw()
     };
-    let top = centre(scaled_rows - rows);
-    let left = centre(scaled_columns - columns);
     let kept = scaled.chunks_exact(scaled_columns).skip(top).take(rows);
     Ok(kept.flat_map(|row| &row[left..left + columns]).copied().collect())
 }

@@ -37,6 +37,15 @@ pub fn new_images(
     Ok((unlabelled("new images".to_owned(), Split::Test, shape, pixels), kept))
 }
 
+/// The rows and columns of an image file, without decoding its pixels.
+///
+/// # Errors
+/// [`Error::Input`] naming the file, if it is no image.
+pub fn picture_size(file: &Path) -> Result<[usize; 2]> {
+    let [_, height, width] = picture::header(file)?;
+    Ok([height, width])
+}
+
 /// The set with one more note.
 pub(super) fn with_note(mut images: ImageSet, note: String) -> ImageSet {
     images.note = Some(images.note.map_or(note.clone(), |before| format!("{before}, {note}")));

@@ -43,9 +43,10 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use conform::Frame;
 pub use dataset::Dataset;
 pub use division::Division;
-pub use folder::new_images;
+pub use folder::{new_images, picture_size};
 pub use form::{Brightness, Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
 pub(crate) use form::{BrightnessKey, brightness};
 pub use image_set::{ImageSet, Normalisation};

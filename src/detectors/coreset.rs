@@ -13,6 +13,8 @@ use crate::ops::wide;
 const TOGETHER: usize = 512;
 /// Values that a loop takes together.
 const LANES: usize = 16;
+/// Values after which a distance that is too large already is left.
+const STRIDE: usize = 2 * LANES;
 /// What a bound may be off by the rounding of the f32 in it.
 const SLACK: f32 = 1.0 + 1e-5;
 
@@ -22,11 +24,11 @@ pub struct Greedy<'a> {
     columns: usize,
     /// Positions of the rows that were taken.
     taken: Vec<usize>,
-    /// Of each row, the distance to the nearest that was taken.
-    distances: Vec<f32>,
+    /// Of each row, the squared distance to the nearest that was taken.
+    squares: Vec<f32>,
     /// And its place among them.
     nearest: Vec<u32>,
-    /// The farthest row, the first of several, and its distance.
+    /// The farthest row, the first of several, and its squared distance.
     farthest: (usize, f32),
 }
 
@@ -39,10 +41,10 @@ impl<'a> Greedy<'a> {
         assert!(columns > 0 && rows.len().is_multiple_of(columns), "rows of {columns}");
         let count = rows.len() / columns;
         assert!(first < count, "row {first} of {count}");
-        let centre = &rows[first * columns..][..columns];
-        let distances: Vec<f32> = rows.par_chunks_exact(columns).map(|row| distance(row, centre)).collect();
-        let farthest = distances.par_iter().copied().enumerate().reduce(|| (0, f32::NEG_INFINITY), farther);
-        Self { rows, columns, taken: vec![first], distances, nearest: vec![0; count], farthest }
+        let (squares, nearest) = (vec![f32::INFINITY; count], vec![0; count]);
+        let mut greedy = Self { rows, columns, taken: Vec::new(), squares, nearest, farthest: (first, f32::INFINITY) };
+        greedy.step();
+        greedy
     }
 
     /// Takes one more; `false` if every row is equal to one that was taken.
@@ -53,30 +55,36 @@ impl<'a> Greedy<'a> {
         }
         let (rows, columns) = (self.rows, self.columns);
         let row = |at: usize| &rows[at * columns..][..columns];
-        let centre = row(next);
-        let place = self.taken.len() as u32;
-        // A row that is nearer than this to its own centre is not nearer to the new one.
-        let bound = |taken: &usize| distance(row(*taken), centre) / (2.0 * SLACK);
-        let bounds: Vec<f32> = self.taken.par_iter().with_min_len(TOGETHER).map(bound).collect();
+        let (centre, place) = (row(next), self.taken.len() as u32);
         self.taken.push(next);
-        let together = self.distances.len().div_ceil(4 * rayon::current_num_threads()).max(TOGETHER);
-        let parts = self.distances.par_chunks_mut(together).zip(self.nearest.par_chunks_mut(together)).enumerate();
+        // A row whose square is no more than this, for its own centre, is not nearer to the new one: half the distance, squared.
+        let bound = |taken: &[usize]| -> Vec<f32> {
+            let quarter = |taken: &usize| nearer(row(*taken), centre, f32::INFINITY).unwrap_or(0.0) / (4.0 * SLACK);
+            wide!(taken.iter().map(quarter).collect())
+        };
+        let bounds: Vec<f32> = self.taken.par_chunks(TOGETHER).flat_map_iter(bound).collect();
+        let first = place == 0;
+        let together = self.squares.len().div_ceil(4 * rayon::current_num_threads()).max(TOGETHER);
+        let parts = self.squares.par_chunks_mut(together).zip(self.nearest.par_chunks_mut(together)).enumerate();
         self.farthest = parts
-            .map(|(part, (distances, nearest))| {
-                let mut farthest = (0, f32::NEG_INFINITY);
-                for (at, (least, nearest)) in distances.iter_mut().zip(nearest).enumerate() {
-                    let at = part * together + at;
-                    if bounds[*nearest as usize] < *least {
-                        let distance = distance(row(at), centre);
-                        if distance < *least {
-                            (*least, *nearest) = (distance, place);
+            .map(|(part, (squares, nearest))| {
+                wide!({
+                    let mut farthest = (0, f32::NEG_INFINITY);
+                    for (at, (least, nearest)) in squares.iter_mut().zip(nearest).enumerate() {
+                        let at = part * together + at;
+                        if (first || bounds[*nearest as usize] < *least)
+                            && let Some(square) = nearer(row(at), centre, *least)
+                        {
+                            (*least, *nearest) = (square, place);
+                        }
+                        if *least > farthest.1 {
+                            farthest = (at, *least);
                         }
                     }
-                    farthest = farther(farthest, (at, *least));
-                }
-                farthest
+                    farthest
+                })
             })
-            .reduce(|| (0, f32::NEG_INFINITY), farther);
+            .reduce(|| (usize::MAX, f32::NEG_INFINITY), farther);
         true
     }
 
@@ -91,20 +99,39 @@ fn farther(a: (usize, f32), b: (usize, f32)) -> (usize, f32) {
     if b.1 > a.1 || b.1 == a.1 && b.0 < a.0 { b } else { a }
 }
 
-/// ‖a − b‖₂
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    wide!({
-        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-        let mut sums = [0.0_f32; LANES];
-        for (a, b) in a.iter().zip(b) {
+/// ‖a − b‖² if it is less than `limit`.
+#[inline(always)]
+fn nearer(a: &[f32], b: &[f32], limit: f32) -> Option<f32> {
+    let mut sums = [0.0_f32; LANES];
+    let whole = a.len() - a.len() % LANES;
+    for (a, b) in a[..whole].chunks(STRIDE).zip(b[..whole].chunks(STRIDE)) {
+        for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
             for lane in 0..LANES {
                 let difference = a[lane] - b[lane];
                 sums[lane] += difference * difference;
             }
         }
-        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum();
-        (sums.into_iter().sum::<f32>() + rest).sqrt()
-    })
+        // Sums only grow, rounding included.
+        if total(&sums) >= limit {
+            return None;
+        }
+    }
+    let mut rest = 0.0;
+    for (a, b) in a[whole..].iter().zip(&b[whole..]) {
+        rest += (a - b) * (a - b);
+    }
+    Some(total(&sums) + rest).filter(|square| *square < limit)
+}
+
+/// In pairs, which the processor's vectors do at once.
+#[inline(always)]
+fn total(sums: &[f32; LANES]) -> f32 {
+    let mut eight = [0.0; LANES / 2];
+    for lane in 0..LANES / 2 {
+        eight[lane] = sums[lane] + sums[lane + LANES / 2];
+    }
+    let [a, b, c, d, e, f, g, h] = eight;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 #[cfg(test)]

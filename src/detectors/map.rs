@@ -9,9 +9,9 @@ use rayon::prelude::*;
 
 use super::{
     Maps, Scores,
-    resample::{Axis, linear, resample},
+    resample::{Axis, at_place, linear, resample},
 };
-use crate::Result;
+use crate::{Result, data::Frame};
 
 /// What a map's image is scored by.
 #[derive(
@@ -77,6 +77,30 @@ impl Post {
         let image = images.into_par_iter().map(|image| self.image(maps.map(image), maps.grid(), size));
         Scores::with_maps(image.collect(), maps)
     }
+}
+
+/// A full map, of images of `size`, at the size of the `picture` that the image was made of, as its [`Frame`] says: bilinear.
+/// What the network did not see of the picture has the map's smallest value.
+///
+/// # Panics
+/// When the map is not of this size, or a size is 0.
+pub fn in_picture(full: &[f32], size: [usize; 2], frame: Frame, picture: [usize; 2]) -> Vec<f32> {
+    assert_eq!(full.len(), size[0] * size[1], "a map of {size:?}");
+    let [down, across] = [0, 1].map(|axis| {
+        let place = |at: usize| {
+            let source = (at as f64 + 0.5) * frame.scaled[axis] as f64 / picture[axis] as f64;
+            let source = source - 0.5 - frame.corner[axis] as f64;
+            if source < -0.5 || source > size[axis] as f64 - 0.5 {
+                (0, Vec::new())
+            } else {
+                at_place(size[axis], source)
+            }
+        };
+        (0..picture[axis]).map(place).collect::<Axis>()
+    });
+    let least = full.iter().copied().fold(f32::INFINITY, f32::min);
+    let above: Vec<f32> = full.iter().map(|value| value - least).collect();
+    resample(&above, size[1], &down, &across).into_iter().map(|value| value + least).collect()
 }
 
 /// Linear from `grid` values to `size`, and a Gaussian after it.
@@ -150,6 +174,18 @@ mod tests {
             [yaml("max"), yaml("patch"), yaml("{ top: 0.01 }")],
             [ImageScore::Max, ImageScore::Patch, ImageScore::Top(0.01)]
         );
+    }
+
+    /// A picture of 4 × 8 whose middle was seen at 2 × 2.
+    #[test]
+    fn a_map_lies_where_the_image_lay_in_the_picture() {
+        let frame = Frame { scaled: [2, 4], corner: [0, 1] };
+        let map = in_picture(&[1.0, 2.0, 3.0, 4.0], [2, 2], frame, [4, 8]);
+        let rows: Vec<&[f32]> = map.chunks_exact(8).collect();
+        assert_eq!(rows[0], [1.0, 1.0, 1.0, 1.25, 1.75, 2.0, 1.0, 1.0]);
+        assert_eq!(rows[3], [1.0, 1.0, 3.0, 3.25, 3.75, 4.0, 1.0, 1.0]);
+        let whole = Frame { scaled: [2, 2], corner: [0, 0] };
+        assert_eq!(in_picture(&[1.5, 2.0, 3.0, 4.0], [2, 2], whole, [2, 2]), [1.5, 2.0, 3.0, 4.0]);
     }
 
     #[test]

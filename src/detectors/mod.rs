@@ -162,6 +162,23 @@ pub struct Bank {
 }
 
 impl Bank {
+    /// The same of the images at these positions, in this order.
+    ///
+    /// # Errors
+    /// If there is no such image.
+    pub fn subset(&self, images: &[usize]) -> Result<Self> {
+        let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
+        let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
+        Ok(Self {
+            logits: self.logits.index_select(&indices, 0)?,
+            features: self.features.index_select(&indices, 0)?,
+            members: self.members.as_ref().map(|members| members.index_select(&indices, 0)).transpose()?,
+            labels: self.labels.as_ref().map(|labels| images.iter().map(|image| labels[*image]).collect()),
+            activations: self.activations.as_ref().map(|activations| activations.subset(images)).transpose()?,
+            inputs: self.inputs.as_ref().map(|inputs| inputs.subset(images)).transpose()?,
+        })
+    }
+
     /// The layers' neurons, for a detector that needs them.
     ///
     /// # Errors

@@ -13,6 +13,8 @@
 //! - Sums are f64, of the images one after another; the covariance is factored by Cholesky and never inverted. The fit holds
 //!   P·d·(d + 5)/2 numbers of 8 bytes, for P positions and d channels: 172 MB for 64 × 64 positions and 100 channels.
 
+use std::ops::Range;
+
 use rand::seq::index;
 use rayon::prelude::*;
 
@@ -22,10 +24,12 @@ use super::{
     patches::{Choice, Layout, image_size, stages_once},
     resample::{Grow, axis, resample},
 };
-use crate::{Error, Result, linalg::Cholesky, nn::Outputs, ops::wide, rng};
+use crate::{Error, Result, linalg::triangles, nn::Outputs, ops::wide, rng};
 
 /// Neighbouring positions that are treated together: their values share cache lines.
 const TILE: usize = 16;
+/// Positions whose covariances are factored side by side.
+const LANES: usize = 8;
 /// Images that a position's factor is applied to at a time, where there are so many.
 const MANY: usize = 32;
 /// And where there are fewer.
@@ -217,37 +221,54 @@ impl Moments {
         self.images += read.images;
     }
 
-    /// From sums to means and factors.
+    /// Groups of positions that are factored side by side.
+    fn groups(&self) -> usize {
+        (self.numbers.len() / Self::numbers(self.dimensions)).div_ceil(LANES)
+    }
+
+    /// From sums to means and factors, of some groups.
     ///
     /// # Errors
     /// [`Error::Failed`] if a covariance has no factor.
-    fn factor(&mut self, epsilon: f64, range: std::ops::Range<usize>) -> Result<()> {
+    fn factor(&mut self, epsilon: f64, groups: Range<usize>) -> Result<()> {
         let (size, each, images) = (self.dimensions, Self::numbers(self.dimensions), self.images as f64);
-        let numbers = &mut self.numbers[range.start * each..range.end * each];
-        numbers.par_chunks_exact_mut(each).enumerate().try_for_each(|(place, numbers)| {
-            let (mean, rest) = numbers.split_at_mut(size);
-            let (sums, products) = rest.split_at_mut(size);
-            let mut covariance = vec![0.0; size * size];
-            for row in 0..size {
-                let packed = &products[row * (row + 1) / 2..][..=row];
-                for (column, product) in packed.iter().enumerate() {
-                    covariance[row * size + column] = (product - sums[row] * sums[column] / images) / (images - 1.0);
+        let end = (groups.end * LANES * each).min(self.numbers.len());
+        let numbers = &mut self.numbers[groups.start * LANES * each..end];
+        let factor = |triangles: &mut Vec<[f64; LANES]>, (group, numbers): (usize, &mut [f64])| {
+            triangles.clear();
+            triangles.resize(size * (size + 1) / 2, [0.0; LANES]);
+            let count = numbers.len() / each;
+            for lane in 0..LANES {
+                // The last group may be short: it has its last position again.
+                let numbers = &mut numbers[lane.min(count - 1) * each..][..each];
+                let (sums, products) = numbers[size..].split_at_mut(size);
+                for row in 0..size {
+                    let start = row * (row + 1) / 2;
+                    for column in 0..=row {
+                        let product = products[start + column] - sums[row] * sums[column] / images;
+                        let ridge = if row == column { epsilon } else { 0.0 };
+                        triangles[start + column][lane] = product / (images - 1.0) + ridge;
+                    }
                 }
-                covariance[row * size + row] += epsilon;
             }
-            let factor = Cholesky::new(covariance, size).ok_or_else(|| {
-                let place = range.start + place;
+            triangles::cholesky(triangles, size).map_err(|lane| {
+                let place = (groups.start + group) * LANES + lane.min(count - 1);
                 Error::Failed(format!(
                     "the covariance at position {place} has no factor: epsilon {epsilon} is too small"
                 ))
             })?;
-            mean.iter_mut().zip(&*sums).for_each(|(mean, sum)| *mean += sum / images);
-            for (row, values) in factor.lower().chunks_exact(size).enumerate() {
-                products[row * (row + 1) / 2..][..=row].copy_from_slice(&values[..=row]);
-                sums[row] = 1.0 / values[row];
+            for (lane, numbers) in numbers.chunks_exact_mut(each).enumerate() {
+                let (mean, rest) = numbers.split_at_mut(size);
+                let (sums, products) = rest.split_at_mut(size);
+                mean.iter_mut().zip(&*sums).for_each(|(mean, sum)| *mean += sum / images);
+                products.iter_mut().zip(&*triangles).for_each(|(product, lanes)| *product = lanes[lane]);
+                for (row, inverse) in sums.iter_mut().enumerate() {
+                    *inverse = 1.0 / triangles[row * (row + 3) / 2][lane];
+                }
             }
             Ok(())
-        })
+        };
+        numbers.par_chunks_mut(LANES * each).enumerate().try_for_each_init(Vec::new, factor)
     }
 
     /// The distance of each image at each position: (N, P).
@@ -372,8 +393,8 @@ impl Padim {
         let Some((reading, mut moments)) = fitted else {
             return Err(Error::Failed("padim saw no train image".into()));
         };
-        train.work("factoring PaDiM's covariances", reading.layout.positions(), &mut |range| {
-            moments.factor(config.epsilon, range)
+        train.work("factoring PaDiM's covariances", moments.groups(), &mut |groups| {
+            moments.factor(config.epsilon, groups)
         })?;
         Ok(Self { reading, moments, post })
     }

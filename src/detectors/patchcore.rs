@@ -33,7 +33,7 @@ use super::{
     resample::{Axis, Grow, axis, resample},
     similarity::Neighbours,
 };
-use crate::{Error, Result, linalg::project, nn::Outputs, rng};
+use crate::{Error, Result, linalg::project, nn::Outputs, ops::wide, rng};
 
 /// Channels whose planes are written into the rows together: their values share cache lines.
 const CHANNELS: usize = 16;
@@ -165,6 +165,10 @@ struct Counts {
     cut: bool,
 }
 
+impl Counts {
+    const CUT: &str = "the sample is as large as evaluation.fit_memory lets it be";
+}
+
 impl Config {
     fn choice(&self) -> Choice<'_> {
         Choice { who: "patchcore", stages: self.stages.as_deref(), default: 1..3, grid: self.grid.as_deref() }
@@ -266,22 +270,26 @@ fn means(map: &[f32], [rows, columns]: [usize; 2], side: usize) -> Vec<f32> {
         return map.to_vec();
     }
     let reach = side / 2;
-    let around = |at: usize, end: usize| at.saturating_sub(reach)..(at + reach + 1).min(end);
-    let mut along = vec![0.0_f32; rows * columns];
+    let mut along = map.to_vec();
     for (sums, row) in along.chunks_exact_mut(columns).zip(map.chunks_exact(columns)) {
-        for (at, sum) in sums.iter_mut().enumerate() {
-            *sum = row[around(at, columns)].iter().sum();
+        for away in 1..=reach.min(columns - 1) {
+            add(&mut sums[away..], row);
+            add(sums, &row[away..]);
         }
     }
-    let mut means = vec![0.0_f32; rows * columns];
+    let mut means = along.clone();
+    for away in 1..=reach.min(rows - 1) {
+        add(&mut means[away * columns..], &along);
+        add(&mut means, &along[away * columns..]);
+    }
     let scale = 1.0 / (side * side) as f32;
-    for (at, sums) in means.chunks_exact_mut(columns).enumerate() {
-        for row in along[around(at, rows).start * columns..around(at, rows).end * columns].chunks_exact(columns) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        }
-        sums.iter_mut().for_each(|sum| *sum *= scale);
-    }
+    means.iter_mut().for_each(|sum| *sum *= scale);
     means
+}
+
+/// As many as both have.
+fn add(sums: &mut [f32], values: &[f32]) {
+    wide!(sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
 }
 
 /// The sampled patches of the train images, gathered batch by batch.
@@ -372,6 +380,14 @@ impl Patchcore {
                 None => {
                     let layout = Layout::of_batch(&config.choice(), batch)?;
                     let counts = config.counts(&layout, train.images(), memory)?;
+                    if counts.cut {
+                        crate::say(format!(
+                            "PatchCore: {}, {} of {} patches",
+                            Counts::CUT,
+                            counts.sampled,
+                            counts.patches
+                        ));
+                    }
                     let sample = Sample::new(&counts, layout.channels(), config.seed);
                     gathered.insert((Patches::new(layout, config.neighbourhood), sample, counts))
                 }
@@ -497,7 +513,7 @@ impl Scorer for Patchcore {
         let Counts { patches, sampled, kept, cut } = self.counts;
         let layout = &self.patches.layout;
         let stages: Vec<&str> = layout.stages.iter().map(|stage| &stage.name[..]).collect();
-        let note = if cut { "the sample is as large as evaluation.fit_memory lets it be" } else { "" };
+        let note = if cut { Counts::CUT } else { "" };
         Some(serde_json::json!({
             "patches": patches,
             "sampled": sampled,

@@ -35,13 +35,14 @@ fn within(start: usize, end: usize) -> (usize, Vec<f64>) {
 /// When a size is 0.
 pub(super) fn linear(from: usize, to: usize) -> Axis {
     assert!(from > 0 && to > 0, "{from} values to {to}");
-    let place = |at: usize| {
-        let source = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
-        let first = (source as usize).min(from - 1);
-        let part = source - first as f64;
-        if first + 1 < from && part > 0.0 { (first, vec![1.0 - part, part]) } else { (first, vec![1.0]) }
-    };
-    (0..to).map(place).collect()
+    (0..to).map(|at| at_place(from, (at as f64 + 0.5) * from as f64 / to as f64 - 0.5)).collect()
+}
+
+/// Between the two of `from` values that lie around `source`, or the one at the end.
+pub(super) fn at_place(from: usize, source: f64) -> (usize, Vec<f64>) {
+    let first = (source.max(0.0) as usize).min(from - 1);
+    let part = source.max(0.0) - first as f64;
+    if first + 1 < from && part > 0.0 { (first, vec![1.0 - part, part]) } else { (first, vec![1.0]) }
 }
 
 /// A map, row after row, at the size of the axes.

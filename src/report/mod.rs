@@ -10,6 +10,7 @@ pub mod figures;
 pub mod fits;
 pub mod json;
 pub mod latex;
+pub mod maps;
 pub mod markdown;
 mod remarks;
 pub mod table;

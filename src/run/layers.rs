@@ -40,11 +40,11 @@ struct Shown {
 
 /// Refuses detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
 /// that leave none of the features', and too little memory for a fit, as far as the shape and the number of the images are known
-/// without reading them.
+/// without reading them. What the fits hold that take memory by the images' size, a line each.
 ///
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
-pub fn check(plan: &Plan) -> Result<()> {
+pub fn check(plan: &Plan) -> Result<Vec<String>> {
     check_with(plan, &mut |_, node| {
         let known = || {
             let [channels, height, width] = data::shape(&node.data)?;
@@ -63,7 +63,7 @@ impl Runner<'_> {
     /// As [`check`]; those of reading the images.
     pub(super) fn check_layers(&mut self) -> Result<()> {
         let plan = self.plan;
-        check_with(plan, &mut |_, node| {
+        let held = check_with(plan, &mut |_, node| {
             let shape = self.shape()?;
             let store = &self.context.store;
             let train = match (store.progress(node), &node.train) {
@@ -73,11 +73,16 @@ impl Runner<'_> {
                 _ => Some(self.train_images(&self.plan.experiment.data.id)?.images.len()),
             };
             Ok(Some((shape, train)))
-        })
+        });
+        held.map(|_| ())
     }
 }
 
-fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>) -> Result<()> {
+fn check_with(
+    plan: &Plan,
+    images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>,
+) -> Result<Vec<String>> {
+    let mut held = Vec::new();
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
     let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
@@ -104,10 +109,22 @@ fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
-                match check_detector(&tried, &shown, train, experiment.evaluation.fit_memory << 20, &place) {
+                let memory = experiment.evaluation.fit_memory << 20;
+                match check_detector(&tried, &shown, train, memory, &place) {
                     // Of all detectors, one that cannot be fitted is a row that says why.
-                    Err(Error::Input { .. }) if method.of_all => {}
+                    Err(Error::Input { .. }) if method.of_all => continue,
                     checked => checked?,
+                }
+                let bytes = match (&tried, train) {
+                    (DetectorConfig::Padim(config), _) => config.memory_needed(&shown.outputs)?,
+                    (DetectorConfig::Patchcore(config), Some(train)) => {
+                        config.memory_needed(&shown.outputs, train, memory)?
+                    }
+                    _ => continue,
+                };
+                let line = format!("fit of {}: holds {} MiB at its peak", method.name, bytes.div_ceil(1 << 20));
+                if !held.contains(&line) {
+                    held.push(line);
                 }
             }
         }
@@ -120,7 +137,7 @@ fn check_with(plan: &Plan, images: &mut dyn FnMut(&Experiment, &Node) -> Result<
             }
         }
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Whether what a detector's settings may be, or its memory, depends on the network or on how many train images there are.

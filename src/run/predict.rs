@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use rand::seq::SliceRandom as _;
+
 use crate::{
     Error, Result,
     config::Method,
     data::ImageSet,
-    detectors::{Bank, Scores, classified},
+    detectors::{Bank, Fit, Need, Scores, classified, map::Post},
+    metrics, rng,
     run::{
         bank,
         evaluation::Subject,
@@ -24,6 +27,10 @@ pub struct Answers {
     pub classes: Vec<(usize, f64)>,
     /// Larger is more anomalous.
     pub scores: Scores,
+    /// What is done with the maps on reading them, if there are maps.
+    pub post: Option<Post>,
+    /// Thresholds of held-out images, if they were asked for.
+    pub held_out: Option<HeldOut>,
     /// What was answered on.
     pub images: Arc<ImageSet>,
     /// Classes that the network knows.
@@ -34,9 +41,32 @@ pub struct Answers {
     pub environment: Environment,
 }
 
+/// Thresholds that normal images set which the detector did not learn from: no anomaly is needed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOut {
+    /// The share of them that is at most the threshold, at least.
+    pub quantile: f64,
+    /// How many were held out.
+    pub images: usize,
+    /// Of so many train images.
+    pub of: usize,
+    /// Of images' scores.
+    pub threshold: f64,
+    /// Of maps' pixels, if there are maps: that of the largest pixel of each held-out map.
+    pub pixel: Option<f64>,
+    /// Whether the network was trained on them.
+    pub trained_on: bool,
+}
+
+/// The share of the train images that is held out. Ours: a fifth, which leaves most of them to learn from.
+const HELD_OUT: f64 = 0.2;
+
 /// Scores new images with a method of one cell and seed, as a run scores its test images: same bits for the same images together.
 /// `read` is told the shape (channels, rows, columns) that the network was trained at. Nothing is stored but what a run stores of
 /// the train images, if the detector learns from them.
+///
+/// With a `quantile`, a fifth of the train images, drawn by name, is held out, the detector is fitted anew to the others, and the
+/// quantile of its scores of the held-out ones is the threshold. The scores are those of the fit to all, as in a run.
 ///
 /// # Errors
 /// Those of `read`; a network that is not trained or damaged; train images that are needed and not there; [`Error::Interrupted`].
@@ -45,6 +75,7 @@ pub fn predict(
     context: &Context,
     (cell, seed): (&str, u64),
     method: &Method,
+    quantile: Option<f64>,
     read: impl FnOnce([usize; 3]) -> Result<ImageSet>,
 ) -> Result<Answers> {
     let mut runner = Runner::new(plan, context);
@@ -63,9 +94,20 @@ pub fn predict(
     let bank = outputs(&runner, &subject, &sets[0])?;
     let place = Place::of(method, &subject)?;
     let scorer = runner.fit(method, &subject, &place, None)?;
+    let scores = scorer.score(&bank).map_err(|error| place.name(error))?;
+    drop(scorer);
+    let held_out = match quantile {
+        None => None,
+        Some(quantile) => {
+            let trained_on = indices.iter().any(|&index| plan.nodes[index].train.is_some());
+            Some(hold_out(&mut runner, &subject, method, (quantile, trained_on))?)
+        }
+    };
     Ok(Answers {
         classes: classified(&bank.logits)?,
-        scores: scorer.score(&bank).map_err(|error| place.name(error))?,
+        scores,
+        post: method.detector.post(),
+        held_out,
         images: sets[0].images.clone(),
         known,
         network: subject.folder.clone(),
@@ -82,4 +124,42 @@ fn outputs(runner: &Runner<'_>, subject: &Subject<'_>, set: &LoadedSet) -> Resul
     });
     let mut banks = banks.collect::<Result<Vec<_>>>()?;
     if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
+}
+
+/// The thresholds of a fit to some of the train images, by the others.
+fn hold_out(
+    runner: &mut Runner<'_>,
+    subject: &Subject<'_>,
+    method: &Method,
+    (quantile, trained_on): (f64, bool),
+) -> Result<HeldOut> {
+    let place = Place::of(method, subject)?;
+    let train = runner.train_bank(subject)?;
+    let of = train.logits.dim(0)?;
+    if of < 2 {
+        return Err(Error::input(format!("there are {of} train images, and some of them are to be held out")));
+    }
+    let mut order: Vec<usize> = (0..of).collect();
+    order.shuffle(&mut rng::stream(subject.seed, "predict's held-out images", &of.to_string()));
+    let (held, learned) = order.split_at_mut(((HELD_OUT * of as f64).round() as usize).clamp(1, of - 1));
+    held.sort_unstable();
+    learned.sort_unstable();
+    let detector = method.detector.build();
+    let learned = detector.needs().contains(&Need::Train).then(|| train.subset(learned)).transpose()?;
+    let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
+    let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
+    let scorer = detector.fit(&fit).map_err(|error| place.name(error))?;
+    let scores = scorer.score(&train.subset(held)?).map_err(|error| place.name(error))?;
+    let threshold = |scores: &[f64]| metrics::threshold(scores, quantile).unwrap_or_default();
+    let in_f64 = |scores: &[f32]| scores.iter().copied().map(f64::from).collect::<Vec<f64>>();
+    let [_, height, width] = subject.sets[0].images.shape();
+    let pixel = scores.maps().zip(method.detector.post()).map(|(maps, post)| {
+        let largest = |image| {
+            let full = post.full(maps.map(image), maps.grid(), [height, width]);
+            f64::from(full.into_iter().fold(f32::NEG_INFINITY, f32::max))
+        };
+        threshold(&(0..maps.images()).map(largest).collect::<Vec<f64>>())
+    });
+    let threshold = threshold(&in_f64(scores.as_slice()));
+    Ok(HeldOut { quantile, images: held.len(), of, threshold, pixel, trained_on })
 }

@@ -470,6 +470,34 @@ mod tests {
         }
     }
 
+    /// The first reads stages alone while the second looks at layers; then the second reads stages by itself.
+    #[test]
+    fn stages_come_with_every_pass_and_layers_only_with_those_that_they_are_asked_of() {
+        let (network, passes) = passes(&Interrupt::default());
+        let seen = Mutex::new(Vec::new());
+        let look = |looker: &Looker| {
+            let bank = looker.bank(0)?;
+            let shown = bank.layers()?;
+            assert_eq!(shown.image_size(), Some([28, 28]));
+            if looker.index == 1 {
+                firsts(shown)?;
+            }
+            shown.stages("reading", &mut |start, batch| {
+                let names: Vec<&str> = batch.stages.iter().map(|(name, _)| &name[..]).collect();
+                assert_eq!(
+                    (names, batch.stages[1].1.dims()[0]),
+                    (vec!["conv1", "conv2"], if start == 16 { 4 } else { 8 })
+                );
+                seen.lock().unwrap().push((looker.index, start, batch.layers.is_empty()));
+                Ok(())
+            })
+        };
+        together(&passes, &["a", "b"], &[], &look).unwrap();
+        assert_eq!(network.images.load(SeqCst), 20 + 20);
+        let expected = [(0, 0, false), (0, 8, false), (0, 16, false), (1, 0, true), (1, 8, true), (1, 16, true)];
+        assert_eq!(seen.into_inner().unwrap(), expected);
+    }
+
     #[test]
     fn one_that_fails_does_not_stop_the_others_and_a_stop_ends_all() {
         let interrupt = Interrupt::default();

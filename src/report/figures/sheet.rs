@@ -9,6 +9,7 @@ use crate::{
     report::figures::{
         canvas,
         gallery::{Gallery, Laid, Line},
+        overlay::painted,
     },
 };
 
@@ -32,14 +33,6 @@ pub fn png(title: &str, subtitle: &str, shape: [usize; 3], images: &[(String, Co
         scales: Vec::new(),
     };
     canvas::png(&Laid::of(&gallery)?)
-}
-
-fn painted(pixels: &[u8], [channels, height, width]: [usize; 3]) -> RgbImage {
-    let plane = |part: usize| &pixels[part.min(channels - 1) * height * width..];
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let at = y as usize * width + x as usize;
-        image::Rgb([0, 1, 2].map(|part| plane(part)[at]))
-    })
 }
 
 fn shrunk(image: RgbImage) -> RgbImage {
