@@ -10,13 +10,12 @@ use std::{sync::Arc, time::Instant};
 use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
-    config::Backbone,
     detectors::{
         Activations, Batch, LayerShape,
         afdu::{Config, Engine, Tap, fit, score},
     },
     nn::{
-        self, Mode, Network, Shape,
+        self, Backbone, Mode, Network, Shape,
         params::Params,
         watch::{Layer, Side, watch},
     },

@@ -12,9 +12,9 @@ use candle_core::Device;
 use image::{Rgb, RgbImage};
 use oodkit::{
     Error, Result,
-    config::Plain,
     data::{
         self, Dataset, Format, Normalisation, Size, Split,
+        augment::Plain,
         batches::{Source, TrainBatches, in_order, steps_per_epoch},
     },
     rng,

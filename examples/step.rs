@@ -12,12 +12,11 @@ use Work::{Attention, Block, Eval, Stages, Train};
 use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
-    config::{Backbone, Loss, Optimizer as Rule, Precision, Sgd},
-    losses::{Objective, Step},
-    nn::{self, Mode, Shape, params::Params, resnet},
+    losses::{Loss, Objective, Step},
+    nn::{self, Backbone, Mode, Precision, Shape, params::Params, resnet},
     ops::{self, Convolution},
     rng,
-    train::optim::Optimizer,
+    train::optim::{Optimizer, Rules as Rule, sgd},
 };
 use rand::Rng as _;
 
@@ -97,7 +96,7 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
         Train(name) => {
             let network = build(name)?;
             let objective = Objective::new(&Loss::default(), &[], 0)?;
-            let rule = Rule::Sgd(Sgd { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
+            let rule = Rule::Sgd(sgd::Settings { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
             let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {

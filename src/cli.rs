@@ -15,7 +15,7 @@ use oodkit::{
     config::{self, load::Loaded, overrides},
     data,
     detectors::{self, DetectorConfig, feature_file},
-    did_you_mean, metrics, report,
+    did_you_mean, metrics, nn, report,
     run::{
         device::Wanted,
         execute::{Context, execute},
@@ -451,7 +451,7 @@ fn list(folders: &Folders) -> Result<()> {
     text.push_str("\ndetectors\n");
     text.push_str(&detectors());
     text.push_str("\narchitectures\n");
-    for name in config::Backbone::names() {
+    for name in nn::Backbone::names() {
         text.push_str(&format!("  {name}\n"));
     }
     print(&text)

@@ -37,6 +37,7 @@ mod digest;
 mod error;
 mod fs;
 mod linalg;
+mod pickle;
 mod tensor_file;
 
 pub use error::{Error, Result, did_you_mean, for_terminal, printable, say};

@@ -7,8 +7,9 @@ use std::{
 };
 
 use oodkit::{
-    config::{self, Experiment, Schedule, load, overrides, sweep},
+    config::{self, Experiment, load, overrides, sweep},
     detectors::{DetectorConfig, afdu::Granularity},
+    train::schedule::Schedule,
 };
 use serde_json::{Value, json};
 
@@ -548,7 +549,7 @@ fn recipes_keep_the_identity_they_had() {
 
 #[test]
 fn augment_may_be_a_list_and_the_pair_keeps_its_form() {
-    use oodkit::config::{Augment, Change, Spread};
+    use oodkit::data::augment::{Augment, Change, Spread};
     let read = |yaml: &str| serde_saphyr::from_str::<Augment>(yaml);
     let list = read("[horizontal_flip, { rotation: { degrees: 15 } }, { color_jitter: { hue: [-0.1, 0.2] } }, cutout]")
         .unwrap();

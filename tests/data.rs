@@ -12,9 +12,9 @@ use std::{
 use candle_core::Device;
 use oodkit::{
     Error,
-    config::Plain,
     data::{
         self, Dataset, Format, ImageSet, Split,
+        augment::Plain,
         batches::{Source, TrainBatches},
         registry, synthetic,
     },

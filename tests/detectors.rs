@@ -51,7 +51,7 @@ impl Identity {
         let bias = Tensor::zeros(classes, DType::F32, &Device::Cpu).unwrap();
         let parameters = HashMap::from([("weight".to_owned(), weight), ("bias".to_owned(), bias)]);
         let vb = VarBuilder::from_tensors(parameters, DType::F32, &Device::Cpu);
-        Arc::new(Self(Classifier::Linear(Linear::new(classes, classes, &vb).unwrap())))
+        Arc::new(Self(Linear::new(classes, classes, &vb).unwrap().into()))
     }
 }
 

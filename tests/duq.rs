@@ -10,9 +10,11 @@ use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
 use oodkit::{
-    config::{Architecture, Backbone, Duq, Empty, Head, Loss, Nonlinearity, Precision, WideResnet},
-    losses::{Objective, Pass, Step, binary_cross_entropy, gradient_penalty::STEP},
-    nn::{self, Mode, Network, Shape, params::Params},
+    losses::{Loss, Objective, Pass, Step, binary_cross_entropy, gradient_penalty::STEP},
+    nn::{
+        self, Architecture, Backbone, Mode, Network, Nonlinearity, Precision, Shape, duq, heads::Head, params::Params,
+        wide_resnet,
+    },
 };
 use serde_json::Value;
 
@@ -39,11 +41,11 @@ impl Case {
         let dims: Vec<usize> = serde_json::from_value(golden["images"].clone()).unwrap();
         let shape = Shape { channels: dims[1], height: dims[2], width: dims[3], classes: number("classes") as usize };
         let backbone = match name {
-            "batch_norm" => Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout: 0.0 }),
-            _ => Backbone::Lenet(Empty {}),
+            "batch_norm" => Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 1, dropout: 0.0 }),
+            _ => Backbone::Lenet(Default::default()),
         };
         let activation = if name == "leaky_relu" { Nonlinearity::LeakyRelu } else { Nonlinearity::Relu };
-        let head = Head::Duq(Duq {
+        let head = Head::Duq(duq::Settings {
             length_scale: number("length_scale"),
             momentum: all["momentum"].as_f64().unwrap(),
             centroid: Some(number("size") as usize),

@@ -25,11 +25,13 @@ use garde::Validate;
 use inputs::Set;
 use network::parameter;
 use oodkit::{
-    config::{Backbone, WideResnet},
     detectors::{
         Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
     },
-    nn::{self, Mode, Network, Outputs, Shape, heads::Classifier, params::Params, stages::PENULTIMATE},
+    nn::{
+        self, Backbone, Mode, Network, Outputs, Shape, heads::Classifier, params::Params, stages::PENULTIMATE,
+        wide_resnet,
+    },
 };
 use scores::{Reference, assert_scores};
 
@@ -46,7 +48,7 @@ fn golden() -> Golden {
 
 /// The network of the golden values.
 fn wide_resnet(dtype: DType) -> Arc<dyn Network> {
-    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout: 0.0 });
+    let backbone = Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 1, dropout: 0.0 });
     let shape = Shape { channels: 3, height: 8, width: 8, classes: golden().classes };
     let params = Params::new(0, &Device::Cpu);
     let network = nn::build(&backbone.into(), shape, params.builder().set_dtype(dtype)).unwrap();

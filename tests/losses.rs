@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use oodkit::{
-    config,
     losses::{
-        Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity, weighted_cross_entropy,
+        Loss, Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity,
+        weighted_cross_entropy,
     },
     nn::Outputs,
 };
@@ -231,7 +231,7 @@ fn the_target_chooses_what_is_made_sparse() {
 fn an_empty_objective_is_refused() {
     for yaml in ["{}", "{ cross_entropy: { weight: 0 } }", "{ cross_entropy: { weight: 0 }, sparsity: { weight: 0 } }"]
     {
-        let loss: config::Loss = serde_saphyr::from_str(yaml).unwrap();
+        let loss: Loss = serde_saphyr::from_str(yaml).unwrap();
         let error = Objective::new(&loss, &[], 0).err().unwrap();
         assert_eq!(error.exit_code(), 2);
         assert_eq!(error.to_string(), "the loss is empty: no term has a weight above 0");
@@ -296,7 +296,7 @@ fn classes_count_by_their_weights_as_in_pytorch() {
 
 #[test]
 fn class_weights_are_given_or_balanced() {
-    let loss = |yaml: &str| serde_saphyr::from_str::<config::Loss>(yaml).unwrap();
+    let loss = |yaml: &str| serde_saphyr::from_str::<Loss>(yaml).unwrap();
     let value = |yaml: &str| {
         let logits = Tensor::new(&[[2.0f64, 0.0, -1.0], [0.5, 0.0, 1.0], [0.0, 0.0, 0.3]], &Device::Cpu).unwrap();
         let labels = Tensor::new(&[0u32, 0, 2], &Device::Cpu).unwrap();

@@ -9,10 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
-use oodkit::{
-    config::{Backbone, Empty, Precision, Vgg19, WideResnet},
-    nn::{self, Mode, Network, Outputs, Shape, params::Params},
-};
+use oodkit::nn::{self, Backbone, Mode, Network, Outputs, Precision, Shape, params::Params, vgg, wide_resnet};
 use serde_json::Value;
 
 const TRAIN: Mode = Mode::Train { seed: 0, step: 0, precision: Precision::F32 };
@@ -114,20 +111,20 @@ fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Valu
 
 #[test]
 fn lenet_matches_pytorch() {
-    matches_pytorch("lenet 28", Backbone::Lenet(Empty {}));
-    matches_pytorch("lenet 32", Backbone::Lenet(Empty {}));
+    matches_pytorch("lenet 28", Backbone::Lenet(Default::default()));
+    matches_pytorch("lenet 32", Backbone::Lenet(Default::default()));
 }
 
 #[test]
 fn wide_resnet_matches_pytorch() {
-    let wrn = |depth, width| Backbone::WideResnet(WideResnet { depth, width, dropout: 0.0 });
+    let wrn = |depth, width| Backbone::WideResnet(wide_resnet::Settings { depth, width, dropout: 0.0 });
     matches_pytorch("wide_resnet 16 2", wrn(16, 2));
     matches_pytorch("wide_resnet 10 1", wrn(10, 1));
 }
 
 #[test]
 fn resnet18_matches_pytorch() {
-    matches_pytorch("resnet18_32x32", Backbone::Resnet18Small(Empty {}));
+    matches_pytorch("resnet18_32x32", Backbone::Resnet18Small(Default::default()));
 }
 
 #[test]
@@ -155,15 +152,15 @@ fn efficientnet_matches_timm() {
 
 #[test]
 fn vgg19_matches_pytorch() {
-    matches_pytorch("vgg19_bn 32", Backbone::Vgg19Bn(Vgg19::default()));
-    matches_pytorch("vgg19_bn 28", Backbone::Vgg19Bn(Vgg19::default()));
-    matches_pytorch("vgg19_bn 48 narrow", Backbone::Vgg19Bn(Vgg19 { width: 4 }));
+    matches_pytorch("vgg19_bn 32", Backbone::Vgg19Bn(vgg::Settings::default()));
+    matches_pytorch("vgg19_bn 28", Backbone::Vgg19Bn(vgg::Settings::default()));
+    matches_pytorch("vgg19_bn 48 narrow", Backbone::Vgg19Bn(vgg::Settings { width: 4 }));
 }
 
 fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
     let params = Params::new(1, &Device::Cpu);
     let shape = Shape { channels: 1, height: 8, width: 8, classes: 3 };
-    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout });
+    let backbone = Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 1, dropout });
     (nn::build(&backbone.into(), shape, params.builder()).unwrap(), params)
 }
 
@@ -183,7 +180,7 @@ fn dropout_depends_on_seed_and_step_and_acts_in_training_only() {
 fn a_wide_resnet_starts_as_he_et_al() {
     let params = Params::new(0, &Device::Cpu);
     let shape = Shape { channels: 3, height: 32, width: 32, classes: 10 };
-    let backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 4, dropout: 0.0 });
+    let backbone = Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 4, dropout: 0.0 });
     nn::build(&backbone.into(), shape, params.builder()).unwrap();
     let all = params.all().unwrap();
     let weight = values(&all["block2.layer.0.conv2.weight"]);
@@ -231,16 +228,16 @@ fn images_that_do_not_fit_are_refused() {
     };
     let message = |result: oodkit::Result<()>| result.unwrap_err().to_string();
     assert_eq!(
-        message(build(&Backbone::Lenet(Empty {}), 1, 8, 10)),
+        message(build(&Backbone::Lenet(Default::default()), 1, 8, 10)),
         "lenet needs images of at least 16×16 pixels, not 8×8"
     );
     assert_eq!(
-        message(build(&Backbone::Vgg19Bn(Vgg19::default()), 1, 8, 10)),
+        message(build(&Backbone::Vgg19Bn(vgg::Settings::default()), 1, 8, 10)),
         "vgg19_bn needs images of at least 16×16 pixels, not 8×8"
     );
-    assert!(message(build(&Backbone::Resnet18Small(Empty {}), 0, 8, 10)).contains("channels: 0"));
-    assert!(build(&Backbone::Lenet(Empty {}), 1, 16, 10).is_ok());
-    assert!(build(&Backbone::Resnet18Small(Empty {}), 1, 8, 10).is_ok());
+    assert!(message(build(&Backbone::Resnet18Small(Default::default()), 0, 8, 10)).contains("channels: 0"));
+    assert!(build(&Backbone::Lenet(Default::default()), 1, 16, 10).is_ok());
+    assert!(build(&Backbone::Resnet18Small(Default::default()), 1, 8, 10).is_ok());
 }
 
 #[test]
@@ -248,7 +245,7 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
     let run = || -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
         let params = Params::new(5, &Device::Cpu);
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 4 };
-        let network = nn::build(&Backbone::Lenet(Empty {}).into(), shape, params.builder()).unwrap();
+        let network = nn::build(&Backbone::Lenet(Default::default()).into(), shape, params.builder()).unwrap();
         // Classes differ in brightness.
         let brightness = Tensor::from_iter((0..33).map(|i| (i % 4) as f64 - 1.5), &Device::Cpu).unwrap();
         let images = uniform("images", &[33, 1, 28, 28]).broadcast_add(&brightness.reshape((33, 1, 1, 1)).unwrap());
@@ -275,7 +272,8 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
 #[test]
 fn the_evaluation_batch_is_told_by_shapes_and_memory() {
     let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
-    let network = nn::build(&Backbone::Lenet(Empty {}).into(), shape, Params::new(0, &Device::Cpu).builder()).unwrap();
+    let network =
+        nn::build(&Backbone::Lenet(Default::default()).into(), shape, Params::new(0, &Device::Cpu).builder()).unwrap();
     let batch = |memory| nn::footprint::batch_size(network.as_ref(), shape, memory, &Device::Cpu).unwrap();
     // The first convolution reads 28² and writes 6·24² values; the taps hold 6·12² and 16·4².
     let image = 4 * (28 * 28 + 6 * 24 * 24 + 6 * 12 * 12 + 16 * 4 * 4);

@@ -5,10 +5,10 @@ mod common;
 use candle_core::{DType, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use oodkit::{
-    config::Ema,
     ops::optimizer::norm,
     train::{
         optim::{Average, Optimizer},
+        recipe::Ema,
         schedule,
     },
 };
@@ -139,7 +139,7 @@ fn a_norm_that_is_not_a_number_spoils_the_weights() {
 fn what_does_not_fit_is_refused() {
     let nothing = json!(null);
     let plain = optimizer(&json!({ "sgd": { "nesterov": true } }), &nothing, Vec::new());
-    assert_eq!(plain.unwrap_err().to_string(), "sgd: nesterov needs a momentum above 0");
+    assert_eq!(plain.unwrap_err().to_string(), "sgd: nesterov needs momentum above 0");
     let a = variable("a", &[2]);
     let mut sgd = optimizer(&json!({ "sgd": {} }), &nothing, vec![("a".into(), a.clone())]).unwrap();
     for (name, shape) in [("velocity.a", 3), ("velocity.b", 2), ("steps.a", 2), ("a", 2)] {

@@ -11,16 +11,16 @@ use std::{
 use candle_core::{D, Device, Tensor};
 use oodkit::{
     Result,
-    config::{Architecture, Loss, Network as Recipe, Train},
+    config::Network as Recipe,
     data::{
         self, Dataset, ImageSet, Normalisation, Split,
         batches::{Source, TrainBatches},
         synthetic,
     },
     detectors::energy::energy,
-    losses::{Objective, Step},
+    losses::{Loss, Objective, Step},
     nn::{self, Mode, Network, Outputs, Shape, params::Params},
-    train::{self, Job, checkpoint::Checkpoint, optim::Optimizer},
+    train::{self, Job, Train, checkpoint::Checkpoint, optim::Optimizer},
     watch::{
         events::{Event, Observer},
         interrupt::Interrupt,
@@ -64,7 +64,7 @@ impl Student {
         let recipe: Recipe = serde_saphyr::from_str(&format!("backbone: {backbone}")).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
-        let network = nn::build(&Architecture::of(&recipe).unwrap(), shape, params.builder()).unwrap();
+        let network = nn::build(&recipe.architecture().unwrap(), shape, params.builder()).unwrap();
         Self { params, network, folder: tempfile::tempdir().unwrap() }
     }
 

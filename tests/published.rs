@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use assert_cmd::Command;
 use candle_core::{Device, Tensor};
 use image::{GrayImage, Luma};
-use oodkit::{
-    config::{Architecture, Backbone},
-    nn::{self, Shape, params::Params, weights},
-};
+use oodkit::nn::{self, Architecture, Backbone, Shape, params::Params, weights};
 
 const SHAPE: Shape = Shape { channels: 1, height: 16, width: 16, classes: 3 };
 

@@ -9,12 +9,11 @@ use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     Result,
-    config::Backbone,
     detectors::{
         Activations, Bank, Batch, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat,
     },
     nn::{
-        self, Head, Mode, Shape,
+        self, Backbone, Head, Mode, Shape,
         params::Params,
         watch::{Side, watch},
     },

@@ -11,16 +11,19 @@ use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
 use oodkit::{
-    config::{self, Architecture, Head, Nonlinearity, Precision, Shortcut, Sngp, SpectralNorm},
+    config,
     detectors::{
         Bank, Detector, Fit,
         ddu::{self, Gaussians},
         sngp::{self, Posterior, Uncertainty},
     },
     nn::{
-        self, Mode, Shape,
+        self, Architecture, Backbone, Mode, Nonlinearity, Precision, Shape,
+        architecture::Shortcut,
+        heads::Head,
         layers::{Conv2d, ConvInit},
         params::Params,
+        spectral_norm,
     },
     ops::Convolution,
 };
@@ -34,9 +37,9 @@ fn golden() -> Value {
 
 fn architecture(backbone: Value, coefficient: f64) -> Architecture {
     Architecture {
-        spectral_norm: Some(SpectralNorm { coefficient }),
+        spectral_norm: Some(spectral_norm::Settings { coefficient }),
         activation: Nonlinearity::LeakyRelu,
-        ..serde_json::from_value::<config::Backbone>(backbone).unwrap().into()
+        ..serde_json::from_value::<Backbone>(backbone).unwrap().into()
     }
 }
 
@@ -105,7 +108,7 @@ fn bounded_networks_match_pytorch() {
 
 #[test]
 fn the_head_of_sngp_matches_pytorch() {
-    let settings = Sngp { features: 40, reduction: Some(16), ..Sngp::default() };
+    let settings = nn::sngp::Settings { features: 40, reduction: Some(16), ..nn::sngp::Settings::default() };
     let lenet = architecture("lenet".into(), 3.0);
     matches_pytorch("lenet sngp", &Architecture { head: Head::Sngp(settings), ..lenet });
 }
@@ -117,7 +120,7 @@ fn layer(case: &Value, params: &Params) -> (Conv2d, [usize; 2]) {
     let [kernel, stride, padding] = ["kernel", "stride", "padding"].map(|key| case[key].as_u64().unwrap() as usize);
     let vb = params.builder().set_dtype(DType::F64);
     let conv = Conv2d::new(channels, kernel, Convolution::new(stride, padding), ConvInit::Default, &vb).unwrap();
-    (conv.bounded(Some(&SpectralNorm { coefficient: 1e-3 }), size, &vb).unwrap(), size)
+    (conv.bounded(Some(&spectral_norm::Settings { coefficient: 1e-3 }), size, &vb).unwrap(), size)
 }
 
 /// Training passes until the singular vectors have settled.
@@ -193,7 +196,7 @@ fn gradients_are_central_differences() {
 fn a_layer_keeps_its_bound_while_it_learns() {
     let params = Params::new(0, &Device::Cpu);
     let vb = params.builder();
-    let (bound, size) = (SpectralNorm { coefficient: 0.5 }, [6, 7]);
+    let (bound, size) = (spectral_norm::Settings { coefficient: 0.5 }, [6, 7]);
     let conv = Conv2d::new([2, 4], 3, Convolution::new(1, 1), ConvInit::Default, &vb).unwrap();
     let conv = conv.bounded(Some(&bound), size, &vb).unwrap();
     let rule = serde_json::from_value(json!({ "sgd": { "lr": 0.1 } })).unwrap();
@@ -226,7 +229,7 @@ fn a_layer_keeps_its_bound_while_it_learns() {
 fn random_features_are_orthogonal_and_the_seeds() {
     let build = |seed: u64| {
         let params = Params::new(seed, &Device::Cpu);
-        let settings = Sngp { features: 200, reduction: None, length_scale: 2.0, feature_scale: 4.0 };
+        let settings = nn::sngp::Settings { features: 200, reduction: None, length_scale: 2.0, feature_scale: 4.0 };
         let architecture = Architecture { head: Head::Sngp(settings), ..architecture("lenet".into(), 3.0) };
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
         nn::build(&architecture, shape, params.builder()).unwrap();
@@ -360,10 +363,10 @@ fn sngps_variance_is_the_priors_where_nothing_was_learned() {
 fn uncertainty_networks_are_read_and_told_apart() {
     let network = |yaml: &str| serde_saphyr::from_str::<config::Network>(yaml);
     let ddu = network("{ backbone: lenet, spectral_norm: {}, activation: leaky_relu, train: null }").unwrap();
-    assert_eq!(Architecture::of(&ddu).unwrap(), architecture("lenet".into(), 3.0));
+    assert_eq!(ddu.architecture().unwrap(), architecture("lenet".into(), 3.0));
     let sngp = network("{ backbone: lenet, head: { sngp: { features: 64 } } }").unwrap();
     let expected = BTreeMap::from([("features", json!(64)), ("reduction", Value::Null)]);
-    let head = serde_json::to_value(Architecture::of(&sngp).unwrap().head).unwrap();
+    let head = serde_json::to_value(sngp.architecture().unwrap().head).unwrap();
     assert!(expected.iter().all(|(key, value)| head["sngp"][key] == *value), "{head}");
     for wrong in ["{ backbone: lenet, head: { sngp: { features: none } } }", "{ backbone: lenet, spectral_norm: 3 }"] {
         assert!(network(wrong).is_err(), "{wrong}");

@@ -6,7 +6,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use oodkit::config::Backbone;
+use oodkit::nn::Backbone;
 use oodkit::nn::weights::{self, Mismatch, names};
 use rand::Rng;
 use safetensors::tensor::View;

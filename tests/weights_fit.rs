@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
-use oodkit::{
-    config::{Architecture, Backbone, WeightsHead},
-    nn::{
-        self, Mode, Shape,
-        params::Params,
-        weights::fit::{Fitted, Wanted},
+use oodkit::nn::{
+    self, Architecture, Backbone, Mode, Shape,
+    params::Params,
+    weights::{
+        WeightsHead,
+        fit::{Fitted, Wanted},
     },
 };
 

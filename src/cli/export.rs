@@ -7,10 +7,8 @@ use std::{
 
 use clap::Args;
 use oodkit::{
-    Error, Result,
-    config::{Architecture, Backbone, Resnet},
-    data, did_you_mean, metrics,
-    nn::weights,
+    Error, Result, data, did_you_mean, metrics,
+    nn::{Architecture, weights},
     run::{
         plan::{Cell, Node},
         results::Results,
@@ -170,23 +168,5 @@ fn module(architecture: &Architecture, channels: usize, classes: usize) -> Optio
     if *architecture != Architecture::from(architecture.backbone.clone()) {
         return None;
     }
-    match &architecture.backbone {
-        Backbone::Resnet(Resnet { depth, width: 1 }) if channels == 3 => {
-            Some(format!("torchvision.models.resnet{depth}(num_classes={classes})"))
-        }
-        Backbone::Resnet(Resnet { depth, width }) if channels == 3 => {
-            Some(format!("torchvision.models.wide_resnet{depth}_{width}(num_classes={classes})"))
-        }
-        Backbone::EfficientnetLite0(_) => {
-            Some(format!("timm.create_model('tf_efficientnet_lite0', num_classes={classes}, in_chans={channels})"))
-        }
-        Backbone::WideResnet(settings) if channels == 3 => {
-            let (depth, width) = (settings.depth, settings.width);
-            Some(format!("pytorch_ood.model.WideResNet(num_classes={classes}, depth={depth}, widen_factor={width})"))
-        }
-        Backbone::Resnet18Small(_) if channels == 3 => {
-            Some(format!("openood.networks.ResNet18_32x32(num_classes={classes})"))
-        }
-        _ => None,
-    }
+    architecture.backbone.elsewhere(channels, classes)
 }

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use crate::{
     Error, Result,
     config::{
-        Backbone, Column, Detectors, Experiment, Figure, Grid, HELD_OUT, Head, HeldOut, Keep, Method, Network,
-        Normalise, Optimizer, Over, Precision, Protocol, Redraw, Rows, Sampling, Schedule, Table, Train, Validation,
-        WeightsHead, expect,
+        Column, Detectors, Experiment, Figure, Grid, HELD_OUT, HeldOut, Method, Network, Over, Protocol, Redraw, Rows,
+        Sampling, Table, Validation, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
@@ -21,7 +20,14 @@ use crate::{
         unknown,
     },
     did_you_mean,
-    nn::weights::normalisation,
+    losses::Reads,
+    nn::{
+        Backbone,
+        backbone::Part,
+        heads::{Gives, Head},
+        weights::{Normalise, WeightsHead},
+    },
+    train::{Train, recipe::Keep},
     yaml::problems::{Path, Problem, first_repeated, no_such, of_part},
 };
 
@@ -356,9 +362,9 @@ impl Found {
                 self.train(&path.join("train"), train);
             }
             let loss = &network.loss;
-            if loss.weights().next().is_none() {
+            if loss.terms().next().is_none() {
                 self.add(path.join("loss"), "no term: give cross_entropy, sparsity or both");
-            } else if loss.weights().all(|weight| weight == 0.0) {
+            } else if loss.terms().all(|(_, term)| term.weight() == 0.0) {
                 self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
             self.architecture(&path, network);
@@ -374,7 +380,7 @@ impl Found {
 
     /// Whether it is known what images are normalised by.
     fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
-        let known = network.backbone.as_ref().and_then(normalisation::of);
+        let known = network.backbone.as_ref().and_then(Backbone::normalisation);
         let path_of = path.join("normalise");
         match network.normalise {
             Normalise::Data
@@ -418,11 +424,8 @@ impl Found {
             );
             self.add(loss.join(term), message);
         }
-        if let Some(margins) = &network.loss.energy_margin
-            && margins.m_in >= margins.m_out
-        {
-            let message = format!("must be below m_out, which is {}: ID images have the lower energies", margins.m_out);
-            self.add(loss.join("energy_margin").join("m_in"), message);
+        for (term, problem) in network.loss.terms().filter_map(|(name, term)| Some((name, term.problem()?))) {
+            self.add(loss.join(term).join(problem.0), problem.1);
         }
         if network.loss.of_outliers().next().is_none() && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
             let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
@@ -432,42 +435,35 @@ impl Found {
 
     /// Whether the loss is of what the head gives.
     fn objective(&mut self, path: &Path, network: &Network, head: Option<&Head>) {
-        let (path, loss) = (path.join("loss"), &network.loss);
-        let of_kernels = [
-            ("binary_cross_entropy", loss.binary_cross_entropy.is_some()),
-            ("gradient_penalty", loss.gradient_penalty.is_some()),
-        ];
-        if !matches!(head, Some(Head::Duq(_))) {
-            for (term, _) in of_kernels.into_iter().filter(|(_, given)| *given) {
+        let path = path.join("loss");
+        let of_kernels = head.is_some_and(|head| head.gives() == Gives::Kernels);
+        let reading = |wanted: Reads| network.loss.terms().filter(move |(_, term)| term.reads() == wanted);
+        if !of_kernels {
+            for (term, _) in reading(Reads::Kernels) {
                 self.add(path.join(term), format!("{term} is of the kernels of a DUQ network: give it `head: duq`"));
             }
             return;
         }
-        if loss.cross_entropy.is_some() || loss.logit_norm.is_some() {
+        if reading(Reads::Softmax).next().is_some() {
             let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
                            gradient_penalty: { weight: 0.5 } }`";
             self.add(path.clone(), message);
         }
-        for term in loss.of_outliers() {
+        for (term, _) in reading(Reads::Outliers) {
             let message = format!("a DUQ head gives kernels, no logits of a softmax, so {term} has no meaning here");
             self.add(path.join(term), message);
         }
-        if loss.gradient_penalty.is_some()
-            && network.train.as_ref().is_some_and(|train| train.precision == Precision::Bf16)
-        {
-            let message = "its gradient is a difference, which bfloat16 has too few digits for: use `precision: f32`";
-            self.add(path.join("gradient_penalty"), message);
+        let precision = network.train.as_ref().map(|train| train.precision);
+        for (name, term) in network.loss.terms() {
+            if let Some(message) = precision.and_then(|precision| term.refuses(precision)) {
+                self.add(path.join(name), message);
+            }
         }
     }
 
     /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
     fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset) {
-        let smallest = match network.backbone {
-            // Smaller images leave nothing after the pools.
-            Some(Backbone::Lenet(_) | Backbone::Vgg19Bn(_)) => 16,
-            Some(Backbone::Resnet(_)) => 32,
-            _ => 1,
-        };
+        let smallest = network.backbone.as_ref().map_or(1, Backbone::least_side);
         if let Some([_, height, width]) = data::shape(dataset)
             && height.min(width) < smallest
         {
@@ -512,36 +508,20 @@ impl Found {
     /// What its backbone cannot have.
     fn architecture(&mut self, path: &Path, network: &Network) {
         let asked = [
-            ("head", network.head.is_some()),
-            ("spectral_norm", network.spectral_norm.is_some()),
-            ("activation", network.activation.is_some()),
-            ("shortcut", network.shortcut.is_some()),
+            ("head", network.head.is_some(), None),
+            ("spectral_norm", network.spectral_norm.is_some(), Some((Part::SpectralNorm, "bounded layers", "them"))),
+            ("activation", network.activation.is_some(), Some((Part::Activation, "other non-linearity", "it"))),
+            ("shortcut", network.shortcut.is_some(), Some((Part::Shortcut, "such shortcuts", "them"))),
         ];
-        let asked = asked.into_iter().filter_map(|(key, asked)| asked.then_some(key));
-        let Some(backbone) = &network.backbone else {
-            for key in asked {
-                self.add(path.join(key), "goes with backbone: a network `from` another is built as that one");
-            }
-            return;
-        };
-        for key in asked {
-            let (lacks, has) = match (key, backbone) {
-                ("spectral_norm", Backbone::EfficientnetLite0(_)) => {
-                    ("no bounded layers", "the other backbones have them")
-                }
-                ("activation", Backbone::EfficientnetLite0(_)) => {
-                    ("one non-linearity only", "the other backbones have it")
-                }
-                (
-                    "shortcut",
-                    Backbone::Lenet(_)
-                    | Backbone::Vgg19Bn(_)
-                    | Backbone::EfficientnetLite0(_)
-                    | Backbone::ResnetCifar(_),
-                ) => ("no such shortcuts", "wide_resnet, resnet and resnet18_32x32 have them"),
-                _ => continue,
+        for (key, _, part) in asked.into_iter().filter(|(_, asked, _)| *asked) {
+            let path = path.join(key);
+            let Some(backbone) = &network.backbone else {
+                self.add(path, "goes with backbone: a network `from` another is built as that one");
+                continue;
             };
-            self.add(path.join(key), format!("{} has {lacks}; {has}", backbone.variant()));
+            let Some((part, what, them)) = part.filter(|(part, ..)| !backbone.has(*part)) else { continue };
+            let others = in_words(&Backbone::all_with(part));
+            self.add(path, format!("{} has no {what}; {others} have {them}", backbone.name()));
         }
     }
 
@@ -586,16 +566,13 @@ impl Found {
         if train.keep == Keep::Best && train.validation == 0 {
             self.add(path.join("keep"), "best needs held-out images to choose by: set validation");
         }
-        if let Optimizer::Sgd(sgd) = &train.optimizer
-            && sgd.nesterov
-            && sgd.momentum == 0.0
-        {
-            self.add(path.join("optimizer").join("sgd").join("nesterov"), "needs momentum above 0");
+        if let Some((key, problem)) = train.optimizer.problem() {
+            self.add(path.join("optimizer").join(train.optimizer.name()).join(key), problem);
         }
-        if let Schedule::MultiStep(steps) = &train.schedule
-            && !steps.milestones.is_sorted_by(|a, b| a < b)
+        if let Some((name, curve)) = train.schedule.curve()
+            && let Some((key, problem)) = curve.problem()
         {
-            self.add(path.join("schedule").join("multi_step").join("milestones"), "must rise");
+            self.add(path.join("schedule").join(name).join(key), problem);
         }
     }
 
@@ -987,5 +964,13 @@ fn control_character(text: &str, lines: bool) -> Option<String> {
     match text.chars().find(|c| hidden(*c) && !(lines && matches!(c, '\n' | '\t')))? {
         '\n' | '\r' if !lines => Some("must be one line".to_owned()),
         other => Some(format!("must not have the control character U+{:04X}", u32::from(other))),
+    }
+}
+
+/// `a, b and c`
+fn in_words(names: &[&str]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
     }
 }

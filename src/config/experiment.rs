@@ -12,16 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{
-        architecture::{Head, Nonlinearity, Shortcut, SpectralNorm},
-        backbone::Backbone,
-        loss::Loss,
         methods::MethodEntry,
         search::{HeldOut, Validation},
         tables::{Evaluation, Figure, Redraw, Sampling, Table},
-        training::Train,
-        weights::{Normalise, Weights},
     },
     data::Dataset,
+    losses::Loss,
+    nn::{
+        Architecture, Backbone, Nonlinearity,
+        architecture::Shortcut,
+        heads::Head,
+        spectral_norm,
+        weights::{Normalise, Weights},
+    },
+    train::Train,
     yaml::named::is_default,
 };
 
@@ -159,7 +163,7 @@ pub struct Network {
     /// A bound on the spectral norm of every convolution and linear layer but the head, with `backbone`. Default: none.
     #[garde(dive)]
     #[serde(default)]
-    pub spectral_norm: Option<SpectralNorm>,
+    pub spectral_norm: Option<spectral_norm::Settings>,
     /// The non-linearity, with `backbone`. Default: the backbone's.
     #[garde(skip)]
     #[serde(default)]
@@ -202,6 +206,17 @@ const MOST_MEMBERS: usize = 100;
 const MEMBER_SEEDS: u64 = 1000;
 
 impl Network {
+    /// The architecture of a network that has a backbone of its own; that of one `from` another is the other's.
+    pub fn architecture(&self) -> Option<Architecture> {
+        Some(Architecture {
+            backbone: self.backbone.clone()?,
+            head: self.head.clone().unwrap_or_default(),
+            spectral_norm: self.spectral_norm.clone(),
+            activation: self.activation.unwrap_or_default(),
+            shortcut: self.shortcut.unwrap_or_default(),
+        })
+    }
+
     /// The seeds of the networks that stand for this one in the repetition `seed`: `seed` itself, and of an ensemble one
     /// for each further member, modulo 2⁶⁴.
     pub fn seeds(&self, seed: u64) -> Vec<u64> {

@@ -14,8 +14,9 @@ use serde::{
 };
 
 use crate::{
-    config::{Backbone, Experiment, Grid, Head, Network},
+    config::{Experiment, Grid, Network},
     detectors::{DetectorConfig, Need, unknown},
+    nn::heads::{Gives, Head},
 };
 
 /// The name that stands for all detectors.
@@ -208,6 +209,7 @@ pub fn lacks(
     networks: &BTreeMap<String, Network>,
 ) -> Option<String> {
     let root = root(network, networks);
+    let head = root.head.clone().unwrap_or_default();
     let ensemble = network.members.is_some();
     let lack = |need: &Need| {
         Some(match need {
@@ -217,7 +219,7 @@ pub fn lacks(
             Need::Members if network.members == Some(1) => {
                 format!("compares the members of an ensemble, and \"{name}\" has one: give it `members: 5`")
             }
-            Need::Kernels if ensemble || !matches!(root.head, Some(Head::Duq(_))) => {
+            Need::Kernels if ensemble || head.gives() != Gives::Kernels => {
                 format!("reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`")
             }
             Need::RawLogits if ensemble => format!(
@@ -229,18 +231,15 @@ pub fn lacks(
             Need::Gradients if ensemble => {
                 format!("differentiates one network, and \"{name}\" is an ensemble: give it a network without members")
             }
-            Need::Head => match root.head {
-                None | Some(Head::Linear(_)) => return None,
-                Some(Head::Duq(_) | Head::Sngp(_)) => format!(
-                    "reads the last linear layer, and the logits of \"{name}\" are not linear in its features: give it a \
-                     network with the usual head"
-                ),
-            },
+            Need::Head if head.gives() != Gives::LinearLogits => format!(
+                "reads the last linear layer, and the logits of \"{name}\" are not linear in its features: give it a \
+                 network with the usual head"
+            ),
             Need::LastMaps => match &root.backbone {
-                Some(backbone @ (Backbone::Lenet(_) | Backbone::Vgg19Bn(_))) => format!(
+                Some(backbone) if !backbone.pools_maps() => format!(
                     "needs features that are the means of the last feature maps, and those of \"{name}\", a {}, are not: \
                      ResNets, Wide ResNets and EfficientNets have them",
-                    backbone.variant()
+                    backbone.name()
                 ),
                 _ => return None,
             },

@@ -4,14 +4,10 @@
 //! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them, [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
 //! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
 
-pub mod architecture;
-pub mod augment;
-pub mod backbone;
 pub mod check;
 pub mod expect;
 pub mod experiment;
 pub mod load;
-pub mod loss;
 pub mod methods;
 pub mod overrides;
 pub mod schema;
@@ -19,19 +15,11 @@ pub mod search;
 pub mod smoke;
 pub mod sweep;
 pub mod tables;
-pub mod training;
-pub mod weights;
 
-pub use architecture::{Architecture, Duq, Head, Nonlinearity, Shortcut, Sngp, SpectralNorm};
-pub use augment::*;
-pub use backbone::*;
 pub use check::check;
 pub use experiment::*;
-pub use loss::*;
 pub use methods::{All, Detectors, Method, MethodEntry};
 pub use schema::schema;
 pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
 pub use tables::*;
-pub use training::*;
-pub use weights::{Normalise, Weights, WeightsHead};

@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::{
-    config::{
-        Backbone, Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, Resnet, Train,
-        WideResnet, methods::root, sweep::FOLD,
-    },
+    config::{Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
     data::{Dataset, Format, Size, registry},
     detectors::{DetectorConfig, afdu::Granularity},
+    nn::Backbone,
+    train::Train,
 };
 
 /// Values tried per swept key, and validation sets made.
@@ -31,8 +30,6 @@ const DRAWS: usize = 10;
 const TRAIN_IMAGES: usize = 32;
 /// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
 const CLUSTERS: usize = 24;
-/// Channels of a VGG's first stage.
-const VGG_WIDTH: usize = 8;
 /// Neighbours: there are few train images.
 const NEIGHBOURS: usize = 5;
 /// Main directions of the features: those of a network that hardly learned lie in few.
@@ -64,7 +61,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
         if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
-            narrow(backbone);
+            *backbone = backbone.smoke().unwrap_or_else(|| backbone.clone());
         }
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
@@ -105,7 +102,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
-    let few_pixels = |name: &String| matches!(experiment.networks[name].backbone, Some(Backbone::Lenet(_)));
+    let few_pixels = |name: &String| experiment.networks[name].backbone.as_ref().is_some_and(Backbone::has_few_pixels);
     let shown: BTreeSet<String> = experiment.figures.iter().filter_map(Figure::neurons_of).map(str::to_owned).collect();
     let all = experiment.methods();
     let shows = |method: &&Method| shown.contains(&method.name);
@@ -199,18 +196,4 @@ fn limit(dataset: &mut Dataset, train_images: usize) {
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);
-}
-
-fn narrow(backbone: &mut Backbone) {
-    match backbone {
-        Backbone::WideResnet(settings) => settings.width = 1,
-        Backbone::Resnet(Resnet { width, .. }) => *width = 1,
-        Backbone::ResnetCifar(settings) => settings.depth = 8,
-        Backbone::Vgg19Bn(settings) => settings.width = settings.width.min(VGG_WIDTH),
-        // It has no width: the smallest network of its kind stands for it.
-        Backbone::Resnet18Small(_) => {
-            *backbone = Backbone::WideResnet(WideResnet { depth: 10, width: 1, dropout: 0.0 })
-        }
-        Backbone::Lenet(_) | Backbone::EfficientnetLite0(_) => {}
-    }
 }

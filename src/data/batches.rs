@@ -23,7 +23,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
 use super::{ImageSet, Normalisation, ahead::ahead, augment, image_set::normalised};
-use crate::{Error, Result, config::Augment, rng};
+use crate::{Error, Result, data::augment::Augment, rng};
 
 /// Batches that wait while a step runs. Ours: one being ready hides the preparation, a second evens out its time.
 const PREPARED: usize = 2;
@@ -260,10 +260,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::Plain,
-        data::{Pixels, Split},
-    };
+    use crate::data::{Pixels, Split, augment::Plain};
 
     fn set(n: usize) -> Arc<ImageSet> {
         Arc::new(ImageSet {

@@ -13,7 +13,7 @@ use super::{ImageSet, Split, damaged};
 use crate::{
     Result,
     fs::read_regular,
-    nn::weights::pickle::{Pickle, Value},
+    pickle::{Pickle, Value},
 };
 
 /// Bytes of an image.

@@ -3,6 +3,7 @@
 //! A format is one file with one function that reads a split into an [`ImageSet`]; [`registry`] lists the sets oodkit
 //! knows by name; [`batches`] turns a set into shuffled, augmented train batches on a thread.
 
+pub mod augment;
 pub mod batches;
 pub mod download;
 pub mod made;
@@ -11,7 +12,6 @@ pub mod store;
 pub mod synthetic;
 
 mod ahead;
-mod augment;
 mod cifar;
 mod classes;
 mod conform;

@@ -10,6 +10,45 @@
 //!   −100; so an image far from its class's centroid keeps its gradient. 1 − K is at least 1e-12, as in PyTorch's gradient.
 
 use candle_core::{DType, Result, Tensor, bail};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    losses::{Reads, Term, Value},
+    ops::one_hot,
+    yaml::limits::MOST_WEIGHT,
+};
+
+/// Mean over images and classes of the binary cross-entropy of the kernels (van Amersfoort et al. 2020, eq. 2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "BinaryCrossEntropy")]
+pub struct Settings {
+    /// Factor of the term.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+impl Term for Settings {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Kernels
+    }
+
+    fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
+        Ok(Box::new(|step| binary_cross_entropy(&step.outputs.logits, step.labels)))
+    }
+}
 
 /// The mean binary cross-entropy of kernels K = exp(`log_kernels`), (N, C), against the one-hot form of (N) u32 labels, a
 /// scalar; f32 or f64.
@@ -26,20 +65,4 @@ pub fn binary_cross_entropy(log_kernels: &Tensor, labels: &Tensor) -> Result<Ten
     let log_rest = (1.0 - log_k.exp()?)?.maximum(1e-12)?.log()?;
     let likelihood = ((&targets * log_k)? + ((1.0 - &targets)? * log_rest)?)?;
     likelihood.mean_all()?.neg()?.to_dtype(log_kernels.dtype())
-}
-
-/// (N) u32 labels to (N, `classes`) f32 with a single 1 in each row.
-///
-/// # Errors
-/// If there is no label, or one is not below `classes`.
-pub(crate) fn one_hot(labels: &Tensor, classes: usize) -> Result<Tensor> {
-    if labels.elem_count() == 0 {
-        bail!("there are no labels");
-    }
-    let largest = labels.max_all()?.to_scalar::<u32>()?;
-    if largest as usize >= classes {
-        bail!("the label {largest} is not one of {classes} classes");
-    }
-    let all = Tensor::arange(0, classes as u32, labels.device())?.unsqueeze(0)?;
-    labels.unsqueeze(1)?.broadcast_eq(&all)?.to_dtype(DType::F32)
 }

@@ -8,8 +8,48 @@
 //! - Deviations: the gradient at f = 0 is 0, as PyTorch's; candle's square root has none there.
 
 use candle_core::{D, Result, Tensor};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::cross_entropy;
+use crate::{
+    losses::{Reads, Term, Value, cross_entropy},
+    yaml::limits::MOST_WEIGHT,
+};
+
+/// Mean over the batch of −log softmax of the true class, of logits scaled to one length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "LogitNorm")]
+pub struct Settings {
+    /// Factor of the term. Some term must have one above 0.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+    /// τ: the length is 1/τ. 0.04 in the paper for CIFAR-10, and in OpenOOD.
+    #[garde(range(min = 1e-3, max = 1e3))]
+    pub temperature: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 0.04 }
+    }
+}
+
+impl Term for Settings {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Softmax
+    }
+
+    fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
+        let temperature = self.temperature;
+        Ok(Box::new(move |step| logit_norm(&step.outputs.logits, step.labels, temperature)))
+    }
+}
 
 /// The mean cross-entropy of (N, K) logits, each row scaled to the length 1/`temperature`, against (N) u32 labels: a scalar, f32
 /// or f64.

@@ -6,10 +6,10 @@ pub mod energy_margin;
 pub mod gradient_penalty;
 pub mod logit_norm;
 pub mod outlier_exposure;
+mod registry;
 pub mod sparsity;
 
 pub use binary_cross_entropy::binary_cross_entropy;
-pub(crate) use binary_cross_entropy::one_hot;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
 pub use energy_margin::energy_margin;
 pub use gradient_penalty::Pass;
@@ -19,7 +19,96 @@ pub use sparsity::sparsity;
 
 use candle_core::Tensor;
 
-use crate::{Error, Result, config, nn};
+use crate::{
+    Error, Result,
+    nn::{self, Precision},
+};
+
+registry::registry! {
+    /// Classification.
+    #[serde(default)]
+    cross_entropy,
+    /// The sparsity paper's L1 term.
+    #[serde(default)]
+    sparsity,
+    /// Classification by the directions of the logits alone (LogitNorm), in the place of `cross_entropy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logit_norm,
+    /// Classification by a DUQ head, in the place of `cross_entropy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    binary_cross_entropy,
+    /// DUQ's: the sum of an image's kernels changes with the image at slope 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gradient_penalty,
+    /// Energies of ID images below one margin and of auxiliary outliers above another; needs `data.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    energy_margin,
+    /// Outlier exposure: on auxiliary outliers, all classes equally likely; needs `data.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outlier_exposure,
+}
+
+/// A term's settings.
+pub trait Term {
+    /// Its factor.
+    fn weight(&self) -> f64;
+
+    /// What it is about.
+    fn reads(&self) -> Reads {
+        Reads::Any
+    }
+
+    /// Whether it needs the [`Step::pass`].
+    fn looks_at_images(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot be learned in this precision.
+    fn refuses(&self, _precision: Precision) -> Option<&'static str> {
+        None
+    }
+
+    /// What is wrong with its settings together, and with which of them.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        None
+    }
+
+    /// The term, for images of `classes` classes with these labels.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the settings do not fit the classes.
+    fn value(&self, labels: &[u32], classes: usize) -> Result<Value>;
+}
+
+/// A loss term: a scalar of one step.
+pub type Value = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
+
+/// What a term is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Logits of a softmax over the classes.
+    Softmax,
+    /// The kernels of a DUQ network.
+    Kernels,
+    /// Logits of a softmax, of auxiliary outliers too. A term of weight 0 still has them in the batch, where batch normalisation
+    /// sees them: the control.
+    Outliers,
+    /// Whatever a network gives.
+    Any,
+}
+
+impl Loss {
+    /// The names of the terms that are there and need auxiliary outliers.
+    pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
+        self.terms().filter(|(_, term)| term.reads() == Reads::Outliers).map(|(name, _)| name)
+    }
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self { cross_entropy: Some(cross_entropy::Settings::default()), ..Self::empty() }
+    }
+}
 
 /// What one training step offers to the loss terms.
 #[derive(Clone, Copy)]
@@ -28,18 +117,24 @@ pub struct Step<'a> {
     pub outputs: &'a nn::Outputs,
     /// (N) u32 classes.
     pub labels: &'a Tensor,
-    /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](config::Loss::of_outliers).
+    /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](Loss::of_outliers).
     pub outliers: Option<&'a Tensor>,
     /// How it came to the outputs, for objectives that [look at images](Objective::looks_at_images).
     pub pass: Option<&'a Pass<'a>>,
 }
 
-/// A loss term: a scalar of one step.
-type Term = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
+impl<'a> Step<'a> {
+    fn outliers(&self) -> candle_core::Result<&'a Tensor> {
+        match self.outliers {
+            Some(outliers) => Ok(outliers),
+            None => candle_core::bail!("this loss needs auxiliary outliers, and the batch has none"),
+        }
+    }
+}
 
 /// The training objective: Σ weight × term.
 pub struct Objective {
-    terms: Vec<(&'static str, f64, Term)>,
+    terms: Vec<(&'static str, f64, Value)>,
     looks_at_images: bool,
 }
 
@@ -48,58 +143,18 @@ impl Objective {
     ///
     /// # Errors
     /// [`Error::Input`] if no term has a weight above 0: there would be nothing to learn; or the classes' weights do not fit.
-    pub fn new(loss: &config::Loss, labels: &[u32], classes: usize) -> Result<Self> {
-        let mut terms: Vec<(&'static str, f64, Term)> = Vec::new();
-        if let Some(config) = &loss.cross_entropy {
-            let smoothing = config.label_smoothing;
-            let weights = config.class_weights.as_ref().map(|weights| weights.of(labels, classes)).transpose()?;
-            let term = move |step: &Step| {
-                let logits = &step.outputs.logits;
-                let Some(weights) = &weights else { return cross_entropy(logits, step.labels, smoothing) };
-                let weights = Tensor::new(weights.as_slice(), logits.device())?.to_dtype(logits.dtype())?;
-                weighted_cross_entropy(logits, step.labels, smoothing, &weights)
-            };
-            terms.push(("cross_entropy", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.logit_norm {
-            let temperature = config.temperature;
-            let term = move |step: &Step| logit_norm(&step.outputs.logits, step.labels, temperature);
-            terms.push(("logit_norm", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.sparsity {
-            let target = config.target;
-            let term = move |step: &Step| match target {
-                config::SparsityTarget::Logits => sparsity(&step.outputs.logits),
-                config::SparsityTarget::Features => sparsity(&step.outputs.features),
-            };
-            terms.push(("sparsity", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.binary_cross_entropy {
-            let term = |step: &Step| binary_cross_entropy(&step.outputs.logits, step.labels);
-            terms.push(("binary_cross_entropy", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.gradient_penalty {
-            let difference = (config.weight > 0.0).then_some(gradient_penalty::STEP);
-            let term = move |step: &Step| match step.pass {
-                Some(pass) => pass.gradient_penalty(step.outputs, difference),
-                None => candle_core::bail!("the gradient penalty needs the pass that led to the outputs"),
-            };
-            terms.push(("gradient_penalty", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.energy_margin {
-            let (m_in, m_out) = (config.m_in, config.m_out);
-            let term = move |step: &Step| energy_margin(&step.outputs.logits, outliers(step)?, m_in, m_out);
-            terms.push(("energy_margin", config.weight, Box::new(term)));
-        }
-        if let Some(config) = &loss.outlier_exposure {
-            let term = |step: &Step| outlier_exposure(outliers(step)?);
-            terms.push(("outlier_exposure", config.weight, Box::new(term)));
-        }
+    pub fn new(loss: &Loss, labels: &[u32], classes: usize) -> Result<Self> {
+        let mut terms: Vec<_> = loss.terms().collect();
+        // The sum begins with those that classify: another order would move its last bits.
+        terms.sort_by_key(|(_, term)| term.reads() != Reads::Softmax);
+        let looks_at_images = terms.iter().any(|(_, term)| term.looks_at_images());
+        let terms = terms.into_iter().map(|(name, term)| Ok((name, term.weight(), term.value(labels, classes)?)));
+        let terms: Vec<_> = terms.collect::<Result<_>>()?;
         if !terms.iter().any(|(_, weight, _)| *weight > 0.0) {
             return Err(Error::input("the loss is empty: no term has a weight above 0")
                 .hint("write `loss: { cross_entropy: {} }`, or leave `loss` out for the same"));
         }
-        Ok(Self { terms, looks_at_images: loss.gradient_penalty.is_some() })
+        Ok(Self { terms, looks_at_images })
     }
 
     /// Whether a term needs the [`Step::pass`].
@@ -130,12 +185,5 @@ impl Objective {
         }
         let total = total.ok_or_else(|| candle_core::Error::Msg("the loss is empty".into()))?;
         Ok((total, record))
-    }
-}
-
-fn outliers<'a>(step: &Step<'a>) -> candle_core::Result<&'a Tensor> {
-    match step.outliers {
-        Some(outliers) => Ok(outliers),
-        None => candle_core::bail!("this loss needs auxiliary outliers, and the batch has none"),
     }
 }

@@ -10,8 +10,44 @@
 //! - Deviations: none.
 
 use candle_core::{DType, Result, Tensor};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::cross_entropy;
+use crate::{
+    losses::{Reads, Term, Value, cross_entropy},
+    yaml::limits::MOST_WEIGHT,
+};
+
+/// Mean over outliers of the cross-entropy to the uniform distribution (Hendrycks et al. 2019, section 4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "OutlierExposure")]
+pub struct Settings {
+    /// λ: 0.5 in the paper for pictures, in outlier-exposure, energy_ood and OpenOOD; 0 is the control.
+    #[garde(range(min = 0.0, max = MOST_WEIGHT))]
+    pub weight: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { weight: 0.5 }
+    }
+}
+
+impl Term for Settings {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Outliers
+    }
+
+    fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
+        Ok(Box::new(|step| outlier_exposure(step.outliers()?)))
+    }
+}
 
 /// The mean cross-entropy of (M, K) logits of outliers to the uniform distribution, a scalar; f32 or f64.
 ///

@@ -11,13 +11,53 @@
 
 use candle_core::{Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config,
-    losses::one_hot,
-    nn::{Mode, layers::seen, watch},
-    ops::{self, Activation},
+    nn::{
+        Mode,
+        heads::{Gives, HeadFamily, LastLayer},
+        layers::seen,
+        watch,
+    },
+    ops::{self, Activation, one_hot},
 };
+
+/// Settings of DUQ's head: K_c = exp(−mean_d (W_c f − e_c)² / 2s²).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Duq")]
+pub struct Settings {
+    /// s: 0.1 in the paper's CIFAR-10 experiments; for its Fashion-MNIST network it was chosen from 0.05 to 1 by accuracy.
+    #[garde(range(min = 1e-3, max = 1e3))]
+    pub length_scale: f64,
+    /// How much of the centroids' moving average a step keeps: 0.999 in the paper.
+    #[garde(range(min = 0.0, max = 0.999_999))]
+    pub momentum: f64,
+    /// Size of a centroid. As many as there are features, as the reference code has it, unless given.
+    #[garde(range(min = 1, max = MOST_CENTROID))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub centroid: Option<usize>,
+}
+
+/// Ours: more than any network has features.
+const MOST_CENTROID: usize = 65_536;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { length_scale: 0.1, momentum: 0.999, centroid: None }
+    }
+}
+
+impl HeadFamily for Settings {
+    const GIVES: Gives = Gives::Kernels;
+
+    fn build(&self, sizes: [usize; 2], _: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+        Ok(Box::new(Duq::new(self, sizes, vb)?))
+    }
+}
 
 /// `W` (D, C, F) for D the centroids' size, C classes and F features; buffers `m` (D, C) and `N` (C).
 #[derive(Debug, Clone)]
@@ -35,9 +75,19 @@ const FIRST_COUNT: f64 = 13.0;
 /// Deviation of the centroids at first.
 const FIRST_CENTROIDS: f64 = 0.05;
 
+impl LastLayer for Duq {
+    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        Ok((self.forward(&features, mode)?, features))
+    }
+
+    fn after_step(&self, labels: &Tensor, features: &dyn Fn() -> Result<Tensor>) -> Result<()> {
+        self.update(&features()?, labels)
+    }
+}
+
 impl Duq {
     /// From `features` to `classes`.
-    pub fn new(settings: &config::Duq, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
         let size = settings.centroid.unwrap_or(features);
         // PyTorch's `kaiming_normal_` counts C·F inputs of a tensor (D, C, F).
         let weight = Init::Randn { mean: 0.0, stdev: (2.0 / (classes * features) as f64).sqrt() };

@@ -1,63 +1,126 @@
 //! The last layer of a network: what makes logits of features.
 
+use std::{fmt, sync::Arc};
+
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
-    config,
-    nn::{Head, Mode, duq::Duq, layers::Linear, sngp::Sngp, stages},
-    ops::Activation,
+    nn::{Mode, duq, linear, sngp, stages},
+    yaml::registry::registry,
 };
+
+/// What a head is, as its settings say.
+pub trait HeadFamily: Sized + Clone + 'static {
+    /// Short names and the settings that they stand for.
+    const PRESETS: &[(&str, Self)] = &[];
+    /// What it gives.
+    const GIVES: Gives;
+
+    /// The layer from `features` to `classes`. `init` is how the weights and biases of the backbone's own linear layer start.
+    fn build(&self, sizes: [usize; 2], init: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>>;
+}
+
+/// What a head gives of the features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gives {
+    /// Logits of a softmax, linear in the features.
+    LinearLogits,
+    /// Logits of a softmax.
+    Logits,
+    /// ln K of a kernel for each class, which do not exclude each other.
+    Kernels,
+}
+
+registry! {
+    /// The layer between features and logits: a name (`linear`), or a name with its settings.
+    pub enum Head: HeadFamily, "a head's name, or a map of its name and settings" {
+        /// A linear layer: the default, the backbone's own.
+        Linear = "linear" in linear,
+        /// DUQ's (van Amersfoort et al. 2020): kernels around a centroid for each class, to be learned with
+        /// `loss: { binary_cross_entropy: {}, gradient_penalty: { weight: 0.5 } }`.
+        Duq = "duq" in duq,
+        /// SNGP's (Liu et al. 2020): a Gaussian process by random Fourier features, whose output layer alone is learned. For the
+        /// detector `sngp`.
+        Sngp = "sngp" in sngp,
+    }
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self::Linear(linear::Settings::default())
+    }
+}
+
+impl Head {
+    /// As [`HeadFamily::GIVES`].
+    pub fn gives(&self) -> Gives {
+        fn of<F: HeadFamily>(_: &F) -> Gives {
+            F::GIVES
+        }
+        of_settings!(self, settings => of(settings))
+    }
+}
+
+/// A layer that makes logits of features.
+pub trait LastLayer: fmt::Debug + Send + Sync {
+    /// Of (N, features): logits (N, classes) and the features that detectors see (N, D).
+    ///
+    /// # Errors
+    /// If the features have another size.
+    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)>;
+
+    /// The layer, if it is linear.
+    fn linear(&self) -> Option<super::Head> {
+        None
+    }
+
+    /// As [`Network::after_step`](super::Network::after_step); `features` is asked for if it is needed.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    fn after_step(&self, _labels: &Tensor, _features: &dyn Fn() -> Result<Tensor>) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// The layer that `head:` of an experiment's network names.
 #[derive(Debug, Clone)]
-pub enum Classifier {
-    /// The backbone's own.
-    Linear(Linear),
-    /// Kernels around centroids.
-    Duq(Duq),
-    /// Random features, and a linear layer without bias of them.
-    Sngp(Sngp),
-}
+pub struct Classifier(Arc<dyn LastLayer>);
 
 impl Classifier {
-    /// From `features` to `classes`. `init` is how the weights and biases of the backbone's own linear layer start.
-    pub fn new(
-        head: &config::Head,
-        [features, classes]: [usize; 2],
-        [weight, bias]: [Init; 2],
-        vb: &VarBuilder,
-    ) -> Result<Self> {
-        match head {
-            config::Head::Duq(settings) => Ok(Self::Duq(Duq::new(settings, [features, classes], vb)?)),
-            config::Head::Linear(_) => Ok(Self::Linear(Linear::with_init([features, classes], weight, bias, vb)?)),
-            config::Head::Sngp(settings) => Ok(Self::Sngp(Sngp::new(settings, [features, classes], vb)?)),
-        }
+    /// As [`HeadFamily::build`].
+    ///
+    /// # Errors
+    /// If the parameters are not there or have other shapes.
+    pub fn new(head: &Head, sizes: [usize; 2], init: [Init; 2], vb: &VarBuilder) -> Result<Self> {
+        let layer = of_settings!(head, settings => settings.build(sizes, init, vb))?;
+        Ok(Self(layer.into()))
     }
 
-    /// Of what the backbone gives, (N, features): logits (N, classes) and the features that detectors see (N, D).
+    /// A layer as it is.
+    pub(super) fn of(layer: impl LastLayer + 'static) -> Self {
+        Self(Arc::new(layer))
+    }
+
+    /// As [`LastLayer::forward`].
+    ///
+    /// # Errors
+    /// If the features have another size.
     pub fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        let features = stages::leaf(stages::PENULTIMATE, features)?;
-        match self {
-            Self::Linear(linear) => Ok((linear.forward(&features, Activation::Identity, mode)?, features)),
-            Self::Duq(duq) => Ok((duq.forward(&features, mode)?, features)),
-            Self::Sngp(sngp) => sngp.forward(&features, mode),
-        }
+        self.0.forward(stages::leaf(stages::PENULTIMATE, features)?, mode)
     }
 
-    /// As [`Network::head`](crate::nn::Network::head).
-    pub fn head(&self) -> Option<Head> {
-        match self {
-            Self::Linear(linear) => Some(linear.head()),
-            Self::Duq(_) | Self::Sngp(_) => None,
-        }
+    /// As [`Network::head`](super::Network::head).
+    pub fn head(&self) -> Option<super::Head> {
+        self.0.linear()
     }
 
-    /// As [`Network::after_step`](crate::nn::Network::after_step); `features` is asked for if it is needed.
-    pub fn after_step(&self, labels: &Tensor, features: impl FnOnce() -> Result<Tensor>) -> Result<()> {
-        match self {
-            Self::Linear(_) | Self::Sngp(_) => Ok(()),
-            Self::Duq(duq) => duq.update(&features()?, labels),
-        }
+    /// As [`LastLayer::after_step`].
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn after_step(&self, labels: &Tensor, features: &dyn Fn() -> Result<Tensor>) -> Result<()> {
+        self.0.after_step(labels, features)
     }
 }

@@ -4,8 +4,11 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
-    config::{self, Precision},
-    nn::{Head, Mode, footprint, gates, spectral_norm::Weight, watch},
+    nn::{
+        Head, Mode, Precision, footprint, gates,
+        spectral_norm::{self, Weight},
+        watch,
+    },
     ops::{self, Activation, Convolution, Statistics},
 };
 
@@ -90,7 +93,7 @@ impl Conv2d {
     }
 
     /// The same with a bound on the spectral norm that it has on images of `size`.
-    pub fn bounded(self, bound: Option<&config::SpectralNorm>, size: [usize; 2], vb: &VarBuilder) -> Result<Self> {
+    pub fn bounded(self, bound: Option<&spectral_norm::Settings>, size: [usize; 2], vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight: self.weight.bounded(bound, Some((self.convolution, size)), vb)?, ..self })
     }
 
@@ -242,7 +245,7 @@ impl Linear {
     }
 
     /// The same with a bound on its spectral norm.
-    pub fn bounded(self, bound: Option<&config::SpectralNorm>, vb: &VarBuilder) -> Result<Self> {
+    pub fn bounded(self, bound: Option<&spectral_norm::Settings>, vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight: self.weight.bounded(bound, None, vb)?, ..self })
     }
 

@@ -8,15 +8,31 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
-    config::Architecture,
     nn::{
-        Mode, Network, Outputs, Shape, gates,
+        Mode, Network, Outputs, Shape,
+        architecture::Architecture,
+        backbone::{Family, Part},
+        gates,
         heads::Classifier,
         layers::{Conv2d, Linear, within},
         stages, watch,
     },
     ops::{self, Activation, Convolution, Pool},
+    yaml::registry::no_settings,
 };
+
+no_settings!();
+
+impl Family for Settings {
+    const LEAST_SIDE: usize = 16;
+    const LACKS: &[Part] = &[Part::Shortcut];
+    const POOLS_MAPS: bool = false;
+    const FEW_PIXELS: bool = true;
+
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+        Ok(Box::new(LeNet::new(architecture, shape, vb)?))
+    }
+}
 
 /// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
 #[derive(Debug, Clone)]

@@ -1,5 +1,7 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
+pub mod architecture;
+pub mod backbone;
 pub mod duq;
 pub mod efficientnet;
 pub mod footprint;
@@ -7,8 +9,10 @@ pub mod gates;
 pub mod heads;
 pub mod layers;
 pub mod lenet;
+pub mod linear;
 pub mod params;
 pub mod resnet;
+pub mod resnet18_32x32;
 pub mod resnet_cifar;
 pub mod shortcut;
 pub mod sngp;
@@ -19,16 +23,17 @@ pub mod watch;
 pub mod weights;
 pub mod wide_resnet;
 
+pub use architecture::{Architecture, Nonlinearity};
+pub use backbone::Backbone;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::{
-    Error,
-    config::{Architecture, Backbone, Precision},
-    nn::heads::Classifier,
-};
+use crate::{Error, nn::heads::Classifier};
 
 /// The network that `architecture` describes, for images and classes of `shape`, with parameters from `vb`.
 ///
@@ -38,15 +43,7 @@ pub fn build(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate
     if [shape.channels, shape.height, shape.width, shape.classes].contains(&0) {
         return Err(Error::input(format!("no network can be built for {shape:?}: every size must be at least 1")));
     }
-    Ok(match &architecture.backbone {
-        Backbone::Lenet(_) => Box::new(lenet::LeNet::new(architecture, shape, vb)?),
-        Backbone::WideResnet(settings) => Box::new(wide_resnet::WideResNet::new(settings, architecture, shape, vb)?),
-        Backbone::Resnet(settings) => Box::new(resnet::ResNet::new(settings, architecture, shape, vb)?),
-        Backbone::Resnet18Small(_) => Box::new(resnet::ResNet::small(architecture, shape, vb)?),
-        Backbone::ResnetCifar(settings) => Box::new(resnet_cifar::ResNetCifar::new(settings, architecture, shape, vb)?),
-        Backbone::EfficientnetLite0(_) => Box::new(efficientnet::EfficientNetLite0::new(architecture, shape, vb)?),
-        Backbone::Vgg19Bn(settings) => Box::new(vgg::Vgg19::new(settings, architecture, shape, vb)?),
-    })
+    architecture.backbone.build(architecture, shape, vb)
 }
 
 /// Whether the network learns or is used.
@@ -64,6 +61,18 @@ pub enum Mode {
         /// What convolutions and linear layers calculate in.
         precision: Precision,
     },
+}
+
+/// What convolutions and linear layers calculate in while a network learns. Weights, everything else and evaluation are
+/// f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Operands rounded to bfloat16, sums in f32, as PyTorch's autocast; on a GPU only.
+    Bf16,
 }
 
 /// What one forward pass gives.
@@ -99,7 +108,7 @@ pub trait Network: Send + Sync {
     /// Called while learning, after each change of the parameters, with the batch that led to it: images as for
     /// [`Network::forward`] and (N) u32 classes. Moves what follows the parameters without gradients, such as DUQ's centroids.
     fn after_step(&self, images: &Tensor, labels: &Tensor) -> Result<()> {
-        self.classifier().after_step(labels, || Ok(self.forward(images, Mode::Eval)?.features))
+        self.classifier().after_step(labels, &|| Ok(self.forward(images, Mode::Eval)?.features))
     }
     /// The same network for [`Mode::Eval`] only, and faster: batch normalisations are folded into the convolutions before
     /// them, once. Equal up to rounding; gradients with respect to the images are those of the network as it was.

@@ -6,19 +6,88 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error,
-    config::{self, Architecture},
     nn::{
-        Mode, Network, Outputs, Shape, gates,
+        Mode, Network, Outputs, Shape,
+        architecture::{self, Architecture},
+        backbone::{Backbone, Family, IMAGENET},
+        gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
-        stages,
+        spectral_norm, stages,
     },
     ops::{self, Activation, Convolution},
 };
+
+/// Settings of a ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Resnet")]
+pub struct Settings {
+    /// Layers: 18, 34, 50, 101 or 152.
+    #[garde(range(min = 18, max = 152), custom(depth_is_known))]
+    pub depth: usize,
+    /// How many times wider the 3×3 convolutions of depth 50 and more are: 2 in torchvision's "wide" ones. Default: 1, the
+    /// paper's.
+    #[garde(range(min = 1, max = 64), custom(only_bottlenecks_are_wide(&self.depth)))]
+    #[serde(default = "default_width")]
+    pub width: usize,
+}
+
+fn default_width() -> usize {
+    1
+}
+
+fn depth_is_known(depth: &usize, _: &()) -> garde::Result {
+    if [18, 34, 50, 101, 152].contains(depth) {
+        Ok(())
+    } else {
+        Err(garde::Error::new("must be 18, 34, 50, 101 or 152"))
+    }
+}
+
+fn only_bottlenecks_are_wide(depth: &usize) -> impl FnOnce(&usize, &()) -> garde::Result {
+    let wide = *depth >= 50;
+    move |width, ()| {
+        if wide || *width == 1 { Ok(()) } else { Err(garde::Error::new("must be 1 below depth 50")) }
+    }
+}
+
+impl Family for Settings {
+    const PRESETS: &[(&str, Self)] = &[
+        ("resnet18", Self { depth: 18, width: 1 }),
+        ("resnet34", Self { depth: 34, width: 1 }),
+        ("resnet50", Self { depth: 50, width: 1 }),
+        ("wide_resnet50_2", Self { depth: 50, width: 2 }),
+    ];
+    const LEAST_SIDE: usize = 32;
+    const NORMALISATION: Option<[[f32; 3]; 2]> = Some(IMAGENET);
+
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+        Ok(Box::new(ResNet::new(self, architecture, shape, vb)?))
+    }
+
+    fn label(&self, _: &str) -> String {
+        match self.width {
+            1 => format!("resnet{}", self.depth),
+            width => format!("wide_resnet{}_{width}", self.depth),
+        }
+    }
+
+    fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {
+        (channels == 3).then(|| format!("torchvision.models.{}(num_classes={classes})", self.label("")))
+    }
+
+    fn smoke(&self) -> Option<Backbone> {
+        Some(Backbone::Resnet(Self { width: 1, ..self.clone() }))
+    }
+}
 
 /// The stages' names, torchvision's.
 const STAGES: [&str; 4] = ["layer1", "layer2", "layer3", "layer4"];
@@ -37,12 +106,7 @@ impl ResNet {
     ///
     /// # Errors
     /// [`Error::Input`] below 32×32 pixels.
-    pub fn new(
-        settings: &config::Resnet,
-        architecture: &Architecture,
-        shape: Shape,
-        vb: VarBuilder,
-    ) -> crate::Result<Self> {
+    pub fn new(settings: &Settings, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Self> {
         if shape.height.min(shape.width) < 32 {
             let message = format!(
                 "resnet{} needs images of at least 32×32 pixels, not {}×{}",
@@ -101,7 +165,7 @@ pub struct Trunk {
 
 impl Trunk {
     /// The first `stages` (1 to 4) of torchvision's form, for images of `shape`; later ones have no parameters here.
-    pub fn new(settings: &config::Resnet, shape: Shape, stages: usize, vb: &VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, shape: Shape, stages: usize, vb: &VarBuilder) -> Result<Self> {
         Self::build(&Form::torchvision(settings), shape, stages, vb)
     }
 
@@ -174,8 +238,8 @@ struct Form {
     projection: &'static str,
     init: ConvInit,
     activation: Activation,
-    shortcut: config::Shortcut,
-    bound: Option<config::SpectralNorm>,
+    shortcut: architecture::Shortcut,
+    bound: Option<spectral_norm::Settings>,
 }
 
 impl Form {
@@ -188,11 +252,11 @@ impl Form {
         projection: "downsample",
         init: ConvInit::HeFanOut,
         activation: Activation::Relu,
-        shortcut: config::Shortcut::Convolution,
+        shortcut: architecture::Shortcut::Convolution,
         bound: None,
     };
 
-    fn torchvision(settings: &config::Resnet) -> Self {
+    fn torchvision(settings: &Settings) -> Self {
         let blocks = match settings.depth {
             18 => [2, 2, 2, 2],
             34 | 50 => [3, 4, 6, 3],
@@ -265,11 +329,11 @@ impl Block {
         let convs = convs.collect::<Result<_>>()?;
         let shortcut = match form.shortcut {
             _ if stride == 1 && inputs == outputs => Shortcut::Identity,
-            config::Shortcut::Convolution => {
+            architecture::Shortcut::Convolution => {
                 let (vb, one) = (vb.pp(form.projection), Convolution::new(stride, 0));
                 Shortcut::Projection(form.conv([inputs, outputs], 1, one, &mut before, [vb.pp(0), vb.pp(1)])?.into())
             }
-            config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
+            architecture::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
         };
         Ok(Self { convs, shortcut, activation: form.activation })
     }

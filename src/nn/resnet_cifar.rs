@@ -5,17 +5,60 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{self, Architecture},
     nn::{
         Mode, Network, Outputs, Shape,
+        architecture::Architecture,
+        backbone::{Backbone, Family, IMAGENET, Part},
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, he, within},
         stages,
     },
     ops::{self, Activation, Convolution, Pool},
 };
+
+/// Settings of a ResNet for CIFAR-10.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ResnetCifar")]
+pub struct Settings {
+    /// Layers, 6n + 2: 20, 32, 44, 56, 110.
+    #[garde(range(min = 8, max = 1000), custom(depth_is_6n_plus_2))]
+    pub depth: usize,
+}
+
+fn depth_is_6n_plus_2(depth: &usize, _: &()) -> garde::Result {
+    if depth % 6 == 2 { Ok(()) } else { Err(garde::Error::new("must be 6n + 2, such as 20, 32 or 56")) }
+}
+
+impl Family for Settings {
+    const PRESETS: &[(&str, Self)] = &[
+        ("resnet20", Self { depth: 20 }),
+        ("resnet32", Self { depth: 32 }),
+        ("resnet44", Self { depth: 44 }),
+        ("resnet56", Self { depth: 56 }),
+        ("resnet110", Self { depth: 110 }),
+    ];
+    const LACKS: &[Part] = &[Part::Shortcut];
+    /// As in `trainer.py` of akamaster/pytorch_resnet_cifar10.
+    const NORMALISATION: Option<[[f32; 3]; 2]> = Some(IMAGENET);
+
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+        Ok(Box::new(ResNetCifar::new(self, architecture, shape, vb)?))
+    }
+
+    fn label(&self, _: &str) -> String {
+        format!("resnet{}", self.depth)
+    }
+
+    fn smoke(&self) -> Option<Backbone> {
+        Some(Backbone::ResnetCifar(Self { depth: 8 }))
+    }
+}
 
 /// The stages' names.
 const STAGES: [&str; 3] = ["layer1", "layer2", "layer3"];
@@ -33,12 +76,7 @@ pub struct ResNetCifar {
 
 impl ResNetCifar {
     /// Convolutions and the last layer's weights start as He et al. 2015 (fan-in), as in the source; its bias as in PyTorch.
-    pub fn new(
-        settings: &config::ResnetCifar,
-        architecture: &Architecture,
-        shape: Shape,
-        vb: VarBuilder,
-    ) -> Result<Self> {
+    pub fn new(settings: &Settings, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let mut size = [shape.height, shape.width];
         let activation = architecture.activation.into();
         let stem = conv([shape.channels, PLANES[0]], 1, architecture, &mut size, [vb.pp("conv1"), vb.pp("bn1")])?;

@@ -15,16 +15,55 @@ use std::f64::consts::TAU;
 
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config,
     nn::{
         Mode,
+        heads::{Gives, HeadFamily, LastLayer},
         layers::{seen, within},
         watch,
     },
     ops::{self, Activation},
 };
+
+/// Settings of SNGP's head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Sngp")]
+pub struct Settings {
+    /// Random Fourier features: 1024 in `google/uncertainty-baselines`, `baselines/cifar/sngp.py`, and in DUE.
+    #[garde(range(min = 1, max = 65_536))]
+    pub features: usize,
+    /// Dimensions of a fixed random projection before them: 128 in uncertainty-baselines, for the 640 features of WRN-28-10.
+    /// Default: no projection.
+    #[garde(range(min = 1, max = 65_536))]
+    pub reduction: Option<usize>,
+    /// Length scale of the Gaussian kernel on features after layer normalisation, at which two images have a distance of up to
+    /// 2√D. 20 in uncertainty-baselines (its random weights have deviation 0.05); 1 in DUE.
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub length_scale: f64,
+    /// What the features are divided by before the output layer; the posterior is that of the undivided ones. Ours: with 1, as in
+    /// uncertainty-baselines, or 2, as in DUE, steps at the learning rates of linear heads are too long.
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub feature_scale: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { features: 1024, reduction: None, length_scale: 20.0, feature_scale: 4.0 }
+    }
+}
+
+impl HeadFamily for Settings {
+    const GIVES: Gives = Gives::Logits;
+
+    fn build(&self, sizes: [usize; 2], _: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+        Ok(Box::new(Sngp::new(self, sizes, vb)?))
+    }
+}
 
 /// PyTorch's ε of a layer normalisation.
 const EPSILON: f64 = 1e-5;
@@ -49,9 +88,15 @@ pub struct Sngp {
     feature_scale: f64,
 }
 
+impl LastLayer for Sngp {
+    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+        self.forward(&features, mode)
+    }
+}
+
 impl Sngp {
     /// From `features` to `classes`; β starts as a linear layer of PyTorch's.
-    pub fn new(settings: &config::Sngp, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, [features, classes]: [usize; 2], vb: &VarBuilder) -> Result<Self> {
         let projection = settings.reduction.map(|reduction| {
             let init = Init::Randn { mean: 0.0, stdev: PROJECTION };
             vb.get_with_hints((reduction, features), "random_projection", init)

@@ -13,12 +13,30 @@
 
 use candle_core::{Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config,
     nn::{Mode, gates, layers::seen},
     ops::{self, Convolution},
 };
+
+/// A bound c on how much a layer may stretch its input: weights whose spectral norm σ is larger are divided by σ/c.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "SpectralNorm")]
+pub struct Settings {
+    /// c: 3 in DDU and DUE, 6 in SNGP (uncertainty-baselines).
+    #[garde(range(min = 1e-3, max = 1e6))]
+    pub coefficient: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { coefficient: 3.0 }
+    }
+}
 
 /// What DDU's convolutions add to the factor that they divide by.
 const EPSILON: f64 = 1e-5;
@@ -50,7 +68,7 @@ impl Weight {
     /// The same with a bound. Of a convolution, `layer` has how it moves and the rows and columns of its input.
     pub fn bounded(
         self,
-        bound: Option<&config::SpectralNorm>,
+        bound: Option<&Settings>,
         layer: Option<(Convolution, [usize; 2])>,
         vb: &VarBuilder,
     ) -> Result<Self> {

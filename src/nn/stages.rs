@@ -63,10 +63,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::{
-        config::Backbone,
-        nn::{self, Mode, Shape, params::Params},
-    };
+    use crate::nn::{self, Backbone, Mode, Shape, params::Params};
 
     /// By the chain rule: the gradient with respect to the images is what that of a stage through which everything passes becomes on
     /// its way through the layers before it.

@@ -5,18 +5,71 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    config::{self, Architecture},
     nn::{
-        Mode, Network, Outputs, Shape, gates,
+        Mode, Network, Outputs, Shape,
+        architecture::Architecture,
+        backbone::{Backbone, Family, Part},
+        gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         stages,
     },
     ops::{self, Activation, Convolution},
 };
+
+/// Settings of a VGG-19.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Vgg19")]
+pub struct Settings {
+    /// Channels of the first stage; the others have 2, 4, 8 and 8 times as many. Default: 64, the paper's. A quarter of it
+    /// costs a sixteenth.
+    #[garde(range(min = 1, max = 1024))]
+    #[serde(default = "default_width", skip_serializing_if = "is_default_width")]
+    pub width: usize,
+}
+
+fn default_width() -> usize {
+    64
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_default_width(width: &usize) -> bool {
+    *width == default_width()
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { width: default_width() }
+    }
+}
+
+impl Family for Settings {
+    const LEAST_SIDE: usize = 16;
+    const LACKS: &[Part] = &[Part::Shortcut];
+    const POOLS_MAPS: bool = false;
+
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+        Ok(Box::new(Vgg19::new(self, architecture, shape, vb)?))
+    }
+
+    fn label(&self, name: &str) -> String {
+        if is_default_width(&self.width) { name.to_owned() } else { format!("{name}_{}", self.width) }
+    }
+
+    fn smoke(&self) -> Option<Backbone> {
+        Some(Backbone::Vgg19Bn(Self { width: self.width.min(SMOKE_WIDTH) }))
+    }
+}
+
+/// Channels of the first stage in a smoke run.
+const SMOKE_WIDTH: usize = 8;
 
 /// Convolutions of each of the five stages, and how many times wider than the first it is.
 const STAGES: [(&str, usize, usize); 5] =
@@ -46,7 +99,7 @@ impl Vgg19 {
     ///
     /// # Errors
     /// [`Error::Input`] below 16×16 pixels.
-    pub fn new(settings: &config::Vgg19, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
         let size = shape.height.min(shape.width);
         if size < 16 {
             let message =

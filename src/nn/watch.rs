@@ -100,10 +100,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::{
-        config::Backbone,
-        nn::{self, Mode, Shape, params::Params},
-    };
+    use crate::nn::{self, Backbone, Mode, Shape, params::Params};
 
     fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()

@@ -2,12 +2,11 @@
 
 pub mod fit;
 pub mod names;
-pub mod normalisation;
 
 mod archive;
 mod legacy;
-pub(crate) mod pickle;
 mod pth;
+mod settings;
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +22,7 @@ use safetensors::{
 };
 
 pub use fit::{Mismatch, match_names};
+pub use settings::{Normalise, Weights, WeightsHead};
 
 use crate::{Error, Result, checksum, tensor_file};
 

@@ -7,11 +7,15 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{self, Architecture},
     nn::{
         Mode, Network, Outputs, Shape,
+        architecture::{self, Architecture},
+        backbone::{Backbone, Family},
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
@@ -20,6 +24,60 @@ use crate::{
     ops::{self, Activation, Convolution},
     rng,
 };
+
+/// Settings of a Wide ResNet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "WideResnet")]
+pub struct Settings {
+    /// Layers, 6n + 4: 16, 22, 28, 40.
+    #[garde(range(min = 10, max = 1000), custom(depth_is_6n_plus_4))]
+    pub depth: usize,
+    /// How many times wider than a plain ResNet.
+    #[garde(range(min = 1, max = 64))]
+    pub width: usize,
+    /// Dropout probability inside each block: 0.3 in energy_ood and in the WRN paper for CIFAR.
+    #[garde(range(min = 0.0, max = 0.99))]
+    #[serde(default = "default_dropout")]
+    pub dropout: f64,
+}
+
+fn default_dropout() -> f64 {
+    0.3
+}
+
+fn depth_is_6n_plus_4(depth: &usize, _: &()) -> garde::Result {
+    if depth % 6 == 4 { Ok(()) } else { Err(garde::Error::new("must be 6n + 4 (10, 16, 22, 28, 34, 40, …)")) }
+}
+
+impl Family for Settings {
+    const PRESETS: &[(&str, Self)] = &[
+        ("wrn40_2", Self { depth: 40, width: 2, dropout: 0.3 }),
+        ("wrn28_10", Self { depth: 28, width: 10, dropout: 0.3 }),
+    ];
+    /// energy_ood's and pytorch-ood's for CIFAR-10 and CIFAR-100 alike, in 255ths.
+    const NORMALISATION: Option<[[f32; 3]; 2]> =
+        Some([[125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0], [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0]]);
+
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+        Ok(Box::new(WideResNet::new(self, architecture, shape, vb)?))
+    }
+
+    fn label(&self, _: &str) -> String {
+        format!("wrn{}_{}", self.depth, self.width)
+    }
+
+    fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {
+        let (depth, width) = (self.depth, self.width);
+        let module =
+            format!("pytorch_ood.model.WideResNet(num_classes={classes}, depth={depth}, widen_factor={width})");
+        (channels == 3).then_some(module)
+    }
+
+    fn smoke(&self) -> Option<Backbone> {
+        Some(Backbone::WideResnet(Self { width: 1, ..self.clone() }))
+    }
+}
 
 /// WRN-depth-width. Features: 64·width, the global average (8×8 at 32×32 pixels) of the last activation.
 ///
@@ -36,7 +94,7 @@ pub struct WideResNet {
 impl WideResNet {
     /// Convolutions start as He et al. 2015 (fan-out), the last bias as 0, the rest as in PyTorch.
     pub fn new(
-        settings: &config::WideResnet,
+        settings: &Settings,
         architecture: &Architecture,
         shape: Shape,
         vb: VarBuilder,
@@ -147,10 +205,10 @@ impl Block {
         let inner = conv1.output_size(size)?;
         let shortcut = match architecture.shortcut {
             _ if inputs == outputs => Shortcut::Identity,
-            config::Shortcut::Convolution => Shortcut::Convolution(
+            architecture::Shortcut::Convolution => Shortcut::Convolution(
                 conv([inputs, outputs], 1, stride, (architecture, size), &vb.pp("convShortcut"))?.into(),
             ),
-            config::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
+            architecture::Shortcut::AveragePool => Shortcut::AveragePool(AveragePool { channels: outputs, stride }),
         };
         Ok(Self {
             bn1: BatchNorm2d::new(inputs, &vb.pp("bn1"))?,

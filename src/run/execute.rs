@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     config::{self, HeldOut, sweep::FOLD},
     data::{self, Dataset, ImageSet, Memory, Split},
-    nn::Shape,
+    nn::{Precision, Shape},
     run::{
         device::describe,
         plan::{Node, Plan, to_json},
@@ -159,7 +159,7 @@ fn refuse_tested(outliers: &Dataset, ood: &[Dataset], root: &Path) -> Result<()>
 /// No network is to learn in a type that the device does not have.
 fn check_precision(plan: &Plan, context: &Context) -> Result<()> {
     let learns_in_bf16 = |node: &&Node| {
-        node.train.as_ref().is_some_and(|train| train.precision == config::Precision::Bf16)
+        node.train.as_ref().is_some_and(|train| train.precision == Precision::Bf16)
             && context.store.progress(node) != Progress::Done
     };
     match plan.nodes.iter().find(learns_in_bf16) {

@@ -20,19 +20,18 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
-    config::{
-        self, Architecture, Backbone, Experiment, Loss, Network, Normalise, Train, Vgg19, load::Loaded,
-        search::HeldOut, sweep,
-    },
+    config::{Experiment, Network, load::Loaded, search::HeldOut, sweep},
     data::{self, Dataset, Normalisation, Split, given_normalisation},
     digest::hex,
-    nn::weights::normalisation,
+    losses::Loss,
+    nn::{Architecture, heads::Head, weights::Normalise},
     run::{
         digests::{Digests, Known},
         execute::data_problems,
         published::{Files, Published},
         store::{Progress, Store},
     },
+    train::Train,
 };
 
 /// Changes when the meaning of a recipe changes, so that old weights are not taken for new ones.
@@ -228,7 +227,7 @@ fn resolve<'a>(
     }
     let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
     let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known, looked)).transpose()?;
-    let architecture = match (Architecture::of(network), upstream) {
+    let architecture = match (network.architecture(), upstream) {
         (Some(architecture), _) => architecture,
         (None, Some(upstream)) => nodes[upstream].architecture.clone(),
         (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
@@ -244,7 +243,7 @@ fn resolve<'a>(
         .collect::<Result<_>>()?;
     let normalisation = match (network.normalise, upstream) {
         (_, Some(upstream)) => nodes[upstream].normalisation.clone(),
-        (Normalise::Weights, None) => normalisation::of(&architecture.backbone),
+        (Normalise::Weights, None) => architecture.backbone.normalisation(),
         (Normalise::Data, None) => None,
     };
     let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
@@ -385,30 +384,14 @@ pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
 }
 
 fn label(architecture: &Architecture) -> String {
-    let mut label = backbone_label(&architecture.backbone);
+    let mut label = architecture.backbone.label();
     if architecture.spectral_norm.is_some() {
         label += " spectral";
     }
-    match architecture.head {
-        config::Head::Linear(_) => {}
-        config::Head::Duq(_) => label += " duq",
-        config::Head::Sngp(_) => label += " sngp",
+    if architecture.head != Head::default() {
+        label += &format!(" {}", architecture.head.name());
     }
     label
-}
-
-fn backbone_label(backbone: &Backbone) -> String {
-    match backbone {
-        Backbone::Lenet(_) => "lenet".to_owned(),
-        Backbone::WideResnet(settings) => format!("wrn{}_{}", settings.depth, settings.width),
-        Backbone::Resnet(config::Resnet { depth, width: 1 }) => format!("resnet{depth}"),
-        Backbone::Resnet(config::Resnet { depth, width }) => format!("wide_resnet{depth}_{width}"),
-        Backbone::Resnet18Small(_) => "resnet18_32x32".to_owned(),
-        Backbone::ResnetCifar(settings) => format!("resnet{}", settings.depth),
-        Backbone::EfficientnetLite0(_) => "efficientnet_lite0".to_owned(),
-        Backbone::Vgg19Bn(settings) if *settings == Vgg19::default() => "vgg19_bn".to_owned(),
-        Backbone::Vgg19Bn(settings) => format!("vgg19_bn_{}", settings.width),
-    }
 }
 
 impl Plan {

@@ -10,14 +10,13 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    config::{Weights, WeightsHead},
     data::{self, Format, ImageSet, download::HUB},
     digest,
     nn::{
         Shape,
         params::Params,
         weights::{
-            self,
+            self, Weights, WeightsHead,
             fit::{Fitted, Wanted},
         },
     },

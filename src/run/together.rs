@@ -361,9 +361,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::Backbone,
         data::{ImageSet, Normalisation, Split},
-        nn::{self, Mode, Network, Outputs, Shape, heads::Classifier, params::Params},
+        nn::{self, Backbone, Mode, Network, Outputs, Shape, heads::Classifier, params::Params},
         watch::interrupt::Interrupt,
     };
 

@@ -11,7 +11,6 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::{
     Error, Result,
-    config::{Keep, Train},
     data::{
         ImageSet, Normalisation,
         batches::{Source, TrainBatches, in_order, steps_per_epoch},
@@ -19,8 +18,10 @@ use crate::{
     losses::{Objective, Pass, Step},
     nn::{Mode, Network, Outputs, params::Params},
     train::{
+        Train,
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
+        recipe::Keep,
         schedule,
     },
     watch::{

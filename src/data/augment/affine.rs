@@ -1,10 +1,42 @@
 //! Rotation, shear and translation: Pillow's affine transform.
 
-use super::{Image, even};
-use crate::{
-    config::{Interpolation, Rotation},
-    rng::Rng,
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Image, even,
+    spread::{Spread, within},
 };
+use crate::rng::Rng;
+
+/// How a pixel between pixels is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// The nearest pixel.
+    #[default]
+    Nearest,
+    /// The mean of the four around it, by distance.
+    Bilinear,
+}
+
+/// Settings of `rotation`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The angle in degrees: from −d to d, or from one of two numbers to the other.
+    #[garde(custom(within(-360.0, 360.0)))]
+    pub degrees: Spread,
+    /// torchvision's default: `nearest`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub interpolation: Interpolation,
+    /// The grey level where there is no image. torchvision's default: 0.
+    #[garde(skip)]
+    #[serde(default)]
+    pub fill: u8,
+}
 
 /// (a, b, c, d, e, f): output pixel (x, y) shows the place (a·x + b·y + c, d·x + e·y + f) of the image.
 type Matrix = [f64; 6];

@@ -1,13 +1,33 @@
 //! Brightness, contrast, saturation, hue, sharpness and changes of grey levels, as Pillow's `ImageEnhance` and `ImageOps`.
 
+use garde::Validate;
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Image, even};
-use crate::{
-    config::{ColorJitter, Spread},
-    data::conform::luma,
-    rng::Rng,
+use super::{
+    Image, even,
+    spread::{Spread, within},
 };
+use crate::{data::conform::luma, rng::Rng};
+
+/// Settings of `color_jitter`. torchvision's defaults: 0, no change.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColorJitter {
+    /// The factor of brightness: from max(0, 1 − b) to 1 + b, or from one of two numbers to the other.
+    #[garde(custom(within(0.0, 100.0)))]
+    pub brightness: Spread,
+    /// The factor of contrast, likewise.
+    #[garde(custom(within(0.0, 100.0)))]
+    pub contrast: Spread,
+    /// The factor of saturation, likewise; grey images have none.
+    #[garde(custom(within(0.0, 100.0)))]
+    pub saturation: Spread,
+    /// The turn of the hue, in turns: from −h to h, or from one of two numbers to the other; grey images have none.
+    #[garde(custom(within(-0.5, 0.5)))]
+    pub hue: Spread,
+}
 
 /// torchvision's `ColorJitter`: four factors drawn evenly, applied in a random order.
 pub(super) fn jitter(image: &mut Image, settings: &ColorJitter, rng: &mut Rng) {

@@ -1,11 +1,64 @@
 //! Random crops: after padding, and resized.
 
-use super::{Image, Window, below, sides};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Image, Window, below, sides, spread::rising};
 use crate::{
-    config::{Crop, PaddingMode, ResizedCrop},
     data::{Mode, resample},
     rng::Rng,
 };
+
+/// Settings of `random_resized_crop`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResizedCrop {
+    /// The window's share of the area, from and to. torchvision's default: 0.08 and 1.
+    #[garde(inner(range(min = 1e-6, max = 1.0)), custom(rising))]
+    pub scale: [f64; 2],
+    /// Its width over its height, from and to, even in the logarithm. torchvision's default: 3/4 and 4/3.
+    #[garde(inner(range(min = 1e-3, max = 1e3)), custom(rising))]
+    pub ratio: [f64; 2],
+}
+
+impl Default for ResizedCrop {
+    fn default() -> Self {
+        Self { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] }
+    }
+}
+
+/// Settings of `random_crop`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Crop {
+    /// Pixels on every side.
+    #[garde(range(min = 1, max = 1024))]
+    pub padding: usize,
+    /// What they show. torchvision's default: `constant`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub padding_mode: PaddingMode,
+    /// The grey level of `constant`. torchvision's default: 0.
+    #[garde(skip)]
+    #[serde(default)]
+    pub fill: u8,
+}
+
+/// What the pixels around an image show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PaddingMode {
+    /// One grey level.
+    #[default]
+    Constant,
+    /// The border's pixel.
+    Edge,
+    /// The image mirrored at its border, the border's pixel once.
+    Reflect,
+    /// The image mirrored at its border, the border's pixel twice.
+    Symmetric,
+}
 
 /// torchvision's `RandomCrop` of the image's own size after `padding`.
 pub(super) fn padded(image: &mut Image, settings: &Crop, rng: &mut Rng) {

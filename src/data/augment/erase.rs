@@ -1,14 +1,71 @@
 //! Holes in images: random erasing (Zhong et al. 2020) and cutout (DeVries & Taylor 2017).
 
+use garde::Validate;
 use rand::Rng as _;
 use rand_distr::{Distribution as _, StandardNormal};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{Image, Window, below, sides};
-use crate::{
-    config::{Cutout, Erasing, Fill},
-    data::Normalisation,
-    rng::Rng,
-};
+use super::{Image, Window, below, sides, spread::rising};
+use crate::{data::Normalisation, rng::Rng};
+
+/// Settings of `random_erasing`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Erasing {
+    /// The probability. torchvision's default: 0.5.
+    #[garde(range(min = 0.0, max = 1.0))]
+    pub p: f64,
+    /// The rectangle's share of the area, from and to. torchvision's default: 0.02 and 0.33.
+    #[garde(inner(range(min = 0.0, max = 1.0)), custom(rising))]
+    pub scale: [f64; 2],
+    /// Its height over its width, from and to, even in the logarithm. torchvision's default: 0.3 and 3.3.
+    #[garde(inner(range(min = 1e-3, max = 1e3)), custom(rising))]
+    pub ratio: [f64; 2],
+    /// What it is filled with. torchvision's default after `Normalize`: `mean`.
+    #[garde(skip)]
+    pub value: Fill,
+}
+
+impl Default for Erasing {
+    fn default() -> Self {
+        Self { p: 0.5, scale: [0.02, 0.33], ratio: [0.3, 3.3], value: Fill::Mean }
+    }
+}
+
+/// What a hole is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fill {
+    /// The data set's `mean`, to a grey level: torchvision's 0 after `Normalize`.
+    #[default]
+    Mean,
+    /// Black: torchvision's 0 before `Normalize`.
+    Black,
+    /// Each pixel and channel a normal draw about `mean` with `std`, to a grey level: torchvision's `random` after `Normalize`.
+    Random,
+}
+
+/// Settings of `cutout`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cutout {
+    /// The square's side in pixels, twice its half: 16 for CIFAR-10, 8 for CIFAR-100 in the paper.
+    #[garde(range(min = 2, max = 4096))]
+    pub length: usize,
+    /// How many of them: 1 in the paper.
+    #[garde(range(min = 1, max = 64))]
+    pub holes: usize,
+    /// What they are filled with. The authors' code: 0 after `Normalize`, the mean.
+    #[garde(skip)]
+    pub value: Fill,
+}
+
+impl Default for Cutout {
+    fn default() -> Self {
+        Self { length: 16, holes: 1, value: Fill::Mean }
+    }
+}
 
 /// torchvision's `RandomErasing`.
 pub(super) fn rectangle(image: &mut Image, settings: &Erasing, normalisation: &Normalisation, rng: &mut Rng) {

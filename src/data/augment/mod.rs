@@ -14,13 +14,133 @@ mod crop;
 mod erase;
 mod plain;
 mod rand_augment;
+mod spread;
 
 pub(super) use plain::plain;
 
+pub use affine::{Interpolation, Rotation};
+pub use colour::ColorJitter;
+pub use crop::{Crop, PaddingMode, ResizedCrop};
+pub use erase::{Cutout, Erasing, Fill};
+pub use plain::Plain;
+pub use rand_augment::RandAugment;
+pub use spread::Spread;
+
+use std::fmt;
+
+use garde::Validate;
 use rand::Rng as _;
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::Normalisation;
-use crate::{config::Change, rng::Rng};
+use crate::{
+    rng::Rng,
+    yaml::named::{self, string_or_map, variant_by_name},
+};
+
+/// Random changes of train images: the usual pair as a map, or a list of changes, made in its order. Ours: none unless asked
+/// for.
+///
+/// All are made on bytes, before normalisation, and leave an image its size.
+#[derive(Debug, Clone, PartialEq, Serialize, Validate, JsonSchema)]
+#[serde(untagged)]
+pub enum Augment {
+    /// A mirror and a crop after padding.
+    Plain(#[garde(dive)] Plain),
+    /// These, one after the other.
+    List(#[garde(dive, length(max = 64))] Vec<Change>),
+}
+
+impl Default for Augment {
+    fn default() -> Self {
+        Self::Plain(Plain::default())
+    }
+}
+
+impl From<Plain> for Augment {
+    fn from(plain: Plain) -> Self {
+        Self::Plain(plain)
+    }
+}
+
+impl<'de> Deserialize<'de> for Augment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MapOrList;
+        impl<'de> Visitor<'de> for MapOrList {
+            type Value = Augment;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a list of changes, or a map of `flip` and `crop_padding`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Augment, A::Error> {
+                Plain::deserialize(MapAccessDeserializer::new(map)).map(Augment::Plain)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Augment, A::Error> {
+                let mut changes = Vec::new();
+                while let Some(change) = list.next_element::<Named>()? {
+                    changes.push(change.0);
+                }
+                Ok(Augment::List(changes))
+            }
+        }
+        deserializer.deserialize_any(MapOrList)
+    }
+}
+
+/// A change that may be given by its name alone.
+struct Named(Change);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        string_or_map(deserializer, "a change's name, or a map of its name and settings", variant_by_name).map(Self)
+    }
+}
+
+/// A random change, with torchvision's parameters, defaults and distributions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = named::string_or_object)]
+pub enum Change {
+    /// A window of random area and shape, resized to the image's size: `RandomResizedCrop`.
+    RandomResizedCrop(#[garde(dive)] ResizedCrop),
+    /// A window of the image's size after padding: `RandomCrop`.
+    RandomCrop(#[garde(dive)] Crop),
+    /// Mirrors left-right: `RandomHorizontalFlip`.
+    HorizontalFlip(#[garde(dive)] Chance),
+    /// Mirrors up-down: `RandomVerticalFlip`.
+    VerticalFlip(#[garde(dive)] Chance),
+    /// Turns about the centre, counter-clockwise: `RandomRotation`.
+    Rotation(#[garde(dive)] Rotation),
+    /// Brightness, contrast, saturation and hue in a random order: `ColorJitter`.
+    ColorJitter(#[garde(dive)] ColorJitter),
+    /// Fills a random rectangle: `RandomErasing`.
+    RandomErasing(#[garde(dive)] Erasing),
+    /// Fills a square about a random pixel, cut at the border (DeVries & Taylor 2017).
+    Cutout(#[garde(dive)] Cutout),
+    /// Some of fourteen changes, each drawn evenly, of one strength: `RandAugment`.
+    RandAugment(#[garde(dive)] RandAugment),
+}
+
+/// Settings of a flip.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Chance {
+    /// The probability. torchvision's default: 0.5.
+    #[garde(range(min = 0.0, max = 1.0))]
+    pub p: f64,
+}
+
+impl Default for Chance {
+    fn default() -> Self {
+        Self { p: 0.5 }
+    }
+}
 
 /// An image as bytes.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,9 +3,26 @@
 //!
 //! Sequential on purpose: it is cheap (`batches::tests::cost`) and runs on a thread beside the training step.
 
+use garde::Validate;
 use rand::Rng as _;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::{config::Plain, rng::Rng};
+use crate::rng::Rng;
+
+/// A mirror, then a crop after padding: what every CIFAR recipe does.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plain {
+    /// Mirror left-right with probability one half.
+    #[garde(skip)]
+    #[serde(default)]
+    pub flip: bool,
+    /// Pad by so many black pixels and cut a random window of the original size; 4 for CIFAR in every recipe.
+    #[garde(range(max = 64))]
+    #[serde(default)]
+    pub crop_padding: usize,
+}
 
 /// Appends a changed copy of `image` (C, H, W) to `batch`.
 ///

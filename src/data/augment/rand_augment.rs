@@ -1,13 +1,54 @@
 //! RandAugment (Cubuk et al. 2020): changes drawn evenly from fourteen, of one strength.
 
+use garde::Validate;
 use rand::Rng as _;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Image,
-    affine::{self, Look},
+    affine::{self, Interpolation, Look},
     below, colour,
 };
-use crate::{config::RandAugment, rng::Rng};
+use crate::rng::Rng;
+
+/// Settings of `rand_augment`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RandAugment {
+    /// How many changes an image gets. torchvision's default: 2.
+    #[garde(range(min = 1, max = 14))]
+    pub num_ops: usize,
+    /// Their strength, below `num_magnitude_bins`. torchvision's default: 9.
+    #[garde(range(max = 999), custom(below_bins(&self.num_magnitude_bins)))]
+    pub magnitude: usize,
+    /// How many strengths there are. torchvision's default: 31.
+    #[garde(range(min = 2, max = 1000))]
+    pub num_magnitude_bins: usize,
+    /// torchvision's default: `nearest`.
+    #[garde(skip)]
+    pub interpolation: Interpolation,
+    /// The grey level where there is no image. torchvision's default: 0.
+    #[garde(skip)]
+    pub fill: u8,
+}
+
+impl Default for RandAugment {
+    fn default() -> Self {
+        Self { num_ops: 2, magnitude: 9, num_magnitude_bins: 31, interpolation: Interpolation::Nearest, fill: 0 }
+    }
+}
+
+fn below_bins(bins: &usize) -> impl FnOnce(&usize, &()) -> garde::Result {
+    let bins = *bins;
+    move |magnitude, ()| {
+        if *magnitude < bins {
+            Ok(())
+        } else {
+            Err(garde::Error::new(format!("must be below `num_magnitude_bins`, {bins}")))
+        }
+    }
+}
 
 /// The changes, in torchvision's order.
 const KINDS: usize = 14;

@@ -8,7 +8,9 @@ use super::{
     *,
 };
 use crate::{
-    config::{ColorJitter, Crop, Cutout, Erasing, Fill, Interpolation, RandAugment, ResizedCrop, Rotation, Spread},
+    data::augment::{
+        ColorJitter, Crop, Cutout, Erasing, Fill, Interpolation, RandAugment, ResizedCrop, Rotation, Spread,
+    },
     rng::stream,
 };
 
@@ -224,7 +226,7 @@ fn rotations_are_even_and_flips_have_their_chance() {
 
 #[test]
 fn crops_after_padding_start_everywhere_evenly() {
-    let settings = Crop { padding: 1, padding_mode: crate::config::PaddingMode::Constant, fill: 0 };
+    let settings = Crop { padding: 1, padding_mode: crate::data::augment::PaddingMode::Constant, fill: 0 };
     let mut rng = stream(7, "crop", "");
     let mut counts = std::collections::BTreeMap::new();
     for _ in 0..9000 {
@@ -284,8 +286,8 @@ fn holes_are_where_and_what_they_should_be() {
 fn changes_are_made_in_the_order_of_the_list() {
     let changed = |yaml: &str| {
         let list: Vec<Change> = match serde_saphyr::from_str(yaml).unwrap() {
-            crate::config::Augment::List(list) => list,
-            crate::config::Augment::Plain(_) => panic!("a list"),
+            crate::data::augment::Augment::List(list) => list,
+            crate::data::augment::Augment::Plain(_) => panic!("a list"),
         };
         let mut bytes = [10, 20, 30, 40];
         change(&mut bytes, [1, 1, 4], &list, &norm(), &mut stream(0, "order", ""));

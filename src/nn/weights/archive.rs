@@ -12,10 +12,8 @@ use std::{
 use candle_core::Tensor;
 use zip::ZipArchive;
 
-use super::{
-    pickle::Pickle,
-    pth::{self, LARGEST_PICKLE},
-};
+use super::pth::{self, LARGEST_PICKLE};
+use crate::pickle::Pickle;
 
 /// The tensors of an archive by name; an error says what is wrong with it.
 pub(super) fn read(file: File) -> Result<BTreeMap<String, Tensor>, String> {

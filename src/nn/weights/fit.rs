@@ -11,10 +11,12 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
 use crate::{
-    Error, Result,
-    config::{Architecture, Head, WeightsHead},
-    did_you_mean,
-    nn::{self, Shape, weights::names},
+    Error, Result, did_you_mean,
+    nn::{
+        self, Architecture, Shape,
+        heads::Head,
+        weights::{WeightsHead, names},
+    },
 };
 
 /// Batch norm's step counter, which no network of ours has.

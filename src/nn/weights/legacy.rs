@@ -14,10 +14,10 @@ use std::{
 use candle_core::Tensor;
 
 use super::{
-    pickle::{Pickle, Value},
     pth::{self, LARGEST_PICKLE, Stored},
     quoted,
 };
+use crate::pickle::{Pickle, Value};
 
 /// The magic number, 0x1950a86a20f9469cfc6c, as the pickle holds it.
 const MAGIC: &[u8] = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19";

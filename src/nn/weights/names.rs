@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::config::Backbone;
+use crate::nn::Backbone;
 
 /// What wrappers put before every name: `DataParallel`, `torch.compile`, and modules that hold the network under a name.
 const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "net.", "backbone."];
@@ -25,13 +25,13 @@ pub struct Named {
 /// network has a parameter of a name; names that stay unknown are left as they are.
 pub fn ours(mut tensors: BTreeMap<String, Tensor>, backbone: &Backbone, wanted: impl Fn(&str) -> bool) -> Named {
     let mut notes = Vec::new();
-    let known = |name: &str| wanted(name) || translated(backbone, name).is_some_and(|name| wanted(&name));
+    let known = |name: &str| wanted(name) || backbone.our_name(name).is_some_and(|name| wanted(&name));
     // One wrapper may hold another; each round takes letters off, so there is an end.
     while let Some(prefix) = PREFIXES.into_iter().find(|prefix| is_prefix(prefix, &tensors, &known)) {
         tensors = renamed(tensors, |name| name.strip_prefix(prefix).map(str::to_owned));
         notes.push(format!("\"{prefix}\" is taken off the names"));
     }
-    let change = |name: &str| if wanted(name) { None } else { translated(backbone, name).filter(|name| wanted(name)) };
+    let change = |name: &str| if wanted(name) { None } else { backbone.our_name(name).filter(|name| wanted(name)) };
     let example = tensors.keys().find_map(|name| Some((name.clone(), change(name)?)));
     if let Some((theirs, ours)) = example {
         let changed = renamed(tensors.clone(), change);
@@ -53,61 +53,4 @@ fn is_prefix(prefix: &str, tensors: &BTreeMap<String, Tensor>, known: &impl Fn(&
     let with: Vec<_> = tensors.keys().filter_map(|name| Some((name, name.strip_prefix(prefix)?))).collect();
     let none_lost = with.iter().all(|(name, without)| !known(name) && !tensors.contains_key(*without));
     !with.is_empty() && none_lost && (with.len() == tensors.len() || with.iter().any(|(_, without)| known(without)))
-}
-
-/// Our name for another program's.
-fn translated(backbone: &Backbone, name: &str) -> Option<String> {
-    match backbone {
-        Backbone::EfficientnetLite0(_) => efficientnet_pytorch(name),
-        // Many CIFAR networks are copies of kuangliu/pytorch-cifar, some are timm's with another stem.
-        Backbone::Resnet18Small(_) => match name.strip_prefix("linear.") {
-            Some(rest) => Some(format!("fc.{rest}")),
-            None => Some(name.replace(".downsample.", ".shortcut.")),
-        },
-        _ => None,
-    }
-}
-
-/// Blocks of EfficientNet's stages, which efficientnet_pytorch counts through.
-const BLOCKS: [usize; 7] = [1, 2, 2, 3, 3, 4, 1];
-
-/// timm's name for one of efficientnet_pytorch (`lukemelas/EfficientNet-PyTorch`) and its kin.
-fn efficientnet_pytorch(name: &str) -> Option<String> {
-    let (layer, rest) = name.split_once('.')?;
-    let ours = match layer {
-        "_conv_stem" => "conv_stem",
-        "_bn0" => "bn1",
-        "_conv_head" => "conv_head",
-        "_bn1" => "bn2",
-        "_fc" => "classifier",
-        "_blocks" => return efficientnet_block(rest),
-        _ => return None,
-    };
-    Some(format!("{ours}.{rest}"))
-}
-
-fn efficientnet_block(rest: &str) -> Option<String> {
-    let (index, rest) = rest.split_once('.')?;
-    let (layer, rest) = rest.split_once('.')?;
-    let (mut stage, mut index) = (0, index.parse::<usize>().ok()?);
-    while index >= *BLOCKS.get(stage)? {
-        index -= BLOCKS[stage];
-        stage += 1;
-    }
-    // The first stage's block does not widen, so that what narrows is its second layer.
-    let ours = match (stage, layer) {
-        (0, "_depthwise_conv") => "conv_dw",
-        (0, "_bn1") => "bn1",
-        (0, "_project_conv") => "conv_pw",
-        (0, "_bn2") => "bn2",
-        (0, _) => return None,
-        (_, "_expand_conv") => "conv_pw",
-        (_, "_bn0") => "bn1",
-        (_, "_depthwise_conv") => "conv_dw",
-        (_, "_bn1") => "bn2",
-        (_, "_project_conv") => "conv_pwl",
-        (_, "_bn2") => "bn3",
-        _ => return None,
-    };
-    Some(format!("blocks.{stage}.{index}.{ours}.{rest}"))
 }

@@ -13,11 +13,8 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{
-    elements,
-    pickle::{Id, Pickle, Value},
-    quoted, shortened,
-};
+use super::{elements, quoted, shortened};
+use crate::pickle::{Id, Pickle, Value};
 
 /// A pickle of more bytes describes no weights (a network of 10⁵ tensors has 20 MB).
 pub(super) const LARGEST_PICKLE: u64 = 1 << 26;

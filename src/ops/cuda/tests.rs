@@ -6,12 +6,11 @@ use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var
 
 use super::{View, convolution, emulator::emulated};
 use crate::{
-    config::{Backbone, Empty, Precision, WideResnet},
     detectors::{
         Activations, Batch, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
-    nn::{self, Mode, params::Params, watch::Layer},
+    nn::{self, Backbone, Mode, Precision, params::Params, watch::Layer, wide_resnet},
     ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
 };
 
@@ -408,8 +407,10 @@ fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (
 
 #[test]
 fn networks_learn_alike() {
-    let wide = WideResnet { depth: 10, width: 1, dropout: 0.3 };
-    for (backbone, shape) in [(Backbone::Lenet(Empty {}), [1, 28, 28]), (Backbone::WideResnet(wide), [3, 8, 8])] {
+    let wide = wide_resnet::Settings { depth: 10, width: 1, dropout: 0.3 };
+    for (backbone, shape) in
+        [(Backbone::Lenet(Default::default()), [1, 28, 28]), (Backbone::WideResnet(wide), [3, 8, 8])]
+    {
         let (loss, expected) = first_step(&backbone, shape, Precision::F32);
         let (actual_loss, actual) = emulated(|| first_step(&backbone, shape, Precision::F32));
         compare("loss", &[actual_loss], &[loss], 1e-5);

@@ -1,14 +1,49 @@
 //! Optimisers with PyTorch's semantics, gradient clipping and the moving average of the weights.
 
+pub mod adamw;
+pub mod sgd;
+
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 
 use crate::{
     Error, Result,
-    config::{self, Clip},
     ops::optimizer::{self as ops, Direction},
+    train::recipe::{Clip, Ema},
+    yaml::keys::keys,
 };
+
+keys! {
+    /// How weights follow gradients.
+    #[schemars(rename = "Optimizer")]
+    pub enum Rules: Rule {
+        /// Stochastic gradient descent in PyTorch's form.
+        Sgd = "sgd" in sgd,
+        /// Adam with decoupled weight decay (Loshchilov & Hutter 2019) in PyTorch's form.
+        Adamw = "adamw" in adamw,
+    }
+}
+
+/// How a parameter follows its gradients.
+pub trait Rule {
+    /// The learning rate before the schedule.
+    fn lr(&self) -> f64;
+
+    /// What is wrong with its settings together, and with which of them.
+    fn problem(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// The parts of a parameter's memory, in alphabetical order.
+    fn remembered(&self) -> &'static [&'static str];
+
+    /// One step with learning rate `lr`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    fn step(&self, parameter: &mut Parameter, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()>;
+}
 
 /// `torch.optim.SGD` (dampening 0) or `torch.optim.AdamW` over named parameters, changed in place.
 ///
@@ -19,13 +54,14 @@ use crate::{
 /// A parameter without a gradient is left alone, its weight decay too.
 #[derive(Debug)]
 pub struct Optimizer {
-    rule: config::Optimizer,
+    rule: Rules,
     clip: Option<Clip>,
     parameters: Vec<Parameter>,
 }
 
+/// A parameter and what its rule remembers.
 #[derive(Debug)]
-struct Parameter {
+pub struct Parameter {
     name: String,
     var: Var,
     /// Steps taken.
@@ -34,23 +70,17 @@ struct Parameter {
     memory: BTreeMap<&'static str, Tensor>,
 }
 
-// What checkpoints call the parts of a parameter's memory.
-const VELOCITY: &str = "velocity";
-const MEAN: &str = "mean";
-const SQUARE: &str = "square";
+/// What checkpoints call the number of a parameter's steps.
 const STEPS: &str = "steps";
 
 impl Optimizer {
     /// Over `parameters`, by name; the learning rate is an argument of [`Optimizer::step`].
     ///
     /// # Errors
-    /// [`Error::Input`] for Nesterov without momentum, as in PyTorch.
-    pub fn new(rule: &config::Optimizer, clip: Option<Clip>, parameters: Vec<(String, Var)>) -> Result<Self> {
-        if let config::Optimizer::Sgd(sgd) = rule
-            && sgd.nesterov
-            && sgd.momentum <= 0.0
-        {
-            return Err(Error::input("sgd: nesterov needs a momentum above 0").hint("set `momentum: 0.9`"));
+    /// [`Error::Input`] for settings that do not go together, such as Nesterov without momentum, as in PyTorch.
+    pub fn new(rule: &Rules, clip: Option<Clip>, parameters: Vec<(String, Var)>) -> Result<Self> {
+        if let Some((key, problem)) = rule.problem() {
+            return Err(Error::input(format!("{}: {key} {problem}", rule.name())));
         }
         let parameters = parameters.into_iter();
         let parameters = parameters.map(|(name, var)| Parameter { name, var, steps: 0, memory: BTreeMap::new() });
@@ -63,10 +93,7 @@ impl Optimizer {
         for parameter in &mut self.parameters {
             let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
             parameter.steps += 1;
-            match &self.rule {
-                config::Optimizer::Sgd(sgd) => parameter.sgd(sgd, gradient, lr, direction)?,
-                config::Optimizer::Adamw(adamw) => parameter.adamw(adamw, gradient, lr, direction)?,
-            }
+            self.rule.step(parameter, gradient, lr, direction)?;
         }
         Ok(())
     }
@@ -96,25 +123,16 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// The parts of a parameter's memory, in alphabetical order.
-    fn remembered(&self) -> &'static [&'static str] {
-        match &self.rule {
-            config::Optimizer::Sgd(sgd) if sgd.momentum == 0.0 => &[],
-            config::Optimizer::Sgd(_) => &[VELOCITY],
-            config::Optimizer::Adamw(_) => &[MEAN, SQUARE],
-        }
-    }
-
     /// Continues from a copy of an [`Optimizer::state`]; parameters that it does not name start anew.
     ///
     /// # Errors
     /// [`Error::Input`] when it names a parameter that is not here, or one of another shape, or does not have of each the number
     /// of steps and the parts that this rule remembers. Nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let remembered = self.rule.remembered();
         let mut loaded: Vec<(u64, BTreeMap<&str, Tensor>)> = vec![Default::default(); self.parameters.len()];
         for (key, value) in state {
-            let parts = [VELOCITY, MEAN, SQUARE, STEPS].into_iter();
-            let known = parts.zip(std::iter::repeat(key)).find_map(|(part, key)| {
+            let known = remembered.iter().copied().chain([STEPS]).find_map(|part| {
                 let name = key.strip_prefix(part)?.strip_prefix('.')?;
                 let index = self.parameters.iter().position(|parameter| parameter.name == name)?;
                 let dims = if part == STEPS { &[] } else { self.parameters[index].var.dims() };
@@ -134,12 +152,11 @@ impl Optimizer {
                 loaded[index].1.insert(part, copy);
             }
         }
-        let wanted = self.remembered();
         for (parameter, (steps, memory)) in self.parameters.iter().zip(&loaded) {
-            let started = *steps > 0 && memory.keys().eq(wanted);
+            let started = *steps > 0 && memory.keys().eq(remembered);
             if !started && (*steps, memory.len()) != (0, 0) {
                 return Err(Error::input(format!(
-                    "the optimiser state of {} is {steps} steps and {:?}; {} keeps its steps and {wanted:?}",
+                    "the optimiser state of {} is {steps} steps and {:?}; {} keeps its steps and {remembered:?}",
                     parameter.name,
                     memory.keys().collect::<Vec<_>>(),
                     self.rule.name()
@@ -154,25 +171,6 @@ impl Optimizer {
 }
 
 impl Parameter {
-    fn sgd(&mut self, sgd: &config::Sgd, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()> {
-        let direction = Direction { decay: sgd.weight_decay, ..direction };
-        if sgd.momentum == 0.0 {
-            return Ok(ops::descend(&self.var, gradient, lr, direction)?);
-        }
-        let velocity = self.part(VELOCITY)?;
-        ops::add_momentum(&velocity, gradient, &self.var, sgd.momentum, direction)?;
-        let nesterov = sgd.nesterov.then_some(sgd.momentum);
-        Ok(ops::descend_with_momentum(&self.var, gradient, &velocity, lr, nesterov, direction)?)
-    }
-
-    fn adamw(&mut self, adamw: &config::Adamw, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()> {
-        let (mean, square) = (self.part(MEAN)?, self.part(SQUARE)?);
-        ops::adam_moments(&mean, &square, gradient, adamw.betas, direction)?;
-        let corrections = adamw.betas.map(|beta| 1.0 - beta.powf(self.steps as f64));
-        let step = ops::Adam { lr, decay: adamw.weight_decay, corrections, epsilon: adamw.epsilon };
-        Ok(ops::adam(&self.var, &mean, &square, step)?)
-    }
-
     /// A part of the memory, zeros at first; the tensor shares its elements with it.
     fn part(&mut self, part: &'static str) -> Result<Tensor> {
         if let Some(tensor) = self.memory.get(part) {
@@ -195,7 +193,7 @@ pub struct Average {
 
 impl Average {
     /// Of `parameters`; nothing is averaged yet.
-    pub fn new(ema: &config::Ema, parameters: Vec<(String, Var)>) -> Self {
+    pub fn new(ema: &Ema, parameters: Vec<(String, Var)>) -> Self {
         Self { decay: ema.decay, parameters, values: BTreeMap::new() }
     }
 

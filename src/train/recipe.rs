@@ -1,16 +1,18 @@
-//! Training recipes: optimisers, schedules, augmentation, checkpoints.
+//! A training recipe: what `train:` may say.
 
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Augment,
+    data::augment::Augment,
+    nn::Precision,
+    train::{optim::Rules, schedule::Schedule},
     yaml::limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
 };
 
 // Upper ends of ranges, as in [`crate::yaml::limits`].
-const MOST_EPOCHS: usize = 100_000;
+pub(super) const MOST_EPOCHS: usize = 100_000;
 const MOST_STEPS: usize = 1_000_000_000;
 /// Outliers for each image.
 const MOST_OUTLIERS: usize = 16;
@@ -33,7 +35,7 @@ pub struct Train {
     pub outlier_ratio: usize,
     /// The optimiser.
     #[garde(dive)]
-    pub optimizer: Optimizer,
+    pub optimizer: Rules,
     /// Gradients that are too large are made smaller. Ours: not.
     #[garde(dive)]
     #[serde(default)]
@@ -93,102 +95,6 @@ impl Train {
     }
 }
 
-/// What convolutions and linear layers calculate in while a network learns. Weights, everything else and evaluation are
-/// f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Operands rounded to bfloat16, sums in f32, as PyTorch's autocast; on a GPU only.
-    Bf16,
-}
-
-/// How weights follow gradients.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Optimizer {
-    /// Stochastic gradient descent in PyTorch's form.
-    Sgd(#[garde(dive)] Sgd),
-    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019) in PyTorch's form.
-    Adamw(#[garde(dive)] Adamw),
-}
-
-impl Optimizer {
-    /// The learning rate before the schedule.
-    pub fn lr(&self) -> f64 {
-        match self {
-            Self::Sgd(sgd) => sgd.lr,
-            Self::Adamw(adamw) => adamw.lr,
-        }
-    }
-
-    /// The key of the optimiser.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Sgd(_) => "sgd",
-            Self::Adamw(_) => "adamw",
-        }
-    }
-}
-
-/// `torch.optim.SGD`: g ← g + wd·w; v ← μ·v + g; g ← g + μ·v (Nesterov) or v; w ← w − lr·g.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Sgd {
-    /// Learning rate before the schedule.
-    #[garde(range(min = 0.0, max = 1000.0))]
-    pub lr: f64,
-    /// μ. PyTorch's default: 0.
-    #[garde(range(min = 0.0, max = 0.9999))]
-    #[serde(default)]
-    pub momentum: f64,
-    /// Nesterov's form. PyTorch's default: false.
-    #[garde(skip)]
-    #[serde(default)]
-    pub nesterov: bool,
-    /// Decay of all weights, batch-norm's too, as energy_ood does. PyTorch's default: 0.
-    #[garde(range(min = 0.0, max = 1.0))]
-    #[serde(default)]
-    pub weight_decay: f64,
-}
-
-/// `torch.optim.AdamW`: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε).
-///
-/// With `weight_decay: 0` this is Adam.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Adamw {
-    /// Learning rate before the schedule.
-    #[garde(range(min = 0.0, max = 1000.0))]
-    pub lr: f64,
-    /// β₁ and β₂. PyTorch's default: 0.9 and 0.999.
-    #[garde(inner(range(min = 0.0, max = 0.999_999)))]
-    #[serde(default = "default_betas")]
-    pub betas: [f64; 2],
-    /// ε. PyTorch's default: 1e-8.
-    #[garde(range(min = 1e-16, max = 1.0))]
-    #[serde(default = "default_epsilon")]
-    pub epsilon: f64,
-    /// Decay of all weights, batch-norm's too. PyTorch's default: 0.01.
-    #[garde(range(min = 0.0, max = 1.0))]
-    #[serde(default = "default_adamw_decay")]
-    pub weight_decay: f64,
-}
-
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-
-fn default_epsilon() -> f64 {
-    1e-8
-}
-
-fn default_adamw_decay() -> f64 {
-    0.01
-}
-
 /// What is done to large gradients, before the optimiser adds weight decay to them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -214,50 +120,6 @@ pub struct Ema {
 
 fn default_ema_decay() -> f64 {
     0.999
-}
-
-/// The learning rate as a factor of the optimiser's `lr`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Schedule {
-    /// The same throughout.
-    #[default]
-    Constant,
-    /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
-    Cosine(#[garde(dive)] Cosine),
-    /// Multiplied by `gamma` at each milestone (DDU).
-    MultiStep(#[garde(dive)] MultiStep),
-}
-
-/// Settings of the cosine schedule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Cosine {
-    /// The learning rate that the last step approaches: 1e-6 in energy_ood and OpenOOD.
-    #[garde(range(min = 0.0, max = 1000.0))]
-    #[serde(default = "default_final_lr")]
-    pub final_lr: f64,
-}
-
-fn default_final_lr() -> f64 {
-    1e-6
-}
-
-/// Settings of the multi-step schedule.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MultiStep {
-    /// Epochs (counted from 0) at whose start the rate falls; rising.
-    #[garde(length(min = 1), inner(range(max = MOST_EPOCHS)))]
-    pub milestones: Vec<usize>,
-    /// The factor. PyTorch's default: 0.1.
-    #[garde(range(min = 0.0, max = 1.0))]
-    #[serde(default = "default_gamma")]
-    pub gamma: f64,
-}
-
-fn default_gamma() -> f64 {
-    0.1
 }
 
 /// Which weights a training run leaves.

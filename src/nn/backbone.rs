@@ -1,0 +1,179 @@
+//! The list of backbones, and what each says of itself.
+
+use candle_nn::VarBuilder;
+
+use crate::{
+    Result,
+    data::Normalisation,
+    nn::{
+        Network, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32, vgg,
+        wide_resnet,
+    },
+    yaml::registry::registry,
+};
+
+/// What a backbone is, as its settings say.
+pub trait Family: Sized + Clone + 'static {
+    /// Short names and the settings that they stand for.
+    const PRESETS: &[(&str, Self)] = &[];
+    /// Rows and columns of images, at least.
+    const LEAST_SIDE: usize = 1;
+    /// What it cannot be built with.
+    const LACKS: &[Part] = &[];
+    /// Whether its features are the means of its last feature maps.
+    const POOLS_MAPS: bool = true;
+    /// Whether its feature maps have so few pixels that a smoke run can fit each.
+    const FEW_PIXELS: bool = false;
+    /// Mean and deviation of the RGB images in 0..1 that its published weights were trained with; `None` where there are no such
+    /// weights, or they differ in it.
+    const NORMALISATION: Option<[[f32; 3]; 2]> = None;
+
+    /// The network, for images and classes of `shape`, with parameters from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) when images of this shape do not fit the network.
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Network>>;
+
+    /// What plans and folders call it; its name unless it is told by its settings.
+    fn label(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// What loads its weights in Python, for images of so many channels; `None` where no package has this network.
+    fn elsewhere(&self, _channels: usize, _classes: usize) -> Option<String> {
+        None
+    }
+
+    /// Our name for another program's name of a parameter.
+    fn our_name(&self, _theirs: &str) -> Option<String> {
+        None
+    }
+
+    /// What stands for it in a smoke run: as deep, and narrow. `None`: itself.
+    fn smoke(&self) -> Option<Backbone> {
+        None
+    }
+
+    /// What a layer is called in what stands for it in a smoke run.
+    fn layer_in_smoke(&self, layer: &str) -> String {
+        layer.to_owned()
+    }
+}
+
+/// ImageNet's mean and deviation: torchvision's `ImageClassification` presets, timm's `IMAGENET_DEFAULT_MEAN` and `_STD`.
+pub(super) const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
+
+/// What a network may be built with besides its backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A bound on the spectral norm of its layers.
+    SpectralNorm,
+    /// Another non-linearity.
+    Activation,
+    /// Other residual shortcuts.
+    Shortcut,
+}
+
+registry! {
+    /// An architecture: a name (`lenet`), or a name with its settings (`wide_resnet: { depth: 40, width: 2 }`).
+    pub enum Backbone: Family, "an architecture's name, or a map of its name and settings" {
+        /// LeNet-5 in the form that DDU uses: 28×28 or larger, 84 features.
+        Lenet = "lenet" in lenet,
+        /// Wide ResNet (Zagoruyko & Komodakis 2016) as in energy_ood. `wrn40_2` and `wrn28_10` are short for the usual ones.
+        WideResnet = "wide_resnet" in wide_resnet,
+        /// ResNet (He et al. 2016) as in torchvision, whose weights it takes: for images of 32×32 pixels or more. `resnet18`,
+        /// `resnet34`, `resnet50` and `wide_resnet50_2` are short for the usual ones.
+        Resnet = "resnet" in resnet,
+        /// ResNet-18 with a 3×3 stem and no first pool, for small images: OpenOOD's network of this name.
+        Resnet18Small = "resnet18_32x32" in resnet18_32x32,
+        /// ResNet for CIFAR-10 (He et al. 2016, section 4.2), shortcuts without parameters, as `akamaster/pytorch_resnet_cifar10`, whose
+        /// weights it takes. `resnet20`, `resnet32`, `resnet44`, `resnet56` and `resnet110` are short for the paper's.
+        ResnetCifar = "resnet_cifar" in resnet_cifar,
+        /// EfficientNet-Lite0 (Tan & Le 2019) as timm's `tf_efficientnet_lite0`, whose weights it takes.
+        EfficientnetLite0 = "efficientnet_lite0" in efficientnet,
+        /// VGG-19 with batch normalisation and one linear layer (DDU's form).
+        Vgg19Bn = "vgg19_bn" in vgg,
+    }
+}
+
+impl Backbone {
+    /// The network: see [`Family::build`].
+    pub(super) fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Network>> {
+        of_settings!(self, settings => settings.build(architecture, shape, vb))
+    }
+
+    /// As [`Family::LEAST_SIDE`].
+    pub fn least_side(&self) -> usize {
+        fn of<F: Family>(_: &F) -> usize {
+            F::LEAST_SIDE
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// Whether it can be built with this: see [`Family::LACKS`].
+    pub fn has(&self, part: Part) -> bool {
+        fn lacks<F: Family>(_: &F) -> &'static [Part] {
+            F::LACKS
+        }
+        !of_settings!(self, settings => lacks(settings)).contains(&part)
+    }
+
+    /// The names of the backbones that can be built with this.
+    pub fn all_with(part: Part) -> Vec<&'static str> {
+        let example = |name: &&str| {
+            let preset = || Self::presets().find(|(_, preset)| preset.name() == *name);
+            Self::by_name(name).ok().or_else(|| preset().map(|(_, preset)| preset))
+        };
+        Self::NAMES.iter().filter(|name| example(name).is_some_and(|backbone| backbone.has(part))).copied().collect()
+    }
+
+    /// As [`Family::POOLS_MAPS`].
+    pub fn pools_maps(&self) -> bool {
+        fn of<F: Family>(_: &F) -> bool {
+            F::POOLS_MAPS
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// As [`Family::FEW_PIXELS`].
+    pub fn has_few_pixels(&self) -> bool {
+        fn of<F: Family>(_: &F) -> bool {
+            F::FEW_PIXELS
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// As [`Family::NORMALISATION`].
+    pub fn normalisation(&self) -> Option<Normalisation> {
+        fn of<F: Family>(_: &F) -> Option<[[f32; 3]; 2]> {
+            F::NORMALISATION
+        }
+        let [mean, std] = of_settings!(self, settings => of(settings))?;
+        Some(Normalisation { mean: mean.to_vec(), std: std.to_vec() })
+    }
+
+    /// As [`Family::label`].
+    pub fn label(&self) -> String {
+        of_settings!(self, settings => settings.label(self.name()))
+    }
+
+    /// As [`Family::elsewhere`].
+    pub fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {
+        of_settings!(self, settings => settings.elsewhere(channels, classes))
+    }
+
+    /// As [`Family::our_name`].
+    pub fn our_name(&self, theirs: &str) -> Option<String> {
+        of_settings!(self, settings => settings.our_name(theirs))
+    }
+
+    /// As [`Family::smoke`].
+    pub fn smoke(&self) -> Option<Self> {
+        of_settings!(self, settings => settings.smoke())
+    }
+
+    /// As [`Family::layer_in_smoke`].
+    pub fn layer_in_smoke(&self, layer: &str) -> String {
+        of_settings!(self, settings => settings.layer_in_smoke(layer))
+    }
+}

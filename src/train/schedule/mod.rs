@@ -1,0 +1,120 @@
+//! The learning rate over time.
+
+pub mod cosine;
+pub mod multi_step;
+
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::train::recipe::Train;
+
+/// The learning rate as a factor of the optimiser's `lr`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// The same throughout.
+    #[default]
+    Constant,
+    /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
+    Cosine(#[garde(dive)] cosine::Settings),
+    /// Multiplied by `gamma` at each milestone (DDU).
+    MultiStep(#[garde(dive)] multi_step::Settings),
+}
+
+/// How a schedule moves the learning rate.
+pub trait Curve {
+    /// The learning rate at a step, where `full` is the optimiser's.
+    fn lr(&self, full: f64, place: Place) -> f64;
+
+    /// What is wrong with its settings together, and with which of them.
+    fn problem(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+}
+
+/// Where training is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps in all.
+    pub total_steps: u64,
+    /// This step, from 0.
+    pub step: u64,
+}
+
+impl Schedule {
+    /// The key and the curve of what is not constant.
+    pub fn curve(&self) -> Option<(&'static str, &dyn Curve)> {
+        match self {
+            Self::Constant => None,
+            Self::Cosine(cosine) => Some(("cosine", cosine)),
+            Self::MultiStep(multi_step) => Some(("multi_step", multi_step)),
+        }
+    }
+}
+
+/// The learning rate of optimiser step `step`, counted from 0, out of `total_steps`.
+///
+/// Warm-up multiplies it by (step + 1) / (warm-up steps) until that is 1, so that no step has a rate of 0 (Goyal et al.
+/// 2017 start from a fraction of the rate, too).
+pub fn lr(train: &Train, steps_per_epoch: u64, total_steps: u64, step: u64) -> f64 {
+    let full = train.optimizer.lr();
+    let place = Place { steps_per_epoch, total_steps, step };
+    let scheduled = train.schedule.curve().map_or(full, |(_, curve)| curve.lr(full, place));
+    let warmup_steps = train.warmup_epochs * steps_per_epoch as f64;
+    let warmup = if warmup_steps > 0.0 { ((step + 1) as f64 / warmup_steps).min(1.0) } else { 1.0 };
+    scheduled * warmup
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::f64::consts::PI;
+
+    fn recipe(schedule: Schedule, warmup_epochs: f64) -> Train {
+        let json = serde_json::json!({ "epochs": 10, "batch_size": 2, "optimizer": { "sgd": { "lr": 0.1 } } });
+        Train { schedule, warmup_epochs, ..serde_json::from_value(json).unwrap() }
+    }
+
+    fn close(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-15, "{a} is not {b}");
+    }
+
+    #[test]
+    fn constant_stays() {
+        let train = recipe(Schedule::Constant, 0.0);
+        close(lr(&train, 10, 100, 0), 0.1);
+        close(lr(&train, 10, 100, 99), 0.1);
+    }
+
+    #[test]
+    fn cosine_moves_every_step() {
+        let train = recipe(Schedule::Cosine(cosine::Settings { final_lr: 1e-6 }), 0.0);
+        close(lr(&train, 10, 100, 0), 0.1);
+        close(lr(&train, 10, 100, 50), (0.1 + 1e-6) / 2.0);
+        close(lr(&train, 10, 100, 100), 1e-6);
+        let expected = 1e-6 + (0.1 - 1e-6) * 0.5 * (1.0 + (99.0 / 100.0 * PI).cos());
+        close(lr(&train, 10, 100, 99), expected);
+        assert!(lr(&train, 10, 100, 1) < 0.1);
+    }
+
+    #[test]
+    fn milestones_act_at_epoch_starts() {
+        let train = recipe(Schedule::MultiStep(multi_step::Settings { milestones: vec![2, 4], gamma: 0.1 }), 0.0);
+        close(lr(&train, 10, 100, 19), 0.1);
+        close(lr(&train, 10, 100, 20), 0.01);
+        close(lr(&train, 10, 100, 40), 0.001);
+    }
+
+    #[test]
+    fn warm_up_rises_to_one_and_multiplies() {
+        let train = recipe(Schedule::Constant, 0.5);
+        close(lr(&train, 10, 100, 0), 0.02);
+        close(lr(&train, 10, 100, 4), 0.1);
+        close(lr(&train, 10, 100, 5), 0.1);
+        let train = recipe(Schedule::MultiStep(multi_step::Settings { milestones: vec![1], gamma: 0.1 }), 2.0);
+        close(lr(&train, 10, 100, 14), 0.1 * 0.1 * 15.0 / 20.0);
+    }
+}
