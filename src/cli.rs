@@ -343,11 +343,16 @@ fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<(
     if arguments.changes.smoke {
         say("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
+        let categories = opened.plan.cells.iter().flat_map(|cell| &cell.tasks).map(|task| &task.experiment.data.id);
+        let categories = categories.filter(|_| data.has_categories());
         let sets = std::iter::once(&data.id)
+            .filter(|_| !data.has_categories())
+            .chain(categories)
             .chain(&data.ood)
             .chain(&data.shifted)
             .chain(&data.outliers)
-            .chain(data.validation_sets());
+            .chain(data.validation_sets())
+            .chain(opened.plan.experiment.networks.values().filter_map(|network| network.data.as_ref()));
         for dataset in sets {
             let (train, test) = (dataset.train_limit.unwrap_or(0), dataset.test_limit.unwrap_or(0));
             data::synthetic::write(dataset, &opened.data, train, test, 0)?;

@@ -286,7 +286,9 @@ fn smoke_is_small_valid_and_settled() {
         let mut experiment = load::load(&path).unwrap().experiment;
         // Sets that are elsewhere: made-up images are not to be written there.
         experiment.data.id.path = Some("/somewhere/else".into());
-        experiment.data.ood[0].path = Some("~/pictures".into());
+        if let Some(first) = experiment.data.ood.first_mut() {
+            first.path = Some("~/pictures".into());
+        }
         let small = config::smoke(experiment);
         config::check(&small).unwrap();
         assert_eq!(small.seeds.len(), 1);

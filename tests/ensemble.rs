@@ -121,7 +121,7 @@ fn members_are_the_networks_of_other_seeds() {
     let experiment = load::parse(&experiment(), "here").unwrap();
     let places = Places { data: None, weights: Path::new("weights"), store: &Store::new("runs") };
     let plan = plan(&load::Loaded { name: "here".into(), path: "here".into(), experiment }, &places).unwrap();
-    let networks = &plan.cells[0].networks;
+    let networks = &plan.cells[0].tasks[0].networks;
     let seeds = |indices: &[usize]| indices.iter().map(|&index| plan.nodes[index].seed).collect::<Vec<_>>();
     assert_eq!(seeds(&networks[1]["ensemble"]), [1, 1001]);
     for (seed, networks) in networks.iter().enumerate() {

@@ -164,8 +164,14 @@ fn a_class_that_train_lacks_is_refused_unless_it_is_held_out() {
     let held = Dataset { held_out: vec!["wasp".into()], ..mine() };
     assert_eq!(both(&held, root).map(|set| set.class_sizes()), [vec![2, 2], vec![1, 1]]);
     // The experiment's OOD set of it.
-    let data =
-        oodkit::config::Data { id: held, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
+    let data = oodkit::config::Data {
+        id: held,
+        ood: Vec::new(),
+        shifted: Vec::new(),
+        outliers: None,
+        validation: None,
+        categories: None,
+    };
     let [ood] = &data.ood_sets()[..] else { panic!() };
     let ood = data::load(ood, Split::Test, root).unwrap();
     assert_eq!((ood.name.as_str(), ood.len()), ("held_out", 3));
@@ -186,7 +192,14 @@ fn a_list_may_hold_out_a_class_that_only_its_test_images_have() {
     // Any order, and labels with gaps.
     let turned = Dataset { classes: classes(&["2", "0"]), ..list };
     assert_eq!(data::load(&turned, Split::Test, root).unwrap().labels, Some(vec![0, 1, 0]));
-    let data = oodkit::config::Data { id, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
+    let data = oodkit::config::Data {
+        id,
+        ood: Vec::new(),
+        shifted: Vec::new(),
+        outliers: None,
+        validation: None,
+        categories: None,
+    };
     assert_eq!(data::load(&data.ood_sets()[0], Split::Test, root).unwrap().len(), 2);
 }
 
@@ -199,7 +212,14 @@ fn classes_of_a_known_set_are_numbers() {
     let [train, test] = both(&id, root.path());
     assert_eq!((train.len(), train.classes, train.class_sizes()), (32, 8, vec![4; 8]));
     assert_eq!(data::classes(&id), Some(8));
-    let data = oodkit::config::Data { id, ood: Vec::new(), shifted: Vec::new(), outliers: None, validation: None };
+    let data = oodkit::config::Data {
+        id,
+        ood: Vec::new(),
+        shifted: Vec::new(),
+        outliers: None,
+        validation: None,
+        categories: None,
+    };
     let held = data::load(&data.ood_sets()[0], Split::Test, root.path()).unwrap();
     assert_eq!((held.len(), held.len() + test.len()), (4, 20));
     let all = data::load(&known, Split::Test, root.path()).unwrap();

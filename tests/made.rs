@@ -43,6 +43,7 @@ fn images(count: usize, [channels, height, width]: [usize; 3]) -> ImageSet {
         classes: 2,
         full_size: Some(count),
         files: None,
+        masks: None,
         note: Some("a note".into()),
     }
 }

@@ -52,6 +52,7 @@ fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
         classes: Vec::new(),
         group: None,
         made_of: None,
+        kinds: Default::default(),
     }
 }
 

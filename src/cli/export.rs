@@ -118,8 +118,11 @@ impl Export {
                     .hint(format!("its cells are {cells}"))
             })?,
             None => {
-                let distinct: BTreeSet<_> =
-                    plan.cells.iter().filter_map(|cell| cell.networks.first()?.get(&self.network)).collect();
+                let distinct: BTreeSet<_> = plan
+                    .cells
+                    .iter()
+                    .filter_map(|cell| cell.tasks.first()?.networks.first()?.get(&self.network))
+                    .collect();
                 if distinct.len() > 1 {
                     return Err(Error::input(format!("network {} is another one in each cell", self.network))
                         .hint(format!("choose with --cell: {cells}")));
@@ -129,7 +132,8 @@ impl Export {
         };
         let seeds = &cell.experiment.seeds;
         let at = self.seed.map_or(Some(0), |seed| seeds.iter().position(|known| *known == seed));
-        let found = at.and_then(|at| Some((*seeds.get(at)?, cell.networks.get(at)?.get(&self.network)?)));
+        let found =
+            at.and_then(|at| Some((*seeds.get(at)?, cell.tasks.first()?.networks.get(at)?.get(&self.network)?)));
         let (seed, indices) = found.ok_or_else(|| {
             let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
             Error::input(format!("--seed {}: not a seed of the experiment", self.seed.unwrap_or_default()))

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::{
     Error, Result,
     config::{
-        Column, Detectors, Experiment, Figure, Grid, HELD_OUT, HeldOut, Method, Network, Over, Protocol, Redraw, Rows,
-        Sampling, Table, Validation, expect,
+        Categories, Column, Data, Detectors, Experiment, Figure, Grid, HELD_OUT, HeldOut, Method, Network, Over,
+        Protocol, Redraw, Rows, Sampling, Table, Validation, expect,
         methods::{self, ALL, lacks},
         search, sweep,
     },
@@ -66,6 +66,9 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     found.methods(experiment);
     found.tables(experiment);
     found.figures(experiment);
+    if experiment.data.has_categories() {
+        found.without_id();
+    }
     if let Some(seed) = first_repeated(&experiment.seeds) {
         found.add(root("seeds").join(seed), format!("seed {} is given twice", experiment.seeds[seed]));
     }
@@ -138,7 +141,9 @@ impl Found {
 
     fn data(&mut self, experiment: &Experiment) {
         let data = root("data");
-        if experiment.data.ood_sets().is_empty() {
+        if experiment.data.has_categories() {
+            self.categories(&data, &experiment.data);
+        } else if experiment.data.ood_sets().is_empty() {
             self.add(data.clone(), "needs OOD sets: `ood: [svhn]`, or classes of the ID set under `held_out`");
         }
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
@@ -206,6 +211,47 @@ impl Found {
             }
             self.dataset(path.clone(), outliers);
             self.takes_the_shape(path, outliers);
+        }
+    }
+
+    /// What a folder of categories must say.
+    fn categories(&mut self, path: &Path, data: &Data) {
+        if data.id.size.is_none() {
+            self.add(path.clone(), "needs `size`, which images and masks are brought to: `size: 256`");
+        }
+        if let Some(Categories::Named(names)) = &data.categories {
+            let path = path.join("categories");
+            if names.is_empty() {
+                self.add(path.clone(), "names no category; `all` takes every one");
+            }
+            if let Some(index) = first_repeated(names) {
+                self.add(path.join(index), format!("\"{}\" is given twice", names[index]));
+            }
+            for (index, name) in names.iter().enumerate() {
+                let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
+                if !plain {
+                    self.add(path.join(index), format!("\"{name}\" is not the name of a folder"));
+                }
+            }
+        }
+        for (key, given) in [
+            ("shifted", !data.shifted.is_empty()),
+            ("outliers", data.outliers.is_some()),
+            ("validation", data.validation.is_some()),
+        ] {
+            if given {
+                self.add(path.join(key), "goes with one ID set, not with categories");
+            }
+        }
+    }
+
+    /// The keys of categories stand under `data` itself.
+    fn without_id(&mut self) {
+        for problem in &mut self.problems {
+            let steps = &mut problem.path.0;
+            if steps.first() == Some(&"data".into()) && steps.get(1) == Some(&"id".into()) {
+                steps.remove(1);
+            }
         }
     }
 
@@ -372,8 +418,10 @@ impl Found {
                 self.objective(&path, network, methods::root(network, &experiment.networks).head.as_ref());
                 self.outliers(&path, network, experiment.data.outliers.is_some());
             }
-            self.fits(&path, network, &experiment.data.id);
-            self.normalise(&path, network, &experiment.data.id);
+            let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
+            self.own_data(&path, network, &experiment.data);
+            self.fits(&path, network, learned);
+            self.normalise(&path, network, learned);
             self.members(&path, network, &experiment.seeds);
         }
     }
@@ -413,6 +461,28 @@ impl Found {
             }
             Normalise::Data => {}
         }
+    }
+
+    /// What a network learns, where that is not the ID set; and that there is something to learn.
+    fn own_data(&mut self, path: &Path, network: &Network, data: &Data) {
+        let Some(own) = &network.data else {
+            if data.has_categories() && network.train.is_some() {
+                let message = "a category's train images are of one class, so there is nothing to classify: give the network `data` of its \
+                               own to learn, or `weights` without `train`";
+                self.add(path.join("train"), message);
+            }
+            return;
+        };
+        let path = path.join("data");
+        if network.train.is_none() {
+            self.add(path.clone(), "goes with `train`: a network that does not learn needs no data");
+        }
+        if network.from.is_some() {
+            self.add(path.clone(), "goes with `backbone`: a network that goes on `from` another learns the ID set");
+        }
+        self.dataset(path.clone(), own);
+        self.in_distribution(path.clone(), own, network.normalise == Normalise::Data);
+        self.takes_the_shape(path, own);
     }
 
     /// Whether there are outliers exactly if the loss has a term of them.
@@ -775,9 +845,27 @@ impl Found {
             if table.rows == Rows::Sweep && experiment.sweep.is_empty() {
                 self.add(path.join("rows"), "this experiment has no sweep");
             }
-            if table.rows == Rows::Ood && table.over != Over::OodMean {
-                let message =
-                    "with `rows: ood` each OOD set is a row already, and so is each group's mean: remove over";
+            let categories = experiment.data.has_categories();
+            if (table.rows == Rows::Task && !categories) || (table.rows == Rows::Ood && categories) {
+                let message = match categories {
+                    true => "categories are tasks, each with its own normal images: `rows: task`",
+                    false => {
+                        "`rows: task` is of a folder of categories, `data: { format: mvtec, … }`; OOD sets are `rows: ood`"
+                    }
+                };
+                self.add(path.join("rows"), message);
+            }
+            for (index, _) in
+                table.columns.iter().enumerate().filter(|(_, column)| !categories && column.is_of_pixels())
+            {
+                let message = "needs masks of anomalous pixels, which `data: { format: mvtec, … }` has";
+                self.add(path.join("columns").join(index), message);
+            }
+            if categories && table.sampled() != Sampling::Full {
+                self.add(path.join("sampling"), "categories are measured on all of their images: remove it");
+            }
+            if table.rows.are_sets() && table.over != Over::OodMean {
+                let message = "with `rows: ood` or `task` each set is a row already, and so is each mean: remove over";
                 self.add(path.join("over"), message);
             }
             if let Some(column) = first_repeated(&table.columns) {
@@ -806,7 +894,7 @@ impl Found {
             );
         } else if !table.columns.iter().any(has_one) {
             self.add(path.clone(), "no column has one: add auroc, fpr95 or fpr@0.9, or remove intervals");
-        } else if table.rows != Rows::Ood && table.over != Over::Each && experiment.data.ood_sets().len() > 1 {
+        } else if !table.rows.are_sets() && table.over != Over::Each && experiment.data.ood_sets().len() > 1 {
             self.add(path.clone(), "intervals are of single OOD sets: add `over: each`, or `rows: ood`");
         }
     }
@@ -838,7 +926,7 @@ impl Found {
                 if table.sampling == Sampling::Redraw {
                     self.add(path.join("sampling"), "openood_v1_5 is on complete OOD sets: remove sampling");
                 }
-                if table.rows != Rows::Ood && table.over == Over::OodMean {
+                if !table.rows.are_sets() && table.over == Over::OodMean {
                     let message = "openood_v1_5 averages OOD sets by group: add `over: group`, or `over: each`";
                     self.add(path.join("protocol"), message);
                 }

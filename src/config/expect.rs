@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use crate::{
-    config::{Column, Expect, Experiment, Over, Rows, Table},
-    data::registry,
+    config::{Categories, Column, Expect, Experiment, Over, Rows, Table},
+    data::{mvtec, registry},
     yaml::problems::{Path, Problem, first_repeated, no_such},
 };
 
@@ -15,6 +15,14 @@ pub const MEAN: &str = "mean";
 pub fn column_name(column: Column) -> Cow<'static, str> {
     Cow::Borrowed(match column {
         Column::FprAt(tpr) => return Cow::Owned(format!("fpr@{tpr}")),
+        Column::ProAt(limit) => return Cow::Owned(format!("pro@{limit}")),
+        Column::Ap => "ap",
+        Column::BestF1 => "best_f1",
+        Column::PixelAuroc => "pixel_auroc",
+        Column::PixelAp => "pixel_ap",
+        Column::PixelF1 => "pixel_f1",
+        Column::Pro => "pro",
+        Column::Aupimo => "aupimo",
         Column::Accuracy => "accuracy",
         Column::BalancedAccuracy => "balanced_accuracy",
         Column::WorstClassAccuracy => "worst_class_accuracy",
@@ -80,7 +88,7 @@ pub fn problems(
         }
     }
     let is_mean = |key: &String| *key != column_name(Column::Accuracy);
-    let averages = table.rows != Rows::Ood && table.over == Over::OodMean && expect.columns.keys().any(is_mean);
+    let averages = !table.rows.are_sets() && table.over == Over::OodMean && expect.columns.keys().any(is_mean);
     if averages && expect.sets.is_empty() {
         let message =
             "needs sets: the OOD sets that the paper's means are over, by our names: `sets: [svhn, textures]`";
@@ -90,7 +98,7 @@ pub fn problems(
         add(path.join("sets"), "goes with a column that is a mean over OOD sets: this table expects none".into());
     }
     let in_groups = table.over == Over::Group && expect.columns.keys().any(is_mean);
-    for group in experiment.groups().keys().filter(|_| table.rows == Rows::Ood || in_groups) {
+    for group in experiment.groups().keys().filter(|_| table.rows.are_sets() || in_groups) {
         let shown = |key: &String| key.starts_with(&format!("{group}."));
         let expected = if in_groups { expect.columns.keys().any(shown) } else { expect.rows.contains_key(*group) };
         if expected && !expect.groups.contains_key(*group) {
@@ -101,7 +109,7 @@ pub fn problems(
             add(path.clone(), message);
         }
     }
-    if !expect.groups.is_empty() && table.rows != Rows::Ood && table.over != Over::Group {
+    if !expect.groups.is_empty() && !table.rows.are_sets() && table.over != Over::Group {
         add(path.join("groups"), "goes with means of groups: `over: group`, or `rows: ood`".into());
     }
     for (group, sets) in &expect.groups {
@@ -135,7 +143,7 @@ impl Names<'_> {
         };
         let alone = |names: Vec<String>| names.into_iter().map(|name| vec![name]).collect::<Vec<_>>();
         match (self.table.rows, self.table.over) {
-            (Rows::Ood, _) => {
+            (Rows::Ood | Rows::Task, _) => {
                 let group = |method: &String| {
                     let cells = self.cells.iter().map(|cell| in_cell(method, cell));
                     std::iter::once(method.clone()).chain(cells).collect()
@@ -159,7 +167,7 @@ impl Names<'_> {
 
     /// As [`Names::columns`].
     fn rows(&self) -> (Vec<String>, Vec<String>) {
-        if self.table.rows == Rows::Ood {
+        if self.table.rows.are_sets() {
             let ours = self.sets().into_iter().chain(self.groups()).chain([MEAN.to_owned()]);
             return (ours.collect(), all_sets().into_iter().chain(self.their_groups()).collect());
         }
@@ -187,10 +195,14 @@ impl Names<'_> {
     }
 
     fn sets(&self) -> Vec<String> {
-        self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect()
+        match &self.experiment.data.categories {
+            None => self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect(),
+            Some(Categories::Named(names)) => names.clone(),
+            Some(Categories::All) => mvtec::MVTEC_AD.map(str::to_owned).to_vec(),
+        }
     }
 }
 
 fn all_sets() -> Vec<String> {
-    registry::all().iter().map(|set| set.name.to_owned()).collect()
+    registry::all().iter().map(|set| set.name).chain(mvtec::MVTEC_AD).map(str::to_owned).collect()
 }

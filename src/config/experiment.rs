@@ -15,6 +15,7 @@ use crate::{
         methods::MethodEntry,
         search::{HeldOut, Validation},
         tables::{Evaluation, Figure, Redraw, Sampling, Table},
+        tasks::{Categories, DataKeys},
     },
     data::Dataset,
     losses::Loss,
@@ -76,35 +77,28 @@ fn default_seeds() -> Vec<u64> {
     vec![0]
 }
 
-/// The data of an experiment.
+/// The data of an experiment; what they may say is [`DataKeys`](crate::config::tasks::DataKeys).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "DataKeys", into = "DataKeys")]
 pub struct Data {
-    /// In-distribution: its train split trains the networks, its test split is what OOD data are told from.
+    /// The in-distribution set; of a folder of categories, what all of them have in common.
     #[garde(dive)]
     pub id: Dataset,
-    /// Out-of-distribution sets; their test images are brought to the shape of the ID images. May be left out where the ID set
-    /// has `held_out`.
+    /// Out-of-distribution sets.
     #[garde(dive)]
-    #[serde(default)]
     pub ood: Vec<Dataset>,
-    /// Covariate-shifted ID sets, such as other photographs or drawings of the ID classes: their test images, brought to the shape of
-    /// the ID images. In tables with `sampling: full_spectrum` they count as ID, as in OpenOOD's FS-OOD numbers; no other number
-    /// has them.
+    /// Covariate-shifted ID sets.
     #[garde(dive)]
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shifted: Vec<Dataset>,
-    /// Auxiliary outliers, which networks whose loss has a term of them (`energy_margin`, `outlier_exposure`) learn to tell
-    /// from the ID images: its train split, without labels, brought to the shape of the ID images and normalised as they are.
-    /// Images that an OOD set is tested on are refused. energy_ood's is 80 Million Tiny Images, which was withdrawn;
-    /// outlier-exposure offers `tiny_images_300k` in its place, OpenOOD takes part of Tiny ImageNet.
+    /// Auxiliary outliers.
     #[garde(dive)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<Dataset>,
-    /// Data to choose settings on, of methods with `search`.
+    /// Data to choose settings on.
     #[garde(dive)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// Which categories of a folder in MVTec's layout are tasks of their own; `None` of a single task.
+    #[garde(skip)]
+    pub categories: Option<Categories>,
 }
 
 /// The name of the OOD set of the classes that are held out.
@@ -188,6 +182,11 @@ pub struct Network {
     #[garde(dive)]
     #[serde(default)]
     pub train: Option<Train>,
+    /// A data set of its own to learn, with `train`, in place of the ID set: its train split, brought to the ID set's size and channels.
+    /// Detectors still learn from the ID set. For features that are learned once and serve many tasks.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Dataset>,
     /// The training objective, a weighted sum of terms.
     #[garde(dive)]
     #[serde(default)]

@@ -15,6 +15,7 @@ pub mod search;
 pub mod smoke;
 pub mod sweep;
 pub mod tables;
+pub mod tasks;
 
 pub use check::check;
 pub use experiment::*;
@@ -23,3 +24,4 @@ pub use schema::schema;
 pub use search::{By, Grid, HeldOut, Validation};
 pub use smoke::smoke;
 pub use tables::*;
+pub use tasks::{ALL_KINDS, Categories, DataKeys};

@@ -85,6 +85,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     let limit = |dataset: &mut Dataset| limit(dataset, TRAIN_IMAGES);
     experiment.data.ood.iter_mut().chain(&mut experiment.data.shifted).for_each(limit);
     experiment.data.outliers.iter_mut().for_each(limit);
+    experiment.networks.values_mut().filter_map(|network| network.data.as_mut()).for_each(limit);
     if let Some(validation) = &mut experiment.data.validation {
         match &mut validation.id {
             HeldOut::Images(images) => *images = (*images).min(VALIDATION),

@@ -2,7 +2,7 @@
 //!
 //! `sweep: { networks.tuned.loss.sparsity.weight: [0, 0.01], networks.tuned.train.epochs: [1, 2] }` is every combination of
 //! the values, the last key running fastest. A path and its values follow the rules of [`overrides`](super::overrides).
-//! Only what is below `networks`, `methods` and `evaluation` can be swept, and the fold of a cross-validation: one table, with one
+//! Only what is below `networks`, `methods` and `evaluation` can be swept, and the fold of a cross-validation or the categories of a folder: one table, with one
 //! caption, shows all cells.
 
 use std::collections::BTreeMap;
@@ -40,8 +40,9 @@ const FIXED: [(&str, &str); 7] = [
     ),
 ];
 
-/// The one key of data that can be swept.
+/// The keys of data that can be swept.
 pub const FOLD: &str = "data.id.split.fold";
+const CATEGORIES: &str = "data.categories";
 
 const NAMES: &str = "it is the same for all cells";
 
@@ -119,8 +120,8 @@ fn refuse_list(path: &str, values: &[Value]) -> Result<()> {
     if values.is_empty() {
         return Err(Error::input(format!("sweep `{path}`: no values")));
     }
-    // Each fold is tested on once, so that all of them are one result.
-    if path == FOLD {
+    // Each fold is tested on once, so that all of them are one result; categories are tasks, which stand apart anyway.
+    if path == FOLD || path == CATEGORIES {
         return Ok(());
     }
     let first = path.split('.').next().unwrap_or(path);

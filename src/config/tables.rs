@@ -140,6 +140,15 @@ pub enum Rows {
     Ood,
     /// One cell of the sweep, for each method shown.
     Sweep,
+    /// One category of a folder of them, then their mean; methods stand side by side. All its anomalous images count together.
+    Task,
+}
+
+impl Rows {
+    /// Whether a row is a set that methods are measured on: an OOD set or a category.
+    pub fn are_sets(self) -> bool {
+        matches!(self, Self::Ood | Self::Task)
+    }
 }
 
 /// A number in a table. All but the accuracies and the gaps follow the table's protocol.
@@ -167,9 +176,26 @@ pub enum Column {
     Gap,
     /// The same in standard deviations of the ID scores.
     GapSd,
+    /// Average precision, anomalous positive, whatever the protocol.
+    Ap,
+    /// The best F1 over all thresholds, anomalous positive.
+    BestF1,
+    /// Of maps: area under the ROC curve of pixels.
+    PixelAuroc,
+    /// Of maps: average precision of pixels.
+    PixelAp,
+    /// Of maps: the best F1 of pixels over all thresholds.
+    PixelF1,
+    /// Of maps: per-region overlap, integrated up to a false positive rate of 0.3.
+    Pro,
+    /// Of maps: area under per-image recall at 1e-5 to 1e-4 false positives.
+    Aupimo,
     /// `fpr@0.9`: false positive rate at this true positive rate.
     #[serde(skip)]
     FprAt(Tpr),
+    /// `pro@0.05`: per-region overlap, integrated up to this false positive rate.
+    #[serde(skip)]
+    ProAt(Tpr),
 }
 
 impl Column {
@@ -177,10 +203,17 @@ impl Column {
     pub fn is_of_classes(self) -> bool {
         matches!(self, Self::Accuracy | Self::BalancedAccuracy | Self::WorstClassAccuracy)
     }
+
+    /// Whether it is about maps and masks.
+    pub fn is_of_pixels(self) -> bool {
+        matches!(self, Self::PixelAuroc | Self::PixelAp | Self::PixelF1 | Self::Pro | Self::ProAt(_) | Self::Aupimo)
+    }
 }
 
 /// What stands before the rate in `fpr@0.9`.
 const FPR_AT: &str = "fpr@";
+/// What stands before the limit in `pro@0.05`.
+const PRO_AT: &str = "pro@";
 
 /// A true positive rate above 0 and up to 1, in millionths, so that equal ones are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,9 +240,7 @@ impl FromStr for Tpr {
         let rounded = millionths.round();
         match (1.0..=1e6).contains(&rounded) && (millionths - rounded).abs() < 1e-3 {
             true => Ok(Self(rounded as u32)),
-            false => Err(format!(
-                "{FPR_AT}{text}: the rate is a number above 0 and up to 1, with six digits at most: fpr@0.9"
-            )),
+            false => Err(format!("{text}: the rate is a number above 0 and up to 1, with six digits at most: fpr@0.9")),
         }
     }
 }
@@ -218,6 +249,7 @@ impl Serialize for Column {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::FprAt(tpr) => serializer.collect_str(&format_args!("{FPR_AT}{tpr}")),
+            Self::ProAt(limit) => serializer.collect_str(&format_args!("{PRO_AT}{limit}")),
             named => Self::serialize(named, serializer),
         }
     }
@@ -226,8 +258,12 @@ impl Serialize for Column {
 impl<'de> Deserialize<'de> for Column {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.strip_prefix(FPR_AT) {
-            Some(tpr) => tpr.parse().map(Self::FprAt).map_err(D::Error::custom),
+        let at = |prefix: &str, to: fn(Tpr) -> Self| {
+            let rate = text.strip_prefix(prefix)?;
+            Some(rate.parse().map(to).map_err(|error: String| D::Error::custom(format_args!("{prefix}{error}"))))
+        };
+        match at(FPR_AT, Self::FprAt).or_else(|| at(PRO_AT, Self::ProAt)) {
+            Some(found) => found,
             None => Self::deserialize(StringDeserializer::new(text)),
         }
     }
@@ -240,8 +276,14 @@ fn with_fpr_at(schema: &mut Schema) {
         "type": "string",
         "pattern": "^fpr@(0?\\.[0-9]{1,6}|1)$"
     });
+    let pro = json_schema!({
+        "description": "Per-region overlap, integrated up to this false positive rate: `pro@0.05`.",
+        "type": "string",
+        "pattern": "^pro@(0?\\.[0-9]{1,6}|1)$"
+    });
     if let Some(columns) = schema.get_mut("oneOf").and_then(|columns| columns.as_array_mut()) {
         columns.push(at.into());
+        columns.push(pro.into());
     }
 }
 

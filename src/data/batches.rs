@@ -274,6 +274,7 @@ mod tests {
             classes: n,
             full_size: None,
             files: None,
+            masks: None,
             note: None,
         })
     }

@@ -120,6 +120,7 @@ pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> 
         labels: Some(labels),
         classes: kind.classes(),
         files: None,
+        masks: None,
         note: None,
     })
 }

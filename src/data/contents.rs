@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Format, Split, check_split, cifar, class_names, fer2013, format, found, idx, image_list, images_of, list, listing,
-    store, svhn,
+    mvtec, store, svhn,
 };
 use crate::{Error, Result, data::Dataset, digest};
 
@@ -46,9 +46,10 @@ impl Contents {
             Format::Svhn => vec![svhn::locate(&place, split).map_err(missing)?],
             Format::Fer2013 => vec![fer2013::locate(&place).map_err(missing)?],
             // Of all classes, and of all parts where the configuration divides them: what it says stands beside the digest.
-            Format::ClassFolders | Format::Folder => {
+            Format::ClassFolders | Format::Folder | Format::Mvtec => {
                 let part = match format {
                     Format::Folder => listing::locate_flat(&place, split),
+                    Format::Mvtec => mvtec::locate(&place, dataset, split),
                     _ => listing::locate_classes(&place, dataset, split),
                 };
                 let part = part.map_err(missing)?;

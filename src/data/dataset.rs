@@ -113,6 +113,14 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
+    /// With `format: mvtec`: the folder of `test/` whose images are tested on, a kind of anomaly; `good` unless given.
+    #[garde(inner(length(min = 1)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// With `format: mvtec`: when a pixel of a resized mask is anomalous: `nearest` (unless given), `half` or `any`.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_rule: Option<super::MaskRule>,
     /// Of an OOD set: which sets it is averaged with, in tables with means by group. Any word; OpenOOD has `near` and `far`.
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -91,6 +91,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         labels: Some(labels),
         classes: CLASSES as usize,
         files: None,
+        masks: None,
         note: None,
     })
 }

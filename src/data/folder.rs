@@ -170,6 +170,7 @@ fn unlabelled(name: String, split: Split, [channels, height, width]: [usize; 3],
         classes: 0,
         full_size: None,
         files: None,
+        masks: None,
         note: None,
     }
 }

@@ -125,6 +125,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         classes: 0,
         full_size: Some(n),
         files: None,
+        masks: None,
         note: None,
     })
 }

@@ -11,6 +11,7 @@ use super::{
     Split,
     ahead::ahead,
     form::Fit,
+    masks::Masks,
     pixels::{self, Pixels},
 };
 use crate::{Error, Result, digest::hex};
@@ -41,6 +42,8 @@ pub struct ImageSet {
     pub full_size: Option<usize>,
     /// Where each image is, relative to the set's folder and with `/`; `None` where images are no files of their own.
     pub files: Option<Arc<Vec<String>>>,
+    /// Which of their pixels are anomalous, if that is known.
+    pub masks: Option<Masks>,
     /// What a reader of a table must know of these images: `JPEG-recompressed`, `synthetic`.
     pub note: Option<String>,
 }
@@ -195,6 +198,9 @@ impl ImageSet {
         if let Some(files) = &mut self.files {
             Arc::make_mut(files).truncate(n);
         }
+        if let Some(masks) = &mut self.masks {
+            masks.truncate(n);
+        }
         self
     }
 
@@ -207,7 +213,8 @@ impl ImageSet {
         let pixels = self.pixels.subset(indices, self.image_len());
         let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
         let files = self.files.as_ref().map(|files| indices.iter().map(|&i| files[i].clone()).collect()).map(Arc::new);
-        Self { pixels, labels, files, name: self.name.clone(), note: self.note.clone(), ..*self }
+        let masks = self.masks.as_ref().map(|masks| masks.subset(indices));
+        Self { pixels, labels, files, masks, name: self.name.clone(), note: self.note.clone(), ..*self }
     }
 
     /// The same images at another shape, as torchvision's `Resize` and `CenterCrop` would make them.
@@ -312,6 +319,7 @@ mod tests {
             classes: 3,
             full_size: Some(3),
             files: None,
+            masks: None,
             note: None,
         }
     }

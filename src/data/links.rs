@@ -29,6 +29,11 @@ impl Followed {
         Ok(Self { links, root, ..Self::default() })
     }
 
+    /// Wherever they lead, where only names are asked for.
+    pub(super) fn anywhere() -> Self {
+        Self { links: Some(Links::Anywhere), ..Self::default() }
+    }
+
     /// What a link leads to; where that is a folder, once.
     ///
     /// # Errors

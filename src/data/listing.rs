@@ -52,6 +52,13 @@ impl Listing {
         Self { place: list.to_owned(), root: root.to_owned(), files, labels, classes, ..Self::default() }
     }
 
+    /// Of images of one class, at a place in a folder, with how many other files are there.
+    pub(super) fn of_one_class((place, root): (&Path, &Path), files: Vec<PathBuf>, class: &str, others: usize) -> Self {
+        let labels = Some(vec![0; files.len()]);
+        let (place, root, names) = (place.to_owned(), root.to_owned(), vec![class.to_owned()]);
+        Self { place, root, files, labels, classes: 1, names, others, notes: Vec::new() }
+    }
+
     /// The files, in the order that they are read in.
     pub(super) fn files(&self) -> &[PathBuf] {
         &self.files
@@ -274,9 +281,19 @@ pub fn list_pictures(folder: &Path) -> Result<(Vec<PathBuf>, usize)> {
 
 /// The images anywhere below `place` in the `folder` of a set.
 pub(super) fn all_images(dataset: &Dataset, folder: &Path, place: &Path) -> Result<Vec<PathBuf>> {
+    Ok(images_below(dataset, folder, place)?.0)
+}
+
+/// The same, and how many other files are there.
+pub(super) fn images_below(dataset: &Dataset, folder: &Path, place: &Path) -> Result<(Vec<PathBuf>, usize)> {
     let mut found = Found::of(dataset, folder)?;
     walk(place, 0, &mut found)?;
-    Ok(found.images)
+    Ok((found.images, found.others))
+}
+
+/// The folders in a folder, by name; links to folders are among them.
+pub(super) fn folders_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    subfolders(folder, &mut Followed::anywhere())
 }
 
 /// The files below a folder.

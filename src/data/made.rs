@@ -111,6 +111,7 @@ impl Distribution {
             labels: None,
             classes: 0,
             files: None,
+            masks: None,
             note: None,
             ..*images
         })

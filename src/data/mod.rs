@@ -26,8 +26,10 @@ mod image_list;
 mod image_set;
 mod links;
 mod listing;
+mod masks;
 mod mat;
 mod memory;
+pub mod mvtec;
 mod picture;
 mod pixels;
 mod resample;
@@ -51,6 +53,7 @@ pub use form::{Brightness, Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropp
 pub(crate) use form::{BrightnessKey, brightness};
 pub use image_set::{ImageSet, Normalisation};
 pub use listing::list_pictures;
+pub use masks::{MaskRule, Masks};
 pub use memory::Memory;
 pub(crate) use memory::size;
 pub use pixels::Pixels;
@@ -86,6 +89,8 @@ pub enum Format {
     /// OpenOOD's data folder, with `images_classic`, `images_largescale` and `benchmark_imglist`: `list:` names a benchmark, and
     /// the set's name one of its lists, `{train,val,test}_<name>.txt`. `openood` unless `path` is given.
     Openood,
+    /// MVTec AD's: `train/good`, `test/good`, `test/<kind>` and `ground_truth/<kind>/<name>_mask.png` in the folder of a category.
+    Mvtec,
 }
 
 impl Format {
@@ -180,6 +185,10 @@ pub fn load_as(
                 Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => {
                     listing(dataset, format, split, root)?.read(split, &wanted)?
                 }
+                Format::Mvtec => {
+                    let images = listing(dataset, format, split, root)?.read(split, &wanted)?;
+                    mvtec::with_masks(images, &folder, dataset, fit)?
+                }
             }
         }
     };
@@ -188,7 +197,7 @@ pub fn load_as(
     }
     // Class folders have images, and lists look at all of their lines; classes were chosen there.
     let looked = !stored_as_one && (format == Format::ClassFolders || format.is_list());
-    let from_files = looked || (!stored_as_one && format == Format::Folder);
+    let from_files = looked || (!stored_as_one && matches!(format, Format::Folder | Format::Mvtec));
     let mut images = match looked && classes::are_chosen(dataset) {
         true => images,
         false => {
@@ -256,7 +265,7 @@ pub fn elsewhere(known: &registry::Known, root: &Path) -> Option<String> {
 /// decoding any. `None` where images have no files of their own, or these are not there.
 pub fn glance(dataset: &Dataset, split: Split, root: &Path) -> Option<(usize, Option<[usize; 3]>)> {
     let format = format(dataset).ok()?;
-    if format != Format::ClassFolders && format != Format::Folder && !format.is_list() {
+    if !matches!(format, Format::ClassFolders | Format::Folder | Format::Mvtec) && !format.is_list() {
         return None;
     }
     let listing = listing(dataset, format, split, root).ok()?;
@@ -276,6 +285,7 @@ fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Resu
             image_list::entries_of(&images_of(dataset, &list, root), &list, other.map(PathBuf::as_path), dataset, split)
         }
         Format::Folder => listing::of_folder(&folder, dataset, split),
+        Format::Mvtec => mvtec::listing(&folder, dataset, split),
         _ => Ok(Listing::default()),
     }
 }
@@ -413,7 +423,7 @@ fn images_of(dataset: &Dataset, list: &Path, root: &Path) -> PathBuf {
 
 /// [`folder`], or for a set that the repository carries, if it is not there, the repository's own: wherever the other data
 /// are, a program started in the repository finds it.
-fn found(dataset: &Dataset, root: &Path) -> PathBuf {
+pub(crate) fn found(dataset: &Dataset, root: &Path) -> PathBuf {
     if format(dataset).is_ok_and(|format| format == Format::Idx)
         && let Some(raw) =
             idx::torchvision(&folder(dataset, root), dataset.source(), dataset.path.is_none().then_some(root))
@@ -437,6 +447,7 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
         _ if store::path(&folder, split).is_file() => return None,
         Format::ClassFolders => listing::locate_classes(&folder, dataset, split),
         Format::Folder => listing::locate_flat(&folder, split),
+        Format::Mvtec => mvtec::locate(&folder, dataset, split),
         _ => return None,
     };
     pictures.ok()?.canonicalize().ok()
@@ -467,6 +478,7 @@ fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> 
         Format::Fer2013 => fer2013::locate(folder).err(),
         Format::ClassFolders => listing::locate_classes(folder, dataset, split).err(),
         Format::Folder => listing::locate_flat(folder, split).err(),
+        Format::Mvtec => mvtec::locate(folder, dataset, split).err(),
         Format::ImageList | Format::Openood => image_list::locate(folder, &list(dataset, split, root)).err(),
     };
     let Some(missing) = missing else { return Ok(()) };

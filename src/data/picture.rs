@@ -169,6 +169,13 @@ pub(super) fn decode(path: &Path) -> Result<Picture> {
     Ok(Picture { pixels, shape: [channels, height, width] })
 }
 
+/// The pixels of an image file as grey, as they are stored, and their shape (1, H, W).
+pub(super) fn grey(path: &Path) -> Result<(Vec<u8>, [usize; 3])> {
+    let Picture { pixels, shape: [channels, height, width] } = decode(path)?;
+    let pixels = if channels == 3 { conform::luma(&pixels) } else { pixels };
+    Ok((pixels, [1, height, width]))
+}
+
 /// The pixels of an image file (C, H, W) at a shape.
 pub(super) fn at(path: &Path, shape: [usize; 3], fit: Fit) -> Result<Vec<u8>> {
     decode(path)?.at(shape, fit)

@@ -194,6 +194,7 @@ mod tests {
             classes: 3,
             full_size: None,
             files: None,
+            masks: None,
             note: None,
         };
         let decoded = files.iter().flat_map(|file| picture::at(file, [1, 6, 4], Fit::default()).unwrap()).collect();

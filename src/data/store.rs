@@ -130,6 +130,7 @@ fn parse(bytes: &[u8], name: &str, split: Split) -> Result<ImageSet, String> {
         classes,
         full_size,
         files: None,
+        masks: None,
         note,
     })
 }
@@ -166,6 +167,7 @@ mod tests {
             classes: 7,
             full_size: Some(10),
             files: None,
+            masks: None,
             note: Some("for a test".into()),
         }
     }

@@ -66,6 +66,7 @@ pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
         classes: 10,
         full_size: Some(n),
         files: None,
+        masks: None,
         note: None,
     })
 }

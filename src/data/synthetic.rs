@@ -14,8 +14,11 @@ use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
 use image::{ColorType, ImageFormat};
 use rand::Rng as _;
 
-use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known, list};
+use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known, list, mvtec::GOOD};
 use crate::{Error, Result, data::Dataset, fs::temporary_name, rng};
+
+/// The one kind of anomaly in MVTec's layout.
+pub const SPOT: &str = "spot";
 
 /// Changes when the same arguments make other images.
 const VERSION: u32 = 1;
@@ -179,6 +182,13 @@ fn write_split(painter: &mut Painter, format: Format, folder: &Path, split: Spli
             let lines: String = (0..n).map(|i| format!("{split}/{i:05}.png {}\n", painter.class(i))).collect();
             save(&folder.join(format!("{split}.txt")), lines.as_bytes())
         }
+        Format::Mvtec if split == Split::Train => {
+            (0..n).try_for_each(|i| painter.save_picture(i, &folder.join("train").join(GOOD)))
+        }
+        Format::Mvtec => (0..n).try_for_each(|i| {
+            painter.save_picture(i, &folder.join("test").join(GOOD))?;
+            painter.save_spot(i, folder)
+        }),
         Format::Openood => Err(Error::Failed(
             "synthetic images are not laid out as OpenOOD's: `format: image_list` is the same".into(),
         )),
@@ -206,6 +216,7 @@ impl Painter {
             Format::Cifar100 => ([3, 32, 32], 100),
             Format::Fer2013 => ([1, 48, 48], 7),
             Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => ([3, 32, 32], 10),
+            Format::Mvtec => ([3, 32, 32], 1),
         };
         // The file formats with a size of their own keep it, whatever the name.
         let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder | Format::ImageList);
@@ -245,7 +256,25 @@ impl Painter {
 
     fn save_picture(&mut self, i: usize, folder: &Path) -> Result<()> {
         let image = self.image(i);
+        self.save_image(&image, self.shape, &folder.join(format!("{i:05}.png")))
+    }
+
+    /// An image with a bright square of a quarter of its side in MVTec's layout below `folder`, and its mask.
+    fn save_spot(&mut self, i: usize, folder: &Path) -> Result<()> {
         let [channels, height, width] = self.shape;
+        let [top, left] = [height, width].map(|side| self.rng.random_range(0..side - side / 4));
+        let inside = |at: usize| {
+            let (row, column) = (at / width % height, at % width);
+            (top..top + height / 4).contains(&row) && (left..left + width / 4).contains(&column)
+        };
+        let mut image = self.image(i);
+        image.iter_mut().enumerate().filter(|(at, _)| inside(*at)).for_each(|(_, pixel)| *pixel = 255);
+        let mask: Vec<u8> = (0..height * width).map(|at| if inside(at) { 255 } else { 0 }).collect();
+        self.save_image(&image, [channels, height, width], &folder.join(format!("test/{SPOT}/{i:05}.png")))?;
+        self.save_image(&mask, [1, height, width], &folder.join(format!("ground_truth/{SPOT}/{i:05}_mask.png")))
+    }
+
+    fn save_image(&self, image: &[u8], [channels, height, width]: [usize; 3], path: &Path) -> Result<()> {
         let plane = height * width;
         let interleaved: Vec<u8> =
             (0..plane).flat_map(|p| (0..channels).map(move |c| c * plane + p)).map(|at| image[at]).collect();
@@ -253,8 +282,9 @@ impl Painter {
         let mut png = std::io::Cursor::new(Vec::new());
         image::write_buffer_with_format(&mut png, &interleaved, width as u32, height as u32, colour, ImageFormat::Png)
             .map_err(|error| Error::Failed(format!("cannot encode a PNG: {error}")))?;
+        let folder = path.parent().unwrap_or(path);
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        save(&folder.join(format!("{i:05}.png")), png.get_ref())
+        save(path, png.get_ref())
     }
 }
 

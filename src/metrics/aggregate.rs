@@ -99,6 +99,9 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<Measure> {
     if let Column::FprAt(tpr) = column {
         return Some(measures::fpr_at(tpr, protocol));
     }
+    if let Column::ProAt(limit) = column {
+        return Some(measures::pro_at(limit));
+    }
     let id_positive = protocol.convention() == Protocol::IdPositiveClosest;
     measures::find(match (column, id_positive) {
         (Column::Accuracy, _) => "accuracy",
@@ -113,7 +116,14 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<Measure> {
         (Column::AuprOut, true) => "aupr_out_ap",
         (Column::AuprIn, false) => "aupr_in_trapezoid",
         (Column::Aupr | Column::AuprOut, false) => "aupr_out_trapezoid",
-        (Column::FprAt(_), _) => return None,
+        (Column::Ap, _) => "aupr_out_ap",
+        (Column::BestF1, _) => "best_f1_out",
+        (Column::PixelAuroc, _) => "pixel_auroc",
+        (Column::PixelAp, _) => "pixel_ap",
+        (Column::PixelF1, _) => "pixel_best_f1",
+        (Column::Pro, _) => "pro@0.3",
+        (Column::Aupimo, _) => "aupimo",
+        (Column::FprAt(_) | Column::ProAt(_), _) => return None,
     })
     .cloned()
 }

@@ -9,7 +9,10 @@ use candle_core::Tensor;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
-use super::{Confusion, MeanStd, aggregate, ranking::Areas, ranking::Ranking, ranking::Score};
+use super::{
+    Confusion, MeanStd, aggregate, pixel::PixelMeasures, pixel::Pixels, ranking::Areas, ranking::Ranking,
+    ranking::Score,
+};
 use crate::{
     Result,
     config::{Protocol, Tpr},
@@ -49,6 +52,10 @@ pub enum Needs {
     Scores(fn(&Graded) -> Option<f64>),
     /// ID and OOD scores, and this true positive rate.
     Rate(f64, fn(&dyn Cut, f64) -> f64),
+    /// Maps and masks of all test images; `None` where they do not define the number.
+    Pixels(fn(&PixelMeasures) -> Option<f64>),
+    /// Maps and masks, and the false positive rate up to which the overlap is integrated.
+    Overlap(f64),
 }
 
 /// A measure.
@@ -165,6 +172,14 @@ pub const ALL: &[Measure] = &[
         unit: Unit::Share,
         needs: Needs::Scores(|graded| Some(graded.areas.aupr_out_trapezoid)),
     },
+    Measure {
+        key: Borrowed("best_f1_out"),
+        title: Borrowed("Best F1 ↑"),
+        about: "The best F1 over all thresholds, OOD positive: an upper bound, as it looks at the answers.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Scores(|graded| Some(graded.best_f1)),
+    },
     // How far OOD scores lie above ID scores: of the energy, the gap that energy-based fine-tuning widens (Liu et al. 2020).
     Measure {
         key: Borrowed("gap"),
@@ -185,6 +200,48 @@ pub const ALL: &[Measure] = &[
             let sd = graded.id.std;
             (sd > 0.0).then(|| graded.gap() / sd)
         }),
+    },
+    Measure {
+        key: Borrowed("pixel_auroc"),
+        title: Borrowed("Pixel AUROC ↑"),
+        about: "Area under the ROC curve of all pixels of all test images; ties count one half.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Pixels(|pixels| Some(pixels.auroc)),
+    },
+    Measure {
+        key: Borrowed("pixel_ap"),
+        title: Borrowed("Pixel AP ↑"),
+        about: "Average precision of pixels, anomalous positive.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Pixels(|pixels| Some(pixels.ap)),
+    },
+    Measure {
+        key: Borrowed("pixel_best_f1"),
+        title: Borrowed("Pixel F1 ↑"),
+        about: "The best F1 of pixels over all thresholds: an upper bound, as it looks at the masks.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Pixels(|pixels| Some(pixels.best_f1)),
+    },
+    Measure {
+        key: Borrowed("pro@0.3"),
+        title: Borrowed("PRO ↑"),
+        about: "Per-region overlap (8-connected regions, each counts alike) by the false positive rate over the normal pixels of all \
+                images, integrated up to 0.3 and divided by that (MVTec's official evaluation).",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Overlap(0.3),
+    },
+    Measure {
+        key: Borrowed("aupimo"),
+        title: Borrowed("AUPIMO ↑"),
+        about: "Mean over anomalous images of the area under their recall by the logarithm of the false positive rate on normal \
+                images, from 1e-5 to 1e-4 (Bertoldo et al. 2024).",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Pixels(|pixels| pixels.aupimo),
     },
 ];
 
@@ -210,6 +267,40 @@ pub fn fpr_at(tpr: Tpr, convention: Protocol) -> Measure {
     }
 }
 
+/// PRO integrated up to any false positive rate. It is computed where a table asks for it.
+pub fn pro_at(limit: Tpr) -> Measure {
+    Measure {
+        key: Cow::Owned(format!("pro@{limit}")),
+        title: Cow::Owned(format!("PRO@{limit} ↑")),
+        about: "As pro@0.3, integrated up to another false positive rate.",
+        better: Better::Larger,
+        unit: Unit::Share,
+        needs: Needs::Overlap(limit.share()),
+    }
+}
+
+/// Every measure of maps and masks, and of `more` those that are of them; none if no pixel is anomalous or none is normal.
+pub fn of_pixels(pixels: &mut Pixels, more: &[Measure]) -> Measures {
+    let mut known: Vec<(f64, PixelMeasures)> = Vec::new();
+    let mut at = |limit: f64| {
+        let there = known.iter().find(|(known, _)| *known == limit).map(|(_, measures)| *measures);
+        there.or_else(|| {
+            let measures = pixels.measure(limit)?;
+            known.push((limit, measures));
+            Some(measures)
+        })
+    };
+    let value = |measure: &Measure| match measure.needs {
+        Needs::Pixels(of) => Some((measure.key.to_string(), of(&at(PRO_LIMIT)?)?)),
+        Needs::Overlap(limit) => Some((measure.key.to_string(), at(limit)?.pro)),
+        Needs::Scores(_) | Needs::Rate(..) | Needs::Logits(_) => None,
+    };
+    ALL.iter().chain(more).filter_map(value).collect()
+}
+
+/// MVTec's limit of the false positive rate.
+const PRO_LIMIT: f64 = 0.3;
+
 /// ID and OOD scores that can be cut at a true positive rate.
 pub trait Cut {
     /// See [`Ranking::fpr_id_positive_closest`].
@@ -231,6 +322,7 @@ impl<K: Copy + Ord + Send + Sync> Cut for Ranking<K> {
 /// ID and OOD scores, ready to be measured; larger scores mean more anomalous.
 pub struct Graded {
     areas: Areas,
+    best_f1: f64,
     id: MeanStd,
     ood: MeanStd,
 }
@@ -257,11 +349,11 @@ pub fn of_scores<S: Score>(id: &[S], ood: &[S]) -> Result<Measures> {
 pub fn of_scores_and<S: Score>(id: &[S], ood: &[S], more: &[Measure]) -> Result<Measures> {
     let ranking = Ranking::new(id, ood)?;
     let moments = |scores: &[S]| MeanStd::of(&scores.par_iter().map(|&score| score.into()).collect::<Vec<f64>>());
-    let graded = Graded { areas: ranking.areas(), id: moments(id), ood: moments(ood) };
+    let graded = Graded { areas: ranking.areas(), best_f1: ranking.best_f1(), id: moments(id), ood: moments(ood) };
     let value = |measure: &Measure| match measure.needs {
         Needs::Scores(of) => Some((measure.key.to_string(), of(&graded)?)),
         Needs::Rate(tpr, of) => Some((measure.key.to_string(), of(&ranking, tpr))),
-        Needs::Logits(_) => None,
+        Needs::Logits(_) | Needs::Pixels(_) | Needs::Overlap(_) => None,
     };
     Ok(ALL.iter().chain(more).filter_map(value).collect())
 }

@@ -82,7 +82,7 @@ impl Pixels {
 
     /// Sorts and walks the pixels; `limit` is the false positive rate up to which the overlap is integrated, 0.3 in MVTec's
     /// evaluation. `None` if there is no anomalous or no normal pixel.
-    pub fn measure(mut self, limit: f64) -> Option<PixelMeasures> {
+    pub fn measure(&mut self, limit: f64) -> Option<PixelMeasures> {
         let anomalous: u64 = self.images.iter().sum();
         let normal = self.pixels.len() as u64 - anomalous;
         if anomalous == 0 || normal == 0 {

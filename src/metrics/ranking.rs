@@ -106,6 +106,21 @@ impl<K: Copy + Ord + Send + Sync> Ranking<K> {
         }
     }
 
+    /// The best F1 over all thresholds, OOD positive: 2·TP / (OOD + TP + FP).
+    pub fn best_f1(&self) -> f64 {
+        let total = self.ood.len();
+        let mut best = 0.0_f64;
+        let mut below = 0;
+        for tied in self.ood.chunk_by(|a, b| a == b) {
+            // All scores from this one on are called OOD.
+            let hits = total - below;
+            let false_hits = self.id.len() - self.id.partition_point(|key| *key < tied[0]);
+            best = best.max(2.0 * hits as f64 / (total + hits + false_hits) as f64);
+            below += tied.len();
+        }
+        best
+    }
+
     /// The share of (ID, OOD) pairs in which the OOD score is larger; equal scores count one half.
     pub fn auroc(&self) -> f64 {
         let [pairs] = self.sum(|step| [step.concordant_pairs()]);

@@ -18,7 +18,7 @@ use crate::{
         fits, remarks,
         variants::{self, Variant},
     },
-    run::results::{DatasetRecord, Environment, MethodResult, Results, SetResult},
+    run::results::{DatasetRecord, Environment, Results, SeedResult, SetResult},
 };
 
 /// What every writer writes. All numbers but gaps are percent.
@@ -111,6 +111,8 @@ impl Header {
         match self.metric {
             // Of the protocol's positive class, which the caption names.
             Column::Aupr => Cow::Borrowed("AUPR ↑"),
+            // Of images beside that of pixels, which has a title of its own.
+            Column::Ap => Cow::Borrowed("AP ↑"),
             // Protocols change how a number is computed, not what it is called.
             column => {
                 metrics::measure_for(column, Protocol::default()).map_or(Cow::Borrowed(""), |measure| measure.title)
@@ -191,10 +193,11 @@ pub(super) fn by_seed(
             measures.get(&*measure.key).copied().map(one)
         }
     };
-    let of_method = |method: &MethodResult| match set {
-        Some(set) => one_set(method.sets.get(set)?),
+    let of_seed = |seed: &SeedResult| match set {
+        Some(set) => one_set(seed.measured(variant.name, set)?),
         None => {
-            let means: Option<Vec<f64>> = sets.iter().map(|set| Some(one_set(method.sets.get(*set)?)?.mean)).collect();
+            let mean_of = |set: &&str| Some(one_set(seed.measured(variant.name, set)?)?.mean);
+            let means: Option<Vec<f64>> = sets.iter().map(mean_of).collect();
             let means = means.filter(|means| !means.is_empty())?;
             Some(one(means.iter().sum::<f64>() / means.len() as f64))
         }
@@ -203,7 +206,7 @@ pub(super) fn by_seed(
     let found = variant.methods().filter_map(|(seed, method)| {
         let number = match of_classes {
             true => one(*seed.task()?.networks.get(&method.network)?.measures.get(&*measure.key)?),
-            false => of_method(method)?,
+            false => of_seed(seed)?,
         };
         Some((seed.seed, MeanStd { mean: number.mean * scale, std: number.std * scale, n: number.n }))
     });
@@ -213,8 +216,10 @@ pub(super) fn by_seed(
 /// The 95 % interval of a number over test images, in percent; of several seeds, the mean of each end.
 fn interval(variant: &Variant<'_>, column: Column, set: &str, protocol: Protocol) -> Option<[f64; 2]> {
     let measure = metrics::measure_for(column, protocol)?;
-    let found: Option<Vec<[f64; 2]>> =
-        variant.methods().map(|(_, method)| method.sets.get(set)?.intervals.get(&*measure.key).copied()).collect();
+    let found: Option<Vec<[f64; 2]>> = variant
+        .methods()
+        .map(|(seed, _)| seed.measured(variant.name, set)?.intervals.get(&*measure.key).copied())
+        .collect();
     let found = found.filter(|found| !found.is_empty())?;
     Some([0, 1].map(|end| 100.0 * found.iter().map(|interval| interval[end]).sum::<f64>() / found.len() as f64))
 }
@@ -299,6 +304,10 @@ impl<'a> Builder<'a> {
             let mut networks = results.tasks().flat_map(|task| task.networks.values());
             let lacks = match column {
                 Column::FprAt(_) => any_set(&|set| !set.measures.contains_key(&*measure.key)),
+                // Only maps have it, and only all anomalous images together.
+                Column::ProAt(_) => {
+                    any_set(&|set| set.measures.contains_key(PRO) && !set.measures.contains_key(&*measure.key))
+                }
                 // Older than the schema's first file is accuracy alone.
                 column if column.is_of_classes() => {
                     networks.any(|network| !network.measures.contains_key(&*measure.key))
@@ -316,9 +325,9 @@ impl<'a> Builder<'a> {
             Some(expect) => Some(Paper::read(expect, &table.columns, experiments_dir)?),
             None => None,
         };
-        let sets = results.datasets.keys().skip(1).map(String::as_str).collect();
+        let sets = results.sets().map(|(name, _)| name).collect();
         let mut groups: IndexMap<&str, Vec<&str>> = IndexMap::new();
-        for (name, record) in results.datasets.iter().skip(1) {
+        for (name, record) in results.sets() {
             if let Some(group) = &record.group {
                 groups.entry(group).or_default().push(name);
             }
@@ -339,6 +348,7 @@ impl<'a> Builder<'a> {
         let labels = match self.table.rows {
             Rows::Method => vec!["Method".to_owned()],
             Rows::Ood => vec!["OOD set".to_owned()],
+            Rows::Task => vec!["Category".to_owned()],
             Rows::Sweep => vec!["Sweep".to_owned(), "Method".to_owned()],
         };
         Ok(Rendered {
@@ -358,7 +368,7 @@ impl<'a> Builder<'a> {
         // Groups: (variant, slice) with the names under which `expect.columns` may know them.
         type Group<'a> = (Option<String>, Vec<String>, Option<Variant<'a>>, Option<Slice<'a>>);
         let groups: Vec<Group<'a>> = match (table.rows, table.over) {
-            (Rows::Ood, _) => self
+            (Rows::Ood | Rows::Task, _) => self
                 .variants
                 .iter()
                 .map(|variant| (Some(variant.label()), names(variant), Some(*variant), None))
@@ -408,7 +418,7 @@ impl<'a> Builder<'a> {
             columns.push(ColumnPlan { header, variant: *variant, slice: *slice, theirs, comparable });
         };
         // With columns for each OOD set or group of sets, accuracies are the same in each: they stand once, before them.
-        let once = table.over != Over::OodMean && table.rows != Rows::Ood;
+        let once = table.over != Over::OodMean && !table.rows.are_sets();
         let (before, each): (Vec<Column>, Vec<Column>) =
             table.columns.iter().partition(|metric| once && metric.is_of_classes());
         for metric in before {
@@ -456,7 +466,7 @@ impl<'a> Builder<'a> {
                 };
                 self.by_cell().iter().map(one).collect()
             }
-            Rows::Ood => {
+            Rows::Ood | Rows::Task => {
                 let mut slices = Vec::new();
                 for (group, members) in &self.groups {
                     slices.extend(members.iter().map(|set| Slice::Set(set)));
@@ -590,7 +600,7 @@ impl<'a> Builder<'a> {
             let of_metric: Vec<usize> =
                 (0..columns.len()).filter(|index| columns[*index].header.metric == *metric).collect();
             let contests: Vec<Vec<(usize, usize)>> = match self.table.rows {
-                Rows::Ood => {
+                Rows::Ood | Rows::Task => {
                     (0..rows.len()).map(|row| of_metric.iter().map(|column| (row, *column)).collect()).collect()
                 }
                 Rows::Method | Rows::Sweep => {
@@ -642,7 +652,7 @@ impl<'a> Builder<'a> {
             (Sampling::Redraw, 0 | 1) => {
                 let draws =
                     rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.ours).map(|ours| ours.n).max();
-                let mean = if table.rows == Rows::Ood || table.over != Over::Each {
+                let mean = if table.rows.are_sets() || table.over != Over::Each {
                     "; a mean over OOD sets has no ±"
                 } else {
                     ""
@@ -670,14 +680,15 @@ impl<'a> Builder<'a> {
             false => "Percent",
         };
         caption.push(format!("{unit}; {spread}."));
-        if table.rows == Rows::Ood || table.over == Over::Group {
+        if table.rows.are_sets() || table.over == Over::Group {
             for (group, sets) in &self.groups {
                 caption.push(format!("Mean of {group}: unweighted, over {}.", counted(sets)));
             }
         }
-        let whole = table.rows == Rows::Ood && table.protocol != Protocol::OpenoodV15;
-        if sets.len() > 1 && (whole || table.rows != Rows::Ood && table.over == Over::OodMean) {
-            caption.push(format!("OOD mean: unweighted, over {}.", counted(sets)));
+        let whole = table.rows.are_sets() && table.protocol != Protocol::OpenoodV15;
+        if sets.len() > 1 && (whole || !table.rows.are_sets() && table.over == Over::OodMean) {
+            let of = if results.has_categories() { "Mean over categories" } else { "OOD mean" };
+            caption.push(format!("{of}: unweighted, over {}.", counted(sets)));
         }
         if table.intervals {
             caption.push(
@@ -687,12 +698,26 @@ impl<'a> Builder<'a> {
             );
         }
         if table.columns.iter().any(|column| !column.is_of_classes()) {
-            caption.push(protocol(table.protocol).to_owned());
+            let by_protocol = |column: &Column| {
+                use Column::{Aupr, AuprIn, AuprOut, Fpr95, FprAt};
+                matches!(column, Fpr95 | FprAt(_) | Aupr | AuprIn | AuprOut)
+            };
+            if !results.has_categories() || table.columns.iter().any(by_protocol) {
+                caption.push(protocol(table.protocol).to_owned());
+            }
+            if table.columns.iter().any(|column| column.is_of_pixels()) {
+                caption.push(PIXELS.to_owned());
+            }
             caption.extend(fits::line(&self.variants));
             caption.extend(chosen::line(&self.variants, results));
         }
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
-        if let Some((id, ood)) = data.split_first() {
+        if results.has_categories() {
+            caption.push(format!("Categories, each with its own normal train images: {}.", data.join("; ")));
+            if table.columns.iter().any(|column| column.is_of_pixels()) {
+                caption.extend(unmarked(results));
+            }
+        } else if let Some((id, ood)) = data.split_first() {
             caption.push(format!("In-distribution: {id}."));
             if table.sampled() == Sampling::FullSpectrum {
                 let shifted: Vec<_> = results.shifted.iter().map(|(name, record)| describe(name, record)).collect();
@@ -743,7 +768,7 @@ impl<'a> Builder<'a> {
         let (same, theirs): (bool, Vec<&str>) = if let Slice::Group(group) = slice {
             let theirs: Vec<&str> = paper.group(group).iter().map(String::as_str).collect();
             (theirs.len() == ours.len() && theirs.iter().all(|set| ours.contains(set)), theirs)
-        } else if self.table.rows == Rows::Ood {
+        } else if self.table.rows.are_sets() {
             // The CSV's other rows are the paper's sets.
             let theirs = paper.others(paper.row(&[MEAN.to_owned()])?);
             let ours: Vec<_> = self.sets.iter().map(|set| paper.row(&[(*set).to_owned()])).collect();
@@ -813,9 +838,24 @@ fn counted(sets: &[&str]) -> String {
     format!("{} set{plural} ({})", sets.len(), sets.join(", "))
 }
 
+/// Images that have no part in pixel measures.
+fn unmarked(results: &Results) -> Option<String> {
+    let of = |(name, record): (&String, &DatasetRecord)| {
+        let count: usize = record.kinds.values().filter_map(|kind| kind.unmarked).sum();
+        (count > 0).then(|| format!("{count} of {name}"))
+    };
+    let all: Vec<String> = results.datasets.iter().filter_map(of).collect();
+    (!all.is_empty())
+        .then(|| format!("Anomalous images whose mask marks nothing, left out of pixel measures: {}.", all.join(", ")))
+}
+
 fn describe(name: &str, record: &DatasetRecord) -> String {
     let train = record.train.map(|used| part(used, record.train_full, "train"));
-    let parts = [train, Some(part(record.test, record.test_full, "test")), record.note.clone()];
+    let kinds = (!record.kinds.is_empty()).then(|| {
+        let normal = record.kinds.values().next().map_or(0, |kind| kind.images);
+        format!("{normal} of them normal")
+    });
+    let parts = [train, Some(part(record.test, record.test_full, "test")), kinds, record.note.clone()];
     format!("{name} ({})", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
@@ -841,6 +881,14 @@ fn environments(results: &Results) -> String {
     let trained: Vec<String> = trained.into_iter().map(words).collect();
     format!("Trained: {}. Scored: {}.", trained.join("; "), words(scored))
 }
+
+/// The key of the PRO that is always computed.
+const PRO: &str = "pro@0.3";
+
+/// How pixel measures are taken.
+const PIXELS: &str = "Pixel measures: on the raw scores of all pixels of all test images at the size that the network is fed; PRO counts \
+                      8-connected regions alike, against the normal pixels of all images, and is divided by the rate it is integrated up \
+                      to (0.3 unless the column says otherwise).";
 
 fn protocol(protocol: Protocol) -> &'static str {
     match protocol {

@@ -12,13 +12,15 @@ use serde_json::json;
 
 use crate::{
     Error, Result,
-    config::{self, Column, Figure, Method, Protocol, Redraw, Tpr},
+    config::{self, ALL_KINDS, Column, Figure, Method, Protocol, Redraw, Tpr},
+    data::Dataset,
     detectors::{Bank, Fit, Need, Scorer},
     metrics::{Confusion, Intervals, Measure, Measures, aggregate, files, intervals, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,
         execute::{LoadedSet, Runner},
+        pixels,
         plan::{Cell, Node, short_hash, to_json},
         results::{self, Environment, MethodResult, NetworkResult, SeedResult, SetResult, TaskResult},
         scoring::{Place, Scored, Scoring},
@@ -55,6 +57,10 @@ pub(super) struct Subject<'a> {
     /// Where its scores are kept, relative to the runs root.
     pub(super) folder: PathBuf,
     pub(super) sets: &'a [Arc<LoadedSet>],
+    /// What detectors learn from: its train images.
+    pub(super) id: &'a Dataset,
+    /// Whether the task is one of several categories.
+    pub(super) categories: bool,
     /// How many of the sets, the last, are covariate-shifted ID sets.
     pub(super) shifted: usize,
     pub(super) banks: Vec<Bank>,
@@ -89,13 +95,24 @@ impl Subject<'_> {
 impl<'a> Runner<'a> {
     /// Scores and measures everything that one cell of the sweep asks for.
     pub(super) fn evaluate_cell(&mut self, cell: &Cell) -> Result<results::Cell> {
-        let seeds = cell.experiment.seeds.iter().zip(&cell.networks);
-        let seeds = seeds.map(|(&seed, networks)| self.evaluate_seed(cell, seed, networks)).collect::<Result<_>>()?;
+        let mut seeds = Vec::new();
+        for (at, &seed) in cell.experiment.seeds.iter().enumerate() {
+            let of_seed = cell.tasks.iter().filter_map(|task| Some((task, task.networks.get(at)?)));
+            let tasks = of_seed.map(|(task, networks)| {
+                let result = self.evaluate_task(&task.experiment, seed, networks)?;
+                Ok((task.name().to_owned(), result))
+            });
+            seeds.push(SeedResult { seed, tasks: tasks.collect::<Result<_>>()? });
+        }
         Ok(results::Cell { name: cell.name.clone(), values: cell.values.clone(), seeds })
     }
 
-    fn evaluate_seed(&mut self, cell: &Cell, seed: u64, networks: &BTreeMap<String, Vec<usize>>) -> Result<SeedResult> {
-        let experiment = &cell.experiment;
+    fn evaluate_task(
+        &mut self,
+        experiment: &config::Experiment,
+        seed: u64,
+        networks: &BTreeMap<String, Vec<usize>>,
+    ) -> Result<TaskResult> {
         // Figures show one network; tables have the others.
         let figures = if experiment.seeds.first() == Some(&seed) { &experiment.figures[..] } else { &[] };
         let sets = self.test_sets(&experiment.data)?;
@@ -109,28 +126,17 @@ impl<'a> Runner<'a> {
             let (used, shifted) =
                 if methods.is_empty() { (&sets[..1], 0) } else { (&sets[..], experiment.data.shifted.len()) };
             let mut subject = Subject { sets: used, shifted, ..self.subject(experiment, name, indices, seed)? };
+            if subject.members.iter().any(|member| member.node.shared) {
+                // What detectors learned of the task's train images is of no use to another.
+                let train = self.train_images(subject.id)?;
+                subject.folder = subject.folder.join(format!("{}-{}", subject.id.name, &train.sha256[..12]));
+            }
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }
             self.look_together(&subject, &methods)?;
             subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
-            let labels = subject.banks[0]
-                .labels
-                .as_deref()
-                .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
-            let logits = &subject.banks[0].logits;
-            let result = match used[0].images.classes {
-                // In a set of one class there is nothing to be right about.
-                0 | 1 => network_result(&subject, Measures::new()),
-                _ => {
-                    let confusion = Confusion::of(logits, labels)?;
-                    NetworkResult {
-                        confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
-                        ..network_result(&subject, measures::of_logits(logits, labels)?)
-                    }
-                }
-            };
-            network_results.insert(name.clone(), result);
+            network_results.insert(name.clone(), classified(&subject, experiment)?);
             for method in methods {
                 match self.method(method, &subject, figures) {
                     Ok(result) => {
@@ -154,13 +160,11 @@ impl<'a> Runner<'a> {
             let result = method_results.swap_remove(method.name.as_str())?;
             Some((method.name.clone(), result))
         });
-        let result = TaskResult {
+        Ok(TaskResult {
             networks: network_results,
             methods: in_order.collect(),
             unfit: unfit.into_iter().map(|(name, error)| (name, said(&error))).collect(),
-        };
-        let task = experiment.data.id.name.clone();
-        Ok(SeedResult { seed, tasks: [(task, result)].into_iter().collect() })
+        })
     }
 
     /// A network or an ensemble of one cell and seed, loaded, without sets.
@@ -184,6 +188,8 @@ impl<'a> Runner<'a> {
             ensemble,
             folder,
             sets: &[],
+            id: &experiment.data.id,
+            categories: self.plan.experiment.data.has_categories(),
             shifted: 0,
             banks: Vec::new(),
             seed,
@@ -305,6 +311,16 @@ impl<'a> Runner<'a> {
             let full_spectrum = spectrum.as_ref().map(of_spectrum).transpose()?;
             sets.insert(name.clone(), SetResult { measures, intervals, full_spectrum, redraw });
         }
+        if subject.categories {
+            let all: Vec<f32> = reported[1..].iter().flat_map(|scores| scores.as_slice()).copied().collect();
+            let mut measures = measures::of_scores_and(id, &all, &subject.more)?;
+            measures.extend(pixels::of_sets(subject.reported(), reported, method.detector.post(), &subject.more)?);
+            let intervals = match subject.intervals {
+                true => intervals(id, &all, (subject.seed, ALL_KINDS), &subject.more)?,
+                false => Intervals::new(),
+            };
+            sets.insert(ALL_KINDS.to_owned(), SetResult { measures, intervals, full_spectrum: None, redraw: None });
+        }
         Ok(MethodResult {
             network: method.network,
             sets,
@@ -354,8 +370,8 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
-        let train = self.train_images(&subject.members[0].node.data)?;
-        for member in &subject.members {
+        let train = self.train_images(subject.id)?;
+        for member in subject.members.iter().filter(|member| !member.node.shared) {
             self.refuse_other_images(member.node, &train.sha256)?;
         }
         Ok(train)
@@ -381,14 +397,40 @@ fn asked_for(experiment: &config::Experiment) -> Vec<Measure> {
     });
     let columns = experiment.tables.iter().map(|table| &table.columns).chain(sweeps).flatten();
     let rates: BTreeSet<Tpr> =
-        columns.filter_map(|column| if let Column::FprAt(tpr) = column { Some(*tpr) } else { None }).collect();
+        columns.clone().filter_map(|column| if let Column::FprAt(tpr) = column { Some(*tpr) } else { None }).collect();
     let conventions = [Protocol::IdPositiveClosest, Protocol::OodPositiveFirst];
-    rates.into_iter().flat_map(|tpr| conventions.map(|convention| measures::fpr_at(tpr, convention))).collect()
+    let limits: BTreeSet<Tpr> = columns
+        .clone()
+        .filter_map(|column| if let Column::ProAt(limit) = column { Some(*limit) } else { None })
+        .collect();
+    let limits = limits.into_iter().map(measures::pro_at);
+    rates
+        .into_iter()
+        .flat_map(|tpr| conventions.map(|convention| measures::fpr_at(tpr, convention)))
+        .chain(limits)
+        .collect()
 }
 
 /// What the detector said, without the place, which is a path of this machine.
 fn said(error: &Error) -> String {
     if let Error::Unfit { cause, .. } = error { cause.to_string() } else { error.to_string() }
+}
+
+/// The record of a network with how well it classifies the ID test images, if these are of the classes that it learned.
+fn classified(subject: &Subject<'_>, experiment: &config::Experiment) -> Result<NetworkResult> {
+    let bank = &subject.banks[0];
+    if subject.categories || subject.members.iter().any(|member| member.node.shared) {
+        return Ok(network_result(subject, Measures::new()));
+    }
+    let labels = bank
+        .labels
+        .as_deref()
+        .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
+    let confusion = Confusion::of(&bank.logits, labels)?;
+    Ok(NetworkResult {
+        confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
+        ..network_result(subject, measures::of_logits(&bank.logits, labels)?)
+    })
 }
 
 /// The record of a network, or of an ensemble.

@@ -12,13 +12,13 @@ use indexmap::IndexMap;
 use crate::{
     Error, Result,
     config::{self, HeldOut, sweep::FOLD},
-    data::{self, Dataset, ImageSet, Memory, Split},
+    data::{self, Dataset, ImageSet, Masks, Memory, Split},
     nn::{Precision, Shape},
     run::{
         device::describe,
         plan::{Node, Plan, to_json},
         published::Published,
-        results::{DatasetRecord, Environment, OutliersRecord, Results, SCHEMA},
+        results::{DatasetRecord, Environment, KindRecord, OutliersRecord, Results, SCHEMA},
         store::{Progress, Store},
     },
     say,
@@ -54,8 +54,8 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     let mut runner = Runner::new(plan, context);
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.
-    for cell in &plan.cells {
-        runner.test_sets(&cell.experiment.data)?;
+    for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
+        runner.test_sets(&task.experiment.data)?;
     }
     runner.check_outliers()?;
     runner.check_validation()?;
@@ -92,10 +92,21 @@ fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node
 pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Error> {
     let trains = untrained(plan, store).next().is_some();
     let learns_outliers = untrained(plan, store).any(|node| node.outliers.is_some());
+    if let Err(missing) = plan.experiment.data.check_categories(data) {
+        return vec![missing];
+    }
     // A sweep may choose another fold; the files are the same for every cell.
     let sets = &plan.experiment.data;
     let id_splits: &[Split] = if trains { &[Split::Train, Split::Test] } else { &[Split::Test] };
-    let id = data::check(&sets.id, id_splits, data);
+    let ids: Vec<&Dataset> = match sets.has_categories() {
+        true => plan.cells.iter().flat_map(|cell| &cell.tasks).map(|task| &task.experiment.data.id).collect(),
+        false => vec![&sets.id],
+    };
+    // Detectors learn from a category's train images whether or not a network does.
+    let id_splits = if sets.has_categories() { &[Split::Train, Split::Test] } else { id_splits };
+    let id = ids.into_iter().map(|id| data::check(id, id_splits, data));
+    let own = untrained(plan, store).filter(|node| node.shared && node.train.is_some());
+    let own = own.map(|node| data::check(&node.data, &[Split::Train], data));
     let val = sets.validation.as_ref().filter(|validation| matches!(validation.id, HeldOut::Val(_)));
     let val = val.map_or(Ok(()), |_| data::check(&sets.id, &[Split::Val], data));
     let tested = sets.ood_sets();
@@ -111,7 +122,7 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let mut named = BTreeSet::new();
     let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
     let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
-    [id, val].into_iter().chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
+    id.chain(own).chain([val]).chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
 }
 
 /// Every set that the plan will read is there, or the error names all that are not.
@@ -181,8 +192,8 @@ pub(super) struct Runner<'a> {
     pub(super) scored_on: Vec<Environment>,
     /// Image sets by their configuration, split and shape, read once; and such as are made, by what of.
     pub(super) sets: BTreeMap<String, Arc<LoadedSet>>,
-    /// What networks are built for, once it is known.
-    pub(super) shape: Option<Shape>,
+    /// What networks of an ID set are built for, once it is known, by the set's name.
+    pub(super) shapes: BTreeMap<String, Shape>,
     /// ID test images that are reported on, and those held out of them.
     pub(super) held_out: BTreeMap<String, [Arc<LoadedSet>; 2]>,
 }
@@ -246,7 +257,7 @@ impl<'a> Runner<'a> {
             environment: environment(&context.device),
             scored_on: Vec::new(),
             sets: BTreeMap::new(),
-            shape: None,
+            shapes: BTreeMap::new(),
             held_out: BTreeMap::new(),
         }
     }
@@ -285,21 +296,21 @@ impl<'a> Runner<'a> {
         sets.values().filter_map(|pixels| pixels.held()).map(|bytes| bytes.len() as u64).sum()
     }
 
-    /// What networks are built for. A network that is there says it; else the images to learn from do, and only of networks that
-    /// do not learn the test images.
-    pub(super) fn shape(&mut self) -> Result<Shape> {
-        if let Some(shape) = self.shape {
-            return Ok(shape);
+    /// What networks of an ID set are built for. A network that is there says it; else the images to learn from do, and only of
+    /// networks that do not learn the test images.
+    pub(super) fn shape(&mut self, id: &Dataset) -> Result<Shape> {
+        if let Some(shape) = self.shapes.get(&id.name) {
+            return Ok(*shape);
         }
         let (plan, store) = (self.plan, &self.context.store);
-        let recorded = plan.nodes.iter().find(|node| store.progress(node) == Progress::Done);
+        let mut nodes = plan.nodes.iter().filter(|node| node.data.name == id.name && !node.shared);
+        let recorded = nodes.clone().find(|node| store.progress(node) == Progress::Done);
         let shape = if let Some(node) = recorded {
             let [channels, height, width, classes] = store.record(node)?.shape;
             Shape { channels, height, width, classes }
         } else {
-            let learns = plan.nodes.iter().any(|node| node.train.is_some());
+            let learns = nodes.any(|node| node.train.is_some());
             let split = if learns { Split::Train } else { Split::Test };
-            let id = &plan.experiment.data.id;
             let set = self.set(id, split, None)?;
             if set.images.labels.is_none() {
                 return Err(unlabelled(&set.images));
@@ -309,13 +320,13 @@ impl<'a> Runner<'a> {
             let [channels, height, width] = set.images.shape();
             Shape { channels, height, width, classes: set.images.classes }
         };
-        self.shape = Some(shape);
+        self.shapes.insert(id.name.clone(), shape);
         Ok(shape)
     }
 
     /// The train images of the ID set, as a cell of the sweep has it.
     pub(super) fn train_images(&mut self, id: &Dataset) -> Result<Arc<LoadedSet>> {
-        let Shape { channels, height, width, classes } = self.shape()?;
+        let Shape { channels, height, width, classes } = self.shape(id)?;
         let set = self.set(id, Split::Train, Some([channels, height, width]))?;
         known_classes(&set.images, classes)?;
         Ok(set)
@@ -323,10 +334,22 @@ impl<'a> Runner<'a> {
 
     /// All test images of the ID set.
     pub(super) fn id_test_images(&mut self, id: &Dataset) -> Result<Arc<LoadedSet>> {
-        let Shape { channels, height, width, classes } = self.shape()?;
+        let Shape { channels, height, width, classes } = self.shape(id)?;
         let set = self.set(id, Split::Test, Some([channels, height, width]))?;
         known_classes(&set.images, classes)?;
         Ok(set)
+    }
+
+    /// The train images of a data set that a network has for itself, at the shape of the images that it is used on.
+    pub(super) fn own_images(&mut self, own: &Dataset) -> Result<Arc<LoadedSet>> {
+        let task = self.plan.cells.first().and_then(|cell| cell.tasks.first());
+        let id = task.map_or(&self.plan.experiment.data.id, |task| &task.experiment.data.id);
+        let Shape { channels, height, width, .. } = self.shape(id)?;
+        let set = self.set(own, Split::Train, Some([channels, height, width]))?;
+        match set.images.labels {
+            Some(_) => Ok(set),
+            None => Err(unlabelled(&set.images)),
+        }
     }
 
     /// The test images of the ID set and, in its shape, of each OOD set and then of each covariate-shifted ID set.
@@ -391,7 +414,10 @@ impl<'a> Runner<'a> {
     }
 
     fn dataset_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
-        let trained = self.plan.nodes.iter().map(|node| self.context.store.record(node));
+        if self.plan.experiment.data.has_categories() {
+            return self.category_records();
+        }
+        let trained = self.plan.nodes.iter().filter(|node| !node.shared).map(|node| self.context.store.record(node));
         let trained = trained.collect::<Result<Vec<_>>>()?.into_iter().find(|record| record.train_sha256.is_some());
         let mut sets = self.test_sets(&self.plan.experiment.data)?;
         sets.truncate(1 + self.plan.experiment.data.ood_sets().len());
@@ -421,6 +447,39 @@ impl<'a> Runner<'a> {
         Ok(records.collect())
     }
 
+    /// A record for each category, with its test sets in it.
+    fn category_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
+        let plan = self.plan;
+        let mut records = IndexMap::new();
+        for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
+            if records.contains_key(task.name()) {
+                continue;
+            }
+            let data = &task.experiment.data;
+            let (train, sets) = (self.train_images(&data.id)?, self.test_sets(data)?);
+            let kinds = sets.iter().map(|set| {
+                let masks = set.images.masks.as_ref();
+                let record = KindRecord {
+                    images: set.images.len(),
+                    full: set.images.full_size,
+                    unmarked: masks.map(Masks::empty),
+                    sha256: set.sha256.clone(),
+                };
+                (set.images.name.clone(), record)
+            });
+            let record = DatasetRecord {
+                train: Some(train.images.len()),
+                train_full: train.images.full_size,
+                test: sets.iter().map(|set| set.images.len()).sum(),
+                test_full: sets.iter().map(|set| set.images.full_size).sum(),
+                kinds: kinds.collect(),
+                ..DatasetRecord::of(&sets[0])
+            };
+            records.insert(task.name().to_owned(), record);
+        }
+        Ok(records)
+    }
+
     /// The names of the ID set's classes, if each has one.
     fn class_names(&self, id: &LoadedSet) -> Vec<String> {
         let names = data::class_names(&self.plan.experiment.data.id, &self.context.data);
@@ -429,6 +488,9 @@ impl<'a> Runner<'a> {
 
     /// Of the covariate-shifted ID sets.
     fn shifted_records(&mut self) -> Result<IndexMap<String, DatasetRecord>> {
+        if self.plan.experiment.data.has_categories() {
+            return Ok(IndexMap::new());
+        }
         let sets = self.test_sets(&self.plan.experiment.data)?;
         let shifted = &sets[1 + self.plan.experiment.data.ood_sets().len()..];
         Ok(shifted.iter().map(|set| (set.images.name.clone(), DatasetRecord::of(set))).collect())
@@ -455,6 +517,7 @@ impl DatasetRecord {
             made_of: set.made_of.clone(),
             class_sizes: Vec::new(),
             classes: Vec::new(),
+            kinds: IndexMap::new(),
             sha256: set.sha256.clone(),
         }
     }

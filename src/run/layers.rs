@@ -63,14 +63,15 @@ impl Runner<'_> {
     /// As [`check`]; those of reading the images.
     pub(super) fn check_layers(&mut self) -> Result<()> {
         let plan = self.plan;
-        let held = check_with(plan, &mut |_, node| {
-            let shape = self.shape()?;
+        let held = check_with(plan, &mut |experiment, node| {
+            let id = &experiment.data.id;
+            let shape = self.shape(id)?;
             let store = &self.context.store;
             let train = match (store.progress(node), &node.train) {
                 // Its train images may be gone, and all scores be there.
                 (Progress::Done, Some(recipe)) => Some(store.record(node)?.train_images + recipe.validation),
                 (Progress::Done, None) => None,
-                _ => Some(self.train_images(&self.plan.experiment.data.id)?.images.len()),
+                _ => Some(self.train_images(id)?.images.len()),
             };
             Ok(Some((shape, train)))
         });
@@ -86,10 +87,10 @@ fn check_with(
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
     let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
-    for cell in &plan.cells {
-        let experiment = &cell.experiment;
+    for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
+        let experiment = &task.experiment;
         let mut shown = |network: &str| -> Result<Option<(Rc<Shown>, Option<usize>)>> {
-            let node = cell.networks.first().and_then(|networks| networks.get(network)?.first());
+            let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
             let key = format!("{}{shape:?}", to_json(&node.architecture)?);

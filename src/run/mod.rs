@@ -11,6 +11,7 @@ pub mod execute;
 pub mod journal;
 pub mod layers;
 pub mod merge;
+mod pixels;
 pub mod plan;
 pub mod predict;
 pub mod published;

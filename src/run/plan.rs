@@ -61,8 +61,46 @@ pub struct Cell {
     pub values: IndexMap<String, Value>,
     /// The experiment of this cell, without a sweep.
     pub experiment: Experiment,
+    /// One, or one for each category.
+    pub tasks: Vec<Task>,
+}
+
+impl Cell {
+    /// The task of this name, or the only one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that lists the tasks, if there is none of this name, or several and no name.
+    pub fn task(&self, name: Option<&str>) -> Result<&Task> {
+        let names = self.tasks.iter().map(Task::name).collect::<Vec<_>>();
+        let found = match (name, &self.tasks[..]) {
+            (None, [one]) => Some(one),
+            (None, _) => None,
+            (Some(name), tasks) => tasks.iter().find(|task| task.name() == name),
+        };
+        found.ok_or_else(|| match name {
+            Some(name) => {
+                Error::input(format!("there is no task \"{name}\"{}", crate::did_you_mean(name, names.iter().copied())))
+                    .hint(format!("there are {}", names.join(", ")))
+            }
+            None => Error::input("the experiment has several tasks").hint(format!("name one of {}", names.join(", "))),
+        })
+    }
+}
+
+/// What is learned from and tested on together.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The cell's experiment with this task's data alone.
+    pub experiment: Experiment,
     /// For each seed, in order: network name → indices into [`Plan::nodes`], one for each member of an ensemble.
     pub networks: Vec<BTreeMap<String, Vec<usize>>>,
+}
+
+impl Task {
+    /// The name of its ID set.
+    pub fn name(&self) -> &str {
+        &self.experiment.data.id.name
+    }
 }
 
 /// A network with a seed.
@@ -87,8 +125,10 @@ pub struct Node {
     pub weights: Option<Published>,
     /// What its images are normalised by, if that is the published weights' own; of a network `from` another, as there.
     pub normalisation: Option<Normalisation>,
-    /// What it learns from.
+    /// What it learns from, or is used on.
     pub data: Dataset,
+    /// Whether it is the same for every task: it has data of its own, or is used as it is on a folder of categories.
+    pub shared: bool,
     /// What it learns to tell from that, if its loss has a term of outliers.
     pub outliers: Option<Dataset>,
     /// What it learns to do.
@@ -196,28 +236,46 @@ pub fn plan(loaded: &Loaded, places: &Places<'_>) -> Result<Plan> {
     let mut nodes: Vec<Node> = Vec::new();
     let mut cells = Vec::new();
     for cell in sweep::cells(&loaded.experiment)? {
-        let mut networks = Vec::new();
-        let mut known = BTreeMap::new();
-        for &seed in &cell.experiment.seeds {
-            let resolved = cell.experiment.networks.iter().map(|(name, network)| {
-                let members = network
-                    .seeds(seed)
-                    .into_iter()
-                    .map(|seed| resolve((name, seed), &cell, &mut nodes, &mut known, &mut looked));
-                Ok((name.clone(), members.collect::<Result<_>>()?))
-            });
-            networks.push(resolved.collect::<Result<_>>()?);
+        let mut tasks = Vec::new();
+        let categories = cell.experiment.data.has_categories();
+        for data in cell.experiment.data.tasks(data)? {
+            let experiment = Experiment { data, ..cell.experiment.clone() };
+            let place = Placed { experiment: &experiment, cell: &cell.name, categories };
+            let mut networks = Vec::new();
+            let mut known = BTreeMap::new();
+            for &seed in &experiment.seeds {
+                let resolved = experiment.networks.iter().map(|(name, network)| {
+                    let members = network
+                        .seeds(seed)
+                        .into_iter()
+                        .map(|seed| resolve((name, seed), place, &mut nodes, &mut known, &mut looked));
+                    Ok((name.clone(), members.collect::<Result<_>>()?))
+                });
+                networks.push(resolved.collect::<Result<_>>()?);
+            }
+            tasks.push(Task { experiment, networks });
         }
-        cells.push(Cell { name: cell.name, values: cell.values, experiment: cell.experiment, networks });
+        cells.push(Cell { name: cell.name, values: cell.values, experiment: cell.experiment, tasks });
     }
     let (name, path, experiment) = (loaded.name.clone(), loaded.path.clone(), loaded.experiment.clone());
     Ok(Plan { name, path, experiment, cells, nodes })
 }
 
+/// Where a network is named.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    /// With the data of one task.
+    experiment: &'a Experiment,
+    /// The cell's name.
+    cell: &'a str,
+    /// Whether the task is one of several categories.
+    categories: bool,
+}
+
 /// The node of network `name`, after those it starts from; cycles were refused when the file was read.
 fn resolve<'a>(
     (name, seed): (&'a str, u64),
-    cell: &'a sweep::SweepCell,
+    place: Placed<'a>,
     nodes: &mut Vec<Node>,
     known: &mut BTreeMap<(&'a str, u64), usize>,
     looked: &mut Looked<'_>,
@@ -225,16 +283,20 @@ fn resolve<'a>(
     if let Some(&index) = known.get(&(name, seed)) {
         return Ok(index);
     }
-    let network = cell.experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
-    let upstream = network.from.as_deref().map(|from| resolve((from, seed), cell, nodes, known, looked)).transpose()?;
+    let experiment = place.experiment;
+    let network = experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
+    let upstream =
+        network.from.as_deref().map(|from| resolve((from, seed), place, nodes, known, looked)).transpose()?;
     let architecture = match (network.architecture(), upstream) {
         (Some(architecture), _) => architecture,
         (None, Some(upstream)) => nodes[upstream].architecture.clone(),
         (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
     };
-    let data = &cell.experiment.data.id;
+    let own = network.data.as_ref();
+    let data = own.unwrap_or(&experiment.data.id);
+    let frozen = place.categories && network.train.is_none();
     let learns_outliers = network.train.is_some() && network.loss.of_outliers().next().is_some();
-    let outliers = cell.experiment.data.outliers.as_ref().filter(|_| learns_outliers);
+    let outliers = experiment.data.outliers.as_ref().filter(|_| learns_outliers);
     let weights = network.weights.as_ref().map(|weights| looked.published.get(weights)).transpose()?;
     let learned: Vec<Learned> = [Some(data), outliers]
         .into_iter()
@@ -249,7 +311,10 @@ fn resolve<'a>(
     let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
     let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
         let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
-        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref()))
+        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref())).map(|whole| match frozen {
+            true => of_any_category(whole),
+            false => whole,
+        })
     };
     let mut identity = of(|set| set.by_content(), upstream.map(|index| nodes[index].by_content.as_str()))?;
     let by_content = short_hash(&identity);
@@ -257,7 +322,8 @@ fn resolve<'a>(
         Some(index) => index,
         None => {
             let tuned = if upstream.is_some() { " tuned" } else { "" };
-            let label = format!("{}{tuned} on {}", label(&architecture), data.name);
+            let on = if frozen { String::new() } else { format!(" on {}", data.name) };
+            let label = format!("{}{tuned}{on}", label(&architecture));
             let old = of(|set| set.by_path(), upstream.map(|index| nodes[index].by_path.as_str()))?;
             let by_path = short_hash(&old);
             let newest = learned.iter().filter_map(|set| set.known.as_ref()).map(|known| known.newest).max();
@@ -278,6 +344,7 @@ fn resolve<'a>(
                 weights,
                 normalisation,
                 data: data.clone(),
+                shared: own.is_some() || frozen,
                 outliers: outliers.cloned(),
                 loss: network.loss.clone(),
                 train: network.train.clone(),
@@ -286,12 +353,20 @@ fn resolve<'a>(
             nodes.len() - 1
         }
     };
-    let used = (name.to_owned(), cell.name.clone());
+    let used = (name.to_owned(), place.cell.to_owned());
     if !nodes[index].uses.contains(&used) {
         nodes[index].uses.push(used);
     }
     known.insert((name, seed), index);
     Ok(index)
+}
+
+/// The identity of a network that is used as it is on categories: their names and their files make no difference, their shape does.
+fn of_any_category(mut identity: Value) -> Value {
+    if let Some(data) = identity.get_mut("data").and_then(Value::as_object_mut) {
+        data.retain(|key, _| ["size", "channels"].contains(&key.as_str()));
+    }
+    identity
 }
 
 /// Everything that can change the weights, and nothing that cannot.
@@ -338,7 +413,7 @@ fn train_split(dataset: &Dataset) -> Result<Value> {
     let mut data = to_json(dataset)?;
     if let Some(data) = data.as_object_mut() {
         // What is tested on cannot; the normalisation, of the ID set for all, stands by itself.
-        for key in ["note", "test_limit", "mean", "std", "group", "links"] {
+        for key in ["note", "test_limit", "mean", "std", "group", "links", "mask_rule"] {
             data.remove(key);
         }
     }
@@ -400,9 +475,10 @@ impl Plan {
         let mut text = format!("{}: {}\n", self.name, self.experiment.title);
         let cells: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
-        let ood: Vec<String> = self.experiment.data.ood_sets().into_iter().map(|set| set.name).collect();
         let id = &self.experiment.data.id;
-        let _ = writeln!(text, "data     {} against {}", id.name, ood.join(", "));
+        for (name, anomalous) in self.tasks() {
+            let _ = writeln!(text, "data     {name} against {}", anomalous.join(", "));
+        }
         let by_data = self.nodes.iter().any(|node| node.normalisation.is_none());
         if by_data && given_normalisation(id).is_ok_and(|given| given.is_none()) {
             let _ = writeln!(text, "         normalised by the mean and std of its train images, which are computed");
@@ -466,9 +542,19 @@ impl Plan {
         text
     }
 
+    /// The tasks of all cells by name, each once, with their anomalous sets.
+    pub fn tasks(&self) -> IndexMap<&str, Vec<String>> {
+        let tasks = self.cells.iter().flat_map(|cell| &cell.tasks);
+        let sets = |task: &Task| task.experiment.data.ood_sets().into_iter().map(|set| set.name).collect();
+        tasks.map(|task| (task.name(), sets(task))).collect()
+    }
+
     /// Size and classes of the images that networks learn, as far as they are known without reading images.
     fn images(&self, data: Option<&Path>) -> String {
         let id = &self.experiment.data.id;
+        if self.experiment.data.has_categories() {
+            return self.images_of_categories(data);
+        }
         let first = || data.and_then(|root| data::glance(id, Split::Train, root)).and_then(|(_, shape)| shape);
         let size = data::shape(id)
             .or_else(first)
@@ -483,6 +569,26 @@ impl Plan {
             true => "known when they are read".to_owned(),
             false => known.join(", "),
         }
+    }
+
+    /// The same of all categories together.
+    fn images_of_categories(&self, root: Option<&Path>) -> String {
+        let [height, width] = self.experiment.data.id.size.map_or([0, 0], data::Size::sides);
+        let mut known = vec![format!("{height}×{width} pixels")];
+        let mut counted: IndexMap<&str, [Option<usize>; 2]> = IndexMap::new();
+        for task in self.cells.iter().flat_map(|cell| &cell.tasks) {
+            let data = &task.experiment.data;
+            counted.entry(task.name()).or_insert_with(|| {
+                let tested: Option<usize> =
+                    std::iter::once(&data.id).chain(&data.ood).map(|set| images(set, Split::Test, root)).sum();
+                [images(&data.id, Split::Train, root), tested]
+            });
+        }
+        for (which, what) in ["to learn from", "to test on"].into_iter().enumerate() {
+            let all: Option<usize> = counted.values().map(|counts| counts[which]).sum();
+            known.extend(all.map(|all| format!("{all} {what}")));
+        }
+        known.join(", ")
     }
 
     /// `: 1200000 images forward and backward, 800 optimiser steps`, where it is known for all networks that are not done.

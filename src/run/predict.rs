@@ -82,11 +82,12 @@ pub fn predict(
     let missing = |what: String| Error::input(format!("{}: {what}", plan.name));
     let cell = plan.cells.iter().find(|known| known.name == cell);
     let cell = cell.ok_or_else(|| missing("the sweep has no such cell".to_owned()))?;
-    let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| cell.networks.get(at));
+    let task = cell.task(None)?;
+    let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| task.networks.get(at));
     let indices = networks.and_then(|networks| networks.get(&method.network));
     let indices =
         indices.ok_or_else(|| missing(format!("there is no network \"{}\" of seed {seed}", method.network)))?;
-    let subject = runner.subject(&cell.experiment, &method.network, indices, seed)?;
+    let subject = runner.subject(&task.experiment, &method.network, indices, seed)?;
     let [channels, height, width, known] = subject.members[0].trained.record.shape;
     let images = read([channels, height, width])?;
     let sets = [Arc::new(LoadedSet::of(images, &context.interrupt)?)];

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result,
-    config::{Experiment, search::By},
+    config::{ALL_KINDS, Experiment, search::By},
     fs::write_atomic,
     metrics::{Confusion, Intervals, MeanStd, Measures},
     run::{
@@ -65,7 +65,18 @@ impl Results {
 
     /// What was measured, cell by cell and seed by seed.
     pub fn tasks(&self) -> impl Iterator<Item = &TaskResult> {
-        self.cells.iter().flat_map(|cell| &cell.seeds).filter_map(SeedResult::task)
+        self.cells.iter().flat_map(|cell| &cell.seeds).flat_map(|seed| seed.tasks.values())
+    }
+
+    /// Whether each category of a folder is a task of its own.
+    pub fn has_categories(&self) -> bool {
+        self.datasets.values().any(|record| !record.kinds.is_empty())
+    }
+
+    /// The sets that a method is measured on, by name: the OOD sets, or the categories.
+    pub fn sets(&self) -> impl Iterator<Item = (&str, &DatasetRecord)> {
+        let id = usize::from(!self.has_categories());
+        self.datasets.iter().skip(id).map(|(name, record)| (name.as_str(), record))
     }
 
     /// The names of the methods, in the order of the file; with those that could not be fitted, which come last.
@@ -149,6 +160,23 @@ pub struct DatasetRecord {
     /// Of a validation set: the set of whose images it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<String>,
+    /// Of a category: its normal test images by its own name, and then each kind of anomaly. The counts above are of all of them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub kinds: IndexMap<String, KindRecord>,
+}
+
+/// The test images of a category that are of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindRecord {
+    /// Images used.
+    pub images: usize,
+    /// Images there are, if known.
+    pub full: Option<usize>,
+    /// How many are anomalous without a marked pixel, which leaves them out of pixel measures; `None` without masks.
+    pub unmarked: Option<usize>,
+    /// SHA-256 of the images as read.
+    pub sha256: String,
 }
 
 /// What a table's reader must know of auxiliary outliers.
@@ -193,6 +221,15 @@ impl SeedResult {
     /// The task of an experiment that has one.
     pub fn task(&self) -> Option<&TaskResult> {
         self.tasks.values().next()
+    }
+
+    /// The measures of a method on one of [`Results::sets`]: an OOD set, or all anomalous images of a category.
+    pub fn measured(&self, method: &str, set: &str) -> Option<&SetResult> {
+        match self.tasks.get(set) {
+            // An OOD set does not have the ID set's name, which a single task has.
+            Some(category) => category.methods.get(method)?.sets.get(ALL_KINDS),
+            None => self.task()?.methods.get(method)?.sets.get(set),
+        }
     }
 }
 

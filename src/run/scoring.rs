@@ -298,6 +298,7 @@ mod tests {
                 classes: 0,
                 full_size: None,
                 files: None,
+                masks: None,
                 note: None,
             };
             Arc::new(LoadedSet::of(images, &Interrupt::default()).unwrap())

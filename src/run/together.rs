@@ -407,6 +407,7 @@ mod tests {
                 classes: 0,
                 full_size: None,
                 files: None,
+                masks: None,
                 note: None,
             };
             Arc::new(ForwardPass {

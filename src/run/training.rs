@@ -142,7 +142,11 @@ impl Runner<'_> {
 
     /// The images that a node learns from; of one that is used as it is, those it is used on, for its shape.
     pub(super) fn images_of(&mut self, node: &Node) -> Result<Arc<LoadedSet>> {
-        if node.train.is_some() { self.train_images(&node.data) } else { self.id_test_images(&node.data) }
+        match node.train {
+            Some(_) if node.shared => self.own_images(&node.data),
+            Some(_) => self.train_images(&node.data),
+            None => self.id_test_images(&node.data),
+        }
     }
 
     /// Refuses to build on a network that learned other images than those that lie there now.

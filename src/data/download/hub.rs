@@ -282,6 +282,7 @@ fn assemble(source: &Source, split: Split, images: Vec<parquet::Labelled>) -> Re
         classes: known.classes,
         full_size: known.size(split),
         files: None,
+        masks: None,
         note: None,
     })
 }

@@ -1,0 +1,191 @@
+//! Masks: which pixels of an image are anomalous, at the size that networks are fed.
+
+use std::{path::Path, sync::Arc};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Fit, conform, picture};
+use crate::{Error, Result};
+
+/// When a pixel of the resized image counts as anomalous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskRule {
+    /// If the mask's pixel at its centre is. anomalib and most papers resize so.
+    #[default]
+    Nearest,
+    /// If half of its area is, or more.
+    Half,
+    /// If any part of its area is: nothing small gets lost.
+    Any,
+}
+
+/// The masks of a set's images, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Masks {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    of: Vec<Mask>,
+}
+
+/// What is known of one image's pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Mask {
+    /// None is anomalous.
+    Normal,
+    /// These are, eight to a byte.
+    Marked(Arc<[u8]>),
+    /// The image is anomalous, and its mask marks nothing.
+    Empty,
+}
+
+impl Masks {
+    /// Of `count` normal images.
+    pub(super) fn normal([height, width]: [usize; 2], count: usize) -> Self {
+        Self { height, width, of: vec![Mask::Normal; count] }
+    }
+
+    pub(super) fn of([height, width]: [usize; 2], of: Vec<Mask>) -> Self {
+        Self { height, width, of }
+    }
+
+    /// H·W bytes of image `i`, 1 where it is anomalous; `None` if it is anomalous and nobody marked where.
+    ///
+    /// # Panics
+    /// When `i` is not below the number of images.
+    pub fn image(&self, i: usize) -> Option<Vec<u8>> {
+        let pixels = self.height * self.width;
+        match &self.of[i] {
+            Mask::Normal => Some(vec![0; pixels]),
+            Mask::Marked(bits) => Some((0..pixels).map(|at| bits[at / 8] >> (at % 8) & 1).collect()),
+            Mask::Empty => None,
+        }
+    }
+
+    /// How many images are anomalous without a marked pixel: they have no part in pixel measures.
+    pub fn empty(&self) -> usize {
+        self.of.iter().filter(|mask| **mask == Mask::Empty).count()
+    }
+
+    pub(super) fn subset(&self, indices: &[usize]) -> Self {
+        Self { of: indices.iter().map(|&i| self.of[i].clone()).collect(), ..*self }
+    }
+
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.of.truncate(count);
+    }
+}
+
+/// The mask in a file, of an image that is brought to `size` by `fit`. Pixels that are not black are anomalous; of JPEG, whose black
+/// is not exact, those of 128 and more.
+///
+/// # Errors
+/// [`Error::Input`] naming the file if it is damaged or its size is not the image's.
+pub(super) fn read_mask(path: &Path, image: &Path, size: [usize; 2], fit: Fit, rule: MaskRule) -> Result<Mask> {
+    let [_, rows, columns] = picture::header(image)?;
+    let (pixels, [_, height, width]) = picture::grey(path)?;
+    if [height, width] != [rows, columns] {
+        return Err(Error::input(format!(
+            "{} has {height}×{width} pixels, its image {} has {rows}×{columns}",
+            path.display(),
+            image.display()
+        ))
+        .hint("a mask has the size of its image: make it again from the original, or resize both alike"));
+    }
+    let lossy = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("jpg"));
+    let least = if lossy { 128 } else { 1 };
+    let marked: Vec<bool> = pixels.iter().map(|pixel| *pixel >= least).collect();
+    let fitted = fitted(&marked, [height, width], size, fit, rule);
+    Ok(match fitted.iter().any(|marked| *marked) {
+        true => Mask::Marked(packed(&fitted)),
+        false => Mask::Empty,
+    })
+}
+
+fn packed(marked: &[bool]) -> Arc<[u8]> {
+    let byte = |bits: &[bool]| bits.iter().enumerate().fold(0, |byte, (at, bit)| byte | u8::from(*bit) << at);
+    marked.chunks(8).map(byte).collect()
+}
+
+/// A mask of `from` rows and columns at the size that its image is brought to.
+fn fitted(marked: &[bool], from: [usize; 2], to: [usize; 2], fit: Fit, rule: MaskRule) -> Vec<bool> {
+    let frame = conform::Frame::of(from, to, fit);
+    let [[scaled_rows, scaled_columns], [top, left]] = [frame.scaled, frame.corner];
+    let scale = [from[0] as f64 / scaled_rows as f64, from[1] as f64 / scaled_columns as f64];
+    // The rows, or columns, that a pixel of the result covers, with the share of each.
+    let covered = |axis: usize, at: usize| -> Vec<(usize, f64)> {
+        let (begin, end) = (at as f64 * scale[axis], (at + 1) as f64 * scale[axis]);
+        let last = (end.ceil() as usize).min(from[axis]);
+        let share = |place: usize| (end.min(place as f64 + 1.0) - begin.max(place as f64)) / (end - begin);
+        (begin.floor() as usize..last).map(|place| (place, share(place))).filter(|(_, share)| *share > 1e-9).collect()
+    };
+    let nearest = |axis: usize, at: usize| (((at as f64 + 0.5) * scale[axis]) as usize).min(from[axis] - 1);
+    let columns: Vec<_> = (0..to[1]).map(|column| (nearest(1, left + column), covered(1, left + column))).collect();
+    let mut result = Vec::with_capacity(to[0] * to[1]);
+    for row in 0..to[0] {
+        let (nearest_row, rows) = (nearest(0, top + row), covered(0, top + row));
+        for (nearest_column, columns) in &columns {
+            let area = || -> f64 {
+                let of_row = |row: usize| {
+                    columns
+                        .iter()
+                        .filter(|(column, _)| marked[row * from[1] + column])
+                        .map(|(_, share)| share)
+                        .sum::<f64>()
+                };
+                rows.iter().map(|(row, share)| share * of_row(*row)).sum()
+            };
+            result.push(match rule {
+                MaskRule::Nearest => marked[nearest_row * from[1] + nearest_column],
+                MaskRule::Half => area() >= 0.5 - 1e-9,
+                MaskRule::Any => area() > 0.0,
+            });
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(rows: &[&str]) -> Vec<bool> {
+        rows.concat().chars().map(|c| c == '#').collect()
+    }
+
+    #[test]
+    fn each_rule_marks_what_it_says() {
+        // Of 4×4 to 2×2: nothing, a corner away from the centre, a half, all.
+        let marked = mask(&["...#", "....", "##..", "..##"]);
+        let of = |rule| fitted(&marked, [4, 4], [2, 2], Fit::default(), rule);
+        assert_eq!(of(MaskRule::Any), [false, true, true, true]);
+        assert_eq!(of(MaskRule::Half), [false, false, true, true]);
+        // The pixel at the centre, which belongs to the lower right of the four, as Pillow takes it.
+        assert_eq!(of(MaskRule::Nearest), [false, false, false, true]);
+        for rule in [MaskRule::Nearest, MaskRule::Half, MaskRule::Any] {
+            assert_eq!(fitted(&marked, [4, 4], [4, 4], Fit::default(), rule), marked, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_mask_is_cropped_as_its_image_is() {
+        // The longer side is cropped about its centre.
+        let marked = mask(&["#....#", ".#..#."]);
+        assert_eq!(fitted(&marked, [2, 6], [2, 2], Fit::default(), MaskRule::Any), [false; 4]);
+        let marked = mask(&["..##..", "......"]);
+        assert_eq!(fitted(&marked, [2, 6], [2, 2], Fit::default(), MaskRule::Half), [true, true, false, false]);
+    }
+
+    #[test]
+    fn bits_are_kept_and_counted() {
+        let marked = mask(&["#.#", ".##", "..#"]);
+        let masks = Masks::of([3, 3], vec![Mask::Normal, Mask::Marked(packed(&marked)), Mask::Empty]);
+        assert_eq!(masks.image(0).unwrap(), [0; 9]);
+        assert_eq!(masks.image(1).unwrap(), [1, 0, 1, 0, 1, 1, 0, 0, 1]);
+        assert_eq!((masks.image(2), masks.empty()), (None, 1));
+        assert_eq!(masks.subset(&[2, 1]).image(1), masks.image(1));
+    }
+}

@@ -1,0 +1,180 @@
+//! MVTec AD's layout: folders that normal and anomalous images lie in, and masks beside them.
+//!
+//! A category has `train/good`, `test/good`, one folder `test/<kind>` for each kind of anomaly, and
+//! `ground_truth/<kind>/<name>_mask.png`. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
+//! labels are of whole images.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Dataset, Fit, ImageSet, Split, damaged,
+    listing::{self, Listing},
+    masks::{Mask, Masks, read_mask},
+};
+use crate::{Error, Result, did_you_mean, printable};
+
+/// The folder of normal images, and the name of a category's normal test set.
+pub const GOOD: &str = "good";
+
+/// The categories of MVTec AD, in the order of its table.
+pub const MVTEC_AD: [&str; 15] = [
+    "carpet",
+    "grid",
+    "leather",
+    "tile",
+    "wood",
+    "bottle",
+    "cable",
+    "capsule",
+    "hazelnut",
+    "metal_nut",
+    "pill",
+    "screw",
+    "toothbrush",
+    "transistor",
+    "zipper",
+];
+
+/// The kind of anomaly whose images a set's test images are; `good` unless the configuration says otherwise.
+fn kind(dataset: &Dataset) -> &str {
+    dataset.kind.as_deref().unwrap_or(GOOD)
+}
+
+/// The folder of a split's images, relative to the category's.
+fn part(dataset: &Dataset, split: Split) -> PathBuf {
+    match split {
+        Split::Train => Path::new("train").join(GOOD),
+        Split::Test => Path::new("test").join(kind(dataset)),
+        Split::Val => Path::new("validation").join(GOOD),
+    }
+}
+
+/// The folder of a split's images, or what was looked for.
+pub(super) fn locate(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, String> {
+    let part = part(dataset, split);
+    let place = folder.join(&part);
+    if place.is_dir() { Ok(place) } else { Err(format!("folder {}/", part.display())) }
+}
+
+/// The images of a split: all normal, or all of one kind of anomaly.
+pub(super) fn listing(folder: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
+    let place = locate(folder, dataset, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
+    let (images, others) = listing::images_below(dataset, folder, &place)?;
+    Ok(Listing::of_one_class((&place, folder), images, kind(dataset), others))
+}
+
+/// The set with the masks of its images, if the category has any.
+///
+/// # Errors
+/// [`Error::Input`] naming the mask that is missing, unreadable, or of another size than its image.
+pub(super) fn with_masks(images: ImageSet, folder: &Path, dataset: &Dataset, fit: Fit) -> Result<ImageSet> {
+    let truth = folder.join("ground_truth");
+    if images.split != Split::Test || !truth.is_dir() {
+        return Ok(images);
+    }
+    let files = images.files.clone().unwrap_or_default();
+    let size = [images.height, images.width];
+    let masks = if kind(dataset) == GOOD {
+        Masks::normal(size, files.len())
+    } else {
+        let masks = files.iter().map(|file| {
+            let image = folder.join(file);
+            let mask = mask_of(&image, &truth.join(kind(dataset)))?;
+            read_mask(&mask, &image, size, fit, dataset.mask_rule.unwrap_or_default())
+        });
+        Masks::of(size, masks.collect::<Result<Vec<Mask>>>()?)
+    };
+    Ok(ImageSet { masks: Some(masks), ..images })
+}
+
+/// The file of an image's mask: `000_mask.png`, or `000.png` as some sets have it.
+fn mask_of(image: &Path, folder: &Path) -> Result<PathBuf> {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    let names = ["png", "bmp", "tif", "tiff", "jpg"]
+        .iter()
+        .flat_map(|end| [format!("{stem}_mask.{end}"), format!("{stem}.{end}")]);
+    names.map(|name| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        Error::input(format!("{} has no mask: no {}", image.display(), folder.join(format!("{stem}_mask.png")).display()))
+            .hint("every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images")
+    })
+}
+
+/// A category: a task of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Category {
+    /// Its folder's name.
+    pub name: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The kinds of anomaly that it is tested on, by name.
+    pub kinds: Vec<String>,
+}
+
+/// The categories in `folder`: those of these names, in this order, or all, by name. A folder with `train/good` is one itself.
+///
+/// # Errors
+/// [`Error::Input`] naming the folder and what it lacks, or a category that is not there.
+pub fn categories(folder: &Path, wanted: Option<&[String]>) -> Result<Vec<Category>> {
+    let is_one = |place: &Path| place.join("train").join(GOOD).is_dir();
+    let missing = |what: String| {
+        Error::input(format!("{}: no {what}", folder.display())).hint(
+            "MVTec's layout is CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/KIND; `path` is the folder of the categories, or one of them",
+        )
+    };
+    if is_one(folder) {
+        let name =
+            folder.canonicalize().ok().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
+        let one = category(name.unwrap_or_else(|| GOOD.to_owned()), folder.to_owned())?;
+        return match wanted {
+            Some(wanted) if wanted != [one.name.clone()] => Err(missing(format!(
+                "category \"{}\": it is the category \"{}\" itself",
+                wanted.iter().map(|name| printable(name)).collect::<Vec<_>>().join("\", \""),
+                printable(&one.name)
+            ))),
+            _ => Ok(vec![one]),
+        };
+    }
+    let there: Vec<PathBuf> = match folder.is_dir() {
+        true => listing::folders_in(folder)?.into_iter().filter(|place| is_one(place)).collect(),
+        false => return Err(missing("such folder".to_owned())),
+    };
+    let names: Vec<String> = there.iter().map(|place| name_of(place)).collect();
+    let chosen = match wanted {
+        None if there.is_empty() => return Err(missing("folder with train/good/ in it".to_owned())),
+        None => names.clone(),
+        Some(wanted) => wanted.to_vec(),
+    };
+    chosen
+        .into_iter()
+        .map(|name| match names.iter().position(|known| *known == name) {
+            Some(place) => category(name, there[place].clone()),
+            None => {
+                let nearest = did_you_mean(&name, names.iter().map(String::as_str));
+                let known = names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+                let known = if known.is_empty() { "none".to_owned() } else { known };
+                Err(missing(format!("category \"{}\"{nearest}; there are {known}", printable(&name))))
+            }
+        })
+        .collect()
+}
+
+fn category(name: String, folder: PathBuf) -> Result<Category> {
+    let test = folder.join("test");
+    let missing = |what: &str| {
+        Error::input(format!("{}: no {what}", test.display()))
+            .hint("a category has test/good with normal images and a folder test/KIND for each kind of anomaly")
+    };
+    if !test.join(GOOD).is_dir() {
+        return Err(missing("folder good/"));
+    }
+    let kinds: Vec<String> =
+        listing::folders_in(&test)?.iter().map(|place| name_of(place)).filter(|name| name != GOOD).collect();
+    if kinds.is_empty() {
+        return Err(missing("folder of anomalous images"));
+    }
+    Ok(Category { name, folder, kinds })
+}
+
+fn name_of(place: &Path) -> String {
+    place.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,301 @@
+//! Folders of categories in MVTec's layout: tasks, masks, tables by category, and what is wrong with files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use serde_json::Value;
+
+/// A folder with categories, a labelled set, and an experiment.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+/// The experiment's data, networks and methods; a network learns colours and is used on every category.
+const DATA: &str = "{ format: mvtec, path: parts, size: 32 }";
+const NETWORKS: &str = "{ colours: { backbone: lenet, data: { name: colours, format: class_folders }, train: { epochs: 1, batch_size: 8, \
+                        optimizer: { adamw: { lr: 0.003 } } } } }";
+const METHODS: &str = "[{ name: KNN, network: colours, detector: { knn: { k: 1 } } }]";
+
+impl Place {
+    /// Two categories of 32×32 images: 6 to learn, 4 normal ones to test, 3 with a scratch and 2 with a dent; and three colours.
+    fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        for (category, grey) in [("bolt", 60), ("nut", 160)] {
+            for i in 0..6 {
+                place.image(&format!("parts/{category}/train/good/{i:03}.png"), grey, i, None);
+            }
+            for i in 0..4 {
+                place.image(&format!("parts/{category}/test/good/{i:03}.png"), grey, i + 6, None);
+            }
+            for (kind, count) in [("scratch", 3), ("dent", 2)] {
+                for i in 0..count {
+                    let at = 4 + 3 * u32::from(i);
+                    place.image(&format!("parts/{category}/test/{kind}/{i:03}.png"), grey, i, Some(at));
+                    place.mask(&format!("parts/{category}/ground_truth/{kind}/{i:03}_mask.png"), 32, Some(at));
+                }
+            }
+        }
+        for (class, colour) in [[200, 30, 30], [30, 200, 30], [30, 30, 200]].into_iter().enumerate() {
+            for i in 0..6 {
+                let image = RgbImage::from_fn(32, 32, |x, y| {
+                    Rgb(colour.map(|value: u8| value.saturating_add(((x * y + i) % 9) as u8)))
+                });
+                place.save(&format!("colours/train/c{class}/{i}.png"), |path| image.save(path).unwrap());
+            }
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn save(&self, name: &str, save: impl Fn(&Path)) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        save(&path);
+    }
+
+    /// A grey image under a pattern, with a bright square of 8 pixels at a place, if there is one.
+    fn image(&self, name: &str, grey: u8, variant: u8, defect: Option<u32>) {
+        let image = RgbImage::from_fn(32, 32, |x, y| {
+            let inside = defect.is_some_and(|at| (at..at + 8).contains(&x) && (at..at + 8).contains(&y));
+            Rgb(if inside { [250, 240, 20] } else { [grey + ((x + y + u32::from(variant)) % 11) as u8; 3] })
+        });
+        self.save(name, |path| image.save(path).unwrap());
+    }
+
+    /// The mask of such a square, or an empty one.
+    fn mask(&self, name: &str, side: u32, defect: Option<u32>) {
+        let mask = GrayImage::from_fn(side, side, |x, y| {
+            let inside = defect.is_some_and(|at| (at..at + 8).contains(&x) && (at..at + 8).contains(&y));
+            Luma([if inside { 255 } else { 0 }])
+        });
+        self.save(name, |path| mask.save(path).unwrap());
+    }
+
+    /// Calls the program on an experiment; the exit code, and what it said.
+    fn oodkit(&self, command: &str, [data, networks, methods]: [&str; 3], more: &[&str]) -> (Option<i32>, String) {
+        let experiment = format!(
+            "title: Parts\ndata: {data}\nnetworks: {networks}\nmethods: {methods}\ntables:\n  - {{ name: parts, rows: task, columns: [auroc, ap, \
+             best_f1, pixel_auroc] }}\n  - {{ name: methods, rows: method, columns: [auroc] }}\n"
+        );
+        fs::write(self.path("parts.yaml"), experiment).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .args([command, "parts.yaml", "--data", ".", "--runs", "runs"])
+            .args(more)
+            .current_dir(self.folder.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
+    fn run(&self, data: &str) -> (Option<i32>, String) {
+        self.oodkit("run", [data, NETWORKS, METHODS], &[])
+    }
+
+    fn results(&self) -> Value {
+        let folders = fs::read_dir(self.path("runs/experiments"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path().join("results.json"));
+        let newest =
+            folders.filter(|file| file.is_file()).max_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
+        serde_json::from_slice(&fs::read(newest.unwrap()).unwrap()).unwrap()
+    }
+
+    /// What is said of a run that does not start.
+    #[track_caller]
+    fn refused(&self, data: &str) -> String {
+        let (code, said) = self.run(data);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(!self.path("runs/networks").exists(), "something was trained: {said}");
+        said
+    }
+}
+
+#[track_caller]
+fn has(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "no {part:?} in: {said}");
+    }
+}
+
+#[test]
+fn each_category_is_a_task_and_a_shared_network_is_trained_once() {
+    let place = Place::new();
+    let (code, plan) = place.oodkit("plan", [DATA, NETWORKS, METHODS], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(
+        &plan,
+        &[
+            "bolt against dent, scratch",
+            "nut against dent, scratch",
+            "32×32 pixels, 12 to learn from, 18 to test on",
+            "1 networks, 1 to train",
+        ],
+    );
+    let (code, said) = place.run(DATA);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["Category", "bolt", "nut", "mean", "Mean over categories: unweighted, over 2 sets (bolt, nut)"]);
+    has(&said, &["bolt (all 6 train images, all 9 test images, 4 of them normal)"]);
+    let results = place.results();
+    let tasks = &results["cells"][0]["seeds"][0]["tasks"];
+    assert_eq!(tasks.as_object().unwrap().keys().collect::<Vec<_>>(), ["bolt", "nut"]);
+    for category in ["bolt", "nut"] {
+        let sets = &tasks[category]["methods"]["KNN"]["sets"];
+        assert_eq!(sets.as_object().unwrap().keys().collect::<Vec<_>>(), ["dent", "scratch", "all"]);
+        // All five anomalous images against the four normal ones: the mean of the kinds, weighted by their images.
+        let auroc = |set: &str| sets[set]["measures"]["auroc"].as_f64().unwrap();
+        assert!((auroc("all") - (2.0 * auroc("dent") + 3.0 * auroc("scratch")) / 5.0).abs() < 1e-12);
+        // In one class there is nothing to be right about, and without maps there are no pixels.
+        assert_eq!(tasks[category]["networks"]["colours"]["measures"], serde_json::json!({}));
+        assert_eq!(sets["all"]["measures"]["pixel_auroc"], Value::Null);
+        assert_eq!(results["datasets"][category]["kinds"]["scratch"]["images"], 3);
+    }
+    let networks: Vec<_> = fs::read_dir(place.path("runs/networks")).unwrap().collect();
+    assert_eq!(networks.len(), 1, "{networks:?}");
+    // What a detector learned of one category is not taken for what it learned of another.
+    let [bolt, nut] =
+        ["bolt", "nut"].map(|category| tasks[category]["methods"]["KNN"]["scores"][category].as_str().unwrap());
+    assert_ne!(Path::new(bolt).parent(), Path::new(nut).parent());
+}
+
+#[test]
+fn categories_are_chosen_and_swept() {
+    let place = Place::new();
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, METHODS], &["--set", "data.categories=[nut]"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(place.results()["datasets"].as_object().unwrap().keys().collect::<Vec<_>>(), ["nut"]);
+    let sweep = ["--sweep", "data.categories=[[bolt],[nut]]"];
+    let (code, said) = place.oodkit("plan", [DATA, NETWORKS, METHODS], &sweep);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["bolt against", "nut against", "categories=bolt", "categories=nut", "1 networks, 0 to train"]);
+    // A folder that is a category itself.
+    let (code, said) = place.run("{ format: mvtec, path: parts/nut, size: 32 }");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(place.results()["datasets"].as_object().unwrap().keys().collect::<Vec<_>>(), ["nut"]);
+}
+
+#[test]
+fn a_smoke_run_makes_categories_up() {
+    let place = Place::new();
+    for data in [DATA, "{ format: mvtec, categories: [cable, pill, screw], size: 256 }"] {
+        let (code, said) = place.oodkit("run", [data, NETWORKS, METHODS], &["--smoke"]);
+        assert_eq!(code, Some(0), "{said}");
+        has(&said, &["SMOKE RUN", "mean"]);
+    }
+}
+
+#[test]
+fn an_empty_mask_and_a_set_without_masks_are_no_errors() {
+    let place = Place::new();
+    place.mask("parts/nut/ground_truth/dent/001_mask.png", 32, None);
+    fs::remove_dir_all(place.path("parts/bolt/ground_truth")).unwrap();
+    let (code, said) = place.run(DATA);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["Anomalous images whose mask marks nothing, left out of pixel measures: 1 of nut."]);
+    let results = place.results();
+    assert_eq!(results["datasets"]["nut"]["kinds"]["dent"]["unmarked"], 1);
+    assert_eq!(results["datasets"]["bolt"]["kinds"]["dent"]["unmarked"], Value::Null);
+}
+
+#[test]
+fn masks_that_do_not_fit_are_named() {
+    let place = Place::new();
+    let mask = "parts/nut/ground_truth/scratch/001_mask.png";
+    let good = fs::read(place.path(mask)).unwrap();
+    fs::remove_file(place.path(mask)).unwrap();
+    has(&place.refused(DATA), &["test/scratch/001.png has no mask", "ground_truth/scratch/001_mask.png", "hint"]);
+    place.mask(mask, 64, Some(4));
+    has(
+        &place.refused(DATA),
+        &["001_mask.png has 64×64 pixels", "test/scratch/001.png has 32×32", "same size"]
+            .map(|part| if part == "same size" { "hint" } else { part }),
+    );
+    fs::write(place.path(mask), &good[..good.len() / 2]).unwrap();
+    has(&place.refused(DATA), &["001_mask.png"]);
+    fs::write(place.path(mask), "no image").unwrap();
+    has(&place.refused(DATA), &["001_mask.png"]);
+    fs::write(place.path(mask), &good).unwrap();
+    // A kind without a folder of masks, where others have one.
+    fs::rename(place.path("parts/nut/ground_truth/dent"), place.path("dent")).unwrap();
+    has(&place.refused(DATA), &["test/dent/000.png has no mask", "without the whole folder ground_truth/"]);
+}
+
+#[test]
+fn folders_that_are_no_categories_are_named() {
+    let place = Place::new();
+    has(
+        &place.refused("{ format: mvtec, path: nothing, size: 32 }"),
+        &["nothing: no such folder", "CATEGORY/train/good"],
+    );
+    fs::create_dir_all(place.path("empty")).unwrap();
+    has(&place.refused("{ format: mvtec, path: empty, size: 32 }"), &["empty: no folder with train/good/ in it"]);
+    has(
+        &place.refused("{ format: mvtec, path: parts, categories: [nutt], size: 32 }"),
+        &["no category \"nutt\"", "did you mean \"nut\"?", "there are bolt, nut"],
+    );
+    has(
+        &place.refused("{ format: mvtec, path: parts/nut, categories: [bolt], size: 32 }"),
+        &["it is the category \"nut\" itself"],
+    );
+    fs::rename(place.path("parts/nut/test/good"), place.path("good")).unwrap();
+    has(&place.refused(DATA), &["parts/nut/test: no folder good/"]);
+    fs::rename(place.path("good"), place.path("parts/nut/test/good")).unwrap();
+    fs::rename(place.path("parts/nut/test/dent"), place.path("parts/nut/test/all")).unwrap();
+    has(&place.refused(DATA), &["test/all: \"all\" is the name of all kinds together", "rename this folder"]);
+    fs::remove_dir_all(place.path("parts/nut/test/all")).unwrap();
+    fs::remove_dir_all(place.path("parts/nut/test/scratch")).unwrap();
+    has(&place.refused(DATA), &["parts/nut/test: no folder of anomalous images"]);
+}
+
+#[test]
+fn images_that_cannot_be_read_are_named() {
+    let place = Place::new();
+    fs::write(place.path("parts/nut/test/dent/000.png"), "no image").unwrap();
+    has(&place.refused(DATA), &["test/dent/000.png"]);
+    place.image("parts/nut/test/dent/000.png", 160, 0, Some(4));
+    for entry in fs::read_dir(place.path("parts/nut/test/good")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    has(&place.refused(DATA), &["nut/test/good", "holds no images"]);
+}
+
+#[test]
+fn keys_that_do_not_go_together_are_told_at_their_place() {
+    let place = Place::new();
+    has(&place.refused("{ format: mvtec, path: parts }"), &["parts.yaml:2", "needs `size`", "size: 256"]);
+    has(&place.refused("{ format: mvtec, path: parts, size: 0 }"), &["parts.yaml:2", "data.size", "from 1 to"]);
+    has(
+        &place.refused("{ format: idx, path: parts, size: 32 }"),
+        &["parts.yaml:2", "only `format: mvtec` has categories"],
+    );
+    has(&place.refused("{ format: mvtec, id: digits, size: 32 }"), &["`format` stands in place of `id` and `ood`"]);
+    has(
+        &place.refused("{ id: digits, ood: [svhn], categories: all }"),
+        &["`categories` of data goes with `format: mvtec`"],
+    );
+    has(&place.refused("{ ood: [svhn] }"), &["missing field `id`", "format: mvtec"]);
+    has(
+        &place.refused("{ format: mvtec, path: parts, size: 32, categories: [nut, nut] }"),
+        &["data.categories.1", "given twice"],
+    );
+    has(
+        &place.refused("{ format: mvtec, path: parts, size: 32, categories: [\"../secret\"] }"),
+        &["is not the name of a folder"],
+    );
+    has(&place.refused("{ format: mvtec, path: parts, size: 32, mask_rule: most }"), &["mask_rule", "most", "nearest"]);
+    has(
+        &place.refused("{ format: mvtec, path: parts, size: 32, channels: 3, mean: [0.5], std: [0.5] }"),
+        &["data.channels", "3 channels have 1 values"],
+    );
+    let classifies = NETWORKS.replace("data: { name: colours, format: class_folders }, ", "");
+    let (code, said) = place.oodkit("run", [DATA, &classifies, METHODS], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["networks.colours.train", "nothing to classify", "`weights` without `train`"]);
+}
