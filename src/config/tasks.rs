@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     config::{Data, Validation},
     data::{self, Dataset, Format, mvtec, synthetic},
-    yaml::named::word_or_list,
+    yaml::{limits::MOST_IMAGES, named::word_or_list},
 };
 
 /// The name under which results have all anomalous images of a task together.
@@ -111,6 +111,7 @@ pub struct DataKeys {
     brightness: Option<data::Brightness>,
     /// With `format`: 1 (grey) or 3 (RGB), which grey images are repeated to; as many as there are means, or 3, as published weights want it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3))]
     channels: Option<usize>,
     /// With `format`: as of a data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,9 +130,11 @@ pub struct DataKeys {
     mask_rule: Option<data::MaskRule>,
     /// With `format`: use only the first so many train images of each category.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     train_limit: Option<usize>,
     /// With `format`: use only the first so many test images of each set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MOST_IMAGES))]
     test_limit: Option<usize>,
     /// With `format`: what a reader of the table must know of these files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
