@@ -369,6 +369,46 @@ fn the_embedded_files_have_the_digests_of_their_readme() {
 }
 
 #[test]
+fn the_embedded_surfaces_are_what_their_readme_says() {
+    use sha2::{Digest, Sha256};
+    let folder = embedded().join("embedded/surfaces");
+    let mut files: Vec<_> =
+        files(&folder).into_iter().filter(|file| file.extension().is_some_and(|e| e == "png")).collect();
+    files.sort();
+    // As `sha256sum` writes them.
+    let lines = files.iter().map(|file| {
+        let digest = Sha256::digest(fs::read(file).unwrap());
+        format!("{digest:x}  ./{}\n", file.strip_prefix(&folder).unwrap().display())
+    });
+    let digest = format!("{:x}", Sha256::digest(lines.collect::<String>()));
+    let readme = fs::read_to_string(folder.with_file_name("README.md")).unwrap();
+    assert!(readme.contains(&digest), "{digest}");
+    let bytes: u64 = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    assert!(bytes < 1_500_000, "{bytes} bytes");
+    let count = |part: &str| files.iter().filter(|file| file.starts_with(folder.join(part))).count();
+    for category in ["brick", "grass", "gravel"] {
+        let parts = ["train/good", "test/good", "test", "ground_truth"];
+        assert_eq!(parts.map(|part| count(&format!("{category}/{part}"))), [56, 24, 24 + 28, 28]);
+        assert_eq!(["000", "090", "180", "270"].map(|turn| count(&format!("pretext/{category}_{turn}"))), [13; 4]);
+        for kind in ["dent", "ripple", "scratch", "stain"] {
+            let mask =
+                image::open(folder.join(format!("{category}/ground_truth/{kind}/000_mask.png"))).unwrap().to_luma8();
+            assert_eq!(mask.dimensions(), (64, 64));
+            let marked = mask.pixels().filter(|pixel| pixel.0[0] == 255).count();
+            assert!((50..1000).contains(&marked) && mask.pixels().all(|pixel| [0, 255].contains(&pixel.0[0])));
+        }
+    }
+    let pretext = Dataset {
+        format: Some(Format::ClassFolders),
+        path: Some("embedded/surfaces/pretext".into()),
+        split: serde_json::from_str("{\"test\": 0.2}").unwrap(),
+        ..Dataset::named("pretext")
+    };
+    let pretext = data::load(&pretext, Split::Train, &embedded()).unwrap();
+    assert_eq!((pretext.classes, pretext.shape()), (12, [1, 64, 64]));
+}
+
+#[test]
 fn an_embedded_set_becomes_normalised_batches() {
     let dataset = Dataset { train_limit: Some(1000), ..Dataset::named("fashion_mnist_small") };
     let set = Arc::new(data::load(&dataset, Split::Train, &embedded()).unwrap());
