@@ -145,6 +145,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
                 detector: None,
                 search: None,
                 thresholds: Default::default(),
+                control: false,
             },
         )
     };

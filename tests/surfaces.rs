@@ -80,10 +80,14 @@ impl Place {
 
     /// Calls the program on an experiment; the exit code, and what it said.
     fn oodkit(&self, command: &str, [data, networks, methods]: [&str; 3], more: &[&str]) -> (Option<i32>, String) {
-        let experiment = format!(
-            "title: Parts\ndata: {data}\nnetworks: {networks}\nmethods: {methods}\ntables:\n  - {{ name: parts, rows: task, columns: [auroc, ap, \
-             best_f1, pixel_auroc] }}\n  - {{ name: methods, rows: method, columns: [auroc] }}\n"
-        );
+        let tables = match data.contains("mvtec") {
+            true => {
+                "tables:\n  - { name: parts, rows: task, columns: [auroc, ap, best_f1, pixel_auroc] }\n  - { name: methods, rows: \
+                 method, columns: [auroc] }\n"
+            }
+            false => "tables:\n  - { name: methods, rows: method, columns: [accuracy, auroc] }\n",
+        };
+        let experiment = format!("title: Parts\ndata: {data}\nnetworks: {networks}\nmethods: {methods}\n{tables}");
         fs::write(self.path("parts.yaml"), experiment).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
             .args([command, "parts.yaml", "--data", ".", "--runs", "runs"])
@@ -163,6 +167,62 @@ fn each_category_is_a_task_and_a_shared_network_is_trained_once() {
     let [bolt, nut] =
         ["bolt", "nut"].map(|category| tasks[category]["methods"]["KNN"]["scores"][category].as_str().unwrap());
     assert_ne!(Path::new(bolt).parent(), Path::new(nut).parent());
+}
+
+#[test]
+fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
+    let place = Place::new();
+    let controls = ["--set", "tables.0.controls=true", "--set", "tables.1.controls=true"];
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, METHODS], &controls);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    for category in ["bolt", "nut"] {
+        let methods = &results["cells"][0]["seeds"][0]["tasks"][category]["methods"];
+        let names = ["KNN", "Mean grey", "Mean grey (better side)", "Contrast", "Contrast (better side)"];
+        assert_eq!(methods.as_object().unwrap().keys().take(5).collect::<Vec<_>>(), names);
+        assert_eq!(methods.as_object().unwrap().len(), 9);
+        assert!(methods["File size"]["sets"]["all"]["measures"]["auroc"].is_number());
+        // A square of another grey changes the mean and the contrast of every anomalous image.
+        for name in &names[1..] {
+            assert_eq!(methods[name]["sets"]["all"]["measures"]["auroc"], 1.0, "{name} of {category}");
+            assert_eq!(methods[name]["control"], true);
+            assert_eq!(methods[name]["sets"]["scratch"]["measures"]["auroc"], 1.0);
+        }
+        assert_eq!(methods["KNN"]["control"], Value::Null);
+    }
+    has(
+        &said,
+        &[
+            "Sharpness (better side)",
+            "Control rows are statistics of the images",
+            "A control reaches in AUROC what a method does, so these numbers say nothing of the method: on bolt, ",
+            " 100.00, where KNN ",
+            "; on nut, ",
+        ],
+    );
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, METHODS], &[]);
+    assert!(code == Some(0) && !said.contains("Mean grey"), "{said}");
+}
+
+#[test]
+fn controls_are_taken_of_ood_sets_too() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("colours/test")).unwrap();
+    for class in 0..3 {
+        fs::create_dir_all(place.path(&format!("colours/test/c{class}"))).unwrap();
+        let [from, to] = ["train", "test"].map(|split| place.path(&format!("colours/{split}/c{class}/0.png")));
+        fs::copy(from, to).unwrap();
+    }
+    for i in 0..4 {
+        place.image(&format!("bright/{i}.png"), 220, i, None);
+    }
+    let data = "{ id: { name: colours, format: class_folders }, ood: [{ name: bright, format: folder }] }";
+    let networks = NETWORKS.replace("data: { name: colours, format: class_folders }, ", "");
+    let (code, said) = place.oodkit("run", [data, &networks, METHODS], &["--set", "tables.0.controls=true"]);
+    assert_eq!(code, Some(0), "{said}");
+    let methods = &place.results()["cells"][0]["seeds"][0]["tasks"]["colours"]["methods"];
+    assert_eq!(methods["Mean grey"]["sets"]["bright"]["measures"]["auroc"], 1.0);
+    has(&said, &["on bright, ", "Mean grey"]);
 }
 
 #[test]

@@ -106,6 +106,11 @@ pub struct Table {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "is_false")]
     pub intervals: bool,
+    /// Whether there are rows of trivial statistics of the images: mean grey, contrast, sharpness and, of files, their size. A number
+    /// that one of them reaches says little of a method; a note tells where one does.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub controls: bool,
     /// The paper's numbers to stand beside ours.
     #[garde(dive)]
     #[serde(default)]

@@ -453,6 +453,13 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
     pictures.ok()?.canonicalize().ok()
 }
 
+/// Bytes of each image's file; `None` where images have no files of their own, or one of them is gone.
+pub fn file_sizes(dataset: &Dataset, images: &ImageSet, root: &Path) -> Option<Vec<u64>> {
+    let folder = found(dataset, root);
+    let size = |file: &String| std::fs::metadata(folder.join(file)).ok().map(|metadata| metadata.len());
+    images.files.as_ref()?.iter().map(size).collect()
+}
+
 /// The names of a set's classes in their order, where classes are folders and these are there.
 pub fn class_names(dataset: &Dataset, root: &Path) -> Option<Vec<String>> {
     let folders = format(dataset).ok()? == Format::ClassFolders;

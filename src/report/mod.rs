@@ -4,6 +4,7 @@
 //! file with one function from that value to text. [`figures`] draws the same picture as SVG and PNG.
 
 pub mod chosen;
+mod controls;
 pub mod csv;
 pub mod expect;
 pub mod figures;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, path::Path};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     },
     metrics::{self, Better, MeanStd, Unit, measures::Needs},
     report::{
-        chosen,
+        chosen, controls,
         expect::Paper,
         fits, remarks,
         variants::{self, Variant},
@@ -283,7 +283,13 @@ impl<'a> Builder<'a> {
             ))
             .hint("run the experiment again if the method is new in its file"));
         }
-        let variants: Vec<_> = shown.iter().flat_map(|name| variants::of_method(results, name)).collect();
+        let controls = if table.controls { results.controls() } else { IndexSet::new() };
+        if table.controls && controls.is_empty() {
+            return Err(Error::input(format!("table \"{}\": the results have no control rows yet", table.name))
+                .hint("run the experiment again: networks and scores are used again"));
+        }
+        let shown = shown.into_iter().chain(controls);
+        let variants: Vec<_> = shown.flat_map(|name| variants::of_method(results, name)).collect();
         let drawn = |set: &SetResult| set.redraw.is_some();
         if table.sampled() == Sampling::Redraw
             && !variants.iter().flat_map(Variant::methods).all(|(_, method)| method.sets.values().all(drawn))
@@ -341,7 +347,7 @@ impl<'a> Builder<'a> {
         let plans = self.rows();
         let columns = self.columns(&plans);
         let mut rows: Vec<Row> = plans.iter().map(|plan| self.row(plan, &columns)).collect();
-        self.mark_best(&mut rows, &columns);
+        self.mark_best(&mut rows, &plans, &columns);
         let mut columns = columns;
         self.remark(&plans, &mut rows, &mut columns);
         let caption = self.caption(&rows, columns.iter().any(|column| column.theirs.is_some()));
@@ -425,7 +431,10 @@ impl<'a> Builder<'a> {
             plan(self, &(None, vec![], None, Some(Slice::Mean)), metric);
         }
         for group in &groups {
-            for metric in &each {
+            // Beside others, a control's first number is enough.
+            let control = group.2.is_some_and(|variant| variant.is_control());
+            let shown = each.iter().filter(|metric| !control || !(metric.is_of_classes() || metric.is_of_pixels()));
+            for metric in shown.take(if control { 1 } else { each.len() }) {
                 plan(self, group, *metric);
             }
         }
@@ -595,7 +604,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Methods compete: down a column, or with `rows: ood` along a row with their other selves in the same metric.
-    fn mark_best(&self, rows: &mut [Row], columns: &[ColumnPlan<'a>]) {
+    fn mark_best(&self, rows: &mut [Row], plans: &[RowPlan<'a>], columns: &[ColumnPlan<'a>]) {
         for metric in &self.table.columns {
             let of_metric: Vec<usize> =
                 (0..columns.len()).filter(|index| columns[*index].header.metric == *metric).collect();
@@ -612,7 +621,13 @@ impl<'a> Builder<'a> {
                 Some(Better::Smaller) => -1.0,
                 Some(Better::Neither) | None => continue,
             };
+            // A control is no method to be better than.
+            let of_method = |(row, column): &(usize, usize)| {
+                let variant = plans[*row].variant.or(columns[*column].variant);
+                !variant.is_some_and(|variant| variant.is_control())
+            };
             for contest in contests {
+                let contest: Vec<_> = contest.into_iter().filter(of_method).collect();
                 // As printed: what looks equal is equal.
                 let printed = |(row, column): &(usize, usize), rows: &[Row]| {
                     let ours = rows[*row].cells[*column].ours?;
@@ -710,6 +725,7 @@ impl<'a> Builder<'a> {
             }
             caption.extend(fits::line(&self.variants));
             caption.extend(chosen::line(&self.variants, results));
+            caption.extend(controls::lines(table, &self.variants, sets));
         }
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
         if results.has_categories() {

@@ -37,6 +37,11 @@ impl<'a> Variant<'a> {
         self.cell.seeds.iter().filter_map(move |seed| Some((seed, seed.task()?.methods.get(name)?)))
     }
 
+    /// Whether it is a control row.
+    pub fn is_control(&self) -> bool {
+        self.methods().any(|(_, method)| method.control)
+    }
+
     /// Why it has no scores, if it is one of `detector: all` that cannot have them with some seed.
     pub fn unfit(&self) -> Option<&'a str> {
         self.cell.seeds.iter().find_map(|seed| Some(seed.task()?.unfit.get(self.name)?.as_str()))
@@ -51,7 +56,12 @@ impl<'a> Variant<'a> {
 
 /// The method in every cell in which it differs.
 pub fn of_method<'a>(results: &'a Results, name: &'a str) -> Vec<Variant<'a>> {
-    variants(results, name, |path| reaches_method(&results.config, path, name))
+    let control = results.controls().contains(name);
+    variants(results, name, |path| match control {
+        // It is of the images alone.
+        true => !["methods", "networks", "evaluation"].contains(&path.split('.').next().unwrap_or_default()),
+        false => reaches_method(&results.config, path, name),
+    })
 }
 
 /// The network in every cell in which it differs.

@@ -83,12 +83,46 @@ impl Subject<'_> {
         &self.sets[..self.sets.len() - self.shifted]
     }
 
+    fn grading(&self) -> Grading<'_> {
+        Grading { seed: self.seed, redraw: self.redraw.as_ref(), more: &self.more, intervals: self.intervals }
+    }
+
     /// The network's last layer; an ensemble has none.
     pub(super) fn head(&self) -> Option<Head> {
         match &self.members[..] {
             [one] if !self.ensemble => one.trained.network.head(),
             _ => None,
         }
+    }
+}
+
+/// What is measured of scores.
+#[derive(Clone, Copy)]
+pub(super) struct Grading<'a> {
+    pub(super) seed: u64,
+    pub(super) redraw: Option<&'a Redraw>,
+    /// Measures beside those that are always computed.
+    pub(super) more: &'a [Measure],
+    pub(super) intervals: bool,
+}
+
+impl Grading<'_> {
+    /// A set against the ID images, whose scores are `id`; `spectrum` are those of the covariate-shifted ID images as well.
+    pub(super) fn set(&self, name: &str, id: &[f32], scores: &[f32], spectrum: Option<&[f32]>) -> Result<SetResult> {
+        // All kinds of anomaly together are no set to draw of.
+        let redraw = match self.redraw.filter(|_| name != ALL_KINDS) {
+            None => None,
+            Some(redraw) => {
+                let size = (id.len() as f64 * redraw.id_fraction).round().max(1.0) as usize;
+                Some(aggregate::redraw_and(id, scores, redraw.draws, size, (self.seed, name), self.more)?)
+            }
+        };
+        let intervals = match self.intervals {
+            true => intervals(id, scores, (self.seed, name), self.more)?,
+            false => Intervals::new(),
+        };
+        let measured = |id: &[f32]| measures::of_scores_and(id, scores, self.more);
+        Ok(SetResult { measures: measured(id)?, intervals, full_spectrum: spectrum.map(measured).transpose()?, redraw })
     }
 }
 
@@ -160,9 +194,13 @@ impl<'a> Runner<'a> {
             let result = method_results.swap_remove(method.name.as_str())?;
             Some((method.name.clone(), result))
         });
+        let controls = match experiment.tables.iter().any(|table| table.controls) {
+            true => self.controls(experiment, seed)?,
+            false => IndexMap::new(),
+        };
         Ok(TaskResult {
             networks: network_results,
-            methods: in_order.collect(),
+            methods: in_order.chain(controls).collect(),
             unfit: unfit.into_iter().map(|(name, error)| (name, said(&error))).collect(),
         })
     }
@@ -285,41 +323,22 @@ impl<'a> Runner<'a> {
         let (reported, shifted) = scored.scores.split_at(subject.reported().len());
         let shifted: Vec<f32> = shifted.iter().flat_map(|scores| scores.as_slice()).copied().collect();
         let spectrum = (!shifted.is_empty()).then(|| [id, &shifted].concat());
+        let grading = subject.grading();
         let mut sets = IndexMap::new();
         for (set, scores) in subject.sets.iter().zip(reported).skip(1) {
             let name = &set.images.name;
-            let redraw = match &subject.redraw {
-                None => None,
-                Some(redraw) => {
-                    let size = (id.len() as f64 * redraw.id_fraction).round().max(1.0) as usize;
-                    Some(aggregate::redraw_and(
-                        id,
-                        scores.as_slice(),
-                        redraw.draws,
-                        size,
-                        (subject.seed, name),
-                        &subject.more,
-                    )?)
-                }
-            };
-            let measures = measures::of_scores_and(id, scores.as_slice(), &subject.more)?;
-            let intervals = match subject.intervals {
-                true => intervals(id, scores.as_slice(), (subject.seed, name), &subject.more)?,
-                false => Intervals::new(),
-            };
-            let of_spectrum = |id: &Vec<f32>| measures::of_scores_and(id, scores.as_slice(), &subject.more);
-            let full_spectrum = spectrum.as_ref().map(of_spectrum).transpose()?;
-            sets.insert(name.clone(), SetResult { measures, intervals, full_spectrum, redraw });
+            sets.insert(name.clone(), grading.set(name, id, scores.as_slice(), spectrum.as_deref())?);
         }
         if subject.categories {
             let all: Vec<f32> = reported[1..].iter().flat_map(|scores| scores.as_slice()).copied().collect();
-            let mut measures = measures::of_scores_and(id, &all, &subject.more)?;
-            measures.extend(pixels::of_sets(subject.reported(), reported, method.detector.post(), &subject.more)?);
-            let intervals = match subject.intervals {
-                true => intervals(id, &all, (subject.seed, ALL_KINDS), &subject.more)?,
-                false => Intervals::new(),
-            };
-            sets.insert(ALL_KINDS.to_owned(), SetResult { measures, intervals, full_spectrum: None, redraw: None });
+            let mut of_all = grading.set(ALL_KINDS, id, &all, None)?;
+            of_all.measures.extend(pixels::of_sets(
+                subject.reported(),
+                reported,
+                method.detector.post(),
+                &subject.more,
+            )?);
+            sets.insert(ALL_KINDS.to_owned(), of_all);
         }
         Ok(MethodResult {
             network: method.network,
@@ -331,6 +350,7 @@ impl<'a> Runner<'a> {
             score_seconds: scored.score_seconds,
             detector: Some(to_json(&method.detector)?),
             search,
+            control: false,
         })
     }
 
@@ -390,7 +410,7 @@ fn ensemble_folder(members: &[Member<'_>]) -> PathBuf {
 }
 
 /// The measures of the columns with a rate, in both conventions: a figure is by that of the first table.
-fn asked_for(experiment: &config::Experiment) -> Vec<Measure> {
+pub(super) fn asked_for(experiment: &config::Experiment) -> Vec<Measure> {
     let sweeps = experiment.figures.iter().filter_map(|figure| match figure {
         Figure::Sweep(sweep) => Some(&sweep.columns),
         _ => None,

@@ -81,8 +81,18 @@ impl Results {
 
     /// The names of the methods, in the order of the file; with those that could not be fitted, which come last.
     pub fn methods(&self) -> IndexSet<&str> {
-        let scored = self.tasks().flat_map(|task| task.methods.keys());
-        scored.chain(self.tasks().flat_map(|task| task.unfit.keys())).map(String::as_str).collect()
+        let scored = self.tasks().flat_map(|task| &task.methods).filter(|(_, method)| !method.control);
+        scored
+            .map(|(name, _)| name)
+            .chain(self.tasks().flat_map(|task| task.unfit.keys()))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// The names of the control rows.
+    pub fn controls(&self) -> IndexSet<&str> {
+        let controls = self.tasks().flat_map(|task| &task.methods).filter(|(_, method)| method.control);
+        controls.map(|(name, _)| name.as_str()).collect()
     }
 
     /// Whether these are the results of `experiment`, whatever its title, tables and figures are now.
@@ -299,6 +309,27 @@ pub struct MethodResult {
     /// How they were chosen; `None` if they stand in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
+    /// Whether it is a trivial statistic of the images, for tables with `controls`: it has no network and no score files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub control: bool,
+}
+
+impl MethodResult {
+    /// A control row, of no set yet.
+    pub(super) fn control() -> Self {
+        Self {
+            network: String::new(),
+            sets: IndexMap::new(),
+            scores: IndexMap::new(),
+            thresholds: IndexMap::new(),
+            fit_seconds: 0.0,
+            fit: None,
+            score_seconds: 0.0,
+            detector: None,
+            search: None,
+            control: true,
+        }
+    }
 }
 
 /// Settings that were chosen on validation data.

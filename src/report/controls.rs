@@ -1,0 +1,81 @@
+//! What a caption says of control rows, and where one of them reaches what a method does.
+
+use crate::{
+    config::{Column, Table},
+    metrics::{self, Better, Unit},
+    report::{
+        table::{Header, number, two_decimals},
+        variants::Variant,
+    },
+};
+
+/// What control rows are.
+const WHAT: &str = "Control rows are statistics of the images as they are before they are normalised, or of their files' size: how far one is \
+                    from the train images' median, in median absolute deviations from it; or, on the better side, whichever of large and \
+                    small tells a set better, for which the test images are looked at.";
+
+/// Sets that a note tells of, at most.
+const TOLD: usize = 8;
+
+/// The sentences; none of a table without control rows.
+pub fn lines(table: &Table, variants: &[Variant<'_>], sets: &[&str]) -> Vec<String> {
+    let (controls, methods): (Vec<Variant<'_>>, Vec<_>) = variants.iter().copied().partition(Variant::is_control);
+    if controls.is_empty() {
+        return Vec::new();
+    }
+    let reached = table.columns.iter().find_map(|column| reached(table, *column, [&controls, &methods], sets));
+    [Some(WHAT.to_owned()), reached].into_iter().flatten().collect()
+}
+
+/// Where a control reaches a method in a number; `None` of a number that controls do not have.
+fn reached(table: &Table, column: Column, [controls, methods]: [&[Variant<'_>]; 2], sets: &[&str]) -> Option<String> {
+    let measure = metrics::measure_for(column, table.protocol)?;
+    let sign = match (measure.unit, measure.better) {
+        (Unit::Share, Better::Larger) => 1.0,
+        (Unit::Share, Better::Smaller) => -1.0,
+        _ => return None,
+    };
+    let of = |variant: &Variant<'_>, set: &str| {
+        number(variant, column, Some(set), &[], table.protocol, table.sampled()).map(|number| number.mean)
+    };
+    let mut had = false;
+    let mut told = Vec::new();
+    for set in sets {
+        let found = controls.iter().filter_map(|control| Some((control, of(control, set)?)));
+        let Some((control, best)) = found.max_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1))) else { continue };
+        had = true;
+        let named = |variant: &Variant<'_>, value: f64| format!("{} {}", variant.label(), two_decimals(value));
+        let below = methods.iter().filter_map(|method| {
+            let value = of(method, set)?;
+            (sign * value <= sign * best).then(|| named(method, value))
+        });
+        let below: Vec<String> = below.collect();
+        if !below.is_empty() {
+            told.push(format!("on {set}, {}, where {}", named(control, best), has(&below)));
+        }
+    }
+    let header = Header { group: None, metric: column, paper: false, intervals: false, marks: Vec::new() };
+    let title = header.title();
+    let title = title.trim_end_matches([' ', '↑', '↓']);
+    if !had {
+        return None;
+    }
+    if told.is_empty() {
+        return Some(format!("No control reaches a method in {title}."));
+    }
+    let more = told.len().saturating_sub(TOLD);
+    told.truncate(TOLD);
+    let more = if more > 0 { format!("; and on {more} more") } else { String::new() };
+    Some(format!(
+        "A control reaches in {title} what a method does, so these numbers say nothing of the method: {}{more}.",
+        told.join("; ")
+    ))
+}
+
+/// `PaDiM 40.80 and PatchCore 60.20`.
+fn has(methods: &[String]) -> String {
+    match methods {
+        [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => methods.concat(),
+    }
+}
