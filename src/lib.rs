@@ -38,6 +38,8 @@ mod error;
 mod fs;
 mod linalg;
 mod pickle;
+#[cfg(test)]
+mod rooms;
 mod tensor_file;
 
 pub use error::{Error, Result, did_you_mean, for_terminal, printable, say};

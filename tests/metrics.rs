@@ -4,11 +4,11 @@ use std::path::Path;
 
 use oodkit::{
     Error,
-    config::{Column, Protocol, Tpr},
-    metrics,
     metrics::{
-        Better, Confusion, MeanStd, Measures, Ranking, Unit, accuracy, intervals, measure_for, measures, of_scores,
-        ranking::Positive, ranking::Score, read_scores, redraw, run_cli, write_npy,
+        self, Better, Column, Confusion, MeanStd, Measures, Protocol, Ranking, Tpr, Unit, accuracy, intervals,
+        measure_for, measures, of_scores,
+        ranking::{Positive, Score},
+        read_scores, redraw, run_cli, write_npy,
     },
 };
 use proptest::prelude::*;

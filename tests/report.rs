@@ -4,9 +4,13 @@ use std::{fs, path::Path};
 
 use oodkit::{
     Error,
-    config::{self, Experiment, Figure, Protocol, Table, load, overrides},
-    metrics::{MeanStd, Measures, write_npy},
-    report::{self, csv, json, latex, markdown, table, table::Rendered, terminal},
+    config::{self, Experiment, Figure, Table, load, overrides},
+    metrics::{MeanStd, Measures, Protocol, write_npy},
+    report::{
+        self, csv, json, latex, markdown,
+        table::{self, Rendered},
+        terminal,
+    },
     run::results::{
         Cell, DatasetRecord, Environment, MethodResult, NetworkResult, Results, SeedResult, SetResult, TaskResult,
     },

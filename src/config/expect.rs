@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use crate::{
-    config::{Categories, Column, Expect, Experiment, Over, Rows, Table},
+    config::{Categories, Expect, Experiment, Over, Rows, Table},
     data::{mvtec, registry},
+    metrics::Column,
     yaml::problems::{Path, Problem, first_repeated, no_such},
 };
 

@@ -16,7 +16,7 @@ use serde::{
 use crate::{
     config::{Experiment, Grid, Network},
     detectors::{DetectorConfig, Need, unknown},
-    nn::heads::{Gives, Head},
+    nn::heads::Gives,
 };
 
 /// The name that stands for all detectors.
@@ -192,11 +192,8 @@ fn leaves_out(
     networks: &BTreeMap<String, Network>,
 ) -> Option<String> {
     lacks(detector, name, network, networks).or_else(|| {
-        let of_sngp = matches!(root(network, networks).head, Some(Head::Sngp(_)));
-        let why = "is meant for `head: sngp`: name it to have it as the Laplace approximation of another last layer";
-        let sngp = (matches!(detector, DetectorConfig::Sngp(_)) && !of_sngp).then_some(why);
-        let why = "gives a map of each image, and takes memory by their size: name it to have it";
-        sngp.or(detector.post().map(|_| why)).map(str::to_owned)
+        let head = root(network, networks).head.clone().unwrap_or_default();
+        detector.detector().left_out(&head).map(str::to_owned)
     })
 }
 

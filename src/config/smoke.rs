@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use crate::{
-    config::{Detectors, Experiment, Figure, Grid, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
+    config::{Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, methods::root, sweep::FOLD},
     data::{Dataset, Format, Size, registry},
-    detectors::{DetectorConfig, afdu::Granularity},
+    detectors::Smoke,
     nn::Backbone,
     train::Train,
 };
@@ -28,12 +26,6 @@ const EVALUATION_BATCH: usize = 16;
 const DRAWS: usize = 10;
 /// Train images of a set; of the ID set two of each class, if that is more: some detectors learn from how a class's images differ.
 const TRAIN_IMAGES: usize = 32;
-/// Clusters of a neuron: fewer than the train images, so that there is something to cluster.
-const CLUSTERS: usize = 24;
-/// Neighbours: there are few train images.
-const NEIGHBOURS: usize = 5;
-/// Main directions of the features: those of a network that hardly learned lie in few.
-const DIRECTIONS: usize = 2;
 /// Rows and columns of images that are brought to a size.
 const SIDE: usize = 32;
 /// Test images of a set.
@@ -113,40 +105,15 @@ fn methods(experiment: &mut Experiment) {
         for values in method.search.values_mut() {
             values.truncate(SWEEP_VALUES);
         }
-        match &mut method.detector {
-            DetectorConfig::Afdu(afdu) => {
-                afdu.clusters = afdu.clusters.min(CLUSTERS);
-                method.search.shift_remove("clusters");
-                if afdu.granularity == Granularity::Pixel
-                    && !shown.contains(&method.name)
-                    && !(few_pixels(&method.network) && seen.insert(method.network.clone()))
-                {
-                    afdu.granularity = Granularity::Channel;
-                }
-            }
-            DetectorConfig::Vim(vim) => {
-                vim.dimension = Some(DIRECTIONS);
-                method.search.shift_remove("dimension");
-            }
-            DetectorConfig::Residual(residual) => {
-                residual.dimension = Some(DIRECTIONS);
-                method.search.shift_remove("dimension");
-            }
-            DetectorConfig::Knn(knn) => few_neighbours(&mut knn.k, &mut method.search),
-            DetectorConfig::Nnguide(nnguide) => {
-                nnguide.fraction = 1.0;
-                method.search.shift_remove("fraction");
-                few_neighbours(&mut nnguide.k, &mut method.search);
-            }
-            DetectorConfig::Nac(nac)
-                if is_replaced(root(&experiment.networks[&method.network], &experiment.networks)) =>
-            {
-                // The names of the Wide ResNet's layers.
-                let layers = std::mem::take(&mut nac.layers).into_iter();
-                nac.layers = layers.map(|(name, layer)| (name.replace("layer", "block"), layer)).collect();
-            }
-            _ => {}
-        }
+        let origin = root(&experiment.networks[&method.network], &experiment.networks);
+        let replaced = origin.backbone.as_ref().filter(|_| origin.weights.is_none());
+        method.detector.detector_mut().smoke(&mut Smoke {
+            search: &mut method.search,
+            layer: &|name| replaced.map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),
+            neurons: &mut || {
+                shown.contains(&method.name) || few_pixels(&method.network) && seen.insert(method.network.clone())
+            },
+        });
         let entry = &mut experiment.methods[method.entry];
         match &mut entry.detector {
             Detectors::One(detector) => (*detector, entry.search) = (method.detector, method.search),
@@ -161,24 +128,6 @@ fn methods(experiment: &mut Experiment) {
             }
         }
     }
-}
-
-/// Only such k as so few images have, given or to be tried.
-fn few_neighbours(k: &mut usize, search: &mut Grid) {
-    match search.get_mut("k") {
-        None => *k = (*k).min(NEIGHBOURS),
-        Some(values) => {
-            values.retain(|k| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64));
-            if values.is_empty() {
-                values.push(Value::from(NEIGHBOURS));
-            }
-        }
-    }
-}
-
-/// Whether [`narrow`] puts another architecture in its place.
-fn is_replaced(network: &Network) -> bool {
-    matches!(network.backbone, Some(Backbone::Resnet18Small(_))) && network.weights.is_none()
 }
 
 fn limit(dataset: &mut Dataset, train_images: usize) {

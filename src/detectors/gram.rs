@@ -19,7 +19,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from, of_each,
+    Activations, Bank, Check, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from,
+    of_each,
 };
 use crate::{Error, Result, nn::watch::Layer, ops::wide};
 
@@ -353,6 +354,12 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Gram::fit(self, fit.train()?.layers()?, fit.memory)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            Ok(self.check_memory(about.layers, about.outputs.logits.dim(1)?, about.memory).map(|()| None)?)
+        }))
     }
 }
 

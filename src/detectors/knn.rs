@@ -15,7 +15,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite, same,
+    Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke, finite, same,
     similarity::{Near, Neighbours},
 };
 use crate::{Error, Result};
@@ -86,6 +86,14 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Fitted::new(&fit.train()?.features, self.k)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.most()).map(|()| None)?)))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        smoke.few_neighbours(&mut self.k);
     }
 }
 

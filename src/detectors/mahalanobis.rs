@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, finite_from, inputs, same,
+    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, finite_from, inputs, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
@@ -317,6 +317,10 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Layers::fit(self, fit)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.outputs, about.least(), about.memory).map(|()| None)?)))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A detector is one file: its settings, a pure function, and the two impls. It is listed once, in `registry!` below;
 //! the contract tests in `tests/detectors.rs` then cover it.
 
+mod about;
 pub mod afdu;
 pub mod ash;
 pub mod coreset;
@@ -42,6 +43,7 @@ pub mod relation;
 mod resample;
 pub mod residual;
 pub mod rmds;
+mod rows;
 pub mod scale;
 mod scores;
 pub mod shaping;
@@ -54,22 +56,27 @@ pub mod temperature_scaling;
 pub mod vim;
 pub mod vra;
 
+pub use about::{About, Check, Refusal, Smoke};
 pub use inputs::Inputs;
 pub use record::in_words;
+pub use rows::classified;
 pub use scores::{Maps, Scores};
 
 use std::{any::Any, fmt, ops::Range, path::Path, sync::Arc};
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{Head, watch::Layer},
-    ops::{self, Activation},
+    nn::{Head, heads, watch::Layer},
+    ops::Activation,
 };
 
 use registry::{file, name};
+use rows::{
+    Peak, argmax, centred, check_memory, distance, finite, finite_from, first_not_finite, in_f64, log_softmax,
+    map_both, map_rows, map_rows_from, mean_row, numbers, of_each, same, score_rows, with_values,
+};
 
 registry::registry! {
     /// One minus the maximum softmax probability (Hendrycks & Gimpel 2017).
@@ -381,6 +388,16 @@ pub trait Detector {
     fn post(&self) -> Option<map::Post> {
         None
     }
+    /// What of it depends on the network, or on how many train images there are. `None` where nothing does.
+    fn depends(&self) -> Option<Check<'_>> {
+        None
+    }
+    /// Why `all` leaves it out for a network with this head, in words that follow its name.
+    fn left_out(&self, _head: &heads::Head) -> Option<&'static str> {
+        self.post().map(|_| "gives a map of each image, and takes memory by their size: name it to have it")
+    }
+    /// Becomes what seconds and a few images suffice for.
+    fn smoke(&mut self, _smoke: &mut Smoke<'_>) {}
     /// Learns.
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>>;
 }
@@ -392,214 +409,5 @@ pub trait Scorer: Any {
     /// What a person who reads the scores should know about the fit: it is kept beside them.
     fn record(&self) -> Option<serde_json::Value> {
         None
-    }
-}
-
-/// The values of (N, D) features, row after row.
-///
-/// # Errors
-/// [`Error::Failed`] naming the first that is NaN or infinite.
-fn finite(features: &Tensor) -> Result<Vec<f32>> {
-    finite_from(features, 0)
-}
-
-/// The same of a batch whose first image is at position `start`.
-fn finite_from(features: &Tensor, start: usize) -> Result<Vec<f32>> {
-    let (images, size) = features.dims2()?;
-    if images == 0 || size == 0 {
-        return Err(Error::Failed(format!("there is nothing to score: the features are {images} × {size}")));
-    }
-    let values = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => {
-            let (feature, image, value) = (at % size, start + at / size, values[at]);
-            Err(Error::Failed(format!("feature {feature} of image {image} is {value}")))
-        }
-        None => Ok(values),
-    }
-}
-
-/// Calls `body` with the elements of a tensor as f32, in order, on the CPU; where they are, if they are there: to copy a batch's
-/// layers takes as long as the work on them.
-fn with_values<R>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(CpuStorage::F32(stored)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
-        return Err(Error::Failed(format!("{:?} of {:?} are not f32 in a row", tensor.shape(), tensor.dtype())));
-    };
-    Ok(body(&stored[start..end]))
-}
-
-/// Of each image of a batch, whose first is at position `start`, what `of` makes of its place in the batch and a layer's neurons after
-/// their non-linearity.
-///
-/// # Errors
-/// [`Error::Failed`] naming the first image with a value that is NaN or infinite.
-fn of_each<R: Send>(layer: &Layer, start: usize, of: impl Fn(usize, &[f32]) -> R + Sync) -> Result<Vec<R>> {
-    let size: usize = layer.values.dims()[1..].iter().product();
-    let each = |room: &mut Vec<f32>, (image, values): (usize, &[f32])| {
-        // Image by image: what comes of one stays in the cache.
-        let after = match layer.activation {
-            Activation::Identity => values,
-            activation => {
-                ops::activate_into(values, activation, room);
-                &room[..]
-            }
-        };
-        match first_not_finite(after) {
-            None => Ok(of(image, after)),
-            Some(value) => {
-                let (name, image) = (&layer.name, start + image);
-                Err(Error::Failed(format!("a neuron of the layer {name} is {value} on image {image}")))
-            }
-        }
-    };
-    // All, so that the image that an error names does not depend on threads.
-    let all = |values: &[f32]| -> Vec<Result<R>> {
-        values.par_chunks_exact(size).enumerate().map_init(Vec::new, each).collect()
-    };
-    with_values(&layer.values, all)?.into_iter().collect()
-}
-
-/// The first value that is NaN or infinite.
-fn first_not_finite(values: &[f32]) -> Option<f32> {
-    // Twice as quick as to look for it, and it is hardly ever there.
-    let finite = ops::wide!(values.iter().fold(true, |finite, value| finite & value.is_finite()));
-    if finite { None } else { values.iter().copied().find(|value| !value.is_finite()) }
-}
-
-/// Refuses features of another size than those that a detector learned from, and other counts of images and labels.
-fn same(what: &str, found: usize, learned: usize) -> Result<()> {
-    if found == learned { Ok(()) } else { Err(Error::Failed(format!("{found} {what} where there must be {learned}"))) }
-}
-
-fn in_f64(values: &[f32]) -> Vec<f64> {
-    values.iter().copied().map(f64::from).collect()
-}
-
-/// Refuses a fit that needs more bytes than it may use: `AFDU needs at least 4626 MiB for the neurons, and may use 2048 MiB`.
-fn check_memory(who: &str, of: &str, [needed, allowed]: [usize; 2]) -> Result<()> {
-    if needed <= allowed {
-        return Ok(());
-    }
-    let (needed, allowed) = (needed.div_ceil(1 << 20), allowed >> 20);
-    Err(Error::input(format!("{who} {needed} MiB for {of}, and may use {allowed} MiB")))
-}
-
-/// The elements of a tensor, in order.
-fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
-    let flat = tensor.flatten_all()?;
-    match flat.dtype() {
-        DType::F64 => Ok(flat.to_vec1()?),
-        // By loops: candle's elementwise operations on tensors as large as images wait spinning.
-        _ => Ok(in_f64(&flat.to_dtype(DType::F32)?.to_vec1::<f32>()?)),
-    }
-}
-
-/// ‖a − b‖₂
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
-}
-
-/// Rows relative to `mean`, one after another.
-fn centred<'a>(rows: impl Iterator<Item = &'a [f32]>, mean: &[f64]) -> Vec<f64> {
-    rows.flat_map(|row| row.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean)).collect()
-}
-
-/// The mean of rows of `size` values.
-fn mean_row(values: &[f32], size: usize) -> Vec<f64> {
-    let mut mean = vec![0.0; size];
-    for row in values.chunks_exact(size) {
-        mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
-    }
-    let rows = (values.len() / size) as f64;
-    mean.iter_mut().for_each(|sum| *sum /= rows);
-    mean
-}
-
-/// What `each` makes of every image's logits and features, in f64; errors as [`score_rows`] and [`finite`].
-fn map_both<T>(logits: &Tensor, features: &Tensor, each: impl Fn(&[f64], &[f64]) -> T) -> Result<Vec<T>> {
-    let logits = map_rows(logits, <[f64]>::to_vec)?;
-    let values = finite(features)?;
-    same("rows of features", features.dim(0)?, logits.len())?;
-    let rows = values.chunks_exact(values.len() / logits.len());
-    Ok(logits.iter().zip(rows).map(|(logits, features)| each(logits, &in_f64(features))).collect())
-}
-
-/// Applies `score` to each row of (N, K) logits, which it gets in f64.
-///
-/// # Errors
-/// If there is no image or no class, or a logit is NaN or infinite.
-fn score_rows(logits: &Tensor, score: impl Fn(&[f64]) -> f64) -> Result<Vec<f32>> {
-    map_rows(logits, |row| score(row) as f32)
-}
-
-/// What `each` makes of the rows, as [`score_rows`].
-fn map_rows<T>(logits: &Tensor, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
-    map_rows_from(logits, 0, each)
-}
-
-/// The same of a batch whose first image is at position `start`.
-fn map_rows_from<T>(logits: &Tensor, start: usize, each: impl Fn(&[f64]) -> T) -> Result<Vec<T>> {
-    let (images, classes) = logits.dims2()?;
-    if images == 0 || classes == 0 {
-        return Err(Error::Failed(format!("there is nothing to score: the logits are {images} × {classes}")));
-    }
-    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let mut row = Vec::with_capacity(classes);
-    let mut results = Vec::with_capacity(images);
-    for (image, logits) in logits.chunks_exact(classes).enumerate() {
-        if let Some((class, logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
-            return Err(Error::Failed(format!("logit {class} of image {} is {logit}", start + image)));
-        }
-        row.clear();
-        row.extend(logits.iter().copied().map(f64::from));
-        results.push(each(&row));
-    }
-    Ok(results)
-}
-
-/// The class of each image of (N, K) logits, the first of equals, and its softmax probability.
-///
-/// # Errors
-/// If there is no image or no class, or a logit is NaN or infinite.
-pub fn classified(logits: &Tensor) -> Result<Vec<(usize, f64)>> {
-    map_rows(logits, |row| {
-        let class = argmax(row);
-        (class, log_softmax(row)[class].exp())
-    })
-}
-
-/// The position of the largest value, the first of several.
-fn argmax(row: &[f64]) -> usize {
-    (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best })
-}
-
-/// ln softmax(f) of each logit f.
-fn log_softmax(row: &[f64]) -> Vec<f64> {
-    let peak = Peak::of(row);
-    let log_sum = peak.rest.ln_1p();
-    row.iter().map(|logit| logit - peak.max - log_sum).collect()
-}
-
-/// A row of logits as its largest value m, and r = Σ exp(f − m) over the *other* classes.
-///
-/// logsumexp(f) = m + ln(1 + r), and 1 + r never overflows; keeping the 1 apart keeps the digits of a tiny r.
-struct Peak {
-    max: f64,
-    rest: f64,
-}
-
-impl Peak {
-    fn of(row: &[f64]) -> Self {
-        let argmax = argmax(row);
-        let max = row[argmax];
-        let others = row.iter().enumerate().filter(|(class, _)| *class != argmax);
-        Self { max, rest: others.map(|(_, logit)| (logit - max).exp()).sum() }
-    }
-
-    /// ln Σ exp f
-    fn log_sum(&self) -> f64 {
-        self.max + self.rest.ln_1p()
     }
 }

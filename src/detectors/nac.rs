@@ -23,7 +23,8 @@ use candle_core::Tensor;
 use rand::seq::SliceRandom;
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, inputs, log_softmax, map_rows, numbers, same, stages::no_stage,
+    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, Smoke, inputs, log_softmax, map_rows, numbers, same,
+    stages::no_stage,
 };
 use crate::{
     Error, Result,
@@ -247,6 +248,15 @@ impl Detector for Config {
         let inputs = train.inputs()?;
         same("labels", labels.len(), inputs.images())?;
         Ok(Box::new(Nac::fit(self, &*inputs.subset(&balanced(labels, self.images))?)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.outputs).map(|()| None)?)))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        let layers = std::mem::take(&mut self.layers).into_iter();
+        self.layers = layers.map(|(name, layer)| ((smoke.layer)(&name), layer)).collect();
     }
 }
 

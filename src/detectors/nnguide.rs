@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores,
+    Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke,
     knn::{enough, unit},
     same,
     similarity::{Near, Neighbours, log_sums},
@@ -94,6 +94,15 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Fitted::new(self, fit.train()?)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.most()).map(|()| None)?)))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        smoke.set("fraction", &mut self.fraction, 1.0);
+        smoke.few_neighbours(&mut self.k);
     }
 }
 

@@ -19,7 +19,7 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Detector, Fit, Maps, Need, Scorer, Scores, check_memory,
+    Activations, Bank, Check, Detector, Fit, Maps, Need, Scorer, Scores, check_memory,
     map::{ImageScore, Post},
     patches::{Choice, Layout, image_size, stages_once},
     resample::{Grow, axis, resample},
@@ -416,6 +416,13 @@ impl Detector for Config {
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let post = Post { smooth: self.smooth, score: self.score };
         Ok(Box::new(Padim::fit(self, post, fit.train()?.layers()?, fit.memory)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            self.check(about.outputs, about.memory)?;
+            Ok(Some(self.memory_needed(about.outputs)?))
+        }))
     }
 }
 

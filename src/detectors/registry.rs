@@ -88,6 +88,20 @@ macro_rules! registry {
                 self.build().post()
             }
 
+            /// What it is.
+            pub(crate) fn detector(&self) -> &dyn Detector {
+                match self {
+                    $(Self::$variant(config) => config,)+
+                }
+            }
+
+            /// The same, to change it.
+            pub(crate) fn detector_mut(&mut self) -> &mut dyn Detector {
+                match self {
+                    $(Self::$variant(config) => config,)+
+                }
+            }
+
             /// The detector, ready to be fitted.
             pub fn build(&self) -> Box<dyn Detector> {
                 match self {

@@ -11,7 +11,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, centred, finite, numbers, same};
+use super::{Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke, centred, finite, numbers, same};
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
@@ -132,6 +132,14 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Residual::fit(fit.head()?, &fit.train()?.features, self.dimension)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.outputs.features.dim(1)?).map(|()| None)?)))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        smoke.few_directions(&mut self.dimension);
     }
 }
 

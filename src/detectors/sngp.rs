@@ -22,6 +22,7 @@ use crate::{
     Error, Result,
     detectors::softmax_entropy::entropy,
     linalg::{Cholesky, add_gram},
+    nn::heads,
 };
 
 /// Images whose features are converted at a time.
@@ -110,6 +111,11 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Posterior::fit(self, &fit.train()?.features)?))
+    }
+
+    fn left_out(&self, head: &heads::Head) -> Option<&'static str> {
+        let why = "is meant for `head: sngp`: name it to have it as the Laplace approximation of another last layer";
+        (!matches!(head, heads::Head::Sngp(_))).then_some(why)
     }
 }
 

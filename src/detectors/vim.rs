@@ -13,7 +13,7 @@
 //!   512, whose α is NaN.
 
 use super::{
-    Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows,
+    Bank, Check, Detector, Fit, Need, Peak, Scorer, Scores, Smoke, map_rows,
     residual::{Residual, without},
     same,
     similarity::log_sums,
@@ -66,6 +66,14 @@ impl Detector for Config {
             return Err(Error::Failed(message.into()));
         }
         Ok(Box::new(Fitted { residual, alpha: largest / off }))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| Ok(self.check(about.outputs.features.dim(1)?).map(|()| None)?)))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        smoke.few_directions(&mut self.dimension);
     }
 }
 

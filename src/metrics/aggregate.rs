@@ -7,7 +7,7 @@ use rand::seq::index;
 use super::{MeanStd, Measure, Measures, Unit, measures};
 use crate::{
     Error, Result,
-    config::{Column, Protocol},
+    metrics::{Column, Protocol},
     rng,
 };
 

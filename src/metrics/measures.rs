@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    config::{Protocol, Tpr},
+    metrics::{Protocol, Tpr},
 };
 
 /// Numbers by [`Measure::key`].

@@ -4,6 +4,7 @@
 //! table's column means, [`files`] reads and writes the scores.
 
 pub mod aggregate;
+mod columns;
 pub mod confusion;
 pub mod files;
 pub mod intervals;
@@ -13,6 +14,7 @@ pub mod ranking;
 mod score_csv;
 
 pub use aggregate::{accuracy, measure_for, redraw, threshold};
+pub use columns::{Column, Protocol, Tpr};
 pub use confusion::Confusion;
 pub use files::{read_scores, run_cli, write_npy};
 pub use intervals::{Intervals, intervals};

@@ -1,8 +1,8 @@
 //! What a caption says of control rows, and where one of them reaches what a method does.
 
 use crate::{
-    config::{Column, Table},
-    metrics::{self, Better, Unit},
+    config::Table,
+    metrics::{self, Better, Column, Unit},
     report::{
         table::{Header, number, two_decimals},
         variants::Variant,

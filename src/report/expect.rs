@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
-    config::{Column, Expect, expect::column_name},
+    config::{Expect, expect::column_name},
     did_you_mean,
     fs::read_regular,
+    metrics::Column,
     yaml::load::within_reach,
 };
 

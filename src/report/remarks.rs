@@ -2,9 +2,11 @@
 //! equal for a reason.
 
 use crate::{
-    config::Column,
-    report::table::{Row, two_decimals},
-    report::variants::Variant,
+    metrics::Column,
+    report::{
+        table::{Row, two_decimals},
+        variants::Variant,
+    },
     run::results::{DatasetRecord, Results},
 };
 

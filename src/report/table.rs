@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     config::{
-        Column, Over, Protocol, Rows, Sampling, Table,
+        Over, Rows, Sampling, Table,
         expect::{MEAN, column_keys},
     },
-    metrics::{self, Better, MeanStd, Unit, measures::Needs},
+    metrics::{self, Better, Column, MeanStd, Protocol, Unit, measures::Needs},
     report::{
         chosen, controls,
         expect::Paper,

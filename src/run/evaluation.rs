@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::{
     Error, Result,
-    config::{self, ALL_KINDS, Column, Figure, Method, Protocol, Redraw, Tpr},
+    config::{self, ALL_KINDS, Figure, Method, Redraw},
     data::Dataset,
     detectors::{Bank, Fit, Need, Scorer},
-    metrics::{Confusion, Intervals, Measure, Measures, aggregate, files, intervals, measures},
+    metrics::{Column, Confusion, Intervals, Measure, Measures, Protocol, Tpr, aggregate, files, intervals, measures},
     nn::{Head, Network, Shape, footprint, watch::Side},
     run::{
         bank,

@@ -12,10 +12,7 @@ use crate::{
         search::{combinations, with},
     },
     data::{self, Split},
-    detectors::{
-        DetectorConfig, LayerShape,
-        afdu::{fit::check_memory, layers::choose},
-    },
+    detectors::{About, LayerShape, Refusal},
     nn::{
         self, Mode, Outputs, Shape,
         params::Params,
@@ -100,28 +97,25 @@ fn check_with(
             Ok(known.get(&key).map(|shown| (shown.clone(), train)))
         };
         for method in experiment.methods() {
-            if !depends(&method.detector) {
+            if method.detector.detector().depends().is_none() {
                 continue;
             }
             let Some((shown, train)) = shown(&method.network)? else { continue };
             let place = format!("{file}: methods.{}.detector.{}", method.entry, method.detector.name());
+            let memory = experiment.evaluation.fit_memory << 20;
+            let about = About { layers: &shown.layers, outputs: &shown.outputs, train, memory };
             for values in combinations(&method.search) {
                 let tried = match values.is_empty() {
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
-                let memory = experiment.evaluation.fit_memory << 20;
-                match check_detector(&tried, &shown, train, memory, &place) {
+                let bytes = match tried.detector().depends().map(|check| check(about)) {
                     // Of all detectors, one that cannot be fitted is a row that says why.
-                    Err(Error::Input { .. }) if method.of_all => continue,
-                    checked => checked?,
-                }
-                let bytes = match (&tried, train) {
-                    (DetectorConfig::Padim(config), _) => config.memory_needed(&shown.outputs)?,
-                    (DetectorConfig::Patchcore(config), Some(train)) => {
-                        config.memory_needed(&shown.outputs, train, memory)?
-                    }
-                    _ => continue,
+                    Some(Err(Refusal { error: Error::Input { .. }, .. })) if method.of_all => continue,
+                    Some(Err(Refusal { key: Some(key), error })) => return Err(error.at(&format!("{place}.{key}"))),
+                    Some(Err(Refusal { key: None, error })) => return Err(error.at(&place)),
+                    Some(Ok(Some(bytes))) => bytes,
+                    Some(Ok(None)) | None => continue,
                 };
                 let line = format!("fit of {}: holds {} MiB at its peak", method.name, bytes.div_ceil(1 << 20));
                 if !held.contains(&line) {
@@ -139,54 +133,6 @@ fn check_with(
         }
     }
     Ok(held)
-}
-
-/// Whether what a detector's settings may be, or its memory, depends on the network or on how many train images there are.
-fn depends(detector: &DetectorConfig) -> bool {
-    use DetectorConfig as D;
-    matches!(
-        detector,
-        D::Afdu(_)
-            | D::Gram(_)
-            | D::Knn(_)
-            | D::Mahalanobis(_)
-            | D::Nac(_)
-            | D::Nnguide(_)
-            | D::Padim(_)
-            | D::Patchcore(_)
-            | D::Residual(_)
-            | D::Vim(_)
-    )
-}
-
-/// Refuses a detector that cannot be fitted to `train` images of a network in `memory` bytes.
-fn check_detector(
-    detector: &DetectorConfig,
-    shown: &Shown,
-    train: Option<usize>,
-    memory: usize,
-    place: &str,
-) -> Result<()> {
-    // Of a number that is not known, as many as there are at least, or as many as may be.
-    let (least, most) = (train.unwrap_or(1), train.unwrap_or(usize::MAX));
-    match detector {
-        DetectorConfig::Afdu(config) => {
-            let chosen = choose(config, &shown.layers).map_err(|error| error.at(&format!("{place}.layers")))?;
-            let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
-            check_memory(config, neurons, least, memory)
-        }
-        DetectorConfig::Gram(config) => config.check_memory(&shown.layers, shown.outputs.logits.dim(1)?, memory),
-        DetectorConfig::Mahalanobis(config) => config.check(&shown.outputs, least, memory),
-        DetectorConfig::Nac(config) => config.check(&shown.outputs),
-        DetectorConfig::Padim(config) => config.check(&shown.outputs, memory),
-        DetectorConfig::Patchcore(config) => config.check(&shown.outputs, least, memory),
-        DetectorConfig::Knn(config) => config.check(most),
-        DetectorConfig::Nnguide(config) => config.check(most),
-        DetectorConfig::Residual(config) => config.check(shown.outputs.features.dim(1)?),
-        DetectorConfig::Vim(config) => config.check(shown.outputs.features.dim(1)?),
-        _ => Ok(()),
-    }
-    .map_err(|error| error.at(place))
 }
 
 /// An untrained network, shown an image.

@@ -37,7 +37,7 @@ pub mod view;
 use bandwidth::Rule;
 pub use layers::Layers;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores};
+use super::{Bank, Check, Detector, Fit, Need, Refusal, Scorer, Scores, Smoke};
 use crate::Result;
 
 /// Settings of AFDU.
@@ -161,6 +161,9 @@ setting! {
     }
 }
 
+/// Clusters of a neuron in a smoke run: fewer than the train images, so that there is something to cluster.
+const SMOKE_CLUSTERS: usize = 24;
+
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
         &[Need::Activations, Need::Train]
@@ -168,6 +171,24 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(fit::fit(self, fit.train()?.layers()?, fit.memory, fit.scratch)?))
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            let chosen = layers::choose(self, about.layers);
+            let chosen = chosen.map_err(|error| Refusal { key: Some("layers"), error })?;
+            let neurons = chosen.last().map_or(0, |layer| layer.neurons.end);
+            fit::check_memory(self, neurons, about.least(), about.memory)?;
+            Ok(None)
+        }))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        let few = self.clusters.min(SMOKE_CLUSTERS);
+        smoke.set("clusters", &mut self.clusters, few);
+        if self.granularity == Granularity::Pixel && !(smoke.neurons)() {
+            self.granularity = Granularity::Channel;
+        }
     }
 }
 

@@ -24,7 +24,8 @@ use std::path::Path;
 
 use crate::{
     Error, Result,
-    config::{Figure, Protocol},
+    config::Figure,
+    metrics::Protocol,
     report::variants::{self, Variant},
     run::results::Results,
 };

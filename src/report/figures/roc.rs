@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{
     Result,
-    config::Protocol,
+    metrics::Protocol,
     report::figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, method, ood_sets, scores, title},
     run::results::Results,
 };

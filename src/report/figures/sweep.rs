@@ -9,8 +9,8 @@ use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
-    config::{Column, Protocol, Sampling, SweepFigure},
-    metrics::MeanStd,
+    config::{Sampling, SweepFigure},
+    metrics::{Column, MeanStd, Protocol},
     report::{
         figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
         table::{Header, by_seed, number},

@@ -1,0 +1,291 @@
+//! What is wrong with networks.
+
+use std::collections::BTreeMap;
+
+use super::{Found, in_names, root};
+use crate::{
+    config::{Data, Experiment, Network, methods},
+    data::{self, Dataset, Split},
+    losses::Reads,
+    nn::{
+        Backbone,
+        backbone::Part,
+        heads::{Gives, Head},
+        weights::{Normalise, WeightsHead},
+    },
+    train::{Train, recipe::Keep},
+    yaml::problems::{Path, no_such},
+};
+
+impl Found {
+    pub(super) fn networks(&mut self, experiment: &Experiment) {
+        for (name, network) in &experiment.networks {
+            let path = root("networks").join(name.as_str());
+            if name.is_empty() || !name.chars().all(in_names) {
+                self.add(path.clone(), "a network's name must be letters, digits, `_` or `-`: it names files");
+            }
+            self.length(&path, name);
+            self.origin(&path, name, network, &experiment.networks);
+            if let Some(train) = &network.train {
+                self.train(&path.join("train"), train);
+            }
+            let loss = &network.loss;
+            if loss.terms().next().is_none() {
+                self.add(path.join("loss"), "no term: give cross_entropy, sparsity or both");
+            } else if loss.terms().all(|(_, term)| term.weight() == 0.0) {
+                self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
+            }
+            self.architecture(&path, network);
+            if network.train.is_some() {
+                self.objective(&path, network, methods::root(network, &experiment.networks).head.as_ref());
+                self.outliers(&path, network, experiment.data.outliers.is_some());
+            }
+            let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
+            self.own_data(&path, network, &experiment.data);
+            self.fits(&path, network, learned);
+            self.normalise(&path, network, learned);
+            self.members(&path, network, &experiment.seeds);
+        }
+    }
+
+    /// Whether it is known what images are normalised by.
+    pub(super) fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
+        let known = network.backbone.as_ref().and_then(Backbone::normalisation);
+        let path_of = path.join("normalise");
+        match network.normalise {
+            Normalise::Data
+                if network.train.is_none() && data::given_normalisation(id).is_ok_and(|given| given.is_none()) =>
+            {
+                let or = if known.is_some() { "write `normalise: weights`, or " } else { "" };
+                let message = format!(
+                    "weights that are used as they are need the mean and std that they were trained with: {or}give them with \
+                     \"{}\", one number per channel",
+                    id.name
+                );
+                self.add(path.clone(), message);
+            }
+            Normalise::Weights if network.from.is_some() => {
+                self.add(path_of, "goes with weights: a network `from` another has that one's");
+            }
+            Normalise::Weights if network.weights.is_none() => {
+                self.add(path_of, "goes with weights, and this network starts untrained");
+            }
+            Normalise::Weights => {
+                let channels = data::shape(id).map(|[channels, ..]| channels).or(id.channels);
+                if known.is_none() {
+                    let message = "oodkit knows no mean and std of this backbone's weights: give them with data.id";
+                    self.add(path_of, message);
+                } else if channels == Some(1) {
+                    let message =
+                        format!("is of RGB images, and those of \"{}\" are grey: write `channels: 3` there", id.name);
+                    self.add(path_of, message);
+                }
+            }
+            Normalise::Data => {}
+        }
+    }
+
+    /// What a network learns, where that is not the ID set; and that there is something to learn.
+    pub(super) fn own_data(&mut self, path: &Path, network: &Network, data: &Data) {
+        let Some(own) = &network.data else {
+            if data.has_categories() && network.train.is_some() {
+                let message = "a category's train images are of one class, so there is nothing to classify: give the network `data` of its \
+                               own to learn, or `weights` without `train`";
+                self.add(path.join("train"), message);
+            }
+            return;
+        };
+        let path = path.join("data");
+        if network.train.is_none() {
+            self.add(path.clone(), "goes with `train`: a network that does not learn needs no data");
+        }
+        if network.from.is_some() {
+            self.add(path.clone(), "goes with `backbone`: a network that goes on `from` another learns the ID set");
+        }
+        self.dataset(path.clone(), own);
+        self.in_distribution(path.clone(), own, network.normalise == Normalise::Data);
+        self.takes_the_shape(path, own);
+    }
+
+    /// Whether there are outliers exactly if the loss has a term of them.
+    pub(super) fn outliers(&mut self, path: &Path, network: &Network, given: bool) {
+        let loss = path.join("loss");
+        for term in network.loss.of_outliers().filter(|_| !given) {
+            let message = format!(
+                "{term} needs auxiliary outliers: name a set of them, `data: {{ outliers: tiny_images_300k }}`"
+            );
+            self.add(loss.join(term), message);
+        }
+        for (term, problem) in network.loss.terms().filter_map(|(name, term)| Some((name, term.problem()?))) {
+            self.add(loss.join(term).join(problem.0), problem.1);
+        }
+        if network.loss.of_outliers().next().is_none() && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
+            let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
+            self.add(path.join("train").join("outlier_ratio"), message);
+        }
+    }
+
+    /// Whether the loss is of what the head gives.
+    pub(super) fn objective(&mut self, path: &Path, network: &Network, head: Option<&Head>) {
+        let path = path.join("loss");
+        let of_kernels = head.is_some_and(|head| head.gives() == Gives::Kernels);
+        let reading = |wanted: Reads| network.loss.terms().filter(move |(_, term)| term.reads() == wanted);
+        if !of_kernels {
+            for (term, _) in reading(Reads::Kernels) {
+                self.add(path.join(term), format!("{term} is of the kernels of a DUQ network: give it `head: duq`"));
+            }
+            return;
+        }
+        if reading(Reads::Softmax).next().is_some() {
+            let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
+                           gradient_penalty: { weight: 0.5 } }`";
+            self.add(path.clone(), message);
+        }
+        for (term, _) in reading(Reads::Outliers) {
+            let message = format!("a DUQ head gives kernels, no logits of a softmax, so {term} has no meaning here");
+            self.add(path.join(term), message);
+        }
+        let precision = network.train.as_ref().map(|train| train.precision);
+        for (name, term) in network.loss.terms() {
+            if let Some(message) = precision.and_then(|precision| term.refuses(precision)) {
+                self.add(path.join(name), message);
+            }
+        }
+    }
+
+    /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
+    pub(super) fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset) {
+        let smallest = network.backbone.as_ref().map_or(1, Backbone::least_side);
+        if let Some([_, height, width]) = data::shape(dataset)
+            && height.min(width) < smallest
+        {
+            let message = format!(
+                "needs images of at least {smallest}×{smallest} pixels, and those of \"{}\" are {height}×{width}",
+                dataset.name
+            );
+            self.add(path.join("backbone"), message);
+        }
+        let limit = dataset.train_limit.unwrap_or(usize::MAX);
+        if let Some(train) = &network.train
+            && let Some(images) = data::full_size(dataset, Split::Train).or(dataset.train_limit).map(|n| n.min(limit))
+            && train.validation >= images
+        {
+            let message = format!("{} of {images} train images: none would be left to learn from", train.validation);
+            self.add(path.join("train").join("validation"), message);
+        }
+    }
+
+    /// Members differ from each other, and repetitions of an ensemble share none.
+    pub(super) fn members(&mut self, path: &Path, network: &Network, seeds: &[u64]) {
+        if network.members.is_some() && network.train.is_none() {
+            self.add(path.join("members"), "without train all members would be the same weights");
+        }
+        let mut taken = BTreeMap::new();
+        for &seed in seeds.iter().filter(|_| network.members.is_some()) {
+            for member in network.seeds(seed) {
+                match taken.insert(member, seed) {
+                    Some(other) if other != seed => {
+                        let message = format!(
+                            "the ensembles of seeds {other} and {seed} would share the network of seed {member}: members \
+                             are 1000 apart, so choose other seeds"
+                        );
+                        return self.add(path.join("members"), message);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// What its backbone cannot have.
+    pub(super) fn architecture(&mut self, path: &Path, network: &Network) {
+        let asked = [
+            ("head", network.head.is_some(), None),
+            ("spectral_norm", network.spectral_norm.is_some(), Some((Part::SpectralNorm, "bounded layers", "them"))),
+            ("activation", network.activation.is_some(), Some((Part::Activation, "other non-linearity", "it"))),
+            ("shortcut", network.shortcut.is_some(), Some((Part::Shortcut, "such shortcuts", "them"))),
+        ];
+        for (key, _, part) in asked.into_iter().filter(|(_, asked, _)| *asked) {
+            let path = path.join(key);
+            let Some(backbone) = &network.backbone else {
+                self.add(path, "goes with backbone: a network `from` another is built as that one");
+                continue;
+            };
+            let Some((part, what, them)) = part.filter(|(part, ..)| !backbone.has(*part)) else { continue };
+            let others = in_words(&Backbone::all_with(part));
+            self.add(path, format!("{} has no {what}; {others} have {them}", backbone.name()));
+        }
+    }
+
+    pub(super) fn origin(&mut self, path: &Path, name: &str, network: &Network, networks: &BTreeMap<String, Network>) {
+        match (&network.backbone, &network.from) {
+            (Some(_), Some(_)) => {
+                self.add(path.join("from"), "give backbone or from, not both: from takes its network's backbone");
+            }
+            (None, None) => {
+                self.add(path.clone(), "give backbone (a new network) or from (the network it starts from)")
+            }
+            (Some(_), None) => {}
+            (None, Some(from)) => {
+                if !networks.contains_key(from) {
+                    self.add(path.join("from"), no_such("network", from, networks.keys().map(String::as_str)));
+                } else if let Some(cycle) = cycle(name, networks) {
+                    self.add(path.join("from"), format!("networks start from each other: {cycle}"));
+                } else if networks[from].members.is_some() {
+                    let message = format!(
+                        "\"{from}\" is an ensemble: start from a network without members, and give members here to tune \
+                         one for each"
+                    );
+                    self.add(path.join("from"), message);
+                }
+                if network.weights.is_some() {
+                    self.add(
+                        path.join("weights"),
+                        "weights go with backbone: from already says where this network starts",
+                    );
+                }
+            }
+        }
+        if network.train.is_none() && network.weights.is_none() {
+            self.add(path.clone(), "give train (a recipe), or weights (a file) to use as they are");
+        }
+        if network.train.is_none() && network.weights.as_ref().is_some_and(|weights| weights.head == WeightsHead::New) {
+            self.add(path.join("weights").join("head"), "a new head knows nothing: give train (a recipe) to learn it");
+        }
+    }
+
+    pub(super) fn train(&mut self, path: &Path, train: &Train) {
+        if train.keep == Keep::Best && train.validation == 0 {
+            self.add(path.join("keep"), "best needs held-out images to choose by: set validation");
+        }
+        if let Some((key, problem)) = train.optimizer.problem() {
+            self.add(path.join("optimizer").join(train.optimizer.name()).join(key), problem);
+        }
+        if let Some((name, curve)) = train.schedule.curve()
+            && let Some((key, problem)) = curve.problem()
+        {
+            self.add(path.join("schedule").join(name).join(key), problem);
+        }
+    }
+}
+
+/// `networks.a → b → a` if following `from` comes back to where it started.
+fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
+    let mut names = vec![start];
+    while let Some(next) = networks.get(*names.last()?).and_then(|network| network.from.as_deref()) {
+        let back = names.contains(&next);
+        names.push(next);
+        if back {
+            return (next == start).then(|| names.join(" → "));
+        }
+    }
+    None
+}
+
+/// `a, b and c`
+fn in_words(names: &[&str]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
+}

@@ -1,0 +1,193 @@
+//! What is wrong with tables and figures.
+
+use super::{Found, root};
+use crate::{
+    config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect},
+    detectors::{
+        DetectorConfig,
+        afdu::{Granularity, Layers},
+    },
+    metrics::{Column, Protocol},
+    yaml::problems::{Path, first_repeated, no_such},
+};
+
+impl Found {
+    pub(super) fn tables(&mut self, experiment: &Experiment) {
+        let tables = root("tables");
+        if let Some(index) = first_repeated(experiment.tables.iter().map(|table| &table.name)) {
+            let message = format!("a table is called \"{}\" already", experiment.tables[index].name);
+            self.add(tables.join(index).join("name"), message);
+        }
+        for (index, table) in experiment.tables.iter().enumerate() {
+            let path = tables.join(index);
+            if let Some(methods) = &table.methods {
+                self.method_names(&path.join("methods"), methods, experiment);
+            }
+            self.protocol(&path, table, experiment);
+            self.length(&path.join("name"), &table.name);
+            if table.over == Over::Group && experiment.groups().is_empty() {
+                let message = "no OOD set has a group: `data: { ood: [{ name: svhn, group: far }] }`";
+                self.add(path.join("over"), message);
+            }
+            if table.rows == Rows::Sweep && experiment.sweep.is_empty() {
+                self.add(path.join("rows"), "this experiment has no sweep");
+            }
+            let categories = experiment.data.has_categories();
+            if (table.rows == Rows::Task && !categories) || (table.rows == Rows::Ood && categories) {
+                let message = match categories {
+                    true => "categories are tasks, each with its own normal images: `rows: task`",
+                    false => {
+                        "`rows: task` is of a folder of categories, `data: { format: mvtec, … }`; OOD sets are `rows: ood`"
+                    }
+                };
+                self.add(path.join("rows"), message);
+            }
+            for (index, _) in
+                table.columns.iter().enumerate().filter(|(_, column)| !categories && column.is_of_pixels())
+            {
+                let message = "needs masks of anomalous pixels, which `data: { format: mvtec, … }` has";
+                self.add(path.join("columns").join(index), message);
+            }
+            if categories && table.sampled() != Sampling::Full {
+                self.add(path.join("sampling"), "categories are measured on all of their images: remove it");
+            }
+            if table.rows.are_sets() && table.over != Over::OodMean {
+                let message = "with `rows: ood` or `task` each set is a row already, and so is each mean: remove over";
+                self.add(path.join("over"), message);
+            }
+            if let Some(column) = first_repeated(&table.columns) {
+                self.add(path.join("columns").join(column), "is given twice");
+            }
+            if table.intervals {
+                self.intervals(&path.join("intervals"), table, experiment);
+            }
+            if let Some(expect) = &table.expect {
+                self.problems.extend(expect::problems(&path.join("expect"), expect, table, experiment, None));
+            }
+        }
+    }
+
+    /// Whether a table that shows intervals has a number with one.
+    pub(super) fn intervals(&mut self, path: &Path, table: &Table, experiment: &Experiment) {
+        let has_one = |column: &Column| {
+            crate::metrics::measure_for(*column, table.protocol).is_some_and(|measure| measure.has_interval())
+        };
+        if table.sampled() == Sampling::Redraw {
+            self.add(path.clone(), "these numbers are over random draws, whose ± they have: remove intervals");
+        } else if table.sampled() == Sampling::FullSpectrum {
+            self.add(
+                path.clone(),
+                "intervals are computed without covariate-shifted images: remove intervals or sampling",
+            );
+        } else if !table.columns.iter().any(has_one) {
+            self.add(path.clone(), "no column has one: add auroc, fpr95 or fpr@0.9, or remove intervals");
+        } else if !table.rows.are_sets() && table.over != Over::Each && experiment.data.ood_sets().len() > 1 {
+            self.add(path.clone(), "intervals are of single OOD sets: add `over: each`, or `rows: ood`");
+        }
+    }
+
+    /// Whether a table asks for nothing that its protocol is not.
+    pub(super) fn protocol(&mut self, path: &Path, table: &Table, experiment: &Experiment) {
+        let redraw = &experiment.evaluation.redraw;
+        if table.sampling == Sampling::FullSpectrum && experiment.data.shifted.is_empty() {
+            self.add(
+                path.join("sampling"),
+                "full_spectrum needs covariate-shifted ID sets: `data: { shifted: [...] }`",
+            );
+        }
+        match table.protocol {
+            Protocol::EnergyOod => {
+                if table.sampling == Sampling::FullSpectrum {
+                    self.add(
+                        path.join("sampling"),
+                        "energy_ood has no covariate-shifted ID images: take another protocol",
+                    );
+                }
+                if redraw.as_ref().is_some_and(|redraw| *redraw != Redraw::default()) {
+                    let message = "energy_ood is ten draws of a fifth of the ID set, and evaluation.redraw says otherwise: \
+                                   remove that, or write `protocol: id_positive_closest, sampling: redraw`";
+                    self.add(path.join("protocol"), message);
+                }
+            }
+            Protocol::OpenoodV15 => {
+                if table.sampling == Sampling::Redraw {
+                    self.add(path.join("sampling"), "openood_v1_5 is on complete OOD sets: remove sampling");
+                }
+                if !table.rows.are_sets() && table.over == Over::OodMean {
+                    let message = "openood_v1_5 averages OOD sets by group: add `over: group`, or `over: each`";
+                    self.add(path.join("protocol"), message);
+                }
+            }
+            Protocol::IdPositiveClosest | Protocol::OodPositiveFirst => {
+                if table.sampling == Sampling::Redraw && redraw.is_none() {
+                    self.add(path.join("sampling"), "redraw needs evaluation.redraw: `evaluation: { redraw: {} }`");
+                }
+            }
+        }
+    }
+
+    pub(super) fn figures(&mut self, experiment: &Experiment) {
+        for (index, figure) in experiment.figures.iter().enumerate() {
+            let path = root("figures").join(index);
+            match figure {
+                Figure::Roc(figure) => {
+                    self.method_names(&path.join("roc").join("methods"), &figure.methods, experiment)
+                }
+                Figure::Histogram(figure) => {
+                    self.method_names(&path.join("histogram").join("methods"), &figure.methods, experiment);
+                }
+                Figure::Accuracy(figure) => {
+                    let path = path.join("accuracy").join("networks");
+                    for (index, name) in figure.networks.iter().enumerate() {
+                        self.network_name(path.join(index), name, experiment);
+                    }
+                }
+                Figure::Confusion(figure) => {
+                    self.network_name(path.join("confusion").join("network"), &figure.network, experiment);
+                }
+                Figure::Sweep(figure) => {
+                    let path = path.join("sweep");
+                    if experiment.sweep.is_empty() {
+                        self.add(path.clone(), "this experiment has no sweep");
+                    }
+                    self.method_name(&path.join("method"), &figure.method, experiment);
+                    if let Some(column) = first_repeated(&figure.columns) {
+                        self.add(path.join("columns").join(column), "is given twice");
+                    }
+                }
+                Figure::Factors(figure) => {
+                    self.afdu(&path.join("factors"), &figure.method, figure.layer.as_deref(), true, experiment);
+                }
+                Figure::Neuron(figure) => {
+                    self.afdu(&path.join("neuron"), &figure.method, figure.layer.as_deref(), false, experiment);
+                }
+            }
+        }
+    }
+
+    pub(super) fn network_name(&mut self, path: Path, name: &str, experiment: &Experiment) {
+        if !experiment.networks.contains_key(name) {
+            self.add(path, no_such("network", name, experiment.networks.keys().map(String::as_str)));
+        }
+    }
+
+    /// What a picture of AFDU shows; the network's layers are known only when it is built.
+    pub(super) fn afdu(&mut self, path: &Path, method: &str, layer: Option<&str>, maps: bool, experiment: &Experiment) {
+        let Some(config) = self.method_name(&path.join("method"), method, experiment) else { return };
+        let DetectorConfig::Afdu(config) = config else {
+            let message = format!("shows what afdu fits, and the detector of \"{method}\" is {}", config.name());
+            return self.add(path.join("method"), message);
+        };
+        if maps && config.granularity == Granularity::Channel {
+            let message =
+                format!("the neurons of \"{method}\" are channels (`granularity: channel`), which have no pixels");
+            self.add(path.join("method"), message);
+        }
+        if let (Layers::Named(names), Some(layer)) = (&config.layers, layer)
+            && !names.iter().any(|name| name == layer)
+        {
+            let message = no_such("layer", layer, names.iter().map(String::as_str));
+            self.add(path.join("layer"), format!("{message} among those that \"{method}\" reads"));
+        }
+    }
+}
