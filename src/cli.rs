@@ -495,6 +495,11 @@ fn score(arguments: &Score) -> Result<()> {
         let out = &arguments.out[index];
         metrics::files::write_npy(out, scores.as_slice())?;
         say(format!("{} scores in {}", scores.as_slice().len(), out.display()));
+        if let Some(maps) = scores.maps() {
+            let (path, [rows, columns]) = (out.with_extension("maps.npy"), maps.grid());
+            metrics::files::write_array(&path, &[maps.images(), rows, columns], maps.values())?;
+            say(format!("{rows}×{columns} maps in {}", path.display()));
+        }
         Ok(())
     })?;
     if let Some(fit) = record.map(|record| detectors::in_words(&record)).filter(|fit| !fit.is_empty()) {

@@ -551,6 +551,47 @@ fn rankfeat_and_gram_read_exported_taps() {
 }
 
 #[test]
+fn maps_lie_beside_the_scores_of_files_that_know_the_images_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let file = |name: &str, images: usize, step: f64, size: Option<&str>| {
+        let taps = rows(images, 3 * 20, step).reshape((images, 3, 4, 5)).unwrap();
+        let path = write(here, name, &[("taps.layer1", taps), ("taps.flat", rows(images, 7, step))]);
+        if let Some(size) = size {
+            let bytes = fs::read(&path).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
+            let metadata = Some([("image_size".to_owned(), size.to_owned())].into());
+            safetensors::serialize_to_file(tensors, metadata, Path::new(&path)).unwrap();
+        }
+        path
+    };
+    let out = here.join("scores.npy");
+    let score = |test: &str| {
+        let train = file("train.safetensors", 20, 0.37, None);
+        let out = out.to_str().unwrap();
+        let arguments = ["score", "--detector", "padim", "--fit", &train, "--input", test, "--out", out];
+        let output = oodkit().args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = score(&file("test.safetensors", 3, 0.91, Some("16x20")));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("4×5 maps in ") && said.contains("scores.maps.npy"), "{said}");
+    assert_eq!(oodkit::metrics::read_scores(&out).unwrap().len(), 3);
+    let maps = fs::read(here.join("scores.maps.npy")).unwrap();
+    assert!(String::from_utf8_lossy(&maps[..128]).contains("'shape': (3, 4, 5), }"));
+    for (size, expected) in [
+        (None, "the detector padim: maps are brought to the images' size, and it is not known"),
+        (Some("16"), "the metadata image_size is \"16\", and must be rows x columns, as 256x256"),
+        (Some("0x5"), "the metadata image_size is \"0x5\""),
+        (Some("99999999x5"), "the metadata image_size is \"99999999x5\""),
+    ] {
+        let (code, said) = score(&file("other.safetensors", 3, 0.91, size));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn a_file_has_no_network_to_differentiate() {
     let folder = tempfile::tempdir().unwrap();
     let input = write(folder.path(), "test.safetensors", &[("logits", rows(9, 3, 1.7)), ("features", rows(9, 8, 0.9))]);
