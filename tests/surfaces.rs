@@ -169,6 +169,70 @@ fn each_category_is_a_task_and_a_shared_network_is_trained_once() {
     assert_ne!(Path::new(bolt).parent(), Path::new(nut).parent());
 }
 
+/// The columns `file` and `score` of a CSV.
+fn scores_of(csv: &str) -> Vec<(String, f64)> {
+    let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let at = |name: &str| columns[0].iter().position(|column| *column == name).unwrap();
+    let (file, score) = (at("file"), at("score"));
+    columns[1..].iter().map(|line| (line[file].to_owned(), line[score].parse().unwrap())).collect()
+}
+
+#[test]
+fn maps_of_categories_are_measured_and_made_of_new_images() {
+    let place = Place::new();
+    let methods = "[{ name: PaDiM, network: colours, detector: { padim: { dimensions: 12 } } }, \
+                   { name: PatchCore, network: colours, detector: { patchcore: { coreset: { share: 0.5 } } } }]";
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    let bolt = &results["cells"][0]["seeds"][0]["tasks"]["bolt"]["methods"];
+    for name in ["PaDiM", "PatchCore"] {
+        let measures = &bolt[name]["sets"]["all"]["measures"];
+        assert!(measures["auroc"].as_f64().unwrap() > 0.9, "{name}: {measures}");
+        assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.85, "{name}: {measures}");
+    }
+    let predict = |more: &[&str]| {
+        let mut arguments = vec!["predict", "--experiment", "parts.yaml", "--data", ".", "--runs", "runs"];
+        arguments.extend(more);
+        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .args(arguments)
+            .current_dir(place.folder.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (code, said) = predict(&["--method", "PatchCore", "--input", "parts/bolt/test"]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["--task: the experiment has several tasks", "name one of bolt, nut"]);
+    let bolts =
+        ["--method", "PatchCore", "--task", "bolt", "--input", "parts/bolt/test", "--out", "scored", "--maps", "tiff"];
+    let (code, said) = predict(&bolts);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["is the 0.995 quantile of 1 train images that were held out of 6, by a fit to the others\n"]);
+    let csv = fs::read_to_string(place.path("scored/predictions.csv")).unwrap();
+    assert!(csv.starts_with("file,class,probability,score,decision\nparts/bolt/test/dent/000.png,,,"), "{csv}");
+    let predicted = scores_of(&csv);
+    assert_eq!(predicted.len(), 9);
+    for set in ["bolt", "scratch", "dent"] {
+        let file = place.path("runs").join(bolt["PatchCore"]["scores"][set].as_str().unwrap()).with_extension("csv");
+        for (file, score) in scores_of(&fs::read_to_string(file).unwrap()) {
+            let (_, found) = predicted.iter().find(|(name, _)| name.ends_with(&file)).unwrap();
+            assert!((score - found).abs() <= 1e-6 * score, "{set} {file}: {score}, {found}");
+        }
+    }
+    for kind in ["scratch/002", "dent/001", "good/003"] {
+        let mask = image::open(place.path(&format!("scored/masks/{kind}.png"))).unwrap().to_luma8();
+        assert_eq!(mask.dimensions(), (32, 32));
+        assert!(place.path(&format!("scored/maps/{kind}.tiff")).is_file());
+        assert!(place.path(&format!("scored/overlays/{kind}.png")).is_file());
+        // The square lies at 4 + 3 · its number, and is what the mask shows.
+        let set = |x: u32, y: u32| mask.get_pixel(x, y).0[0] == 255;
+        assert_eq!(set(14, 14), kind == "scratch/002", "{kind}");
+        assert!(!set(30, 1), "{kind}");
+    }
+}
+
 #[test]
 fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
     let place = Place::new();

@@ -21,8 +21,9 @@ use oodkit::{
     run::{
         device::Wanted,
         execute::Context,
+        plan::Task,
         predict::{Answers, predict},
-        results::Results,
+        results::{MethodResult, Results, SeedResult},
     },
     say,
     watch::interrupt::Interrupt,
@@ -76,6 +77,9 @@ pub struct Predict {
     /// A cell of the sweep: weight=0.01; the one with the file's own values if not given
     #[arg(long)]
     cell: Option<String>,
+    /// A task of the experiment: a category, needed where there are several
+    #[arg(long)]
+    task: Option<String>,
     /// What to do with images that cannot be read
     #[arg(long, value_enum, default_value_t = Damaged::Refuse)]
     damaged: Damaged,
@@ -131,9 +135,10 @@ impl Predict {
             interrupt: Interrupt::on_signals()?,
             memory: self.memory.wanted(),
         };
-        let fit = Fit::of(&opened.plan.experiment.data.id);
+        let id = &chosen.task.experiment.data.id;
+        let fit = Fit::of(id);
         let mut read = None;
-        let which = (chosen.variant.cell.name.as_str(), chosen.seed);
+        let which = (chosen.variant.cell.name.as_str(), chosen.task.name(), chosen.seed);
         let quantile = match chosen.rule {
             Rule::HeldOut(quantile) => Some(quantile),
             Rule::Known { .. } => None,
@@ -147,8 +152,8 @@ impl Predict {
         let predictions = Predictions {
             names: &names,
             answers: &answers,
-            classes: data::class_names(&opened.plan.experiment.data.id, &opened.data)
-                .filter(|classes| classes.len() == answers.known),
+            classes: data::class_names(id, &opened.data).filter(|classes| classes.len() == answers.known),
+            classifies: !opened.plan.experiment.data.has_categories(),
             decision: chosen.rule.decision(&answers),
         };
         let mut caption = predictions.caption(&opened, &results, &chosen, skipped);
@@ -281,6 +286,7 @@ fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
 /// What scores, and from which score on an image is OOD.
 struct Chosen<'a> {
     variant: Variant<'a>,
+    task: &'a Task,
     seed: u64,
     method: Method,
     rule: Rule,
@@ -331,7 +337,7 @@ impl Rule {
 }
 
 impl<'a> Chosen<'a> {
-    fn of(results: &'a Results, opened: &Opened, arguments: &Predict) -> Result<Self> {
+    fn of(results: &'a Results, opened: &'a Opened, arguments: &Predict) -> Result<Self> {
         let wanted = &arguments.method;
         if let Some(cell) = &arguments.cell {
             let cells: Vec<&str> = results.cells.iter().map(|cell| cell.name.as_str()).collect();
@@ -353,19 +359,20 @@ impl<'a> Chosen<'a> {
             Error::input(format!("--method {wanted}: {} has no such method{near}", opened.plan.name))
                 .hint(format!("its methods are {}", names.iter().copied().collect::<Vec<_>>().join(", ")))
         })?;
-        let seeds: Vec<u64> = variant.methods().map(|(seed, _)| seed.seed).collect();
-        let found = variant.methods().find(|(seed, _)| arguments.seed.is_none_or(|wanted| wanted == seed.seed));
-        let (seed, result) = found.ok_or_else(|| {
-            let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let gone = || Error::input(format!("{} has no method \"{}\" any more", opened.plan.name, variant.name));
+        let cell = opened.plan.cells.iter().find(|cell| cell.name == variant.cell.name).ok_or_else(gone)?;
+        let task = cell.task(arguments.task.as_deref()).map_err(|error| error.at("--task"))?;
+        let of_task = |seed: &'a SeedResult| Some((seed.seed, seed.tasks.get(task.name())?.methods.get(variant.name)?));
+        let scored: Vec<(u64, &MethodResult)> = variant.cell.seeds.iter().filter_map(of_task).collect();
+        let found = scored.iter().find(|(seed, _)| arguments.seed.is_none_or(|wanted| wanted == *seed));
+        let (seed, result) = *found.ok_or_else(|| {
+            let seeds = scored.iter().map(|(seed, _)| seed.to_string()).collect::<Vec<_>>().join(", ");
             Error::input(format!("--seed {}: not a seed of the results", arguments.seed.unwrap_or_default()))
                 .hint(format!("their seeds are {seeds}"))
         })?;
         // With the settings that it scored with: a search may have chosen them.
-        let cell = opened.plan.cells.iter().find(|cell| cell.name == variant.cell.name);
-        let method =
-            cell.and_then(|cell| cell.experiment.methods().into_iter().find(|method| method.name == variant.name));
-        let mut method = method
-            .ok_or_else(|| Error::input(format!("{} has no method \"{}\" any more", opened.plan.name, variant.name)))?;
+        let method = cell.experiment.methods().into_iter().find(|method| method.name == variant.name);
+        let mut method = method.ok_or_else(gone)?;
         if let Some(settings) = &result.detector {
             let unusable = |error| Error::input(format!("the settings of {wanted} in results.json: {error}"));
             method.detector = serde_json::from_value::<DetectorConfig>(settings.clone()).map_err(unusable)?;
@@ -373,11 +380,12 @@ impl<'a> Chosen<'a> {
         let by_test_images = arguments.tpr.is_some() || arguments.threshold.is_some();
         let usual = method.detector.post().filter(|_| !by_test_images).map(|_| QUANTILE);
         if let Some(quantile) = arguments.quantile.or(usual) {
-            return Ok(Self { variant, seed: seed.seed, method, rule: Rule::HeldOut(quantile) });
+            return Ok(Self { variant, task, seed, method, rule: Rule::HeldOut(quantile) });
         }
         let tpr = arguments.tpr.unwrap_or(TPR);
-        let id = results.datasets.keys().next().and_then(|id| Some((id, result.scores.get(id)?)));
-        let (id, path) = id.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
+        let id = task.name();
+        let path = result.scores.get(id);
+        let path = path.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
         let scores = metrics::read_scores(&opened.store.root().join(path))?;
         let recorded = || result.thresholds.get(&tpr.to_string()).copied();
         let threshold =
@@ -388,7 +396,7 @@ impl<'a> Chosen<'a> {
             two_decimals(100.0 * accepted as f64 / scores.len() as f64),
             scores.len()
         );
-        Ok(Self { variant, seed: seed.seed, method, rule: Rule::Known { threshold, words } })
+        Ok(Self { variant, task, seed, method, rule: Rule::Known { threshold, words } })
     }
 }
 
@@ -398,6 +406,8 @@ struct Predictions<'a> {
     answers: &'a Answers,
     /// The classes' names, if they have any.
     classes: Option<Vec<String>>,
+    /// Whether the network's classes are the images': those of categories have none.
+    classifies: bool,
     decision: Decision,
 }
 
@@ -427,9 +437,12 @@ impl Predictions<'_> {
         write(["file", "class", "probability", "score", "decision"])?;
         for (image, name) in self.names.iter().enumerate() {
             // Exact, so that it compares with the threshold as here.
-            let (probability, score) =
-                (self.answers.classes[image].1.to_string(), f64::from(self.score(image)).to_string());
-            write([&name.to_string_lossy(), &self.class(image), &probability, &score, self.decision(image)])?;
+            let score = f64::from(self.score(image)).to_string();
+            let (class, probability) = match self.classifies {
+                true => (self.class(image), self.answers.classes[image].1.to_string()),
+                false => Default::default(),
+            };
+            write([&name.to_string_lossy(), &class, &probability, &score, self.decision(image)])?;
         }
         let bytes = writer.into_inner().map_err(|error| unwritable(&error))?;
         String::from_utf8(bytes).map_err(|error| unwritable(&error))
@@ -474,7 +487,8 @@ impl Predictions<'_> {
             let file =
                 self.names[*image].file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, " ");
             let score = self.score(*image);
-            let words = format!("{file} · {} · {score} · {}", self.class(*image), self.decision(*image));
+            let class = if self.classifies { format!("{} · ", self.class(*image)) } else { String::new() };
+            let words = format!("{file} · {class}{score} · {}", self.decision(*image));
             Ok((words, self.answers.images.image(*image)?))
         };
         let lines = order.iter().map(line).collect::<Result<Vec<_>>>()?;

@@ -61,7 +61,7 @@ pub struct HeldOut {
 /// The share of the train images that is held out. Ours: a fifth, which leaves most of them to learn from.
 const HELD_OUT: f64 = 0.2;
 
-/// Scores new images with a method of one cell and seed, as a run scores its test images: same bits for the same images together.
+/// Scores new images with a method of one cell, task and seed, as a run scores its test images: same bits for the same images together.
 /// `read` is told the shape (channels, rows, columns) that the network was trained at. Nothing is stored but what a run stores of
 /// the train images, if the detector learns from them.
 ///
@@ -73,7 +73,7 @@ const HELD_OUT: f64 = 0.2;
 pub fn predict(
     plan: &Plan,
     context: &Context,
-    (cell, seed): (&str, u64),
+    (cell, task, seed): (&str, &str, u64),
     method: &Method,
     quantile: Option<f64>,
     read: impl FnOnce([usize; 3]) -> Result<ImageSet>,
@@ -82,7 +82,7 @@ pub fn predict(
     let missing = |what: String| Error::input(format!("{}: {what}", plan.name));
     let cell = plan.cells.iter().find(|known| known.name == cell);
     let cell = cell.ok_or_else(|| missing("the sweep has no such cell".to_owned()))?;
-    let task = cell.task(None)?;
+    let task = cell.task(Some(task))?;
     let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| task.networks.get(at));
     let indices = networks.and_then(|networks| networks.get(&method.network));
     let indices =
@@ -100,7 +100,8 @@ pub fn predict(
     let held_out = match quantile {
         None => None,
         Some(quantile) => {
-            let trained_on = indices.iter().any(|&index| plan.nodes[index].train.is_some());
+            let trained_on =
+                indices.iter().map(|&index| &plan.nodes[index]).any(|node| node.train.is_some() && !node.shared);
             Some(hold_out(&mut runner, &subject, method, (quantile, trained_on))?)
         }
     };
