@@ -1,8 +1,11 @@
 //! What an experiment file may say, and how it is read.
 //!
-//! [`experiment`] holds the types, [`backbone`] and [`architecture`] those that say how a network is built, [`training`], [`augment`] and [`loss`] how
-//! it learns, [`methods`] what is compared, [`search`] what is chosen, [`tables`] what is made of it: read them to know every key. [`load`] reads a file into them, [`check`](mod@check) refuses what the types cannot ([`expect`] does for a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands
-//! the grid, [`smoke`](mod@smoke) shrinks an experiment to seconds, and [`schema`](mod@schema) describes the file to editors.
+//! [`experiment`] holds the types that are an experiment's own, [`methods`] what is compared, [`search`] what is chosen, [`tables`]
+//! what is made of it. The keys of data sets, networks, losses, recipes and detectors stand with what they set: in
+//! [`data`](crate::data), [`nn`](crate::nn), [`losses`](crate::losses), [`train`](crate::train) and
+//! [`detectors`](crate::detectors). [`load`] reads a file, [`check`](mod@check) refuses what the types cannot ([`expect`] does for
+//! a paper's numbers), [`overrides`] applies `key=value`, [`sweep`] expands the grid, [`smoke`](mod@smoke) shrinks an experiment to
+//! seconds, and [`schema`](mod@schema) describes the file to editors.
 
 pub mod check;
 pub mod expect;

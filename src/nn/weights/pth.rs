@@ -1,6 +1,6 @@
 //! The tensors that a pickle of PyTorch's describes: views of storages, which need not be contiguous.
 //!
-//! A tensor is (storage, offset, sizes, strides). The pickle is read as data ([`pickle`](super::pickle)), so a file cannot run
+//! A tensor is (storage, offset, sizes, strides). The pickle is read as data ([`pickle`](crate::pickle)), so a file cannot run
 //! code. candle has a reader of its own; it refuses most strided tensors and skips tensors that it cannot read, and hostile
 //! files make it allocate gigabytes or panic.
 //!
