@@ -24,7 +24,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, centred, check_memory, finite, finite_from, inputs, same,
+    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, Smoke, centred, check_memory, finite, finite_from,
+    inputs, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
@@ -317,6 +318,12 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         Ok(Box::new(Layers::fit(self, fit)?))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        if let Stages::Named(names) = &mut self.layers {
+            names.iter_mut().for_each(|name| *name = (smoke.layer)(name));
+        }
     }
 
     fn depends(&self) -> Option<Check<'_>> {

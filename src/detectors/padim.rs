@@ -19,9 +19,9 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Check, Detector, Fit, Maps, Need, Scorer, Scores, check_memory,
+    Activations, Bank, Check, Detector, Fit, Maps, Need, Scorer, Scores, Smoke, check_memory,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, stages_once},
+    patches::{Choice, Layout, image_size, in_smoke, stages_once},
     resample::{Grow, axis, resample},
 };
 use crate::{Error, Result, linalg::triangles, nn::Outputs, ops::wide, rng};
@@ -416,6 +416,10 @@ impl Detector for Config {
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let post = Post { smooth: self.smooth, score: self.score };
         Ok(Box::new(Padim::fit(self, post, fit.train()?.layers()?, fit.memory)?))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        in_smoke(&mut self.stages, &mut self.grid, smoke);
     }
 
     fn depends(&self) -> Option<Check<'_>> {

@@ -25,11 +25,11 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Batch, Check, Detector, Fit, Maps, Need, Scorer, Scores,
+    Activations, Bank, Batch, Check, Detector, Fit, Maps, Need, Scorer, Scores, Smoke,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, stages_once},
+    patches::{Choice, Layout, image_size, in_smoke, stages_once},
     resample::{Axis, Grow, axis, resample},
     similarity::Neighbours,
 };
@@ -128,6 +128,9 @@ impl Default for Coreset {
         Self { choose: Choose::Greedy, size: None, share: None, subsample: 100_000, projection: 128 }
     }
 }
+
+/// Patches of a smoke run: in the bank and in the sample.
+const SMOKE: [usize; 2] = [50, 1000];
 
 /// The share where neither it nor a size is given.
 const SHARE: f64 = 0.1;
@@ -488,6 +491,12 @@ impl Detector for Config {
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let post = Post { smooth: self.smooth, score: self.score };
         Ok(Box::new(Patchcore::fit(self, post, fit.train()?.layers()?, fit.memory)?))
+    }
+
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        in_smoke(&mut self.stages, &mut self.grid, smoke);
+        let Coreset { size, share, subsample, .. } = &mut self.coreset;
+        (*size, *share, *subsample) = (Some(SMOKE[0]), None, SMOKE[1]);
     }
 
     fn depends(&self) -> Option<Check<'_>> {

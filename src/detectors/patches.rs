@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device};
 
-use super::{Activations, Batch, first_not_finite};
+use super::{Activations, Batch, Smoke, first_not_finite};
 use crate::{Error, Result, did_you_mean, nn::Outputs, yaml::problems::first_repeated};
 
 /// Which stages are read, and on which grid.
@@ -143,6 +143,12 @@ impl Layout {
     }
 }
 
+/// Gives stages the names that they have in the network that stands for the detector's own.
+pub(super) fn in_smoke(stages: &mut Option<Vec<String>>, grid: &mut Option<String>, smoke: &Smoke<'_>) {
+    let names = stages.iter_mut().flatten().chain(grid);
+    names.for_each(|name| *name = (smoke.layer)(name));
+}
+
 /// The size that maps are brought to.
 ///
 /// # Errors
@@ -177,6 +183,27 @@ mod tests {
         let shown: [(&str, &[usize]); 4] =
             [("a", &[1, 8, 16, 16]), ("b", &[1, 4, 8, 6]), ("c", &[1, 2, 4, 3]), ("d", &[1, 3, 4, 3])];
         Layout::of(&choice, &shown)
+    }
+
+    /// A smoke run has other networks, whose stages have other names, and few patches.
+    #[test]
+    fn stages_are_renamed_for_a_smoke_run() {
+        use crate::detectors::golden_maps::config;
+        let (mut search, layer) = (Default::default(), |name: &str| name.replace("layer", "block"));
+        for (yaml, expected) in [
+            ("padim: { stages: [layer1, layer2], grid: layer2 }", "padim: { stages: [block1, block2], grid: block2 }"),
+            (
+                "patchcore: { stages: [layer3], coreset: { size: 5000 } }",
+                "patchcore: { stages: [block3], coreset: { size: 50, subsample: 1000 } }",
+            ),
+            ("patchcore", "patchcore: { coreset: { size: 50, subsample: 1000 } }"),
+            ("mahalanobis: { layers: [layer1, penultimate] }", "mahalanobis: { layers: [block1, penultimate] }"),
+        ] {
+            let mut config = config(yaml);
+            let mut smoke = Smoke { search: &mut search, layer: &layer, neurons: &mut || false };
+            config.detector_mut().smoke(&mut smoke);
+            assert_eq!(config, super::super::golden_maps::config(expected));
+        }
     }
 
     #[test]
