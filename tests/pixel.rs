@@ -74,6 +74,31 @@ fn order_and_scale_change_nothing_and_the_extremes_are_known() {
 }
 
 #[test]
+fn curves_enclose_the_areas_that_are_measured() {
+    let images = images(8.0);
+    let mut pixels = Pixels::default();
+    images.iter().for_each(|(scores, mask)| pixels.add(scores, Some(mask), [SIDE, SIDE]).unwrap());
+    let curves = pixels.curves().unwrap();
+    let area = |curve: &[[f64; 2]], end: f64| {
+        let part = |pair: &[[f64; 2]]| {
+            let [[left, below], [right, above]] = [pair[0], pair[1]];
+            let to = right.min(end);
+            let height = if right > left { below + (above - below) * (to - left) / (right - left) } else { above };
+            (to - left).max(0.0) * (below + height) / 2.0
+        };
+        curve.windows(2).map(part).sum::<f64>()
+    };
+    let expected = measured(&images, 0.3);
+    assert!((area(&curves.roc, 1.0) - expected.auroc).abs() < 1e-12);
+    assert!((area(&curves.pro, 0.3) / 0.3 - expected.pro).abs() < 1e-12);
+    assert_eq!(
+        [curves.roc.last(), curves.pro.last()].map(|end| end.unwrap().map(|v| (v * 1e9).round())),
+        [[1e9; 2]; 2]
+    );
+    assert_eq!(Pixels::default().curves(), None);
+}
+
+#[test]
 fn regions_touch_at_corners_and_not_around_edges() {
     let mask = "x..x\n.x..\n...x\nx...";
     let mask: Vec<bool> = mask.chars().filter(|c| *c != '\n').map(|c| c == 'x').collect();

@@ -1093,7 +1093,7 @@ fn a_confusion_matrix_shows_each_class() {
         let network = result.tasks[0].networks.get_mut("tuned").unwrap();
         network.confusion = Some(oodkit::metrics::Confusion(vec![vec![6, 4, 0], vec![1, 9, 0], vec![0, 0, 0]]));
     }
-    let svg = drawn(&results).unwrap().svg;
+    let svg = drawn(&results).unwrap().remove(0).svg;
     let texts: Vec<&str> = svg.lines().filter(|line| !line.trim_start().starts_with('<') && !line.is_empty()).collect();
     for expected in ["60", "40", "10", "90", "cat", "dog", "ship", "taken for", "class"] {
         assert!(texts.iter().any(|text| text.trim() == expected), "{expected}: {texts:?}");
@@ -1108,7 +1108,7 @@ fn a_sweep_shows_what_seeds_share_as_differences() {
     let results = results(&experiment(json!([]), json!([])));
     let drawn = |figure: Value| {
         let figure: Figure = serde_json::from_value(figure).unwrap();
-        oodkit::report::figures::draw(&figure, &results, Protocol::default(), Path::new("runs")).unwrap().svg
+        oodkit::report::figures::draw(&figure, &results, Protocol::default(), Path::new("runs")).unwrap().remove(0).svg
     };
     let figure = json!({ "sweep": { "method": "Sparsity", "columns": ["auroc"] } });
     assert!(drawn(figure).contains("over 3 seeds of each value, not of differences between values"));

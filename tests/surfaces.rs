@@ -276,6 +276,36 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
 }
 
 #[test]
+fn maps_and_their_curves_are_drawn_for_each_category() {
+    let place = Place::new();
+    let methods = "[{ name: KNN, network: colours, detector: { knn: { k: 1 } } }, { name: PaDiM, network: colours, detector: { padim: { \
+                   dimensions: 8 } } }]";
+    let figures = |figures: &str| ["--set".to_owned(), format!("figures=[{figures}]")];
+    let run =
+        |figures: [String; 2]| place.oodkit("run", [DATA, NETWORKS, methods], &figures.each_ref().map(String::as_str));
+    let (code, said) =
+        run(figures("{ maps: { methods: [PaDiM], images: 3 } }, { pixel_curves: { methods: [PaDiM] } }"));
+    assert_eq!(code, Some(0), "{said}");
+    for name in ["maps_bolt_PaDiM", "maps_nut_PaDiM", "pixel_curves_PaDiM"] {
+        has(&said, &[&format!("{name}.svg"), &format!("{name}.png")]);
+    }
+    let file = |name: &str| {
+        let folder = fs::read_dir(place.path("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+        fs::read(folder.join(name)).unwrap()
+    };
+    // Title and headings, a normal image, a dent and a scratch and another dent, the scale.
+    let drawn = image::load_from_memory(&file("maps_nut_PaDiM.png")).unwrap();
+    assert_eq!(drawn.height(), 2 * (54 + 22 + 4 * (128 + 5) + 44));
+    let svg = String::from_utf8(file("maps_nut_PaDiM.svg")).unwrap();
+    assert!(svg.contains("href=\"data:image/png;base64,iVBORw0KGgo"));
+    let svg = String::from_utf8(file("pixel_curves_PaDiM.svg")).unwrap();
+    has(&svg, &["bolt: ROC", "nut: PRO", "overlap with regions (%)"]);
+    let (code, said) = run(figures("{ maps: { methods: [KNN] } }"));
+    assert_eq!(code, Some(2));
+    has(&said, &["knn gives no map of an image; padim and patchcore do"]);
+}
+
+#[test]
 fn controls_are_taken_of_ood_sets_too() {
     let place = Place::new();
     fs::create_dir_all(place.path("colours/test")).unwrap();

@@ -241,6 +241,11 @@ pub enum Figure {
     /// How one neuron's train activations are distributed: histogram, kernel density, Gaussian, and the anomaly factor (the
     /// AFDU paper's figure 2).
     Neuron(#[garde(dive)] NeuronFigure),
+    /// Heat maps of some methods over test images of each kind of anomaly, beside the true contours and what a threshold makes of the
+    /// maps: a figure for each category.
+    Maps(#[garde(dive)] MapsFigure),
+    /// ROC and PRO curves of some methods over the pixels of all test images, two panels for each category.
+    PixelCurves(#[garde(dive)] MethodsFigure),
 }
 
 impl Figure {
@@ -249,7 +254,7 @@ impl Figure {
         match self {
             Self::Factors(figure) => Some(&figure.method),
             Self::Neuron(figure) => Some(&figure.method),
-            Self::Roc(_) | Self::Histogram(_) | Self::Accuracy(_) | Self::Confusion(_) | Self::Sweep(_) => None,
+            _ => None,
         }
     }
 }
@@ -261,6 +266,19 @@ pub struct MethodsFigure {
     /// Methods, in this order.
     #[garde(length(min = 1))]
     pub methods: Vec<String>,
+}
+
+/// Heat maps over images. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MapsFigure {
+    /// Methods whose detectors give maps, in this order.
+    #[garde(length(min = 1, max = 4))]
+    pub methods: Vec<String>,
+    /// Anomalous images of each category: the first of each kind in turn. A normal one stands above them. Ours: 4.
+    #[garde(range(min = 1, max = 32))]
+    #[serde(default = "default_factor_images")]
+    pub images: usize,
 }
 
 /// A figure that compares networks.

@@ -133,6 +133,53 @@ impl Pixels {
     }
 }
 
+/// Curves as the threshold falls, each point a false positive rate over the normal pixels of all images and what is found there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curves {
+    /// Share of the anomalous pixels.
+    pub roc: Vec<[f64; 2]>,
+    /// Mean over regions of the share of their pixels.
+    pub pro: Vec<[f64; 2]>,
+}
+
+/// Points closer than this in both directions are left out of a curve: the eye cannot tell them.
+const NEAR: f64 = 0.002;
+
+impl Pixels {
+    /// Sorts and walks the pixels for curves to draw. `None` if there is no anomalous or no normal pixel.
+    pub fn curves(&mut self) -> Option<Curves> {
+        let anomalous: u64 = self.images.iter().sum();
+        let normal = self.pixels.len() as u64 - anomalous;
+        if anomalous == 0 || normal == 0 {
+            return None;
+        }
+        self.pixels.par_sort_unstable();
+        let (mut roc, mut pro) = (vec![[0.0; 2]], vec![[0.0; 2]]);
+        let (mut hits, mut false_hits, mut overlap) = (0_u64, 0_u64, 0.0_f64);
+        let regions = self.regions.len() as f64;
+        for tied in self.pixels.chunk_by(|a, b| a >> 32 == b >> 32) {
+            for &pixel in tied {
+                match what(pixel) {
+                    NORMAL_IMAGE | NORMAL_PIXEL => false_hits += 1,
+                    region => {
+                        hits += 1;
+                        overlap += 1.0 / self.regions[(region - FIRST) as usize].1 as f64;
+                    }
+                }
+            }
+            let x = false_hits as f64 / normal as f64;
+            let last = hits == anomalous && false_hits == normal;
+            for (curve, y) in [(&mut roc, hits as f64 / anomalous as f64), (&mut pro, overlap / regions)] {
+                let far = curve.last().is_none_or(|point| x - point[0] > NEAR || y - point[1] > NEAR);
+                if far || last {
+                    curve.push([x, y]);
+                }
+            }
+        }
+        Some(Curves { roc, pro })
+    }
+}
+
 /// The trapezoid under the overlap, as its points come.
 struct Pro {
     limit: f64,

@@ -86,15 +86,16 @@ pub fn write(
     // In lower case: some file systems do not tell `MSP` from `msp`.
     let mut taken = BTreeSet::new();
     for figure in &experiment.figures {
-        let drawn = figures::draw(figure, results, protocol, runs_root)?;
-        let stem = (1..)
-            .map(|number| if number == 1 { drawn.stem.clone() } else { format!("{}_{number}", drawn.stem) })
-            .find(|stem| taken.insert(stem.to_lowercase()))
-            .unwrap_or_default();
-        for (extension, bytes) in [("svg", drawn.svg.as_bytes()), ("png", &drawn.png)] {
-            let path = out.join(format!("{stem}.{extension}"));
-            write_atomic(&path, |file| file.write_all(bytes))?;
-            report.files.push(path);
+        for drawn in figures::draw(figure, results, protocol, runs_root)? {
+            let stem = (1..)
+                .map(|number| if number == 1 { drawn.stem.clone() } else { format!("{}_{number}", drawn.stem) })
+                .find(|stem| taken.insert(stem.to_lowercase()))
+                .unwrap_or_default();
+            for (extension, bytes) in [("svg", drawn.svg.as_bytes()), ("png", &drawn.png)] {
+                let path = out.join(format!("{stem}.{extension}"));
+                write_atomic(&path, |file| file.write_all(bytes))?;
+                report.files.push(path);
+            }
         }
     }
     Ok(report)

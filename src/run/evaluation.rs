@@ -312,6 +312,7 @@ impl<'a> Runner<'a> {
         let (method, search) = self.choose(method, subject)?;
         let scored = self.scores(&method, subject, subject.sets, &subject.banks)?;
         self.views(&method, subject, figures, &scored.folder, scored.scorer.as_deref())?;
+        self.map_views(&method, subject, figures, &scored)?;
         for (set, (scores, path)) in subject.sets.iter().zip(scored.scores.iter().zip(scored.paths.values())) {
             let path = self.context.store.root().join(path).with_extension("csv");
             files::write_csv(&path, set.images.files.as_deref().map(Vec::as_slice), scores.as_slice())?;

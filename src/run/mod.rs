@@ -11,6 +11,7 @@ mod evaluation;
 pub mod execute;
 pub mod journal;
 pub mod layers;
+pub mod map_view;
 pub mod merge;
 mod pixels;
 pub mod plan;

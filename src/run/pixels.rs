@@ -24,10 +24,19 @@ pub(super) fn of_sets(
     post: Option<Post>,
     more: &[Measure],
 ) -> Result<Measures> {
+    let pixels = gathered(sets, scores, post)?;
+    Ok(pixels.map_or_else(Measures::new, |mut pixels| measures::of_pixels(&mut pixels, more)))
+}
+
+/// The pixels of all sets; `None` without masks or maps.
+///
+/// # Errors
+/// Scores that are not finite.
+pub(super) fn gathered(sets: &[Arc<LoadedSet>], scores: &[Scores], post: Option<Post>) -> Result<Option<Pixels>> {
     let mut pixels = Pixels::default();
     for (set, scores) in sets.iter().zip(scores) {
         let (Some(post), Some(masks), Some(maps)) = (post, &set.images.masks, scores.maps()) else {
-            return Ok(Measures::new());
+            return Ok(None);
         };
         let size = [masks.height, masks.width];
         let places: Vec<usize> = (0..maps.images()).collect();
@@ -44,5 +53,5 @@ pub(super) fn of_sets(
             }
         }
     }
-    Ok(measures::of_pixels(&mut pixels, more))
+    Ok(Some(pixels))
 }

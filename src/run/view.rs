@@ -81,9 +81,7 @@ pub fn path<'a>(scores: &Path, figure: &Figure, sets: impl Iterator<Item = (&'a 
     let (kind, hash) = match figure {
         Figure::Factors(figure) => ("factors", json!([VERSION, figure.layer, figure.images, sets])),
         Figure::Neuron(figure) => ("neuron", json!([VERSION, figure.layer, figure.neuron, sets])),
-        Figure::Roc(_) | Figure::Histogram(_) | Figure::Accuracy(_) | Figure::Confusion(_) | Figure::Sweep(_) => {
-            return None;
-        }
+        _ => return None,
     };
     Some(scores.join(format!("{kind}-{}.safetensors", short_hash(&hash))))
 }
@@ -97,9 +95,7 @@ pub(super) fn layer_of(figure: &Figure, config: &afdu::Config, shapes: &[LayerSh
             figure.neuron.map_or(Ok(()), |neuron| view::check_neuron(&layer, neuron))?;
             Ok(Some(layer))
         }
-        Figure::Roc(_) | Figure::Histogram(_) | Figure::Accuracy(_) | Figure::Confusion(_) | Figure::Sweep(_) => {
-            Ok(None)
-        }
+        _ => Ok(None),
     }
 }
 

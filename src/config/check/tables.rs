@@ -158,6 +158,8 @@ impl Found {
                 Figure::Factors(figure) => {
                     self.afdu(&path.join("factors"), &figure.method, figure.layer.as_deref(), true, experiment);
                 }
+                Figure::Maps(figure) => self.mapped(&path.join("maps"), &figure.methods, experiment),
+                Figure::PixelCurves(figure) => self.mapped(&path.join("pixel_curves"), &figure.methods, experiment),
                 Figure::Neuron(figure) => {
                     self.afdu(&path.join("neuron"), &figure.method, figure.layer.as_deref(), false, experiment);
                 }
@@ -168,6 +170,20 @@ impl Found {
     pub(super) fn network_name(&mut self, path: Path, name: &str, experiment: &Experiment) {
         if !experiment.networks.contains_key(name) {
             self.add(path, no_such("network", name, experiment.networks.keys().map(String::as_str)));
+        }
+    }
+
+    /// What is shown of maps and masks.
+    fn mapped(&mut self, path: &Path, methods: &[String], experiment: &Experiment) {
+        if !experiment.data.has_categories() {
+            self.add(path.clone(), "shows maps beside masks, which `data: { format: mvtec, … }` has");
+        }
+        for (index, name) in methods.iter().enumerate() {
+            let path = path.join("methods").join(index);
+            let Some(detector) = self.method_name(&path, name, experiment) else { continue };
+            if detector.build().post().is_none() {
+                self.add(path, format!("{} gives no map of an image; padim and patchcore do", detector.name()));
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     Result,
     config::{FactorsFigure, Figure},
     report::figures::{
-        gallery::{GREYS, Gallery, Line, Scale, VIRIDIS},
+        gallery::{CELL, GREYS, Gallery, Line, Scale, VIRIDIS},
         id_set, method,
         scores::view,
         title,
@@ -67,6 +67,7 @@ pub fn gallery(figure: &FactorsFigure, results: &Results, runs_root: &Path) -> R
         headings: ["image", "activations", "ln factors"].map(str::to_owned).into(),
         lines,
         scales: vec![activations, factors],
+        cell: CELL,
     })
 }
 

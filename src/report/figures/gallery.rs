@@ -27,6 +27,8 @@ pub struct Gallery {
     pub lines: Vec<Line>,
     /// Below all, side by side.
     pub scales: Vec<Scale>,
+    /// Side of the square that a picture stands in.
+    pub cell: i32,
 }
 
 /// Groups of pictures side by side.
@@ -83,7 +85,8 @@ impl Scale {
     }
 }
 
-const CELL: i32 = 76;
+/// Side of the square of a picture that says little.
+pub const CELL: i32 = 76;
 const GAP: i32 = 5;
 /// Between groups.
 const WIDE_GAP: i32 = 20;
@@ -117,7 +120,7 @@ impl<'a> Laid<'a> {
         let labels = widest(gallery.lines.iter().map(|line| (line.label.as_str(), LABEL)).collect())?;
         let heading = widest(vec![(&gallery.title, TITLE), (&gallery.subtitle, LABEL)])? + 2 * HEADING_INDENT;
         let left = MARGIN + HEADING_INDENT + labels.min(MOST_WIDTH / 4) + 12;
-        let group = gallery.headings.len() as i32 * (CELL + GAP) - GAP + WIDE_GAP;
+        let group = gallery.headings.len() as i32 * (gallery.cell + GAP) - GAP + WIDE_GAP;
         let groups = gallery.lines.iter().map(|line| line.groups.len()).max().unwrap_or(0) as i32;
         let scales = gallery.scales.iter().map(|scale| text_width(&scale.label, LABEL)).collect::<Result<Vec<_>>>()?;
         let scales: i32 = scales.into_iter().map(|label| label + SCALE_ROOM).sum();
@@ -132,31 +135,32 @@ const SCALE_ROOM: i32 = 10 + BAR_WIDTH + 60;
 
 impl Sheet for Laid<'_> {
     fn size(&self) -> (i32, i32) {
-        (self.width, HEADING + HEADINGS + self.gallery.lines.len() as i32 * (CELL + GAP) + BELOW)
+        (self.width, HEADING + HEADINGS + self.gallery.lines.len() as i32 * (self.gallery.cell + GAP) + BELOW)
     }
 
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>) -> Result<()> {
         let gallery = self.gallery;
+        let cell = gallery.cell;
         canvas.heading(&gallery.title, &gallery.subtitle, self.width)?;
         let groups = gallery.lines.iter().map(|line| line.groups.len()).max().unwrap_or(0);
         for group in 0..groups as i32 {
             for (column, heading) in gallery.headings.iter().enumerate() {
-                let x = self.left + group * self.group + column as i32 * (CELL + GAP) + CELL / 2;
-                let heading = fitting(heading, TICK, CELL)?;
+                let x = self.left + group * self.group + column as i32 * (cell + GAP) + cell / 2;
+                let heading = fitting(heading, TICK, cell)?;
                 canvas.text(&heading, (x, HEADING + HEADINGS / 2), TICK, PALE_INK, AROUND)?;
             }
         }
         let mut y = HEADING + HEADINGS;
         for line in &gallery.lines {
             let label = fitting(&line.label, LABEL, self.left - 12 - MARGIN - HEADING_INDENT)?;
-            canvas.text(&label, (self.left - 12, y + CELL / 2), LABEL, INK, BEFORE)?;
+            canvas.text(&label, (self.left - 12, y + cell / 2), LABEL, INK, BEFORE)?;
             for (group, pictures) in line.groups.iter().enumerate() {
                 for (column, picture) in pictures.iter().enumerate() {
-                    let x = self.left + group as i32 * self.group + column as i32 * (CELL + GAP);
-                    draw_picture(canvas, picture, (x, y))?;
+                    let x = self.left + group as i32 * self.group + column as i32 * (cell + GAP);
+                    draw_picture(canvas, picture, (x, y), cell)?;
                 }
             }
-            y += CELL + GAP;
+            y += cell + GAP;
         }
         let mut x = MARGIN + HEADING_INDENT;
         for scale in &gallery.scales {
@@ -167,12 +171,17 @@ impl Sheet for Laid<'_> {
 }
 
 /// A picture in the middle of a cell, its sides in their proportion.
-fn draw_picture<B: DrawingBackend>(canvas: &Canvas<'_, B>, picture: &RgbImage, (x, y): (i32, i32)) -> Result<()> {
+fn draw_picture<B: DrawingBackend>(
+    canvas: &Canvas<'_, B>,
+    picture: &RgbImage,
+    (x, y): (i32, i32),
+    cell: i32,
+) -> Result<()> {
     let (columns, rows) = picture.dimensions();
     let longest = columns.max(rows).max(1);
-    let length = |count: u32| (f64::from(CELL) * f64::from(count) / f64::from(longest)).round().max(1.0);
+    let length = |count: u32| (f64::from(cell) * f64::from(count) / f64::from(longest)).round().max(1.0);
     let (width, height) = (length(columns), length(rows));
-    let (x, y) = (x + (CELL - width as i32) / 2, y + (CELL - height as i32) / 2);
+    let (x, y) = (x + (cell - width as i32) / 2, y + (cell - height as i32) / 2);
     let at_x = |column: u32| x + (width * f64::from(column) / f64::from(columns)).round() as i32;
     let at_y = |row: u32| y + (height * f64::from(row) / f64::from(rows)).round() as i32;
     for [left, top, right, bottom] in rectangles(picture) {

@@ -11,9 +11,11 @@ mod confusion;
 mod factors;
 pub mod gallery;
 mod histogram;
+mod maps;
 mod neuron;
 pub mod overlay;
 mod panels;
+mod pixel_curves;
 mod roc;
 mod scale;
 mod scores;
@@ -163,7 +165,20 @@ pub struct Drawn {
 ///
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
-pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
+pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Vec<Drawn>> {
+    if let Figure::Maps(figure) = figure {
+        let galleries = maps::galleries(figure, results, runs_root)?.into_iter().map(|(category, mut gallery)| {
+            gallery.title = loud(gallery.title, results);
+            let names: Vec<String> = std::iter::once(category).chain(figure.methods.iter().cloned()).collect();
+            embedded(file_stem("maps", &names), &gallery::Laid::of(&gallery)?)
+        });
+        return galleries.collect();
+    }
+    one(figure, results, protocol, runs_root).map(|drawn| vec![drawn])
+}
+
+/// A figure that is one picture.
+fn one(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
     let (kind, names, made) = match figure {
         Figure::Roc(figure) => {
             ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, protocol, runs_root)?))
@@ -191,6 +206,10 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
             let names = [&figure.method].into_iter().chain(&figure.layer).chain(&neuron).cloned().collect();
             ("neuron", names, Made::Panels(neuron::picture(figure, results, runs_root)?))
         }
+        Figure::PixelCurves(figure) => {
+            ("pixel_curves", figure.methods.clone(), Made::Panels(pixel_curves::picture(figure, results, runs_root)?))
+        }
+        Figure::Maps(_) => return Err(Error::Failed("maps are a picture for each category".into())),
     };
     let stem = file_stem(kind, &names);
     match made {
@@ -219,6 +238,31 @@ enum Made {
 
 fn drawn(stem: String, sheet: &impl canvas::Sheet) -> Result<Drawn> {
     Ok(Drawn { stem, svg: canvas::svg(sheet)?, png: canvas::png(sheet)? })
+}
+
+/// The same with the pixels in the SVG: photographs as shapes would be files of megabytes.
+fn embedded(stem: String, sheet: &impl canvas::Sheet) -> Result<Drawn> {
+    let (png, (width, height)) = (canvas::png(sheet)?, sheet.size());
+    let data = base64(&png);
+    let svg = format!(
+        "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" xmlns=\"http://www.w3.org/2000/svg\">\n<image \
+         width=\"{width}\" height=\"{height}\" href=\"data:image/png;base64,{data}\"/>\n</svg>\n"
+    );
+    Ok(Drawn { stem, svg, png })
+}
+
+/// RFC 4648.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |three: &[u8]| {
+        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let letter = |place: usize| match place <= three.len() {
+            true => char::from(LETTERS[(bits >> (18 - 6 * place)) as usize & 63]),
+            false => '=',
+        };
+        (0..4).map(letter).collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
 }
 
 /// The title; a smoke run's says so.
@@ -281,4 +325,16 @@ fn ood_sets(results: &Results) -> Vec<&str> {
 fn id_set(results: &Results) -> Result<&str> {
     let first = results.datasets.keys().next();
     first.map(String::as_str).ok_or_else(|| Error::input("the results name no data set"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The examples of RFC 4648, section 10.
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let coded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
+        assert_eq!(coded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     Result,
     report::figures::{
         canvas,
-        gallery::{Gallery, Laid, Line},
+        gallery::{self, Gallery, Laid, Line},
         overlay::painted,
     },
 };
@@ -31,6 +31,7 @@ pub fn png(title: &str, subtitle: &str, shape: [usize; 3], images: &[(String, Co
         headings: vec![String::new()],
         lines: images.iter().map(line).collect(),
         scales: Vec::new(),
+        cell: gallery::CELL,
     };
     canvas::png(&Laid::of(&gallery)?)
 }

@@ -1,0 +1,237 @@
+//! Heat maps over images, beside the true masks and what a threshold makes of the maps.
+//!
+//! Everything is brought to the size that it is shown at first, so that contours are one pixel wide whatever the image's size.
+
+use std::path::Path;
+
+use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
+
+use crate::{
+    Error, Result,
+    config::MapsFigure,
+    detectors::map::{ImageScore, Post},
+    report::figures::{
+        gallery::{Gallery, Line, Scale, VIRIDIS},
+        method,
+        overlay::{heat, outline, painted},
+        title,
+    },
+    run::{
+        map_view::{self, ACCEPTED, MapView},
+        results::{DatasetRecord, Results},
+    },
+};
+
+/// Side of a picture, of its longer side.
+const CELL: i32 = 128;
+/// How much of the prediction's colour covers the image. Ours: the image can still be seen.
+const FILL: f64 = 0.6;
+/// Okabe & Ito's orange, around what is anomalous in truth.
+const TRUTH: [u8; 3] = [230, 159, 0];
+/// Their sky blue, on what is predicted.
+const PREDICTED: [u8; 3] = [86, 180, 233];
+
+/// Maps are smooth already.
+const UNSMOOTHED: Post = Post { smooth: 0.0, score: ImageScore::Max };
+
+/// A method whose maps are shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    /// Above its pictures.
+    pub name: String,
+    /// Values at the ends of the colours; the second is larger.
+    pub range: (f64, f64),
+    /// Pixels above it are predicted to be anomalous.
+    pub threshold: f64,
+}
+
+/// An image and the maps of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Picture {
+    /// Left of it.
+    pub label: String,
+    /// Channels (1 or 3), rows, columns.
+    pub shape: [usize; 3],
+    /// C·H·W.
+    pub image: Vec<u8>,
+    /// H·W, 1 where the image is anomalous.
+    pub mask: Vec<u8>,
+    /// H·W for each method.
+    pub maps: Vec<Vec<f32>>,
+}
+
+/// A gallery for each category, by its name; reads what was stored beside the scores.
+pub fn galleries(figure: &MapsFigure, results: &Results, runs_root: &Path) -> Result<Vec<(String, Gallery)>> {
+    let mut galleries = Vec::new();
+    for (category, record) in results.sets() {
+        let views =
+            figure.methods.iter().map(|name| view(name, "maps", figure.images, (category, record), results, runs_root));
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let shown = |(name, view): (&String, &MapView)| Shown {
+            name: name.clone(),
+            range: view.range,
+            threshold: view.threshold,
+        };
+        let methods: Vec<Shown> = figure.methods.iter().zip(&views).map(shown).collect();
+        let pictures = views[0].pictures.iter().enumerate().map(|(at, picture)| Picture {
+            label: picture.label.clone(),
+            shape: picture.shape,
+            image: picture.image.clone(),
+            mask: picture.mask.clone(),
+            maps: views.iter().filter_map(|view| Some(view.pictures.get(at)?.map.clone())).collect(),
+        });
+        let note = record.note.as_ref().map(|note| format!(" · {note}")).unwrap_or_default();
+        let subtitle = format!("{}{note} · first images of each kind", title(results));
+        galleries.push((
+            category.to_owned(),
+            gallery(format!("{category}: heat maps"), subtitle, &methods, &pictures.collect::<Vec<_>>()),
+        ));
+    }
+    Ok(galleries)
+}
+
+/// What was stored of a method's maps of one category, of the first seed.
+pub fn view(
+    name: &str,
+    figure: &str,
+    images: usize,
+    (category, record): (&str, &DatasetRecord),
+    results: &Results,
+    runs_root: &Path,
+) -> Result<MapView> {
+    let variant = method(results, figure, name)?;
+    let found = variant.cell.seeds.first().and_then(|seed| seed.tasks.get(category)?.methods.get(name));
+    let folder = found.and_then(|found| Some((found, found.scores.values().next()?.parent()?)));
+    let Some((found, folder)) = folder else {
+        return Err(Error::input(format!("the results name no scores of {name} on {category}"))
+            .hint("run the experiment again"));
+    };
+    let sets = record.kinds.iter().map(|(name, kind)| (name.as_str(), kind.sha256.as_str()));
+    map_view::read(&map_view::path(&runs_root.join(folder), images, found.detector.as_ref(), sets))
+}
+
+/// A line for each image: the image, its mask's contour, and for each method the heat map and the prediction.
+pub fn gallery(title: String, subtitle: String, methods: &[Shown], pictures: &[Picture]) -> Gallery {
+    let scale = |method: &Shown| Scale { label: method.name.clone(), range: method.range, stops: VIRIDIS };
+    let scales: Vec<Scale> = methods.iter().map(scale).collect();
+    let of_method = |method: &Shown| [method.name.clone(), "prediction".to_owned()];
+    Gallery {
+        title,
+        subtitle: format!(
+            "{subtitle} · orange: true contour · blue: above {} % of the normal test pixels",
+            100.0 * ACCEPTED
+        ),
+        headings: ["image", "truth"].map(str::to_owned).into_iter().chain(methods.iter().flat_map(of_method)).collect(),
+        lines: pictures
+            .iter()
+            .map(|picture| Line { label: picture.label.clone(), groups: vec![cells(picture, methods, &scales)] })
+            .collect(),
+        scales,
+        cell: CELL,
+    }
+}
+
+fn cells(picture: &Picture, methods: &[Shown], scales: &[Scale]) -> Vec<RgbImage> {
+    let [_, rows, columns] = picture.shape;
+    let (width, height) = shown_size(rows, columns);
+    let image =
+        imageops::resize(&painted(&picture.image, picture.shape), width, height, imageops::FilterType::Triangle);
+    let mask = ImageBuffer::<Luma<u8>, _>::from_fn(columns as u32, rows as u32, |x, y| {
+        Luma([picture.mask[y as usize * columns + x as usize]])
+    });
+    let mask = imageops::resize(&mask, width, height, imageops::FilterType::Nearest);
+    let mask: Vec<bool> = mask.pixels().map(|pixel| pixel.0[0] != 0).collect();
+    let over = |paint: &dyn Fn(u32, u32, [u8; 3]) -> [u8; 3]| {
+        let mut painted = RgbImage::from_fn(width, height, |x, y| Rgb(paint(x, y, image.get_pixel(x, y).0)));
+        outline(&mut painted, &mask, TRUTH);
+        painted
+    };
+    let mut cells = vec![image.clone(), over(&|_, _, pixel| pixel)];
+    for ((map, method), scale) in picture.maps.iter().zip(methods).zip(scales) {
+        let map = UNSMOOTHED.full(map, [rows, columns], [height as usize, width as usize]);
+        let value = |x: u32, y: u32| f64::from(map[(y * width + x) as usize]);
+        cells.push(heat(&image, &map, scale));
+        cells.push(over(&|x, y, pixel| match value(x, y) > method.threshold {
+            true => mixed(pixel, PREDICTED, FILL),
+            false => pixel,
+        }));
+    }
+    cells
+}
+
+/// Columns and rows at which an image is shown: its longer side fills the cell.
+fn shown_size(rows: usize, columns: usize) -> (u32, u32) {
+    let longest = rows.max(columns).max(1);
+    let side = |length: usize| ((length * CELL as usize) as f64 / longest as f64).round().max(1.0) as u32;
+    (side(columns), side(rows))
+}
+
+fn mixed(under: [u8; 3], over: [u8; 3], share: f64) -> [u8; 3] {
+    std::array::from_fn(|part| {
+        let (under, over) = (f64::from(under[part]), f64::from(over[part]));
+        (under + (over - under) * share).round() as u8
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::figures::{canvas, gallery::Laid};
+
+    /// A grey ramp of 64 × 32 with a square of anomalous pixels, which one method finds and the other misses.
+    fn example() -> (Vec<Shown>, Vec<Picture>) {
+        let (rows, columns) = (32, 64);
+        let of = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+            (0..rows * columns).map(|at| value(at / columns, at % columns)).collect()
+        };
+        let inside = |row: usize, column: usize| (8..24).contains(&row) && (40..56).contains(&column);
+        let method = |name: &str| Shown { name: name.into(), range: (0.0, 2.0), threshold: 0.5 };
+        let anomalous = Picture {
+            label: "square 000.png".into(),
+            shape: [1, rows, columns],
+            image: (0..rows * columns).map(|at| (at % columns * 3) as u8).collect(),
+            mask: (0..rows * columns).map(|at| u8::from(inside(at / columns, at % columns))).collect(),
+            maps: vec![
+                of(&|row, column| if inside(row, column) { 2.0 } else { 0.0 }),
+                of(&|row, _| if row < 8 { 1.0 } else { 0.0 }),
+            ],
+        };
+        let normal = Picture {
+            label: "good 000.png".into(),
+            mask: vec![0; rows * columns],
+            maps: vec![vec![0.0; rows * columns]; 2],
+            ..anomalous.clone()
+        };
+        (vec![method("finds"), method("misses")], vec![anomalous, normal])
+    }
+
+    #[test]
+    fn a_line_shows_image_contour_heat_and_prediction() {
+        let (methods, pictures) = example();
+        let gallery = gallery("title".into(), "sub".into(), &methods, &pictures);
+        assert_eq!(gallery.headings, ["image", "truth", "finds", "prediction", "misses", "prediction"]);
+        let [anomalous, normal] = [0, 1].map(|line| &gallery.lines[line].groups[0]);
+        // Shown twice as large: the square's corner is at column 80, row 16.
+        assert!(anomalous.iter().all(|cell| cell.dimensions() == (128, 64)));
+        let at = |cell: usize, x, y| anomalous[cell].get_pixel(x, y).0;
+        assert_eq!([at(1, 80, 16), at(1, 111, 47)], [TRUTH; 2]);
+        assert_eq!(at(1, 95, 30), at(0, 95, 30), "inside the contour is the image");
+        assert_eq!(at(1, 79, 16), at(0, 79, 16));
+        let under = |colour| mixed(at(0, 95, 30), colour, 0.5);
+        assert_eq!([at(2, 95, 30), at(4, 95, 30)], [under(VIRIDIS[10]), under(VIRIDIS[0])]);
+        let filled = mixed(at(0, 95, 30), PREDICTED, FILL);
+        assert_eq!([at(3, 95, 30), at(5, 95, 30)], [filled, at(0, 95, 30)]);
+        assert_eq!(at(5, 10, 4), mixed(at(0, 10, 4), PREDICTED, FILL));
+        assert_eq!(normal[1], normal[0], "a normal image has no contour");
+        let png = canvas::png(&Laid::of(&gallery).unwrap()).unwrap();
+        let drawn = image::load_from_memory(&png).unwrap();
+        assert!(drawn.width() > 12 * 128 && drawn.height() > 4 * 128, "{}×{}", drawn.width(), drawn.height());
+    }
+
+    #[test]
+    fn sides_keep_their_proportion() {
+        assert_eq!(shown_size(256, 256), (128, 128));
+        assert_eq!(shown_size(32, 64), (128, 64));
+        assert_eq!(shown_size(1000, 1), (1, 128));
+    }
+}
