@@ -373,7 +373,7 @@ fn the_embedded_surfaces_are_what_their_readme_says() {
     use sha2::{Digest, Sha256};
     let folder = embedded().join("embedded/surfaces");
     let mut files: Vec<_> =
-        files(&folder).into_iter().filter(|file| file.extension().is_some_and(|e| e == "png")).collect();
+        files(&folder).into_iter().filter(|file| file.extension().is_some_and(|e| e == "png" || e == "jpg")).collect();
     files.sort();
     // As `sha256sum` writes them.
     let lines = files.iter().map(|file| {
@@ -388,8 +388,11 @@ fn the_embedded_surfaces_are_what_their_readme_says() {
     let count = |part: &str| files.iter().filter(|file| file.starts_with(folder.join(part))).count();
     for category in ["brick", "grass", "gravel"] {
         let parts = ["train/good", "test/good", "test", "ground_truth"];
-        assert_eq!(parts.map(|part| count(&format!("{category}/{part}"))), [56, 24, 24 + 28, 28]);
-        assert_eq!(["000", "090", "180", "270"].map(|turn| count(&format!("pretext/{category}_{turn}"))), [13; 4]);
+        assert_eq!(parts.map(|part| count(&format!("{category}/{part}"))), [160, 24, 24 + 28, 28]);
+        assert_eq!(
+            ["000", "090", "180", "270"].map(|turn| count(&format!("pretext/train/{category}_{turn}"))),
+            [32; 4]
+        );
         for kind in ["dent", "ripple", "scratch", "stain"] {
             let mask =
                 image::open(folder.join(format!("{category}/ground_truth/{kind}/000_mask.png"))).unwrap().to_luma8();
@@ -401,7 +404,6 @@ fn the_embedded_surfaces_are_what_their_readme_says() {
     let pretext = Dataset {
         format: Some(Format::ClassFolders),
         path: Some("embedded/surfaces/pretext".into()),
-        split: serde_json::from_str("{\"test\": 0.2}").unwrap(),
         ..Dataset::named("pretext")
     };
     let pretext = data::load(&pretext, Split::Train, &embedded()).unwrap();

@@ -3,11 +3,11 @@
     python3 make.py FOLDER
 
 FOLDER holds brick.png, grass.png and gravel.png (512x512, grey) of scikit-image 0.26.0: skimage/data/ in the package.
-Needs numpy, scipy, pillow. Last run with Python 3.11, numpy 1.26.4, scipy 1.17.1, pillow 13.0.0.
+Needs numpy, scipy, pillow. Last run with Python 3.11, numpy 2.4.6, scipy 1.17.1, pillow 13.0.0.
 
-Tiles are split by region: train tiles and tiles to learn features from lie left of a border, test tiles right of it. The
-defects are synthetic. None is a pasted patch and none is a blob of one colour, as those of CutPaste and confetti noise are. None
-changes the mean of its tile by more than a grey level.
+Photographs are first freed of slow changes of light. Tiles are split by region: some stripes of columns are for train tiles and for
+tiles to learn features from, those between them for test tiles. The defects are synthetic. None is a pasted patch and none is a blob
+of one colour, as those of CutPaste and confetti noise are.
 """
 
 import pathlib
@@ -19,17 +19,26 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 HERE = pathlib.Path(__file__).parent
-PHOTOGRAPHS = ["brick", "grass", "gravel"]
+# Their names, and how strong the defects are on each.
+PHOTOGRAPHS = {"brick": 0.9, "grass": 1.2, "gravel": 0.65}
 SIDE = 64
-# Of 512 columns: those below are for train tiles, those from here on for test tiles.
-BORDER = 272
-TRAIN, GOOD, DEFECTIVE, PRETEXT = 56, 24, 7, 13
+# Of 512 columns: from, to. Train and test stripes take turns, so that a slow change along the photograph is in both.
+TRAIN_STRIPES, TEST_STRIPES = [(0, 160), (256, 416)], [(160, 256), (416, 512)]
+TRAIN, GOOD, DEFECTIVE, PRETEXT = 160, 24, 7, 32
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE].astype(float)
 
 
-def tiles(photograph, columns, stride, count, rng):
-    """So many tiles of a range of columns, at different places of a grid."""
-    places = [(y, x) for y in range(0, 512 - SIDE + 1, stride) for x in range(columns[0], columns[1] - SIDE + 1, stride)]
+def even(photograph):
+    """The photograph with one mean all over and half of its changes of contrast: greys of mean 128 and deviation 18."""
+    level = photograph - gaussian_filter(photograph, 32)
+    level /= gaussian_filter(level**2, 32) ** 0.25
+    return 128 + 18 * level / level.std()
+
+
+def tiles(photograph, stripes, stride, count, rng):
+    """So many tiles of stripes of columns, at different places of a grid."""
+    columns = [x for first, end in stripes for x in range(first, end - SIDE + 1, stride)]
+    places = [(y, x) for y in range(0, 512 - SIDE + 1, stride) for x in columns]
     chosen = rng.permutation(len(places))[:count]
     assert len(chosen) == count
     return [photograph[y : y + SIDE, x : x + SIDE].astype(float) for y, x in (places[i] for i in chosen)]
@@ -48,35 +57,36 @@ def blob(rng, radius):
     return 1 / (1 + np.exp((np.hypot(ROWS - y, COLUMNS - x) - edge) / 1.2))
 
 
-def scratch(tile, rng):
+def scratch(tile, strength, rng):
     """A bent line, bright on one side and dark on the other: its profile is the derivative of a Gaussian."""
-    length, bend, angle = rng.uniform(30, 52), rng.uniform(-0.02, 0.02), rng.uniform(0, np.pi)
+    length, bend, angle = rng.uniform(24, 40), rng.uniform(-0.02, 0.02), rng.uniform(0, np.pi)
     y, x = place(rng, 20)
     along = np.cos(angle) * (COLUMNS - x) + np.sin(angle) * (ROWS - y)
     across = -np.sin(angle) * (COLUMNS - x) + np.cos(angle) * (ROWS - y) - bend * along**2
     within = 1 / (1 + np.exp((np.abs(along) - length / 2) / 1.5))
     profile = -across * np.exp(0.5 - across**2 / 2 / 1.1**2) / 1.1
-    return tile + SCRATCH * tile.std() * within * profile, within * np.exp(-((across / 2.2) ** 2)) > 0.37
+    return tile + strength * SCRATCH * within * profile, within * np.exp(-((across / 2.2) ** 2)) > 0.37
 
 
-def stain(tile, rng):
-    """A region that is darker or lighter, and of lower contrast."""
-    soft = blob(rng, rng.uniform(10, 15))
+def stain(tile, strength, rng):
+    """A region that is darker or lighter, with a rim of the other sign, as of a drop that dried."""
+    soft = blob(rng, rng.uniform(6, 9))
     sign = rng.choice([-1, 1])
-    return tile + soft * (sign * STAIN * tile.std() - 0.4 * (tile - gaussian_filter(tile, 6))), soft > 0.5
+    rim = (4 * soft * (1 - soft)) ** 2
+    return tile + strength * sign * (STAIN * soft - RIM * rim), soft > 0.2
 
 
-def ripple(tile, rng):
+def ripple(tile, strength, rng):
     """A region with waves on it, as of a cloth that was pressed in."""
-    soft = blob(rng, rng.uniform(10, 15))
-    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 8)
+    soft = blob(rng, rng.uniform(8, 11))
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4.5, 6)
     waves = np.sin(2 * np.pi * (np.cos(angle) * COLUMNS + np.sin(angle) * ROWS) / period)
-    return tile + RIPPLE * tile.std() * soft * waves, soft > 0.5
+    return tile + strength * RIPPLE * soft * waves, soft > 0.5
 
 
-def dent(tile, rng):
+def dent(tile, strength, rng):
     """A region drawn towards its centre, one side in light and one in shadow."""
-    radius = rng.uniform(13, 18)
+    radius = rng.uniform(8, 10)
     y, x = place(rng, radius)
     distance = np.hypot(ROWS - y, COLUMNS - x)
     pull = DENT * np.clip(1 - distance / radius, 0, 1) ** 1.5
@@ -84,44 +94,48 @@ def dent(tile, rng):
     angle = rng.uniform(0, 2 * np.pi)
     slope = (np.cos(angle) * (COLUMNS - x) + np.sin(angle) * (ROWS - y)) / radius
     shade = slope * np.exp(-4 * (distance / radius) ** 2)
-    return warped + SHADE * tile.std() * shade, distance < 0.8 * radius
+    return warped + strength * SHADE * shade, distance < 0.8 * radius
 
 
-# Strengths, in deviations of the tile where they are greys: chosen so that mean grey, contrast and sharpness of whole tiles tell
-# normal ones with an AUROC of 60 to 80 %.
-SCRATCH, STAIN, RIPPLE, DENT, SHADE = 3.0, 2.2, 1.3, 1.5, 12.0
+# Strengths: pixels a pixel for DENT, greys for all others. Chosen by looking at the test tiles: a small ResNet's features are to find
+# the defects, where contrast and sharpness of whole tiles tell little.
+SCRATCH, STAIN, RIM, RIPPLE, DENT, SHADE = 110, 60, 100, 65, 1.5, 600
+# How much of what a defect does to the mean (a share) and to the contrast (a power) of its tile is taken back.
+MATCHED = 0.85
 KINDS = {"dent": dent, "ripple": ripple, "scratch": scratch, "stain": stain}
 
 
 def save(path, values):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).save(path, optimize=True)
+    options = {"quality": 90} if path.suffix == ".jpg" else {}
+    Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).save(path, optimize=True, **options)
 
 
 def make(folder, out):
-    for name in PHOTOGRAPHS:
-        photograph = np.asarray(Image.open(folder / f"{name}.png").convert("L"))
+    for number, (name, strength) in enumerate(PHOTOGRAPHS.items()):
+        photograph = np.asarray(Image.open(folder / f"{name}.png").convert("L")).astype(float)
         assert photograph.shape == (512, 512)
-        rng = np.random.default_rng([16, PHOTOGRAPHS.index(name)])
-        learned = tiles(photograph, (0, BORDER), 8, TRAIN + PRETEXT, rng)
+        photograph = even(photograph)
+        rng = np.random.default_rng([16, number])
+        learned = tiles(photograph, TRAIN_STRIPES, 8, TRAIN + PRETEXT, rng)
         for i, tile in enumerate(learned[:TRAIN]):
-            save(out / name / f"train/good/{i:03}.png", tile)
+            save(out / name / f"train/good/{i:03}.jpg", tile)
         for turn in range(4):
             for i, tile in enumerate(learned[TRAIN:]):
-                save(out / f"pretext/{name}_{90 * turn:03}/{i:03}.png", np.rot90(tile, turn))
-        tested = tiles(photograph, (BORDER, 512), 16, GOOD + len(KINDS) * DEFECTIVE, rng)
+                save(out / f"pretext/train/{name}_{90 * turn:03}/{i:03}.jpg", np.rot90(tile, turn))
+        tested = tiles(photograph, TEST_STRIPES, 8, GOOD + len(KINDS) * DEFECTIVE, rng)
         for i in range(GOOD):
-            save(out / name / f"test/good/{i:03}.png", tested.pop())
+            save(out / name / f"test/good/{i:03}.jpg", tested.pop())
         for kind, defect in KINDS.items():
             for i in range(DEFECTIVE):
                 tile = tested.pop()
-                # Where there is nothing to smear or to stain nothing would be seen: of a few places, the one that changes most.
-                tries = [defect(tile, rng) for _ in range(6)]
+                # Of a few, the one that changes most: a dent where there is nothing to bend is hardly one.
+                tries = [defect(tile, strength, rng) for _ in range(6)]
                 changed, mask = max(tries, key=lambda made: np.abs(made[0] - tile)[made[1]].mean())
-                # The mean does not tell, and the contrast tells half of what it would.
                 changed = np.clip(changed, 0, 255)
-                changed = (changed - changed.mean()) * (tile.std() / changed.std()) ** 0.5 + tile.mean()
-                save(out / name / f"test/{kind}/{i:03}.png", changed)
+                mean = MATCHED * tile.mean() + (1 - MATCHED) * changed.mean()
+                changed = mean + (changed - changed.mean()) * (tile.std() / changed.std()) ** MATCHED
+                save(out / name / f"test/{kind}/{i:03}.jpg", changed)
                 save(out / name / f"ground_truth/{kind}/{i:03}_mask.png", 255 * mask)
 
 
