@@ -460,3 +460,34 @@ fn keys_that_do_not_go_together_are_told_at_their_place() {
     assert_eq!(code, Some(2), "{said}");
     has(&said, &["networks.colours.train", "nothing to classify", "`weights` without `train`"]);
 }
+
+#[test]
+fn maps_are_measured_against_masks() {
+    let place = Place::new();
+    place.mask("parts/nut/ground_truth/dent/001_mask.png", 32, None);
+    let methods = "[{ name: PaDiM, network: colours, detector: { padim: { dimensions: 4, smooth: 1 } } }]";
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    let tasks = &results["cells"][0]["seeds"][0]["tasks"];
+    for category in ["bolt", "nut"] {
+        let measures = &tasks[category]["methods"]["PaDiM"]["sets"]["all"]["measures"];
+        // A bright square on a plain surface is found, and where it is.
+        for key in ["auroc", "best_f1_out"] {
+            assert_eq!(measures[key], 1.0, "{category} {key}: {measures}");
+        }
+        assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.9, "{category}: {measures}");
+        assert!(measures["pro@0.3"].as_f64().unwrap() > 0.6, "{category}: {measures}");
+        // The normal images have too few pixels for its bounds.
+        assert_eq!(measures["aupimo"], Value::Null);
+        let maps = place.path("runs").join(tasks[category]["methods"]["PaDiM"]["scores"][category].as_str().unwrap());
+        let maps = maps.with_extension("maps.npy");
+        // Four maps at the grid of the first stage, not at the size of the images.
+        assert!(maps.is_file(), "{}", maps.display());
+        assert!(fs::metadata(&maps).unwrap().len() < 4 * 32 * 32 * 4, "{}", maps.display());
+    }
+    // The scores are known: only measures are taken again.
+    let (code, again) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
+    assert_eq!(code, Some(0), "{again}");
+    assert_eq!(place.results()["cells"], results["cells"]);
+}
