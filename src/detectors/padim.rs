@@ -13,7 +13,7 @@
 //! - Sums are f64, of the images one after another; the covariance is factored by Cholesky and never inverted. The fit holds
 //!   P·d·(d + 5)/2 numbers of 8 bytes, for P positions and d channels: 172 MB for 64 × 64 positions and 100 channels.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use rand::seq::index;
 use rayon::prelude::*;
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::{
     Activations, Bank, Check, Detector, Fit, Maps, Need, Scorer, Scores, Smoke, check_memory,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, in_smoke, stages_once},
+    patches::{Choice, Layout, image_size, in_smoke, means, odd, stages_once},
     resample::{Grow, axis, resample},
 };
 use crate::{Error, Result, linalg::triangles, nn::Outputs, ops::wide, rng};
@@ -46,6 +46,11 @@ pub struct Config {
     /// The stage whose rows and columns the map has; absent: the one with the most.
     #[garde(skip)]
     pub grid: Option<String>,
+    /// Rows and columns of the neighbourhood whose mean a position stands for, as of PatchCore's patches. 1, the position alone, in the
+    /// paper.
+    #[garde(range(min = 1, max = 31), custom(odd))]
+    #[serde(skip_serializing_if = "is_one")]
+    pub neighbourhood: usize,
     /// d, the channels that are drawn of all: 100 in the paper for ResNet-18, 550 for WideResNet-50-2. All, if there are no more.
     #[garde(range(min = 1, max = 100_000))]
     pub dimensions: usize,
@@ -65,7 +70,16 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { stages: None, grid: None, dimensions: 100, epsilon: 0.01, seed: 0, smooth: 4.0, score: ImageScore::Max }
+        Self {
+            stages: None,
+            grid: None,
+            neighbourhood: 1,
+            dimensions: 100,
+            epsilon: 0.01,
+            seed: 0,
+            smooth: 4.0,
+            score: ImageScore::Max,
+        }
     }
 }
 
@@ -103,6 +117,12 @@ impl Config {
     }
 }
 
+/// What is only written where it is asked for keeps the hashes of scores without it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_one(side: &usize) -> bool {
+    *side == 1
+}
+
 /// Which channels of which stage, in rising order.
 fn draw(config: &Config, layout: &Layout) -> Vec<(usize, usize)> {
     let all: Vec<(usize, usize)> = layout
@@ -124,6 +144,7 @@ fn draw(config: &Config, layout: &Layout) -> Vec<(usize, usize)> {
 struct Reading {
     layout: Layout,
     drawn: Vec<(usize, usize)>,
+    neighbourhood: usize,
 }
 
 /// The drawn channels of a batch, (N, d, P).
@@ -150,10 +171,14 @@ impl Reading {
             let (shape, [down, across]) = (&self.layout.stages[stage], &axes[stage]);
             let size = shape.size[0] * shape.size[1];
             let map = &values[stage][(image * shape.channels + channel) * size..][..size];
+            let map = match self.neighbourhood {
+                1 => Cow::Borrowed(map),
+                side => Cow::Owned(means(map, shape.size, side)),
+            };
             if shape.size == self.layout.grid {
-                plane.copy_from_slice(map);
+                plane.copy_from_slice(&map);
             } else {
-                plane.copy_from_slice(&resample(map, shape.size[1], down, across));
+                plane.copy_from_slice(&resample(&map, shape.size[1], down, across));
             }
         });
         Ok(Read { images, values: read })
@@ -384,7 +409,7 @@ impl Padim {
                     config.check_memory(&layout, memory)?;
                     let drawn = draw(config, &layout);
                     let moments = Moments::new(drawn.len(), layout.positions());
-                    fitted.insert((Reading { layout, drawn }, moments))
+                    fitted.insert((Reading { layout, drawn, neighbourhood: config.neighbourhood }, moments))
                 }
             };
             moments.add(&reading.read(batch, start)?);
@@ -443,7 +468,7 @@ impl Scorer for Padim {
     }
 
     fn record(&self) -> Option<serde_json::Value> {
-        let Reading { layout, drawn } = &self.reading;
+        let Reading { layout, drawn, .. } = &self.reading;
         let stages: Vec<&str> = layout.stages.iter().map(|stage| &stage.name[..]).collect();
         Some(serde_json::json!({
             "images": self.moments.images,
@@ -487,6 +512,23 @@ mod tests {
             (0..37).flat_map(|image| of(&test.narrow(0, image, 1).unwrap(), "padim: { dimensions: 4 }")).collect();
         assert_eq!(whole, parts);
         assert_ne!(whole, of(&test, "padim: { dimensions: 4, seed: 1 }"));
+        // A neighbourhood is the mean over it, of train and test images alike.
+        let blurred = |images: &Tensor| {
+            images
+                .pad_with_zeros(2, 1, 1)
+                .unwrap()
+                .pad_with_zeros(3, 1, 1)
+                .unwrap()
+                .avg_pool2d_with_stride(3, 1)
+                .unwrap()
+        };
+        let around = of(&test, "padim: { dimensions: 4, neighbourhood: 3 }");
+        let trained = bank(vec![("a".into(), blurred(&stage(30, "train")))], [8, 10]);
+        let tested = bank(vec![("a".into(), blurred(&test))], [8, 10]);
+        let alone = score(&config("padim: { dimensions: 4 }"), &trained, &tested).unwrap();
+        let alone = alone.maps().unwrap().values();
+        assert!(around.iter().zip(alone).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0)));
+        assert_ne!(around, whole);
         let all = of(&test, "padim");
         assert_eq!(all, of(&test, "padim: { seed: 1 }"));
     }

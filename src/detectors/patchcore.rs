@@ -29,11 +29,11 @@ use super::{
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, in_smoke, stages_once},
+    patches::{Choice, Layout, image_size, in_smoke, means, odd, stages_once},
     resample::{Axis, Grow, axis, resample},
     similarity::Neighbours,
 };
-use crate::{Error, Result, linalg::project, nn::Outputs, ops::wide, rng};
+use crate::{Error, Result, linalg::project, nn::Outputs, rng};
 
 /// Channels whose planes are written into the rows together: their values share cache lines.
 const CHANNELS: usize = 16;
@@ -134,10 +134,6 @@ const SMOKE: [usize; 2] = [50, 1000];
 
 /// The share where neither it nor a size is given.
 const SHARE: f64 = 0.1;
-
-fn odd(size: &usize, _: &()) -> garde::Result {
-    if size % 2 == 1 { Ok(()) } else { Err(garde::Error::new("must be odd: a patch lies in the middle of it")) }
-}
 
 fn within(choose: Choose, subsample: usize) -> impl FnOnce(&Option<usize>, &()) -> garde::Result {
     move |size, _| match size {
@@ -265,34 +261,6 @@ impl Patches {
         }
         rows
     }
-}
-
-/// The means over `side` × `side` values around each, zeros beyond the border among them.
-fn means(map: &[f32], [rows, columns]: [usize; 2], side: usize) -> Vec<f32> {
-    if side == 1 {
-        return map.to_vec();
-    }
-    let reach = side / 2;
-    let mut along = map.to_vec();
-    for (sums, row) in along.chunks_exact_mut(columns).zip(map.chunks_exact(columns)) {
-        for away in 1..=reach.min(columns - 1) {
-            add(&mut sums[away..], row);
-            add(sums, &row[away..]);
-        }
-    }
-    let mut means = along.clone();
-    for away in 1..=reach.min(rows - 1) {
-        add(&mut means[away * columns..], &along);
-        add(&mut means, &along[away * columns..]);
-    }
-    let scale = 1.0 / (side * side) as f32;
-    means.iter_mut().for_each(|sum| *sum *= scale);
-    means
-}
-
-/// As many as both have.
-fn add(sums: &mut [f32], values: &[f32]) {
-    wide!(sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
 }
 
 /// The sampled patches of the train images, gathered batch by batch.

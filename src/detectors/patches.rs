@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device};
 
 use super::{Activations, Batch, Smoke, first_not_finite};
-use crate::{Error, Result, did_you_mean, nn::Outputs, yaml::problems::first_repeated};
+use crate::{Error, Result, did_you_mean, nn::Outputs, ops::wide, yaml::problems::first_repeated};
 
 /// Which stages are read, and on which grid.
 #[derive(Debug, Clone)]
@@ -172,6 +172,39 @@ pub(super) fn stages_once(stages: &Option<Vec<String>>, _: &()) -> garde::Result
         },
         None => Ok(()),
     }
+}
+
+/// Garde: a neighbourhood has a middle.
+pub(super) fn odd(size: &usize, _: &()) -> garde::Result {
+    if size % 2 == 1 { Ok(()) } else { Err(garde::Error::new("must be odd: a patch lies in the middle of it")) }
+}
+
+/// The means over `side` × `side` values around each, zeros beyond the border among them.
+pub(super) fn means(map: &[f32], [rows, columns]: [usize; 2], side: usize) -> Vec<f32> {
+    if side == 1 {
+        return map.to_vec();
+    }
+    let reach = side / 2;
+    let mut along = map.to_vec();
+    for (sums, row) in along.chunks_exact_mut(columns).zip(map.chunks_exact(columns)) {
+        for away in 1..=reach.min(columns - 1) {
+            add(&mut sums[away..], row);
+            add(sums, &row[away..]);
+        }
+    }
+    let mut means = along.clone();
+    for away in 1..=reach.min(rows - 1) {
+        add(&mut means[away * columns..], &along);
+        add(&mut means, &along[away * columns..]);
+    }
+    let scale = 1.0 / (side * side) as f32;
+    means.iter_mut().for_each(|sum| *sum *= scale);
+    means
+}
+
+/// As many as both have.
+fn add(sums: &mut [f32], values: &[f32]) {
+    wide!(sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
 }
 
 #[cfg(test)]
