@@ -190,9 +190,9 @@ impl Cli {
             Command::Run(arguments) => run(&arguments.experiment, arguments.device.parse()?, arguments.memory.wanted()),
             Command::Plan(experiment) => {
                 let opened = Opened::new(&experiment)?;
-                let held: String = layers::check(&opened.plan)?.iter().map(|line| format!("{line}\n")).collect();
                 // A smoke run makes its own.
                 let data = (!experiment.changes.smoke).then_some(opened.data.as_path());
+                let held: String = layers::check(&opened.plan, data)?.iter().map(|line| format!("{line}\n")).collect();
                 print(&(opened.plan.describe(&opened.store, data) + &held))
             }
             Command::Table(experiment) => table(&experiment),

@@ -360,7 +360,10 @@ methods:
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     // 28 × 28 positions of 100 · 105 / 2 numbers; 100,000 of 196,000 patches of 4 · (384 + 128) + 16 bytes, and a quarter more.
     assert!(
-        said.ends_with("fit of PaDiM: holds 32 MiB at its peak\nfit of PatchCore: holds 247 MiB at its peak\n"),
+        said.ends_with(
+            "fit of PaDiM: holds 32 MiB at its peak\nfit of PatchCore: holds 247 MiB at its peak\n\
+             maps of PaDiM: 20000 of 28×28, 59.8 MiB on disk\nmaps of PatchCore: 20000 of 14×14, 15.0 MiB on disk\n"
+        ),
         "{said}"
     );
     let output = plan("evaluation.fit_memory=30");

@@ -68,7 +68,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{Head, heads, watch::Layer},
+    nn::{Head, Outputs, heads, watch::Layer},
     ops::Activation,
 };
 
@@ -386,6 +386,10 @@ pub trait Detector {
     }
     /// Of a detector that gives a map of each image: how the map is brought to the images' size, and what an image is scored by.
     fn post(&self) -> Option<map::Post> {
+        None
+    }
+    /// Rows and columns of its maps, of a network that gives these outputs; `None` without maps, or of a network that it does not fit.
+    fn grid(&self, _outputs: &Outputs) -> Option<[usize; 2]> {
         None
     }
     /// What of it depends on the network, or on how many train images there are. `None` where nothing does.

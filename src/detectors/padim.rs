@@ -447,6 +447,10 @@ impl Detector for Config {
         in_smoke(&mut self.stages, &mut self.grid, smoke);
     }
 
+    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
+        Some(Layout::of_outputs(&self.choice(), outputs).ok()?.grid)
+    }
+
     fn depends(&self) -> Option<Check<'_>> {
         Some(Box::new(|about| {
             self.check(about.outputs, about.memory)?;

@@ -467,6 +467,10 @@ impl Detector for Config {
         (*size, *share, *subsample) = (Some(SMOKE[0]), None, SMOKE[1]);
     }
 
+    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
+        Some(Layout::of_outputs(&self.choice(), outputs).ok()?.grid)
+    }
+
     fn depends(&self) -> Option<Check<'_>> {
         Some(Box::new(|about| {
             self.check(about.outputs, about.least(), about.memory)?;

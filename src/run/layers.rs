@@ -1,9 +1,10 @@
 //! Whether the networks have the layers that detectors and figures name, and whether the fits have images, features and memory
 //! enough, before any network is trained.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use candle_core::{DType, Device, Tensor};
+use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
@@ -11,7 +12,7 @@ use crate::{
         Experiment,
         search::{combinations, with},
     },
-    data::{self, Split},
+    data::{self, Dataset, Format, Split},
     detectors::{About, LayerShape, Refusal},
     nn::{
         self, Mode, Outputs, Shape,
@@ -37,20 +38,36 @@ struct Shown {
 
 /// Refuses detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
 /// that leave none of the features', and too little memory for a fit, as far as the shape and the number of the images are known
-/// without reading them. What the fits hold that take memory by the images' size, a line each.
+/// without reading them. What the fits hold that take memory by the images' size, and what the maps take on disk, a line each; with a
+/// data root, images are counted there.
 ///
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
-pub fn check(plan: &Plan) -> Result<Vec<String>> {
-    check_with(plan, &mut |_, node| {
+pub fn check(plan: &Plan, root: Option<&Path>) -> Result<Vec<String>> {
+    let images = &mut |experiment: &Experiment, node: &Node| {
+        let id = &experiment.data.id;
         let known = || {
-            let [channels, height, width] = data::shape(&node.data)?;
-            let shape = Shape { channels, height, width, classes: data::classes(&node.data)? };
-            let all = data::full_size(&node.data, Split::Train).filter(|_| !data::embedded(&node.data));
-            Some((shape, all.into_iter().chain(node.data.train_limit).min()))
+            // A network with data of its own is fed images as those it is used on.
+            let fed = if node.shared { id } else { &node.data };
+            let [channels, height, width] = data::shape(fed)?;
+            let category = id.format == Some(Format::Mvtec);
+            let classes = data::classes(fed).or(category.then_some(1))?;
+            let all = data::full_size(fed, Split::Train).filter(|_| !data::embedded(fed));
+            let all = all.or_else(|| Some(data::glance(id, Split::Train, root.filter(|_| category)?)?.0));
+            Some((Shape { channels, height, width, classes }, all.into_iter().chain(fed.train_limit).min()))
         };
         Ok(known())
-    })
+    };
+    let tested = |experiment: &Experiment| -> Option<usize> {
+        let (data, root) = (&experiment.data, root?);
+        let count = |set: &Dataset| {
+            let all = data::full_size(set, Split::Test).filter(|_| !data::embedded(set));
+            let all = all.or_else(|| Some(data::glance(set, Split::Test, root)?.0))?;
+            Some(set.test_limit.map_or(all, |limit| all.min(limit)))
+        };
+        std::iter::once(&data.id).chain(&data.ood_sets()).map(count).sum()
+    };
+    check_with(plan, images, &tested)
 }
 
 impl Runner<'_> {
@@ -60,7 +77,7 @@ impl Runner<'_> {
     /// As [`check`]; those of reading the images.
     pub(super) fn check_layers(&mut self) -> Result<()> {
         let plan = self.plan;
-        let held = check_with(plan, &mut |experiment, node| {
+        let images = &mut |experiment: &Experiment, node: &Node| {
             let id = &experiment.data.id;
             let shape = self.shape(id)?;
             let store = &self.context.store;
@@ -71,16 +88,19 @@ impl Runner<'_> {
                 _ => Some(self.train_images(id)?.images.len()),
             };
             Ok(Some((shape, train)))
-        });
-        held.map(|_| ())
+        };
+        check_with(plan, images, &|_| None).map(|_| ())
     }
 }
 
 fn check_with(
     plan: &Plan,
     images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>,
+    tested: &dyn Fn(&Experiment) -> Option<usize>,
 ) -> Result<Vec<String>> {
     let mut held = Vec::new();
+    // Of each method, the grid of its maps and how many there will be.
+    let mut maps: IndexMap<String, ([usize; 2], Option<usize>)> = IndexMap::new();
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
     let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
@@ -109,6 +129,11 @@ fn check_with(
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
+                if let Some(grid) = tried.detector().grid(&shown.outputs) {
+                    let count = tested(experiment).map(|images| images * experiment.seeds.len());
+                    let known = maps.entry(method.name.clone()).or_insert((grid, Some(0)));
+                    known.1 = known.1.zip(count).map(|(known, count)| known + count);
+                }
                 let bytes = match tried.detector().depends().map(|check| check(about)) {
                     // Of all detectors, one that cannot be fitted is a row that says why.
                     Some(Err(Refusal { error: Error::Input { .. }, .. })) if method.of_all => continue,
@@ -132,6 +157,13 @@ fn check_with(
             }
         }
     }
+    held.extend(maps.iter().map(|(name, ([rows, columns], count))| match count {
+        Some(count) => {
+            let bytes = (count * rows * columns * size_of::<f32>()) as u64;
+            format!("maps of {name}: {count} of {rows}×{columns}, {} on disk", data::size(bytes))
+        }
+        None => format!("maps of {name}: {rows}×{columns}, {} bytes an image", rows * columns * size_of::<f32>()),
+    }));
     Ok(held)
 }
 

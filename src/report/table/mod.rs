@@ -1,5 +1,8 @@
 //! A table as one neutral value, from results and a paper's CSV.
 
+mod caption;
+mod numbers;
+
 use std::{borrow::Cow, path::Path};
 
 use indexmap::{IndexMap, IndexSet};
@@ -11,15 +14,22 @@ use crate::{
         Over, Rows, Sampling, Table,
         expect::{MEAN, column_keys},
     },
-    metrics::{self, Better, Column, MeanStd, Protocol, Unit, measures::Needs},
+    metrics::{self, Better, Column, MeanStd, Protocol},
     report::{
-        chosen, controls,
+        controls,
         expect::Paper,
-        fits, remarks,
+        remarks,
         variants::{self, Variant},
     },
-    run::results::{DatasetRecord, Environment, Results, SeedResult, SetResult},
+    run::results::{Results, SetResult},
 };
+
+pub(in crate::report) use numbers::by_seed;
+use numbers::interval;
+pub use numbers::{mean_std, number, signed, two_decimals};
+
+/// The key of the PRO that is always computed.
+const PRO: &str = "pro@0.3";
 
 /// What every writer writes. All numbers but gaps are percent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -121,26 +131,6 @@ impl Header {
     }
 }
 
-/// Two decimals, as every table and figure prints percent.
-pub fn two_decimals(number: f64) -> String {
-    // Not "-0.00".
-    format!("{:.2}", if number.abs() < 0.005 { 0.0 } else { number })
-}
-
-/// `96.51`, or `96.51 ± 0.19` if there is a spread to tell of.
-pub fn mean_std(number: &MeanStd, plus_minus: &str) -> String {
-    match number.n {
-        0 | 1 => two_decimals(number.mean),
-        _ => format!("{} {plus_minus} {}", two_decimals(number.mean), two_decimals(number.std)),
-    }
-}
-
-/// `+1.23`, `-1.23`, `0.00`.
-pub fn signed(number: f64) -> String {
-    let text = two_decimals(number);
-    if number >= 0.005 { format!("+{text}") } else { text }
-}
-
 /// Makes the table that the experiment asks for. Reads results and the paper's CSV, nothing else.
 ///
 /// # Errors
@@ -148,80 +138,6 @@ pub fn signed(number: f64) -> String {
 /// paper's numbers that cannot be read.
 pub fn build(table: &Table, results: &Results, experiments_dir: &Path) -> Result<Rendered> {
     Builder::new(table, results, experiments_dir)?.build()
-}
-
-/// The mean over seeds of one number of a method, in percent if it is a share. `set` is an OOD set; none means the mean over `sets`.
-///
-/// A seed that lacks the number is left out, as is a mean over sets of which one is missing.
-pub fn number(
-    variant: &Variant<'_>,
-    column: Column,
-    set: Option<&str>,
-    sets: &[&str],
-    protocol: Protocol,
-    sampling: Sampling,
-) -> Option<MeanStd> {
-    let seeds = by_seed(variant, column, set, sets, protocol, sampling)?;
-    match seeds.as_slice() {
-        [] => None,
-        // One seed: what spread there is, is that of its draws.
-        [(_, one)] if variant.cell.seeds.len() == 1 => Some(*one),
-        several => Some(MeanStd::of(&several.iter().map(|(_, number)| number.mean).collect::<Vec<_>>())),
-    }
-}
-
-/// The number of each seed that has it; `None` of a column that no protocol has.
-pub(super) fn by_seed(
-    variant: &Variant<'_>,
-    column: Column,
-    set: Option<&str>,
-    sets: &[&str],
-    protocol: Protocol,
-    sampling: Sampling,
-) -> Option<Vec<(u64, MeanStd)>> {
-    let measure = metrics::measure_for(column, protocol)?;
-    let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
-    let one = |value| MeanStd { mean: value, std: 0.0, n: 1 };
-    let one_set = |set: &SetResult| match sampling {
-        // What is no share is not drawn: on average a random subset's gap is the whole set's.
-        Sampling::Redraw if measure.unit == Unit::Share => {
-            set.redraw.as_ref().and_then(|draws| draws.get(&*measure.key)).copied()
-        }
-        _ => {
-            let spectrum = sampling == Sampling::FullSpectrum;
-            let measures = if spectrum { set.full_spectrum.as_ref()? } else { &set.measures };
-            measures.get(&*measure.key).copied().map(one)
-        }
-    };
-    let of_seed = |seed: &SeedResult| match set {
-        Some(set) => one_set(seed.measured(variant.name, set)?),
-        None => {
-            let mean_of = |set: &&str| Some(one_set(seed.measured(variant.name, set)?)?.mean);
-            let means: Option<Vec<f64>> = sets.iter().map(mean_of).collect();
-            let means = means.filter(|means| !means.is_empty())?;
-            Some(one(means.iter().sum::<f64>() / means.len() as f64))
-        }
-    };
-    let of_classes = matches!(measure.needs, Needs::Logits(_));
-    let found = variant.methods().filter_map(|(seed, method)| {
-        let number = match of_classes {
-            true => one(*seed.task()?.networks.get(&method.network)?.measures.get(&*measure.key)?),
-            false => of_seed(seed)?,
-        };
-        Some((seed.seed, MeanStd { mean: number.mean * scale, std: number.std * scale, n: number.n }))
-    });
-    Some(found.collect())
-}
-
-/// The 95 % interval of a number over test images, in percent; of several seeds, the mean of each end.
-fn interval(variant: &Variant<'_>, column: Column, set: &str, protocol: Protocol) -> Option<[f64; 2]> {
-    let measure = metrics::measure_for(column, protocol)?;
-    let found: Option<Vec<[f64; 2]>> = variant
-        .methods()
-        .map(|(seed, _)| seed.measured(variant.name, set)?.intervals.get(&*measure.key).copied())
-        .collect();
-    let found = found.filter(|found| !found.is_empty())?;
-    Some([0, 1].map(|end| 100.0 * found.iter().map(|interval| interval[end]).sum::<f64>() / found.len() as f64))
 }
 
 /// A row before its numbers: who it is about.
@@ -654,153 +570,6 @@ impl<'a> Builder<'a> {
         seeds
     }
 
-    fn caption(&self, rows: &[Row], compared: bool) -> Vec<String> {
-        let Self { table, results, sets, .. } = self;
-        let mut caption = Vec::new();
-        let seeds = self.seeds();
-        let listed = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        let spread = match (table.sampled(), seeds.len()) {
-            (Sampling::Full | Sampling::FullSpectrum, 0 | 1) => format!("one seed ({listed}), so no ±"),
-            (Sampling::Full | Sampling::FullSpectrum, n) => {
-                format!("mean ± population standard deviation over n = {n} seeds ({listed})")
-            }
-            (Sampling::Redraw, 0 | 1) => {
-                let draws =
-                    rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.ours).map(|ours| ours.n).max();
-                let mean = if table.rows.are_sets() || table.over != Over::Each {
-                    "; a mean over OOD sets has no ±"
-                } else {
-                    ""
-                };
-                match draws {
-                    Some(n) if n > 1 => format!(
-                        "mean ± population standard deviation over n = {n} random subsets of each OOD set, \
-                         one seed ({listed}){mean}"
-                    ),
-                    _ => format!("mean over random subsets of each OOD set, one seed ({listed}){mean}"),
-                }
-            }
-            (Sampling::Redraw, n) => format!(
-                "mean ± population standard deviation over n = {n} seeds ({listed}) of the mean over random subsets \
-                 of each OOD set"
-            ),
-        };
-        let unit = |column: &Column| metrics::measure_for(*column, table.protocol).map(|measure| measure.unit);
-        let gaps = table.columns.iter().any(|column| unit(column) != Some(Unit::Share));
-        let unit = match gaps {
-            true => {
-                "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in population standard deviations of \
-                 ID scores (SD)"
-            }
-            false => "Percent",
-        };
-        caption.push(format!("{unit}; {spread}."));
-        if table.rows.are_sets() || table.over == Over::Group {
-            for (group, sets) in &self.groups {
-                caption.push(format!("Mean of {group}: unweighted, over {}.", counted(sets)));
-            }
-        }
-        let whole = table.rows.are_sets() && table.protocol != Protocol::OpenoodV15;
-        if sets.len() > 1 && (whole || !table.rows.are_sets() && table.over == Over::OodMean) {
-            let of = if results.has_categories() { "Mean over categories" } else { "OOD mean" };
-            caption.push(format!("{of}: unweighted, over {}.", counted(sets)));
-        }
-        if table.intervals {
-            caption.push(
-                "In brackets: the 95 % interval over test images, of single OOD sets; of AUROC by DeLong's variance, of FPR by a \
-                 bootstrap (1,000 resamples, percentiles). Of several seeds, the mean of each end."
-                    .to_owned(),
-            );
-        }
-        if table.columns.iter().any(|column| !column.is_of_classes()) {
-            let by_protocol = |column: &Column| {
-                use Column::{Aupr, AuprIn, AuprOut, Fpr95, FprAt};
-                matches!(column, Fpr95 | FprAt(_) | Aupr | AuprIn | AuprOut)
-            };
-            if !results.has_categories() || table.columns.iter().any(by_protocol) {
-                caption.push(protocol(table.protocol).to_owned());
-            }
-            if table.columns.iter().any(|column| column.is_of_pixels()) {
-                caption.push(PIXELS.to_owned());
-            }
-            caption.extend(fits::line(&self.variants));
-            caption.extend(chosen::line(&self.variants, results));
-            caption.extend(controls::lines(table, &self.variants, sets));
-        }
-        let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
-        if results.has_categories() {
-            caption.push(format!("Categories, each with its own normal train images: {}.", data.join("; ")));
-            if table.columns.iter().any(|column| column.is_of_pixels()) {
-                caption.extend(unmarked(results));
-            }
-        } else if let Some((id, ood)) = data.split_first() {
-            caption.push(format!("In-distribution: {id}."));
-            if table.sampled() == Sampling::FullSpectrum {
-                let shifted: Vec<_> = results.shifted.iter().map(|(name, record)| describe(name, record)).collect();
-                let shifted = shifted.join("; ");
-                caption.push(format!("Covariate-shifted, counted as in-distribution but for accuracy: {shifted}."));
-            }
-            caption.push(format!("Out-of-distribution: {}.", ood.join("; ")));
-        }
-        if table.columns.contains(&Column::Accuracy) {
-            caption.extend(remarks::largest_class(results));
-        }
-        if let Some(outliers) = &results.outliers {
-            let parts = [Some(part(outliers.images, outliers.full, "train")), outliers.note.clone()];
-            let parts = joined(parts).unwrap_or_default();
-            caption.push(format!("Auxiliary outliers, learned from: {} ({parts}).", outliers.name));
-        }
-        if let Some(paper) = self.paper.as_ref().filter(|_| compared) {
-            caption.push(format!("Paper: {}; difference = ours − paper.", paper.source()));
-        }
-        if !results.overrides.is_empty() {
-            // Typed by hand: nothing checked that it stays in its line.
-            let changed = results.overrides.join(", ").replace(char::is_control, " ");
-            caption.push(format!("Changed on the command line: {changed}."));
-        }
-        caption.push(environments(results));
-        caption
-    }
-
-    /// The footnotes that numbers on these OOD sets need beside a paper's.
-    fn not_the_papers(&mut self, sets: &[&str]) -> Vec<usize> {
-        let records = &self.results.datasets;
-        let id = records.first().map(|(name, _)| name.as_str());
-        let known = id.into_iter().chain(sets.iter().copied());
-        let scored = known.filter_map(|name| Some((name.to_owned(), departure(records.get(name)?)?)));
-        let outliers = self.results.outliers.iter().filter_map(|record| {
-            let parts = [other(record.images, record.full, "train"), record.note.clone()];
-            Some((format!("the auxiliary outliers' {}", record.name), joined(parts)?))
-        });
-        let found: Vec<(String, String)> = scored.chain(outliers).collect();
-        let notes = found.into_iter().map(|(name, difference)| format!("not the paper's data: {name} is {difference}"));
-        notes.map(|note| self.note(note)).collect()
-    }
-
-    /// The footnote that our mean needs beside a paper's, unless both are over the same sets.
-    fn not_the_papers_mean(&mut self, slice: Slice<'a>) -> Option<usize> {
-        let paper = self.paper.as_ref()?;
-        let ours = self.sets_of(slice);
-        let (same, theirs): (bool, Vec<&str>) = if let Slice::Group(group) = slice {
-            let theirs: Vec<&str> = paper.group(group).iter().map(String::as_str).collect();
-            (theirs.len() == ours.len() && theirs.iter().all(|set| ours.contains(set)), theirs)
-        } else if self.table.rows.are_sets() {
-            // The CSV's other rows are the paper's sets.
-            let theirs = paper.others(paper.row(&[MEAN.to_owned()])?);
-            let ours: Vec<_> = self.sets.iter().map(|set| paper.row(&[(*set).to_owned()])).collect();
-            (theirs.len() == ours.len() && theirs.iter().all(|set| ours.contains(&Some(set))), theirs)
-        } else {
-            let theirs: Vec<&str> = paper.sets().iter().map(String::as_str).collect();
-            (theirs.len() == self.sets.len() && theirs.iter().all(|set| self.sets.contains(set)), theirs)
-        };
-        let of = |sets: &[&str]| match sets.len() {
-            0 => "unstated sets".to_owned(),
-            n => format!("{n} ({})", sets.join(", ")),
-        };
-        let note = format!("not the paper's mean: over {}, the paper's over {}", of(&ours), of(&theirs));
-        (!same).then(|| self.note(note))
-    }
-
     /// The index of the footnote, which is added unless it is there.
     fn note(&mut self, note: String) -> usize {
         self.notes.iter().position(|known| *known == note).unwrap_or_else(|| {
@@ -817,112 +586,4 @@ fn names(variant: &Variant<'_>) -> Vec<String> {
         names.push(variant.name.to_owned());
     }
     names
-}
-
-/// How a data set departs from the complete, original one.
-fn departure(record: &DatasetRecord) -> Option<String> {
-    let train = record.train.and_then(|train| other(train, record.train_full, "train"));
-    joined([train, other(record.test, record.test_full, "test"), record.note.clone()])
-}
-
-/// How so many images are not the complete set.
-fn other(used: usize, full: Option<usize>, of: &str) -> Option<String> {
-    match full? {
-        full if used < full => Some(format!("a subset of {used} of {full} {of} images")),
-        full if used > full => Some(format!("a set of {used} {of} images (the complete set has {full})")),
-        _ => None,
-    }
-}
-
-fn joined(parts: impl IntoIterator<Item = Option<String>>) -> Option<String> {
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-fn part(used: usize, full: Option<usize>, of: &str) -> String {
-    match full {
-        Some(full) if full == used => format!("all {used} {of} images"),
-        Some(full) if used < full => format!("subset of {used} of {full} {of} images"),
-        Some(full) => format!("{used} {of} images (the complete set has {full})"),
-        None => format!("{used} {of} images"),
-    }
-}
-
-/// `2 sets (svhn, textures)`
-fn counted(sets: &[&str]) -> String {
-    let plural = if sets.len() == 1 { "" } else { "s" };
-    format!("{} set{plural} ({})", sets.len(), sets.join(", "))
-}
-
-/// Images that have no part in pixel measures.
-fn unmarked(results: &Results) -> Option<String> {
-    let of = |(name, record): (&String, &DatasetRecord)| {
-        let count: usize = record.kinds.values().filter_map(|kind| kind.unmarked).sum();
-        (count > 0).then(|| format!("{count} of {name}"))
-    };
-    let all: Vec<String> = results.datasets.iter().filter_map(of).collect();
-    (!all.is_empty())
-        .then(|| format!("Anomalous images whose mask marks nothing, left out of pixel measures: {}.", all.join(", ")))
-}
-
-fn describe(name: &str, record: &DatasetRecord) -> String {
-    let train = record.train.map(|used| part(used, record.train_full, "train"));
-    let kinds = (!record.kinds.is_empty()).then(|| {
-        let normal = record.kinds.values().next().map_or(0, |kind| kind.images);
-        format!("{normal} of them normal")
-    });
-    let parts = [train, Some(part(record.test, record.test_full, "test")), kinds, record.note.clone()];
-    format!("{name} ({})", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
-}
-
-/// What made the numbers: one line for training and scoring if they are the same.
-fn environments(results: &Results) -> String {
-    let words = |environment: &Environment| {
-        format!("oodkit {}, commit {}, {}", environment.oodkit, environment.commit, environment.device)
-    };
-    let scored = &results.environment;
-    let networks = results.tasks().flat_map(|task| task.networks.values());
-    let mut trained: Vec<&Environment> = Vec::new();
-    for network in networks {
-        let known = |other: &&Environment| {
-            (&other.commit, &other.device) == (&network.environment.commit, &network.environment.device)
-        };
-        if !trained.iter().any(known) {
-            trained.push(&network.environment);
-        }
-    }
-    if trained.iter().all(|trained| (&trained.commit, &trained.device) == (&scored.commit, &scored.device)) {
-        return format!("{}.", words(scored));
-    }
-    let trained: Vec<String> = trained.into_iter().map(words).collect();
-    format!("Trained: {}. Scored: {}.", trained.join("; "), words(scored))
-}
-
-/// The key of the PRO that is always computed.
-const PRO: &str = "pro@0.3";
-
-/// How pixel measures are taken.
-const PIXELS: &str = "Pixel measures: on the raw scores of all pixels of all test images at the size that the network is fed; PRO counts \
-                      8-connected regions alike, against the normal pixels of all images, and is divided by the rate it is integrated up \
-                      to (0.3 unless the column says otherwise).";
-
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::IdPositiveClosest => {
-            "Protocol id_positive_closest: ID is positive; FPR95 at the threshold whose true positive rate is closest to \
-             95 %; AUPR by average precision."
-        }
-        Protocol::OodPositiveFirst => {
-            "Protocol ood_positive_first: OOD is positive; FPR95 at the first threshold whose true positive rate is at \
-             least 95 %; AUPR by trapezoid."
-        }
-        Protocol::EnergyOod => {
-            "Protocol energy_ood: ten random subsets of each OOD set with a fifth as many images as the ID set; ID is \
-             positive; FPR95 at the threshold whose true positive rate is closest to 95 %; AUPR by average precision."
-        }
-        Protocol::OpenoodV15 => {
-            "Protocol openood_v1_5: complete OOD sets, averaged by group; OOD is positive; FPR95 at the first threshold \
-             whose true positive rate is at least 95 %; AUPR by trapezoid."
-        }
-    }
 }
