@@ -16,7 +16,6 @@ use crate::{
     },
     metrics::{self, Better, Column, MeanStd, Protocol},
     report::{
-        controls,
         expect::Paper,
         remarks,
         variants::{self, Variant},
