@@ -67,13 +67,22 @@ smoke_tests!(
     imagenet200_openood,
     mnist_afdu,
     quickstart,
+    surface_quickstart,
+    surfaces,
     transfer
 );
 
 /// Planned, not run, since they would take minutes: their two-core profiles, which are run, differ in the network and the schedule
-/// alone, or their twins on CIFAR-10 and ImageNet-200 in the data.
-const PLANNED: &[&str] =
-    &["cifar100_openood", "cifar100_sparsity", "cifar10_energy_margin", "cifar10_lambda", "imagenet_openood"];
+/// alone, or their twins on CIFAR-10, ImageNet-200 and five surfaces in the data.
+const PLANNED: &[&str] = &[
+    "cifar100_openood",
+    "cifar100_sparsity",
+    "cifar10_energy_margin",
+    "cifar10_lambda",
+    "imagenet_openood",
+    "surfaces_screw",
+    "surfaces_trial",
+];
 
 #[test]
 fn large_experiments_are_planned() {
