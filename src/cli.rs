@@ -382,10 +382,11 @@ fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<(
 
 /// Lets the networks of a smoke run start from nothing where their published weights are not there: it shows that the path works.
 fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
+    let categories = experiment.data.has_categories();
     for (name, network) in &mut experiment.networks {
         if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
             say(format!("networks.{name}: {} is not there; this smoke run does without", weights.file));
-            network.train = network.train.take().or_else(config::smoke::a_step);
+            config::smoke::untrained(network, categories);
         }
     }
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, methods::root, sweep::FOLD},
+    config::{Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
     data::{Dataset, Format, Size, registry},
     detectors::Smoke,
-    nn::Backbone,
-    train::Train,
+    nn::{Backbone, weights::Normalise},
 };
 
 /// Values tried per swept key, and validation sets made.
@@ -31,12 +30,21 @@ const SIDE: usize = 32;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
 
-/// A recipe of one step, for a network that was to be used with weights that are not there.
-#[must_use]
-pub fn a_step() -> Option<Train> {
+/// Lets a network learn a step that was to be used with weights that are not there; of `categories`, which have one class each, a set
+/// of its own that is made up.
+pub fn untrained(network: &mut Network, categories: bool) {
     let recipe =
         serde_json::json!({ "epochs": 1, "batch_size": BATCH, "max_steps": 1, "optimizer": { "sgd": { "lr": 0.01 } } });
-    serde_json::from_value(recipe).ok()
+    network.train = network.train.take().or_else(|| serde_json::from_value(recipe).ok());
+    network.normalise = Normalise::Data;
+    if categories && network.data.is_none() {
+        network.data = Some(Dataset {
+            format: Some(Format::ClassFolders),
+            train_limit: Some(TRAIN_IMAGES),
+            test_limit: Some(TEST_IMAGES),
+            ..Dataset::named("made_up")
+        });
+    }
 }
 
 /// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network. Networks

@@ -24,7 +24,9 @@ impl Plan {
         let seeds: Vec<String> = self.experiment.seeds.iter().map(u64::to_string).collect();
         let id = &self.experiment.data.id;
         for (name, anomalous) in self.tasks() {
-            let _ = writeln!(text, "data     {name} against {}", anomalous.join(", "));
+            let against =
+                if anomalous.is_empty() { String::new() } else { format!(" against {}", anomalous.join(", ")) };
+            let _ = writeln!(text, "data     {name}{against}");
         }
         let by_data = self.nodes.iter().any(|node| node.normalisation.is_none());
         if by_data && given_normalisation(id).is_ok_and(|given| given.is_none()) {
