@@ -64,6 +64,21 @@ fn equal_to_scikit_learn_and_energy_ood() {
     }
 }
 
+/// By trying every score as a threshold.
+#[test]
+fn the_best_f1_is_that_of_the_best_threshold() {
+    for case in golden() {
+        let f1 = |threshold: f64| {
+            let caught = |scores: &[f64]| scores.iter().filter(|score| **score >= threshold).count() as f64;
+            let (hits, false_hits) = (caught(&case.ood), caught(&case.id));
+            2.0 * hits / (case.ood.len() as f64 + hits + false_hits)
+        };
+        let best = case.id.iter().chain(&case.ood).copied().map(f1).fold(0.0, f64::max);
+        let got = of_scores(&case.id, &case.ood).unwrap()["best_f1_out"];
+        assert!((got - best).abs() < 1e-12, "{}: {got}, expected {best}", case.name);
+    }
+}
+
 #[test]
 fn single_functions_are_the_fields() {
     for case in golden() {
@@ -141,7 +156,7 @@ fn scores() -> impl Strategy<Value = Vec<f32>> {
 fn shares<S: Score>(id: &[S], ood: &[S]) -> Measures {
     let mut measures = of_scores(id, ood).unwrap();
     measures.retain(|key, _| measures::find(key).unwrap().unit == Unit::Share);
-    assert_eq!(measures.len(), 7);
+    assert_eq!(measures.len(), 8);
     measures
 }
 
