@@ -359,7 +359,7 @@ fn an_empty_mask_and_a_set_without_masks_are_no_errors() {
     fs::remove_dir_all(place.path("parts/bolt/ground_truth")).unwrap();
     let (code, said) = place.run(DATA);
     assert_eq!(code, Some(0), "{said}");
-    has(&said, &["Anomalous images whose mask marks nothing, left out of pixel measures: 1 of nut."]);
+    has(&said, &["Anomalous images without a marked pixel at this size, left out of pixel measures: 1 of nut."]);
     let results = place.results();
     assert_eq!(results["datasets"]["nut"]["kinds"]["dent"]["unmarked"], 1);
     assert_eq!(results["datasets"]["bolt"]["kinds"]["dent"]["unmarked"], Value::Null);
@@ -490,4 +490,72 @@ fn maps_are_measured_against_masks() {
     let (code, again) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
     assert_eq!(code, Some(0), "{again}");
     assert_eq!(place.results()["cells"], results["cells"]);
+}
+
+#[test]
+fn masks_are_found_and_read_as_people_have_them() {
+    let place = Place::new();
+    let pixel_auroc = |place: &Place| {
+        let methods = "[{ name: PaDiM, network: colours, detector: { padim: { dimensions: 4, smooth: 1 } } }]";
+        let (code, said) =
+            place.oodkit("run", ["{ format: mvtec, path: parts/nut, size: 32 }", NETWORKS, methods], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        let tasks = &place.results()["cells"][0]["seeds"][0]["tasks"];
+        tasks["nut"]["methods"]["PaDiM"]["sets"]["all"]["measures"]["pixel_auroc"].as_f64().unwrap()
+    };
+    let usual = pixel_auroc(&place);
+    let mask = |name: &str| place.path("parts/nut/ground_truth").join(name);
+    let inside = |at: u32, x: u32, y: u32| (at..at + 8).contains(&x) && (at..at + 8).contains(&y);
+    // Transparent outside the mark, one of 65,535 levels, another ending and name, and a folder below the kind's.
+    let clear =
+        image::RgbaImage::from_fn(32, 32, |x, y| image::Rgba([255, 255, 255, if inside(4, x, y) { 255 } else { 0 }]));
+    clear.save(mask("scratch/000_mask.png")).unwrap();
+    let faint = image::ImageBuffer::from_fn(32, 32, |x, y| Luma([u16::from(inside(7, x, y))]));
+    faint.save(mask("scratch/001_mask.png")).unwrap();
+    fs::rename(mask("scratch/002_mask.png"), mask("scratch/002.PNG")).unwrap();
+    for (from, to) in [("test/dent", "001.png"), ("ground_truth/dent", "001_mask.png")] {
+        let folder = place.path("parts/nut").join(from);
+        fs::create_dir_all(folder.join("below")).unwrap();
+        fs::rename(folder.join(to), folder.join("below").join(to.replace("001", "000"))).unwrap();
+    }
+    assert_eq!(pixel_auroc(&place), usual);
+}
+
+#[test]
+fn folders_of_one_name_in_results_are_refused() {
+    let place = Place::new();
+    fs::rename(place.path("parts/nut/test/dent"), place.path("parts/nut/test/scratch 1")).unwrap();
+    fs::create_dir_all(place.path("parts/nut/test/scratch_1")).unwrap();
+    let said = place.refused(DATA);
+    has(&said, &["the folders \"scratch 1\" and \"scratch_1\" would both be called \"scratch_1\"", "rename one"]);
+    fs::remove_dir_all(place.path("parts/nut/test/scratch_1")).unwrap();
+    fs::rename(place.path("parts/nut"), place.path("parts/b$lt")).unwrap();
+    fs::rename(place.path("parts/bolt"), place.path("parts/b!lt")).unwrap();
+    has(&place.refused(DATA), &["both be called \"b_lt\""]);
+}
+
+#[test]
+fn figures_follow_the_masks_and_the_sweep() {
+    let place = Place::new();
+    let file = "title: Maps\ndata: { format: mvtec, path: parts, size: 32, categories: [nut] }\nnetworks: NETWORKS\nmethods: [{ name: \
+                PaDiM, network: colours, detector: { padim: { dimensions: 4, smooth: 1 } } }]\ntables: [{ name: t, rows: task, columns: \
+                [pro] }]\nfigures: [{ maps: { methods: [PaDiM], images: 2 } }]\n";
+    fs::write(place.path("maps.yaml"), file.replace("NETWORKS", NETWORKS)).unwrap();
+    let run = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .args(["run", "maps.yaml", "--data", ".", "--runs", "runs"])
+            .args(more)
+            .current_dir(place.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let folder = place.path("runs/experiments/maps");
+        fs::read(folder.join("maps_nut_PaDiM.png")).ok()
+    };
+    let first = run(&[]).unwrap();
+    assert_eq!(run(&[]).unwrap(), first);
+    place.mask("parts/nut/ground_truth/dent/000_mask.png", 32, Some(20));
+    assert_ne!(run(&[]).unwrap(), first, "the contour is that of the mask before");
+    // Each cell has its own category.
+    run(&["--sweep", "data.categories=[[bolt],[nut]]"]);
 }

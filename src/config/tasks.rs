@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,7 @@ use crate::{
     Error, Result,
     config::{Data, Validation},
     data::{self, Dataset, Format, mvtec, synthetic},
+    printable,
     yaml::{limits::MOST_IMAGES, named::word_or_list},
 };
 
@@ -274,6 +276,7 @@ impl Data {
                 names.into_iter().map(one).collect()
             }
         };
+        refuse_alike(&folder, found.iter().map(|category| &category.name))?;
         found.into_iter().map(|category| self.task(&folder, category)).collect()
     }
 
@@ -285,6 +288,7 @@ impl Data {
             return Err(Error::input(format!("{}: \"{name}\" is the name of {what}", place.display()))
                 .hint("rename this folder, and the one of its masks"));
         }
+        refuse_alike(&category.folder.join("test"), &category.kinds)?;
         // Relative to where the configuration's own path starts.
         let below = category.folder.strip_prefix(folder).unwrap_or(Path::new(""));
         let path = self.id.path.clone().unwrap_or_else(|| PathBuf::from(MVTEC));
@@ -318,6 +322,23 @@ impl Data {
             false => Ok(()),
         }
     }
+}
+
+/// Refuses folders that would have one name in results.
+fn refuse_alike<'a>(place: &Path, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let mut known: BTreeMap<String, &String> = BTreeMap::new();
+    for name in names {
+        if let Some(other) = known.insert(plain(name), name) {
+            let [one, two] = [other, name].map(|name| printable(name));
+            return Err(Error::input(format!(
+                "{}: the folders \"{one}\" and \"{two}\" would both be called \"{}\" in results",
+                place.display(),
+                plain(name)
+            ))
+            .hint("names are of letters, digits, `_`, `-` and `.`: rename one"));
+        }
+    }
+    Ok(())
 }
 
 /// A folder's name as one that files may have.

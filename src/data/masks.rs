@@ -4,9 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Fit, conform, picture};
-use crate::{Error, Result};
+use crate::{Error, Result, digest::hex};
 
 /// When a pixel of the resized image counts as anomalous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +39,7 @@ pub(super) enum Mask {
     Normal,
     /// These are, eight to a byte.
     Marked(Arc<[u8]>),
-    /// The image is anomalous, and its mask marks nothing.
+    /// The image is anomalous, and its mask marks nothing at this size.
     Empty,
 }
 
@@ -65,9 +66,25 @@ impl Masks {
         }
     }
 
-    /// How many images are anomalous without a marked pixel: they have no part in pixel measures.
+    /// How many images are anomalous without a marked pixel at this size: they have no part in pixel measures.
     pub fn empty(&self) -> usize {
         self.of.iter().filter(|mask| **mask == Mask::Empty).count()
+    }
+
+    /// SHA-256 of the masks, in hexadecimal.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new_with_prefix(format!("{}×{}\n", self.height, self.width));
+        for mask in &self.of {
+            match mask {
+                Mask::Normal => hash.update(b"normal\n"),
+                Mask::Empty => hash.update(b"empty\n"),
+                Mask::Marked(bits) => {
+                    hash.update(b"marked\n");
+                    hash.update(bits);
+                }
+            }
+        }
+        hex(&hash.finalize())
     }
 
     pub(super) fn subset(&self, indices: &[usize]) -> Self {
@@ -79,14 +96,19 @@ impl Masks {
     }
 }
 
-/// The mask in a file, of an image that is brought to `size` by `fit`. Pixels that are not black are anomalous; of JPEG, whose black
-/// is not exact, those of 128 and more.
+/// The mask in a file, of an image that is brought to `size` by `fit`.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file if it is damaged or its size is not the image's.
 pub(super) fn read_mask(path: &Path, image: &Path, size: [usize; 2], fit: Fit, rule: MaskRule) -> Result<Mask> {
     let [_, rows, columns] = picture::header(image)?;
-    let (pixels, [_, height, width]) = picture::grey(path)?;
+    let (marked, [height, width]) = picture::marks(path).map_err(|error| match error {
+        // Only images are left out.
+        Error::Input { message, .. } => {
+            Error::input(message).hint("make the mask again, or take it and its image away")
+        }
+        other => other,
+    })?;
     if [height, width] != [rows, columns] {
         return Err(Error::input(format!(
             "{} has {height}×{width} pixels, its image {} has {rows}×{columns}",
@@ -95,9 +117,6 @@ pub(super) fn read_mask(path: &Path, image: &Path, size: [usize; 2], fit: Fit, r
         ))
         .hint("a mask has the size of its image: make it again from the original, or resize both alike"));
     }
-    let lossy = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("jpg"));
-    let least = if lossy { 128 } else { 1 };
-    let marked: Vec<bool> = pixels.iter().map(|pixel| *pixel >= least).collect();
     let fitted = fitted(&marked, [height, width], size, fit, rule);
     Ok(match fitted.iter().any(|marked| *marked) {
         true => Mask::Marked(packed(&fitted)),

@@ -4,7 +4,10 @@
 //! `ground_truth/<kind>/<name>_mask.png`. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
 //! labels are of whole images.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Dataset, Fit, ImageSet, Split, damaged,
@@ -77,26 +80,39 @@ pub(super) fn with_masks(images: ImageSet, folder: &Path, dataset: &Dataset, fit
     let masks = if kind(dataset) == GOOD {
         Masks::normal(size, files.len())
     } else {
+        let (place, truth) = (folder.join(part(dataset, Split::Test)), truth.join(kind(dataset)));
+        let known = known_masks(dataset, folder, &truth)?;
         let masks = files.iter().map(|file| {
             let image = folder.join(file);
-            let mask = mask_of(&image, &truth.join(kind(dataset)))?;
-            read_mask(&mask, &image, size, fit, dataset.mask_rule.unwrap_or_default())
+            let name = image.strip_prefix(&place).unwrap_or(&image).with_extension("");
+            let mask = mask_of(&name, &known).ok_or_else(|| {
+                let wanted = truth.join(format!("{}_mask.png", name.display()));
+                Error::input(format!("{} has no mask: no {}", image.display(), wanted.display())).hint(
+                    "every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images",
+                )
+            })?;
+            read_mask(mask, &image, size, fit, dataset.mask_rule.unwrap_or_default())
         });
         Masks::of(size, masks.collect::<Result<Vec<Mask>>>()?)
     };
     Ok(ImageSet { masks: Some(masks), ..images })
 }
 
-/// The file of an image's mask: `000_mask.png`, or `000.png` as some sets have it.
-fn mask_of(image: &Path, folder: &Path) -> Result<PathBuf> {
-    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-    let names = ["png", "bmp", "tif", "tiff", "jpg"]
-        .iter()
-        .flat_map(|end| [format!("{stem}_mask.{end}"), format!("{stem}.{end}")]);
-    names.map(|name| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
-        Error::input(format!("{} has no mask: no {}", image.display(), folder.join(format!("{stem}_mask.png")).display()))
-            .hint("every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images")
-    })
+/// The masks of a kind of anomaly by their paths below its folder, without the ending.
+fn known_masks(dataset: &Dataset, folder: &Path, truth: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    if !truth.is_dir() {
+        return Ok(BTreeMap::new());
+    }
+    let (masks, _) = listing::images_below(dataset, folder, truth)?;
+    let name = |mask: PathBuf| (mask.strip_prefix(truth).unwrap_or(&mask).with_extension(""), mask);
+    Ok(masks.into_iter().map(name).collect())
+}
+
+/// The file of an image's mask: `000_mask`, or `000` as some sets have it, with any ending of an image.
+fn mask_of<'a>(name: &Path, known: &'a BTreeMap<PathBuf, PathBuf>) -> Option<&'a Path> {
+    let mut marked = name.file_name()?.to_owned();
+    marked.push("_mask");
+    known.get(&name.with_file_name(marked)).or_else(|| known.get(name)).map(PathBuf::as_path)
 }
 
 /// A category: a task of its own.

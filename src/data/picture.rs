@@ -169,11 +169,15 @@ pub(super) fn decode(path: &Path) -> Result<Picture> {
     Ok(Picture { pixels, shape: [channels, height, width] })
 }
 
-/// The pixels of an image file as grey, as they are stored, and their shape (1, H, W).
-pub(super) fn grey(path: &Path) -> Result<(Vec<u8>, [usize; 3])> {
-    let Picture { pixels, shape: [channels, height, width] } = decode(path)?;
-    let pixels = if channels == 3 { conform::luma(&pixels) } else { pixels };
-    Ok((pixels, [1, height, width]))
+/// Which pixels of a mask are marked, and its rows and columns. Any colour but black marks, where it is not transparent; of JPEG, whose
+/// black is not exact, half of the range and more.
+pub(super) fn marks(path: &Path) -> Result<(Vec<bool>, [usize; 2])> {
+    let bytes = read(path)?;
+    let least = if image::guess_format(&bytes).is_ok_and(|format| format == ImageFormat::Jpeg) { 1 << 15 } else { 1 };
+    let mask = DynamicImage::from_decoder(decoder(path, &bytes)?).map_err(broken(path))?;
+    let (height, width) = (mask.height() as usize, mask.width() as usize);
+    let marked = |pixel: &image::Rgba<u16>| pixel[3] > 0 && pixel.0[..3].iter().any(|value| *value >= least);
+    Ok((mask.into_rgba16().pixels().map(marked).collect(), [height, width]))
 }
 
 /// The pixels of an image file (C, H, W) at a shape.

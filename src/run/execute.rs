@@ -464,6 +464,7 @@ impl<'a> Runner<'a> {
                     full: set.images.full_size,
                     unmarked: masks.map(Masks::empty),
                     sha256: set.sha256.clone(),
+                    masks_sha256: masks.map(Masks::sha256),
                 };
                 (set.images.name.clone(), record)
             });

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     config::{Figure, Method},
+    data::Masks,
     fs::read_if_there,
     metrics::pixel::Curves,
     nn::weights::{self, read_safetensors},
@@ -68,12 +69,13 @@ fn images(figure: &Figure, method: &str) -> Option<usize> {
     }
 }
 
-/// Where the view of so many images lies beside the scores of a detector. `sets` are their names and SHA-256.
+/// Where the view of so many images lies beside the scores of a detector. `sets` are their names and what tells their
+/// images and masks from others ([`KindRecord::content`](super::results::KindRecord::content)).
 pub fn path<'a>(
     scores: &Path,
     images: usize,
     detector: Option<&Value>,
-    sets: impl Iterator<Item = (&'a str, &'a str)>,
+    sets: impl Iterator<Item = (&'a str, String)>,
 ) -> PathBuf {
     let hash = short_hash(&json!([VERSION, images, detector, sets.collect::<Vec<_>>()]));
     scores.join(format!("maps-{hash}.safetensors"))
@@ -92,8 +94,11 @@ impl Runner<'_> {
         let detector = to_json(&method.detector)?;
         for count in figures.iter().filter_map(|figure| images(figure, &method.name)) {
             let sets = subject.reported();
-            let names = sets.iter().map(|set| (set.images.name.as_str(), set.sha256.as_str()));
-            let path = path(&scored.folder, count, Some(&detector), names);
+            let contents = sets.iter().map(|set| {
+                let masks = set.images.masks.as_ref().map(Masks::sha256).unwrap_or_default();
+                (set.images.name.as_str(), format!("{}{masks}", set.sha256))
+            });
+            let path = path(&scored.folder, count, Some(&detector), contents);
             if path.exists() {
                 continue;
             }

@@ -187,6 +187,16 @@ pub struct KindRecord {
     pub unmarked: Option<usize>,
     /// SHA-256 of the images as read.
     pub sha256: String,
+    /// SHA-256 of their masks at the size that networks are fed; `None` without masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks_sha256: Option<String>,
+}
+
+impl KindRecord {
+    /// What tells images and masks from others.
+    pub fn content(&self) -> String {
+        format!("{}{}", self.sha256, self.masks_sha256.as_deref().unwrap_or_default())
+    }
 }
 
 /// What a table's reader must know of auxiliary outliers.

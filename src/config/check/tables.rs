@@ -42,10 +42,14 @@ impl Found {
                 };
                 self.add(path.join("rows"), message);
             }
-            for (index, _) in
-                table.columns.iter().enumerate().filter(|(_, column)| !categories && column.is_of_pixels())
-            {
-                let message = "needs masks of anomalous pixels, which `data: { format: mvtec, … }` has";
+            for (index, column) in table.columns.iter().enumerate() {
+                let message = match categories {
+                    false if column.is_of_pixels() => {
+                        "needs masks of anomalous pixels, which `data: { format: mvtec, … }` has"
+                    }
+                    true if column.is_of_classes() => "a category has one class, so there is nothing to be right about",
+                    _ => continue,
+                };
                 self.add(path.join("columns").join(index), message);
             }
             if categories && table.sampled() != Sampling::Full {

@@ -100,13 +100,16 @@ pub fn view(
     runs_root: &Path,
 ) -> Result<MapView> {
     let variant = method(results, figure, name)?;
-    let found = variant.cell.seeds.first().and_then(|seed| seed.tasks.get(category)?.methods.get(name));
+    // Where categories are swept, another cell has it.
+    let cells = std::iter::once(variant.cell).chain(&results.cells);
+    let mut firsts = cells.filter_map(|cell| cell.seeds.first());
+    let found = firsts.find_map(|seed| seed.tasks.get(category)?.methods.get(name));
     let folder = found.and_then(|found| Some((found, found.scores.values().next()?.parent()?)));
     let Some((found, folder)) = folder else {
         return Err(Error::input(format!("the results name no scores of {name} on {category}"))
             .hint("run the experiment again"));
     };
-    let sets = record.kinds.iter().map(|(name, kind)| (name.as_str(), kind.sha256.as_str()));
+    let sets = record.kinds.iter().map(|(name, kind)| (name.as_str(), kind.content()));
     map_view::read(&map_view::path(&runs_root.join(folder), images, found.detector.as_ref(), sets))
 }
 

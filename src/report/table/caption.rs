@@ -77,6 +77,8 @@ impl<'a> Builder<'a> {
             }
             if table.columns.iter().any(|column| column.is_of_pixels()) {
                 caption.push(PIXELS.to_owned());
+                let rule = results.config["data"]["mask_rule"].as_str().unwrap_or("nearest");
+                caption.push(format!("Masks are brought to that size by the rule {rule}."));
             }
             caption.extend(fits::line(&self.variants));
             caption.extend(chosen::line(&self.variants, results));
@@ -199,8 +201,9 @@ fn unmarked(results: &Results) -> Option<String> {
         (count > 0).then(|| format!("{count} of {name}"))
     };
     let all: Vec<String> = results.datasets.iter().filter_map(of).collect();
-    (!all.is_empty())
-        .then(|| format!("Anomalous images whose mask marks nothing, left out of pixel measures: {}.", all.join(", ")))
+    (!all.is_empty()).then(|| {
+        format!("Anomalous images without a marked pixel at this size, left out of pixel measures: {}.", all.join(", "))
+    })
 }
 
 fn describe(name: &str, record: &DatasetRecord) -> String {

@@ -230,9 +230,8 @@ impl<'a> Builder<'a> {
                     any_set(&|set| set.measures.contains_key(PRO) && !set.measures.contains_key(&*measure.key))
                 }
                 // Older than the schema's first file is accuracy alone.
-                column if column.is_of_classes() => {
-                    networks.any(|network| !network.measures.contains_key(&*measure.key))
-                }
+                column if column.is_of_classes() => networks
+                    .any(|network| !network.measures.is_empty() && !network.measures.contains_key(&*measure.key)),
                 _ => false,
             };
             if lacks {

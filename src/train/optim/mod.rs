@@ -132,8 +132,8 @@ impl Optimizer {
         let remembered = self.rule.remembered();
         let mut loaded: Vec<(u64, BTreeMap<&str, Tensor>)> = vec![Default::default(); self.parameters.len()];
         for (key, value) in state {
-            let known = remembered.iter().copied().chain([STEPS]).find_map(|part| {
-                let name = key.strip_prefix(part)?.strip_prefix('.')?;
+            // What another rule remembers is told of below.
+            let known = key.split_once('.').and_then(|(part, name)| {
                 let index = self.parameters.iter().position(|parameter| parameter.name == name)?;
                 let dims = if part == STEPS { &[] } else { self.parameters[index].var.dims() };
                 (value.dims() == dims).then_some((part, index))
@@ -163,8 +163,9 @@ impl Optimizer {
                 )));
             }
         }
-        for (parameter, (steps, memory)) in self.parameters.iter_mut().zip(loaded) {
-            (parameter.steps, parameter.memory) = (steps, memory);
+        for (parameter, (steps, mut memory)) in self.parameters.iter_mut().zip(loaded) {
+            let parts = remembered.iter().filter_map(|part| Some((*part, memory.remove(part)?)));
+            (parameter.steps, parameter.memory) = (steps, parts.collect());
         }
         Ok(())
     }
