@@ -440,7 +440,9 @@ fn said(error: &Error) -> String {
 /// The record of a network with how well it classifies the ID test images, if these are of the classes that it learned.
 fn classified(subject: &Subject<'_>, experiment: &config::Experiment) -> Result<NetworkResult> {
     let bank = &subject.banks[0];
-    if subject.categories || subject.members.iter().any(|member| member.node.shared) {
+    // In a set of one class there is nothing to be right about, and nothing in classes that the network did not learn.
+    let one_class = subject.sets[0].images.classes < 2;
+    if one_class || subject.members.iter().any(|member| member.node.shared) {
         return Ok(network_result(subject, Measures::new()));
     }
     let labels = bank
