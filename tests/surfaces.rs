@@ -561,3 +561,18 @@ fn figures_follow_the_masks_and_the_sweep() {
     // Each cell has its own category.
     run(&["--sweep", "data.categories=[[bolt],[nut]]"]);
 }
+
+#[test]
+fn a_network_with_data_of_its_own_is_another_at_another_shape() {
+    let place = Place::new();
+    let hash = |data: &str| {
+        let (code, said) = place.oodkit("plan", [data, NETWORKS, METHODS], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        said.lines().find_map(|line| Some(line.split("networks/").nth(1)?.split('/').next()?.to_owned())).unwrap()
+    };
+    let usual = hash(DATA);
+    assert_eq!(hash("{ format: mvtec, path: parts, size: 32, categories: [nut] }"), usual);
+    for other in ["size: 48", "size: 32, channels: 1", "size: 32, crop: none", "size: 32, brightness: median"] {
+        assert_ne!(hash(&format!("{{ format: mvtec, path: parts, {other} }}")), usual, "{other}");
+    }
+}

@@ -311,10 +311,13 @@ fn resolve<'a>(
     let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
     let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
         let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
-        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref())).map(|whole| match frozen {
-            true => of_any_category(whole),
-            false => whole,
-        })
+        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref())).and_then(
+            |whole| match frozen {
+                true => Ok(of_any_category(whole)),
+                false if own.is_some() => fed_as(whole, &experiment.data.id),
+                false => Ok(whole),
+            },
+        )
     };
     let mut identity = of(|set| set.by_content(), upstream.map(|index| nodes[index].by_content.as_str()))?;
     let by_content = short_hash(&identity);
@@ -367,6 +370,16 @@ fn of_any_category(mut identity: Value) -> Value {
         data.retain(|key, _| ["size", "channels"].contains(&key.as_str()));
     }
     identity
+}
+
+/// The identity of a network with data of its own, whose images are brought to what those of the ID set are brought to.
+fn fed_as(mut identity: Value, id: &Dataset) -> Result<Value> {
+    let mut fed = train_split(id)?;
+    if let (Some(fed), Some(identity)) = (fed.as_object_mut(), identity.as_object_mut()) {
+        fed.retain(|key, _| ["size", "channels", "resize", "crop", "brightness"].contains(&key.as_str()));
+        identity.insert("fed".to_owned(), Value::Object(std::mem::take(fed)));
+    }
+    Ok(without_nulls(identity))
 }
 
 /// Everything that can change the weights, and nothing that cannot.
