@@ -155,7 +155,10 @@ fn sharpness(grey: &[f64], rows: usize, columns: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{ImageSet, Split};
+    use crate::{
+        data::{ImageSet, Split},
+        metrics::Ranking,
+    };
 
     #[test]
     fn statistics_are_those_of_the_luma() {
@@ -201,5 +204,33 @@ mod tests {
         // Of one value, distances are those of the statistic itself.
         let row = Row { train: &[7.0; 3], ..row };
         assert_eq!(row.scores(&[9.0])[0].1[1], [2.0]);
+    }
+
+    /// As the README of `data/embedded` says: its defects were made so.
+    #[test]
+    fn controls_of_the_embedded_defects_are_neither_blind_nor_enough() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data/embedded/surfaces");
+        let of = |path: String| {
+            let (format, channels) = (Some(data::Format::Folder), Some(1));
+            let dataset = Dataset { format, channels, path: Some(path.into()), ..Dataset::named("tiles") };
+            let images = data::load(&dataset, Split::Test, &folder).unwrap();
+            let sizes = data::file_sizes(&dataset, &images, &folder);
+            Statistics::of(&images, sizes).unwrap().0
+        };
+        let mut means: IndexMap<String, f64> = IndexMap::new();
+        for category in ["brick", "grass", "gravel"] {
+            let [train, normal] = ["train", "test"].map(|part| of(format!("{category}/{part}/good")));
+            let kinds = ["dent", "ripple", "scratch", "stain"].map(|kind| of(format!("{category}/test/{kind}")));
+            for (at, (name, train)) in train.iter().enumerate() {
+                let others: Vec<f64> = kinds.iter().flat_map(|kind| kind[at].1.clone()).collect();
+                for (name, [normal, scores]) in (Row { name, train, normal: &normal[at].1 }).scores(&others) {
+                    let auroc = Ranking::new(&normal, &scores).unwrap().auroc();
+                    assert!((0.45..0.86).contains(&auroc), "{category} {name} {auroc}");
+                    *means.entry(name).or_default() += auroc / 3.0;
+                }
+            }
+        }
+        assert_eq!(means.len(), 8);
+        assert!(means.values().all(|mean| (0.6..0.8).contains(mean)), "{means:?}");
     }
 }

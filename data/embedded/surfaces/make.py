@@ -16,15 +16,20 @@ import sys
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, laplace, map_coordinates
 
 HERE = pathlib.Path(__file__).parent
-# Their names, and how strong the defects are on each.
-PHOTOGRAPHS = {"brick": 0.9, "grass": 1.2, "gravel": 0.65}
+# Their names; how strong the defects are on each; by how many greys a defect changes the mean of its tile, up or down; how much of what
+# it does to the contrast of its tile is taken back, a power.
+PHOTOGRAPHS = {"brick": (0.9, 1.0, 0.7), "grass": (1.15, 1.2, 0.8), "gravel": (0.6, 1.8, 0.72)}
 SIDE = 64
 # Of 512 columns: from, to. Train and test stripes take turns, so that a slow change along the photograph is in both.
 TRAIN_STRIPES, TEST_STRIPES = [(0, 160), (256, 416)], [(160, 256), (416, 512)]
 TRAIN, GOOD, DEFECTIVE, PRETEXT = 160, 24, 7, 32
+# How likely a defect is darker as a whole, and how likely lighter.
+DARKER = [0.7, 0.3]
+# Orders of the test tiles of which one is chosen, and the quantiles that it is chosen by.
+ORDERS, QUANTILES = 2000, [0.1, 0.25, 0.5, 0.75, 0.9]
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE].astype(float)
 
 
@@ -42,6 +47,27 @@ def tiles(photograph, stripes, stride, count, rng):
     chosen = rng.permutation(len(places))[:count]
     assert len(chosen) == count
     return [photograph[y : y + SIDE, x : x + SIDE].astype(float) for y, x in (places[i] for i in chosen)]
+
+
+def statistics(tile):
+    """Mean, contrast and sharpness (the variance of the Laplacian), as the control rows take them."""
+    return np.array([tile.mean(), tile.std(), laplace(tile)[1:-1, 1:-1].var()])
+
+
+def parted(tested, rng):
+    """The tiles in an order whose first GOOD are most like the others in their statistics: of many orders the best one.
+
+    So a control separates the two sides by what the defects do, and not by which tiles were drawn.
+    """
+    values = np.array([statistics(tile) for tile in tested])
+    values = (values - values.mean(0)) / values.std(0)
+    orders = [rng.permutation(len(tested)) for _ in range(ORDERS)]
+
+    def unlike(order):
+        good, others = (np.quantile(values[part], QUANTILES, axis=0) for part in (order[:GOOD], order[GOOD:]))
+        return np.abs(good - others).max()
+
+    return [tested[i] for i in min(orders, key=unlike)]
 
 
 def place(rng, radius):
@@ -97,12 +123,16 @@ def dent(tile, strength, rng):
     return warped + strength * SHADE * shade, distance < 0.8 * radius
 
 
-# Strengths: pixels a pixel for DENT, greys for all others. Chosen by looking at the test tiles: a small ResNet's features are to find
-# the defects, where contrast and sharpness of whole tiles tell little.
-SCRATCH, STAIN, RIM, RIPPLE, DENT, SHADE = 110, 60, 100, 65, 1.5, 600
-# How much of what a defect does to the mean (a share) and to the contrast (a power) of its tile is taken back.
-MATCHED = 0.85
+# Strengths: pixels a pixel for DENT, greys for all others. They, and the numbers of PHOTOGRAPHS, were chosen by looking at the test tiles:
+# a small ResNet's features are to find the defects, and trivial statistics of whole tiles are to tell something and not enough.
+SCRATCH, STAIN, RIM, RIPPLE, DENT, SHADE = 120, 100, 110, 65, 1.5, 700
 KINDS = {"dent": dent, "ripple": ripple, "scratch": scratch, "stain": stain}
+
+
+def toned(tile, changed, mask, shift):
+    """The defect is darker or lighter as a whole, so that the tile's mean has moved by `shift`."""
+    soft = gaussian_filter(mask.astype(float), 1)
+    return changed + soft * (tile.mean() + shift - changed.mean()) / soft.mean()
 
 
 def save(path, values):
@@ -112,7 +142,7 @@ def save(path, values):
 
 
 def make(folder, out):
-    for number, (name, strength) in enumerate(PHOTOGRAPHS.items()):
+    for number, (name, (strength, tone, taken_back)) in enumerate(PHOTOGRAPHS.items()):
         photograph = np.asarray(Image.open(folder / f"{name}.png").convert("L")).astype(float)
         assert photograph.shape == (512, 512)
         photograph = even(photograph)
@@ -123,18 +153,18 @@ def make(folder, out):
         for turn in range(4):
             for i, tile in enumerate(learned[TRAIN:]):
                 save(out / f"pretext/train/{name}_{90 * turn:03}/{i:03}.jpg", np.rot90(tile, turn))
-        tested = tiles(photograph, TEST_STRIPES, 8, GOOD + len(KINDS) * DEFECTIVE, rng)
+        tested = parted(tiles(photograph, TEST_STRIPES, 8, GOOD + len(KINDS) * DEFECTIVE, rng), rng)
         for i in range(GOOD):
-            save(out / name / f"test/good/{i:03}.jpg", tested.pop())
+            save(out / name / f"test/good/{i:03}.jpg", tested.pop(0))
         for kind, defect in KINDS.items():
             for i in range(DEFECTIVE):
-                tile = tested.pop()
+                tile = tested.pop(0)
                 # Of a few, the one that changes most: a dent where there is nothing to bend is hardly one.
                 tries = [defect(tile, strength, rng) for _ in range(6)]
                 changed, mask = max(tries, key=lambda made: np.abs(made[0] - tile)[made[1]].mean())
                 changed = np.clip(changed, 0, 255)
-                mean = MATCHED * tile.mean() + (1 - MATCHED) * changed.mean()
-                changed = mean + (changed - changed.mean()) * (tile.std() / changed.std()) ** MATCHED
+                changed = toned(tile, changed, mask, rng.choice([-tone, tone], p=DARKER))
+                changed = changed.mean() + (changed - changed.mean()) * (tile.std() / changed.std()) ** taken_back
                 save(out / name / f"test/{kind}/{i:03}.jpg", changed)
                 save(out / name / f"ground_truth/{kind}/{i:03}_mask.png", 255 * mask)
 
