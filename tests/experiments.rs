@@ -79,6 +79,7 @@ const PLANNED: &[&str] = &[
     "cifar100_sparsity",
     "cifar10_energy_margin",
     "cifar10_lambda",
+    "cifar10_published",
     "imagenet_openood",
     "surfaces_screw",
     "surfaces_trial",
