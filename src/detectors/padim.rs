@@ -13,27 +13,22 @@
 //! - Sums are f64, of the images one after another; the covariance is factored by Cholesky and never inverted. The fit holds
 //!   P·d·(d + 5)/2 numbers of 8 bytes, for P positions and d channels: 172 MB for 64 × 64 positions and 100 channels.
 
-use std::{borrow::Cow, ops::Range};
+mod moments;
+
+use std::borrow::Cow;
 
 use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Check, Detector, Fit, Maps, Need, Scorer, Scores, Smoke, check_memory,
+    Activations, Bank, Maps, Scorer, Scores, check_memory,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, in_smoke, means, odd, stages_once},
+    patches::{Layout, Patchwise, Settings, image_size, means, odd, stages_once},
     resample::{Grow, axis, resample},
 };
-use crate::{Error, Result, linalg::triangles, nn::Outputs, ops::wide, rng};
+use crate::{Error, Result, rng};
 
-/// Neighbouring positions that are treated together: their values share cache lines.
-const TILE: usize = 16;
-/// Positions whose covariances are factored side by side.
-const LANES: usize = 8;
-/// Images that a position's factor is applied to at a time, where there are so many.
-const MANY: usize = 32;
-/// And where there are fewer.
-const FEW: usize = 8;
+use moments::{Moments, Read};
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -83,40 +78,6 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    fn choice(&self) -> Choice<'_> {
-        Choice { who: "padim", stages: self.stages.as_deref(), default: 0..3, grid: self.grid.as_deref() }
-    }
-
-    /// Refuses stages that a network with these outputs does not have, and a fit that does not fit into `memory` bytes.
-    ///
-    /// # Errors
-    /// [`Error::Input`] that lists the stages, or says how much memory it takes.
-    pub fn check(&self, outputs: &Outputs, memory: usize) -> Result<()> {
-        self.check_memory(&Layout::of_outputs(&self.choice(), outputs)?, memory)
-    }
-
-    /// The bytes that a fit holds of a network that gives these outputs, however many the train images.
-    ///
-    /// # Errors
-    /// [`Error::Input`] that lists the stages, if it lacks one.
-    pub fn memory_needed(&self, outputs: &Outputs) -> Result<usize> {
-        Ok(self.bytes(&Layout::of_outputs(&self.choice(), outputs)?))
-    }
-
-    fn bytes(&self, layout: &Layout) -> usize {
-        layout.positions() * Moments::numbers(self.dimensions.min(layout.channels())) * size_of::<f64>()
-    }
-
-    fn check_memory(&self, layout: &Layout, memory: usize) -> Result<()> {
-        let [rows, columns] = layout.grid;
-        let of = format!("the covariances of {rows} × {columns} positions");
-        check_memory("padim needs", &of, [self.bytes(layout), memory]).map_err(|error| {
-            error.hint("raise evaluation.fit_memory (--memory), take fewer dimensions, or a coarser grid")
-        })
-    }
-}
-
 /// What is only written where it is asked for keeps the hashes of scores without it.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_one(side: &usize) -> bool {
@@ -145,12 +106,6 @@ struct Reading {
     layout: Layout,
     drawn: Vec<(usize, usize)>,
     neighbourhood: usize,
-}
-
-/// The drawn channels of a batch, (N, d, P).
-struct Read {
-    images: usize,
-    values: Vec<f32>,
 }
 
 impl Reading {
@@ -185,208 +140,6 @@ impl Reading {
     }
 }
 
-impl Read {
-    /// The value of each image in turn, of a dimension, at positions that follow each other.
-    fn at(&self, dimensions: usize, dimension: usize, positions: usize, first: usize) -> impl Iterator<Item = &[f32]> {
-        let plane = move |image: usize| (image * dimensions + dimension) * positions + first;
-        (0..self.images).map(move |image| &self.values[plane(image)..])
-    }
-}
-
-/// Of each position, one after another: d values of a first image, the d sums of the images' differences to it, and of the products of
-/// these the lower triangle, row after row. After the fit: the mean, the inverses of the factor's diagonal, and the factor.
-struct Moments {
-    dimensions: usize,
-    images: usize,
-    numbers: Vec<f64>,
-}
-
-impl Moments {
-    /// Numbers of a position.
-    fn numbers(dimensions: usize) -> usize {
-        2 * dimensions + dimensions * (dimensions + 1) / 2
-    }
-
-    fn new(dimensions: usize, positions: usize) -> Self {
-        Self { dimensions, images: 0, numbers: vec![0.0; positions * Self::numbers(dimensions)] }
-    }
-
-    /// Adds the images of a batch. No bit depends on which images come together.
-    fn add(&mut self, read: &Read) {
-        let (size, each) = (self.dimensions, Self::numbers(self.dimensions));
-        let positions = self.numbers.len() / each;
-        let first_of_all = self.images == 0;
-        self.numbers.par_chunks_mut(TILE * each).enumerate().for_each_init(Vec::new, |rows, (tile, numbers)| {
-            let count = numbers.len() / each;
-            rows.clear();
-            rows.resize(count * read.images * size, 0.0_f64);
-            for dimension in 0..size {
-                for (image, values) in read.at(size, dimension, positions, tile * TILE).enumerate() {
-                    for (place, value) in values[..count].iter().enumerate() {
-                        rows[(place * read.images + image) * size + dimension] = f64::from(*value);
-                    }
-                }
-            }
-            let places = numbers.chunks_exact_mut(each).zip(rows.chunks_exact_mut(read.images * size));
-            for (numbers, rows) in places {
-                let (shift, rest) = numbers.split_at_mut(size);
-                let (sums, products) = rest.split_at_mut(size);
-                if first_of_all {
-                    shift.copy_from_slice(&rows[..size]);
-                }
-                wide!({
-                    for row in rows.chunks_exact_mut(size) {
-                        row.iter_mut().zip(&*shift).for_each(|(value, shift)| *value -= shift);
-                        sums.iter_mut().zip(&*row).for_each(|(sum, value)| *sum += value);
-                    }
-                    add_products(products, rows, size);
-                });
-            }
-        });
-        self.images += read.images;
-    }
-
-    /// Groups of positions that are factored side by side.
-    fn groups(&self) -> usize {
-        (self.numbers.len() / Self::numbers(self.dimensions)).div_ceil(LANES)
-    }
-
-    /// From sums to means and factors, of some groups.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if a covariance has no factor.
-    fn factor(&mut self, epsilon: f64, groups: Range<usize>) -> Result<()> {
-        let (size, each, images) = (self.dimensions, Self::numbers(self.dimensions), self.images as f64);
-        let end = (groups.end * LANES * each).min(self.numbers.len());
-        let numbers = &mut self.numbers[groups.start * LANES * each..end];
-        let factor = |triangles: &mut Vec<[f64; LANES]>, (group, numbers): (usize, &mut [f64])| {
-            triangles.clear();
-            triangles.resize(size * (size + 1) / 2, [0.0; LANES]);
-            let count = numbers.len() / each;
-            for lane in 0..LANES {
-                // The last group may be short: it has its last position again.
-                let numbers = &mut numbers[lane.min(count - 1) * each..][..each];
-                let (sums, products) = numbers[size..].split_at_mut(size);
-                for row in 0..size {
-                    let start = row * (row + 1) / 2;
-                    for column in 0..=row {
-                        let product = products[start + column] - sums[row] * sums[column] / images;
-                        let ridge = if row == column { epsilon } else { 0.0 };
-                        triangles[start + column][lane] = product / (images - 1.0) + ridge;
-                    }
-                }
-            }
-            triangles::cholesky(triangles, size).map_err(|lane| {
-                let place = (groups.start + group) * LANES + lane.min(count - 1);
-                Error::Failed(format!(
-                    "the covariance at position {place} has no factor: epsilon {epsilon} is too small"
-                ))
-            })?;
-            for (lane, numbers) in numbers.chunks_exact_mut(each).enumerate() {
-                let (mean, rest) = numbers.split_at_mut(size);
-                let (sums, products) = rest.split_at_mut(size);
-                mean.iter_mut().zip(&*sums).for_each(|(mean, sum)| *mean += sum / images);
-                products.iter_mut().zip(&*triangles).for_each(|(product, lanes)| *product = lanes[lane]);
-                for (row, inverse) in sums.iter_mut().enumerate() {
-                    *inverse = 1.0 / triangles[row * (row + 3) / 2][lane];
-                }
-            }
-            Ok(())
-        };
-        numbers.par_chunks_mut(LANES * each).enumerate().try_for_each_init(Vec::new, factor)
-    }
-
-    /// The distance of each image at each position: (N, P).
-    fn distances(&self, read: &Read) -> Vec<f32> {
-        let (size, each) = (self.dimensions, Self::numbers(self.dimensions));
-        let positions = self.numbers.len() / each;
-        let tiles = self.numbers.par_chunks(TILE * each).enumerate().map_init(Vec::new, |columns, (tile, numbers)| {
-            let count = numbers.len() / each;
-            let width = if read.images < MANY { FEW } else { MANY };
-            let padded = read.images.next_multiple_of(width);
-            columns.clear();
-            // By position, block of images, dimension and image.
-            columns.resize(count * padded * size, 0.0_f64);
-            for dimension in 0..size {
-                for (image, values) in read.at(size, dimension, positions, tile * TILE).enumerate() {
-                    let (block, lane) = (image / width, image % width);
-                    for (place, value) in values[..count].iter().enumerate() {
-                        let mean = numbers[place * each + dimension];
-                        let at = (place * padded + block * width) * size + dimension * width + lane;
-                        columns[at] = f64::from(*value) - mean;
-                    }
-                }
-            }
-            let mut found = Vec::with_capacity(count * padded);
-            let places = numbers.chunks_exact(each).zip(columns.chunks_exact_mut(padded * size));
-            for (numbers, columns) in places {
-                let (inverses, factor) = numbers[size..].split_at(size);
-                for block in columns.chunks_exact_mut(width * size) {
-                    match width {
-                        MANY => found.extend(wide!(lengths::<MANY>(inverses, factor, block))),
-                        _ => found.extend(wide!(lengths::<FEW>(inverses, factor, block))),
-                    }
-                }
-            }
-            (padded, found)
-        });
-        let tiles: Vec<(usize, Vec<f32>)> = tiles.collect();
-        let mut maps = vec![0.0; read.images * positions];
-        for (tile, (padded, found)) in tiles.iter().enumerate() {
-            for (place, found) in found.chunks_exact(*padded).enumerate() {
-                for (image, distance) in found[..read.images].iter().enumerate() {
-                    maps[image * positions + tile * TILE + place] = *distance;
-                }
-            }
-        }
-        maps
-    }
-}
-
-/// Adds the products of the columns of `rows` (N, size) to the lower triangle `sums`, row after row of it; image after image, so that
-/// no bit depends on how many come together.
-#[inline(always)]
-fn add_products(sums: &mut [f64], rows: &[f64], size: usize) {
-    let mut start = 0;
-    for row in 0..size {
-        let sums = &mut sums[start..][..=row];
-        start += row + 1;
-        let mut four = rows.chunks_exact(4 * size);
-        for images in &mut four {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|image| &images[image * size..][..=row]);
-            let [x, y, z, w] = [a[row], b[row], c[row], d[row]];
-            for ((((sum, a), b), c), d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *sum = (((*sum + x * a) + y * b) + z * c) + w * d;
-            }
-        }
-        for image in four.remainder().chunks_exact(size) {
-            let by = image[row];
-            sums.iter_mut().zip(&image[..=row]).for_each(|(sum, value)| *sum += by * value);
-        }
-    }
-}
-
-/// ‖L⁻¹x‖ of W vectors x side by side, (size, W), which are replaced by L⁻¹x. L: its lower triangle, row after row.
-#[inline(always)]
-fn lengths<const W: usize>(inverses: &[f64], factor: &[f64], columns: &mut [f64]) -> [f32; W] {
-    let (columns, _) = columns.as_chunks_mut::<W>();
-    let mut squares = [0.0; W];
-    let mut start = 0;
-    for row in 0..inverses.len() {
-        let (known, rest) = columns.split_at_mut(row);
-        let this = &mut rest[0];
-        for (weight, known) in factor[start..][..row].iter().zip(known) {
-            this.iter_mut().zip(known).for_each(|(x, known)| *x -= weight * *known);
-        }
-        for (x, square) in this.iter_mut().zip(&mut squares) {
-            *x *= inverses[row];
-            *square += *x * *x;
-        }
-        start += row + 1;
-    }
-    squares.map(|square| square.sqrt() as f32)
-}
-
 /// A Gaussian for each position.
 struct Padim {
     reading: Reading,
@@ -394,22 +147,48 @@ struct Padim {
     post: Post,
 }
 
-impl Padim {
-    fn fit(config: &Config, post: Post, train: &dyn Activations, memory: usize) -> Result<Self> {
+impl Patchwise for Config {
+    fn settings(&self) -> Settings<'_> {
+        Settings {
+            who: "padim",
+            stages: self.stages.as_deref(),
+            default: 0..3,
+            grid: self.grid.as_deref(),
+            post: Post { smooth: self.smooth, score: self.score },
+        }
+    }
+
+    fn stages(&mut self) -> (&mut Option<Vec<String>>, &mut Option<String>) {
+        (&mut self.stages, &mut self.grid)
+    }
+
+    fn bytes(&self, layout: &Layout, _images: Option<usize>, memory: usize) -> Result<Option<usize>> {
+        let numbers = Moments::numbers(self.dimensions.min(layout.channels()));
+        let bytes = layout.positions() * numbers * size_of::<f64>();
+        let [rows, columns] = layout.grid;
+        let of = format!("the covariances of {rows} × {columns} positions");
+        check_memory("padim needs", &of, [bytes, memory]).map_err(|error| {
+            error.hint("raise evaluation.fit_memory (--memory), take fewer dimensions, or a coarser grid")
+        })?;
+        Ok(Some(bytes))
+    }
+
+    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>> {
         if train.images() < 2 {
             let message = format!("padim needs 2 train images for a covariance, and there are {}", train.images());
             return Err(Error::input(message));
         }
+        let settings = self.settings();
         let mut fitted: Option<(Reading, Moments)> = None;
         train.stages("fitting PaDiM", &mut |start, batch| {
             let (reading, moments) = match &mut fitted {
                 Some(fitted) => fitted,
                 None => {
-                    let layout = Layout::of_batch(&config.choice(), batch)?;
-                    config.check_memory(&layout, memory)?;
-                    let drawn = draw(config, &layout);
+                    let layout = Layout::of_batch(&settings, batch)?;
+                    self.bytes(&layout, None, memory)?;
+                    let drawn = draw(self, &layout);
                     let moments = Moments::new(drawn.len(), layout.positions());
-                    fitted.insert((Reading { layout, drawn, neighbourhood: config.neighbourhood }, moments))
+                    fitted.insert((Reading { layout, drawn, neighbourhood: self.neighbourhood }, moments))
                 }
             };
             moments.add(&reading.read(batch, start)?);
@@ -419,43 +198,9 @@ impl Padim {
             return Err(Error::Failed("padim saw no train image".into()));
         };
         train.work("factoring PaDiM's covariances", moments.groups(), &mut |groups| {
-            moments.factor(config.epsilon, groups)
+            moments.factor(self.epsilon, groups)
         })?;
-        Ok(Self { reading, moments, post })
-    }
-}
-
-impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Stages, Need::Train]
-    }
-
-    fn reads_batches(&self) -> bool {
-        true
-    }
-
-    fn post(&self) -> Option<Post> {
-        Some(Post { smooth: self.smooth, score: self.score })
-    }
-
-    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let post = Post { smooth: self.smooth, score: self.score };
-        Ok(Box::new(Padim::fit(self, post, fit.train()?.layers()?, fit.memory)?))
-    }
-
-    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
-        in_smoke(&mut self.stages, &mut self.grid, smoke);
-    }
-
-    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
-        Some(Layout::of_outputs(&self.choice(), outputs).ok()?.grid)
-    }
-
-    fn depends(&self) -> Option<Check<'_>> {
-        Some(Box::new(|about| {
-            self.check(about.outputs, about.memory)?;
-            Ok(Some(self.memory_needed(about.outputs)?))
-        }))
+        Ok(Box::new(Padim { reading, moments, post: settings.post }))
     }
 }
 
@@ -473,13 +218,12 @@ impl Scorer for Padim {
 
     fn record(&self) -> Option<serde_json::Value> {
         let Reading { layout, drawn, .. } = &self.reading;
-        let stages: Vec<&str> = layout.stages.iter().map(|stage| &stage.name[..]).collect();
         Some(serde_json::json!({
-            "images": self.moments.images,
+            "images": self.moments.images(),
             "positions": layout.positions(),
             "dimensions": drawn.len(),
             "of_channels": layout.channels(),
-            "stages": stages.join(" "),
+            "stages": layout.names(),
         }))
     }
 }

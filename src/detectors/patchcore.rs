@@ -18,25 +18,26 @@
 //!   sample that `evaluation.fit_memory` has no room for is smaller, which the fit's record says.
 //! - Neighbours are exact: of bounds by eight-bit products, only those that can be the nearest are computed, in f64.
 
+mod sample;
+
 use std::ops::Range;
 
-use rand::{Rng as _, seq::index};
+use rand::Rng as _;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Batch, Check, Detector, Fit, Maps, Need, Scorer, Scores, Smoke,
+    Activations, Bank, Batch, Maps, Scorer, Scores,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
-    patches::{Choice, Layout, image_size, in_smoke, means, odd, stages_once},
-    resample::{Axis, Grow, axis, resample},
+    patches::{Layout, Patchwise, Settings, image_size, odd, stages_once},
     similarity::Neighbours,
 };
-use crate::{Error, Result, linalg::project, nn::Outputs, rng};
+use crate::{Error, Result, linalg::project, rng};
 
-/// Channels whose planes are written into the rows together: their values share cache lines.
-const CHANNELS: usize = 16;
+use sample::{Patches, Sample};
+
 /// Rows that are projected at a time.
 const BLOCK: usize = 1024;
 
@@ -169,27 +170,6 @@ impl Counts {
 }
 
 impl Config {
-    fn choice(&self) -> Choice<'_> {
-        Choice { who: "patchcore", stages: self.stages.as_deref(), default: 1..3, grid: self.grid.as_deref() }
-    }
-
-    /// Refuses stages that a network with these outputs does not have, and `memory` bytes that have room for no patch.
-    ///
-    /// # Errors
-    /// [`Error::Input`] that lists the stages, or says how much memory it takes.
-    pub fn check(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<()> {
-        self.counts(&Layout::of_outputs(&self.choice(), outputs)?, images, memory).map(|_| ())
-    }
-
-    /// The bytes that a fit to so many images of a network that gives these outputs holds at its peak; no more than `memory`.
-    ///
-    /// # Errors
-    /// As [`Config::check`].
-    pub fn memory_needed(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<usize> {
-        let layout = Layout::of_outputs(&self.choice(), outputs)?;
-        Ok(self.counts(&layout, images, memory)?.sampled * self.bytes_of_a_patch(&layout))
-    }
-
     /// Dimensions after the projection, if there is one.
     fn projection(&self, layout: &Layout) -> Option<usize> {
         let projected = self.coreset.projection < layout.channels();
@@ -218,95 +198,6 @@ impl Config {
         }
         let sampled = sample.min(room);
         Ok(Counts { patches, sampled, kept: wanted.min(sampled), cut: sampled < sample })
-    }
-}
-
-/// How a batch becomes patches.
-struct Patches {
-    layout: Layout,
-    neighbourhood: usize,
-    /// Of each stage, to the grid.
-    axes: Vec<[Axis; 2]>,
-}
-
-impl Patches {
-    fn new(layout: Layout, neighbourhood: usize) -> Self {
-        let to = |stage: &super::patches::Stage| [0, 1].map(|at| axis(stage.size[at], layout.grid[at], Grow::Linear));
-        Self { axes: layout.stages.iter().map(to).collect(), neighbourhood, layout }
-    }
-
-    /// The (P, D) patches of one image of a batch.
-    fn of(&self, values: &[Vec<f32>], image: usize) -> Vec<f32> {
-        let (positions, columns) = (self.layout.positions(), self.layout.channels());
-        let mut rows = vec![0.0; positions * columns];
-        let mut offset = 0;
-        for ((stage, values), [down, across]) in self.layout.stages.iter().zip(values).zip(&self.axes) {
-            let size = stage.size[0] * stage.size[1];
-            let maps = &values[image * stage.channels * size..][..stage.channels * size];
-            for maps in maps.chunks(CHANNELS * size) {
-                let planes: Vec<Vec<f32>> = maps
-                    .chunks_exact(size)
-                    .map(|map| {
-                        let mean = means(map, stage.size, self.neighbourhood);
-                        if stage.size == self.layout.grid { mean } else { resample(&mean, stage.size[1], down, across) }
-                    })
-                    .collect();
-                for (position, row) in rows.chunks_exact_mut(columns).enumerate() {
-                    for (value, plane) in row[offset..].iter_mut().zip(&planes) {
-                        *value = plane[position];
-                    }
-                }
-                offset += planes.len();
-            }
-        }
-        rows
-    }
-}
-
-/// The sampled patches of the train images, gathered batch by batch.
-struct Sample {
-    /// Their places among all patches, rising.
-    places: Vec<usize>,
-    /// Rows that are there.
-    filled: usize,
-    rows: Vec<f32>,
-}
-
-impl Sample {
-    fn new(counts: &Counts, columns: usize, seed: u64) -> Self {
-        let places = if counts.sampled == counts.patches {
-            (0..counts.patches).collect()
-        } else {
-            let mut stream = rng::stream(seed, "PatchCore's sample", &counts.patches.to_string());
-            let mut places = index::sample(&mut stream, counts.patches, counts.sampled).into_vec();
-            places.sort_unstable();
-            places
-        };
-        Self { filled: 0, rows: vec![0.0; places.len() * columns], places }
-    }
-
-    /// Takes what is sampled of a batch whose first image is at position `start`.
-    fn add(&mut self, patches: &Patches, values: &[Vec<f32>], start: usize) {
-        let (positions, columns) = (patches.layout.positions(), patches.layout.channels());
-        let mut rest = &mut self.rows[self.filled * columns..];
-        let mut wanted = Vec::new();
-        for image in 0..patches.layout.images(values) {
-            let first = (start + image) * positions;
-            let places = &self.places[self.filled..];
-            let places = &places[..places.partition_point(|place| *place < first + positions)];
-            let (rows, others) = rest.split_at_mut(places.len() * columns);
-            rest = others;
-            self.filled += places.len();
-            wanted.push((image, first, places, rows));
-        }
-        wanted.into_par_iter().filter(|(_, _, places, _)| !places.is_empty()).for_each(
-            |(image, first, places, rows)| {
-                let all = patches.of(values, image);
-                for (row, place) in rows.chunks_exact_mut(columns).zip(places) {
-                    row.copy_from_slice(&all[(place - first) * columns..][..columns]);
-                }
-            },
-        );
     }
 }
 
@@ -343,58 +234,6 @@ struct Patchcore {
 }
 
 impl Patchcore {
-    fn fit(config: &Config, post: Post, train: &dyn Activations, memory: usize) -> Result<Self> {
-        let mut gathered: Option<(Patches, Sample, Counts)> = None;
-        train.stages("gathering PatchCore's patches", &mut |start, batch| {
-            let (patches, sample, _) = match &mut gathered {
-                Some(gathered) => gathered,
-                None => {
-                    let layout = Layout::of_batch(&config.choice(), batch)?;
-                    let counts = config.counts(&layout, train.images(), memory)?;
-                    if counts.cut {
-                        crate::say(format!(
-                            "PatchCore: {}, {} of {} patches",
-                            Counts::CUT,
-                            counts.sampled,
-                            counts.patches
-                        ));
-                    }
-                    let sample = Sample::new(&counts, layout.channels(), config.seed);
-                    gathered.insert((Patches::new(layout, config.neighbourhood), sample, counts))
-                }
-            };
-            sample.add(patches, &patches.layout.read(batch, start)?, start);
-            Ok(())
-        })?;
-        let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
-            return Err(Error::Failed("patchcore saw no train image".into()));
-        };
-        let columns = patches.layout.channels();
-        if counts.kept < counts.sampled {
-            let places = {
-                let projection =
-                    config.projection(&patches.layout).map(|to| projected(&rows, columns, to, config.seed));
-                let (rows, columns) = match &projection {
-                    Some(projected) => (&projected[..], config.coreset.projection),
-                    None => (&rows[..], columns),
-                };
-                let name = counts.sampled.to_string();
-                let first = rng::stream(config.seed, "PatchCore's first patch", &name).random_range(0..counts.sampled);
-                let mut greedy = Greedy::new(rows, columns, first);
-                let mut all = false;
-                train.work("choosing PatchCore's memory bank", counts.kept - 1, &mut |steps: Range<usize>| {
-                    all = all || steps.into_iter().any(|_| !greedy.step());
-                    Ok(())
-                })?;
-                greedy.taken().to_vec()
-            };
-            counts.kept = places.len();
-            keep(&mut rows, columns, places);
-        }
-        let bank = Neighbours::by_distance(rows, columns)?;
-        Ok(Self { patches, bank, reweight: config.reweight, post, counts })
-    }
-
     /// The map of each image of a batch, and what its score is multiplied by.
     fn look(&self, batch: &Batch, start: usize) -> Result<(Vec<f32>, Vec<f64>)> {
         let values = self.patches.layout.read(batch, start)?;
@@ -443,40 +282,81 @@ impl Patchcore {
     }
 }
 
-impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Stages, Need::Train]
+impl Patchwise for Config {
+    fn settings(&self) -> Settings<'_> {
+        Settings {
+            who: "patchcore",
+            stages: self.stages.as_deref(),
+            default: 1..3,
+            grid: self.grid.as_deref(),
+            post: Post { smooth: self.smooth, score: self.score },
+        }
     }
 
-    fn reads_batches(&self) -> bool {
-        true
+    fn stages(&mut self) -> (&mut Option<Vec<String>>, &mut Option<String>) {
+        (&mut self.stages, &mut self.grid)
     }
 
-    fn post(&self) -> Option<Post> {
-        Some(Post { smooth: self.smooth, score: self.score })
+    fn bytes(&self, layout: &Layout, images: Option<usize>, memory: usize) -> Result<Option<usize>> {
+        let counts = self.counts(layout, images.unwrap_or(1), memory)?;
+        Ok(images.map(|_| counts.sampled * self.bytes_of_a_patch(layout)))
     }
 
-    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let post = Post { smooth: self.smooth, score: self.score };
-        Ok(Box::new(Patchcore::fit(self, post, fit.train()?.layers()?, fit.memory)?))
+    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>> {
+        let settings = self.settings();
+        let mut gathered: Option<(Patches, Sample, Counts)> = None;
+        train.stages("gathering PatchCore's patches", &mut |start, batch| {
+            let (patches, sample, _) = match &mut gathered {
+                Some(gathered) => gathered,
+                None => {
+                    let layout = Layout::of_batch(&settings, batch)?;
+                    let counts = self.counts(&layout, train.images(), memory)?;
+                    if counts.cut {
+                        crate::say(format!(
+                            "PatchCore: {}, {} of {} patches",
+                            Counts::CUT,
+                            counts.sampled,
+                            counts.patches
+                        ));
+                    }
+                    let sample = Sample::new(&counts, layout.channels(), self.seed);
+                    gathered.insert((Patches::new(layout, self.neighbourhood), sample, counts))
+                }
+            };
+            sample.add(patches, &patches.layout.read(batch, start)?, start);
+            Ok(())
+        })?;
+        let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
+            return Err(Error::Failed("patchcore saw no train image".into()));
+        };
+        let columns = patches.layout.channels();
+        if counts.kept < counts.sampled {
+            let places = {
+                let projection = self.projection(&patches.layout).map(|to| projected(&rows, columns, to, self.seed));
+                let (rows, columns) = match &projection {
+                    Some(projected) => (&projected[..], self.coreset.projection),
+                    None => (&rows[..], columns),
+                };
+                let name = counts.sampled.to_string();
+                let first = rng::stream(self.seed, "PatchCore's first patch", &name).random_range(0..counts.sampled);
+                let mut greedy = Greedy::new(rows, columns, first);
+                let mut all = false;
+                train.work("choosing PatchCore's memory bank", counts.kept - 1, &mut |steps: Range<usize>| {
+                    all = all || steps.into_iter().any(|_| !greedy.step());
+                    Ok(())
+                })?;
+                greedy.taken().to_vec()
+            };
+            counts.kept = places.len();
+            keep(&mut rows, columns, places);
+        }
+        let bank = Neighbours::by_distance(rows, columns)?;
+        Ok(Box::new(Patchcore { patches, bank, reweight: self.reweight, post: settings.post, counts }))
     }
 
-    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
-        in_smoke(&mut self.stages, &mut self.grid, smoke);
+    fn shrink(&mut self) {
         let Coreset { size, share, subsample, .. } = &mut self.coreset;
         (*size, *share, *subsample) = (Some(SMOKE[0]), None, SMOKE[1]);
-    }
-
-    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
-        Some(Layout::of_outputs(&self.choice(), outputs).ok()?.grid)
-    }
-
-    fn depends(&self) -> Option<Check<'_>> {
-        Some(Box::new(|about| {
-            self.check(about.outputs, about.least(), about.memory)?;
-            let needed = |train| self.memory_needed(about.outputs, train, about.memory);
-            Ok(about.train.map(needed).transpose()?)
-        }))
     }
 }
 
@@ -501,7 +381,6 @@ impl Scorer for Patchcore {
     fn record(&self) -> Option<serde_json::Value> {
         let Counts { patches, sampled, kept, cut } = self.counts;
         let layout = &self.patches.layout;
-        let stages: Vec<&str> = layout.stages.iter().map(|stage| &stage.name[..]).collect();
         let note = if cut { Counts::CUT } else { "" };
         Some(serde_json::json!({
             "patches": patches,
@@ -509,7 +388,7 @@ impl Scorer for Patchcore {
             "kept": kept,
             "channels": layout.channels(),
             "positions": layout.positions(),
-            "stages": stages.join(" "),
+            "stages": layout.names(),
             "memory": note,
         }))
     }

@@ -1,15 +1,16 @@
-//! What leaves a network's stages, position by position on one grid: what PaDiM and PatchCore read.
+//! What leaves a network's stages, position by position on one grid: what PaDiM and PatchCore read, and what makes detectors of them.
 
 use std::ops::Range;
 
 use candle_core::{DType, Device};
 
-use super::{Activations, Batch, Smoke, first_not_finite};
+use super::{Activations, Batch, Check, Detector, Fit, Need, Scorer, Smoke, first_not_finite, map::Post};
 use crate::{Error, Result, did_you_mean, nn::Outputs, ops::wide, yaml::problems::first_repeated};
 
-/// Which stages are read, and on which grid.
+/// The settings that detectors of patches share: `stages`, `grid`, `smooth` and `score`. Each keeps them among its own, where their
+/// defaults have a source of their own, and a wrong key is refused where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Choice<'a> {
+pub(super) struct Settings<'a> {
     /// The detector, for messages.
     pub who: &'static str,
     /// The stages' names; absent: those of `default`.
@@ -18,6 +19,65 @@ pub(super) struct Choice<'a> {
     pub default: Range<usize>,
     /// The stage whose grid it is; absent: the one with most positions, the first of equals.
     pub grid: Option<&'a str>,
+    /// What becomes of the map.
+    pub post: Post,
+}
+
+/// A detector that reads patches, learns from train images, and gives a map of each image.
+pub(super) trait Patchwise {
+    /// What it shares with the others.
+    fn settings(&self) -> Settings<'_>;
+    /// Its settings that name stages, to rename them.
+    fn stages(&mut self) -> (&mut Option<Vec<String>>, &mut Option<String>);
+    /// The bytes that a fit to so many images holds at its peak, if they are known without that number or it is there.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if no fit has room in `memory` bytes.
+    fn bytes(&self, layout: &Layout, images: Option<usize>, memory: usize) -> Result<Option<usize>>;
+    /// Learns from the train images.
+    ///
+    /// # Errors
+    /// As [`Patchwise::bytes`]; those of reading.
+    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>>;
+    /// As [`Detector::smoke`], stages' names apart.
+    fn shrink(&mut self) {}
+}
+
+impl<D: Patchwise> Detector for D {
+    fn needs(&self) -> &'static [Need] {
+        &[Need::Stages, Need::Train]
+    }
+
+    fn reads_batches(&self) -> bool {
+        true
+    }
+
+    fn post(&self) -> Option<Post> {
+        Some(self.settings().post)
+    }
+
+    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
+        Some(Layout::of_outputs(&self.settings(), outputs).ok()?.grid)
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            let layout = Layout::of_outputs(&self.settings(), about.outputs)?;
+            Ok(self.bytes(&layout, about.train, about.memory)?)
+        }))
+    }
+
+    /// Stages get the names that they have in the network that stands for the detector's own.
+    fn smoke(&mut self, smoke: &mut Smoke<'_>) {
+        let (stages, grid) = self.stages();
+        let names = stages.iter_mut().flatten().chain(grid);
+        names.for_each(|name| *name = (smoke.layer)(name));
+        self.shrink();
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        self.learn(fit.train()?.layers()?, fit.memory)
+    }
 }
 
 /// The stages that are read, and the grid that they are brought to.
@@ -42,25 +102,25 @@ impl Layout {
     ///
     /// # Errors
     /// As [`Layout::of`].
-    pub fn of_outputs(choice: &Choice<'_>, outputs: &Outputs) -> Result<Self> {
-        Self::of(choice, &outputs.taps.iter().map(|(name, maps)| (*name, maps.dims())).collect::<Vec<_>>())
+    pub fn of_outputs(settings: &Settings<'_>, outputs: &Outputs) -> Result<Self> {
+        Self::of(settings, &outputs.taps.iter().map(|(name, maps)| (*name, maps.dims())).collect::<Vec<_>>())
     }
 
     /// Of a network that shows such a batch.
     ///
     /// # Errors
     /// As [`Layout::of`].
-    pub fn of_batch(choice: &Choice<'_>, batch: &Batch) -> Result<Self> {
-        Self::of(choice, &batch.stages.iter().map(|(name, maps)| (&name[..], maps.dims())).collect::<Vec<_>>())
+    pub fn of_batch(settings: &Settings<'_>, batch: &Batch) -> Result<Self> {
+        Self::of(settings, &batch.stages.iter().map(|(name, maps)| (&name[..], maps.dims())).collect::<Vec<_>>())
     }
 
     /// Of stages with these names and (N, C, H, W).
     ///
     /// # Errors
     /// [`Error::Input`] that lists the stages, if there is none of a name, or none at all.
-    fn of(choice: &Choice<'_>, shown: &[(&str, &[usize])]) -> Result<Self> {
+    fn of(settings: &Settings<'_>, shown: &[(&str, &[usize])]) -> Result<Self> {
         if shown.is_empty() {
-            let message = format!("{} reads what leaves a network's stages, and this one shows none", choice.who);
+            let message = format!("{} reads what leaves a network's stages, and this one shows none", settings.who);
             return Err(Error::input(message).hint("ResNets, Wide ResNets, EfficientNets, VGG and LeNet show theirs"));
         }
         let known = || shown.iter().map(|(name, _)| *name);
@@ -70,10 +130,10 @@ impl Layout {
                 Error::input(format!("the network has no stage \"{name}\"{near}; it has {all}"))
             })
         };
-        let chosen = match choice.stages {
+        let chosen = match settings.stages {
             Some(names) => names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?,
-            None if shown.len() < choice.default.end => shown.iter().collect(),
-            None => shown[choice.default.clone()].iter().collect(),
+            None if shown.len() < settings.default.end => shown.iter().collect(),
+            None => shown[settings.default.clone()].iter().collect(),
         };
         let stage = |(name, dims): &&(&str, &[usize])| match dims {
             [_, channels, rows, columns] => {
@@ -82,7 +142,7 @@ impl Layout {
             _ => Err(Error::Failed(format!("the stage \"{name}\" is {dims:?}, and no feature maps"))),
         };
         let stages = chosen.iter().map(stage).collect::<Result<Vec<_>>>()?;
-        let grid = match choice.grid {
+        let grid = match settings.grid {
             Some(name) => stages.iter().find(|stage| stage.name == name).map(|stage| stage.size).ok_or_else(|| {
                 let names: Vec<&str> = stages.iter().map(|stage| &stage.name[..]).collect();
                 let near = did_you_mean(name, names.iter().copied());
@@ -99,6 +159,11 @@ impl Layout {
     /// Positions of the grid.
     pub fn positions(&self) -> usize {
         self.grid[0] * self.grid[1]
+    }
+
+    /// The stages' names, for a fit's record.
+    pub fn names(&self) -> String {
+        self.stages.iter().map(|stage| &stage.name[..]).collect::<Vec<_>>().join(" ")
     }
 
     /// Channels of all stages together.
@@ -141,12 +206,6 @@ impl Layout {
         let first = &self.stages[0];
         values[0].len() / (first.channels * first.size[0] * first.size[1]).max(1)
     }
-}
-
-/// Gives stages the names that they have in the network that stands for the detector's own.
-pub(super) fn in_smoke(stages: &mut Option<Vec<String>>, grid: &mut Option<String>, smoke: &Smoke<'_>) {
-    let names = stages.iter_mut().flatten().chain(grid);
-    names.for_each(|name| *name = (smoke.layer)(name));
 }
 
 /// The size that maps are brought to.
@@ -210,12 +269,18 @@ fn add(sums: &mut [f32], values: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detectors::map::ImageScore;
+
+    fn settings<'a>(stages: Option<&'a [String]>, grid: Option<&'a str>) -> Settings<'a> {
+        let post = Post { smooth: 0.0, score: ImageScore::Max };
+        Settings { who: "PaDiM", stages, default: 1..3, grid, post }
+    }
 
     fn layout(stages: Option<&[String]>, grid: Option<&str>) -> Result<Layout> {
-        let choice = Choice { who: "PaDiM", stages, default: 1..3, grid };
+        let settings = settings(stages, grid);
         let shown: [(&str, &[usize]); 4] =
             [("a", &[1, 8, 16, 16]), ("b", &[1, 4, 8, 6]), ("c", &[1, 2, 4, 3]), ("d", &[1, 3, 4, 3])];
-        Layout::of(&choice, &shown)
+        Layout::of(&settings, &shown)
     }
 
     /// A smoke run has other networks, whose stages have other names, and few patches.
@@ -253,9 +318,9 @@ mod tests {
             "the network has no stage \"layer2\"; it has a, b, c, d"
         );
         assert_eq!(error(layout(None, Some("a"))), "grid: \"a\" is none of the stages that are read: b, c");
-        let choice = Choice { who: "PaDiM", stages: None, default: 1..3, grid: None };
-        assert!(error(Layout::of(&choice, &[])).contains("this one shows none"));
+        let settings = settings(None, None);
+        assert!(error(Layout::of(&settings, &[])).contains("this one shows none"));
         let one: [(&str, &[usize]); 1] = [("a", &[1, 8, 16, 16])];
-        assert_eq!(Layout::of(&choice, &one).unwrap().channels(), 8);
+        assert_eq!(Layout::of(&settings, &one).unwrap().channels(), 8);
     }
 }

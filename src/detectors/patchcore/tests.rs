@@ -3,7 +3,7 @@ use garde::Validate as _;
 
 use super::{
     super::{
-        DetectorConfig,
+        DetectorConfig, Fit,
         golden_maps::{Golden, bank, config, score},
     },
     *,
