@@ -33,7 +33,7 @@ pub const ACCEPTED: f64 = 0.995;
 
 /// An image with its mask and its map.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Picture {
+pub struct Example {
     /// Its set and its file.
     pub label: String,
     /// Channels, rows, columns.
@@ -50,8 +50,8 @@ pub struct Picture {
 #[derive(Debug, Clone, PartialEq)]
 pub struct MapView {
     /// A normal image, then anomalous ones.
-    pub pictures: Vec<Picture>,
-    /// The median of the normal test images' pixels, and the largest value of the pictures' maps.
+    pub examples: Vec<Example>,
+    /// The median of the normal test images' pixels, and the largest value of the examples' maps.
     pub range: (f64, f64),
     /// The value that [`ACCEPTED`] of the normal test images' pixels do not exceed.
     pub threshold: f64,
@@ -118,10 +118,10 @@ impl Runner<'_> {
             let in_turn = (0..most).flat_map(|image| (1..sets.len()).map(move |set| (set, image)));
             let in_turn = in_turn.filter(|(set, image)| *image < sets[*set].images.len()).take(count);
             let chosen: Vec<(usize, usize)> = std::iter::once((0, 0)).chain(in_turn).collect();
-            let (mut pictures, mut masks, mut maps, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let (mut shown, mut masks, mut maps, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for &(set, image) in &chosen {
                 let images = &sets[set].images;
-                pictures.extend_from_slice(&images.image(image)?);
+                shown.extend_from_slice(&images.image(image)?);
                 let mask = images.masks.as_ref().and_then(|masks| masks.image(image));
                 masks.extend(mask.unwrap_or_else(|| vec![0; size[0] * size[1]]));
                 maps.extend(full(set, image).unwrap_or_default());
@@ -134,10 +134,7 @@ impl Runner<'_> {
             let [count, rows, columns] = [chosen.len(), size[0], size[1]];
             let cpu = &Device::Cpu;
             let mut tensors = BTreeMap::from([
-                (
-                    "images".to_owned(),
-                    Tensor::from_vec(pictures, (count, sets[0].images.channels, rows, columns), cpu)?,
-                ),
+                ("images".to_owned(), Tensor::from_vec(shown, (count, sets[0].images.channels, rows, columns), cpu)?),
                 ("masks".to_owned(), Tensor::from_vec(masks, (count, rows, columns), cpu)?),
                 ("maps".to_owned(), Tensor::from_vec(maps, (count, rows, columns), cpu)?),
                 ("values".to_owned(), Tensor::from_vec(vec![low, high, threshold], 3, cpu)?),
@@ -182,8 +179,8 @@ fn view(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>)
     if masks.dims() != sizes || maps.dims() != sizes || labels.len() != count || ![1, 3].contains(&channels) {
         return None;
     }
-    let pictures = labels.into_iter().enumerate().map(|(at, label)| {
-        Some(Picture {
+    let examples = labels.into_iter().enumerate().map(|(at, label)| {
+        Some(Example {
             label,
             shape: [channels, rows, columns],
             image: images.get(at).ok()?.flatten_all().ok()?.to_vec1().ok()?,
@@ -197,7 +194,7 @@ fn view(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>)
         points.into_iter().map(|point| point.try_into().ok()).collect()
     };
     let curves = curve("roc").zip(curve("pro")).map(|(roc, pro)| Curves { roc, pro });
-    let pictures = pictures.collect::<Option<_>>()?;
+    let examples = examples.collect::<Option<_>>()?;
     let range = (f64::from(low), f64::from(high));
-    (low < high).then_some(MapView { pictures, range, threshold: f64::from(threshold), curves })
+    (low < high).then_some(MapView { examples, range, threshold: f64::from(threshold), curves })
 }

@@ -17,12 +17,12 @@ use crate::{
         title,
     },
     run::{
-        map_view::{self, ACCEPTED, MapView},
+        map_view::{self, ACCEPTED, Example, MapView},
         results::{DatasetRecord, Results},
     },
 };
 
-/// Side of a picture, of its longer side.
+/// Side of an image as shown, of its longer side.
 const CELL: i32 = 128;
 /// How much of the prediction's colour covers the image. Ours: the image can still be seen.
 const FILL: f64 = 0.6;
@@ -34,58 +34,18 @@ const PREDICTED: [u8; 3] = [86, 180, 233];
 /// Maps are smooth already.
 const UNSMOOTHED: Post = Post { smooth: 0.0, score: ImageScore::Max };
 
-/// A method whose maps are shown.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
-    /// Above its pictures.
-    pub name: String,
-    /// Values at the ends of the colours; the second is larger.
-    pub range: (f64, f64),
-    /// Pixels above it are predicted to be anomalous.
-    pub threshold: f64,
-}
-
-/// An image and the maps of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Picture {
-    /// Left of it.
-    pub label: String,
-    /// Channels (1 or 3), rows, columns.
-    pub shape: [usize; 3],
-    /// C·H·W.
-    pub image: Vec<u8>,
-    /// H·W, 1 where the image is anomalous.
-    pub mask: Vec<u8>,
-    /// H·W for each method.
-    pub maps: Vec<Vec<f32>>,
-}
-
 /// A gallery for each category, by its name; reads what was stored beside the scores.
 pub fn galleries(figure: &MapsFigure, results: &Results, runs_root: &Path) -> Result<Vec<(String, Gallery)>> {
     let mut galleries = Vec::new();
     for (category, record) in results.sets() {
-        let views =
-            figure.methods.iter().map(|name| view(name, "maps", figure.images, (category, record), results, runs_root));
-        let views = views.collect::<Result<Vec<_>>>()?;
-        let shown = |(name, view): (&String, &MapView)| Shown {
-            name: name.clone(),
-            range: view.range,
-            threshold: view.threshold,
+        let of = |name: &String| {
+            let view = view(name, "maps", figure.images, (category, record), results, runs_root)?;
+            Ok((name.clone(), view))
         };
-        let methods: Vec<Shown> = figure.methods.iter().zip(&views).map(shown).collect();
-        let pictures = views[0].pictures.iter().enumerate().map(|(at, picture)| Picture {
-            label: picture.label.clone(),
-            shape: picture.shape,
-            image: picture.image.clone(),
-            mask: picture.mask.clone(),
-            maps: views.iter().filter_map(|view| Some(view.pictures.get(at)?.map.clone())).collect(),
-        });
+        let methods = figure.methods.iter().map(of).collect::<Result<Vec<_>>>()?;
         let note = record.note.as_ref().map(|note| format!(" · {note}")).unwrap_or_default();
         let subtitle = format!("{}{note} · first images of each kind", title(results));
-        galleries.push((
-            category.to_owned(),
-            gallery(format!("{category}: heat maps"), subtitle, &methods, &pictures.collect::<Vec<_>>()),
-        ));
+        galleries.push((category.to_owned(), gallery(format!("{category}: heat maps"), subtitle, &methods)));
     }
     Ok(galleries)
 }
@@ -113,11 +73,13 @@ pub fn view(
     map_view::read(&map_view::path(&runs_root.join(folder), images, found.detector.as_ref(), sets))
 }
 
-/// A line for each image: the image, its mask's contour, and for each method the heat map and the prediction.
-pub fn gallery(title: String, subtitle: String, methods: &[Shown], pictures: &[Picture]) -> Gallery {
-    let scale = |method: &Shown| Scale { label: method.name.clone(), range: method.range, stops: VIRIDIS };
+/// A line for each image: the image, its mask's contour, and for each method, by its name, the heat map and the prediction.
+pub fn gallery(title: String, subtitle: String, methods: &[(String, MapView)]) -> Gallery {
+    let scale = |(name, view): &(String, MapView)| Scale { label: name.clone(), range: view.range, stops: VIRIDIS };
     let scales: Vec<Scale> = methods.iter().map(scale).collect();
-    let of_method = |method: &Shown| [method.name.clone(), "prediction".to_owned()];
+    let of_method = |(name, _): &(String, MapView)| [name.clone(), "prediction".to_owned()];
+    let views: Vec<&MapView> = methods.iter().map(|(_, view)| view).collect();
+    let examples = views.first().map_or(&[][..], |view| &view.examples);
     Gallery {
         title,
         subtitle: format!(
@@ -125,22 +87,23 @@ pub fn gallery(title: String, subtitle: String, methods: &[Shown], pictures: &[P
             100.0 * ACCEPTED
         ),
         headings: ["image", "truth"].map(str::to_owned).into_iter().chain(methods.iter().flat_map(of_method)).collect(),
-        lines: pictures
-            .iter()
-            .map(|picture| Line { label: picture.label.clone(), groups: vec![cells(picture, methods, &scales)] })
+        lines: (0..examples.len())
+            .map(|at| Line { label: examples[at].label.clone(), groups: vec![cells(at, &views, &scales)] })
             .collect(),
         scales,
         cell: CELL,
     }
 }
 
-fn cells(picture: &Picture, methods: &[Shown], scales: &[Scale]) -> Vec<RgbImage> {
-    let [_, rows, columns] = picture.shape;
+/// Of the example at this position, which all methods share.
+fn cells(at: usize, views: &[&MapView], scales: &[Scale]) -> Vec<RgbImage> {
+    let example = &views[0].examples[at];
+    let [_, rows, columns] = example.shape;
     let (width, height) = shown_size(rows, columns);
     let image =
-        imageops::resize(&painted(&picture.image, picture.shape), width, height, imageops::FilterType::Triangle);
+        imageops::resize(&painted(&example.image, example.shape), width, height, imageops::FilterType::Triangle);
     let mask = ImageBuffer::<Luma<u8>, _>::from_fn(columns as u32, rows as u32, |x, y| {
-        Luma([picture.mask[y as usize * columns + x as usize]])
+        Luma([example.mask[y as usize * columns + x as usize]])
     });
     let mask = imageops::resize(&mask, width, height, imageops::FilterType::Nearest);
     let mask: Vec<bool> = mask.pixels().map(|pixel| pixel.0[0] != 0).collect();
@@ -150,11 +113,12 @@ fn cells(picture: &Picture, methods: &[Shown], scales: &[Scale]) -> Vec<RgbImage
         painted
     };
     let mut cells = vec![image.clone(), over(&|_, _, pixel| pixel)];
-    for ((map, method), scale) in picture.maps.iter().zip(methods).zip(scales) {
+    for (view, scale) in views.iter().zip(scales) {
+        let Some(Example { map, .. }) = view.examples.get(at) else { continue };
         let map = UNSMOOTHED.full(map, [rows, columns], [height as usize, width as usize]);
         let value = |x: u32, y: u32| f64::from(map[(y * width + x) as usize]);
         cells.push(heat(&image, &map, scale));
-        cells.push(over(&|x, y, pixel| match value(x, y) > method.threshold {
+        cells.push(over(&|x, y, pixel| match value(x, y) > view.threshold {
             true => mixed(pixel, PREDICTED, FILL),
             false => pixel,
         }));
@@ -182,36 +146,38 @@ mod tests {
     use crate::report::figures::{canvas, gallery::Laid};
 
     /// A grey ramp of 64 × 32 with a square of anomalous pixels, which one method finds and the other misses.
-    fn example() -> (Vec<Shown>, Vec<Picture>) {
+    fn example() -> Vec<(String, MapView)> {
         let (rows, columns) = (32, 64);
         let of = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
             (0..rows * columns).map(|at| value(at / columns, at % columns)).collect()
         };
         let inside = |row: usize, column: usize| (8..24).contains(&row) && (40..56).contains(&column);
-        let method = |name: &str| Shown { name: name.into(), range: (0.0, 2.0), threshold: 0.5 };
-        let anomalous = Picture {
-            label: "square 000.png".into(),
-            shape: [1, rows, columns],
-            image: (0..rows * columns).map(|at| (at % columns * 3) as u8).collect(),
-            mask: (0..rows * columns).map(|at| u8::from(inside(at / columns, at % columns))).collect(),
-            maps: vec![
-                of(&|row, column| if inside(row, column) { 2.0 } else { 0.0 }),
-                of(&|row, _| if row < 8 { 1.0 } else { 0.0 }),
-            ],
+        let method = |name: &str, map: Vec<f32>| {
+            let anomalous = Example {
+                label: "square 000.png".into(),
+                shape: [1, rows, columns],
+                image: (0..rows * columns).map(|at| (at % columns * 3) as u8).collect(),
+                mask: (0..rows * columns).map(|at| u8::from(inside(at / columns, at % columns))).collect(),
+                map,
+            };
+            let normal = Example {
+                label: "good 000.png".into(),
+                mask: vec![0; rows * columns],
+                map: vec![0.0; rows * columns],
+                ..anomalous.clone()
+            };
+            let view = MapView { examples: vec![anomalous, normal], range: (0.0, 2.0), threshold: 0.5, curves: None };
+            (name.to_owned(), view)
         };
-        let normal = Picture {
-            label: "good 000.png".into(),
-            mask: vec![0; rows * columns],
-            maps: vec![vec![0.0; rows * columns]; 2],
-            ..anomalous.clone()
-        };
-        (vec![method("finds"), method("misses")], vec![anomalous, normal])
+        vec![
+            method("finds", of(&|row, column| if inside(row, column) { 2.0 } else { 0.0 })),
+            method("misses", of(&|row, _| if row < 8 { 1.0 } else { 0.0 })),
+        ]
     }
 
     #[test]
     fn a_line_shows_image_contour_heat_and_prediction() {
-        let (methods, pictures) = example();
-        let gallery = gallery("title".into(), "sub".into(), &methods, &pictures);
+        let gallery = gallery("title".into(), "sub".into(), &example());
         assert_eq!(gallery.headings, ["image", "truth", "finds", "prediction", "misses", "prediction"]);
         let [anomalous, normal] = [0, 1].map(|line| &gallery.lines[line].groups[0]);
         // Shown twice as large: the square's corner is at column 80, row 16.
