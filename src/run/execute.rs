@@ -18,7 +18,7 @@ use crate::{
         device::describe,
         plan::{Node, Plan, to_json},
         published::Published,
-        results::{DatasetRecord, Environment, KindRecord, OutliersRecord, Results, SCHEMA},
+        results::{DatasetRecord, Environment, KindRecord, OutliersRecord, Results, SCHEMA, content},
         store::{Progress, Store},
     },
     say,
@@ -202,6 +202,8 @@ pub(super) struct Runner<'a> {
 pub(super) struct LoadedSet {
     pub(super) images: Arc<ImageSet>,
     pub(super) sha256: String,
+    /// The digest of its masks, if it has masks.
+    pub(super) masks_sha256: Option<String>,
     /// The set that it was made of, if it was.
     pub(super) made_of: Option<String>,
 }
@@ -214,7 +216,13 @@ impl LoadedSet {
             bar.set(done);
             interrupt.check()
         })?;
-        Ok(Self { sha256, images: Arc::new(images), made_of: None })
+        let masks_sha256 = images.masks.as_ref().map(Masks::sha256);
+        Ok(Self { sha256, masks_sha256, images: Arc::new(images), made_of: None })
+    }
+
+    /// What tells its images and masks from others.
+    pub(super) fn content(&self) -> String {
+        content(&self.sha256, self.masks_sha256.as_deref())
     }
 
     /// A file name that no other content has.
@@ -464,7 +472,7 @@ impl<'a> Runner<'a> {
                     full: set.images.full_size,
                     unmarked: masks.map(Masks::empty),
                     sha256: set.sha256.clone(),
-                    masks_sha256: masks.map(Masks::sha256),
+                    masks_sha256: set.masks_sha256.clone(),
                 };
                 (set.images.name.clone(), record)
             });

@@ -1,7 +1,7 @@
 //! Whether the networks have the layers that detectors and figures name, and whether the fits have images, features and memory
 //! enough, before any network is trained.
 
-use std::{collections::BTreeMap, path::Path, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
 
 use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
@@ -44,6 +44,22 @@ struct Shown {
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
 pub fn check(plan: &Plan, root: Option<&Path>) -> Result<Vec<String>> {
+    check_counting(plan, &|set, split| Some(data::glance(set, split, root?)?.0))
+}
+
+/// The same with what counts the images of a folder, which is asked once of each.
+fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>) -> Result<Vec<String>> {
+    let counted: RefCell<Vec<(Dataset, Split, Option<usize>)>> = RefCell::default();
+    let count = |set: &Dataset, split: Split| -> Option<usize> {
+        let known =
+            counted.borrow().iter().find(|(known, of, _)| known == set && *of == split).map(|(.., count)| *count);
+        known.unwrap_or_else(|| {
+            let count = count(set, split);
+            counted.borrow_mut().push((set.clone(), split, count));
+            count
+        })
+    };
+    let complete = |set: &Dataset, split: Split| data::full_size(set, split).filter(|_| !data::embedded(set));
     let images = &mut |experiment: &Experiment, node: &Node| {
         let id = &experiment.data.id;
         let known = || {
@@ -52,17 +68,15 @@ pub fn check(plan: &Plan, root: Option<&Path>) -> Result<Vec<String>> {
             let [channels, height, width] = data::shape(fed)?;
             let category = id.format == Some(Format::Mvtec);
             let classes = data::classes(fed).or(category.then_some(1))?;
-            let all = data::full_size(fed, Split::Train).filter(|_| !data::embedded(fed));
-            let all = all.or_else(|| Some(data::glance(id, Split::Train, root.filter(|_| category)?)?.0));
+            let all = complete(fed, Split::Train).or_else(|| if category { count(id, Split::Train) } else { None });
             Some((Shape { channels, height, width, classes }, all.into_iter().chain(fed.train_limit).min()))
         };
         Ok(known())
     };
     let tested = |experiment: &Experiment| -> Option<usize> {
-        let (data, root) = (&experiment.data, root?);
+        let data = &experiment.data;
         let count = |set: &Dataset| {
-            let all = data::full_size(set, Split::Test).filter(|_| !data::embedded(set));
-            let all = all.or_else(|| Some(data::glance(set, Split::Test, root)?.0))?;
+            let all = complete(set, Split::Test).or_else(|| count(set, Split::Test))?;
             Some(set.test_limit.map_or(all, |limit| all.min(limit)))
         };
         std::iter::once(&data.id).chain(&data.ood_sets()).map(count).sum()
@@ -174,4 +188,41 @@ fn show(node: &Node, shape: Shape) -> Result<Shown> {
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
     let (outputs, layers) = watch(Side::Before, || network.forward(&image, Mode::Eval))?;
     Ok(Shown { layers: layers.iter().map(LayerShape::from).collect(), outputs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::load::{Loaded, parse},
+        run::{
+            plan::{Places, plan},
+            store::Store,
+        },
+    };
+
+    /// Two methods that give maps, one of them searched, in two cells: each folder of each task is counted once.
+    #[test]
+    fn a_folder_is_counted_once() {
+        let text = "{ title: Parts, data: { format: mvtec, size: 32, categories: [bolt, nut] }, networks: { base: { backbone: lenet, data: \
+                    fashion_mnist, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, methods: [{ name: PaDiM, network: \
+                    base, detector: { padim: { dimensions: 4 } } }, { name: PatchCore, network: base, detector: patchcore }], sweep: { \
+                    methods.0.detector.padim.seed: [0, 1, 2] } }";
+        let path = "parts.yaml".into();
+        let loaded = Loaded { name: "parts".into(), path, experiment: parse(text, "parts").unwrap() };
+        let store = Store::new("runs");
+        let plan = plan(&loaded, &Places { data: None, weights: Path::new(""), store: &store }).unwrap();
+        let asked = RefCell::new(BTreeMap::<(String, String), usize>::new());
+        let count = |set: &Dataset, split: Split| {
+            let folder = (set.path.as_ref().unwrap().display().to_string(), format!("{split} {:?}", set.kind));
+            *asked.borrow_mut().entry(folder).or_default() += 1;
+            Some(10)
+        };
+        let lines = check_counting(&plan, &count).unwrap();
+        // Of each category the normal train and test images, and one kind of anomaly.
+        assert_eq!(asked.borrow().len(), 2 * 3, "{asked:?}");
+        assert!(asked.borrow().values().all(|times| *times == 1), "{asked:?}");
+        // In three cells and two categories, 10 normal and 10 anomalous images.
+        assert!(lines.iter().any(|line| line.starts_with("maps of PaDiM: 120 of 14×14")), "{lines:?}");
+    }
 }

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use crate::{
     Error, Result,
     config::{Figure, Method},
-    data::Masks,
     fs::read_if_there,
     metrics::pixel::Curves,
     nn::weights::{self, read_safetensors},
@@ -94,10 +93,7 @@ impl Runner<'_> {
         let detector = to_json(&method.detector)?;
         for count in figures.iter().filter_map(|figure| images(figure, &method.name)) {
             let sets = subject.reported();
-            let contents = sets.iter().map(|set| {
-                let masks = set.images.masks.as_ref().map(Masks::sha256).unwrap_or_default();
-                (set.images.name.as_str(), format!("{}{masks}", set.sha256))
-            });
+            let contents = sets.iter().map(|set| (set.images.name.as_str(), set.content()));
             let path = path(&scored.folder, count, Some(&detector), contents);
             if path.exists() {
                 continue;

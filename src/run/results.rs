@@ -195,8 +195,13 @@ pub struct KindRecord {
 impl KindRecord {
     /// What tells images and masks from others.
     pub fn content(&self) -> String {
-        format!("{}{}", self.sha256, self.masks_sha256.as_deref().unwrap_or_default())
+        content(&self.sha256, self.masks_sha256.as_deref())
     }
+}
+
+/// The digests of a set's images and masks in one.
+pub(super) fn content(images: &str, masks: Option<&str>) -> String {
+    format!("{images}{}", masks.unwrap_or_default())
 }
 
 /// What a table's reader must know of auxiliary outliers.
