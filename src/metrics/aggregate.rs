@@ -121,7 +121,7 @@ pub fn measure_for(column: Column, protocol: Protocol) -> Option<Measure> {
         (Column::PixelAuroc, _) => "pixel_auroc",
         (Column::PixelAp, _) => "pixel_ap",
         (Column::PixelF1, _) => "pixel_best_f1",
-        (Column::Pro, _) => "pro@0.3",
+        (Column::Pro, _) => measures::PRO,
         (Column::Aupimo, _) => "aupimo",
         (Column::FprAt(_) | Column::ProAt(_), _) => return None,
     })

@@ -82,6 +82,13 @@ impl Measure {
     }
 }
 
+/// The false positive rate up to which PRO is integrated unless a table names another: that of MVTec's official evaluation (Bergmann
+/// et al. 2021, <https://doi.org/10.1007/s11263-020-01400-4>).
+pub const PRO_LIMIT: f64 = 0.3;
+
+/// The key of that PRO, which is always computed.
+pub const PRO: &str = "pro@0.3";
+
 /// Every measure, in the order in which results and `oodkit metrics` list them.
 pub const ALL: &[Measure] = &[
     Measure {
@@ -226,13 +233,13 @@ pub const ALL: &[Measure] = &[
         needs: Needs::Pixels(|pixels| Some(pixels.best_f1)),
     },
     Measure {
-        key: Borrowed("pro@0.3"),
+        key: Borrowed(PRO),
         title: Borrowed("PRO ↑"),
         about: "Per-region overlap (8-connected regions, each counts alike) by the false positive rate over the normal pixels of all \
-                images, integrated up to 0.3 and divided by that (MVTec's official evaluation).",
+                images, integrated up to the rate in its key and divided by that (MVTec's official evaluation).",
         better: Better::Larger,
         unit: Unit::Share,
-        needs: Needs::Overlap(0.3),
+        needs: Needs::Overlap(PRO_LIMIT),
     },
     Measure {
         key: Borrowed("aupimo"),
@@ -297,9 +304,6 @@ pub fn of_pixels(pixels: &mut Pixels, more: &[Measure]) -> Measures {
     };
     ALL.iter().chain(more).filter_map(value).collect()
 }
-
-/// MVTec's limit of the false positive rate.
-const PRO_LIMIT: f64 = 0.3;
 
 /// ID and OOD scores that can be cut at a true positive rate.
 pub trait Cut {

@@ -4,7 +4,7 @@ use crate::{
     config::Table,
     metrics::{self, Better, Column, Unit},
     report::{
-        table::{Header, number, two_decimals},
+        table::{Header, Number, Sets, two_decimals},
         variants::Variant,
     },
 };
@@ -36,7 +36,8 @@ fn reached(table: &Table, column: Column, [controls, methods]: [&[Variant<'_>]; 
         _ => return None,
     };
     let of = |variant: &Variant<'_>, set: &str| {
-        number(variant, column, Some(set), &[], table.protocol, table.sampled()).map(|number| number.mean)
+        let (protocol, sampling) = (table.protocol, table.sampled());
+        Number { column, sets: Sets::One(set), protocol, sampling }.of(variant).map(|number| number.mean)
     };
     let mut had = false;
     let mut told = Vec::new();

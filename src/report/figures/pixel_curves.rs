@@ -5,12 +5,13 @@ use std::path::Path;
 use crate::{
     Result,
     config::MethodsFigure,
+    metrics::measures::PRO_LIMIT,
     report::figures::{Axis, GREY, Mark, Panel, Picture, Style, maps::view, title},
     run::results::Results,
 };
 
 /// The false positive rate up to which the overlap is integrated, in percent.
-const LIMIT: f64 = 30.0;
+const LIMIT: f64 = 100.0 * PRO_LIMIT;
 
 /// The picture; reads what was stored beside the scores.
 pub fn picture(figure: &MethodsFigure, results: &Results, runs_root: &Path) -> Result<Picture> {

@@ -10,10 +10,10 @@ use indexmap::IndexMap;
 use crate::{
     Error, Result,
     config::{Sampling, SweepFigure},
-    metrics::{Column, MeanStd, Protocol},
+    metrics::{MeanStd, Protocol},
     report::{
         figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
-        table::{Header, by_seed, number},
+        table::{Header, Number, Sets},
         variants::{self, Variant},
     },
     run::results::Results,
@@ -53,6 +53,7 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     // Every so manyth value is labelled.
     let every = values.len().div_ceil(MOST_TICKS).max(1);
     let panels = figure.columns.iter().map(|column| {
+        let number = Number { column: *column, sets: Sets::Mean(&sets), protocol, sampling: Sampling::Full };
         let mut marks = Vec::new();
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for (index, line) in lines.values().enumerate() {
@@ -60,8 +61,8 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
                 .iter()
                 .filter_map(|(place, variant)| {
                     let number = match figure.differences {
-                        true => difference(variant, &line[0].1, *column, &sets, protocol)?,
-                        false => number(variant, *column, None, &sets, protocol, Sampling::Full)?,
+                        true => difference(&number, variant, &line[0].1)?,
+                        false => number.of(variant)?,
                     };
                     Some((*place, number))
                 })
@@ -134,17 +135,13 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
 }
 
 /// A number less that of the first value, seed by seed: of the seeds that have both.
-fn difference(
-    variant: &Variant<'_>,
-    first: &Variant<'_>,
-    column: Column,
-    sets: &[&str],
-    protocol: Protocol,
-) -> Option<MeanStd> {
-    let numbers = |variant| by_seed(variant, column, None, sets, protocol, Sampling::Full);
-    let first: IndexMap<u64, MeanStd> = numbers(first)?.into_iter().collect();
-    let differences: Vec<f64> =
-        numbers(variant)?.into_iter().filter_map(|(seed, own)| Some(own.mean - first.get(&seed)?.mean)).collect();
+fn difference(number: &Number<'_>, variant: &Variant<'_>, first: &Variant<'_>) -> Option<MeanStd> {
+    let first: IndexMap<u64, MeanStd> = number.by_seed(first)?.into_iter().collect();
+    let differences: Vec<f64> = number
+        .by_seed(variant)?
+        .into_iter()
+        .filter_map(|(seed, own)| Some(own.mean - first.get(&seed)?.mean))
+        .collect();
     (!differences.is_empty()).then(|| MeanStd::of(&differences))
 }
 

@@ -1,6 +1,6 @@
 //! The sentences and footnotes under a table that its reader needs.
 
-use super::{Builder, Row, Slice};
+use super::{Builder, Row, plan::Slice};
 use crate::{
     config::{Over, Sampling, expect::MEAN},
     metrics::{self, Column, Protocol, Unit},
