@@ -266,11 +266,17 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
         &[
             "Sharpness (better side)",
             "Control rows are statistics of the images",
-            "A control reaches in AUROC what a method does, so these numbers say nothing of the method: on bolt, ",
+            "Where a control reaches a method in AUROC, the number says nothing of the method:\nOn bolt: ",
             " 100.00, where KNN ",
-            "; on nut, ",
+            "\nOn nut: ",
+            "Without maps or masks there are no pixel measures: KNN.\n",
         ],
     );
+    for line in
+        said.lines().skip_while(|line| !line.starts_with("Percent")).take_while(|line| !line.starts_with("oodkit"))
+    {
+        assert!(line.split_whitespace().count() <= 20, "a long line: {line}");
+    }
     let (code, said) = place.oodkit("run", [DATA, NETWORKS, METHODS], &[]);
     assert!(code == Some(0) && !said.contains("Mean grey"), "{said}");
 }
@@ -323,7 +329,7 @@ fn controls_are_taken_of_ood_sets_too() {
     assert_eq!(code, Some(0), "{said}");
     let methods = &place.results()["cells"][0]["seeds"][0]["tasks"]["colours"]["methods"];
     assert_eq!(methods["Mean grey"]["sets"]["bright"]["measures"]["auroc"], 1.0);
-    has(&said, &["on bright, ", "Mean grey"]);
+    has(&said, &["On bright: ", "Mean grey"]);
 }
 
 #[test]
@@ -466,8 +472,18 @@ fn maps_are_measured_against_masks() {
     let place = Place::new();
     place.mask("parts/nut/ground_truth/dent/001_mask.png", 32, None);
     let methods = "[{ name: PaDiM, network: colours, detector: { padim: { dimensions: 4, smooth: 1 } } }]";
-    let (code, said) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
+    let aupimo = ["--set", "tables.1.columns=[auroc, pro, aupimo]"];
+    let (code, said) = place.oodkit("run", [DATA, NETWORKS, methods], &aupimo);
     assert_eq!(code, Some(0), "{said}");
+    has(
+        &said,
+        &[
+            "AUPIMO is a dash for bolt, nut: the normal test images have fewer than 100000 pixels.\n",
+            "PRO is divided by the false positive rate that it is integrated up to.\nThat rate is 0.3, unless",
+            "Fits of bolt, seed 0; what is 0 is left out.\nPaDiM: images 6, ",
+            "Each category has its own normal train images.\nCategory bolt (",
+        ],
+    );
     let results = place.results();
     let tasks = &results["cells"][0]["seeds"][0]["tasks"];
     for category in ["bolt", "nut"] {
@@ -487,7 +503,7 @@ fn maps_are_measured_against_masks() {
         assert!(fs::metadata(&maps).unwrap().len() < 4 * 32 * 32 * 4, "{}", maps.display());
     }
     // The scores are known: only measures are taken again.
-    let (code, again) = place.oodkit("run", [DATA, NETWORKS, methods], &[]);
+    let (code, again) = place.oodkit("run", [DATA, NETWORKS, methods], &aupimo);
     assert_eq!(code, Some(0), "{again}");
     assert_eq!(place.results()["cells"], results["cells"]);
 }

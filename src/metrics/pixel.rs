@@ -24,8 +24,8 @@ pub struct PixelMeasures {
     pub aupimo: Option<f64>,
 }
 
-/// AUPIMO's bounds of the false positive rate.
-const AUPIMO_FROM: f64 = 1e-5;
+/// AUPIMO's bounds of the false positive rate (Bertoldo et al. 2024).
+pub const AUPIMO_FROM: f64 = 1e-5;
 const AUPIMO_TO: f64 = 1e-4;
 
 /// What a pixel is: of a normal image, a normal one of an anomalous image, or of the region with this number less [`FIRST`].

@@ -10,9 +10,11 @@ use crate::{
 };
 
 /// What control rows are.
-const WHAT: &str = "Control rows are statistics of the images as they are before they are normalised, or of their files' size: how far one is \
-                    from the train images' median, in median absolute deviations from it; or, on the better side, whichever of large and \
-                    small tells a set better, for which the test images are looked at.";
+const WHAT: [&str; 3] = [
+    "Control rows are statistics of the images before they are normalised, or of their files' size.",
+    "An image is scored by its distance from the train images' median, in median absolute deviations.",
+    "On the better side: by large or small, whichever tells a set better; this looks at the test images.",
+];
 
 /// Sets that a note tells of, at most.
 const TOLD: usize = 8;
@@ -24,11 +26,16 @@ pub fn lines(table: &Table, variants: &[Variant<'_>], sets: &[&str]) -> Vec<Stri
         return Vec::new();
     }
     let reached = table.columns.iter().find_map(|column| reached(table, *column, [&controls, &methods], sets));
-    [Some(WHAT.to_owned()), reached].into_iter().flatten().collect()
+    WHAT.map(str::to_owned).into_iter().chain(reached.unwrap_or_default()).collect()
 }
 
 /// Where a control reaches a method in a number; `None` of a number that controls do not have.
-fn reached(table: &Table, column: Column, [controls, methods]: [&[Variant<'_>]; 2], sets: &[&str]) -> Option<String> {
+fn reached(
+    table: &Table,
+    column: Column,
+    [controls, methods]: [&[Variant<'_>]; 2],
+    sets: &[&str],
+) -> Option<Vec<String>> {
     let measure = metrics::measure_for(column, table.protocol)?;
     let sign = match (measure.unit, measure.better) {
         (Unit::Share, Better::Larger) => 1.0,
@@ -52,7 +59,7 @@ fn reached(table: &Table, column: Column, [controls, methods]: [&[Variant<'_>]; 
         });
         let below: Vec<String> = below.collect();
         if !below.is_empty() {
-            told.push(format!("on {set}, {}, where {}", named(control, best), has(&below)));
+            told.push(format!("On {set}: {}, where {}.", named(control, best), has(&below)));
         }
     }
     let header = Header { group: None, metric: column, paper: false, intervals: false, marks: Vec::new() };
@@ -62,15 +69,15 @@ fn reached(table: &Table, column: Column, [controls, methods]: [&[Variant<'_>]; 
         return None;
     }
     if told.is_empty() {
-        return Some(format!("No control reaches a method in {title}."));
+        return Some(vec![format!("No control reaches a method in {title}.")]);
     }
     let more = told.len().saturating_sub(TOLD);
     told.truncate(TOLD);
-    let more = if more > 0 { format!("; and on {more} more") } else { String::new() };
-    Some(format!(
-        "A control reaches in {title} what a method does, so these numbers say nothing of the method: {}{more}.",
-        told.join("; ")
-    ))
+    if more > 0 {
+        told.push(format!("And so on {more} more."));
+    }
+    let head = format!("Where a control reaches a method in {title}, the number says nothing of the method:");
+    Some(std::iter::once(head).chain(told).collect())
 }
 
 /// `PaDiM 40.80 and PatchCore 60.20`.

@@ -13,6 +13,7 @@ pub mod json;
 pub mod latex;
 pub mod maps;
 pub mod markdown;
+mod pixels;
 mod remarks;
 pub mod table;
 pub mod terminal;

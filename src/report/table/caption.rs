@@ -4,7 +4,7 @@ use super::{Builder, Row, plan::Slice};
 use crate::{
     config::{Over, Sampling, expect::MEAN},
     metrics::{self, Column, Protocol, Unit},
-    report::{chosen, controls, fits, remarks},
+    report::{chosen, controls, fits, pixels, remarks},
     run::results::{DatasetRecord, Environment, Results},
 };
 
@@ -43,13 +43,16 @@ impl<'a> Builder<'a> {
         let unit = |column: &Column| metrics::measure_for(*column, table.protocol).map(|measure| measure.unit);
         let gaps = table.columns.iter().any(|column| unit(column) != Some(Unit::Share));
         let unit = match gaps {
-            true => {
-                "Percent, but for the gap: mean OOD score less mean ID score, in the score's unit, or in population standard deviations of \
-                 ID scores (SD)"
-            }
+            true => "Percent, but for the gap",
             false => "Percent",
         };
         caption.push(format!("{unit}; {spread}."));
+        if gaps {
+            caption.push("Gap: the mean OOD score less the mean ID score, in the score's unit.".to_owned());
+        }
+        if table.columns.contains(&Column::GapSd) {
+            caption.push("Gap/SD: the gap in population standard deviations of the ID scores.".to_owned());
+        }
         if table.rows.are_sets() || table.over == Over::Group {
             for (group, sets) in &self.groups {
                 caption.push(format!("Mean of {group}: unweighted, over {}.", counted(sets)));
@@ -61,11 +64,13 @@ impl<'a> Builder<'a> {
             caption.push(format!("{of}: unweighted, over {}.", counted(sets)));
         }
         if table.intervals {
+            caption.push("In brackets: the 95 % interval over test images, of single OOD sets.".to_owned());
             caption.push(
-                "In brackets: the 95 % interval over test images, of single OOD sets; of AUROC by DeLong's variance, of FPR by a \
-                 bootstrap (1,000 resamples, percentiles). Of several seeds, the mean of each end."
-                    .to_owned(),
+                "AUROC's is by DeLong's variance, FPR's by a bootstrap (1,000 resamples, percentiles).".to_owned(),
             );
+            if seeds.len() > 1 {
+                caption.push("Each end of an interval is the mean over seeds.".to_owned());
+            }
         }
         if table.columns.iter().any(|column| !column.is_of_classes()) {
             let by_protocol = |column: &Column| {
@@ -75,21 +80,15 @@ impl<'a> Builder<'a> {
             if !results.has_categories() || table.columns.iter().any(by_protocol) {
                 caption.push(protocol(table.protocol).to_owned());
             }
-            if table.columns.iter().any(|column| column.is_of_pixels()) {
-                caption.push(PIXELS.to_owned());
-                let rule = results.config["data"]["mask_rule"].as_str().unwrap_or("nearest");
-                caption.push(format!("Masks are brought to that size by the rule {rule}."));
-            }
-            caption.extend(fits::line(&self.variants));
+            caption.extend(pixels::lines(table, &self.variants, results));
+            caption.extend(fits::lines(&self.variants));
             caption.extend(chosen::line(&self.variants, results));
             caption.extend(controls::lines(table, &self.variants, sets));
         }
         let data: Vec<_> = results.datasets.iter().map(|(name, record)| describe(name, record)).collect();
         if results.has_categories() {
-            caption.push(format!("Categories, each with its own normal train images: {}.", data.join("; ")));
-            if table.columns.iter().any(|column| column.is_of_pixels()) {
-                caption.extend(unmarked(results));
-            }
+            caption.push("Each category has its own normal train images.".to_owned());
+            caption.extend(data.into_iter().map(|category| format!("Category {category}.")));
         } else if let Some((id, ood)) = data.split_first() {
             caption.push(format!("In-distribution: {id}."));
             if table.sampled() == Sampling::FullSpectrum {
@@ -194,18 +193,6 @@ fn counted(sets: &[&str]) -> String {
     format!("{} set{plural} ({})", sets.len(), sets.join(", "))
 }
 
-/// Images that have no part in pixel measures.
-fn unmarked(results: &Results) -> Option<String> {
-    let of = |(name, record): (&String, &DatasetRecord)| {
-        let count: usize = record.kinds.values().filter_map(|kind| kind.unmarked).sum();
-        (count > 0).then(|| format!("{count} of {name}"))
-    };
-    let all: Vec<String> = results.datasets.iter().filter_map(of).collect();
-    (!all.is_empty()).then(|| {
-        format!("Anomalous images without a marked pixel at this size, left out of pixel measures: {}.", all.join(", "))
-    })
-}
-
 fn describe(name: &str, record: &DatasetRecord) -> String {
     let train = record.train.map(|used| part(used, record.train_full, "train"));
     let kinds = (!record.kinds.is_empty()).then(|| {
@@ -238,11 +225,6 @@ fn environments(results: &Results) -> String {
     let trained: Vec<String> = trained.into_iter().map(words).collect();
     format!("Trained: {}. Scored: {}.", trained.join("; "), words(scored))
 }
-
-/// How pixel measures are taken.
-const PIXELS: &str = "Pixel measures: on the raw scores of all pixels of all test images at the size that the network is fed; PRO counts \
-                      8-connected regions alike, against the normal pixels of all images, and is divided by the rate it is integrated up \
-                      to (0.3 unless the column says otherwise).";
 
 fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
