@@ -856,6 +856,32 @@ fn covariate_shifted_images_count_as_id_where_a_table_says_so() {
     );
 }
 
+/// A control has a number wherever a method has one, and its better side is that of all images that count as ID.
+#[test]
+fn control_rows_count_covariate_shifted_images_as_id() {
+    let place = Place::new(&SHIFTED.replace("sampling: full_spectrum", "sampling: full_spectrum, controls: true"));
+    let tables = place.prints("run");
+    let results = place.results();
+    let experiment = load::parse(SHIFTED, "field.yaml").unwrap();
+    let data = experiment.data;
+    let grey = |set: &oodkit::data::Dataset| -> Vec<f32> {
+        let (root, split) = (Path::new("data"), oodkit::data::Split::Test);
+        let images = oodkit::data::load_as(set, split, root, Some([1, 28, 28]), None).unwrap();
+        let mean = |at: usize| images.image(at).unwrap().iter().map(|byte| f32::from(*byte)).sum::<f32>() / 784.0;
+        (0..images.len()).map(mean).collect()
+    };
+    let [id, ood, shifted] = [&data.id, &data.ood[0], &data.shifted[0]].map(grey);
+    let auroc = |id: &[f32]| metrics::of_scores(id, &ood).unwrap()["auroc"];
+    let better = |id: &[f32]| auroc(id).max(1.0 - auroc(id));
+    let found = &results.cells[0].seeds[0].tasks[0].methods["Mean grey (better side)"].sets["digits"];
+    assert!((found.measures["auroc"] - better(&id)).abs() < 1e-9);
+    let spectrum = found.full_spectrum.as_ref().unwrap()["auroc"];
+    assert!((spectrum - better(&[&id[..], &shifted].concat())).abs() < 1e-9, "{spectrum}");
+    assert_ne!(spectrum, found.measures["auroc"]);
+    let row = tables.lines().find(|line| line.trim().starts_with("Mean grey (better side)")).unwrap();
+    assert!(row.contains(&format!("{:.2}", 100.0 * spectrum)), "{row}");
+}
+
 #[test]
 fn classes_that_are_held_out_are_no_shifted_images() {
     let place =

@@ -11,6 +11,7 @@ use crate::{
     Result,
     config::{ALL_KINDS, Experiment},
     data::{self, Dataset, ImageSet},
+    metrics::measures,
     run::{
         evaluation::{Grading, asked_for},
         execute::{LoadedSet, Runner},
@@ -32,7 +33,7 @@ impl Runner<'_> {
         };
         let (id, ood) = (&data.id, data.ood_sets());
         let learned = of((&train, id))?;
-        let described = sets.iter().map(|set| &**set).zip([id].into_iter().chain(&ood));
+        let described = sets.iter().map(|set| &**set).zip([id].into_iter().chain(&ood).chain(&data.shifted));
         let tested = described.map(of).collect::<Result<Vec<_>>>()?;
         let (redraw, more) = (experiment.redraw(), asked_for(experiment));
         let intervals = experiment.tables.iter().any(|table| table.intervals);
@@ -43,13 +44,26 @@ impl Runner<'_> {
                 |set: &Statistics| set.0.iter().find(|(known, _)| known == name).map(|(_, values)| values.clone());
             // Only where all sets have files are there sizes to compare.
             let Some(values) = tested.iter().map(values).collect::<Option<Vec<_>>>() else { continue };
-            let [normal, others @ ..] = &values[..] else { continue };
+            let (reported, shifted) = values.split_at(1 + ood.len());
+            let [normal, others @ ..] = reported else { continue };
             let row = Row { name, train, normal };
+            // Covariate-shifted images count as ID.
+            let spectrum = (!shifted.is_empty()).then(|| [&normal[..], &shifted.concat()].concat());
+            let spectrum = spectrum.as_ref().map(|normal| Row { normal, ..row });
             let names = sets.iter().skip(1).map(|set| set.images.name.as_str());
             let all = self.plan.experiment.data.has_categories().then(|| (ALL_KINDS, others.concat()));
             for (set, values) in names.zip(others.iter().cloned()).chain(all) {
-                for (name, [normal, scores]) in row.scores(&values) {
-                    let graded = grading.set(set, &normal, &scores, None)?;
+                let grade = |(name, [normal, scores]): (String, [Vec<f32>; 2])| {
+                    Ok((name, grading.set(set, &normal, &scores, None)?))
+                };
+                let mut graded = row.scores(&values).into_iter().map(grade).collect::<Result<Vec<_>>>()?;
+                // The better side may be another one there.
+                for ((_, graded), (_, [normal, scores])) in
+                    graded.iter_mut().zip(spectrum.iter().flat_map(|row| row.scores(&values)))
+                {
+                    graded.full_spectrum = Some(measures::of_scores_and(&normal, &scores, &more)?);
+                }
+                for (name, graded) in graded {
                     rows.entry(name).or_insert_with(MethodResult::control).sets.insert(set.to_owned(), graded);
                 }
             }
