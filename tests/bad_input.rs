@@ -141,6 +141,7 @@ fn experiments() {
         ("an unknown loss term", "loss: { cross_entropy: {}, sparsity", "loss: { cross_entropy: {}, sparsty"),
         ("an unknown key of an architecture", "depth: 16", "dept: 16"),
         ("an unknown key of a data set", "test_limit: 100", "limit: 100"),
+        ("a setting of a detector out of range", "{ name: MSP, network: base, detector: msp }", "{ name: MSP, network: base, detector: { knn: { k: 0 } } }"),
         ("a setting where there is none", "{ name: MSP, network: base, detector: msp }", "{ name: MSP, network: base, detector: { msp: { temperature: 2 } } }"),
         // A name that does not exist.
         ("an unknown architecture", "{ wide_resnet: { depth: 16, width: 2 } }", "lenett"),

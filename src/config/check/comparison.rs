@@ -81,7 +81,10 @@ impl Found {
     }
 
     pub(super) fn search(&mut self, path: &Path, detector: &DetectorConfig, grid: &Grid, experiment: &Experiment) {
-        if !grid.is_empty() && experiment.data.validation.is_none() {
+        if grid.is_empty() {
+            return;
+        }
+        if experiment.data.validation.is_none() {
             let message = "needs images to choose on: `data: { validation: { id: 1000, ood: [..] } }`";
             return self.add(path.clone(), message);
         }
