@@ -1,6 +1,7 @@
 //! The command line: parse, call, print. Data goes to stdout, everything else to stderr.
 
 mod export;
+mod opened;
 mod predict;
 
 use std::{
@@ -11,23 +12,21 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use oodkit::{
-    Error, Result,
-    config::{self, load::Loaded, overrides},
-    data,
+    Error, Result, config, data,
     detectors::{self, DetectorConfig, feature_file},
-    did_you_mean, metrics, nn, report,
+    metrics, nn,
     run::{
         device::Wanted,
         execute::{Context, execute},
         layers, merge,
-        plan::{Places, Plan, fingerprint, plan},
-        results::Results,
-        store::{Lock, Store, lock, write_json},
+        store::{lock, write_json},
     },
     say,
     watch::interrupt::Interrupt,
     yaml::problems::first_repeated,
 };
+
+use opened::{Opened, experiment_names};
 
 /// Train, fine-tune, score and compare out-of-distribution methods from YAML.
 #[derive(Debug, Parser)]
@@ -216,114 +215,6 @@ impl Cli {
     }
 }
 
-/// Bytes of the name of an experiment's folder at most. Ours: file systems take 255.
-const LONGEST_NAME: usize = 200;
-
-/// An experiment, read and planned.
-struct Opened {
-    plan: Plan,
-    store: Store,
-    /// Where its results go.
-    out: PathBuf,
-    data: PathBuf,
-    /// What to type to run it.
-    command: String,
-}
-
-impl Opened {
-    fn new(arguments: &Experiment) -> Result<Self> {
-        let folders = &arguments.changes.folders;
-        let mut loaded = find(&arguments.experiment, &folders.experiments)?;
-        let plain = loaded.experiment.clone();
-        let parts = |texts: &[String]| texts.iter().flat_map(|text| overrides::split(text)).collect::<Vec<_>>();
-        loaded.experiment = overrides::apply(&loaded.experiment, &parts(&arguments.changes.set))?;
-        loaded.experiment = overrides::apply_sweep(&loaded.experiment, &parts(&arguments.changes.sweep))?;
-        // A paper's table that cannot be read must not be found out after hours of training.
-        for table in &loaded.experiment.tables {
-            if let Some(expect) = &table.expect {
-                report::expect::Paper::read(expect, &table.columns, &folders.experiments)?;
-            }
-        }
-        let mut name = loaded.name.clone();
-        if loaded.experiment != plain {
-            // A changed experiment must not overwrite the results of the file as it stands.
-            name = format!("{name}-{}", fingerprint(&loaded.experiment)?);
-        }
-        let is_text = loaded.path.file_name().is_some_and(|name| name.to_str().is_some());
-        if loaded.path.parent() != Some(&folders.experiments) || !is_text {
-            // Nor may a file of the same name from elsewhere, or of one that looks the same because it is no text.
-            let path = std::path::absolute(&loaded.path).map_err(Error::io("read", &loaded.path))?;
-            let fingerprint = match path.to_str() {
-                Some(text) => fingerprint(&text)?,
-                None => fingerprint(&path.as_os_str().as_encoded_bytes())?,
-            };
-            name = format!("{name}-{fingerprint}");
-        }
-        if name.len() > LONGEST_NAME {
-            let message =
-                format!("the experiment's name has {} bytes: folders with at most {LONGEST_NAME} are made", name.len());
-            return Err(Error::input(message).hint("give its file a shorter name"));
-        }
-        let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
-        // A smoke run makes its data, but weights are what they are.
-        let weights = data.join(data::download::WEIGHTS);
-        if arguments.changes.smoke {
-            // First, so that the networks without weights are narrow.
-            without_absent_weights(&mut loaded.experiment, &weights);
-            loaded.experiment = config::smoke(loaded.experiment);
-            runs = runs.join("smoke");
-            data = runs.join("data");
-        }
-        let mut command = format!("make exp={}", arguments.experiment.display());
-        for (variable, texts) in [("set", &arguments.changes.set), ("sweep", &arguments.changes.sweep)] {
-            if !texts.is_empty() {
-                command.push_str(&format!(" {variable}=\"{}\"", texts.join(" ")));
-            }
-        }
-        command.push_str(if arguments.changes.smoke { " smoke=1" } else { "" });
-        let out = runs.join("experiments").join(name);
-        let store = Store::new(runs);
-        let plan = plan(
-            &loaded,
-            &Places { data: Some(&*data).filter(|_| !arguments.changes.smoke), weights: &weights, store: &store },
-        )?;
-        Ok(Self { command, plan, out, store, data })
-    }
-
-    /// The results on disk, if they are those of the experiment as it stands now.
-    fn results(&self) -> Result<Results> {
-        let hint = self.command.clone();
-        let Some(results) = Results::read(&self.out)? else {
-            let missing = self.out.join("results.json");
-            let message = format!("no results of {} yet: {} does not exist", self.plan.name, missing.display());
-            return Err(Error::input(message).hint(hint));
-        };
-        if !results.are_of(&self.plan.experiment)? {
-            let message =
-                format!("{} was changed since {} was written", self.plan.name, self.out.join("results.json").display());
-            return Err(Error::input(message).hint(format!("{hint}: what is still good is not repeated")));
-        }
-        Ok(results)
-    }
-
-    /// Prints the tables, writes tables and figures, prints where they are.
-    ///
-    /// The tables are printed first: a folder that cannot be written hides no number.
-    fn report(&self, results: &Results, folders: &Folders, lock: impl FnOnce() -> Result<Lock>) -> Result<()> {
-        let experiment = &self.plan.experiment;
-        let mut text = report::text(results, experiment, &folders.experiments)?;
-        if experiment.tables.is_empty() {
-            let numbers = self.out.join("results.json");
-            text.push_str(&format!("no `tables:` asked for; every number is in {}\n", numbers.display()));
-        }
-        print(&text)?;
-        let _lock = lock()?;
-        let report = report::write(results, experiment, &folders.experiments, self.store.root(), &self.out)?;
-        let files: String = report.files.iter().map(|file| format!("  {}\n", file.display())).collect();
-        print(&format!("\nfiles\n{files}"))
-    }
-}
-
 /// Prints tables again. Files that cannot be written, as in the folder of another user, are told and are no error.
 fn table(arguments: &Experiment) -> Result<()> {
     let opened = Opened::new(arguments)?;
@@ -380,17 +271,6 @@ fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<(
     opened.report(&results, &arguments.changes.folders, || Ok(held))
 }
 
-/// Lets the networks of a smoke run start from nothing where their published weights are not there: it shows that the path works.
-fn without_absent_weights(experiment: &mut config::Experiment, cache: &Path) {
-    let categories = experiment.data.has_categories();
-    for (name, network) in &mut experiment.networks {
-        if let Some(weights) = network.weights.take_if(|weights| !weights.path(cache).is_file()) {
-            say(format!("networks.{name}: {} is not there; this smoke run does without", weights.file));
-            config::smoke::untrained(network, categories);
-        }
-    }
-}
-
 fn merge(arguments: &Merge) -> Result<()> {
     let merged = merge::merge(&arguments.files)?;
     match &arguments.out {
@@ -401,40 +281,6 @@ fn merge(arguments: &Merge) -> Result<()> {
             print(&(text + "\n"))
         }
     }
-}
-
-/// An experiment by name or path.
-fn find(given: &Path, folder: &Path) -> Result<Loaded> {
-    if given.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-        return config::load::load(given);
-    }
-    let name = &*given.to_string_lossy();
-    let path = folder.join(format!("{name}.yaml"));
-    if path.is_file() {
-        return config::load::load(&path);
-    }
-    let names = experiment_names(folder)?;
-    let near = did_you_mean(name, names.iter().map(String::as_str));
-    Err(Error::input(format!("no experiment \"{name}\" in {}{near}", folder.display())).hint(match names.is_empty() {
-        true => "start oodkit in the repository's root folder, or give --experiments DIR".to_owned(),
-        false => format!("there are: {}", names.join(", ")),
-    }))
-}
-
-fn experiment_names(folder: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(folder).map_err(|error| {
-        Error::input(format!("cannot read the experiments folder {}: {error}", folder.display()))
-            .hint("start oodkit in the repository's root folder, or give --experiments DIR")
-    })?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn list(folders: &Folders) -> Result<()> {

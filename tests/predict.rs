@@ -353,3 +353,34 @@ fn what_the_experiment_does_not_have_is_refused_by_name() {
     let said = refused("--method MSP --input data/noise --set seeds=[7]");
     assert!(said.contains("no results of animals") && said.contains("hint: make exp="), "{said}");
 }
+
+/// Who ran an experiment with changes is told what they were.
+#[test]
+fn a_run_with_changes_is_named_where_there_is_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let experiment = "{ title: Small, data: { id: fashion_mnist_small, ood: [digits] }, networks: { base: { backbone: lenet, train: { epochs: \
+                      1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } } }, methods: [{ name: MSP, network: base, detector: msp }] }";
+    fs::write(folder.path().join("small.yaml"), experiment).unwrap();
+    let changes =
+        ["--smoke", "--set", "networks.base.train.batch_size=4 seeds=[3]", "--sweep", "networks.base.train.epochs=[1]"];
+    let run = |arguments: &[&str]| oodkit(folder.path()).args(arguments).output().unwrap();
+    let output = run(&[&["run", "small.yaml"], &changes[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    save(&folder.path().join("new.png"), 0, 1, 28);
+    let predict = ["predict", "--experiment", "small.yaml", "--method", "MSP", "--input", "new.png"];
+    let output = run(&[&predict[..], &["--smoke"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let wanted = "hint: make exp=small.yaml smoke=1\n      or add what a run changed: --set \"networks.base.train.batch_size=4 \
+                  seeds=[3]\" --sweep \"networks.base.train.epochs=[1]\"\n";
+    assert!(said.contains(wanted), "{said}");
+    // What is told can be typed.
+    let output = run(&[&predict[..], &changes[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Another file of this name has none of these results.
+    fs::create_dir(folder.path().join("other")).unwrap();
+    fs::copy(folder.path().join("small.yaml"), folder.path().join("other/small.yaml")).unwrap();
+    let output = run(&[&["predict", "--experiment", "other/small.yaml"], &predict[3..], &["--smoke"]].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no results of small") && !said.contains("or add what"), "{said}");
+}

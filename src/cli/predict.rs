@@ -1,29 +1,18 @@
 //! `oodkit predict`: a trained method on new images.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 use oodkit::{
     Error, Result,
-    config::Method,
     data::{self, Fit, ImageSet},
-    detectors::DetectorConfig,
-    did_you_mean, metrics,
-    report::{
-        figures::sheet,
-        table::two_decimals,
-        variants::{self, Variant},
-    },
+    report::figures::sheet,
     run::{
         device::Wanted,
         execute::Context,
-        plan::Task,
         predict::{Answers, predict},
-        results::{MethodResult, Results, SeedResult},
+        results::Results,
     },
     say,
     watch::interrupt::Interrupt,
@@ -31,7 +20,11 @@ use oodkit::{
 
 use super::{Changes, Experiment, Memory, Opened, print};
 
+mod chosen;
+mod files;
 mod maps;
+
+use chosen::{Chosen, Decision, Rule};
 
 /// Images on the sheet.
 const SHOWN: usize = 10;
@@ -117,7 +110,7 @@ impl Predict {
         let opened = Opened::new(&Experiment { experiment: self.experiment.clone(), changes: self.changes.clone() })?;
         let results = opened.results()?;
         let chosen = Chosen::of(&results, &opened, &self)?;
-        let files = self.files()?;
+        let files = files::of(&self.input)?;
         let post = chosen.method.detector.post();
         if post.is_none() && !self.maps.is_empty() {
             let message = format!("--maps: {} gives no maps", chosen.method.detector.name());
@@ -188,35 +181,6 @@ impl Predict {
         print(&format!("{caption}\nfiles\n{}", paths.concat()))
     }
 
-    /// The images to read, each once, in the order of the inputs and within them of their paths; with the path below the folder that was
-    /// given, or the file's name.
-    fn files(&self) -> Result<IndexMap<PathBuf, PathBuf>> {
-        let mut files = Files::default();
-        for input in &self.input {
-            let text = input.to_string_lossy();
-            if input.is_dir() {
-                files.below(input)?;
-            } else if input.exists() || !text.contains(['*', '?', '[']) {
-                // One that is not there is told of with all that cannot be read.
-                files.one(input.clone());
-            } else {
-                let paths = glob::glob(&text).map_err(|error| Error::input(format!("--input {text}: {error}")))?;
-                let before = files.0.len();
-                for path in paths {
-                    let path = path.map_err(|error| {
-                        let file = error.path().to_owned();
-                        Error::io("read", file)(error.into())
-                    })?;
-                    if path.is_dir() { files.below(&path)? } else { files.one(path) }
-                }
-                if files.0.len() == before {
-                    return Err(Error::input(format!("--input {text}: no file has such a name")));
-                }
-            }
-        }
-        Ok(files.0)
-    }
-
     /// The images at a shape, their files, and how many could not be read and were left out.
     fn read(
         &self,
@@ -249,154 +213,6 @@ impl Predict {
             say(listed);
         }
         Ok((images, names, skipped))
-    }
-}
-
-/// Files, each with what it is called below its input.
-#[derive(Default)]
-struct Files(IndexMap<PathBuf, PathBuf>);
-
-impl Files {
-    fn below(&mut self, folder: &Path) -> Result<()> {
-        for file in pictures(folder)? {
-            let below = file.strip_prefix(folder).unwrap_or(&file).to_owned();
-            self.0.entry(file).or_insert(below);
-        }
-        Ok(())
-    }
-
-    fn one(&mut self, file: PathBuf) {
-        let name = file.file_name().map_or_else(|| file.clone(), PathBuf::from);
-        self.0.entry(file).or_insert(name);
-    }
-}
-
-/// The pictures of a folder, of which there is at least one; tells of other files.
-fn pictures(folder: &Path) -> Result<Vec<PathBuf>> {
-    let (files, others) = data::list_pictures(folder)?;
-    if files.is_empty() {
-        return Err(Error::input(format!("--input {}: the folder holds no images", folder.display())));
-    }
-    if others > 0 {
-        say(format!("{}: {others} other files are left out: their names are not those of images", folder.display()));
-    }
-    Ok(files)
-}
-
-/// What scores, and from which score on an image is OOD.
-struct Chosen<'a> {
-    variant: Variant<'a>,
-    task: &'a Task,
-    seed: u64,
-    method: Method,
-    rule: Rule,
-}
-
-/// Where the threshold comes from.
-enum Rule {
-    /// It is known before anything is scored; in words.
-    Known { threshold: f64, words: String },
-    /// It is this quantile of held-out images' scores.
-    HeldOut(f64),
-}
-
-/// From where on something is anomalous.
-struct Decision {
-    /// Of an image's score.
-    threshold: f64,
-    /// Of a map's pixels.
-    pixel: f64,
-    /// Where the threshold comes from.
-    words: String,
-}
-
-impl Rule {
-    fn decision(&self, answers: &Answers) -> Decision {
-        match (self, &answers.held_out) {
-            (Self::Known { threshold, words }, _) => {
-                Decision { threshold: *threshold, pixel: *threshold, words: words.clone() }
-            }
-            (Self::HeldOut(_), Some(held_out)) => {
-                let trained_on = match held_out.trained_on {
-                    true => "; the network itself was trained on them, so that it may know them too well",
-                    false => "",
-                };
-                let words = format!(
-                    "{} is the {} quantile of {} train images that were held out of {}, by a fit to the others{trained_on}",
-                    held_out.threshold, held_out.quantile, held_out.images, held_out.of
-                );
-                let pixel = held_out.pixel.unwrap_or(held_out.threshold);
-                Decision { threshold: held_out.threshold, pixel, words }
-            }
-            (Self::HeldOut(quantile), None) => {
-                let words = format!("no image was held out for the {quantile} quantile");
-                Decision { threshold: f64::INFINITY, pixel: f64::INFINITY, words }
-            }
-        }
-    }
-}
-
-impl<'a> Chosen<'a> {
-    fn of(results: &'a Results, opened: &'a Opened, arguments: &Predict) -> Result<Self> {
-        let wanted = &arguments.method;
-        if let Some(cell) = &arguments.cell {
-            let cells: Vec<&str> = results.cells.iter().map(|cell| cell.name.as_str()).collect();
-            if !cells.contains(&cell.as_str()) {
-                let near = did_you_mean(cell, cells.iter().copied());
-                let message = format!("--cell {cell}: {} has no such cell{near}", opened.plan.name);
-                return Err(Error::input(message).hint(format!("its cells are {}", cells.join(", "))));
-            }
-        }
-        let names: IndexSet<&str> = results.tasks().flat_map(|task| task.methods.keys()).map(String::as_str).collect();
-        let all = || names.iter().flat_map(|name| variants::of_method(results, name));
-        let in_cell = |variant: &Variant<'_>| {
-            arguments.cell.as_ref().is_none_or(|cell| !variant.swept || variant.cell.name == *cell)
-        };
-        let labelled = all().find(|variant| variant.swept && variant.label() == *wanted && in_cell(variant));
-        let named = || all().filter(|variant| variant.name == wanted && in_cell(variant)).collect();
-        let variant = labelled.or_else(|| variants::representative(named())).ok_or_else(|| {
-            let near = did_you_mean(wanted, names.iter().copied());
-            Error::input(format!("--method {wanted}: {} has no such method{near}", opened.plan.name))
-                .hint(format!("its methods are {}", names.iter().copied().collect::<Vec<_>>().join(", ")))
-        })?;
-        let gone = || Error::input(format!("{} has no method \"{}\" any more", opened.plan.name, variant.name));
-        let cell = opened.plan.cells.iter().find(|cell| cell.name == variant.cell.name).ok_or_else(gone)?;
-        let task = cell.task(arguments.task.as_deref()).map_err(|error| error.at("--task"))?;
-        let of_task = |seed: &'a SeedResult| Some((seed.seed, seed.tasks.get(task.name())?.methods.get(variant.name)?));
-        let scored: Vec<(u64, &MethodResult)> = variant.cell.seeds.iter().filter_map(of_task).collect();
-        let found = scored.iter().find(|(seed, _)| arguments.seed.is_none_or(|wanted| wanted == *seed));
-        let (seed, result) = *found.ok_or_else(|| {
-            let seeds = scored.iter().map(|(seed, _)| seed.to_string()).collect::<Vec<_>>().join(", ");
-            Error::input(format!("--seed {}: not a seed of the results", arguments.seed.unwrap_or_default()))
-                .hint(format!("their seeds are {seeds}"))
-        })?;
-        // With the settings that it scored with: a search may have chosen them.
-        let method = cell.experiment.methods().into_iter().find(|method| method.name == variant.name);
-        let mut method = method.ok_or_else(gone)?;
-        if let Some(settings) = &result.detector {
-            let unusable = |error| Error::input(format!("the settings of {wanted} in results.json: {error}"));
-            method.detector = serde_json::from_value::<DetectorConfig>(settings.clone()).map_err(unusable)?;
-        }
-        let by_test_images = arguments.tpr.is_some() || arguments.threshold.is_some();
-        let usual = method.detector.post().filter(|_| !by_test_images).map(|_| QUANTILE);
-        if let Some(quantile) = arguments.quantile.or(usual) {
-            return Ok(Self { variant, task, seed, method, rule: Rule::HeldOut(quantile) });
-        }
-        let tpr = arguments.tpr.unwrap_or(TPR);
-        let id = task.name();
-        let path = result.scores.get(id);
-        let path = path.ok_or_else(|| Error::input(format!("the results name no ID scores of {wanted}")))?;
-        let scores = metrics::read_scores(&opened.store.root().join(path))?;
-        let recorded = || result.thresholds.get(&tpr.to_string()).copied();
-        let threshold =
-            arguments.threshold.or_else(recorded).or_else(|| metrics::threshold(&scores, tpr)).unwrap_or_default();
-        let accepted = scores.iter().filter(|score| **score <= threshold).count();
-        let words = format!(
-            "{threshold} accepts {} % of the {} ID test images ({id})",
-            two_decimals(100.0 * accepted as f64 / scores.len() as f64),
-            scores.len()
-        );
-        Ok(Self { variant, task, seed, method, rule: Rule::Known { threshold, words } })
     }
 }
 
@@ -483,10 +299,9 @@ impl Predictions<'_> {
         let mut order: Vec<usize> = (0..self.names.len()).collect();
         order.sort_by(|left, right| self.score(*right).total_cmp(&self.score(*left)));
         order.truncate(SHOWN);
+        let names = files::short_names(self.names);
         let line = |image: &usize| {
-            let file =
-                self.names[*image].file_name().unwrap_or_default().to_string_lossy().replace(char::is_control, " ");
-            let score = self.score(*image);
+            let (file, score) = (&names[*image], self.score(*image));
             let class = if self.classifies { format!("{} · ", self.class(*image)) } else { String::new() };
             let words = format!("{file} · {class}{score} · {}", self.decision(*image));
             Ok((words, self.answers.images.image(*image)?))
