@@ -14,8 +14,9 @@ use crate::{
     metrics::measures,
     run::{
         evaluation::{Grading, asked_for},
-        execute::{LoadedSet, Runner},
+        execute::Runner,
         results::MethodResult,
+        sets::LoadedSet,
     },
 };
 

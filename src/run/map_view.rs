@@ -15,11 +15,11 @@ use crate::{
     metrics::pixel::Curves,
     nn::weights::{self, read_safetensors},
     run::{
-        evaluation::Subject,
         execute::Runner,
         pixels,
         plan::{short_hash, to_json},
         scoring::Scored,
+        subject::Subject,
     },
 };
 

@@ -8,7 +8,7 @@ use crate::{
     Result,
     detectors::{Scores, map::Post},
     metrics::{Measure, Measures, measures, pixel::Pixels},
-    run::execute::LoadedSet,
+    run::sets::LoadedSet,
 };
 
 /// Images whose maps are held at the size of the images at a time.

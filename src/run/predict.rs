@@ -12,11 +12,12 @@ use crate::{
     metrics, rng,
     run::{
         bank,
-        evaluation::Subject,
-        execute::{Context, LoadedSet, Runner},
+        execute::{Context, Runner},
         plan::Plan,
         results::Environment,
         scoring::Place,
+        sets::LoadedSet,
+        subject::Subject,
     },
 };
 

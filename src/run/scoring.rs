@@ -19,11 +19,11 @@ use crate::{
     fs::remove_folder_if_there,
     metrics::files,
     run::{
-        evaluation::Subject,
-        execute::LoadedSet,
         plan::{short_hash, to_json},
         results::Environment,
+        sets::LoadedSet,
         store::{read_json, write_json},
+        subject::Subject,
     },
 };
 

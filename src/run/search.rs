@@ -20,10 +20,11 @@ use crate::{
     metrics::measures,
     rng,
     run::{
-        evaluation::Subject,
-        execute::{LoadedSet, Runner},
+        execute::Runner,
         plan::to_json,
         results::{Combination, Search},
+        sets::LoadedSet,
+        subject::Subject,
     },
 };
 

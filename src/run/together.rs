@@ -25,9 +25,10 @@ use crate::{
     nn::watch::Side,
     run::{
         bank::{ForwardPass, Stored},
-        evaluation::{Subject, stored_outputs},
-        execute::{LoadedSet, Runner},
+        execute::Runner,
         scoring::{Place, Scoring},
+        sets::LoadedSet,
+        subject::{Subject, stored_outputs},
     },
 };
 

@@ -11,11 +11,12 @@ use crate::{
     nn::{self, Network, Shape, params::Params, weights},
     rng,
     run::{
-        execute::{LoadedSet, Runner},
+        execute::Runner,
         journal::Journal,
         plan::Node,
         published::{self, WeightsRecord},
         results::OutliersRecord,
+        sets::LoadedSet,
         store::{NetworkRecord, Progress, write_json},
     },
     train::{self, Job, checkpoint::Checkpoint},

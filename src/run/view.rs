@@ -23,11 +23,7 @@ use crate::{
     },
     fs::{read_if_there, remove_folder_if_there},
     nn::weights::{self, read_safetensors},
-    run::{
-        evaluation::Subject,
-        execute::{LoadedSet, Runner},
-        plan::short_hash,
-    },
+    run::{execute::Runner, plan::short_hash, sets::LoadedSet, subject::Subject},
 };
 
 /// Changes when what is stored changes its meaning.

@@ -10,7 +10,7 @@ use crate::{
     config::search::HeldOut,
     data::{self, Dataset, Split, given_normalisation},
     run::{
-        execute::data_problems,
+        ready::data_problems,
         store::{Progress, Store},
     },
     train::Train,

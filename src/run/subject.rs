@@ -1,0 +1,215 @@
+//! What is evaluated: a trained network or an ensemble, and its outputs on image sets.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde_json::json;
+
+use crate::{
+    Result,
+    config::{self, Redraw},
+    data::Dataset,
+    detectors::Bank,
+    metrics::Measure,
+    nn::{Head, Network, Shape, footprint, watch::Side},
+    run::{
+        bank,
+        evaluation::{Grading, asked_for},
+        execute::Runner,
+        plan::{Node, short_hash},
+        search::Validation,
+        sets::LoadedSet,
+        store::Lock,
+        training::Trained,
+    },
+};
+
+/// Changes when a network's outputs change their meaning or their bits, so that stored ones of an earlier version are not taken
+/// for new ones.
+const OUTPUTS_VERSION: u32 = 2;
+
+/// One trained network of a subject.
+pub(super) struct Member<'a> {
+    pub(super) node: &'a Node,
+    pub(super) trained: Trained,
+    /// The network as inference uses it.
+    folded: Arc<dyn Network>,
+    _lock: Lock,
+}
+
+/// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
+pub(super) struct Subject<'a> {
+    pub(super) members: Vec<Member<'a>>,
+    /// Whether the members are one ensemble, which may have a single one.
+    pub(super) ensemble: bool,
+    /// Where its scores are kept, relative to the runs root.
+    pub(super) folder: PathBuf,
+    pub(super) sets: &'a [Arc<LoadedSet>],
+    /// What detectors learn from: its train images.
+    pub(super) id: &'a Dataset,
+    /// Whether the task is one of several categories.
+    pub(super) categories: bool,
+    /// How many of the sets, the last, are covariate-shifted ID sets.
+    pub(super) shifted: usize,
+    pub(super) banks: Vec<Bank>,
+    pub(super) seed: u64,
+    pub(super) settings: &'a config::Evaluation,
+    pub(super) redraw: Option<Redraw>,
+    /// Measures that tables and figures ask for beside those that are always computed.
+    pub(super) more: Vec<Measure>,
+    /// Whether some table shows intervals.
+    pub(super) intervals: bool,
+    /// Images a forward pass.
+    pub(super) batch_size: usize,
+    /// What settings are chosen on, if some are.
+    pub(super) validation: Option<Validation>,
+}
+
+impl Subject<'_> {
+    /// The ID set and the OOD sets.
+    pub(super) fn reported(&self) -> &[Arc<LoadedSet>] {
+        &self.sets[..self.sets.len() - self.shifted]
+    }
+
+    pub(super) fn grading(&self) -> Grading<'_> {
+        Grading { seed: self.seed, redraw: self.redraw.as_ref(), more: &self.more, intervals: self.intervals }
+    }
+
+    /// The network's last layer; an ensemble has none.
+    pub(super) fn head(&self) -> Option<Head> {
+        match &self.members[..] {
+            [one] if !self.ensemble => one.trained.network.head(),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Runner<'a> {
+    /// A network or an ensemble of one cell and seed, loaded, without sets.
+    pub(super) fn subject<'b>(
+        &self,
+        experiment: &'b config::Experiment,
+        name: &str,
+        indices: &[usize],
+        seed: u64,
+    ) -> Result<Subject<'b>>
+    where
+        'a: 'b,
+    {
+        let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
+        let members = self.members(indices)?;
+        let settings = &experiment.evaluation;
+        let batch_size = self.batch_size(&members[0].trained, settings)?;
+        let folder = if ensemble { ensemble_folder(&members) } else { members[0].node.folder() };
+        Ok(Subject {
+            members,
+            ensemble,
+            folder,
+            sets: &[],
+            id: &experiment.data.id,
+            categories: self.plan.experiment.data.has_categories(),
+            shifted: 0,
+            banks: Vec::new(),
+            seed,
+            settings,
+            redraw: experiment.redraw(),
+            more: asked_for(experiment),
+            intervals: experiment.tables.iter().any(|table| table.intervals),
+            batch_size,
+            validation: None,
+        })
+    }
+
+    /// Loads finished nodes and keeps other processes out of them.
+    fn members(&self, indices: &[usize]) -> Result<Vec<Member<'a>>> {
+        let plan = self.plan;
+        let mut nodes: Vec<&Node> = indices.iter().map(|&index| &plan.nodes[index]).collect();
+        // Two processes that take locks in the same order cannot wait for each other.
+        nodes.sort_by_key(|node| node.folder());
+        let mut members = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let _lock = self.context.store.lock(node, &self.context.interrupt)?;
+            let trained = self.load(node)?;
+            let folded = trained.network.folded()?.into();
+            members.push(Member { node, trained, folded, _lock });
+        }
+        members.sort_by_key(|member| indices.iter().position(|&index| std::ptr::eq(&plan.nodes[index], member.node)));
+        Ok(members)
+    }
+
+    /// Images a forward pass of this network.
+    fn batch_size(&self, trained: &Trained, settings: &config::Evaluation) -> Result<usize> {
+        let [channels, height, width, classes] = trained.record.shape;
+        let shape = Shape { channels, height, width, classes };
+        match settings.batch_size {
+            Some(images) => Ok(images),
+            None => Ok(footprint::batch_size(&*trained.network, shape, settings.memory << 20, &self.context.device)?),
+        }
+    }
+
+    /// The outputs of a network or an ensemble on a set.
+    pub(super) fn bank(&self, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
+        let banks = subject.members.iter().map(|member| self.member_bank(member, set, subject));
+        let mut banks = banks.collect::<Result<Vec<_>>>()?;
+        if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
+    }
+
+    /// A network's outputs on a set, from disk if they were computed before.
+    fn member_bank(&self, member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> Result<Bank> {
+        let (pass, stored) = (self.forward_pass(member, set, subject), stored_outputs(member, set, subject));
+        let bank = match stored.read(set.images.labels.clone())? {
+            Some(bank) => bank,
+            None => {
+                let bank = pass.outputs()?;
+                stored.write(&bank)?;
+                bank
+            }
+        };
+        let pass = Arc::new(pass);
+        Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
+    }
+
+    pub(super) fn forward_pass(
+        &self,
+        member: &Member<'_>,
+        set: &LoadedSet,
+        subject: &Subject<'_>,
+    ) -> bank::ForwardPass {
+        bank::ForwardPass {
+            network: member.folded.clone(),
+            images: set.images.clone(),
+            normalisation: member.trained.normalisation.clone(),
+            batch: subject.batch_size,
+            memory: subject.settings.memory << 20,
+            side: Side::Before,
+            device: self.context.device.clone(),
+            interrupt: self.context.interrupt.clone(),
+        }
+    }
+
+    pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
+        let train = self.train_images(subject.id)?;
+        for member in subject.members.iter().filter(|member| !member.node.shared) {
+            self.refuse_other_images(member.node, &train.sha256)?;
+        }
+        Ok(train)
+    }
+
+    pub(super) fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+        let train = self.train_set(subject)?;
+        self.bank(subject, &train)
+    }
+}
+
+/// In the first member's folder, one for these weights: an ensemble has no node of its own, and a member may be trained anew.
+fn ensemble_folder(members: &[Member<'_>]) -> PathBuf {
+    let weights: Vec<&str> = members.iter().map(|member| member.trained.sha256.as_str()).collect();
+    members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights))))
+}
+
+/// Where a network's outputs on a set are kept.
+pub(super) fn stored_outputs(member: &Member<'_>, set: &LoadedSet, subject: &Subject<'_>) -> bank::Stored {
+    // Images of one batch may share sums, so the batch size can change the last bits.
+    let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
+    let path = member.trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
+    bank::Stored { path, images: set.sha256.clone(), network: member.trained.sha256.clone() }
+}
