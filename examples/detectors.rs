@@ -1,13 +1,17 @@
-//! What detectors cost on features that are given: seconds to fit and to score, the most memory. Called by `make bench-detectors`.
+//! What detectors cost on features that are given: seconds to fit and to score, those of the
+//! processors, the most memory. Called by `make bench-detectors`.
 //!
 //!     detectors TRAIN.safetensors TEST.safetensors DETECTOR...
 //!
 //! prints one line of JSON for each detector: a name, or YAML as in an experiment, such as `patchcore: { reweight: 9 }`.
 
+#[path = "common/clock.rs"]
+mod clock;
 mod common;
 
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
+use clock::Clock;
 use oodkit::{
     Error, Result,
     detectors::{DetectorConfig, Fit, Need, feature_file::FeatureFile},
@@ -35,15 +39,17 @@ fn main() -> Result<()> {
         let (known, scored) = (train.bank(name, detector.needs())?, test.bank(name, detector.needs())?);
         let wants_train = detector.needs().contains(&Need::Train);
         let fit = Fit { train: wants_train.then_some(&known), head: train.head(), memory: MEMORY, scratch: None };
-        let begun = Instant::now();
+        let begun = Clock::start();
         let scorer = detector.fit(&fit)?;
-        let fit_seconds = begun.elapsed().as_secs_f64();
-        let begun = Instant::now();
+        let [fit, fit_cpu] = begun.add([0.0; 2]);
+        let begun = Clock::start();
         scorer.score(&scored)?;
-        let score_seconds = begun.elapsed().as_secs_f64();
+        let [score, score_cpu] = begun.add([0.0; 2]);
         println!(
             "{}",
-            serde_json::json!({ "name": name, "fit": fit_seconds, "score": score_seconds, "peak_mib": common::peak() })
+            serde_json::json!({
+                "name": name, "fit": fit, "score": score, "fit_cpu": fit_cpu, "score_cpu": score_cpu, "peak_mib": common::peak(),
+            })
         );
     }
     Ok(())

@@ -4,16 +4,18 @@
 //! `maps patchcore IMAGES SIDE CHANNELS KEPT [MIB]` makes features as they are asked for, SIDE × SIDE positions an image, and fits
 //! PatchCore to all their patches; the fit may take MIB. Both print one line of JSON with seconds and the most memory.
 
+#[path = "common/clock.rs"]
+mod clock;
 mod common;
 
 use std::{
     fs::File,
     io::{BufReader, Read},
     sync::Arc,
-    time::Instant,
 };
 
 use candle_core::{Device, Tensor};
+use clock::Clock;
 use oodkit::{
     Error, Result,
     detectors::{Activations, Bank, Batch, DetectorConfig, Fit, LayerShape},
@@ -63,23 +65,24 @@ fn measure(files: [&String; 2], side: usize) -> Result<Value> {
     let open = |path: &String| File::open(path).map(BufReader::new).map_err(Error::io("read", path));
     let (mut maps, mut masks, mut images) = (open(files[0])?, open(files[1])?, 0);
     let (mut bytes, mut mask) = (vec![0; 4 * side * side], vec![0; side * side]);
-    let mut pixels = Pixels::default();
+    let all = masks.get_ref().metadata().map_err(Error::io("read", files[1]))?.len();
+    let mut pixels = Pixels::with_capacity(all as usize);
     // Reading is no part of the measures.
-    let mut added = 0.0;
+    let mut added = [0.0; 2];
     while masks.read_exact(&mut mask).is_ok() {
         maps.read_exact(&mut bytes).map_err(Error::io("read", files[0]))?;
         let scores: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let mask: Vec<bool> = mask.iter().map(|byte| *byte != 0).collect();
-        let begun = Instant::now();
+        let begun = Clock::start();
         pixels.add(&scores, Some(&mask), [side; 2])?;
-        added += begun.elapsed().as_secs_f64();
+        added = begun.add(added);
         images += 1;
     }
-    let begun = Instant::now();
+    let begun = Clock::start();
     let found = pixels.measure(0.3).ok_or_else(|| Error::input("no anomalous or no normal pixel"))?;
-    let seconds = added + begun.elapsed().as_secs_f64();
+    let [seconds, cpu] = begun.add(added);
     Ok(json!({
-        "images": images, "seconds": seconds, "peak_mib": common::peak(),
+        "images": images, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": common::peak(),
         "pixel_auroc": found.auroc, "pixel_ap": found.ap, "pixel_f1": found.best_f1, "pro": found.pro,
     }))
 }
@@ -100,11 +103,11 @@ fn patchcore(made: Made, kept: usize, memory: usize) -> Result<Value> {
         activations: Some(Arc::new(made)),
         inputs: None,
     };
-    let begun = Instant::now();
+    let begun = Clock::start();
     let scorer = config.build().fit(&Fit { train: Some(&known), head: None, memory, scratch: None })?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let [seconds, cpu] = begun.add([0.0; 2]);
     Ok(json!({
-        "fit": seconds, "peak_mib": common::peak(), "peak_before_mib": before, "bank_mib": bank >> 20, "record": scorer.record(),
+        "fit": seconds, "fit_cpu": cpu, "peak_mib": common::peak(), "peak_before_mib": before, "bank_mib": bank >> 20, "record": scorer.record(),
     }))
 }
 

@@ -33,9 +33,12 @@ pub(super) fn of_sets(
 /// # Errors
 /// Scores that are not finite.
 pub(super) fn gathered(sets: &[Arc<LoadedSet>], scores: &[Scores], post: Option<Post>) -> Result<Option<Pixels>> {
-    let mut pixels = Pixels::default();
+    let Some(post) = post else { return Ok(None) };
+    let masks = sets.iter().filter_map(|set| set.images.masks.as_ref().map(|masks| (set, masks)));
+    let mut pixels =
+        Pixels::with_capacity(masks.map(|(set, masks)| set.images.len() * masks.height * masks.width).sum());
     for (set, scores) in sets.iter().zip(scores) {
-        let (Some(post), Some(masks), Some(maps)) = (post, &set.images.masks, scores.maps()) else {
+        let (Some(masks), Some(maps)) = (&set.images.masks, scores.maps()) else {
             return Ok(None);
         };
         let size = [masks.height, masks.width];
