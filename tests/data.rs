@@ -25,14 +25,17 @@ use rand::Rng;
 /// Damaged JPEGs tried.
 const JPEG_ROUNDS: usize = 200;
 
-/// A data set of every format, known and not.
+/// A data set of every format, known and not, but for OpenOOD's lists and MVTec's categories, which have tests of their own.
 fn every_format() -> Vec<Dataset> {
-    let own = |name: &str, format| Dataset { format: Some(format), ..Dataset::named(name) };
     let known = ["mnist", "cifar10", "cifar100", "svhn", "fer2013", "textures", "emnist_letters"].map(Dataset::named);
-    let list = Dataset { list: Some("my_list/{split}.txt".into()), ..own("my_list", Format::ImageList) };
-    let own =
-        [own("my_digits", Format::Idx), own("my_classes", Format::ClassFolders), own("my_pictures", Format::Folder)];
-    known.into_iter().chain(own).chain([list]).collect()
+    let own = |format: Format| Dataset {
+        list: (format == Format::ImageList).then(|| "my_image_list/{split}.txt".into()),
+        format: Some(format),
+        ..Dataset::named(format!("my_{format}"))
+    };
+    let others = [Format::Openood, Format::Mvtec, Format::Cifar10, Format::Cifar100, Format::Svhn, Format::Fer2013];
+    let formats = Format::ALL.into_iter().filter(|format| !others.contains(format));
+    known.into_iter().chain(formats.map(own)).collect()
 }
 
 fn embedded() -> PathBuf {

@@ -148,9 +148,7 @@ fn limit(dataset: &mut Dataset, train_images: usize) {
     dataset.split = None;
     dataset.classes = None;
     dataset.held_out.clear();
-    if dataset.format == Some(Format::Openood) {
-        dataset.format = Some(Format::ImageList);
-    }
+    dataset.format = dataset.format.map(Format::smoke);
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);

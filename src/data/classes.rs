@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ImageSet, folder::with_note};
+use super::{ImageSet, files::with_note};
 use crate::{Error, Result, data::Dataset, did_you_mean, printable};
 
 /// Names that a message or a caption lists at most.

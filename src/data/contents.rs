@@ -8,10 +8,7 @@ use std::{
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{
-    Format, Split, check_split, cifar, class_names, fer2013, format, found, idx, image_list, images_of, list, listing,
-    mvtec, store, svhn,
-};
+use super::{Split, check_split, format, formats::Site, listing, may_be_stored, store};
 use crate::{Error, Result, data::Dataset, digest};
 
 /// Files hashed together. Ours: between two steps of a progress bar.
@@ -32,44 +29,33 @@ impl Contents {
     /// # Errors
     /// Those of [`super::check`], and of listing folders.
     pub(crate) fn of(dataset: &Dataset, split: Split, root: &Path) -> Result<Self> {
-        let (format, place) = (format(dataset)?, found(dataset, root));
-        let stored = store::path(&place, split);
-        if !format.is_list() && dataset.split.is_none() && stored.is_file() {
-            return Ok(Self::named(&place, vec![stored]));
+        let (layout, site) = (format(dataset)?.layout(), Site::of(dataset, root));
+        let stored = store::path(&site.folder, split);
+        if may_be_stored(dataset) && stored.is_file() {
+            return Ok(Self::named(&site.folder, vec![stored]));
         }
-        check_split(dataset, format, split, root)?;
-        let missing = |what: String| Error::input(format!("{}: no {what}", place.display()));
-        let files = match format {
-            Format::Idx => idx::locate(&place, split).map_err(missing)?.paths(),
-            Format::Cifar10 => cifar::locate(&place, split, cifar::Kind::Cifar10).map_err(missing)?,
-            Format::Cifar100 => cifar::locate(&place, split, cifar::Kind::Cifar100).map_err(missing)?,
-            Format::Svhn => vec![svhn::locate(&place, split).map_err(missing)?],
-            Format::Fer2013 => vec![fer2013::locate(&place).map_err(missing)?],
-            // Of all classes, and of all parts where the configuration divides them: what it says stands beside the digest.
-            Format::ClassFolders | Format::Folder | Format::Mvtec => {
-                let part = match format {
-                    Format::Folder => listing::locate_flat(&place, split),
-                    Format::Mvtec => mvtec::locate(&place, dataset, split),
-                    _ => listing::locate_classes(&place, dataset, split),
-                };
-                let part = part.map_err(missing)?;
-                let images = listing::all_images(dataset, &place, &part)?;
-                let classes = class_names(dataset, root).unwrap_or_default();
-                return Ok(Self { classes, ..Self::named(&part, images) });
-            }
-            Format::ImageList | Format::Openood => {
-                let list = list(dataset, split, root);
-                let place = images_of(dataset, &list, root);
-                let (images, _) = image_list::entries(&place, &list, dataset)?;
-                let mut contents = Self::named(&place, images);
-                // The labels stand in it, whatever it is called.
-                contents.files.push(("list".to_owned(), list));
-                return Ok(contents);
-            }
-        };
-        // Some formats lie in the folder or in one below it, which makes no difference.
+        check_split(&site, split)?;
+        layout.contents(&site, split)
+    }
+
+    /// These files. Some formats lie in the folder or in one below it, which makes no difference.
+    pub(super) fn of_files(files: Vec<PathBuf>) -> Self {
         let name = |path: PathBuf| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path);
-        Ok(Self { files: files.into_iter().map(name).collect(), classes: Vec::new() })
+        Self { files: files.into_iter().map(name).collect(), classes: Vec::new() }
+    }
+
+    /// The images below `part` of a set's folder: of all classes, and of all parts where the configuration divides them. What it says
+    /// stands beside the digest.
+    pub(super) fn of_folder(site: &Site, part: &Path, classes: Vec<String>) -> Result<Self> {
+        let (images, _) = listing::images_below(site.dataset, &site.folder, part)?;
+        Ok(Self { classes, ..Self::named(part, images) })
+    }
+
+    /// The images of a list below `place`, and the list.
+    pub(super) fn of_list(place: &Path, images: Vec<PathBuf>, list: PathBuf) -> Self {
+        let mut contents = Self::named(place, images);
+        contents.files.push(("list".to_owned(), list));
+        contents
     }
 
     fn named(place: &Path, files: Vec<PathBuf>) -> Self {

@@ -138,10 +138,26 @@ impl Dataset {
         Self { name: name.into(), ..Self::default() }
     }
 
+    /// The same files, for a set that is tested on beside this one: without the shape, which it takes from it, and without what goes with
+    /// learning.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            size: None,
+            resize: None,
+            crop: None,
+            brightness: None,
+            channels: None,
+            mean: None,
+            std: None,
+            train_limit: None,
+            ..self.clone()
+        }
+    }
+
     /// Whether it is an image list that serves as train and as test images.
     pub(crate) fn is_one_list(&self) -> bool {
-        let one = self.list.as_ref().is_some_and(|list| !list.contains("{split}"));
-        one && self.format == Some(Format::ImageList) && self.split.is_none()
+        self.format.is_some_and(|format| format.layout().is_one_for_all(self))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Data sets: bytes of one shape, held or decoded as they are needed, augmented in batch.
 //!
-//! A format is one file with one function that reads a split into an [`ImageSet`]; [`registry`] lists the sets oodkit
+//! A format is one file in `formats/`, which finds and reads a split as an [`ImageSet`]; [`registry`] lists the sets oodkit
 //! knows by name; [`batches`] turns a set into shuffled, augmented train batches on a thread.
 
 pub mod augment;
@@ -12,29 +12,23 @@ pub mod store;
 pub mod synthetic;
 
 mod ahead;
-mod cifar;
 mod classes;
 mod conform;
 pub(crate) mod contents;
 mod dataset;
 mod division;
-mod fer2013;
-mod folder;
+mod files;
 mod form;
-mod idx;
-mod image_list;
+mod formats;
 mod image_set;
 mod links;
 mod listing;
 mod masks;
-mod mat;
 mod memory;
-pub mod mvtec;
 mod picture;
 mod pixels;
 mod resample;
 mod statistics;
-mod svhn;
 
 use std::{
     collections::BTreeSet,
@@ -42,15 +36,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use conform::Frame;
 pub use dataset::Dataset;
 pub use division::Division;
-pub use folder::{new_images, picture_size};
+pub use files::{new_images, picture_size};
 pub use form::{Brightness, Cut, Damaged, Fit, Links, Mode, Resize, Size, Uncropped};
 pub(crate) use form::{BrightnessKey, brightness};
+pub use formats::{Format, mvtec};
 pub use image_set::{ImageSet, Normalisation};
 pub use listing::list_pictures;
 pub use masks::{MaskRule, Masks};
@@ -61,44 +55,8 @@ pub use statistics::statistics;
 
 use crate::{Error, Result, did_you_mean};
 use form::{Form, Wanted};
-use listing::Listing;
+use formats::Site;
 use registry::{Known, known};
-
-/// How the files of a data set are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// MNIST's: `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or `.gz`; images may be alone. In the folder, or as
-    /// torchvision has them in `MNIST/raw`.
-    Idx,
-    /// CIFAR-10's binary version: `data_batch_{1..5}.bin`, `test_batch.bin`; or that for Python, which torchvision reads.
-    Cifar10,
-    /// CIFAR-100's binary version: `train.bin`, `test.bin`; or that for Python. The fine labels are used.
-    Cifar100,
-    /// SVHN's cropped digits: `train_32x32.mat`, `test_32x32.mat` (MATLAB v5; label 10 is the digit 0).
-    Svhn,
-    /// FER2013's `fer2013.csv` (emotion, pixels, Usage): train = Training, test = PrivateTest.
-    Fer2013,
-    /// `train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` with `split`; classes in alphabetical order.
-    ClassFolders,
-    /// Any pictures under `test/` if there is one, else under the folder itself, without labels: for OOD sets.
-    Folder,
-    /// A text file (`list:`) with a line `path label` for each picture; paths start at the data set's folder, and label −1 stands
-    /// for none. OpenOOD's splits come so.
-    ImageList,
-    /// OpenOOD's data folder, with `images_classic`, `images_largescale` and `benchmark_imglist`: `list:` names a benchmark, and
-    /// the set's name one of its lists, `{train,val,test}_<name>.txt`. `openood` unless `path` is given.
-    Openood,
-    /// MVTec AD's: `train/good`, `test/good`, `test/<kind>` and `ground_truth/<kind>/<name>_mask.png` in the folder of a category.
-    Mvtec,
-}
-
-impl Format {
-    /// Whether a text file lists the images.
-    pub(crate) fn is_list(self) -> bool {
-        matches!(self, Self::ImageList | Self::Openood)
-    }
-}
 
 /// Which part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,51 +120,35 @@ pub fn load_as(
     memory: Option<u64>,
 ) -> Result<ImageSet> {
     let known = known(dataset.source());
-    let format = format(dataset)?;
-    let folder = found(dataset, root);
+    let (layout, site) = (format(dataset)?.layout(), Site::of(dataset, root));
+    let folder = &site.folder;
     let form = shape.map_or_else(|| Form::of(dataset), Form::exact);
     let limit = limit(dataset, split);
     let fit = Fit::of(dataset);
     let wanted = Wanted { form, fit, limit, damaged: dataset.damaged.unwrap_or_default(), memory };
-    // A folder of pictures may serve many lists.
-    let listed = format.is_list() || dataset.split.is_some();
-    let stored = if listed { None } else { store::read(&folder, dataset.source(), split)? };
-    let stored_as_one = stored.is_some();
+    let stored = if may_be_stored(dataset) { store::read(folder, dataset.source(), split)? } else { None };
+    let from_files = stored.is_none() && layout.is_apart();
     let images = match stored {
         Some(images) => images,
         None => {
-            check_split(dataset, format, split, root)?;
-            match format {
-                Format::Idx => idx::read(&folder, split)?,
-                Format::Cifar10 => cifar::read(&folder, split, cifar::Kind::Cifar10)?,
-                Format::Cifar100 => cifar::read(&folder, split, cifar::Kind::Cifar100)?,
-                Format::Svhn => svhn::read(&folder, split)?,
-                Format::Fer2013 => fer2013::read(&folder, split)?,
-                Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => {
-                    listing(dataset, format, split, root)?.read(split, &wanted)?
-                }
-                Format::Mvtec => {
-                    let images = listing(dataset, format, split, root)?.read(split, &wanted)?;
-                    mvtec::with_masks(images, &folder, dataset, fit)?
-                }
-            }
+            check_split(&site, split)?;
+            layout.read(&site, split, &wanted)?
         }
     };
     if images.is_empty() {
-        return Err(damaged(&folder, format!("its {split} files hold no images")));
+        return Err(damaged(folder, format!("its {split} files hold no images")));
     }
     // Class folders have images, and lists look at all of their lines; classes were chosen there.
-    let looked = !stored_as_one && (format == Format::ClassFolders || format.is_list());
-    let from_files = looked || (!stored_as_one && matches!(format, Format::Folder | Format::Mvtec));
+    let looked = from_files && layout.chooses_classes();
     let mut images = match looked && classes::are_chosen(dataset) {
         true => images,
         false => {
             let full_size = complete_size(dataset, split).or(images.full_size);
-            classes::only(dataset, from_class_zero(ImageSet { full_size, ..images }, known, &folder)?)?
+            classes::only(dataset, from_class_zero(ImageSet { full_size, ..images }, known, folder)?)?
         }
     };
     if split == Split::Train && !looked && known.is_none_or(|known| known.classes == 0) {
-        no_gaps(images.labels.iter().flatten().copied(), &folder)?;
+        no_gaps(images.labels.iter().flatten().copied(), folder)?;
     }
     // Validation images stand beside those that are reported on.
     images.name = if split == Split::Val { format!("{}_val", dataset.name) } else { dataset.name.clone() };
@@ -230,14 +172,13 @@ pub fn load_as(
 /// `Error::Input` when the name is unknown and no format is given, or a file is missing: names the set, where it was
 /// looked for, and how to get it.
 pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
-    let format = format(dataset)?;
-    let folder = found(dataset, root);
+    let (layout, site) = (format(dataset)?.layout(), Site::of(dataset, root));
     for &split in splits {
-        if format.is_list() || dataset.split.is_some() || !store::path(&folder, split).is_file() {
-            check_split(dataset, format, split, root)?;
+        if !may_be_stored(dataset) || !store::path(&site.folder, split).is_file() {
+            check_split(&site, split)?;
             // Whether the classes are there and can be divided.
             if classes::are_chosen(dataset) || dataset.split.is_some() {
-                listing(dataset, format, split, root)?;
+                layout.listing(&site, split)?;
             }
         }
     }
@@ -264,30 +205,18 @@ pub fn elsewhere(known: &registry::Known, root: &Path) -> Option<String> {
 /// How many images of a split lie in files of their own, limits apart, and the shape (channels, rows, columns) of the first, without
 /// decoding any. `None` where images have no files of their own, or these are not there.
 pub fn glance(dataset: &Dataset, split: Split, root: &Path) -> Option<(usize, Option<[usize; 3]>)> {
-    let format = format(dataset).ok()?;
-    if !matches!(format, Format::ClassFolders | Format::Folder | Format::Mvtec) && !format.is_list() {
+    let layout = format(dataset).ok()?.layout();
+    if !layout.is_apart() {
         return None;
     }
-    let listing = listing(dataset, format, split, root).ok()?;
+    let listing = layout.listing(&Site::of(dataset, root), split).ok()?;
     let first = listing.files().first()?;
     Some((listing.files().len(), picture::header(first).ok()))
 }
 
-/// The images of a split that lie in files of their own.
-fn listing(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Result<Listing> {
-    let folder = found(dataset, root);
-    match format {
-        Format::ClassFolders => listing::of_class_folders(&folder, dataset, split),
-        Format::ImageList | Format::Openood => {
-            let list = list(dataset, split, root);
-            let others = [Split::Train, Split::Test].map(|split| self::list(dataset, split, root));
-            let other = others.iter().find(|other| **other != list && other.is_file());
-            image_list::entries_of(&images_of(dataset, &list, root), &list, other.map(PathBuf::as_path), dataset, split)
-        }
-        Format::Folder => listing::of_folder(&folder, dataset, split),
-        Format::Mvtec => mvtec::listing(&folder, dataset, split),
-        _ => Ok(Listing::default()),
-    }
+/// Whether a split may lie in one file of ours in the folder of the set. A folder of pictures may serve many lists.
+fn may_be_stored(dataset: &Dataset) -> bool {
+    dataset.split.is_none() && !format(dataset).is_ok_and(Format::is_list)
 }
 
 /// The statistics by which images of an ID set are normalised: the config's, else the registry's.
@@ -383,8 +312,11 @@ fn format(dataset: &Dataset) -> Result<Format> {
 pub fn folder(dataset: &Dataset, root: &Path) -> PathBuf {
     match &dataset.path {
         Some(path) => under(path, root),
-        None if dataset.format == Some(Format::Openood) => root.join("openood"),
-        None => root.join(known(dataset.source()).map_or(dataset.source(), |known| known.folder)),
+        None => {
+            let home = dataset.format.and_then(|format| format.layout().home());
+            let known = || known(dataset.source()).map(|known| known.folder);
+            root.join(home.or_else(known).unwrap_or(dataset.source()))
+        }
     }
 }
 
@@ -396,39 +328,12 @@ fn under(path: &Path, root: &Path) -> PathBuf {
     }
 }
 
-/// The file that lists a split's pictures.
-fn list(dataset: &Dataset, split: Split, root: &Path) -> PathBuf {
-    if dataset.format == Some(Format::Openood) {
-        let benchmark =
-            folder(dataset, root).join("benchmark_imglist").join(dataset.list.as_deref().unwrap_or_default());
-        return benchmark.join(format!("{split}_{}.txt", dataset.source()));
-    }
-    under(Path::new(&dataset.list.clone().unwrap_or_default().replace("{split}", split.name())), root)
-}
-
-/// The folder that the paths of a list start at.
-fn images_of(dataset: &Dataset, list: &Path, root: &Path) -> PathBuf {
-    let folder = found(dataset, root);
-    if dataset.format != Some(Format::Openood) {
-        return folder;
-    }
-    let [classic, large] = ["images_classic", "images_largescale"].map(|images| folder.join(images));
-    let first = image_list::first(list);
-    if first.is_some_and(|first| large.join(&first).exists() && !classic.join(&first).exists()) {
-        large
-    } else {
-        classic
-    }
-}
-
 /// [`folder`], or for a set that the repository carries, if it is not there, the repository's own: wherever the other data
 /// are, a program started in the repository finds it.
 pub(crate) fn found(dataset: &Dataset, root: &Path) -> PathBuf {
-    if format(dataset).is_ok_and(|format| format == Format::Idx)
-        && let Some(raw) =
-            idx::torchvision(&folder(dataset, root), dataset.source(), dataset.path.is_none().then_some(root))
-    {
-        return raw;
+    let layout = format(dataset).ok().map(Format::layout);
+    if let Some(inner) = layout.and_then(|layout| layout.within(&folder(dataset, root), dataset, root)) {
+        return inner;
     }
     let (own, carried) = (folder(dataset, root), folder(dataset, Path::new("data")));
     let elsewhere = carried.starts_with("data/embedded") && !own.is_dir() && carried.is_dir();
@@ -441,16 +346,11 @@ pub fn pictures(dataset: &Dataset, split: Split, root: &Path) -> Option<PathBuf>
     if dataset.split.is_some() || classes::are_chosen(dataset) {
         return None;
     }
-    let folder = found(dataset, root);
-    let pictures = match format(dataset).ok()? {
-        Format::ImageList | Format::Openood => Ok(list(dataset, split, root)),
-        _ if store::path(&folder, split).is_file() => return None,
-        Format::ClassFolders => listing::locate_classes(&folder, dataset, split),
-        Format::Folder => listing::locate_flat(&folder, split),
-        Format::Mvtec => mvtec::locate(&folder, dataset, split),
-        _ => return None,
-    };
-    pictures.ok()?.canonicalize().ok()
+    let (layout, site) = (format(dataset).ok()?.layout(), Site::of(dataset, root));
+    if !layout.is_apart() || (may_be_stored(dataset) && store::path(&site.folder, split).is_file()) {
+        return None;
+    }
+    layout.locate(&site, split).ok()?.first()?.canonicalize().ok()
 }
 
 /// Bytes of each image's file; `None` where images have no files of their own, or one of them is gone.
@@ -462,8 +362,7 @@ pub fn file_sizes(dataset: &Dataset, images: &ImageSet, root: &Path) -> Option<V
 
 /// The names of a set's classes in their order, where classes are folders and these are there.
 pub fn class_names(dataset: &Dataset, root: &Path) -> Option<Vec<String>> {
-    let folders = format(dataset).ok()? == Format::ClassFolders;
-    folders.then(|| listing::class_names(&found(dataset, root), dataset).ok()).flatten()
+    format(dataset).ok()?.layout().class_names(&Site::of(dataset, root))
 }
 
 /// The most images that the config wants of a split.
@@ -475,32 +374,21 @@ fn limit(dataset: &Dataset, split: Split) -> Option<usize> {
 }
 
 /// Refuses a split whose files are not there.
-fn check_split(dataset: &Dataset, format: Format, split: Split, root: &Path) -> Result<()> {
-    let folder = &found(dataset, root);
-    let missing = match format {
-        Format::Idx => idx::locate(folder, split).err(),
-        Format::Cifar10 => cifar::locate(folder, split, cifar::Kind::Cifar10).err(),
-        Format::Cifar100 => cifar::locate(folder, split, cifar::Kind::Cifar100).err(),
-        Format::Svhn => svhn::locate(folder, split).err(),
-        Format::Fer2013 => fer2013::locate(folder).err(),
-        Format::ClassFolders => listing::locate_classes(folder, dataset, split).err(),
-        Format::Folder => listing::locate_flat(folder, split).err(),
-        Format::Mvtec => mvtec::locate(folder, dataset, split).err(),
-        Format::ImageList | Format::Openood => image_list::locate(folder, &list(dataset, split, root)).err(),
-    };
+fn check_split(site: &Site, split: Split) -> Result<()> {
+    let (dataset, layout) = (site.dataset, format(site.dataset)?.layout());
+    let missing = layout.locate(site, split).err();
     let Some(missing) = missing else { return Ok(()) };
-    let error =
-        Error::input(format!("data set \"{}\" ({split}) is not in {}: no {missing}", dataset.name, folder.display()));
-    Err(match known(dataset.source()) {
-        _ if format == Format::Openood => error.hint(
-            "`path` is OpenOOD's data folder, with benchmark_imglist/, and `list` a benchmark there: cifar10, cifar100, imagenet",
-        ),
-        _ if format == Format::ImageList => {
-            error.hint("`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)")
-        }
-        Some(known) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get_into(root)),
-        Some(known) => error.hint(format!("{} (data/README.md says more)", known.how_to_get_into(root))),
-        None => error
+    let error = Error::input(format!(
+        "data set \"{}\" ({split}) is not in {}: no {missing}",
+        dataset.name,
+        site.folder.display()
+    ));
+    let (root, hint) = (site.root, layout.hint());
+    Err(match (hint, known(dataset.source())) {
+        (Some(hint), _) => error.hint(hint),
+        (_, Some(known)) if known.how_to_get.starts_with("make ") => error.hint(known.how_to_get_into(root)),
+        (_, Some(known)) => error.hint(format!("{} (data/README.md says more)", known.how_to_get_into(root))),
+        (_, None) => error
             .hint("put its files there, or say where they are with `path` (a relative one starts at the data folder)"),
     })
 }

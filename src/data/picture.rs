@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{
     conform, damaged,
     form::{Damaged, Fit, Wanted},
-    idx::MAX_DEFLATE_RATIO,
+    formats::MAX_DEFLATE_RATIO,
     unreadable,
 };
 use crate::{Error, Result, fs::open_regular};

@@ -6,15 +6,13 @@
 use std::{
     f32::consts::PI,
     fs::{self, File},
-    io::Write,
     path::{Component, Path, PathBuf},
 };
 
-use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
 use image::{ColorType, ImageFormat};
 use rand::Rng as _;
 
-use super::{Format, SYNTHETIC, Split, check, cifar, folder, format, known, list, mvtec::GOOD};
+use super::{Format, SYNTHETIC, Split, check, folder, format, formats::Paint, known};
 use crate::{Error, Result, data::Dataset, fs::temporary_name, rng};
 
 /// The one kind of anomaly in MVTec's layout.
@@ -46,11 +44,7 @@ pub fn write(dataset: &Dataset, root: &Path, train: usize, test: usize, seed: u6
             "synthetic data for \"{name}\" would go to {folder}, which is not under {root}"
         )));
     }
-    let listed = |split| list(dataset, split, root) == folder.join(format!("{split}.txt"));
-    if format == Format::ImageList && !(listed(Split::Train) && listed(Split::Test)) {
-        let (name, list) = (&dataset.name, folder.join("{split}.txt"));
-        return Err(Error::input(format!("the list of synthetic data for \"{name}\" must be {}", list.display())));
-    }
+    format.layout().check_write(dataset, root)?;
     // The name, too: it chooses the patterns.
     let mark = format!(
         "Made by oodkit to test itself; not real data.\nversion {VERSION}, {}, {format:?}, {train} train, {test} test, seed {seed}\n",
@@ -119,89 +113,17 @@ fn make(
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     save(&folder.join(SYNTHETIC), mark.as_bytes())?;
     let mut painter = Painter::new(dataset, format, seed);
-    if format == Format::Fer2013 {
-        let mut table = "emotion,pixels,Usage\n".to_owned();
-        for (usage, n) in [("Training", train), ("PublicTest", 1), ("PrivateTest", test)] {
-            for i in 0..n {
-                let pixels: Vec<String> = painter.image(i).iter().map(u8::to_string).collect();
-                table.push_str(&format!("{},{},{usage}\n", painter.class(i), pixels.join(" ")));
-            }
-        }
-        save(&folder.join("fer2013.csv"), table.as_bytes())?;
-        return Ok(made);
-    }
-    for (split, n) in [(Split::Train, train), (Split::Test, test)] {
-        if n > 0 {
-            write_split(&mut painter, format, folder, split, n)?;
-        }
-    }
+    format.layout().write(&mut painter, folder, [train, test])?;
     Ok(made)
 }
 
-/// Writes `n` images of one split.
-fn write_split(painter: &mut Painter, format: Format, folder: &Path, split: Split, n: usize) -> Result<()> {
-    match format {
-        Format::Idx => {
-            let stem = if split == Split::Train { "train" } else { "t10k" };
-            let images: Vec<u8> = (0..n).flat_map(|i| painter.image(i)).collect();
-            let labels: Vec<u8> = (0..n).map(|i| (painter.class(i) + painter.first_label) as u8).collect();
-            let [_, height, width] = painter.shape;
-            let images = gzip(&idx(&[n, height, width], &images))?;
-            save(&folder.join(format!("{stem}-images-idx3-ubyte.gz")), &images)?;
-            save(&folder.join(format!("{stem}-labels-idx1-ubyte.gz")), &gzip(&idx(&[n], &labels))?)
-        }
-        Format::Cifar10 | Format::Cifar100 => {
-            let fine = format == Format::Cifar100;
-            let files = if fine { cifar::Kind::Cifar100 } else { cifar::Kind::Cifar10 }.files(split);
-            let each = n.div_ceil(files.len());
-            for (k, file) in files.iter().enumerate() {
-                let mut records = Vec::new();
-                for i in k * each..n.min((k + 1) * each) {
-                    // CIFAR-100's coarse label comes first; it is not used.
-                    records.extend(fine.then_some(0));
-                    records.push(painter.class(i) as u8);
-                    records.extend(painter.image(i));
-                }
-                save(&folder.join(file), &records)?;
-            }
-            Ok(())
-        }
-        Format::Svhn => {
-            let images: Vec<u8> = (0..n).flat_map(|i| column_major(&painter.image(i))).collect();
-            let labels: Vec<u8> =
-                (0..n).map(|i| if painter.class(i) == 0 { 10 } else { painter.class(i) as u8 }).collect();
-            let arrays = [("X", vec![32, 32, 3, n], images), ("y", vec![n, 1], labels)];
-            save(&folder.join(format!("{split}_32x32.mat")), &mat(&arrays, true, false)?)
-        }
-        Format::ClassFolders => (0..n).try_for_each(|i| {
-            painter.save_picture(i, &folder.join(split.name()).join(format!("class_{:03}", painter.class(i))))
-        }),
-        Format::Folder => (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name()))),
-        Format::ImageList => {
-            (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name())))?;
-            let lines: String = (0..n).map(|i| format!("{split}/{i:05}.png {}\n", painter.class(i))).collect();
-            save(&folder.join(format!("{split}.txt")), lines.as_bytes())
-        }
-        Format::Mvtec if split == Split::Train => {
-            (0..n).try_for_each(|i| painter.save_picture(i, &folder.join("train").join(GOOD)))
-        }
-        Format::Mvtec => (0..n).try_for_each(|i| {
-            painter.save_picture(i, &folder.join("test").join(GOOD))?;
-            painter.save_spot(i, folder)
-        }),
-        Format::Openood => Err(Error::Failed(
-            "synthetic images are not laid out as OpenOOD's: `format: image_list` is the same".into(),
-        )),
-        // One file for all splits: written by the caller.
-        Format::Fer2013 => Ok(()),
-    }
-}
-
 /// Paints the images of a data set.
-struct Painter {
-    shape: [usize; 3],
+pub(super) struct Painter {
+    /// Channels, rows, columns.
+    pub(super) shape: [usize; 3],
     classes: usize,
-    first_label: usize,
+    /// The label of the first class in the files.
+    pub(super) first_label: usize,
     /// Pixels per wave, of each channel.
     wavelengths: [f32; 3],
     rng: rng::Rng,
@@ -210,16 +132,7 @@ struct Painter {
 impl Painter {
     fn new(dataset: &Dataset, format: Format, seed: u64) -> Self {
         let known = known(dataset.source());
-        let (shape, classes) = match format {
-            Format::Idx => ([1, 28, 28], 10),
-            Format::Cifar10 | Format::Svhn => ([3, 32, 32], 10),
-            Format::Cifar100 => ([3, 32, 32], 100),
-            Format::Fer2013 => ([1, 48, 48], 7),
-            Format::ClassFolders | Format::Folder | Format::ImageList | Format::Openood => ([3, 32, 32], 10),
-            Format::Mvtec => ([3, 32, 32], 1),
-        };
-        // The file formats with a size of their own keep it, whatever the name.
-        let free = matches!(format, Format::Idx | Format::ClassFolders | Format::Folder | Format::ImageList);
+        let Paint { shape, classes, free } = format.layout().paint();
         let known = known.filter(|_| free);
         let mut rng = rng::stream(seed, "synthetic", &dataset.name);
         Self {
@@ -232,12 +145,12 @@ impl Painter {
     }
 
     /// The class of image `i`, from 0.
-    fn class(&self, i: usize) -> usize {
+    pub(super) fn class(&self, i: usize) -> usize {
         i % self.classes
     }
 
     /// Image `i`: (C, H, W).
-    fn image(&mut self, i: usize) -> Vec<u8> {
+    pub(super) fn image(&mut self, i: usize) -> Vec<u8> {
         let [channels, height, width] = self.shape;
         let (sin, cos) = (PI * self.class(i) as f32 / self.classes as f32).sin_cos();
         let phase = self.rng.random_range(0.0..2.0 * PI);
@@ -254,13 +167,14 @@ impl Painter {
         image
     }
 
-    fn save_picture(&mut self, i: usize, folder: &Path) -> Result<()> {
+    /// Image `i` as a PNG in `folder`.
+    pub(super) fn save_picture(&mut self, i: usize, folder: &Path) -> Result<()> {
         let image = self.image(i);
         self.save_image(&image, self.shape, &folder.join(format!("{i:05}.png")))
     }
 
     /// An image with a bright square of a quarter of its side in MVTec's layout below `folder`, and its mask.
-    fn save_spot(&mut self, i: usize, folder: &Path) -> Result<()> {
+    pub(super) fn save_spot(&mut self, i: usize, folder: &Path) -> Result<()> {
         let [channels, height, width] = self.shape;
         let [top, left] = [height, width].map(|side| self.rng.random_range(0..side - side / 4));
         let inside = |at: usize| {
@@ -288,59 +202,7 @@ impl Painter {
     }
 }
 
-fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a whole file.
+pub(super) fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(Error::io("write", path))
-}
-
-/// An IDX file of bytes.
-pub(super) fn idx(dims: &[usize], values: &[u8]) -> Vec<u8> {
-    let mut file = vec![0, 0, 8, dims.len() as u8];
-    for dim in dims {
-        file.extend((*dim as u32).to_be_bytes());
-    }
-    file.extend_from_slice(values);
-    file
-}
-
-/// `bytes` as a gzip file without a time stamp.
-pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Error::io("write", "gzip"))
-}
-
-/// Planes of a 32×32 image with the row varying fastest.
-fn column_major(image: &[u8]) -> Vec<u8> {
-    let transposed = |plane: &[u8]| -> Vec<u8> { (0..32 * 32).map(|at| plane[at % 32 * 32 + at / 32]).collect() };
-    image.chunks_exact(32 * 32).flat_map(transposed).collect()
-}
-
-/// A MATLAB v5 file of byte arrays.
-pub(super) fn mat(arrays: &[(&str, Vec<usize>, Vec<u8>)], compressed: bool, big_endian: bool) -> Result<Vec<u8>> {
-    let word = |value: usize| if big_endian { (value as u32).to_be_bytes() } else { (value as u32).to_le_bytes() };
-    let element = |kind: usize, data: &[u8]| {
-        let mut element = [word(kind), word(data.len())].concat();
-        element.extend_from_slice(data);
-        element.resize(element.len().next_multiple_of(8), 0);
-        element
-    };
-    let mut file = b"MATLAB 5.0 MAT-file".to_vec();
-    file.resize(124, b' ');
-    file.extend(if big_endian { *b"\x01\x00MI" } else { *b"\x00\x01IM" });
-    for (name, dims, values) in arrays {
-        // Class 9 is uint8; element types: 6 uint32, 5 int32, 1 int8, 2 uint8, 14 array, 15 compressed.
-        let flags = element(6, &[word(9), word(0)].concat());
-        let dims = element(5, &dims.iter().flat_map(|dim| word(*dim)).collect::<Vec<u8>>());
-        let array = element(14, &[flags, dims, element(1, name.as_bytes()), element(2, values)].concat());
-        if compressed {
-            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-            let zipped =
-                encoder.write_all(&array).and_then(|()| encoder.finish()).map_err(Error::io("write", "zlib"))?;
-            // Compressed elements are not padded.
-            file.extend([word(15), word(zipped.len())].concat());
-            file.extend(zipped);
-        } else {
-            file.extend(array);
-        }
-    }
-    Ok(file)
 }

@@ -66,7 +66,7 @@ fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>)
             // A network with data of its own is fed images as those it is used on.
             let fed = if node.shared { id } else { &node.data };
             let [channels, height, width] = data::shape(fed)?;
-            let category = id.format == Some(Format::Mvtec);
+            let category = id.format.is_some_and(Format::has_categories);
             let classes = data::classes(fed).or(category.then_some(1))?;
             let all = complete(fed, Split::Train).or_else(|| if category { count(id, Split::Train) } else { None });
             Some((Shape { channels, height, width, classes }, all.into_iter().chain(fed.train_limit).min()))

@@ -10,3 +10,4 @@ pub mod load;
 pub mod named;
 pub mod problems;
 pub(crate) mod registry;
+pub(crate) mod words;

@@ -3,7 +3,7 @@
 use super::{Found, in_names, root};
 use crate::{
     config::{Categories, Data, Experiment, HELD_OUT, HeldOut, Network, Validation, expect},
-    data::{self, Dataset, Format, made::Distribution, registry},
+    data::{self, Dataset, Division, made::Distribution, registry},
     did_you_mean,
     nn::weights::Normalise,
     yaml::problems::{Path, first_repeated},
@@ -148,7 +148,7 @@ impl Found {
     pub(super) fn in_distribution(&mut self, path: Path, dataset: &Dataset, by_data: bool) {
         let known = registry::known(dataset.source());
         let Some(format) = dataset.format.or(known.map(|known| known.format)) else { return };
-        if format == Format::Folder {
+        if !format.is_labelled() {
             self.add(path, format!("\"{}\" has no labels, so no network can learn it", dataset.name));
             return;
         }
@@ -192,17 +192,6 @@ impl Found {
             return;
         }
         self.parts(&path, dataset);
-        let listed = dataset.format.is_some_and(Format::is_list);
-        if listed && dataset.list.as_ref().is_none_or(String::is_empty) {
-            let message = match dataset.format {
-                Some(Format::Openood) => "openood needs list: a benchmark, as `list: cifar10`",
-                _ => "an image_list needs list: the file with a line `path label` for each picture",
-            };
-            self.add(path.clone(), message);
-        }
-        if dataset.list.is_some() && !listed {
-            self.add(path.join("list"), "goes with `format: image_list` or `openood`");
-        }
         if let Some(group) = &dataset.group
             && (group.is_empty() || group == expect::MEAN || !group.chars().all(in_names))
         {
@@ -230,7 +219,7 @@ impl Found {
             if let Some(index) = first_repeated(classes) {
                 self.add(path.join(key).join(index), format!("\"{}\" is given twice", classes[index]));
             }
-            if !classes.is_empty() && format == Some(Format::Folder) {
+            if !classes.is_empty() && format.is_some_and(|format| !format.is_labelled()) {
                 self.add(path.join(key), "a folder without labels has no classes: `format: class_folders`");
             }
         }
@@ -239,21 +228,11 @@ impl Found {
             let message = format!("\"{}\" is under `classes`, so it is learned", dataset.held_out[index]);
             self.add(path.join("held_out").join(index), message);
         }
-        let Some(division) = &dataset.split else { return };
-        let path = path.join("split");
-        if let Some((key, message)) = division.problem() {
-            self.add(path.join(key), message);
+        if let Some((key, message)) = dataset.split.as_ref().and_then(Division::problem) {
+            self.add(path.join("split").join(key), message);
         }
-        match format {
-            Some(Format::ClassFolders) | None => {}
-            Some(Format::ImageList) => {
-                if dataset.list.as_ref().is_some_and(|list| list.contains("{split}")) {
-                    self.add(path, "divides one list, and `{split}` in `list` stands for two");
-                }
-            }
-            Some(_) => {
-                self.add(path, "goes with class_folders or image_list: this format has its train and test images")
-            }
+        for (key, message) in format.map(|format| format.problems(dataset)).unwrap_or_default() {
+            self.add(key.map_or_else(|| path.clone(), |key| path.join(key)), message);
         }
     }
 

@@ -11,34 +11,126 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Links, Split, classes, listing::Listing, no_gaps};
-use crate::{Error, Result, data::Dataset, fs::open_regular};
+use super::{Contents, Layout, Paint, Painter, Site, splits};
+use crate::{
+    Error, Result,
+    data::{Dataset, Links, Split, classes, folder, listing::Listing, no_gaps, synthetic::save, under},
+    fs::open_regular,
+};
 
 /// Most bytes of a list. Ours: 256 MiB, three times that of ImageNet's train split.
 const MAX_BYTES: u64 = 256 << 20;
 /// Largest label. Ours: beyond every set of pictures, so that a larger one is a slip.
 const MAX_LABEL: i64 = 1_000_000;
 
-/// The list and the folder of its pictures, or what was looked for.
-pub(super) fn locate(root: &Path, list: &Path) -> Result<(), String> {
+/// This format.
+pub(super) struct ImageList;
+
+/// The file that lists a split's pictures.
+fn list(dataset: &Dataset, split: Split, root: &Path) -> PathBuf {
+    under(Path::new(&dataset.list.clone().unwrap_or_default().replace("{split}", split.name())), root)
+}
+
+impl Layout for ImageList {
+    fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder, list(site.dataset, split, site.root))
+    }
+
+    fn is_apart(&self) -> bool {
+        true
+    }
+
+    fn is_list(&self) -> bool {
+        true
+    }
+
+    fn chooses_classes(&self) -> bool {
+        true
+    }
+
+    fn listing(&self, site: &Site, split: Split) -> Result<Listing> {
+        listing(site, &site.folder, split, |split| list(site.dataset, split, site.root))
+    }
+
+    fn contents(&self, site: &Site, split: Split) -> Result<Contents> {
+        contents(site.dataset, &site.folder, list(site.dataset, split, site.root))
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(
+            "`path` is the folder of the pictures, `list` the file that lists them (data/README.md says where OpenOOD's are)",
+        )
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["list"]
+    }
+
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+        match &dataset.list {
+            Some(list) if dataset.split.is_some() && list.contains("{split}") => {
+                Some((Some("split"), "divides one list, and `{split}` in `list` stands for two"))
+            }
+            Some(list) if !list.is_empty() => None,
+            _ => Some((None, "an image_list needs list: the file with a line `path label` for each picture")),
+        }
+    }
+
+    fn is_one_for_all(&self, dataset: &Dataset) -> bool {
+        dataset.list.as_ref().is_some_and(|list| !list.contains("{split}")) && dataset.split.is_none()
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [3, 32, 32], classes: 10, free: true }
+    }
+
+    fn check_write(&self, dataset: &Dataset, root: &Path) -> Result<()> {
+        let folder = folder(dataset, root);
+        let listed = |split: Split| list(dataset, split, root) == folder.join(format!("{split}.txt"));
+        if listed(Split::Train) && listed(Split::Test) {
+            return Ok(());
+        }
+        let (name, list) = (&dataset.name, folder.join("{split}.txt"));
+        Err(Error::input(format!("the list of synthetic data for \"{name}\" must be {}", list.display())))
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
+        splits(images).try_for_each(|(split, n)| {
+            (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name())))?;
+            let lines: String = (0..n).map(|i| format!("{split}/{i:05}.png {}\n", painter.class(i))).collect();
+            save(&folder.join(format!("{split}.txt")), lines.as_bytes())
+        })
+    }
+}
+
+/// The images of a split's list below `images`.
+pub(super) fn listing(site: &Site, images: &Path, split: Split, list: impl Fn(Split) -> PathBuf) -> Result<Listing> {
+    let own = list(split);
+    let others = [Split::Train, Split::Test].map(list);
+    let other = others.iter().find(|other| **other != own && other.is_file());
+    entries_of(images, &own, other.map(PathBuf::as_path), site.dataset, split)
+}
+
+/// The images of a list below `images`, and the list itself: labels stand in it, whatever it is called.
+pub(super) fn contents(dataset: &Dataset, images: &Path, list: PathBuf) -> Result<Contents> {
+    let (files, _) = entries(images, &list, dataset)?;
+    Ok(Contents::of_list(images, files, list))
+}
+
+/// The list, if it and the folder of its pictures are there, or what was looked for.
+pub(super) fn locate(root: &Path, list: PathBuf) -> Result<Vec<PathBuf>, String> {
     if !list.is_file() {
         Err(format!("list {}", list.display()))
     } else if !root.is_dir() {
         Err("such folder".to_owned())
     } else {
-        Ok(())
+        Ok(vec![list])
     }
 }
 
 /// The pictures of a list, whose paths start at `root`. `other` is the list of the set's other split, if it has one: classes may be
 /// chosen that only that has.
-pub(super) fn entries_of(
-    root: &Path,
-    list: &Path,
-    other: Option<&Path>,
-    dataset: &Dataset,
-    split: Split,
-) -> Result<Listing> {
+fn entries_of(root: &Path, list: &Path, other: Option<&Path>, dataset: &Dataset, split: Split) -> Result<Listing> {
     let (files, labels) = entries(root, list, dataset)?;
     let count = |labels: &Option<Vec<u32>>| labels.iter().flatten().max().map_or(0, |label| *label as usize + 1);
     let classes = count(&labels);
@@ -66,7 +158,7 @@ pub(super) fn first(list: &Path) -> Option<PathBuf> {
 }
 
 /// The files of a list, and their labels if it has any.
-pub(super) fn entries(root: &Path, list: &Path, dataset: &Dataset) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
+fn entries(root: &Path, list: &Path, dataset: &Dataset) -> Result<(Vec<PathBuf>, Option<Vec<u32>>)> {
     let length = fs::metadata(list).map_err(Error::io("read", list))?.len();
     if length > MAX_BYTES {
         return Err(Error::input(format!("{} has {length} bytes: too large for a list of pictures", list.display())));

@@ -4,22 +4,60 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ImageSet, Split, damaged,
+    Layout, Paint, Painter, Site, Wanted,
     mat::{self, Values},
+    splits,
 };
-use crate::Result;
+use crate::{
+    Result,
+    data::{ImageSet, Split, damaged, synthetic::save},
+};
 
 /// Rows and columns of a picture.
 const SIDE: usize = 32;
 
+/// This format.
+pub(super) struct Svhn;
+
+impl Layout for Svhn {
+    fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder, split).map(|file| vec![file])
+    }
+
+    fn read(&self, site: &Site, split: Split, _: &Wanted) -> Result<ImageSet> {
+        read(&site.folder, split)
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [3, SIDE, SIDE], classes: 10, free: false }
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
+        splits(images).try_for_each(|(split, n)| {
+            let images: Vec<u8> = (0..n).flat_map(|i| column_major(&painter.image(i))).collect();
+            let labels: Vec<u8> =
+                (0..n).map(|i| if painter.class(i) == 0 { 10 } else { painter.class(i) as u8 }).collect();
+            let arrays = [("X", vec![SIDE, SIDE, 3, n], images), ("y", vec![n, 1], labels)];
+            save(&folder.join(format!("{split}_32x32.mat")), &mat::write(&arrays, true, false)?)
+        })
+    }
+}
+
+/// Planes of an image with the row varying fastest.
+fn column_major(image: &[u8]) -> Vec<u8> {
+    let transposed =
+        |plane: &[u8]| -> Vec<u8> { (0..SIDE * SIDE).map(|at| plane[at % SIDE * SIDE + at / SIDE]).collect() };
+    image.chunks_exact(SIDE * SIDE).flat_map(transposed).collect()
+}
+
 /// Finds the file of a split, or says which was looked for.
-pub(super) fn locate(folder: &Path, split: Split) -> Result<PathBuf, String> {
+fn locate(folder: &Path, split: Split) -> Result<PathBuf, String> {
     let file = format!("{split}_32x32.mat");
     Some(folder.join(&file)).filter(|path| path.is_file()).ok_or(file)
 }
 
 /// Reads a split.
-pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
+fn read(folder: &Path, split: Split) -> Result<ImageSet> {
     let path = locate(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let mut arrays = mat::read(&path, &["X", "y"])?;
     let mut array = |name| arrays.remove(name).ok_or_else(|| damaged(&path, format!("has no numeric array {name}")));
@@ -76,7 +114,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::data::synthetic::mat;
 
     fn read_bytes(bytes: &[u8]) -> Result<ImageSet, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -93,8 +130,8 @@ mod tests {
 
     #[test]
     fn reads_what_scipy_writes() {
-        let plain: &[u8] = include_bytes!("../../tests/golden/data/svhn_plain.mat");
-        let compressed: &[u8] = include_bytes!("../../tests/golden/data/svhn_compressed.mat");
+        let plain: &[u8] = include_bytes!("../../../tests/golden/data/svhn_plain.mat");
+        let compressed: &[u8] = include_bytes!("../../../tests/golden/data/svhn_compressed.mat");
         for bytes in [plain, compressed] {
             let set = read_bytes(bytes).unwrap();
             assert_eq!((set.shape(), set.classes), ([3, 32, 32], 10));
@@ -111,10 +148,10 @@ mod tests {
             [("X", dims, pixels), ("y", vec![n, 1], vec![10; n])]
         };
         for n in [1, 3] {
-            let expected = read_bytes(&mat(&arrays(n), false, false).unwrap()).unwrap();
+            let expected = read_bytes(&mat::write(&arrays(n), false, false).unwrap()).unwrap();
             assert_eq!((expected.len(), expected.pixels.held().unwrap()[1]), (n, 32));
             for (compressed, big_endian) in [(true, false), (false, true), (true, true)] {
-                assert!(read_bytes(&mat(&arrays(n), compressed, big_endian).unwrap()).unwrap() == expected);
+                assert!(read_bytes(&mat::write(&arrays(n), compressed, big_endian).unwrap()).unwrap() == expected);
             }
         }
     }
@@ -135,7 +172,7 @@ mod tests {
             ),
         ] {
             for compressed in [false, true] {
-                let error = read_bytes(&mat(&arrays, compressed, false).unwrap()).unwrap_err();
+                let error = read_bytes(&mat::write(&arrays, compressed, false).unwrap()).unwrap_err();
                 assert_eq!(error, format!("FOLDER/test_32x32.mat: {expected}"));
             }
         }
@@ -151,7 +188,7 @@ mod tests {
     #[test]
     fn small_files_do_not_become_large_arrays() {
         // 3 million signed bytes, each of which would be an f64.
-        let mut signed = mat(&[("X", vec![32, 32, 3, 1000], vec![0; 3_072_000])], false, false).unwrap();
+        let mut signed = mat::write(&[("X", vec![32, 32, 3, 1000], vec![0; 3_072_000])], false, false).unwrap();
         let tag = [[2, 0, 0, 0], 3_072_000_u32.to_le_bytes()].concat();
         let at = signed.windows(8).position(|window| window == tag).unwrap();
         signed[at] = 1;
@@ -160,7 +197,7 @@ mod tests {
         assert_eq!(error, format!("FOLDER/test_32x32.mat: {what}"));
         // 68 MB of zeros in some 70 kB.
         let images = 22_222;
-        let zeros = mat(&[("X", vec![32, 32, 3, images], vec![0; 3072 * images])], true, false).unwrap();
+        let zeros = mat::write(&[("X", vec![32, 32, 3, images], vec![0; 3072 * images])], true, false).unwrap();
         assert!(zeros.len() < 100_000);
         let error = read_bytes(&zeros).unwrap_err();
         assert!(error.contains("bytes where at most 67108856 remain"), "{error}");
@@ -169,7 +206,7 @@ mod tests {
     #[test]
     fn a_changed_byte_in_a_compressed_array_is_noticed() {
         let pixels = (0..3072).map(|i| (i * 7 % 256) as u8).collect::<Vec<u8>>();
-        let file = mat(&[("X", vec![32, 32, 3], pixels), ("y", vec![1, 1], vec![1])], true, false).unwrap();
+        let file = mat::write(&[("X", vec![32, 32, 3], pixels), ("y", vec![1, 1], vec![1])], true, false).unwrap();
         let good = read_bytes(&file).unwrap();
         let (mut noticed, mut same) = (0, 0);
         for at in 128..file.len() {

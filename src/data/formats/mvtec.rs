@@ -9,12 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    Dataset, Fit, ImageSet, Split, damaged,
-    listing::{self, Listing},
-    masks::{Mask, Masks, read_mask},
+use super::{Layout, Paint, Painter, Site, Wanted, splits};
+use crate::{
+    Error, Result,
+    data::{
+        Dataset, Fit, ImageSet, Split, damaged,
+        listing::{self, Listing},
+        masks::{Mask, Masks, read_mask},
+    },
+    did_you_mean, printable,
 };
-use crate::{Error, Result, did_you_mean, printable};
 
 /// The folder of normal images, and the name of a category's normal test set.
 pub const GOOD: &str = "good";
@@ -38,6 +42,52 @@ pub const MVTEC_AD: [&str; 15] = [
     "zipper",
 ];
 
+/// This format.
+pub(super) struct Mvtec;
+
+impl Layout for Mvtec {
+    fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder, site.dataset, split).map(|place| vec![place])
+    }
+
+    fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
+        with_masks(self.listing(site, split)?.read(split, wanted)?, &site.folder, site.dataset, wanted.fit)
+    }
+
+    fn is_apart(&self) -> bool {
+        true
+    }
+
+    fn has_categories(&self) -> bool {
+        true
+    }
+
+    fn listing(&self, site: &Site, split: Split) -> Result<Listing> {
+        let (folder, dataset) = (&site.folder, site.dataset);
+        let place = locate(folder, dataset, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
+        let (images, others) = listing::images_below(dataset, folder, &place)?;
+        Ok(Listing::of_one_class((&place, folder), images, kind(dataset), others))
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["kind", "mask_rule"]
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [3, 32, 32], classes: 1, free: false }
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
+        splits(images).try_for_each(|(split, n)| match split {
+            Split::Train => (0..n).try_for_each(|i| painter.save_picture(i, &folder.join("train").join(GOOD))),
+            _ => (0..n).try_for_each(|i| {
+                painter.save_picture(i, &folder.join("test").join(GOOD))?;
+                painter.save_spot(i, folder)
+            }),
+        })
+    }
+}
+
 /// The kind of anomaly whose images a set's test images are; `good` unless the configuration says otherwise.
 fn kind(dataset: &Dataset) -> &str {
     dataset.kind.as_deref().unwrap_or(GOOD)
@@ -53,24 +103,17 @@ fn part(dataset: &Dataset, split: Split) -> PathBuf {
 }
 
 /// The folder of a split's images, or what was looked for.
-pub(super) fn locate(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, String> {
+fn locate(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, String> {
     let part = part(dataset, split);
     let place = folder.join(&part);
     if place.is_dir() { Ok(place) } else { Err(format!("folder {}/", part.display())) }
-}
-
-/// The images of a split: all normal, or all of one kind of anomaly.
-pub(super) fn listing(folder: &Path, dataset: &Dataset, split: Split) -> Result<Listing> {
-    let place = locate(folder, dataset, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
-    let (images, others) = listing::images_below(dataset, folder, &place)?;
-    Ok(Listing::of_one_class((&place, folder), images, kind(dataset), others))
 }
 
 /// The set with the masks of its images, if the category has any.
 ///
 /// # Errors
 /// [`Error::Input`] naming the mask that is missing, unreadable, or of another size than its image.
-pub(super) fn with_masks(images: ImageSet, folder: &Path, dataset: &Dataset, fit: Fit) -> Result<ImageSet> {
+fn with_masks(images: ImageSet, folder: &Path, dataset: &Dataset, fit: Fit) -> Result<ImageSet> {
     let truth = folder.join("ground_truth");
     if images.split != Split::Test || !truth.is_dir() {
         return Ok(images);

@@ -9,9 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ImageSet, Split, damaged};
+use super::{Layout, Paint, Painter, Site, Wanted, splits};
 use crate::{
     Result,
+    data::{ImageSet, Split, damaged, synthetic::save},
     fs::read_regular,
     pickle::{Pickle, Value},
 };
@@ -62,7 +63,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn files(self, split: Split) -> &'static [&'static str] {
+    fn files(self, split: Split) -> &'static [&'static str] {
         match (self, split) {
             (Self::Cifar10, Split::Train) => {
                 &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"]
@@ -75,9 +76,40 @@ impl Kind {
     }
 }
 
+impl Layout for Kind {
+    fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder, split, *self)
+    }
+
+    fn read(&self, site: &Site, split: Split, _: &Wanted) -> Result<ImageSet> {
+        read(&site.folder, split, *self)
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [3, 32, 32], classes: self.classes(), free: false }
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
+        splits(images).try_for_each(|(split, n)| {
+            let files = self.files(split);
+            let each = n.div_ceil(files.len());
+            files.iter().enumerate().try_for_each(|(k, file)| {
+                let mut records = Vec::new();
+                for i in k * each..n.min((k + 1) * each) {
+                    // CIFAR-100's coarse label comes first; it is not used.
+                    records.extend((*self == Self::Cifar100).then_some(0));
+                    records.push(painter.class(i) as u8);
+                    records.extend(painter.image(i));
+                }
+                save(&folder.join(file), &records)
+            })
+        })
+    }
+}
+
 /// Finds the files of a split, in the folder or in an archive's own folder inside it, or says which is missing. Binary files have
 /// the extension `.bin`, pickles none.
-pub(super) fn locate(folder: &Path, split: Split, kind: Kind) -> Result<Vec<PathBuf>, String> {
+fn locate(folder: &Path, split: Split, kind: Kind) -> Result<Vec<PathBuf>, String> {
     let [binary, python] = kind.archives();
     let within = |archive: &str| Some(folder.join(archive)).filter(|inner| inner.is_dir());
     let all = |folder: &Path, extension: bool| -> Result<Vec<PathBuf>, String> {
@@ -92,7 +124,7 @@ pub(super) fn locate(folder: &Path, split: Split, kind: Kind) -> Result<Vec<Path
 }
 
 /// Reads a split.
-pub(super) fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> {
+fn read(folder: &Path, split: Split, kind: Kind) -> Result<ImageSet> {
     let files = locate(folder, split, kind).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in &files {

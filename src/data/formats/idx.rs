@@ -4,17 +4,21 @@
 //! values in row-major order (LeCun, Cortes, Burges: the MNIST home page).
 
 use std::{
-    io::{BufReader, Read},
+    io::{BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
-use flate2::read::MultiGzDecoder;
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 
-use super::{ImageSet, Split, damaged, unreadable};
-use crate::{Result, fs::open_regular};
+use super::{Layout, Paint, Painter, Site, Wanted, splits};
+use crate::{
+    Error, Result,
+    data::{Dataset, ImageSet, Split, damaged, synthetic::save, unreadable},
+    fs::open_regular,
+};
 
 /// No deflate stream grows by more than this (zlib's technical notes).
-pub(super) const MAX_DEFLATE_RATIO: u64 = 1032;
+pub(in crate::data) const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// Most values in a file. Ours: 4 GiB, six times EMNIST.
 const MAX_VALUES: u64 = 4 << 30;
@@ -34,8 +38,57 @@ pub(super) fn most_unpacked(length: u64) -> u64 {
     possible.min(length.saturating_mul(MAX_GROWTH).max(SMALL)).min(MAX_VALUES)
 }
 
+/// This format.
+pub(super) struct Idx;
+
+impl Layout for Idx {
+    fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder, split).map(Files::paths)
+    }
+
+    fn read(&self, site: &Site, split: Split, _: &Wanted) -> Result<ImageSet> {
+        read(&site.folder, split)
+    }
+
+    fn within(&self, folder: &Path, dataset: &Dataset, root: &Path) -> Option<PathBuf> {
+        torchvision(folder, dataset.source(), dataset.path.is_none().then_some(root))
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [1, 28, 28], classes: 10, free: true }
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
+        splits(images).try_for_each(|(split, n)| {
+            let stem = if split == Split::Train { "train" } else { "t10k" };
+            let images: Vec<u8> = (0..n).flat_map(|i| painter.image(i)).collect();
+            let labels: Vec<u8> = (0..n).map(|i| (painter.class(i) + painter.first_label) as u8).collect();
+            let [_, height, width] = painter.shape;
+            let images = gzip(&idx(&[n, height, width], &images))?;
+            save(&folder.join(format!("{stem}-images-idx3-ubyte.gz")), &images)?;
+            save(&folder.join(format!("{stem}-labels-idx1-ubyte.gz")), &gzip(&idx(&[n], &labels))?)
+        })
+    }
+}
+
+/// An IDX file of bytes.
+fn idx(dims: &[usize], values: &[u8]) -> Vec<u8> {
+    let mut file = vec![0, 0, 8, dims.len() as u8];
+    for dim in dims {
+        file.extend((*dim as u32).to_be_bytes());
+    }
+    file.extend_from_slice(values);
+    file
+}
+
+/// `bytes` as a gzip file without a time stamp.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).map_err(Error::io("write", "gzip"))
+}
+
 /// The files of a split.
-pub(super) struct Files {
+struct Files {
     images: PathBuf,
     labels: Option<PathBuf>,
     transposed: bool,
@@ -43,14 +96,14 @@ pub(super) struct Files {
 
 impl Files {
     /// Images, then labels.
-    pub(super) fn paths(self) -> Vec<PathBuf> {
+    fn paths(self) -> Vec<PathBuf> {
         std::iter::once(self.images).chain(self.labels).collect()
     }
 }
 
 /// torchvision's folder of such files, where `folder` has none itself: `raw` in it, or `MNIST/raw` in it or in `root`, by the set's
 /// name in torchvision.
-pub(super) fn torchvision(folder: &Path, name: &str, root: Option<&Path>) -> Option<PathBuf> {
+fn torchvision(folder: &Path, name: &str, root: Option<&Path>) -> Option<PathBuf> {
     let there = |folder: &Path| [Split::Train, Split::Test].iter().any(|split| locate(folder, *split).is_ok());
     if there(folder) {
         return None;
@@ -69,7 +122,7 @@ pub(super) fn torchvision(folder: &Path, name: &str, root: Option<&Path>) -> Opt
 }
 
 /// Finds the files of a split, or says which was looked for.
-pub(super) fn locate(folder: &Path, split: Split) -> Result<Files, String> {
+fn locate(folder: &Path, split: Split) -> Result<Files, String> {
     // EMNIST's official files hold each letter transposed.
     let stems: [(&str, bool); 2] = match split {
         Split::Train => [("train", false), ("emnist-letters-train", true)],
@@ -91,7 +144,7 @@ pub(super) fn locate(folder: &Path, split: Split) -> Result<Files, String> {
 }
 
 /// Reads a split; labels as in the file.
-pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
+fn read(folder: &Path, split: Split) -> Result<ImageSet> {
     let files = locate(folder, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let Values { dims: [n, height, width], mut values } = read_values(&files.images)?;
     if height == 0 || width == 0 || height > MAX_SIDE || width > MAX_SIDE {
@@ -197,7 +250,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::data::synthetic::{gzip, idx};
 
     fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -6,14 +6,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader, Read},
+    io::{self, BufReader, Read, Write},
     path::Path,
 };
 
-use flate2::read::ZlibDecoder;
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 
-use super::{idx::most_unpacked, unreadable};
-use crate::{Result, fs::open_regular};
+use super::idx::most_unpacked;
+use crate::{Error, Result, data::unreadable, fs::open_regular};
 
 /// An array, its values in column-major order.
 #[derive(Debug, PartialEq)]
@@ -243,4 +243,35 @@ impl<R: Read> Source<R> {
 
 fn malformed(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// A file of byte arrays.
+pub(super) fn write(arrays: &[(&str, Vec<usize>, Vec<u8>)], compressed: bool, big_endian: bool) -> Result<Vec<u8>> {
+    let word = |value: usize| if big_endian { (value as u32).to_be_bytes() } else { (value as u32).to_le_bytes() };
+    let element = |kind: usize, data: &[u8]| {
+        let mut element = [word(kind), word(data.len())].concat();
+        element.extend_from_slice(data);
+        element.resize(element.len().next_multiple_of(8), 0);
+        element
+    };
+    let mut file = b"MATLAB 5.0 MAT-file".to_vec();
+    file.resize(124, b' ');
+    file.extend(if big_endian { *b"\x01\x00MI" } else { *b"\x00\x01IM" });
+    for (name, dims, values) in arrays {
+        // Class 9 is uint8; element types: 6 uint32, 5 int32, 1 int8, 2 uint8, 14 array, 15 compressed.
+        let flags = element(6, &[word(9), word(0)].concat());
+        let dims = element(5, &dims.iter().flat_map(|dim| word(*dim)).collect::<Vec<u8>>());
+        let array = element(14, &[flags, dims, element(1, name.as_bytes()), element(2, values)].concat());
+        if compressed {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+            let zipped =
+                encoder.write_all(&array).and_then(|()| encoder.finish()).map_err(Error::io("write", "zlib"))?;
+            // Compressed elements are not padded.
+            file.extend([word(15), word(zipped.len())].concat());
+            file.extend(zipped);
+        } else {
+            file.extend(array);
+        }
+    }
+    Ok(file)
 }

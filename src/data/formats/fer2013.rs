@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ImageSet, Split, damaged};
+use super::{Layout, Paint, Painter, Site, Wanted};
 use crate::{
     Error, Result,
+    data::{ImageSet, Split, damaged, synthetic::save},
     fs::{ShortLines, open_regular},
 };
 
@@ -18,14 +19,42 @@ const SIDE: usize = 48;
 /// Angry, disgust, fear, happy, sad, surprise, neutral.
 const CLASSES: u32 = 7;
 
+/// This format.
+pub(super) struct Fer2013;
+
+impl Layout for Fer2013 {
+    fn locate(&self, site: &Site, _: Split) -> Result<Vec<PathBuf>, String> {
+        locate(&site.folder).map(|file| vec![file])
+    }
+
+    fn read(&self, site: &Site, split: Split, _: &Wanted) -> Result<ImageSet> {
+        read(&site.folder, split)
+    }
+
+    fn paint(&self) -> Paint {
+        Paint { shape: [1, SIDE, SIDE], classes: CLASSES as usize, free: false }
+    }
+
+    fn write(&self, painter: &mut Painter, folder: &Path, [train, test]: [usize; 2]) -> Result<()> {
+        let mut table = "emotion,pixels,Usage\n".to_owned();
+        for (usage, n) in [("Training", train), ("PublicTest", 1), ("PrivateTest", test)] {
+            for i in 0..n {
+                let pixels: Vec<String> = painter.image(i).iter().map(u8::to_string).collect();
+                table.push_str(&format!("{},{},{usage}\n", painter.class(i), pixels.join(" ")));
+            }
+        }
+        save(&folder.join("fer2013.csv"), table.as_bytes())
+    }
+}
+
 /// Finds the table, in the folder or in the archive's own folder inside it, or says what was looked for.
-pub(super) fn locate(folder: &Path) -> Result<PathBuf, String> {
+fn locate(folder: &Path) -> Result<PathBuf, String> {
     let files = [folder.join("fer2013.csv"), folder.join("fer2013").join("fer2013.csv")];
     files.into_iter().find(|file| file.is_file()).ok_or_else(|| "fer2013.csv".into())
 }
 
 /// Reads a split.
-pub(super) fn read(folder: &Path, split: Split) -> Result<ImageSet> {
+fn read(folder: &Path, split: Split) -> Result<ImageSet> {
     let path = locate(folder).map_err(|missing| damaged(folder, format!("no {missing}")))?;
     let usage = match split {
         Split::Train => "Training",
