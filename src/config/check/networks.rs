@@ -261,10 +261,8 @@ impl Found {
         if let Some((key, problem)) = train.optimizer.problem() {
             self.add(path.join("optimizer").join(train.optimizer.name()).join(key), problem);
         }
-        if let Some((name, curve)) = train.schedule.curve()
-            && let Some((key, problem)) = curve.problem()
-        {
-            self.add(path.join("schedule").join(name).join(key), problem);
+        if let Some((key, problem)) = train.schedule.problem() {
+            self.add(path.join("schedule").join(train.schedule.name()).join(key), problem);
         }
     }
 }

@@ -5,10 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Image, even,
+    Alter, Image, even,
     spread::{Spread, within},
 };
-use crate::rng::Rng;
+use crate::{data::Normalisation, rng::Rng};
 
 /// How a pixel between pixels is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -49,9 +49,11 @@ pub(super) struct Look {
 }
 
 /// torchvision's `RandomRotation`: an angle drawn evenly.
-pub(super) fn random_rotation(image: &mut Image, settings: &Rotation, rng: &mut Rng) {
-    let degrees = even(settings.degrees.about(0.0), rng);
-    rotate(image, degrees, Look { interpolation: settings.interpolation, fill: settings.fill });
+impl Alter for Rotation {
+    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+        let degrees = even(self.degrees.about(0.0), rng);
+        rotate(image, degrees, Look { interpolation: self.interpolation, fill: self.fill });
+    }
 }
 
 /// Pillow's `rotate` about the centre, counter-clockwise, at the image's size.

@@ -6,10 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Image, even,
+    Alter, Image, even,
     spread::{Spread, within},
 };
-use crate::{data::conform::luma, rng::Rng};
+use crate::{
+    data::{Normalisation, conform::luma},
+    rng::Rng,
+};
 
 /// Settings of `color_jitter`. torchvision's defaults: 0, no change.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
@@ -30,16 +33,18 @@ pub struct ColorJitter {
 }
 
 /// torchvision's `ColorJitter`: four factors drawn evenly, applied in a random order.
-pub(super) fn jitter(image: &mut Image, settings: &ColorJitter, rng: &mut Rng) {
-    let (order, [brightness, contrast, saturation, hue]) = draw(settings, rng);
-    for kind in order {
-        match kind {
-            0 => adjust_brightness(image, brightness),
-            1 => adjust_contrast(image, contrast),
-            2 => adjust_saturation(image, saturation),
-            // Through HSV and back, bytes lose some of their colour; torchvision goes there only when asked to.
-            _ if settings.hue.about(0.0) == [0.0, 0.0] => {}
-            _ => turn_hue(image, hue),
+impl Alter for ColorJitter {
+    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+        let (order, [brightness, contrast, saturation, hue]) = draw(self, rng);
+        for kind in order {
+            match kind {
+                0 => adjust_brightness(image, brightness),
+                1 => adjust_contrast(image, contrast),
+                2 => adjust_saturation(image, saturation),
+                // Through HSV and back, bytes lose some of their colour; torchvision goes there only when asked to.
+                _ if self.hue.about(0.0) == [0.0, 0.0] => {}
+                _ => turn_hue(image, hue),
+            }
         }
     }
 }

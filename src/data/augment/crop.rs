@@ -4,9 +4,9 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Image, Window, below, sides, spread::rising};
+use super::{Alter, Image, Window, below, sides, spread::rising};
 use crate::{
-    data::{Mode, resample},
+    data::{Mode, Normalisation, resample},
     rng::Rng,
 };
 
@@ -61,10 +61,12 @@ pub enum PaddingMode {
 }
 
 /// torchvision's `RandomCrop` of the image's own size after `padding`.
-pub(super) fn padded(image: &mut Image, settings: &Crop, rng: &mut Rng) {
-    let top = below(2 * settings.padding + 1, rng);
-    let left = below(2 * settings.padding + 1, rng);
-    cut_padded(image, top, left, settings);
+impl Alter for Crop {
+    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+        let top = below(2 * self.padding + 1, rng);
+        let left = below(2 * self.padding + 1, rng);
+        cut_padded(image, top, left, self);
+    }
 }
 
 /// The window that starts at (`top`, `left`) of the padded image.
@@ -106,9 +108,11 @@ fn source(at: i64, length: i64, mode: PaddingMode) -> Option<usize> {
 }
 
 /// torchvision's `RandomResizedCrop` to the image's own size.
-pub(super) fn resized(image: &mut Image, settings: &ResizedCrop, rng: &mut Rng) {
-    let window = window(image.height, image.width, settings, rng);
-    *image = resize(&cut(image, window), image.height, image.width);
+impl Alter for ResizedCrop {
+    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+        let window = window(image.height, image.width, self, rng);
+        *image = resize(&cut(image, window), image.height, image.width);
+    }
 }
 
 /// `RandomResizedCrop.get_params`: the first of ten draws that fits, else the largest window about the centre.

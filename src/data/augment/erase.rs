@@ -6,7 +6,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Image, Window, below, sides, spread::rising};
+use super::{Alter, Image, Window, below, sides, spread::rising};
 use crate::{data::Normalisation, rng::Rng};
 
 /// Settings of `random_erasing`.
@@ -68,11 +68,13 @@ impl Default for Cutout {
 }
 
 /// torchvision's `RandomErasing`.
-pub(super) fn rectangle(image: &mut Image, settings: &Erasing, normalisation: &Normalisation, rng: &mut Rng) {
-    if rng.random_bool(settings.p)
-        && let Some(window) = window(image.height, image.width, settings, rng)
-    {
-        fill(image, window, settings.value, normalisation, rng);
+impl Alter for Erasing {
+    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng) {
+        if rng.random_bool(self.p)
+            && let Some(window) = window(image.height, image.width, self, rng)
+        {
+            fill(image, window, self.value, normalisation, rng);
+        }
     }
 }
 
@@ -90,12 +92,14 @@ pub(super) fn window(height: usize, width: usize, settings: &Erasing, rng: &mut 
 }
 
 /// The authors' `Cutout`: squares about pixels drawn evenly, cut at the border.
-pub(super) fn cutout(image: &mut Image, settings: &Cutout, normalisation: &Normalisation, rng: &mut Rng) {
-    for _ in 0..settings.holes {
-        let y = below(image.height, rng);
-        let x = below(image.width, rng);
-        let window = square(image.height, image.width, [y, x], settings.length);
-        fill(image, window, settings.value, normalisation, rng);
+impl Alter for Cutout {
+    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng) {
+        for _ in 0..self.holes {
+            let y = below(image.height, rng);
+            let x = below(image.width, rng);
+            let window = square(image.height, image.width, [y, x], self.length);
+            fill(image, window, self.value, normalisation, rng);
+        }
     }
 }
 

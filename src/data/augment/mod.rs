@@ -12,6 +12,7 @@ mod affine;
 mod colour;
 mod crop;
 mod erase;
+mod flip;
 mod plain;
 mod rand_augment;
 mod spread;
@@ -39,7 +40,10 @@ use serde::{
 use super::Normalisation;
 use crate::{
     rng::Rng,
-    yaml::named::{self, string_or_map, variant_by_name},
+    yaml::{
+        keys::keys,
+        named::{string_or_map, string_or_object, variant_by_name},
+    },
 };
 
 /// Random changes of train images: the usual pair as a map, or a list of changes, made in its order. Ours: none unless asked
@@ -102,49 +106,41 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
-/// A random change, with torchvision's parameters, defaults and distributions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(transform = named::string_or_object)]
-pub enum Change {
-    /// A window of random area and shape, resized to the image's size: `RandomResizedCrop`.
-    RandomResizedCrop(#[garde(dive)] ResizedCrop),
-    /// A window of the image's size after padding: `RandomCrop`.
-    RandomCrop(#[garde(dive)] Crop),
-    /// Mirrors left-right: `RandomHorizontalFlip`.
-    HorizontalFlip(#[garde(dive)] Chance),
-    /// Mirrors up-down: `RandomVerticalFlip`.
-    VerticalFlip(#[garde(dive)] Chance),
-    /// Turns about the centre, counter-clockwise: `RandomRotation`.
-    Rotation(#[garde(dive)] Rotation),
-    /// Brightness, contrast, saturation and hue in a random order: `ColorJitter`.
-    ColorJitter(#[garde(dive)] ColorJitter),
-    /// Fills a random rectangle: `RandomErasing`.
-    RandomErasing(#[garde(dive)] Erasing),
-    /// Fills a square about a random pixel, cut at the border (DeVries & Taylor 2017).
-    Cutout(#[garde(dive)] Cutout),
-    /// Some of fourteen changes, each drawn evenly, of one strength: `RandAugment`.
-    RandAugment(#[garde(dive)] RandAugment),
-}
-
-/// Settings of a flip.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Chance {
-    /// The probability. torchvision's default: 0.5.
-    #[garde(range(min = 0.0, max = 1.0))]
-    pub p: f64,
-}
-
-impl Default for Chance {
-    fn default() -> Self {
-        Self { p: 0.5 }
+keys! {
+    /// A random change, with torchvision's parameters, defaults and distributions.
+    #[schemars(rename = "Change")]
+    #[schemars(transform = string_or_object)]
+    pub enum Change: Alter {
+        /// A window of random area and shape, resized to the image's size: `RandomResizedCrop`.
+        RandomResizedCrop = "random_resized_crop" in ResizedCrop,
+        /// A window of the image's size after padding: `RandomCrop`.
+        RandomCrop = "random_crop" in Crop,
+        /// Mirrors left-right: `RandomHorizontalFlip`.
+        HorizontalFlip = "horizontal_flip" in flip::Horizontal,
+        /// Mirrors up-down: `RandomVerticalFlip`.
+        VerticalFlip = "vertical_flip" in flip::Vertical,
+        /// Turns about the centre, counter-clockwise: `RandomRotation`.
+        Rotation = "rotation" in Rotation,
+        /// Brightness, contrast, saturation and hue in a random order: `ColorJitter`.
+        ColorJitter = "color_jitter" in ColorJitter,
+        /// Fills a random rectangle: `RandomErasing`.
+        RandomErasing = "random_erasing" in Erasing,
+        /// Fills a square about a random pixel, cut at the border (DeVries & Taylor 2017).
+        Cutout = "cutout" in Cutout,
+        /// Some of fourteen changes, each drawn evenly, of one strength: `RandAugment`.
+        RandAugment = "rand_augment" in RandAugment,
     }
+}
+
+/// What a random change does.
+pub trait Alter {
+    /// Changes an image, which keeps its size; `normalisation` is that of its data set.
+    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng);
 }
 
 /// An image as bytes.
 #[derive(Debug, Clone, PartialEq)]
-struct Image {
+pub struct Image {
     height: usize,
     width: usize,
     /// (C, H, W).
@@ -179,38 +175,9 @@ pub(super) fn change(
 ) {
     let mut image = Image { height, width, bytes: bytes.to_vec() };
     for change in changes {
-        match change {
-            Change::RandomResizedCrop(settings) => crop::resized(&mut image, settings, rng),
-            Change::RandomCrop(settings) => crop::padded(&mut image, settings, rng),
-            Change::HorizontalFlip(chance) => {
-                if rng.random_bool(chance.p) {
-                    image.bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
-                }
-            }
-            Change::VerticalFlip(chance) => {
-                if rng.random_bool(chance.p) {
-                    flip_rows(&mut image);
-                }
-            }
-            Change::Rotation(settings) => affine::random_rotation(&mut image, settings, rng),
-            Change::ColorJitter(settings) => colour::jitter(&mut image, settings, rng),
-            Change::RandomErasing(settings) => erase::rectangle(&mut image, settings, normalisation, rng),
-            Change::Cutout(settings) => erase::cutout(&mut image, settings, normalisation, rng),
-            Change::RandAugment(settings) => rand_augment::some(&mut image, settings, rng),
-        }
+        change.alter(&mut image, normalisation, rng);
     }
     bytes.copy_from_slice(&image.bytes);
-}
-
-/// The last row first.
-fn flip_rows(image: &mut Image) {
-    let (height, width) = (image.height, image.width);
-    for plane in image.planes_mut() {
-        for row in 0..height / 2 {
-            let (above, below) = plane.split_at_mut((height - 1 - row) * width);
-            above[row * width..(row + 1) * width].swap_with_slice(&mut below[..width]);
-        }
-    }
 }
 
 /// A number between two, evenly.

@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Image,
+    Alter, Image,
     affine::{self, Interpolation, Look},
     below, colour,
 };
-use crate::rng::Rng;
+use crate::{data::Normalisation, rng::Rng};
 
 /// Settings of `rand_augment`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -73,11 +73,13 @@ pub(super) enum Kind {
 }
 
 /// torchvision's `RandAugment`.
-pub(super) fn some(image: &mut Image, settings: &RandAugment, rng: &mut Rng) {
-    let look = Look { interpolation: settings.interpolation, fill: settings.fill };
-    for _ in 0..settings.num_ops {
-        let kind = draw(image.height, image.width, settings, rng);
-        apply(image, kind, look);
+impl Alter for RandAugment {
+    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+        let look = Look { interpolation: self.interpolation, fill: self.fill };
+        for _ in 0..self.num_ops {
+            let kind = draw(image.height, image.width, self, rng);
+            apply(image, kind, look);
+        }
     }
 }
 

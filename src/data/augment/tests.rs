@@ -158,7 +158,7 @@ fn jitter_draws_evenly_and_in_every_order() {
     // What is not asked for changes nothing.
     let mut image = Image { height: 1, width: 2, bytes: vec![1, 2, 3, 90, 150, 255] };
     let before = image.clone();
-    colour::jitter(&mut image, &ColorJitter::default(), &mut rng);
+    ColorJitter::default().alter(&mut image, &norm(), &mut rng);
     assert_eq!(image, before);
 }
 
@@ -207,7 +207,7 @@ fn rotations_are_even_and_flips_have_their_chance() {
     let settings = |range| Rotation { degrees: Spread::Between(range), interpolation: Interpolation::Nearest, fill: 0 };
     let mut rng = stream(6, "rotation", "");
     let mut image = Image { height: 2, width: 2, bytes: vec![1, 2, 3, 4] };
-    affine::random_rotation(&mut image, &settings([90.0, 90.0]), &mut rng);
+    settings([90.0, 90.0]).alter(&mut image, &norm(), &mut rng);
     assert_eq!(image.bytes, [2, 4, 1, 3]);
     let angles: Vec<f64> = (0..5000).map(|_| even(Spread::About(30.0).about(0.0), &mut rng)).collect();
     spread_evenly(&angles, [-30.0, 30.0]);
@@ -231,7 +231,7 @@ fn crops_after_padding_start_everywhere_evenly() {
     let mut counts = std::collections::BTreeMap::new();
     for _ in 0..9000 {
         let mut image = Image { height: 2, width: 2, bytes: vec![1, 2, 3, 4] };
-        crop::padded(&mut image, &settings, &mut rng);
+        settings.alter(&mut image, &norm(), &mut rng);
         *counts.entry(image.bytes).or_insert(0) += 1;
     }
     assert_eq!(counts.len(), 9);
@@ -269,14 +269,14 @@ fn holes_are_where_and_what_they_should_be() {
     let mut hit = [0; 48];
     for _ in 0..4800 {
         let mut image = blank();
-        erase::cutout(&mut image, &settings, &norm(), &mut rng);
+        settings.alter(&mut image, &norm(), &mut rng);
         image.planes().next().unwrap().iter().zip(&mut hit).for_each(|(pixel, hit)| *hit += usize::from(*pixel == 0));
     }
     // A pixel inside is in the squares of four centres.
     assert!((300..500).contains(&hit[9]) && (50..150).contains(&hit[47]), "{hit:?}");
     let erased = (0..2000).filter(|_| {
         let mut image = blank();
-        erase::rectangle(&mut image, &Erasing { value: Fill::Black, ..Erasing::default() }, &norm(), &mut rng);
+        Erasing { value: Fill::Black, ..Erasing::default() }.alter(&mut image, &norm(), &mut rng);
         image != blank()
     });
     assert!((880..1120).contains(&erased.count()));

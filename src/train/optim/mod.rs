@@ -19,9 +19,9 @@ keys! {
     #[schemars(rename = "Optimizer")]
     pub enum Rules: Rule {
         /// Stochastic gradient descent in PyTorch's form.
-        Sgd = "sgd" in sgd,
+        Sgd = "sgd" in sgd::Settings,
         /// Adam with decoupled weight decay (Loshchilov & Hutter 2019) in PyTorch's form.
-        Adamw = "adamw" in adamw,
+        Adamw = "adamw" in adamw::Settings,
     }
 }
 

@@ -1,25 +1,24 @@
 //! The learning rate over time.
 
+pub mod constant;
 pub mod cosine;
 pub mod multi_step;
 
-use garde::Validate;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use crate::{train::recipe::Train, yaml::keys::keys};
 
-use crate::train::recipe::Train;
-
-/// The learning rate as a factor of the optimiser's `lr`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Schedule {
-    /// The same throughout.
-    #[default]
-    Constant,
-    /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
-    Cosine(#[garde(dive)] cosine::Settings),
-    /// Multiplied by `gamma` at each milestone (DDU).
-    MultiStep(#[garde(dive)] multi_step::Settings),
+keys! {
+    /// The learning rate as a factor of the optimiser's `lr`.
+    #[schemars(rename = "Schedule")]
+    pub enum Schedule: Curve {
+        default {
+            /// The same throughout.
+            Constant = "constant" in constant::Constant
+        }
+        /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
+        Cosine = "cosine" in cosine::Settings,
+        /// Multiplied by `gamma` at each milestone (DDU).
+        MultiStep = "multi_step" in multi_step::Settings,
+    }
 }
 
 /// How a schedule moves the learning rate.
@@ -44,17 +43,6 @@ pub struct Place {
     pub step: u64,
 }
 
-impl Schedule {
-    /// The key and the curve of what is not constant.
-    pub fn curve(&self) -> Option<(&'static str, &dyn Curve)> {
-        match self {
-            Self::Constant => None,
-            Self::Cosine(cosine) => Some(("cosine", cosine)),
-            Self::MultiStep(multi_step) => Some(("multi_step", multi_step)),
-        }
-    }
-}
-
 /// The learning rate of optimiser step `step`, counted from 0, out of `total_steps`.
 ///
 /// Warm-up multiplies it by (step + 1) / (warm-up steps) until that is 1, so that no step has a rate of 0 (Goyal et al.
@@ -62,7 +50,7 @@ impl Schedule {
 pub fn lr(train: &Train, steps_per_epoch: u64, total_steps: u64, step: u64) -> f64 {
     let full = train.optimizer.lr();
     let place = Place { steps_per_epoch, total_steps, step };
-    let scheduled = train.schedule.curve().map_or(full, |(_, curve)| curve.lr(full, place));
+    let scheduled = train.schedule.lr(full, place);
     let warmup_steps = train.warmup_epochs * steps_per_epoch as f64;
     let warmup = if warmup_steps > 0.0 { ((step + 1) as f64 / warmup_steps).min(1.0) } else { 1.0 };
     scheduled * warmup
