@@ -119,15 +119,7 @@ impl Data {
             classes: Some(id.held_out.clone()),
             held_out: Vec::new(),
             split: None,
-            size: None,
-            resize: None,
-            crop: None,
-            brightness: None,
-            channels: None,
-            mean: None,
-            std: None,
-            train_limit: None,
-            ..id.clone()
+            ..id.beside()
         })
     }
 

@@ -62,85 +62,99 @@ impl JsonSchema for Categories {
     }
 }
 
-/// What `data` may say: an ID set and OOD sets, or a folder of categories.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Data")]
-pub struct DataKeys {
-    /// In-distribution: its train split trains the networks, its test split is what OOD data are told from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<Dataset>,
-    /// Out-of-distribution sets; their test images are brought to the shape of the ID images. May be left out where the ID set
-    /// has `held_out`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ood: Option<Vec<Dataset>>,
-    /// Covariate-shifted ID sets, such as other photographs or drawings of the ID classes: their test images, brought to the shape of
-    /// the ID images. In tables with `sampling: full_spectrum` they count as ID, as in OpenOOD's FS-OOD numbers; no other number
-    /// has them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    shifted: Vec<Dataset>,
-    /// Auxiliary outliers, which networks whose loss has a term of them (`energy_margin`, `outlier_exposure`) learn to tell
-    /// from the ID images: its train split, without labels, brought to the shape of the ID images and normalised as they are.
-    /// Images that an OOD set is tested on are refused. energy_ood's is 80 Million Tiny Images, which was withdrawn;
-    /// outlier-exposure offers `tiny_images_300k` in its place, OpenOOD takes part of Tiny ImageNet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    outliers: Option<Dataset>,
-    /// Data to choose settings on, of methods with `search`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    validation: Option<Validation>,
-    /// In place of `id` and `ood`: `mvtec`, a folder of categories in MVTec's layout, each a task of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    format: Option<Format>,
+/// Makes [`DataKeys`] of the keys that a folder of categories shares with a data set, beside those of its own.
+macro_rules! data_keys {
+    ($($(#[$about:meta])+ $key:ident: $Type:ty,)+) => {
+        /// What `data` may say: an ID set and OOD sets, or a folder of categories.
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        #[schemars(rename = "Data")]
+        pub struct DataKeys {
+            /// In-distribution: its train split trains the networks, its test split is what OOD data are told from.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            id: Option<Dataset>,
+            /// Out-of-distribution sets; their test images are brought to the shape of the ID images. May be left out where the ID set
+            /// has `held_out`.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            ood: Option<Vec<Dataset>>,
+            /// Covariate-shifted ID sets, such as other photographs or drawings of the ID classes: their test images, brought to the
+            /// shape of the ID images. In tables with `sampling: full_spectrum` they count as ID, as in OpenOOD's FS-OOD numbers; no
+            /// other number has them.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            shifted: Vec<Dataset>,
+            /// Auxiliary outliers, which networks whose loss has a term of them (`energy_margin`, `outlier_exposure`) learn to tell
+            /// from the ID images: its train split, without labels, brought to the shape of the ID images and normalised as they are.
+            /// Images that an OOD set is tested on are refused. energy_ood's is 80 Million Tiny Images, which was withdrawn;
+            /// outlier-exposure offers `tiny_images_300k` in its place, OpenOOD takes part of Tiny ImageNet.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            outliers: Option<Dataset>,
+            /// Data to choose settings on, of methods with `search`.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            validation: Option<Validation>,
+            /// In place of `id` and `ood`: `mvtec`, a folder of categories in MVTec's layout, each a task of its own.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            format: Option<Format>,
+            /// With `format`: which categories, `all` unless given. They can be swept.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            categories: Option<Categories>,
+            $($(#[$about])+ #[serde(default, skip_serializing_if = "Option::is_none")] $key: Option<$Type>,)+
+        }
+
+        impl DataKeys {
+            /// The first key that goes with `format` alone.
+            fn of_categories(&self) -> Option<&'static str> {
+                let given = [("categories", self.categories.is_some()), $((stringify!($key), self.$key.is_some())),+];
+                given.into_iter().find(|(_, given)| *given).map(|(key, _)| key)
+            }
+
+            /// What all categories have in common.
+            fn into_set(self) -> Dataset {
+                Dataset { name: MVTEC.to_owned(), format: self.format, $($key: self.$key,)+ ..Dataset::default() }
+            }
+
+            /// The other way round.
+            fn of_set(set: Dataset, categories: Option<Categories>) -> Self {
+                Self { format: set.format, categories, $($key: set.$key,)+ ..Self::default() }
+            }
+        }
+    };
+}
+
+data_keys! {
     /// With `format`: the folder of the categories, or of one; `<data root>/mvtec` unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    path: Option<PathBuf>,
-    /// With `format`: which categories, `all` unless given. They can be swept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    categories: Option<Categories>,
+    path: PathBuf,
     /// With `format`: rows and columns that images and masks are brought to. Categories differ in the size of their images, so it
     /// is needed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    size: Option<data::Size>,
+    size: data::Size,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    resize: Option<data::Resize>,
+    resize: data::Resize,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    crop: Option<data::Cut>,
+    crop: data::Cut,
     /// With `format`: as of a data set.
-    #[serde(default, deserialize_with = "crate::data::brightness", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::data::brightness")]
     #[schemars(with = "Option<crate::data::BrightnessKey>")]
-    brightness: Option<data::Brightness>,
+    brightness: data::Brightness,
     /// With `format`: 1 (grey) or 3 (RGB), which grey images are repeated to; as many as there are means, or 3, as published weights want it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3))]
-    channels: Option<usize>,
+    channels: usize,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    mean: Option<Vec<f32>>,
+    mean: Vec<f32>,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    std: Option<Vec<f32>>,
+    std: Vec<f32>,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    damaged: Option<data::Damaged>,
+    damaged: data::Damaged,
     /// With `format`: as of a data set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    links: Option<data::Links>,
+    links: data::Links,
     /// With `format`: when a pixel of a resized mask is anomalous: `nearest` (unless given), `half` or `any`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    mask_rule: Option<data::MaskRule>,
+    mask_rule: data::MaskRule,
     /// With `format`: use only the first so many train images of each category.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MOST_IMAGES))]
-    train_limit: Option<usize>,
+    train_limit: usize,
     /// With `format`: use only the first so many test images of each set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MOST_IMAGES))]
-    test_limit: Option<usize>,
+    test_limit: usize,
     /// With `format`: what a reader of the table must know of these files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    note: Option<String>,
+    note: String,
 }
 
 /// Channels of a category's images unless the configuration says otherwise.
@@ -150,34 +164,16 @@ impl TryFrom<DataKeys> for Data {
     type Error = String;
 
     fn try_from(keys: DataKeys) -> Result<Self, String> {
-        let DataKeys { shifted, outliers, validation, .. } = keys;
         let Some(format) = keys.format else {
-            let alone = [
-                ("path", keys.path.is_some()),
-                ("categories", keys.categories.is_some()),
-                ("size", keys.size.is_some()),
-                ("resize", keys.resize.is_some()),
-                ("crop", keys.crop.is_some()),
-                ("brightness", keys.brightness.is_some()),
-                ("channels", keys.channels.is_some()),
-                ("mean", keys.mean.is_some()),
-                ("std", keys.std.is_some()),
-                ("damaged", keys.damaged.is_some()),
-                ("links", keys.links.is_some()),
-                ("mask_rule", keys.mask_rule.is_some()),
-                ("train_limit", keys.train_limit.is_some()),
-                ("test_limit", keys.test_limit.is_some()),
-                ("note", keys.note.is_some()),
-            ];
-            if let Some((key, _)) = alone.into_iter().find(|(_, given)| *given) {
+            if let Some(key) = keys.of_categories() {
                 return Err(format!(
                     "`{key}` of data goes with `format: mvtec`; of a set, it stands under `id` or `ood`"
                 ));
             }
-            let id = keys
-                .id
-                .ok_or("missing field `id`: the in-distribution set, or `format: mvtec` for a folder of categories")?;
-            return Ok(Self { id, ood: keys.ood.unwrap_or_default(), shifted, outliers, validation, categories: None });
+            let DataKeys { id, ood, shifted, outliers, validation, .. } = keys;
+            let id =
+                id.ok_or("missing field `id`: the in-distribution set, or `format: mvtec` for a folder of categories")?;
+            return Ok(Self { id, ood: ood.unwrap_or_default(), shifted, outliers, validation, categories: None });
         };
         if keys.id.is_some() || keys.ood.is_some() {
             return Err(
@@ -185,29 +181,13 @@ impl TryFrom<DataKeys> for Data {
                     .to_owned(),
             );
         }
-        if format != Format::Mvtec {
+        if !format.has_categories() {
             return Err("only `format: mvtec` has categories; of other sets, the format stands under `id`".to_owned());
         }
-        let id = Dataset {
-            name: MVTEC.to_owned(),
-            format: Some(format),
-            path: keys.path,
-            size: keys.size,
-            resize: keys.resize,
-            crop: keys.crop,
-            brightness: keys.brightness,
-            channels: keys.channels.or(keys.mean.as_ref().map(Vec::len)).or(Some(CHANNELS)),
-            mean: keys.mean,
-            std: keys.std,
-            damaged: keys.damaged,
-            links: keys.links,
-            mask_rule: keys.mask_rule,
-            train_limit: keys.train_limit,
-            test_limit: keys.test_limit,
-            note: keys.note,
-            ..Dataset::default()
-        };
-        let categories = Some(keys.categories.unwrap_or_default());
+        let (shifted, outliers, validation) = (keys.shifted.clone(), keys.outliers.clone(), keys.validation.clone());
+        let categories = Some(keys.categories.clone().unwrap_or_default());
+        let mut id = keys.into_set();
+        id.channels = id.channels.or(id.mean.as_ref().map(Vec::len)).or(Some(CHANNELS));
         Ok(Self { id, ood: Vec::new(), shifted, outliers, validation, categories })
     }
 }
@@ -218,29 +198,11 @@ const MVTEC: &str = "mvtec";
 impl From<Data> for DataKeys {
     fn from(data: Data) -> Self {
         let Data { id, ood, shifted, outliers, validation, categories } = data;
-        let others = Self { shifted, outliers, validation, ..Self::default() };
-        if categories.is_none() {
-            return Self { id: Some(id), ood: Some(ood), ..others };
-        }
-        Self {
-            format: id.format,
-            path: id.path,
-            categories,
-            size: id.size,
-            resize: id.resize,
-            crop: id.crop,
-            brightness: id.brightness,
-            channels: id.channels,
-            mean: id.mean,
-            std: id.std,
-            damaged: id.damaged,
-            links: id.links,
-            mask_rule: id.mask_rule,
-            train_limit: id.train_limit,
-            test_limit: id.test_limit,
-            note: id.note,
-            ..others
-        }
+        let keys = match categories {
+            None => Self { id: Some(id), ood: Some(ood), ..Self::default() },
+            Some(categories) => Self::of_set(id, Some(categories)),
+        };
+        Self { shifted, outliers, validation, ..keys }
     }
 }
 
@@ -294,19 +256,7 @@ impl Data {
         let path = self.id.path.clone().unwrap_or_else(|| PathBuf::from(MVTEC));
         let path = if below.as_os_str().is_empty() { path } else { path.join(below) };
         let id = Dataset { name: plain(&category.name), path: Some(path), ..self.id.clone() };
-        let kind = |kind: String| Dataset {
-            name: plain(&kind),
-            kind: Some(kind),
-            size: None,
-            resize: None,
-            crop: None,
-            brightness: None,
-            channels: None,
-            mean: None,
-            std: None,
-            train_limit: None,
-            ..id.clone()
-        };
+        let kind = |kind: String| Dataset { name: plain(&kind), kind: Some(kind), ..id.beside() };
         let ood = category.kinds.into_iter().map(kind).collect();
         Ok(Self { ood, categories: None, id, ..self.clone() })
     }
