@@ -138,7 +138,7 @@ impl Experiment {
                         !all.except.iter().any(|name| name == detector.name())
                             && leaves_out(detector, &listed.network, network, &self.networks).is_none()
                     };
-                    methods.extend(every_detector().filter(has).map(|detector| {
+                    methods.extend(DetectorConfig::all().filter(has).map(|detector| {
                         let name = detector.name();
                         let name = listed.name.as_ref().map_or(name.to_owned(), |before| format!("{before}: {name}"));
                         let search = all.search.get(detector.name()).cloned().unwrap_or_default();
@@ -165,7 +165,9 @@ impl Experiment {
         for listed in &self.methods {
             let Detectors::All { all } = &listed.detector else { continue };
             let Some(network) = self.networks.get(&listed.network) else { continue };
-            for detector in every_detector().filter(|detector| !all.except.iter().any(|name| name == detector.name())) {
+            for detector in
+                DetectorConfig::all().filter(|detector| !all.except.iter().any(|name| name == detector.name()))
+            {
                 let Some(why) = leaves_out(&detector, &listed.network, network, &self.networks) else { continue };
                 let name = detector.name();
                 match left.iter_mut().find(|left| left.network == listed.network && left.why == why) {
@@ -177,11 +179,6 @@ impl Experiment {
         }
         left
     }
-}
-
-/// Every detector with its default settings.
-fn every_detector() -> impl Iterator<Item = DetectorConfig> {
-    DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok())
 }
 
 /// Why `all` leaves a detector out, as [`lacks`].

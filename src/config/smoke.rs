@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
+    config::{Detectors, Experiment, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
     data::{Dataset, Format, Size, registry},
     detectors::Smoke,
     nn::{Backbone, weights::Normalise},
@@ -104,7 +104,8 @@ fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels = |name: &String| experiment.networks[name].backbone.as_ref().is_some_and(Backbone::has_few_pixels);
-    let shown: BTreeSet<String> = experiment.figures.iter().filter_map(Figure::neurons_of).map(str::to_owned).collect();
+    let shown: BTreeSet<String> =
+        experiment.figures.iter().filter_map(|figure| Some(figure.view()?.0.to_owned())).collect();
     let all = experiment.methods();
     let shows = |method: &&Method| shown.contains(&method.name);
     let mut seen: BTreeSet<String> = all.iter().filter(shows).map(|method| method.network.clone()).collect();

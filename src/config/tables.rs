@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    detectors::views::{Part, View},
     metrics::{Column, Protocol},
     yaml::limits::{MOST_IMAGES, MOST_TOGETHER},
 };
@@ -249,13 +250,14 @@ pub enum Figure {
 }
 
 impl Figure {
-    /// The method whose neurons it shows, if it shows neurons.
-    pub fn neurons_of(&self) -> Option<&str> {
-        match self {
-            Self::Factors(figure) => Some(&figure.method),
-            Self::Neuron(figure) => Some(&figure.method),
-            _ => None,
-        }
+    /// The method whose fit it shows, and what of it, if it shows one.
+    pub fn view(&self) -> Option<(&str, View<'_>)> {
+        let (method, layer, part) = match self {
+            Self::Factors(figure) => (&figure.method, &figure.layer, Part::Maps { images: figure.images }),
+            Self::Neuron(figure) => (&figure.method, &figure.layer, Part::Neuron(figure.neuron)),
+            _ => return None,
+        };
+        Some((method, View { layer: layer.as_deref(), part }))
     }
 }
 

@@ -53,6 +53,7 @@ pub mod sngp;
 pub mod softmax_entropy;
 pub mod stages;
 pub mod temperature_scaling;
+pub mod views;
 pub mod vim;
 pub mod vra;
 
@@ -400,6 +401,24 @@ pub trait Detector {
     fn left_out(&self, _head: &heads::Head) -> Option<&'static str> {
         self.post().map(|_| "gives a map of each image, and takes memory by their size: name it to have it")
     }
+    /// What figures can show of its fit.
+    fn views(&self) -> Option<&dyn views::Views> {
+        None
+    }
+    /// Refuses settings that have no effect on a feature file, whose layers are taken as they are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the setting.
+    fn check_on_file(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Which layers of a feature file it reads, by their places; `None` of a detector that takes them as they are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming a layer that is not there.
+    fn chooses(&self, _layers: &[LayerShape]) -> Result<Option<Vec<usize>>> {
+        Ok(None)
+    }
     /// Becomes what seconds and a few images suffice for.
     fn smoke(&mut self, _smoke: &mut Smoke<'_>) {}
     /// Learns.
@@ -410,6 +429,13 @@ pub trait Detector {
 pub trait Scorer: Any {
     /// One score per row of the bank. A row's score does not depend on the other rows.
     fn score(&self, bank: &Bank) -> Result<Scores>;
+    /// Refuses a fit by which every image has the same score.
+    ///
+    /// # Errors
+    /// [`Error::Input`] saying what it learned from.
+    fn check_fit(&self) -> Result<()> {
+        Ok(())
+    }
     /// What a person who reads the scores should know about the fit: it is kept beside them.
     fn record(&self) -> Option<serde_json::Value> {
         None

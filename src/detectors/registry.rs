@@ -72,6 +72,11 @@ macro_rules! registry {
                 }
             }
 
+            /// Every detector with its default settings, in the order of the list.
+            pub fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$variant($module::Config::default())),+].into_iter()
+            }
+
             /// The detector of this name, whose settings are the next value of `map`.
             pub(crate) fn settings_of<'de, A: serde::de::MapAccess<'de>>(
                 name: &str,

@@ -23,7 +23,7 @@ use crate::{
         execute::Runner,
         plan::{Node, Plan, to_json},
         store::Progress,
-        view::{afdu_method, layer_of},
+        view::viewed,
     },
 };
 
@@ -163,11 +163,11 @@ fn check_with(
             }
         }
         for (index, figure) in experiment.figures.iter().enumerate() {
-            if let Some((method, config)) = afdu_method(experiment, figure)
+            if let Some((method, view)) = viewed(experiment, figure)
+                && let Some(views) = method.detector.detector().views()
                 && let Some((shown, _)) = shown(&method.network)?
             {
-                layer_of(figure, &config, &shown.layers)
-                    .map_err(|error| error.at(&format!("{file}: figures.{index}")))?;
+                views.check(view, &shown.layers).map_err(|error| error.at(&format!("{file}: figures.{index}")))?;
             }
         }
     }

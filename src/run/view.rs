@@ -1,36 +1,27 @@
-//! What figures of AFDU show, kept beside the scores: computed once, from the fit that made them where it is still there.
+//! What figures show of a fit, kept beside the scores that it made.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, WithDType};
+use candle_core::{DType, Tensor, WithDType};
 use serde_json::json;
 
 use crate::{
     Error, Result,
     config::{Experiment, Figure, Method},
     detectors::{
-        Bank, DetectorConfig, LayerShape, Scorer,
-        afdu::{
-            self, Granularity, Tap,
-            fit::{self, Fitted},
-            layers::Chosen,
-            view,
-        },
+        Scorer,
+        views::{Part, Scene, View},
     },
-    fs::{read_if_there, remove_folder_if_there},
+    fs::read_if_there,
     nn::weights::{self, read_safetensors},
-    run::{execute::Runner, plan::short_hash, sets::LoadedSet, subject::Subject},
+    run::{execute::Runner, plan::short_hash, subject::Subject},
 };
 
 /// Changes when what is stored changes its meaning.
 const VERSION: u32 = 2;
-
-/// Images of each set that a neuron's figure marks.
-const MARKED: usize = 8;
 
 /// What a [`Figure::Factors`] shows of one set.
 #[derive(Debug, Clone)]
@@ -46,17 +37,17 @@ pub struct SetMaps {
 /// What a [`Figure::Neuron`] shows.
 #[derive(Debug, Clone)]
 pub struct NeuronView {
-    /// As [`view::Profile::range`].
+    /// As [`Profile::range`](crate::detectors::afdu::view::Profile::range).
     pub range: Vec<f64>,
-    /// As [`view::Profile::moments`].
+    /// As [`Profile::moments`](crate::detectors::afdu::view::Profile::moments).
     pub moments: Vec<f64>,
-    /// As [`view::Profile::histogram`].
+    /// As [`Profile::histogram`](crate::detectors::afdu::view::Profile::histogram).
     pub histogram: Vec<f64>,
-    /// As [`view::Profile::values`].
+    /// As [`Profile::values`](crate::detectors::afdu::view::Profile::values).
     pub values: Vec<f64>,
-    /// As [`view::Profile::densities`].
+    /// As [`Profile::densities`](crate::detectors::afdu::view::Profile::densities).
     pub densities: Vec<f64>,
-    /// As [`view::Profile::log_factors`].
+    /// As [`Profile::log_factors`](crate::detectors::afdu::view::Profile::log_factors).
     pub log_factors: Vec<f64>,
     /// Of each set, the first images' activations and log factors.
     pub marks: Vec<[Vec<f64>; 2]>,
@@ -74,25 +65,12 @@ pub struct File {
 /// and SHA-256. `None` for figures that are drawn from scores alone.
 pub fn path<'a>(scores: &Path, figure: &Figure, sets: impl Iterator<Item = (&'a str, &'a str)>) -> Option<PathBuf> {
     let sets: Vec<_> = sets.collect();
-    let (kind, hash) = match figure {
-        Figure::Factors(figure) => ("factors", json!([VERSION, figure.layer, figure.images, sets])),
-        Figure::Neuron(figure) => ("neuron", json!([VERSION, figure.layer, figure.neuron, sets])),
-        _ => return None,
+    let (_, View { layer, part }) = figure.view()?;
+    let (kind, hash) = match part {
+        Part::Maps { images } => ("factors", json!([VERSION, layer, images, sets])),
+        Part::Neuron(neuron) => ("neuron", json!([VERSION, layer, neuron, sets])),
     };
     Some(scores.join(format!("{kind}-{}.safetensors", short_hash(&hash))))
-}
-
-/// The layer of a figure; it has the figure's neuron.
-pub(super) fn layer_of(figure: &Figure, config: &afdu::Config, shapes: &[LayerShape]) -> Result<Option<Chosen>> {
-    match figure {
-        Figure::Factors(figure) => view::layer(config, shapes, figure.layer.as_deref(), true).map(Some),
-        Figure::Neuron(figure) => {
-            let layer = view::layer(config, shapes, figure.layer.as_deref(), false)?;
-            figure.neuron.map_or(Ok(()), |neuron| view::check_neuron(&layer, neuron))?;
-            Ok(Some(layer))
-        }
-        _ => Ok(None),
-    }
 }
 
 impl Runner<'_> {
@@ -106,132 +84,28 @@ impl Runner<'_> {
         scores: &Path,
         scorer: Option<&dyn Scorer>,
     ) -> Result<()> {
-        let DetectorConfig::Afdu(config) = &method.detector else { return Ok(()) };
+        let Some(views) = method.detector.detector().views() else { return Ok(()) };
         for figure in figures {
             let sets = subject.reported().iter().map(|set| (set.images.name.as_str(), set.sha256.as_str()));
-            let Some(path) = path(scores, figure, sets) else { continue };
-            if figure.neurons_of() != Some(&method.name) || path.exists() {
+            let (Some((name, view)), Some(path)) = (figure.view(), path(scores, figure, sets)) else { continue };
+            if name != method.name || path.exists() {
                 continue;
             }
             let train = self.train_bank(subject)?;
-            let train = train.layers()?;
-            let Some(layer) = layer_of(figure, config, &train.layers()?)? else { continue };
-            let (tensors, what) = match figure {
-                Figure::Neuron(figure) => {
-                    let neuron = match figure.neuron {
-                        Some(neuron) => neuron,
-                        None => view::choose_neuron(config, &layer, train)?,
-                    };
-                    let profile = view::profile(config, &layer, train, neuron)?;
-                    (neuron_tensors(config, &layer, &profile, neuron, &subject.banks)?, place(config, &layer, neuron))
-                }
-                Figure::Factors(figure) => {
-                    let scratch = scores.join("fit");
-                    let anew;
-                    let fitted = match scorer.and_then(|scorer| (scorer as &dyn Any).downcast_ref::<Fitted>()) {
-                        Some(fitted) => fitted,
-                        None => {
-                            let memory = subject.settings.fit_memory << 20;
-                            anew = fit::fit(&view::only(config, &layer), train, memory, Some(&scratch))?;
-                            &anew
-                        }
-                    };
-                    let tensors = factor_tensors(fitted, &layer, figure.images, subject.reported(), &subject.banks)?;
-                    remove_folder_if_there(&scratch)?;
-                    (tensors, layer.shape.name.clone())
-                }
-                _ => continue,
-            };
-            let tap = match config.tap {
-                Tap::Pre => "before the non-linearity",
-                Tap::Post => "after the non-linearity",
-            };
-            let metadata = [("what", what.as_str()), ("tap", tap)];
-            let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-            weights::write(&path, &tensors, &metadata)?;
+            let sets: Vec<_> = subject.reported().iter().map(|set| &*set.images).zip(&subject.banks).collect();
+            let (train, memory) = (train.layers()?, subject.settings.fit_memory << 20);
+            let scene = Scene { train, scorer, sets: &sets, memory, scratch: &scores.join("fit") };
+            let shown = views.show(view, &scene)?;
+            weights::write(&path, &shown.tensors, &shown.metadata)?;
         }
         Ok(())
     }
 }
 
-/// The method that a figure shows, and its settings, if it is a figure of AFDU.
-pub(super) fn afdu_method(experiment: &Experiment, figure: &Figure) -> Option<(Method, afdu::Config)> {
-    let name = figure.neurons_of()?;
-    let method = experiment.methods().into_iter().find(|method| method.name == name)?;
-    match &method.detector {
-        DetectorConfig::Afdu(config) => {
-            let config = config.clone();
-            Some((method, config))
-        }
-        _ => None,
-    }
-}
-
-/// `neuron 78 of conv1 (channel 0, row 6, column 6)`
-fn place(config: &afdu::Config, layer: &Chosen, neuron: usize) -> String {
-    let name = &layer.shape.name;
-    match &layer.shape.dims[..] {
-        &[_, rows, columns] if config.granularity == Granularity::Pixel => format!(
-            "neuron {neuron} of {name} (channel {}, row {}, column {})",
-            neuron / (rows * columns),
-            neuron / columns % rows,
-            neuron % columns
-        ),
-        [_, _, _] => format!("channel {neuron} of {name}"),
-        _ => format!("neuron {neuron} of {name}"),
-    }
-}
-
-fn factor_tensors(
-    fitted: &Fitted,
-    layer: &Chosen,
-    images: usize,
-    sets: &[std::sync::Arc<LoadedSet>],
-    banks: &[Bank],
-) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
-    for (index, (set, bank)) in sets.iter().zip(banks).enumerate() {
-        let first: Vec<usize> = (0..images.min(set.images.len())).collect();
-        let maps = view::maps(fitted, layer, bank.layers()?, &first)?;
-        let [rows, columns] = maps.size;
-        let [channels, height, width] = set.images.shape();
-        let pixels = set.images.read(&first)?;
-        let mut keep = |name: &str, tensor: Tensor| tensors.insert(format!("{index}.{name}"), tensor);
-        keep("pictures", Tensor::from_vec(pixels, (first.len(), channels, height, width), &Device::Cpu)?);
-        keep("activations", Tensor::from_vec(maps.activations, (first.len(), rows, columns), &Device::Cpu)?);
-        keep("log_factors", Tensor::from_vec(maps.log_factors, (first.len(), rows, columns), &Device::Cpu)?);
-    }
-    Ok(tensors)
-}
-
-fn neuron_tensors(
-    config: &afdu::Config,
-    layer: &Chosen,
-    profile: &view::Profile,
-    neuron: usize,
-    banks: &[Bank],
-) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = BTreeMap::new();
-    let mut keep = |name: String, values: Vec<f64>| -> Result<()> {
-        let count = values.len();
-        tensors.insert(name, Tensor::from_vec(values, count, &Device::Cpu)?);
-        Ok(())
-    };
-    keep("range".into(), profile.range.to_vec())?;
-    keep("moments".into(), profile.moments.to_vec())?;
-    keep("histogram".into(), profile.histogram.clone())?;
-    keep("values".into(), profile.values.clone())?;
-    keep("densities".into(), profile.densities.clone())?;
-    keep("log_factors".into(), profile.log_factors.clone())?;
-    for (index, bank) in banks.iter().enumerate() {
-        let all = bank.layers()?;
-        let first: Vec<usize> = (0..MARKED.min(all.images())).collect();
-        let activations = view::activations(config, layer, all.subset(&first)?.as_ref(), neuron)?;
-        let factors = activations.iter().map(|activation| profile.log_factor(*activation)).collect();
-        keep(format!("{index}.activations"), activations.iter().copied().map(f64::from).collect())?;
-        keep(format!("{index}.log_factors"), factors)?;
-    }
-    Ok(tensors)
+/// The method whose fit a figure shows, and what of it.
+pub(super) fn viewed<'a>(experiment: &Experiment, figure: &'a Figure) -> Option<(Method, View<'a>)> {
+    let (name, view) = figure.view()?;
+    Some((experiment.methods().into_iter().find(|method| method.name == name)?, view))
 }
 
 impl File {

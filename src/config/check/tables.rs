@@ -3,10 +3,7 @@
 use super::{Found, root};
 use crate::{
     config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect},
-    detectors::{
-        DetectorConfig,
-        afdu::{Granularity, Layers},
-    },
+    detectors::DetectorConfig,
     metrics::{Column, Protocol},
     yaml::problems::{Path, first_repeated, no_such},
 };
@@ -159,14 +156,10 @@ impl Found {
                         self.add(path.join("columns").join(column), "is given twice");
                     }
                 }
-                Figure::Factors(figure) => {
-                    self.afdu(&path.join("factors"), &figure.method, figure.layer.as_deref(), true, experiment);
-                }
+                Figure::Factors(_) => self.viewed(&path.join("factors"), figure, experiment),
                 Figure::Maps(figure) => self.mapped(&path.join("maps"), &figure.methods, experiment),
                 Figure::PixelCurves(figure) => self.mapped(&path.join("pixel_curves"), &figure.methods, experiment),
-                Figure::Neuron(figure) => {
-                    self.afdu(&path.join("neuron"), &figure.method, figure.layer.as_deref(), false, experiment);
-                }
+                Figure::Neuron(_) => self.viewed(&path.join("neuron"), figure, experiment),
             }
         }
     }
@@ -186,28 +179,27 @@ impl Found {
             let path = path.join("methods").join(index);
             let Some(detector) = self.method_name(&path, name, experiment) else { continue };
             if detector.build().post().is_none() {
-                self.add(path, format!("{} gives no map of an image; padim and patchcore do", detector.name()));
+                let others = DetectorConfig::all().filter(|other| other.post().is_some());
+                let others: Vec<&str> = others.map(|other| other.name()).collect();
+                let message = format!("{} gives no map of an image; {} do", detector.name(), others.join(" and "));
+                self.add(path, message);
             }
         }
     }
 
-    /// What a picture of AFDU shows; the network's layers are known only when it is built.
-    pub(super) fn afdu(&mut self, path: &Path, method: &str, layer: Option<&str>, maps: bool, experiment: &Experiment) {
-        let Some(config) = self.method_name(&path.join("method"), method, experiment) else { return };
-        let DetectorConfig::Afdu(config) = config else {
-            let message = format!("shows what afdu fits, and the detector of \"{method}\" is {}", config.name());
+    /// What is shown of a fit; the network's layers are known only when it is built.
+    fn viewed(&mut self, path: &Path, figure: &Figure, experiment: &Experiment) {
+        let Some((method, view)) = figure.view() else { return };
+        let Some(detector) = self.method_name(&path.join("method"), method, experiment) else { return };
+        let Some(views) = detector.detector().views() else {
+            let others = DetectorConfig::all().filter(|other| other.detector().views().is_some());
+            let others: Vec<&str> = others.map(|other| other.name()).collect();
+            let (others, name) = (others.join(" and "), detector.name());
+            let message = format!("shows what {others} fits, and the detector of \"{method}\" is {name}");
             return self.add(path.join("method"), message);
         };
-        if maps && config.granularity == Granularity::Channel {
-            let message =
-                format!("the neurons of \"{method}\" are channels (`granularity: channel`), which have no pixels");
-            self.add(path.join("method"), message);
-        }
-        if let (Layers::Named(names), Some(layer)) = (&config.layers, layer)
-            && !names.iter().any(|name| name == layer)
-        {
-            let message = no_such("layer", layer, names.iter().map(String::as_str));
-            self.add(path.join("layer"), format!("{message} among those that \"{method}\" reads"));
+        for (key, message) in views.problems(view, method) {
+            self.add(path.join(key), message);
         }
     }
 }

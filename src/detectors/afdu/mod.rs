@@ -23,6 +23,7 @@
 pub mod bandwidth;
 pub mod density;
 pub mod factor;
+mod figures;
 pub mod fit;
 pub mod kmeans;
 pub mod layers;
@@ -37,8 +38,8 @@ pub mod view;
 use bandwidth::Rule;
 pub use layers::Layers;
 
-use super::{Bank, Check, Detector, Fit, Need, Refusal, Scorer, Scores, Smoke};
-use crate::Result;
+use super::{Bank, Check, Detector, Fit, LayerShape, Need, Refusal, Scorer, Scores, Smoke, views::Views};
+use crate::{Error, Result};
 
 /// Settings of AFDU.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -183,6 +184,25 @@ impl Detector for Config {
         }))
     }
 
+    fn views(&self) -> Option<&dyn Views> {
+        Some(self)
+    }
+
+    /// `post` is the default, which nobody need have written.
+    fn check_on_file(&self) -> Result<()> {
+        match self.tap {
+            Tap::Post => Ok(()),
+            Tap::Pre => {
+                let message = "--detector: tap: pre has no effect on a file, whose taps.<layer> are taken as they are";
+                Err(Error::input(message).hint("leave tap out, and export the side of the non-linearity that you want"))
+            }
+        }
+    }
+
+    fn chooses(&self, layers: &[LayerShape]) -> Result<Option<Vec<usize>>> {
+        Ok(Some(layers::choose(self, layers)?.iter().map(|layer| layer.index).collect()))
+    }
+
     fn smoke(&mut self, smoke: &mut Smoke<'_>) {
         let few = self.clusters.min(SMOKE_CLUSTERS);
         smoke.set("clusters", &mut self.clusters, few);
@@ -195,6 +215,15 @@ impl Detector for Config {
 impl Scorer for fit::Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
         Scores::new(score::scores(self, bank.layers()?)?)
+    }
+
+    fn check_fit(&self) -> Result<()> {
+        let fit::Record { neurons, constant, absent, images, .. } = self.record;
+        if neurons > constant + absent {
+            return Ok(());
+        }
+        Err(Error::input(format!("none of {neurons} neurons varies over its {images} images"))
+            .hint("AFDU learns from many train images: every score would be the same"))
     }
 
     fn record(&self) -> Option<serde_json::Value> {

@@ -12,16 +12,13 @@ mod taps;
 
 pub use taps::Taps;
 
-use std::{any::Any, io::Read as _, path::Path, sync::Arc};
+use std::{io::Read as _, path::Path, sync::Arc};
 
 use candle_core::{D, DType, Tensor};
 
 use belongs::Shared;
 
-use super::{
-    Activations as _, Bank, DetectorConfig, Fit, Need, Scores,
-    afdu::{self, Tap, fit::Fitted, layers},
-};
+use super::{Activations as _, Bank, Detector, DetectorConfig, Fit, Need, Scores};
 use crate::{
     Error, Result, did_you_mean,
     nn::{
@@ -288,8 +285,8 @@ pub fn score(
     memory: usize,
     each: &mut dyn FnMut(usize, &Scores) -> Result<()>,
 ) -> Result<Option<serde_json::Value>> {
-    refuse_a_tap(config)?;
     let detector = config.build();
+    detector.check_on_file()?;
     if detector.needs().contains(&Need::Gradients) {
         let message =
             format!("--detector: {} differentiates the network, and a file has only what it gave", config.name());
@@ -306,11 +303,8 @@ pub fn score(
         Some(file) if learns => Some(file.bank(config.name(), detector.needs())?),
         _ => None,
     };
-    let chosen = match (config, &train_file) {
-        (DetectorConfig::Afdu(config), Some(file)) => Some(chosen_taps(config, file)?),
-        _ => None,
-    };
-    if let (Some(train), Some((_, taps))) = (&mut train, &chosen) {
+    let chosen = train_file.as_ref().map(|file| chosen_taps(&*detector, file)).transpose()?.flatten();
+    if let (Some(train), Some(taps)) = (&mut train, &chosen) {
         train.activations = Some(taps.clone());
     }
     let mut shared = train_file.as_ref().and_then(Shared::of);
@@ -342,12 +336,8 @@ pub fn score(
         let advice = "other train images or settings may do: oodkit detectors lists what each detector needs";
         of_detector(config, &learned_from, error, advice)
     })?;
-    if let (Some(fitted), Some(file)) = ((&*scorer as &dyn Any).downcast_ref::<Fitted>(), &train_file) {
-        let afdu::fit::Record { neurons, constant, absent, images, .. } = fitted.record;
-        if neurons == constant + absent {
-            let message = format!("{}: none of {neurons} neurons varies over its {images} images", file.path);
-            return Err(Error::input(message).hint("AFDU learns from many train images: every score would be the same"));
-        }
+    if let Some(file) = &train_file {
+        scorer.check_fit().map_err(|error| error.at(&file.path))?;
     }
     for (index, path) in inputs.iter().enumerate() {
         let bank = match first.take() {
@@ -375,9 +365,6 @@ fn of_detector(config: &DetectorConfig, file: &str, error: Error, advice: &str) 
     }
 }
 
-/// Layers of a file of train images, and their activations.
-type Chosen = (Vec<layers::Chosen>, Arc<Taps>);
-
 /// What is asked of the images to score, and not only of the train images.
 fn asked_of_input(needs: &[Need]) -> Vec<Need> {
     needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect()
@@ -387,7 +374,7 @@ fn asked_of_input(needs: &[Need]) -> Vec<Need> {
 fn input_bank(
     config: &DetectorConfig,
     train: Option<&FeatureFile>,
-    chosen: Option<&Chosen>,
+    chosen: Option<&Arc<Taps>>,
     path: &Path,
 ) -> Result<(FeatureFile, Bank)> {
     let needs = asked_of_input(config.build().needs());
@@ -406,42 +393,30 @@ fn input_bank(
                 )));
             }
         }
-        if let Some((layers, _)) = chosen {
-            bank.activations = Some(same_taps(train, layers, &input)?);
+        if let Some(taps) = chosen {
+            bank.activations = Some(same_taps(train, taps, &input)?);
         }
     }
     Ok((input, bank))
 }
 
-/// Whether taps lie before or after a non-linearity is the file's matter. `post` is the default, which nobody need have written.
-fn refuse_a_tap(config: &DetectorConfig) -> Result<()> {
-    match config {
-        DetectorConfig::Afdu(config) if config.tap == Tap::Pre => {
-            let message = "--detector: tap: pre has no effect on a file, whose taps.<layer> are taken as they are";
-            Err(Error::input(message).hint("leave tap out, and export the side of the non-linearity that you want"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The layers that AFDU reads of the train images.
-fn chosen_taps(config: &afdu::Config, train: &FeatureFile) -> Result<Chosen> {
-    let taps = train.taps()?;
-    let chosen = layers::choose(config, &taps.layers()?).map_err(|error| error.at(&train.path))?;
-    let read = chosen.iter().map(|layer| taps.layers[layer.index].clone()).collect();
-    Ok((chosen, Arc::new(Taps::new(read)?)))
+/// The layers of the train images that a detector reads, if it chooses.
+fn chosen_taps(detector: &dyn Detector, train: &FeatureFile) -> Result<Option<Arc<Taps>>> {
+    let Some(taps) = &train.taps else { return Ok(None) };
+    let chosen = detector.chooses(&taps.layers()?).map_err(|error| error.at(&train.path))?;
+    let read = |chosen: Vec<usize>| chosen.iter().map(|&place| taps.layers[place].clone()).collect();
+    chosen.map(|chosen| Ok(Arc::new(Taps::new(read(chosen))?))).transpose()
 }
 
 /// The same layers of other images, in the same order.
-fn same_taps(train: &FeatureFile, chosen: &[layers::Chosen], input: &FeatureFile) -> Result<Arc<Taps>> {
+fn same_taps(train: &FeatureFile, chosen: &Taps, input: &FeatureFile) -> Result<Arc<Taps>> {
     let taps = input.taps()?;
-    let same = chosen.iter().map(|layer| {
-        let name = &layer.shape.name;
+    let same = chosen.layers.iter().map(|(name, learned)| {
         let Some((_, values)) = taps.layers.iter().find(|(other, _)| other == name) else {
             return Err(Error::input(format!("taps.{name} is in {} and not in {}", train.path, input.path)));
         };
-        if values.dims()[1..] != layer.shape.dims[..] {
-            let (a, b) = (&layer.shape.dims, &values.dims()[1..]);
+        let (a, b) = (&learned.dims()[1..], &values.dims()[1..]);
+        if a != b {
             return Err(Error::input(format!(
                 "taps.{name} is {a:?} an image in {} and {b:?} in {}",
                 train.path, input.path
