@@ -46,6 +46,8 @@ fn record(test: usize, test_full: usize, note: Option<&str>) -> DatasetRecord {
     let note = note.map(str::to_owned);
     let (test_full, sha256) = (Some(test_full), "0".repeat(64));
     DatasetRecord {
+        unmarked: None,
+        masks_sha256: None,
         train: None,
         train_full: None,
         test,

@@ -80,7 +80,7 @@ impl Place {
 
     /// Calls the program on an experiment; the exit code, and what it said.
     fn oodkit(&self, command: &str, [data, networks, methods]: [&str; 3], more: &[&str]) -> (Option<i32>, String) {
-        let tables = match data.contains("mvtec") {
+        let tables = match data.starts_with("{ format: mvtec") {
             true => {
                 "tables:\n  - { name: parts, rows: task, columns: [auroc, ap, best_f1, pixel_auroc] }\n  - { name: methods, rows: \
                  method, columns: [auroc] }\n"
@@ -506,6 +506,133 @@ fn maps_are_measured_against_masks() {
     let (code, again) = place.oodkit("run", [DATA, NETWORKS, methods], &aupimo);
     assert_eq!(code, Some(0), "{again}");
     assert_eq!(place.results()["cells"], results["cells"]);
+}
+
+/// An ID set of normal nuts, and a folder of anomalous ones with their masks.
+const ONE_TASK: &str = "{ id: { name: nut, format: mvtec, path: parts/nut, size: 32, channels: 3 }, ood: [{ name: bent, format: folder, \
+                        path: bent/images, masks: bent/masks }] }";
+
+const PADIM: &str = "[{ name: PaDiM, network: colours, detector: { padim: { dimensions: 4, smooth: 1 } } }]";
+
+impl Place {
+    /// The same, with the anomalous nuts and their masks in folders of their own.
+    fn with_folder() -> Self {
+        let place = Self::new();
+        for (kind, count) in [("dent", 2), ("scratch", 3)] {
+            for i in 0..count {
+                let at = 4 + 3 * u32::from(i);
+                place.image(&format!("bent/images/{kind}/{i:03}.png"), 160, i, Some(at));
+                place.mask(&format!("bent/masks/{kind}/{i:03}.png"), 32, Some(at));
+            }
+        }
+        place
+    }
+
+    /// Runs PaDiM on these data with a table of these columns, and figures.
+    fn padim(&self, data: &str, [rows, columns, figures]: [&str; 3]) -> (Option<i32>, String) {
+        let tables = format!("tables=[{{ name: t, rows: {rows}, columns: [{columns}] }}]");
+        let figures = format!("figures=[{figures}]");
+        self.oodkit("run", [data, NETWORKS, PADIM], &["--set", &tables, "--set", &figures])
+    }
+}
+
+#[test]
+fn a_folder_with_masks_is_measured_by_its_pixels() {
+    let place = Place::with_folder();
+    let columns = "auroc, pixel_auroc, pixel_ap, pro, pro@0.1";
+    let figures = "{ maps: { methods: [PaDiM], images: 2 } }, { pixel_curves: { methods: [PaDiM] } }";
+    let (code, said) = place.padim(ONE_TASK, ["ood", columns, figures]);
+    assert_eq!(code, Some(0), "{said}");
+    has(
+        &said,
+        &["Masks are brought to that size by the rule nearest.", "maps_nut_PaDiM.png", "pixel_curves_PaDiM.png"],
+    );
+    let of_folder = place.results();
+    // What a category with the same images and masks has.
+    let (code, said) = place.padim("{ format: mvtec, path: parts/nut, size: 32 }", ["task", columns, ""]);
+    assert_eq!(code, Some(0), "{said}");
+    let of_category = place.results();
+    let measures = |results: &Value, set: &str| {
+        results["cells"][0]["seeds"][0]["tasks"]["nut"]["methods"]["PaDiM"]["sets"][set]["measures"].clone()
+    };
+    let (one, other) = (measures(&of_folder, "bent"), measures(&of_category, "all"));
+    assert!(one["pixel_auroc"].as_f64().unwrap() > 0.9, "{one}");
+    for key in ["auroc", "pixel_auroc", "pixel_ap", "pro@0.3", "pro@0.1"] {
+        assert!(one[key].is_number() && one[key] == other[key], "{key}: {one} {other}");
+    }
+    let record = &of_folder["datasets"]["bent"];
+    assert_eq!((&record["unmarked"], record["masks_sha256"].as_str().map(str::len)), (&Value::from(0), Some(64)));
+
+    // An empty mask is counted, and a set without masks has a dash beside one that has them.
+    place.mask("bent/masks/dent/001.png", 32, None);
+    let two = ONE_TASK.replace("}] }", "}, { name: plain, format: folder, path: bent/images }] }");
+    let (code, said) = place.padim(&two, ["ood", "auroc, pixel_auroc", ""]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["Anomalous images without a marked pixel at this size, left out of pixel measures: 1 of bent."]);
+    assert_eq!(measures(&place.results(), "plain")["pixel_auroc"], Value::Null);
+    // A limit takes the first of every folder, and their masks.
+    let few = ONE_TASK.replace("masks:", "test_limit: 2, mask_rule: any, masks:");
+    let (code, said) = place.padim(&few, ["ood", "auroc, pixel_auroc", ""]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["by the rule any", "subset of 2 of 5 test images"]);
+    let (code, said) = place.padim(ONE_TASK, ["ood", "pixel_auroc", "{ maps: { methods: [PaDiM] } }"]);
+    assert_eq!(code, Some(0), "{said}");
+    let smoke = ["--smoke", "--set", "tables=[{ name: t, rows: ood, columns: [pixel_auroc] }]"];
+    let (code, smoke) = place.oodkit("run", [ONE_TASK, NETWORKS, PADIM], &smoke);
+    assert_eq!(code, Some(0), "{smoke}");
+}
+
+#[test]
+fn masks_of_a_folder_that_do_not_fit_are_named() {
+    let place = Place::with_folder();
+    let refused = |data: &str, parts: &[&str]| {
+        let (code, said) = place.padim(data, ["ood", "auroc, pixel_auroc", ""]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(!place.path("runs/networks").exists(), "something was trained: {said}");
+        has(&said, parts);
+    };
+    let with = |from: &str, to: &str| ONE_TASK.replace(from, to);
+    refused(&with("bent/masks", "bent/truth"), &["\"bent\": masks: ", "bent/truth is no folder", "hint"]);
+    refused(&with("bent/masks", "bent/masks/dent/000.png"), &["bent/masks/dent/000.png is no folder"]);
+    refused(
+        &with("bent/masks", "bent/images"),
+        &["bent/images lies in the folder of the images", "folders of their own"],
+    );
+    let mask = "bent/masks/scratch/001.png";
+    let good = fs::read(place.path(mask)).unwrap();
+    fs::remove_file(place.path(mask)).unwrap();
+    refused(
+        ONE_TASK,
+        &["images/scratch/001.png has no mask: no", "masks/scratch/001_mask.png", "black where nobody knows"],
+    );
+    place.mask(mask, 64, Some(4));
+    refused(ONE_TASK, &["masks/scratch/001.png has 64×64 pixels", "images/scratch/001.png has 32×32"]);
+    fs::write(place.path(mask), &good[..good.len() / 2]).unwrap();
+    refused(ONE_TASK, &["masks/scratch/001.png", "make the mask again"]);
+    fs::write(place.path(mask), &good).unwrap();
+    place.mask("bent/masks/scratch/009.png", 32, Some(4));
+    refused(ONE_TASK, &["masks/scratch/009.png is a mask without an image in ", "bent/images", "take it away"]);
+    fs::remove_file(place.path("bent/masks/scratch/009.png")).unwrap();
+    // Keys that do not go together.
+    let of_pixels = ["needs masks of anomalous pixels", "or an OOD set with `masks`"];
+    refused(
+        &with(", masks: bent/masks", "")
+            .replace("format: mvtec, path: parts/nut", "format: class_folders, path: colours"),
+        &of_pixels,
+    );
+    refused(&with("masks: bent/masks", "mask_rule: any"), &["data.ood.0.mask_rule", "goes with `masks`"]);
+    refused(&with("masks: bent/masks", "kind: dent"), &["data.ood.0.kind", "goes with `format: mvtec`"]);
+    refused(
+        &with("format: mvtec, path", "masks: bent/masks, format: mvtec, path"),
+        &["data.id.masks", "goes with `format: folder`"],
+    );
+    refused(
+        &with("}] }", "}], shifted: [{ name: far, format: folder, path: bent/images, masks: bent/masks }] }"),
+        &["data.shifted.0.masks", "goes with an OOD set"],
+    );
+    // A category's masks are refused alike.
+    place.mask("parts/nut/ground_truth/dent/007_mask.png", 32, Some(4));
+    has(&place.refused(DATA), &["ground_truth/dent/007_mask.png is a mask without an image in ", "test/dent"]);
 }
 
 #[test]

@@ -149,7 +149,9 @@ fn limit(dataset: &mut Dataset, train_images: usize) {
     dataset.split = None;
     dataset.classes = None;
     dataset.held_out.clear();
-    dataset.format = dataset.format.map(Format::smoke);
+    if let Some(format) = dataset.format {
+        format.smoke(dataset);
+    }
     dataset.list = dataset.list.as_ref().map(|_| format!("{}/{{split}}.txt", dataset.name));
     dataset.train_limit = at_most(dataset.train_limit, train_images);
     dataset.test_limit = at_most(dataset.test_limit, TEST_IMAGES);

@@ -212,6 +212,11 @@ impl Data {
         self.categories.is_some()
     }
 
+    /// Whether images may have masks, which show where they are anomalous.
+    pub fn may_have_masks(&self) -> bool {
+        self.has_categories() || self.ood.iter().any(Dataset::may_have_masks)
+    }
+
     /// The data of each task, whose ID set has the task's name. Categories and their kinds of anomaly are looked up below the data
     /// root; without one, as in a smoke run, they are made up.
     ///

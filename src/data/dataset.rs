@@ -117,7 +117,12 @@ pub struct Dataset {
     #[garde(inner(length(min = 1)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// With `format: mvtec`: when a pixel of a resized mask is anomalous: `nearest` (unless given), `half` or `any`.
+    /// With `format: folder`, of an OOD set: the folder of the masks, which show where an image is anomalous. A mask has the path of its
+    /// image below the folder of images, `000.png` or `000_mask.png`. Relative paths start at the data root.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks: Option<PathBuf>,
+    /// With masks: when a pixel of a resized mask is anomalous: `nearest` (unless given), `half` or `any`.
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask_rule: Option<super::MaskRule>,
@@ -136,6 +141,11 @@ impl Dataset {
     /// The data set that oodkit knows by this name, as it comes.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Whether it may have masks, which show where its images are anomalous.
+    pub fn may_have_masks(&self) -> bool {
+        self.masks.is_some() || self.format.is_some_and(Format::has_categories)
     }
 
     /// The same files, for a set that is tested on beside this one: without the shape, which it takes from it, and without what goes with

@@ -1,12 +1,16 @@
 //! Masks: which pixels of an image are anomalous, at the size that networks are fed.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Fit, conform, picture};
+use super::{Dataset, Fit, conform, listing, picture};
 use crate::{Error, Result, digest::hex};
 
 /// When a pixel of the resized image counts as anomalous.
@@ -45,7 +49,7 @@ pub(super) enum Mask {
 
 impl Masks {
     /// Of `count` normal images.
-    pub(super) fn normal([height, width]: [usize; 2], count: usize) -> Self {
+    pub fn normal([height, width]: [usize; 2], count: usize) -> Self {
         Self { height, width, of: vec![Mask::Normal; count] }
     }
 
@@ -96,11 +100,76 @@ impl Masks {
     }
 }
 
+/// Masks in files below a folder, under the paths that their images have below another.
+pub(super) struct Mirror<'a> {
+    /// The folder of the images.
+    pub(super) images: &'a Path,
+    /// The folder of the masks.
+    pub(super) masks: &'a Path,
+    /// The folder that holds both, or that of the masks: links stay in it.
+    pub(super) folder: &'a Path,
+    /// What else may be done about an image without a mask.
+    pub(super) without: &'static str,
+}
+
+impl Mirror<'_> {
+    /// The masks of these images, which are brought to `size` by `fit`. `all` are the images of the folder, of which these are some.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the mask that is missing, unreadable, or of another size than its image, or that has no image.
+    pub(super) fn read(
+        &self,
+        dataset: &Dataset,
+        (images, all): (&[PathBuf], &[PathBuf]),
+        size: [usize; 2],
+        fit: Fit,
+    ) -> Result<Masks> {
+        let known = self.known(dataset)?;
+        let own = |image: &Path| image.strip_prefix(self.images).unwrap_or(image).with_extension("");
+        let names: Vec<PathBuf> = all.iter().map(|image| own(image)).collect();
+        let used: Vec<&Path> = names.iter().filter_map(|name| mask_of(name, &known)).collect();
+        if let Some(alone) = known.values().find(|mask| !used.contains(&mask.as_path())) {
+            return Err(Error::input(format!(
+                "{} is a mask without an image in {}",
+                alone.display(),
+                self.images.display()
+            ))
+            .hint("a mask has the path of its image: rename it, or take it away"));
+        }
+        let masks = images.iter().map(|image| {
+            let name = own(image);
+            let mask = mask_of(&name, &known).ok_or_else(|| {
+                let wanted = self.masks.join(format!("{}_mask.png", name.display()));
+                Error::input(format!("{} has no mask: no {}", image.display(), wanted.display())).hint(self.without)
+            })?;
+            read_mask(mask, image, size, fit, dataset.mask_rule.unwrap_or_default())
+        });
+        Ok(Masks::of(size, masks.collect::<Result<Vec<Mask>>>()?))
+    }
+
+    /// The masks by their paths below their folder, without the ending.
+    fn known(&self, dataset: &Dataset) -> Result<BTreeMap<PathBuf, PathBuf>> {
+        if !self.masks.is_dir() {
+            return Ok(BTreeMap::new());
+        }
+        let (masks, _) = listing::images_below(dataset, self.folder, self.masks)?;
+        let name = |mask: PathBuf| (mask.strip_prefix(self.masks).unwrap_or(&mask).with_extension(""), mask);
+        Ok(masks.into_iter().map(name).collect())
+    }
+}
+
+/// The file of an image's mask: `000_mask`, or `000` as some sets have it, with any ending of an image.
+fn mask_of<'a>(name: &Path, known: &'a BTreeMap<PathBuf, PathBuf>) -> Option<&'a Path> {
+    let mut marked = name.file_name()?.to_owned();
+    marked.push("_mask");
+    known.get(&name.with_file_name(marked)).or_else(|| known.get(name)).map(PathBuf::as_path)
+}
+
 /// The mask in a file, of an image that is brought to `size` by `fit`.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file if it is damaged or its size is not the image's.
-pub(super) fn read_mask(path: &Path, image: &Path, size: [usize; 2], fit: Fit, rule: MaskRule) -> Result<Mask> {
+fn read_mask(path: &Path, image: &Path, size: [usize; 2], fit: Fit, rule: MaskRule) -> Result<Mask> {
     let [_, rows, columns] = picture::header(image)?;
     let (marked, [height, width]) = picture::marks(path).map_err(|error| match error {
         // Only images are left out.

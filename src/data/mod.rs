@@ -214,9 +214,10 @@ pub fn glance(dataset: &Dataset, split: Split, root: &Path) -> Option<(usize, Op
     Some((listing.files().len(), picture::header(first).ok()))
 }
 
-/// Whether a split may lie in one file of ours in the folder of the set. A folder of pictures may serve many lists.
+/// Whether a split may lie in one file of ours in the folder of the set. A folder of pictures may serve many lists, and masks are of
+/// files.
 fn may_be_stored(dataset: &Dataset) -> bool {
-    dataset.split.is_none() && !format(dataset).is_ok_and(Format::is_list)
+    dataset.split.is_none() && dataset.masks.is_none() && !format(dataset).is_ok_and(Format::is_list)
 }
 
 /// The statistics by which images of an ID set are normalised: the config's, else the registry's.

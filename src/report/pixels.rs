@@ -1,5 +1,9 @@
 //! What a caption says of pixel measures: how they are taken, and why one is missing.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use crate::{
     config::Table,
     metrics::{
@@ -19,10 +23,9 @@ pub fn lines(table: &Table, variants: &[Variant<'_>], results: &Results) -> Vec<
     if !table.columns.iter().any(|column| column.is_of_pixels()) {
         return Vec::new();
     }
-    let rule = results.config["data"]["mask_rule"].as_str().unwrap_or("nearest");
     let mut lines = vec![
         "Pixel measures are over all pixels of all test images, on raw scores, at the network's input size.".to_owned(),
-        format!("Masks are brought to that size by the rule {rule}."),
+        format!("Masks are brought to that size by the rule {}.", mask_rules(results)),
     ];
     if table.columns.iter().any(|column| matches!(column, Column::Pro | Column::ProAt(_))) {
         lines.push("PRO: 8-connected regions count alike, against the normal pixels of all images.".to_owned());
@@ -59,10 +62,25 @@ pub fn lines(table: &Table, variants: &[Variant<'_>], results: &Results) -> Vec<
     lines
 }
 
+/// When a pixel of a resized mask counts, of all sets with masks.
+fn mask_rules(results: &Results) -> String {
+    let data = &results.config["data"];
+    let has_masks = |set: &&Value| {
+        let record = set["name"].as_str().and_then(|name| results.datasets.get(name));
+        record.is_some_and(|record| record.masks_sha256.is_some())
+    };
+    let sets: Vec<&Value> = match data["ood"].as_array() {
+        Some(ood) if !results.has_categories() => ood.iter().filter(has_masks).collect(),
+        _ => vec![data],
+    };
+    let rules: BTreeSet<&str> = sets.iter().map(|set| set["mask_rule"].as_str().unwrap_or("nearest")).collect();
+    rules.into_iter().collect::<Vec<_>>().join(" or ")
+}
+
 /// Images that have no part in pixel measures.
 fn unmarked(results: &Results) -> Option<String> {
     let of = |(name, record): (&String, &DatasetRecord)| {
-        let count: usize = record.kinds.values().filter_map(|kind| kind.unmarked).sum();
+        let count: usize = record.kinds.values().filter_map(|kind| kind.unmarked).chain(record.unmarked).sum();
         (count > 0).then(|| format!("{count} of {name}"))
     };
     let all: Vec<String> = results.datasets.iter().filter_map(of).collect();

@@ -159,19 +159,20 @@ impl Runner<'_> {
         let spectrum = (!shifted.is_empty()).then(|| [id, &shifted].concat());
         let grading = subject.grading();
         let mut sets = IndexMap::new();
-        for (set, scores) in subject.sets.iter().zip(reported).skip(1) {
+        let scored_sets: Vec<_> = subject.reported().iter().map(|set| &**set).zip(reported).collect();
+        let of_pixels = |sets: pixels::Scored<'_>| pixels::of_sets(sets, method.detector.post(), &subject.more);
+        for &(set, scores) in &scored_sets[1..] {
             let name = &set.images.name;
-            sets.insert(name.clone(), grading.set(name, id, scores.as_slice(), spectrum.as_deref())?);
+            let mut of_set = grading.set(name, id, scores.as_slice(), spectrum.as_deref())?;
+            if !subject.categories {
+                of_set.measures.extend(of_pixels(&[scored_sets[0], (set, scores)])?);
+            }
+            sets.insert(name.clone(), of_set);
         }
         if subject.categories {
             let all: Vec<f32> = reported[1..].iter().flat_map(|scores| scores.as_slice()).copied().collect();
             let mut of_all = grading.set(ALL_KINDS, id, &all, None)?;
-            of_all.measures.extend(pixels::of_sets(
-                subject.reported(),
-                reported,
-                method.detector.post(),
-                &subject.more,
-            )?);
+            of_all.measures.extend(of_pixels(&scored_sets)?);
             sets.insert(ALL_KINDS.to_owned(), of_all);
         }
         Ok(MethodResult {

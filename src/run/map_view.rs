@@ -69,7 +69,7 @@ fn images(figure: &Figure, method: &str) -> Option<usize> {
 }
 
 /// Where the view of so many images lies beside the scores of a detector. `sets` are their names and what tells their
-/// images and masks from others ([`KindRecord::content`](super::results::KindRecord::content)).
+/// images and masks from others ([`Results::mapped`](super::results::Results::mapped)).
 pub fn path<'a>(
     scores: &Path,
     images: usize,
@@ -135,7 +135,8 @@ impl Runner<'_> {
                 ("maps".to_owned(), Tensor::from_vec(maps, (count, rows, columns), cpu)?),
                 ("values".to_owned(), Tensor::from_vec(vec![low, high, threshold], 3, cpu)?),
             ]);
-            let pixels = pixels::gathered(sets, &scored.scores[..sets.len()], Some(post))?;
+            let pairs: Vec<_> = sets.iter().map(|set| &**set).zip(&scored.scores).collect();
+            let pixels = pixels::gathered(&pairs, Some(post))?;
             if let Some(curves) = pixels.and_then(|mut pixels| pixels.curves()) {
                 for (name, curve) in [("roc", curves.roc), ("pro", curves.pro)] {
                     tensors.insert(name.to_owned(), Tensor::from_vec(curve.concat(), (curve.len(), 2), cpu)?);

@@ -1,11 +1,10 @@
 //! Maps of a task's test images against their masks.
 
-use std::sync::Arc;
-
 use rayon::prelude::*;
 
 use crate::{
     Result,
+    data::Masks,
     detectors::{Scores, map::Post},
     metrics::{Measure, Measures, measures, pixel::Pixels},
     run::sets::LoadedSet,
@@ -14,34 +13,35 @@ use crate::{
 /// Images whose maps are held at the size of the images at a time.
 const TOGETHER: usize = 64;
 
-/// The pixel measures of all sets together, of which the first holds normal images; none without masks or maps.
+/// Sets and their scores, of which the first holds normal images.
+pub(super) type Scored<'a> = &'a [(&'a LoadedSet, &'a Scores)];
+
+/// The pixel measures of all sets together; none without masks or maps.
 ///
 /// # Errors
 /// Scores that are not finite.
-pub(super) fn of_sets(
-    sets: &[Arc<LoadedSet>],
-    scores: &[Scores],
-    post: Option<Post>,
-    more: &[Measure],
-) -> Result<Measures> {
-    let pixels = gathered(sets, scores, post)?;
+pub(super) fn of_sets(sets: Scored<'_>, post: Option<Post>, more: &[Measure]) -> Result<Measures> {
+    let pixels = gathered(sets, post)?;
     Ok(pixels.map_or_else(Measures::new, |mut pixels| measures::of_pixels(&mut pixels, more)))
 }
 
-/// The pixels of all sets; `None` without masks or maps.
+/// The pixels of the normal images and of the anomalous ones that have masks; `None` without masks or maps.
 ///
 /// # Errors
 /// Scores that are not finite.
-pub(super) fn gathered(sets: &[Arc<LoadedSet>], scores: &[Scores], post: Option<Post>) -> Result<Option<Pixels>> {
-    let Some(post) = post else { return Ok(None) };
-    let masks = sets.iter().filter_map(|set| set.images.masks.as_ref().map(|masks| (set, masks)));
-    let mut pixels =
-        Pixels::with_capacity(masks.map(|(set, masks)| set.images.len() * masks.height * masks.width).sum());
-    for (set, scores) in sets.iter().zip(scores) {
-        let (Some(masks), Some(maps)) = (&set.images.masks, scores.maps()) else {
-            return Ok(None);
-        };
-        let size = [masks.height, masks.width];
+pub(super) fn gathered(sets: Scored<'_>, post: Option<Post>) -> Result<Option<Pixels>> {
+    let (Some(post), true) = (post, sets.iter().skip(1).any(|(set, _)| set.images.masks.is_some())) else {
+        return Ok(None);
+    };
+    // Normal images need no masks.
+    let measured = sets.iter().enumerate().filter(|(place, (set, _))| *place == 0 || set.images.masks.is_some());
+    let count = measured.clone().map(|(_, (set, _))| set.images.len() * set.images.height * set.images.width);
+    let mut pixels = Pixels::with_capacity(count.sum());
+    for (_, (set, scores)) in measured {
+        let size = [set.images.height, set.images.width];
+        let normal = Masks::normal(size, set.images.len());
+        let masks = set.images.masks.as_ref().unwrap_or(&normal);
+        let Some(maps) = scores.maps() else { return Ok(None) };
         let places: Vec<usize> = (0..maps.images()).collect();
         for places in places.chunks(TOGETHER) {
             let full: Vec<_> = places

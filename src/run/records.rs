@@ -99,6 +99,9 @@ impl Runner<'_> {
                 test: sets.iter().map(|set| set.images.len()).sum(),
                 test_full: sets.iter().map(|set| set.images.full_size).sum(),
                 kinds: kinds.collect(),
+                // Each kind has its own.
+                unmarked: None,
+                masks_sha256: None,
                 ..DatasetRecord::of(&sets[0])
             };
             records.insert(task.name().to_owned(), record);
@@ -144,6 +147,8 @@ impl DatasetRecord {
             class_sizes: Vec::new(),
             classes: Vec::new(),
             kinds: IndexMap::new(),
+            unmarked: set.images.masks.as_ref().map(Masks::empty),
+            masks_sha256: set.masks_sha256.clone(),
             sha256: set.sha256.clone(),
         }
     }

@@ -79,6 +79,21 @@ impl Results {
         self.datasets.iter().skip(id).map(|(name, record)| (name.as_str(), record))
     }
 
+    /// The tasks whose maps can be shown.
+    pub fn mapped(&self) -> Vec<Mapped<'_>> {
+        if self.has_categories() {
+            let tasks = self.datasets.iter().map(|(name, record)| {
+                let sets = record.kinds.iter().map(|(name, kind)| (name.as_str(), kind.content()));
+                Mapped { name, sets: sets.collect(), note: record.note.as_deref() }
+            });
+            return tasks.collect();
+        }
+        let Some((id, record)) = self.datasets.first() else { return Vec::new() };
+        let of = |record: &DatasetRecord| content(&record.sha256, record.masks_sha256.as_deref());
+        let sets = self.datasets.iter().map(|(name, record)| (name.as_str(), of(record)));
+        vec![Mapped { name: id, sets: sets.collect(), note: record.note.as_deref() }]
+    }
+
     /// The names of the methods, in the order of the file; with those that could not be fitted, which come last.
     pub fn methods(&self) -> IndexSet<&str> {
         let scored = self.tasks().flat_map(|task| &task.methods).filter(|(_, method)| !method.control);
@@ -142,6 +157,17 @@ impl Results {
     }
 }
 
+/// A task whose maps can be shown.
+#[derive(Debug)]
+pub struct Mapped<'a> {
+    /// The task's name.
+    pub name: &'a str,
+    /// Its test sets, the normal one first, with what tells their images and masks from others.
+    pub sets: Vec<(&'a str, String)>,
+    /// What a reader must know of them.
+    pub note: Option<&'a str>,
+}
+
 /// What a table's reader must know of a data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,6 +196,12 @@ pub struct DatasetRecord {
     /// Of a validation set: the set of whose images it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<String>,
+    /// Of a set with masks: how many images are anomalous without a marked pixel, which leaves them out of pixel measures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmarked: Option<usize>,
+    /// Of a set with masks: their SHA-256 at the size that networks are fed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks_sha256: Option<String>,
     /// Of a category: its normal test images by its own name, and then each kind of anomaly. The counts above are of all of them.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub kinds: IndexMap<String, KindRecord>,

@@ -37,6 +37,7 @@ impl Found {
             if dataset.group.is_some() {
                 self.add(path.join("group"), "is for OOD sets, whose means are by group");
             }
+            self.no_masks(&path, dataset);
             self.dataset(path.clone(), dataset);
             self.takes_the_shape(path, dataset);
         }
@@ -80,6 +81,7 @@ impl Found {
                                `outlier_exposure: {}`";
                 self.add(path.clone(), message);
             }
+            self.no_masks(&path, outliers);
             self.dataset(path.clone(), outliers);
             self.takes_the_shape(path, outliers);
         }
@@ -275,7 +277,15 @@ impl Found {
             if set.group.is_some() {
                 self.add(path.join("group"), "is for OOD sets that are reported on");
             }
+            self.no_masks(&path, set);
             self.dataset(path, set);
+        }
+    }
+
+    /// Masks are of sets that are reported on.
+    fn no_masks(&mut self, path: &Path, dataset: &Dataset) {
+        if dataset.masks.is_some() {
+            self.add(path.join("masks"), "goes with an OOD set: nothing else is measured by its pixels");
         }
     }
 

@@ -41,8 +41,8 @@ impl Found {
             }
             for (index, column) in table.columns.iter().enumerate() {
                 let message = match categories {
-                    false if column.is_of_pixels() => {
-                        "needs masks of anomalous pixels, which `data: { format: mvtec, … }` has"
+                    _ if column.is_of_pixels() && !experiment.data.may_have_masks() => {
+                        "needs masks of anomalous pixels: `data: { format: mvtec, … }` has them, or an OOD set with `masks`"
                     }
                     true if column.is_of_classes() => "a category has one class, so there is nothing to be right about",
                     _ => continue,
@@ -172,8 +172,9 @@ impl Found {
 
     /// What is shown of maps and masks.
     fn mapped(&mut self, path: &Path, methods: &[String], experiment: &Experiment) {
-        if !experiment.data.has_categories() {
-            self.add(path.clone(), "shows maps beside masks, which `data: { format: mvtec, … }` has");
+        if !experiment.data.may_have_masks() {
+            let message = "shows maps beside masks: `data: { format: mvtec, … }` has them, or an OOD set with `masks`";
+            self.add(path.clone(), message);
         }
         for (index, name) in methods.iter().enumerate() {
             let path = path.join("methods").join(index);

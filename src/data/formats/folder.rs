@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Layout, Paint, Painter, Site, splits};
+use super::{Format, Layout, Paint, Painter, Site, Wanted, splits};
 use crate::{
-    Result,
+    Error, Result,
     data::{
-        Dataset, Split, damaged,
+        Dataset, ImageSet, Split, damaged,
         listing::{Found, Listing, walk},
+        masks::Mirror,
+        synthetic::SPOT,
+        under,
     },
 };
 
@@ -17,6 +20,26 @@ pub(super) struct Folder;
 impl Layout for Folder {
     fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
         locate(&site.folder, split).map(|place| vec![place])
+    }
+
+    fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
+        let listing = self.listing(site, split)?;
+        let Some(masks) = site.dataset.masks.as_ref().filter(|_| split == Split::Test) else {
+            return listing.read(split, wanted);
+        };
+        let (place, all) = (listing.place.clone(), listing.files().to_vec());
+        let masks = masks_of(masks, &place, site)?;
+        let images = listing.read(split, wanted)?;
+        let mirror = Mirror {
+            images: &place,
+            masks: &masks,
+            folder: &masks,
+            without: "every image needs one, black where nobody knows; without `masks` the labels are of whole images",
+        };
+        let files: Vec<PathBuf> =
+            images.files.iter().flat_map(|files| files.iter()).map(|file| place.join(file)).collect();
+        let masks = mirror.read(site.dataset, (&files, &all), [images.height, images.width], wanted.fit)?;
+        Ok(ImageSet { masks: Some(masks), ..images })
     }
 
     fn is_apart(&self) -> bool {
@@ -31,13 +54,33 @@ impl Layout for Folder {
         listing(&site.folder, site.dataset, split)
     }
 
+    fn keys(&self) -> &'static [&'static str] {
+        &["masks", "mask_rule"]
+    }
+
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+        if dataset.mask_rule.is_some() && dataset.masks.is_none() {
+            return Some((Some("mask_rule"), "goes with `masks`, the folder of the masks"));
+        }
+        super::no_split(dataset)
+    }
+
+    /// Images with masks are made up in MVTec's layout.
+    fn smoke(&self, dataset: &mut Dataset) {
+        if dataset.masks.take().is_some() {
+            (dataset.format, dataset.kind) = (Some(Format::Mvtec), Some(SPOT.to_owned()));
+        }
+    }
+
     fn paint(&self) -> Paint {
         Paint { shape: [3, 32, 32], classes: 10, free: true }
     }
 
     fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()> {
-        splits(images)
-            .try_for_each(|(split, n)| (0..n).try_for_each(|i| painter.save_picture(i, &folder.join(split.name()))))
+        splits(images).try_for_each(|(split, n)| {
+            let place = folder.join(split.name());
+            (0..n).try_for_each(|i| painter.save_picture(i, &place))
+        })
     }
 }
 
@@ -53,6 +96,24 @@ fn locate(folder: &Path, split: Split) -> Result<PathBuf, String> {
     } else {
         Err(if undivided { "such folder".into() } else { format!("folder {split}/") })
     }
+}
+
+/// The folder of the masks of the images in `place`.
+fn masks_of(masks: &Path, place: &Path, site: &Site) -> Result<PathBuf> {
+    let folder = under(masks, site.root);
+    let refused = |what: String| Error::input(format!("data set \"{}\": masks: {what}", site.dataset.name));
+    if !folder.is_dir() {
+        return Err(refused(format!("{} is no folder", folder.display()))
+            .hint("`masks` is the folder of the masks; a relative path starts at the data folder"));
+    }
+    let [inner, outer] = [&*folder, place].map(|path| path.canonicalize().map_err(Error::io("read", path)));
+    if inner?.starts_with(outer?) {
+        let message = format!("{} lies in the folder of the images, {}", folder.display(), place.display());
+        return Err(
+            refused(message).hint("masks would be images, too: put the images and the masks into folders of their own")
+        );
+    }
+    Ok(folder)
 }
 
 /// The images of a split without labels.

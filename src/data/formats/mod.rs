@@ -162,8 +162,7 @@ pub(super) trait Layout: Sync {
 
     /// What is wrong with a set's keys, and with which of them unless one is missing.
     fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
-        let message = "goes with class_folders or image_list: this format has its train and test images";
-        dataset.split.as_ref().map(|_| (Some("split"), message))
+        no_split(dataset)
     }
 
     /// Whether its train and its test images are the same.
@@ -171,10 +170,8 @@ pub(super) trait Layout: Sync {
         false
     }
 
-    /// What stands for it in a smoke run, if not it itself.
-    fn smoke(&self) -> Option<Format> {
-        None
-    }
+    /// Makes a set one that can be made up, for a smoke run.
+    fn smoke(&self, _dataset: &mut Dataset) {}
 
     /// What made-up images look like.
     fn paint(&self) -> Paint;
@@ -194,13 +191,19 @@ pub(super) trait Layout: Sync {
     fn write(&self, painter: &mut Painter, folder: &Path, images: [usize; 2]) -> Result<()>;
 }
 
+/// What is wrong with a set that is to be divided, of a format that is not.
+fn no_split(dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    let message = "goes with class_folders or image_list: this format has its train and test images";
+    dataset.split.as_ref().map(|_| (Some("split"), message))
+}
+
 /// The splits that have images, and how many.
 fn splits([train, test]: [usize; 2]) -> impl Iterator<Item = (Split, usize)> {
     [(Split::Train, train), (Split::Test, test)].into_iter().filter(|(_, images)| *images > 0)
 }
 
 /// Keys of a data set that only some formats have.
-const OWN_KEYS: [&str; 3] = ["list", "kind", "mask_rule"];
+const OWN_KEYS: [&str; 4] = ["list", "kind", "masks", "mask_rule"];
 
 impl Format {
     /// Whether a text file lists the images.
@@ -218,9 +221,9 @@ impl Format {
         self.layout().has_categories()
     }
 
-    /// What stands for it in a smoke run.
-    pub(crate) fn smoke(self) -> Self {
-        self.layout().smoke().unwrap_or(self)
+    /// Makes a set in this format one that can be made up, for a smoke run.
+    pub(crate) fn smoke(self, dataset: &mut Dataset) {
+        self.layout().smoke(dataset);
     }
 
     /// What is wrong with the keys of a data set in this format, and with which of them unless one is missing.
@@ -228,6 +231,7 @@ impl Format {
         let given = |key: &str| match key {
             "list" => dataset.list.is_some(),
             "kind" => dataset.kind.is_some(),
+            "masks" => dataset.masks.is_some(),
             _ => dataset.mask_rule.is_some(),
         };
         let foreign = OWN_KEYS.into_iter().filter(|key| given(key) && !self.layout().keys().contains(key));

@@ -4,18 +4,16 @@
 //! `ground_truth/<kind>/<name>_mask.png`. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
 //! labels are of whole images.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{Layout, Paint, Painter, Site, Wanted, splits};
 use crate::{
     Error, Result,
     data::{
-        Dataset, Fit, ImageSet, Split, damaged,
+        Dataset, ImageSet, Split, damaged,
         listing::{self, Listing},
-        masks::{Mask, Masks, read_mask},
+        masks::{Masks, Mirror},
+        synthetic::SPOT,
     },
     did_you_mean, printable,
 };
@@ -51,7 +49,27 @@ impl Layout for Mvtec {
     }
 
     fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
-        with_masks(self.listing(site, split)?.read(split, wanted)?, &site.folder, site.dataset, wanted.fit)
+        let (folder, dataset, listing) = (&site.folder, site.dataset, self.listing(site, split)?);
+        let all = listing.files().to_vec();
+        let images = listing.read(split, wanted)?;
+        let truth = folder.join("ground_truth");
+        if split != Split::Test || !truth.is_dir() {
+            return Ok(images);
+        }
+        let size = [images.height, images.width];
+        if kind(dataset) == GOOD {
+            return Ok(ImageSet { masks: Some(Masks::normal(size, images.len())), ..images });
+        }
+        let mirror = Mirror {
+            images: &folder.join(part(dataset, split)),
+            masks: &truth.join(kind(dataset)),
+            folder,
+            without: "every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images",
+        };
+        let files: Vec<PathBuf> =
+            images.files.iter().flat_map(|files| files.iter()).map(|file| folder.join(file)).collect();
+        let masks = mirror.read(dataset, (&files, &all), size, wanted.fit)?;
+        Ok(ImageSet { masks: Some(masks), ..images })
     }
 
     fn is_apart(&self) -> bool {
@@ -71,6 +89,12 @@ impl Layout for Mvtec {
 
     fn keys(&self) -> &'static [&'static str] {
         &["kind", "mask_rule"]
+    }
+
+    fn smoke(&self, dataset: &mut Dataset) {
+        if kind(dataset) != GOOD {
+            dataset.kind = Some(SPOT.to_owned());
+        }
     }
 
     fn paint(&self) -> Paint {
@@ -107,55 +131,6 @@ fn locate(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, Str
     let part = part(dataset, split);
     let place = folder.join(&part);
     if place.is_dir() { Ok(place) } else { Err(format!("folder {}/", part.display())) }
-}
-
-/// The set with the masks of its images, if the category has any.
-///
-/// # Errors
-/// [`Error::Input`] naming the mask that is missing, unreadable, or of another size than its image.
-fn with_masks(images: ImageSet, folder: &Path, dataset: &Dataset, fit: Fit) -> Result<ImageSet> {
-    let truth = folder.join("ground_truth");
-    if images.split != Split::Test || !truth.is_dir() {
-        return Ok(images);
-    }
-    let files = images.files.clone().unwrap_or_default();
-    let size = [images.height, images.width];
-    let masks = if kind(dataset) == GOOD {
-        Masks::normal(size, files.len())
-    } else {
-        let (place, truth) = (folder.join(part(dataset, Split::Test)), truth.join(kind(dataset)));
-        let known = known_masks(dataset, folder, &truth)?;
-        let masks = files.iter().map(|file| {
-            let image = folder.join(file);
-            let name = image.strip_prefix(&place).unwrap_or(&image).with_extension("");
-            let mask = mask_of(&name, &known).ok_or_else(|| {
-                let wanted = truth.join(format!("{}_mask.png", name.display()));
-                Error::input(format!("{} has no mask: no {}", image.display(), wanted.display())).hint(
-                    "every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images",
-                )
-            })?;
-            read_mask(mask, &image, size, fit, dataset.mask_rule.unwrap_or_default())
-        });
-        Masks::of(size, masks.collect::<Result<Vec<Mask>>>()?)
-    };
-    Ok(ImageSet { masks: Some(masks), ..images })
-}
-
-/// The masks of a kind of anomaly by their paths below its folder, without the ending.
-fn known_masks(dataset: &Dataset, folder: &Path, truth: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
-    if !truth.is_dir() {
-        return Ok(BTreeMap::new());
-    }
-    let (masks, _) = listing::images_below(dataset, folder, truth)?;
-    let name = |mask: PathBuf| (mask.strip_prefix(truth).unwrap_or(&mask).with_extension(""), mask);
-    Ok(masks.into_iter().map(name).collect())
-}
-
-/// The file of an image's mask: `000_mask`, or `000` as some sets have it, with any ending of an image.
-fn mask_of<'a>(name: &Path, known: &'a BTreeMap<PathBuf, PathBuf>) -> Option<&'a Path> {
-    let mut marked = name.file_name()?.to_owned();
-    marked.push("_mask");
-    known.get(&name.with_file_name(marked)).or_else(|| known.get(name)).map(PathBuf::as_path)
 }
 
 /// A category: a task of its own.

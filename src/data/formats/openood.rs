@@ -69,16 +69,15 @@ impl Layout for Openood {
     }
 
     fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
-        let message = "goes with class_folders or image_list: this format has its train and test images";
         match &dataset.list {
-            Some(list) if !list.is_empty() => dataset.split.as_ref().map(|_| (Some("split"), message)),
+            Some(list) if !list.is_empty() => super::no_split(dataset),
             _ => Some((None, "openood needs list: a benchmark, as `list: cifar10`")),
         }
     }
 
     /// The lists of synthetic images stand beside them.
-    fn smoke(&self) -> Option<Format> {
-        Some(Format::ImageList)
+    fn smoke(&self, dataset: &mut Dataset) {
+        dataset.format = Some(Format::ImageList);
     }
 
     fn paint(&self) -> Paint {

@@ -18,7 +18,7 @@ use crate::{
     },
     run::{
         map_view::{self, ACCEPTED, Example, MapView},
-        results::{DatasetRecord, Results},
+        results::{Mapped, Results},
     },
 };
 
@@ -34,28 +34,28 @@ const PREDICTED: [u8; 3] = [86, 180, 233];
 /// Maps are smooth already.
 const UNSMOOTHED: Post = Post { smooth: 0.0, score: ImageScore::Max };
 
-/// A gallery for each category, by its name; reads what was stored beside the scores.
+/// A gallery for each task, by its name; reads what was stored beside the scores.
 pub fn galleries(figure: &MapsFigure, results: &Results, runs_root: &Path) -> Result<Vec<(String, Gallery)>> {
     let mut galleries = Vec::new();
-    for (category, record) in results.sets() {
+    for task in results.mapped() {
         let of = |name: &String| {
-            let view = view(name, "maps", figure.images, (category, record), results, runs_root)?;
+            let view = view(name, "maps", figure.images, &task, results, runs_root)?;
             Ok((name.clone(), view))
         };
         let methods = figure.methods.iter().map(of).collect::<Result<Vec<_>>>()?;
-        let note = record.note.as_ref().map(|note| format!(" · {note}")).unwrap_or_default();
+        let note = task.note.map(|note| format!(" · {note}")).unwrap_or_default();
         let subtitle = format!("{}{note} · first images of each kind", title(results));
-        galleries.push((category.to_owned(), gallery(format!("{category}: heat maps"), subtitle, &methods)));
+        galleries.push((task.name.to_owned(), gallery(format!("{}: heat maps", task.name), subtitle, &methods)));
     }
     Ok(galleries)
 }
 
-/// What was stored of a method's maps of one category, of the first seed.
+/// What was stored of a method's maps of one task, of the first seed.
 pub fn view(
     name: &str,
     figure: &str,
     images: usize,
-    (category, record): (&str, &DatasetRecord),
+    task: &Mapped<'_>,
     results: &Results,
     runs_root: &Path,
 ) -> Result<MapView> {
@@ -63,14 +63,14 @@ pub fn view(
     // Where categories are swept, another cell has it.
     let cells = std::iter::once(variant.cell).chain(&results.cells);
     let mut firsts = cells.filter_map(|cell| cell.seeds.first());
-    let found = firsts.find_map(|seed| seed.tasks.get(category)?.methods.get(name));
+    let found = firsts.find_map(|seed| seed.tasks.get(task.name)?.methods.get(name));
     let folder = found.and_then(|found| Some((found, found.scores.values().next()?.parent()?)));
     let Some((found, folder)) = folder else {
-        return Err(Error::input(format!("the results name no scores of {name} on {category}"))
+        return Err(Error::input(format!("the results name no scores of {name} on {}", task.name))
             .hint("run the experiment again"));
     };
-    let sets = record.kinds.iter().map(|(name, kind)| (name.as_str(), kind.content()));
-    map_view::read(&map_view::path(&runs_root.join(folder), images, found.detector.as_ref(), sets))
+    let path = map_view::path(&runs_root.join(folder), images, found.detector.as_ref(), task.sets.iter().cloned());
+    map_view::read(&path)
 }
 
 /// A line for each image: the image, its mask's contour, and for each method, by its name, the heat map and the prediction.

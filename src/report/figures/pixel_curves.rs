@@ -1,4 +1,4 @@
-//! ROC and PRO curves over the pixels of all test images: two panels for each category. The right one ends where MVTec's evaluation does.
+//! ROC and PRO curves over the pixels of all test images: two panels for each task. The right one ends where MVTec's evaluation does.
 
 use std::path::Path;
 
@@ -16,9 +16,8 @@ const LIMIT: f64 = 100.0 * PRO_LIMIT;
 /// The picture; reads what was stored beside the scores.
 pub fn picture(figure: &MethodsFigure, results: &Results, runs_root: &Path) -> Result<Picture> {
     let mut panels = Vec::new();
-    for (category, record) in results.sets() {
-        let views =
-            figure.methods.iter().map(|name| view(name, "pixel_curves", 0, (category, record), results, runs_root));
+    for task in results.mapped() {
+        let views = figure.methods.iter().map(|name| view(name, "pixel_curves", 0, &task, results, runs_root));
         let curves: Vec<_> = views.collect::<Result<Vec<_>>>()?.into_iter().map(|view| view.curves).collect();
         for (what, end, y_label) in
             [("ROC", 100.0, "anomalous pixels found (%)"), ("PRO", LIMIT, "overlap with regions (%)")]
@@ -30,7 +29,7 @@ pub fn picture(figure: &MethodsFigure, results: &Results, runs_root: &Path) -> R
                 marks.push(Mark::Line(up_to(curve, end), Style::of(index)));
             }
             panels.push(Panel {
-                title: format!("{category}: {what}"),
+                title: format!("{}: {what}", task.name),
                 x_label: "normal pixels found (%)".to_owned(),
                 y_label: y_label.to_owned(),
                 x: Axis { range: (0.0, end), ticks: Vec::new() },
