@@ -15,9 +15,9 @@ use oodkit::{
         afdu::{Config, Engine, Tap, fit, score},
     },
     nn::{
-        self, Backbone, Mode, Network, Shape,
+        self, Backbone, Network, Pass, Shape,
         params::Params,
-        watch::{Layer, Side, watch},
+        pass::{Layer, Side},
     },
     ops::Activation,
     rng,
@@ -158,7 +158,7 @@ impl Watched {
     /// The pass that needs no neurons.
     fn plain(&self) -> Result<()> {
         for images in self.images.chunks(BATCH) {
-            self.network.forward(&self.batch(images)?, Mode::Eval)?;
+            self.network.forward(&self.batch(images)?, &Pass::eval())?;
         }
         Ok(())
     }
@@ -171,13 +171,17 @@ impl Activations for Watched {
 
     fn layers(&self) -> Result<Vec<LayerShape>> {
         let batch = self.batch(&self.images[..1])?;
-        Ok(watch(Side::Before, || self.network.forward(&batch, Mode::Eval))?.1.iter().map(LayerShape::from).collect())
+        let pass = Pass::eval().keeping_layers(Side::Before);
+        self.network.forward(&batch, &pass)?;
+        Ok(pass.take_layers().iter().map(LayerShape::from).collect())
     }
 
     fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
-            let layers = watch(Side::Before, || self.network.forward(&batch, Mode::Eval))?.1;
+            let pass = Pass::eval().keeping_layers(Side::Before);
+            self.network.forward(&batch, &pass)?;
+            let layers = pass.take_layers();
             each(index * BATCH, &Batch { layers, ..Batch::default() })?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
     losses::{Loss, Objective, Step},
-    nn::{self, Backbone, Mode, Precision, Shape, params::Params, resnet},
+    nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet},
     ops::{self, Convolution},
     rng,
     train::optim::{Optimizer, Rules as Rule, sgd},
@@ -100,15 +100,16 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
-                let outputs = network.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
+                let outputs =
+                    network.forward(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 }))?;
                 let (loss, _) =
-                    objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, pass: None })?;
+                    objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, trace: None })?;
                 optimizer.step(&loss.backward()?, rule.lr())
             })
         }
         Eval(name) => {
             let network = build(name)?.folded()?;
-            Box::new(move |_| Ok(network.forward(&images, Mode::Eval).map(|_| ())?))
+            Box::new(move |_| Ok(network.forward(&images, &Pass::eval()).map(|_| ())?))
         }
         Stages(name, stages) => {
             let Backbone::Resnet(settings) = backbone(name)? else {
@@ -121,7 +122,8 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
                 &params.builder(),
             )?;
             Box::new(move |step| {
-                let maps = trunk.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 })?;
+                let maps =
+                    trunk.forward(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 }))?;
                 let loss = maps.iter().map(|map| map.sqr()?.mean_all()).reduce(|a, b| a? + b?);
                 loss.transpose()?.map(|loss| loss.backward()).transpose()?;
                 Ok(())

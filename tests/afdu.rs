@@ -20,7 +20,7 @@ use oodkit::{
             view,
         },
     },
-    nn::watch::Layer,
+    nn::pass::Layer,
     ops::Activation,
     rng,
 };

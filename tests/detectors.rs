@@ -15,7 +15,7 @@ use oodkit::{
         softmax_entropy::softmax_entropy,
     },
     metrics::of_scores,
-    nn::{Head, Mode, Network, Outputs, heads::Classifier, layers::Linear},
+    nn::{Head, Network, Outputs, Pass, heads::Classifier, layers::Linear},
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -56,8 +56,8 @@ impl Identity {
 }
 
 impl Network for Identity {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        let (logits, features) = self.0.forward(images.flatten_from(1)?, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+        let (logits, features) = self.0.forward(images.flatten_from(1)?, pass)?;
         Ok(Outputs { logits, features, taps: Default::default() })
     }
 

@@ -10,10 +10,10 @@ use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
 use oodkit::{
-    losses::{Loss, Objective, Pass, Step, binary_cross_entropy, gradient_penalty::STEP},
+    losses::{Loss, Objective, Step, Trace, binary_cross_entropy, gradient_penalty::STEP},
     nn::{
-        self, Architecture, Backbone, Mode, Network, Nonlinearity, Precision, Shape, duq, heads::Head, params::Params,
-        wide_resnet,
+        self, Architecture, Backbone, Mode, Network, Nonlinearity, Pass, Precision, Shape, duq, heads::Head,
+        params::Params, wide_resnet,
     },
 };
 use serde_json::Value;
@@ -80,8 +80,8 @@ impl Case {
     }
 
     fn penalty(&self, step: Option<f64>) -> Tensor {
-        let (outputs, pass) = Pass::forward(&*self.network, &self.images, TRAIN).unwrap();
-        pass.gradient_penalty(&outputs, step).unwrap()
+        let (outputs, trace) = Trace::forward(&*self.network, &self.images, TRAIN).unwrap();
+        trace.gradient_penalty(&outputs, step).unwrap()
     }
 }
 
@@ -94,7 +94,7 @@ fn kernels_loss_and_their_gradients_are_pytorchs() {
         let mut names: Vec<String> = case.params.all().unwrap().into_keys().collect();
         names.sort();
         assert_eq!(serde_json::to_value(names).unwrap(), case.golden["parameters"], "{name}");
-        let outputs = case.network.forward(&case.images, TRAIN).unwrap();
+        let outputs = case.network.forward(&case.images, &Pass::new(TRAIN)).unwrap();
         assert_close(name, &values(&outputs.logits), &numbers(&case.golden["log_kernels"]), 1e-9);
         let loss = binary_cross_entropy(&outputs.logits, &case.labels).unwrap();
         assert_close(name, &values(&loss), &[case.golden["loss"].as_f64().unwrap()], 1e-9);
@@ -171,7 +171,7 @@ fn the_gradient_of_the_penalty_is_its_central_difference() {
 #[test]
 fn the_penalty_leaves_the_network_as_it_was() {
     let case = Case::new("batch_norm", DType::F32);
-    case.network.forward(&case.images, TRAIN).unwrap();
+    case.network.forward(&case.images, &Pass::new(TRAIN)).unwrap();
     let once: Vec<_> = case.params.all().unwrap().into_iter().map(|(name, value)| (name, values(&value))).collect();
     let case = Case::new("batch_norm", DType::F32);
     case.penalty(Some(STEP)).backward().unwrap();
@@ -191,8 +191,8 @@ fn a_step_is_the_references() {
         let yaml = format!("{{ binary_cross_entropy: {{}}, gradient_penalty: {{ weight: {} }} }}", number("penalty"));
         let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap(), &[], 0).unwrap();
         assert!(objective.looks_at_images());
-        let (outputs, pass) = Pass::forward(&*case.network, &case.images, TRAIN).unwrap();
-        let step = Step { outputs: &outputs, labels: &case.labels, outliers: None, pass: Some(&pass) };
+        let (outputs, trace) = Trace::forward(&*case.network, &case.images, TRAIN).unwrap();
+        let step = Step { outputs: &outputs, labels: &case.labels, outliers: None, trace: Some(&trace) };
         let (total, record) = objective.value(&step).unwrap();
         let terms: Vec<&str> = record.iter().map(|(term, _)| *term).collect();
         assert_eq!(terms, ["binary_cross_entropy", "gradient_penalty"]);

@@ -29,7 +29,7 @@ use oodkit::{
         Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
     },
     nn::{
-        self, Backbone, Mode, Network, Outputs, Shape, heads::Classifier, params::Params, stages::PENULTIMATE,
+        self, Backbone, Network, Outputs, Pass, Shape, heads::Classifier, params::Params, pass::PENULTIMATE,
         wide_resnet,
     },
 };
@@ -76,7 +76,7 @@ fn set(images: Tensor) -> Set {
 
 /// What an experiment has of a set.
 fn bank(set: Set, labels: Option<Vec<u32>>) -> Bank {
-    let Outputs { logits, features, .. } = set.network.forward(&set.images, Mode::Eval).unwrap();
+    let Outputs { logits, features, .. } = set.network.forward(&set.images, &Pass::eval()).unwrap();
     let [logits, features] = [logits, features].map(|values| values.to_dtype(DType::F32).unwrap());
     Bank { logits, features, members: None, labels, activations: None, inputs: Some(Arc::new(set)) }
 }
@@ -147,7 +147,7 @@ fn odin_goes_down_its_loss() {
     for temperature in [1.0, 1000.0] {
         let config = odin::Config { temperature, ..odin::Config::default() };
         let softmax = |images: &Tensor| {
-            let logits = values(&set.network.forward(images, Mode::Eval).unwrap().logits);
+            let logits = values(&set.network.forward(images, &Pass::eval()).unwrap().logits);
             let sum: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             (largest / temperature).exp() / sum
@@ -165,7 +165,7 @@ fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
     let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
-    let logits = values(&set.network.forward(&image, Mode::Eval).unwrap().logits);
+    let logits = values(&set.network.forward(&image, &Pass::eval()).unwrap().logits);
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
     assert!(values(&gradient).iter().all(|slope| slope.is_finite() && *slope != 0.0));
@@ -197,7 +197,7 @@ fn mahalanobis_goes_down_its_distance() {
     let names: Vec<String> = ["block1", "block3", PENULTIMATE].map(str::to_owned).into();
     for (index, name) in names.iter().enumerate() {
         let stage = |images: &Tensor| {
-            let outputs = set.network.forward(images, Mode::Eval).unwrap();
+            let outputs = set.network.forward(images, &Pass::eval()).unwrap();
             Stages::Named(names.clone()).of(&outputs).unwrap()[index].1.clone()
         };
         let variable = candle_core::Var::from_tensor(&image).unwrap();
@@ -216,14 +216,14 @@ fn steps_are_those_of_differences() {
     let (train, image, deviations) = (train(), images("test images", 1), golden().deviations);
     let (network, pixels) = (wide_resnet(DType::F64), (0..192).collect::<Vec<_>>());
     let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
-    let features = network.forward(&image, Mode::Eval).unwrap().features;
+    let features = network.forward(&image, &Pass::eval()).unwrap().features;
     let slopes = distances.gradients(&features).unwrap();
     let distance = |images: &Tensor| {
-        let features = values(&network.forward(images, Mode::Eval).unwrap().features);
+        let features = values(&network.forward(images, &Pass::eval()).unwrap().features);
         features.iter().zip(&slopes).map(|(z, slope)| z * slope).sum::<f64>()
     };
     let loss = |images: &Tensor| {
-        let logits = values(&network.forward(images, Mode::Eval).unwrap().logits);
+        let logits = values(&network.forward(images, &Pass::eval()).unwrap().logits);
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln()
     };
@@ -255,7 +255,7 @@ fn nac_weighs_neurons_by_their_gradients() {
         let log_sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
         log_sum - logits.iter().sum::<f64>() / logits.len() as f64
     };
-    let features = set.network.forward(&image, Mode::Eval).unwrap().features;
+    let features = set.network.forward(&image, &Pass::eval()).unwrap().features;
     let places: Vec<usize> = (0..64).collect();
     let expected = differences(&features, &places, loss).into_iter().zip(values(&features)).map(|(g, z)| g * z);
     let parts = nac::parts(&set, &[PENULTIMATE.to_owned()], &image, 0).unwrap();
@@ -338,10 +338,10 @@ fn what_does_not_fit_the_network_is_refused() {
 struct Steep(Arc<dyn Network>);
 
 impl Network for Steep {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
         // |x − 0.25|^½: finite everywhere, and infinitely steep at one value.
         let images = ((images - 0.25)?.sqr()? + 0.0)?.powf(0.25)?;
-        self.0.forward(&images, mode)
+        self.0.forward(&images, pass)
     }
 
     fn classifier(&self) -> &Classifier {
@@ -375,8 +375,8 @@ struct Faulty {
 }
 
 impl Network for Faulty {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        let outputs = self.network.forward(images, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+        let outputs = self.network.forward(images, pass)?;
         if self.left.fetch_sub(1, Ordering::Relaxed) != 0 {
             return Ok(outputs);
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
-use oodkit::nn::{self, Backbone, Mode, Network, Outputs, Precision, Shape, params::Params, vgg, wide_resnet};
+use oodkit::nn::{self, Backbone, Mode, Network, Outputs, Pass, Precision, Shape, params::Params, vgg, wide_resnet};
 use serde_json::Value;
 
 const TRAIN: Mode = Mode::Train { seed: 0, step: 0, precision: Precision::F32 };
@@ -40,7 +40,7 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
     // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
     for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
         let (network, params, images) = evaluates_as_pytorch(name, &backbone, golden, dtype, tolerance);
-        let outputs = network.forward(&images, TRAIN).unwrap();
+        let outputs = network.forward(&images, &Pass::new(TRAIN)).unwrap();
         // Statistics of a few values (8 in the last stages) amplify the rounding of f32.
         let train_tolerance = if dtype == DType::F32 { 1e-3 } else { tolerance };
         check_outputs(&format!("{name} train"), &outputs, &golden["train"], train_tolerance);
@@ -75,11 +75,11 @@ fn evaluates_as_pytorch(
     let images = uniform("images", &dims).to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
     let images = (images * 1.5).unwrap();
 
-    let outputs = network.forward(&images, Mode::Eval).unwrap();
+    let outputs = network.forward(&images, &Pass::eval()).unwrap();
     check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
     assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
     let folded = network.folded().unwrap();
-    let outputs_folded = folded.forward(&images, Mode::Eval).unwrap();
+    let outputs_folded = folded.forward(&images, &Pass::eval()).unwrap();
     check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
     assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
 
@@ -167,7 +167,7 @@ fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
 #[test]
 fn dropout_depends_on_seed_and_step_and_acts_in_training_only() {
     let images = uniform("images", &[4, 1, 8, 8]).to_dtype(DType::F32).unwrap();
-    let logits = |dropout, mode| values(&small_wrn(dropout).0.forward(&images, mode).unwrap().logits);
+    let logits = |dropout, mode| values(&small_wrn(dropout).0.forward(&images, &Pass::new(mode)).unwrap().logits);
     let train = |seed, step| logits(0.3, Mode::Train { seed, step, precision: Precision::F32 });
     assert_eq!(train(0, 0), train(0, 0));
     assert_ne!(train(0, 0), train(0, 1));
@@ -195,7 +195,7 @@ fn gradients_reach_the_images_in_inference() {
     let (network, _) = small_wrn(0.0);
     let images =
         candle_core::Var::from_tensor(&uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap()).unwrap();
-    let outputs = network.forward(&images, Mode::Eval).unwrap();
+    let outputs = network.forward(&images, &Pass::eval()).unwrap();
     let gradients = outputs.logits.sum_all().unwrap().backward().unwrap();
     assert!(values(gradients.get(&images).unwrap()).iter().any(|v| *v != 0.0));
 }
@@ -206,7 +206,7 @@ fn gradients_reach_the_images_through_a_folded_network() {
     let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
     let gradient = |network: &dyn Network| {
         let images = candle_core::Var::from_tensor(&images).unwrap();
-        let logits = network.forward(&images, Mode::Eval).unwrap().logits;
+        let logits = network.forward(&images, &Pass::eval()).unwrap().logits;
         values(logits.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&images).unwrap())
     };
     assert_eq!(gradient(network.folded().unwrap().as_ref()), gradient(network.as_ref()));
@@ -216,7 +216,7 @@ fn gradients_reach_the_images_through_a_folded_network() {
 fn a_folded_network_does_not_learn() {
     let (network, _) = small_wrn(0.0);
     let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
-    let error = network.folded().unwrap().forward(&images, TRAIN).unwrap_err();
+    let error = network.folded().unwrap().forward(&images, &Pass::new(TRAIN)).unwrap_err();
     assert!(error.to_string().contains("folded for inference cannot learn"), "{error}");
 }
 
@@ -256,7 +256,8 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
         let rule = serde_json::from_value(json).unwrap();
         let mut sgd = oodkit::train::optim::Optimizer::new(&rule, None, params.trainable()).unwrap();
         let losses = (0..30).map(|step| {
-            let outputs = network.forward(&images, Mode::Train { seed: 0, step, precision: Precision::F32 }).unwrap();
+            let outputs =
+                network.forward(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 })).unwrap();
             let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
             sgd.step(&loss.backward().unwrap(), 0.05).unwrap();
             values(&loss)[0]

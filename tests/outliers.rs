@@ -19,7 +19,7 @@ use oodkit::{
     },
     detectors::energy::energy,
     losses::{Loss, Objective, Step},
-    nn::{self, Mode, Network, Outputs, Shape, params::Params},
+    nn::{self, Mode, Network, Outputs, Pass, Shape, params::Params},
     train::{self, Job, Train, checkpoint::Checkpoint, optim::Optimizer},
     watch::{
         events::{Event, Observer},
@@ -100,7 +100,7 @@ impl Student {
 
     fn logits(&self, images: &ImageSet) -> Tensor {
         let inputs = images.tensor(0..images.len(), &normalisation(), &Device::Cpu).unwrap();
-        self.network.forward(&inputs, Mode::Eval).unwrap().logits
+        self.network.forward(&inputs, &Pass::eval()).unwrap().logits
     }
 
     fn mean_energy(&self, images: &ImageSet) -> f64 {
@@ -148,11 +148,11 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let batch = TrainBatches::new(source, 0..1).unwrap().next().unwrap().unwrap();
     assert_eq!((batch.images.dims4().unwrap().0, batch.labels.dims1().unwrap()), (12, 4));
     let mode = Mode::Train { seed: 0, step: 0, precision: recipe.precision };
-    let both = by_hand.network.forward(&batch.images, mode).unwrap();
+    let both = by_hand.network.forward(&batch.images, &Pass::new(mode)).unwrap();
     let learned = |tensor: &Tensor| tensor.narrow(0, 0, 4).unwrap();
     let outputs = Outputs { logits: learned(&both.logits), features: learned(&both.features), taps: BTreeMap::new() };
     let unlabelled = both.logits.narrow(0, 4, 8).unwrap();
-    let step = Step { outputs: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), pass: None };
+    let step = Step { outputs: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), trace: None };
     let (total, _) = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
     optimizer.step(&total.backward().unwrap(), 0.1).unwrap();

@@ -12,11 +12,7 @@ use oodkit::{
     detectors::{
         Activations, Bank, Batch, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat,
     },
-    nn::{
-        self, Backbone, Head, Mode, Shape,
-        params::Params,
-        watch::{Side, watch},
-    },
+    nn::{self, Backbone, Head, Pass, Shape, params::Params, pass::Side},
 };
 use scores::{Reference, assert_scores, tensor};
 
@@ -297,7 +293,9 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let backbone: Backbone = serde_json::from_value(backbone).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
-        let (outputs, layers) = watch(side, || network.forward(&images, Mode::Eval)).unwrap();
+        let pass = Pass::eval().keeping_layers(side);
+        let outputs = network.forward(&images, &pass).unwrap();
+        let layers = pass.take_layers();
         let [logits, features] = [Some(outputs.logits.clone()), Some(outputs.features.clone())];
         let activations = Some(Arc::new(Watched(Batch { layers, stages: Vec::new(), logits, features })) as _);
         let bank = Bank {

@@ -18,7 +18,7 @@ use oodkit::{
         sngp::{self, Posterior, Uncertainty},
     },
     nn::{
-        self, Architecture, Backbone, Mode, Nonlinearity, Precision, Shape,
+        self, Architecture, Backbone, Mode, Nonlinearity, Pass, Precision, Shape,
         architecture::Shortcut,
         heads::Head,
         layers::{Conv2d, ConvInit},
@@ -59,7 +59,7 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
 
     for (pass, mode) in [("eval", Mode::Eval), ("train", TRAIN), ("after", Mode::Eval)] {
         let before = params.all().unwrap();
-        let outputs = network.forward(&images, mode).unwrap();
+        let outputs = network.forward(&images, &Pass::new(mode)).unwrap();
         let check = |what: &str, outputs: &nn::Outputs| {
             let what = format!("{name} {what}");
             assert_close(&what, &values(&outputs.logits), &numbers(&golden[pass]["logits"]), 1e-9);
@@ -67,7 +67,7 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
         };
         check(pass, &outputs);
         if mode == Mode::Eval {
-            check("folded", &network.folded().unwrap().forward(&images, Mode::Eval).unwrap());
+            check("folded", &network.folded().unwrap().forward(&images, &Pass::eval()).unwrap());
             let after = params.all().unwrap();
             assert!(
                 before.iter().all(|(name, old)| values(old) == values(&after[name])),
@@ -92,7 +92,7 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
             assert_close(&format!("{name} {buffer}"), &sampled(&after[buffer], 2), &numbers(expected), 1e-9);
         }
     }
-    let error = network.folded().unwrap().forward(&images, TRAIN).unwrap_err();
+    let error = network.folded().unwrap().forward(&images, &Pass::new(TRAIN)).unwrap_err();
     assert!(error.to_string().contains("folded for inference cannot learn"), "{error}");
 }
 
@@ -126,7 +126,7 @@ fn layer(case: &Value, params: &Params) -> (Conv2d, [usize; 2]) {
 /// Training passes until the singular vectors have settled.
 fn settle(conv: &Conv2d, images: &Tensor, passes: usize) {
     for _ in 0..passes {
-        conv.forward(images, TRAIN).unwrap();
+        conv.forward(images, &Pass::new(TRAIN)).unwrap();
     }
 }
 
@@ -148,7 +148,7 @@ fn singular_values_are_those_of_the_convolutions_matrix() {
         settle(&conv, &images, 400);
         let [stride, padding] = ["stride", "padding"].map(|key| case[key].as_u64().unwrap() as usize);
         let plain = oodkit::ops::conv2d(&images, &weight, None, Convolution::new(stride, padding)).unwrap();
-        let bounded = conv.forward(&images, Mode::Eval).unwrap();
+        let bounded = conv.forward(&images, &Pass::eval()).unwrap();
         let norm = |tensor: &Tensor| values(tensor).iter().map(|x| x * x).sum::<f64>().sqrt();
         let epsilon = if case["kernel"] == 1 { 0.0 } else { 1e-5 };
         let sigma = (norm(&plain) / norm(&bounded) - epsilon) * 1e-3;
@@ -172,7 +172,7 @@ fn gradients_are_central_differences() {
         let loss = |weight: &Tensor| {
             set_weight(&params, weight);
             settle(&conv, &images, 150);
-            let y = conv.forward(&images, TRAIN).unwrap();
+            let y = conv.forward(&images, &Pass::new(TRAIN)).unwrap();
             (&y * uniform("toward", y.dims())).unwrap().sum_all().unwrap()
         };
         let gradients = loss(&weight).backward().unwrap();
@@ -203,7 +203,7 @@ fn a_layer_keeps_its_bound_while_it_learns() {
     let mut sgd = oodkit::train::optim::Optimizer::new(&rule, None, params.trainable()).unwrap();
     let images = uniform("x", &[8, 2, 6, 7]).to_dtype(DType::F32).unwrap();
     for step in 0..140 {
-        let loss = conv.forward(&images, TRAIN).unwrap().sqr().unwrap().mean_all().unwrap().neg().unwrap();
+        let loss = conv.forward(&images, &Pass::new(TRAIN)).unwrap().sqr().unwrap().mean_all().unwrap().neg().unwrap();
         // As schedules do, it ends slowly: the estimate is a step behind.
         sgd.step(&loss.backward().unwrap(), if step < 120 { 0.1 } else { 0.001 }).unwrap();
     }
@@ -217,7 +217,7 @@ fn a_layer_keeps_its_bound_while_it_learns() {
         }
         values(&v.matmul(&matrix).unwrap()).iter().map(|x| x * x).sum::<f64>().sqrt()
     };
-    let sigma = largest(conv.forward(&basis, Mode::Eval).unwrap());
+    let sigma = largest(conv.forward(&basis, &Pass::eval()).unwrap());
     let weight = params.all().unwrap()["weight"].clone();
     let free = largest(oodkit::ops::conv2d(&basis, &weight, None, Convolution::new(1, 1)).unwrap());
     // One iteration a step lags behind weights that move, the more so where singular values lie close together.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use oodkit::nn::{
-    self, Architecture, Backbone, Mode, Shape,
+    self, Architecture, Backbone, Pass, Shape,
     params::Params,
     weights::{
         WeightsHead,
@@ -218,6 +218,6 @@ fn what_fits_is_all_that_a_network_has() {
         let network = nn::build(&architecture(name), shape, params.builder()).unwrap();
         params.load(&fitted.tensors, Path::new("net.pth")).unwrap();
         let image = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(network.forward(&image, Mode::Eval).unwrap().logits.dims(), [1, 10]);
+        assert_eq!(network.forward(&image, &Pass::eval()).unwrap().logits.dims(), [1, 10]);
     }
 }

@@ -22,7 +22,7 @@ use super::{
     Activations, Bank, Check, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from,
     of_each,
 };
-use crate::{Error, Result, nn::watch::Layer, ops::wide};
+use crate::{Error, Result, nn::pass::Layer, ops::wide};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
 const HELD_OUT: usize = 10;

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
-    nn::{Mode, Outputs, stages::PENULTIMATE},
+    nn::{Outputs, Pass, pass::PENULTIMATE},
 };
 
 /// Images whose features are converted at a time.
@@ -255,7 +255,7 @@ impl Layers {
 
     /// Each stage's features of a batch whose first image is at position `start`, where one that is NaN or infinite is named.
     fn features(&self, inputs: &dyn Inputs, images: &Tensor, start: usize) -> Result<Vec<Tensor>> {
-        let stages = self.stages.of(&inputs.network().forward(images, Mode::Eval)?)?;
+        let stages = self.stages.of(&inputs.network().forward(images, &Pass::eval())?)?;
         for (name, features) in &stages {
             finite_from(&on_cpu(features)?, start).map_err(|error| in_layer(name, error))?;
         }
@@ -271,7 +271,7 @@ impl Layers {
 fn collect(config: &Config, inputs: &dyn Inputs, memory: usize) -> Result<Vec<(String, Tensor)>> {
     let mut layers: Vec<(String, Vec<Tensor>)> = Vec::new();
     inputs.pass("fitting Mahalanobis", &mut |_, images| {
-        let outputs = inputs.network().forward(images, Mode::Eval)?;
+        let outputs = inputs.network().forward(images, &Pass::eval())?;
         let batch = config.layers.of(&outputs)?;
         if layers.is_empty() {
             config.check(&outputs, inputs.images(), memory)?;

@@ -69,7 +69,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{Head, Outputs, heads, watch::Layer},
+    nn::{Head, Outputs, heads, pass::Layer},
     ops::Activation,
 };
 

@@ -29,8 +29,8 @@ use super::{
 use crate::{
     Error, Result,
     nn::{
-        Mode, Outputs,
-        stages::{Leaf, PENULTIMATE, differentiate},
+        Outputs, Pass,
+        pass::{Leaf, PENULTIMATE},
     },
     rng,
 };
@@ -156,7 +156,9 @@ impl Counts {
 /// [`Error::Input`] if the network has no stage of a name; [`Error::Failed`] naming the first image with a number that is none.
 pub fn parts(inputs: &dyn Inputs, names: &[String], images: &Tensor, start: usize) -> Result<Vec<Vec<Vec<f64>>>> {
     let network = inputs.network();
-    let (outputs, leaves) = differentiate(names, || network.forward(images, Mode::Eval))?;
+    let pass = Pass::eval().differentiating(names);
+    let outputs = network.forward(images, &pass)?;
+    let leaves = pass.take_leaves();
     // ∂L/∂f_c = softmax(f)_c − 1/K
     let slopes = map_rows(&outputs.logits.detach(), |row| {
         let uniform = 1.0 / row.len() as f64;

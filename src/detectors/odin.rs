@@ -20,7 +20,7 @@ use super::{
     Bank, Detector, Fit, Inputs, Need, Scorer, Scores, argmax, inputs, log_softmax, map_rows, same,
     temperature_scaling::scaled_msp,
 };
-use crate::{Result, nn::Mode};
+use crate::{Result, nn::Pass};
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -48,7 +48,7 @@ impl Config {
     /// Those of the network; if a logit is NaN or infinite.
     pub fn gradient(&self, inputs: &dyn Inputs, images: &Tensor) -> Result<Tensor> {
         let images = Var::from_tensor(&images.detach())?.into_inner();
-        let logits = inputs.network().forward(&images, Mode::Eval)?.logits;
+        let logits = inputs.network().forward(&images, &Pass::eval())?.logits;
         let v = map_rows(&logits.detach(), |row| self.slopes(row))?.concat();
         inputs::pull_back(&logits, v, &images)
     }
@@ -88,7 +88,7 @@ impl Scorer for Config {
         inputs.pass("scoring ODIN", &mut |start, images| {
             let gradient = self.gradient(inputs, images)?;
             let moved = inputs::step_down(images, &gradient, self.noise, inputs.deviations(), start)?;
-            all.push(inputs.network().forward(&moved, Mode::Eval)?.logits.detach());
+            all.push(inputs.network().forward(&moved, &Pass::eval())?.logits.detach());
             Ok(())
         })?;
         Scores::new(scaled_msp(&Tensor::cat(&all, 0)?, self.temperature)?)

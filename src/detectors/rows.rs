@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Result,
-    nn::watch::Layer,
+    nn::pass::Layer,
     ops::{self, Activation},
 };
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     Error, Result, did_you_mean,
-    nn::{Outputs, stages::PENULTIMATE},
+    nn::{Outputs, pass::PENULTIMATE},
     ops,
     yaml::{named::word_or_list, problems::first_repeated},
 };

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Two more passes forward and backward, whose error falls with ε². They repeat the choices of the first pass (the sides of
-//! activations, the places of maxima: see [`nn::gates`](crate::nn::gates)), because differentiating twice holds them fixed: a
+//! activations, the places of maxima: see [`nn::choices`](crate::nn::choices)), because differentiating twice holds them fixed: a
 //! ReLU that changed its side between x − εv and x + εv would add the jump of its gradient divided by ε. They draw the same
 //! dropout masks, have batch statistics of their own, as differentiating through them has, and leave running ones alone.
 
@@ -27,10 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     losses::{Reads, Term, Value},
-    nn::{
-        Mode, Network, Outputs, Precision,
-        gates::{self, Gates},
-    },
+    nn::{Mode, Network, Outputs, Pass, Precision, choices::Choices},
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -64,8 +61,8 @@ impl Term for Settings {
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let difference = (self.weight > 0.0).then_some(STEP);
-        Ok(Box::new(move |step| match step.pass {
-            Some(pass) => pass.gradient_penalty(step.outputs, difference),
+        Ok(Box::new(move |step| match step.trace {
+            Some(trace) => trace.gradient_penalty(step.outputs, difference),
             None => candle_core::bail!("the gradient penalty needs the pass that led to the outputs"),
         }))
     }
@@ -76,22 +73,23 @@ impl Term for Settings {
 pub const STEP: f64 = 0.01;
 
 /// How a network came to its outputs: what it takes to look at other images with the same choices.
-pub struct Pass<'a> {
+pub struct Trace<'a> {
     network: &'a dyn Network,
     images: Tensor,
     mode: Mode,
-    gates: Gates,
+    choices: Choices,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> Trace<'a> {
     /// The outputs on `images`, whose graph begins at the images, and how they came about.
     ///
     /// # Errors
     /// Those of the network.
     pub fn forward(network: &'a dyn Network, images: &Tensor, mode: Mode) -> Result<(Outputs, Self)> {
         let images = Var::from_tensor(&images.detach())?.into_inner();
-        let (outputs, gates) = gates::record(|| network.forward(&images, mode))?;
-        Ok((outputs, Self { network, images, mode, gates }))
+        let pass = Pass::new(mode).recording();
+        let outputs = network.forward(&images, &pass)?;
+        Ok((outputs, Self { network, images, mode, choices: pass.take_choices() }))
     }
 
     /// S at images moved by `sign` times `by`.
@@ -103,7 +101,9 @@ impl<'a> Pass<'a> {
             _ => Tensor::from_iter(moved, device)?,
         };
         let moved = moved.reshape(shape)?;
-        let outputs = gates::repeat(&self.gates, || self.network.forward(&moved, self.mode))?;
+        let pass = Pass::new(self.mode).repeating(&self.choices);
+        let outputs = self.network.forward(&moved, &pass)?;
+        pass.all_repeated()?;
         outputs.logits.exp()?.sum_all()
     }
 

@@ -12,7 +12,7 @@ pub mod sparsity;
 pub use binary_cross_entropy::binary_cross_entropy;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
 pub use energy_margin::energy_margin;
-pub use gradient_penalty::Pass;
+pub use gradient_penalty::Trace;
 pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
 pub use sparsity::sparsity;
@@ -58,7 +58,7 @@ pub trait Term {
         Reads::Any
     }
 
-    /// Whether it needs the [`Step::pass`].
+    /// Whether it needs the [`Step::trace`].
     fn looks_at_images(&self) -> bool {
         false
     }
@@ -120,7 +120,7 @@ pub struct Step<'a> {
     /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](Loss::of_outliers).
     pub outliers: Option<&'a Tensor>,
     /// How it came to the outputs, for objectives that [look at images](Objective::looks_at_images).
-    pub pass: Option<&'a Pass<'a>>,
+    pub trace: Option<&'a Trace<'a>>,
 }
 
 impl<'a> Step<'a> {
@@ -157,7 +157,7 @@ impl Objective {
         Ok(Self { terms, looks_at_images })
     }
 
-    /// Whether a term needs the [`Step::pass`].
+    /// Whether a term needs the [`Step::trace`].
     pub fn looks_at_images(&self) -> bool {
         self.looks_at_images
     }

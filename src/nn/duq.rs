@@ -17,10 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Mode,
+        Pass,
         heads::{Gives, HeadFamily, LastLayer},
-        layers::seen,
-        watch,
     },
     ops::{self, Activation, one_hot},
 };
@@ -76,8 +74,8 @@ const FIRST_COUNT: f64 = 13.0;
 const FIRST_CENTROIDS: f64 = 0.05;
 
 impl LastLayer for Duq {
-    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        Ok((self.forward(&features, mode)?, features))
+    fn forward(&self, features: Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        Ok((self.forward(&features, pass)?, features))
     }
 
     fn after_step(&self, labels: &Tensor, features: &dyn Fn() -> Result<Tensor>) -> Result<()> {
@@ -103,11 +101,11 @@ impl Duq {
     }
 
     /// (N, F) features to logits (N, C): ln K.
-    pub fn forward(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
+    pub fn forward(&self, features: &Tensor, pass: &Pass) -> Result<Tensor> {
         let centroids = self.sums.as_detached_tensor().broadcast_div(&self.counts.as_detached_tensor())?;
-        let distances = ops::squared_distances(&self.embed(features, mode)?, &centroids)?;
+        let distances = ops::squared_distances(&self.embed(features, pass)?, &centroids)?;
         let logits = (distances * (-0.5 / (self.length_scale * self.length_scale)))?;
-        watch::note(&self.name, &logits, Activation::Identity)?;
+        pass.note(&self.name, &logits, Activation::Identity)?;
         Ok(logits)
     }
 
@@ -125,9 +123,9 @@ impl Duq {
     }
 
     /// W_c f, (N, D, C).
-    fn embed(&self, features: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn embed(&self, features: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (size, classes, inputs) = self.weight.dims3()?;
-        let weight = seen(&self.weight, mode).reshape((size * classes, inputs))?;
+        let weight = pass.seen(&self.weight).reshape((size * classes, inputs))?;
         let bias = Tensor::zeros(size * classes, weight.dtype(), weight.device())?;
         ops::linear(features, &weight, &bias)?.reshape((features.dim(0)?, size, classes))
     }

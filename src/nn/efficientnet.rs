@@ -7,12 +7,11 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     nn::{
-        Mode, Network, Outputs, Shape,
+        Network, Outputs, Pass, Shape,
         architecture::Architecture,
         backbone::{Family, Part},
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
-        stages,
     },
     ops::{self, Activation, Convolution},
     yaml::registry::no_settings,
@@ -94,18 +93,18 @@ impl EfficientNetLite0 {
 }
 
 impl Network for EfficientNetLite0 {
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
-        let mut x = self.stem.forward(images, Activation::Relu6, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+        let mut x = self.stem.forward(images, Activation::Relu6, pass)?;
         let stage = |(name, blocks): &(&'static str, Vec<Block>)| {
             for block in blocks {
-                x = block.forward(&x, mode)?;
+                x = block.forward(&x, pass)?;
             }
-            x = stages::leaf(name, x.clone())?;
+            x = pass.stage(name, x.clone())?;
             Ok((*name, x.clone()))
         };
         let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;
-        let pooled = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, mode)?)?;
-        let (logits, features) = self.classifier.forward(pooled, mode)?;
+        let pooled = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, pass)?)?;
+        let (logits, features) = self.classifier.forward(pooled, pass)?;
         Ok(Outputs { logits, features, taps })
     }
 
@@ -166,15 +165,15 @@ impl Block {
         Ok(Self { convs: convs.collect::<Result<_>>()?, shortcut: stride == 1 && inputs == outputs })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
         let mut hidden = x.clone();
         for conv in first {
-            hidden = conv.forward(&hidden, Activation::Relu6, mode)?;
+            hidden = conv.forward(&hidden, Activation::Relu6, pass)?;
         }
         match self.shortcut {
-            true => last.forward_add(&hidden, x, Activation::Identity, mode),
-            false => last.forward(&hidden, Activation::Identity, mode),
+            true => last.forward_add(&hidden, x, Activation::Identity, pass),
+            false => last.forward(&hidden, Activation::Identity, pass),
         }
     }
 }

@@ -1,32 +1,23 @@
 //! How many images fit one forward pass: told by shapes alone, so that the same network always gets the same batch.
 
-use std::cell::Cell;
-
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::nn::{Mode, Network, Shape};
+use crate::nn::{Network, Pass, Shape};
 
 /// Images at most: larger passes gain nothing that could be measured, and smaller ones pay for re-ordering the weights
 /// (docs/performance.md).
 const MOST: usize = 256;
-
-thread_local! {
-    /// Bytes that the largest convolution of the current pass reads and writes.
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-    /// Bytes that its convolutions read and write, one after another.
-    static SUM: Cell<usize> = const { Cell::new(0) };
-}
 
 /// The batch whose feature maps need at most `memory` bytes in inference: a power of two, 1 to 256; 1 if no batch does.
 ///
 /// What counts is what one image needs at once: the maps that the largest convolution reads, adds and writes, and those
 /// kept as taps. Found by passing one image through the network.
 pub fn batch_size(network: &dyn Network, shape: Shape, memory: usize, device: &Device) -> Result<usize> {
-    LARGEST.set(0);
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, device)?;
-    let outputs = network.forward(&image, Mode::Eval)?;
+    let pass = Pass::eval();
+    let outputs = network.forward(&image, &pass)?;
     let kept: usize = outputs.taps.values().map(bytes).sum();
-    let fitting = (memory / (LARGEST.take() + kept).max(1)).clamp(1, MOST);
+    let fitting = (memory / (pass.largest() + kept).max(1)).clamp(1, MOST);
     Ok(1 << fitting.ilog2())
 }
 
@@ -35,19 +26,13 @@ pub fn batch_size(network: &dyn Network, shape: Shape, memory: usize, device: &D
 ///
 /// What counts is what the convolutions of one image read, add and write altogether: the graph keeps it.
 pub fn differentiable_batch_size(network: &dyn Network, image: &Tensor, memory: usize, most: usize) -> Result<usize> {
-    SUM.set(0);
-    network.forward(Var::from_tensor(image)?.as_tensor(), Mode::Eval)?;
-    let fitting = (memory / SUM.take().max(1)).clamp(1, most.max(1));
+    let pass = Pass::eval();
+    network.forward(Var::from_tensor(image)?.as_tensor(), &pass)?;
+    let fitting = (memory / pass.sum().max(1)).clamp(1, most.max(1));
     Ok(1 << fitting.ilog2())
 }
 
-/// Called by each convolution with the maps that it holds.
-pub(super) fn note<'a>(maps: impl IntoIterator<Item = &'a Tensor>) {
-    let together = maps.into_iter().map(bytes).sum();
-    LARGEST.with(|largest| largest.set(largest.get().max(together)));
-    SUM.with(|sum| sum.set(sum.get() + together));
-}
-
-fn bytes(map: &Tensor) -> usize {
+/// Bytes of a tensor.
+pub(super) fn bytes(map: &Tensor) -> usize {
     map.elem_count() * map.dtype().size_in_bytes()
 }

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
-    nn::{Mode, duq, linear, sngp, stages},
+    nn::{Pass, duq, linear, pass::PENULTIMATE, sngp},
     yaml::registry::registry,
 };
 
@@ -68,7 +68,7 @@ pub trait LastLayer: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// If the features have another size.
-    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)>;
+    fn forward(&self, features: Tensor, pass: &Pass) -> Result<(Tensor, Tensor)>;
 
     /// The layer, if it is linear.
     fn linear(&self) -> Option<super::Head> {
@@ -107,8 +107,8 @@ impl Classifier {
     ///
     /// # Errors
     /// If the features have another size.
-    pub fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        self.0.forward(stages::leaf(stages::PENULTIMATE, features)?, mode)
+    pub fn forward(&self, features: Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        self.0.forward(pass.stage(PENULTIMATE, features)?, pass)
     }
 
     /// As [`Network::head`](super::Network::head).

@@ -5,9 +5,8 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     nn::{
-        Head, Mode, Precision, footprint, gates,
+        Head, Mode, Pass,
         spectral_norm::{self, Weight},
-        watch,
     },
     ops::{self, Activation, Convolution, Statistics},
 };
@@ -32,23 +31,6 @@ pub fn within(fan_in: usize) -> Init {
 /// He et al. 2015 for ReLU.
 pub fn he(fan: usize) -> Init {
     Init::Randn { mean: 0.0, stdev: 2f64.sqrt() / (fan as f64).sqrt() }
-}
-
-/// A parameter as `mode` sees it: a constant unless the network learns, so that inference keeps no graph.
-pub(super) fn seen(parameter: &Tensor, mode: Mode) -> Tensor {
-    match mode {
-        Mode::Eval => parameter.detach(),
-        Mode::Train { .. } => parameter.clone(),
-    }
-}
-
-/// An operand of a convolution or linear layer, in the type that `mode` has it calculate in. The gradient returns in the type
-/// of `tensor`.
-fn operand(tensor: &Tensor, mode: Mode) -> Result<Tensor> {
-    match mode {
-        Mode::Train { precision: Precision::Bf16, .. } => tensor.to_dtype(DType::BF16),
-        _ => Ok(tensor.clone()),
-    }
 }
 
 /// A convolution with a square kernel.
@@ -112,32 +94,32 @@ impl Conv2d {
     }
 
     /// (N, C, H, W) to (N, O, H', W').
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (weight, convolution) = self.placed(&self.weight.seen(mode)?, x)?;
-        let bias = self.bias.as_ref().map(|bias| operand(&seen(bias, mode), mode)).transpose()?;
-        let y = ops::conv2d(&operand(x, mode)?, &operand(&weight, mode)?, bias.as_ref(), convolution)?;
-        footprint::note([x, &y]);
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (weight, convolution) = self.placed(&self.weight.seen(pass)?, x)?;
+        let bias = self.bias.as_ref().map(|bias| pass.operand(&pass.seen(bias))).transpose()?;
+        let y = ops::conv2d(&pass.operand(x)?, &pass.operand(&weight)?, bias.as_ref(), convolution)?;
+        pass.hold([x, &y]);
         y.to_dtype(x.dtype())
     }
 
     /// [`Conv2d::forward`] plus `add` (N, O, H', W').
-    pub fn forward_add(&self, x: &Tensor, add: &Tensor, mode: Mode) -> Result<Tensor> {
-        match mode {
-            Mode::Eval if !x.track_op() => self.infer(x, Some(add), Activation::Identity),
+    pub fn forward_add(&self, x: &Tensor, add: &Tensor, pass: &Pass) -> Result<Tensor> {
+        match pass.mode() {
+            Mode::Eval if !x.track_op() => self.infer(x, Some(add), Activation::Identity, pass),
             _ => {
-                let y = self.forward(x, mode)?;
-                footprint::note([x, add, &y]);
+                let y = self.forward(x, pass)?;
+                pass.hold([x, add, &y]);
                 ops::add(&y, add, Activation::Identity)
             }
         }
     }
 
     /// activation(convolution + bias + add) in one pass, without gradient.
-    fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-        let (weight, convolution) = self.placed(&self.weight.seen(Mode::Eval)?, x)?;
-        let bias = self.bias.as_ref().map(Tensor::detach);
+    fn infer(&self, x: &Tensor, add: Option<&Tensor>, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let (weight, convolution) = self.placed(&self.weight.seen(pass)?, x)?;
+        let bias = self.bias.as_ref().map(|bias| pass.seen(bias));
         let y = ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)?;
-        footprint::note([x, &y].into_iter().chain(add));
+        pass.hold([x, &y].into_iter().chain(add));
         Ok(y)
     }
 
@@ -177,22 +159,24 @@ impl ConvNorm {
     }
 
     /// activation(normalised convolution): (N, C, H, W) to (N, O, H', W').
-    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        match self.folded(x, mode)? {
-            Some(conv) => watch::activate(&self.norm.name, activation, |activation| conv.infer(x, None, activation)),
-            None => self.norm.forward(&self.conv.forward(x, mode)?, activation, mode),
+    pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        match self.folded(x, pass)? {
+            Some(conv) => {
+                pass.activate(&self.norm.name, activation, |activation| conv.infer(x, None, activation, pass))
+            }
+            None => self.norm.forward(&self.conv.forward(x, pass)?, activation, pass),
         }
     }
 
     /// activation(normalised convolution + add), with `add` (N, O, H', W').
-    pub fn forward_add(&self, x: &Tensor, add: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        watch::activate(&self.norm.name, activation, |activation| {
-            if let Some(conv) = self.folded(x, mode)? {
-                return conv.infer(x, Some(add), activation);
+    pub fn forward_add(&self, x: &Tensor, add: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        pass.activate(&self.norm.name, activation, |activation| {
+            if let Some(conv) = self.folded(x, pass)? {
+                return conv.infer(x, Some(add), activation, pass);
             }
-            let y = self.conv.forward(x, mode)?;
-            footprint::note([x, add, &y]);
-            ops::add(&self.norm.forward(&y, Activation::Identity, mode)?, add, activation)
+            let y = self.conv.forward(x, pass)?;
+            pass.hold([x, add, &y]);
+            ops::add(&self.norm.forward(&y, Activation::Identity, pass)?, add, activation)
         })
     }
 
@@ -200,7 +184,7 @@ impl ConvNorm {
     pub fn fold(&mut self) -> Result<()> {
         let (scale, shift) = self.norm.scale_and_shift()?;
         self.conv.fold()?;
-        let weight = self.conv.weight.seen(Mode::Eval)?;
+        let weight = self.conv.weight.seen(&Pass::eval())?;
         let dtype = weight.dtype();
         let weight = weight.broadcast_mul(&scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?)?;
         let shift = match &self.conv.bias {
@@ -212,8 +196,8 @@ impl ConvNorm {
     }
 
     /// The one convolution, if `x` may pass through it: gradients with respect to images take the long way.
-    fn folded(&self, x: &Tensor, mode: Mode) -> Result<Option<&Conv2d>> {
-        match (&self.folded, mode) {
+    fn folded(&self, x: &Tensor, pass: &Pass) -> Result<Option<&Conv2d>> {
+        match (&self.folded, pass.mode()) {
             (Some(_), Mode::Train { .. }) => bail!("a network that was folded for inference cannot learn"),
             (Some(_), Mode::Eval) if x.track_op() => Ok(None),
             (folded, _) => Ok(folded.as_ref()),
@@ -255,16 +239,16 @@ impl Linear {
     }
 
     /// (N, inputs) to (N, outputs), which `activation` of the network's follows: the identity after the last layer.
-    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.seen(mode)?, seen(&self.bias, mode));
-        let input = operand(x, mode)?;
+    pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.seen(pass)?, pass.seen(&self.bias));
+        let input = pass.operand(x)?;
         let y = if input.dtype() == x.dtype() {
             ops::linear(x, &weight, &bias)?
         } else {
-            input.matmul(&operand(&weight, mode)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
+            input.matmul(&pass.operand(&weight)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
         };
-        watch::note(&self.name, &y, activation)?;
-        gates::activate(activation, |activation| ops::activate(&y, activation))
+        pass.note(&self.name, &y, activation)?;
+        pass.choose(activation, |activation| ops::activate(&y, activation))
     }
 
     /// The layer as detectors see it.
@@ -308,22 +292,22 @@ impl BatchNorm2d {
     }
 
     /// activation(normalised (N, C, H, W)), in one pass over the data.
-    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let (moments, statistics) = match mode {
+    pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let (moments, statistics) = match pass.mode() {
             Mode::Eval => {
                 let running = [self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor()];
                 (Tensor::stack(&running, 0)?, Statistics::Given)
             }
             Mode::Train { .. } => {
                 let moments = ops::moments(x)?;
-                if !gates::repeating() {
+                if !pass.repeats() {
                     self.update_running(&moments, x.elem_count() / x.dim(1)?)?;
                 }
                 (moments, Statistics::Batch)
             }
         };
-        let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
-        watch::activate(&self.name, activation, |activation| {
+        let (weight, bias) = (pass.seen(&self.weight), pass.seen(&self.bias));
+        pass.activate(&self.name, activation, |activation| {
             ops::batch_norm(x, &weight, &bias, &moments, statistics, self.epsilon, activation)
         })
     }

@@ -9,13 +9,11 @@ use candle_nn::VarBuilder;
 use crate::{
     Error, Result,
     nn::{
-        Mode, Network, Outputs, Shape,
+        Network, Outputs, Pass, Shape,
         architecture::Architecture,
         backbone::{Family, Part},
-        gates,
         heads::Classifier,
         layers::{Conv2d, Linear, within},
-        stages, watch,
     },
     ops::{self, Activation, Convolution, Pool},
     yaml::registry::no_settings,
@@ -76,11 +74,11 @@ impl LeNet {
 }
 
 impl Network for LeNet {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
-        let conv1 = stages::leaf("conv1", self.pooled("conv1", &self.conv1.forward(images, mode)?)?)?;
-        let conv2 = stages::leaf("conv2", self.pooled("conv2", &self.conv2.forward(&conv1, mode)?)?)?;
-        let hidden = self.fc1.forward(&conv2.flatten_from(1)?, self.activation, mode)?;
-        let (logits, features) = self.fc3.forward(self.fc2.forward(&hidden, self.activation, mode)?, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+        let conv1 = pass.stage("conv1", self.pooled("conv1", &self.conv1.forward(images, pass)?, pass)?)?;
+        let conv2 = pass.stage("conv2", self.pooled("conv2", &self.conv2.forward(&conv1, pass)?, pass)?)?;
+        let hidden = self.fc1.forward(&conv2.flatten_from(1)?, self.activation, pass)?;
+        let (logits, features) = self.fc3.forward(self.fc2.forward(&hidden, self.activation, pass)?, pass)?;
         Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
     }
 
@@ -98,9 +96,9 @@ impl Network for LeNet {
 
 impl LeNet {
     /// The activation after the pool: equal to before it, for it is monotone, on a quarter of the values.
-    fn pooled(&self, name: &str, maps: &Tensor) -> candle_core::Result<Tensor> {
-        watch::note(name, maps, self.activation)?;
-        let pooled = gates::max_pool2d(maps, Pool::new(2, 2, 0))?;
-        gates::activate(self.activation, |activation| ops::activate(&pooled, activation))
+    fn pooled(&self, name: &str, maps: &Tensor, pass: &Pass) -> candle_core::Result<Tensor> {
+        pass.note(name, maps, self.activation)?;
+        let pooled = pass.max_pool2d(maps, Pool::new(2, 2, 0))?;
+        pass.choose(self.activation, |activation| ops::activate(&pooled, activation))
     }
 }

@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     nn::{
-        Head, Mode,
+        Head, Pass,
         heads::{Classifier, Gives, HeadFamily, LastLayer},
         layers::Linear,
     },
@@ -24,8 +24,8 @@ impl HeadFamily for Settings {
 }
 
 impl LastLayer for Linear {
-    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        Ok((self.forward(&features, Activation::Identity, mode)?, features))
+    fn forward(&self, features: Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        Ok((self.forward(&features, Activation::Identity, pass)?, features))
     }
 
     fn linear(&self) -> Option<Head> {

@@ -2,29 +2,29 @@
 
 pub mod architecture;
 pub mod backbone;
+pub mod choices;
 pub mod duq;
 pub mod efficientnet;
 pub mod footprint;
-pub mod gates;
 pub mod heads;
 pub mod layers;
 pub mod lenet;
 pub mod linear;
 pub mod params;
+pub mod pass;
 pub mod resnet;
 pub mod resnet18_32x32;
 pub mod resnet_cifar;
 pub mod shortcut;
 pub mod sngp;
 pub mod spectral_norm;
-pub mod stages;
 pub mod vgg;
-pub mod watch;
 pub mod weights;
 pub mod wide_resnet;
 
 pub use architecture::{Architecture, Nonlinearity};
 pub use backbone::Backbone;
+pub use pass::{Mode, Pass};
 
 use std::collections::BTreeMap;
 
@@ -44,23 +44,6 @@ pub fn build(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate
         return Err(Error::input(format!("no network can be built for {shape:?}: every size must be at least 1")));
     }
     architecture.backbone.build(architecture, shape, vb)
-}
-
-/// Whether the network learns or is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Running statistics, no dropout; parameters are constants, so gradients exist with respect to the images only, and
-    /// without those no graph is kept.
-    Eval,
-    /// Batch statistics (and their running averages updated), dropout drawn from the stream of (seed, step).
-    Train {
-        /// The run's seed.
-        seed: u64,
-        /// The optimiser step, from 0.
-        step: u64,
-        /// What convolutions and linear layers calculate in.
-        precision: Precision,
-    },
 }
 
 /// What convolutions and linear layers calculate in while a network learns. Weights, everything else and evaluation are
@@ -98,7 +81,7 @@ pub struct Head {
 /// A classifier of images. Input: (N, C, H, W) f32, normalised with the ID set's statistics.
 pub trait Network: Send + Sync {
     /// Logits, penultimate features and stage outputs.
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs>;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs>;
     /// The layer between features and logits.
     fn classifier(&self) -> &Classifier;
     /// The last linear layer; none when the logits are not a linear layer of the features.
@@ -108,7 +91,7 @@ pub trait Network: Send + Sync {
     /// Called while learning, after each change of the parameters, with the batch that led to it: images as for
     /// [`Network::forward`] and (N) u32 classes. Moves what follows the parameters without gradients, such as DUQ's centroids.
     fn after_step(&self, images: &Tensor, labels: &Tensor) -> Result<()> {
-        self.classifier().after_step(labels, &|| Ok(self.forward(images, Mode::Eval)?.features))
+        self.classifier().after_step(labels, &|| Ok(self.forward(images, &Pass::eval())?.features))
     }
     /// The same network for [`Mode::Eval`] only, and faster: batch normalisations are folded into the convolutions before
     /// them, once. Equal up to rounding; gradients with respect to the images are those of the network as it was.

@@ -13,14 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     nn::{
-        Mode, Network, Outputs, Shape,
+        Network, Outputs, Pass, Shape,
         architecture::{self, Architecture},
         backbone::{Backbone, Family, IMAGENET},
-        gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
-        spectral_norm, stages,
+        spectral_norm,
     },
     ops::{self, Activation, Convolution},
 };
@@ -137,9 +136,9 @@ impl ResNet {
 }
 
 impl Network for ResNet {
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
-        let maps = self.trunk.forward(images, mode)?;
-        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&maps[maps.len() - 1])?, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+        let maps = self.trunk.forward(images, pass)?;
+        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&maps[maps.len() - 1])?, pass)?;
         let taps = STAGES.into_iter().zip(maps).collect::<BTreeMap<_, _>>();
         Ok(Outputs { logits, features, taps })
     }
@@ -198,16 +197,16 @@ impl Trunk {
     }
 
     /// The map that leaves each stage, first to last.
-    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
-        let mut x = self.stem.forward(images, self.activation, mode)?;
+    pub fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+        let mut x = self.stem.forward(images, self.activation, pass)?;
         if self.pool {
-            x = gates::max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
+            x = pass.max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
         let stage = |(name, blocks): (&str, &Vec<Block>)| {
             for block in blocks {
-                x = block.forward(&x, mode)?;
+                x = block.forward(&x, pass)?;
             }
-            x = stages::leaf(name, x.clone())?;
+            x = pass.stage(name, x.clone())?;
             Ok(x.clone())
         };
         STAGES.into_iter().zip(&self.stages).map(stage).collect()
@@ -338,17 +337,17 @@ impl Block {
         Ok(Self { convs, shortcut, activation: form.activation })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
         let mut hidden = x.clone();
         for conv in first {
-            hidden = conv.forward(&hidden, self.activation, mode)?;
+            hidden = conv.forward(&hidden, self.activation, pass)?;
         }
         let skip = match &self.shortcut {
             Shortcut::Identity => x.clone(),
-            Shortcut::Projection(projection) => projection.forward(x, Activation::Identity, mode)?,
+            Shortcut::Projection(projection) => projection.forward(x, Activation::Identity, pass)?,
             Shortcut::AveragePool(shortcut) => shortcut.forward(x)?,
         };
-        last.forward_add(&hidden, &skip, self.activation, mode)
+        last.forward_add(&hidden, &skip, self.activation, pass)
     }
 }

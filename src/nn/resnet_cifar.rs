@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Mode, Network, Outputs, Shape,
+        Network, Outputs, Pass, Shape,
         architecture::Architecture,
         backbone::{Backbone, Family, IMAGENET, Part},
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, he, within},
-        stages,
     },
     ops::{self, Activation, Convolution, Pool},
 };
@@ -104,17 +103,17 @@ impl ResNetCifar {
 }
 
 impl Network for ResNetCifar {
-    fn forward(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
-        let mut x = self.stem.forward(images, self.activation, mode)?;
+    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+        let mut x = self.stem.forward(images, self.activation, pass)?;
         let mut taps = BTreeMap::new();
         for (name, blocks) in STAGES.into_iter().zip(&self.blocks) {
             for block in blocks {
-                x = block.forward(&x, self.activation, mode)?;
+                x = block.forward(&x, self.activation, pass)?;
             }
-            x = stages::leaf(name, x)?;
+            x = pass.stage(name, x)?;
             taps.insert(name, x.clone());
         }
-        let (logits, features) = self.linear.forward(ops::global_avg_pool2d(&x)?, mode)?;
+        let (logits, features) = self.linear.forward(ops::global_avg_pool2d(&x)?, pass)?;
         Ok(Outputs { logits, features, taps })
     }
 
@@ -169,8 +168,8 @@ impl Block {
         Ok(Self { conv1, conv2, stride, padding: (outputs - inputs) / 2 })
     }
 
-    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let hidden = self.conv1.forward(x, activation, mode)?;
+    fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let hidden = self.conv1.forward(x, activation, pass)?;
         let skip = match self.stride {
             1 => x.clone(),
             // Every stride-th pixel.
@@ -178,6 +177,6 @@ impl Block {
                 ops::avg_pool2d(x, Pool::new(1, stride, 0), true)?.pad_with_zeros(1, self.padding, self.padding)?
             }
         };
-        self.conv2.forward_add(&hidden, &skip, activation, mode)
+        self.conv2.forward_add(&hidden, &skip, activation, pass)
     }
 }

@@ -21,10 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Mode,
+        Pass,
         heads::{Gives, HeadFamily, LastLayer},
-        layers::{seen, within},
-        watch,
+        layers::within,
     },
     ops::{self, Activation},
 };
@@ -89,8 +88,8 @@ pub struct Sngp {
 }
 
 impl LastLayer for Sngp {
-    fn forward(&self, features: Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
-        self.forward(&features, mode)
+    fn forward(&self, features: Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        self.forward(&features, pass)
     }
 }
 
@@ -124,17 +123,17 @@ impl Sngp {
     }
 
     /// (N, features) to logits (N, classes) and φ (N, D).
-    pub fn forward(&self, features: &Tensor, mode: Mode) -> Result<(Tensor, Tensor)> {
+    pub fn forward(&self, features: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
         let projected = match &self.projection {
             Some(projection) => features.matmul(&projection.detach().t()?)?,
             None => features.clone(),
         };
-        let (weight, bias) = (seen(&self.weight, mode), seen(&self.bias, mode));
+        let (weight, bias) = (pass.seen(&self.weight), pass.seen(&self.bias));
         let normalised = ops::group_norm(&projected, &weight, &bias, 1, EPSILON, false)?;
         let phi = ops::linear(&normalised, &self.random_weight.detach(), &self.random_phase.detach())?.cos()?;
-        let beta = (seen(&self.beta, mode) / self.feature_scale)?;
+        let beta = (pass.seen(&self.beta) / self.feature_scale)?;
         let logits = phi.matmul(&beta.t()?)?;
-        watch::note(&self.name, &logits, Activation::Identity)?;
+        pass.note(&self.name, &logits, Activation::Identity)?;
         Ok((logits, phi))
     }
 }

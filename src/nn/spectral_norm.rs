@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nn::{Mode, gates, layers::seen},
+    nn::{Mode, Pass},
     ops::{self, Convolution},
 };
 
@@ -86,11 +86,11 @@ impl Weight {
     ///
     /// # Errors
     /// In training, when it was folded.
-    pub fn seen(&self, mode: Mode) -> Result<Tensor> {
-        let value = seen(&self.value, mode);
-        match (&self.bound, mode) {
+    pub fn seen(&self, pass: &Pass) -> Result<Tensor> {
+        let value = pass.seen(&self.value);
+        match (&self.bound, pass.mode()) {
             (Bound::None, _) | (Bound::Folded, Mode::Eval) => Ok(value),
-            (Bound::Soft(norm), _) => norm.rescaled(&value, mode),
+            (Bound::Soft(norm), _) => norm.rescaled(&value, pass),
             (Bound::Folded, Mode::Train { .. }) => bail!("a network that was folded for inference cannot learn"),
         }
     }
@@ -98,7 +98,7 @@ impl Weight {
     /// From now on the weight as it is now, without an estimate in every pass.
     pub fn fold(&mut self) -> Result<()> {
         if matches!(self.bound, Bound::Soft(_)) {
-            *self = Self { value: self.seen(Mode::Eval)?, bound: Bound::Folded };
+            *self = Self { value: self.seen(&Pass::eval())?, bound: Bound::Folded };
         }
         Ok(())
     }
@@ -157,8 +157,8 @@ impl SpectralNorm {
         Ok(Self { coefficient, map, u: vector("weight_u", outputs)?, v: vector("weight_v", inputs)? })
     }
 
-    fn rescaled(&self, weight: &Tensor, mode: Mode) -> Result<Tensor> {
-        if matches!(mode, Mode::Train { .. }) && !gates::repeating() {
+    fn rescaled(&self, weight: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if matches!(pass.mode(), Mode::Train { .. }) && !pass.repeats() {
             let weight = weight.detach();
             self.v.set(&unit(&self.map.transposed(&weight, &self.u.as_detached_tensor())?)?)?;
             self.u.set(&unit(&self.map.apply(&weight, &self.v.as_detached_tensor())?)?)?;

@@ -12,13 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     nn::{
-        Mode, Network, Outputs, Shape,
+        Network, Outputs, Pass, Shape,
         architecture::Architecture,
         backbone::{Backbone, Family, Part},
-        gates,
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
-        stages,
     },
     ops::{self, Activation, Convolution},
 };
@@ -139,20 +137,20 @@ impl Vgg19 {
 }
 
 impl Network for Vgg19 {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
         let mut taps = BTreeMap::new();
         let mut x = images.clone();
         for stage in &self.stages {
             for layer in &stage.layers {
-                x = layer.forward(&x, self.activation, mode)?;
+                x = layer.forward(&x, self.activation, pass)?;
             }
             if stage.pooled {
-                x = gates::max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
+                x = pass.max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
-            x = stages::leaf(stage.name, x)?;
+            x = pass.stage(stage.name, x)?;
             taps.insert(stage.name, x.clone());
         }
-        let (logits, features) = self.classifier.forward(ops::global_avg_pool2d(&x)?, mode)?;
+        let (logits, features) = self.classifier.forward(ops::global_avg_pool2d(&x)?, pass)?;
         Ok(Outputs { logits, features, taps })
     }
 

@@ -13,13 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Mode, Network, Outputs, Shape,
+        Mode, Network, Outputs, Pass, Shape,
         architecture::{self, Architecture},
         backbone::{Backbone, Family},
         heads::Classifier,
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
-        stages,
     },
     ops::{self, Activation, Convolution},
     rng,
@@ -133,18 +132,18 @@ impl WideResNet {
 }
 
 impl Network for WideResNet {
-    fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
         let mut taps = BTreeMap::new();
-        let mut x = self.conv1.forward(images, mode)?;
+        let mut x = self.conv1.forward(images, pass)?;
         for (name, layers) in ["block1", "block2", "block3"].into_iter().zip(&self.blocks) {
             for layer in layers {
-                x = layer.forward(&x, mode)?;
+                x = layer.forward(&x, pass)?;
             }
-            x = stages::leaf(name, x)?;
+            x = pass.stage(name, x)?;
             taps.insert(name, x.clone());
         }
-        let last = stages::leaf("relu", self.bn1.forward(&x, self.activation, mode)?)?;
-        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&last)?, mode)?;
+        let last = pass.stage("relu", self.bn1.forward(&x, self.activation, pass)?)?;
+        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&last)?, pass)?;
         taps.insert("relu", last);
         Ok(Outputs { logits, features, taps })
     }
@@ -230,17 +229,17 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
-        let activated = self.bn1.forward(x, self.activation, mode)?;
-        let mut hidden = self.conv1.forward(&activated, self.activation, mode)?;
-        if let Mode::Train { seed, step, .. } = mode {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> candle_core::Result<Tensor> {
+        let activated = self.bn1.forward(x, self.activation, pass)?;
+        let mut hidden = self.conv1.forward(&activated, self.activation, pass)?;
+        if let Mode::Train { seed, step, .. } = pass.mode() {
             hidden = ops::dropout(&hidden, self.dropout, rng::stream(seed, &self.dropout_stream, &step.to_string()))?;
         }
         let skip = match &self.shortcut {
             Shortcut::Identity => x.clone(),
-            Shortcut::Convolution(shortcut) => shortcut.forward(&activated, mode)?,
+            Shortcut::Convolution(shortcut) => shortcut.forward(&activated, pass)?,
             Shortcut::AveragePool(shortcut) => shortcut.forward(x)?,
         };
-        self.conv2.forward_add(&hidden, &skip, mode)
+        self.conv2.forward_add(&hidden, &skip, pass)
     }
 }

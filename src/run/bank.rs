@@ -10,8 +10,8 @@ use crate::{
     detectors::{Activations, Bank, Batch, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
-        Mode, Network, footprint,
-        watch::{Side, watch},
+        Network, Pass, footprint,
+        pass::Side,
         weights::{self, read_safetensors},
     },
     watch::{interrupt::Interrupt, progress},
@@ -52,7 +52,7 @@ impl ForwardPass {
     pub fn outputs(&self) -> Result<Bank> {
         let (mut logits, mut features) = (Vec::new(), Vec::new());
         self.batches(&format!("scoring {}", self.images.name), self.batch, |_, images| {
-            let outputs = self.network.forward(images, Mode::Eval)?;
+            let outputs = self.network.forward(images, &Pass::eval())?;
             // Detached: a bank must not keep the graph of its forward pass alive.
             logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
             features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
@@ -91,13 +91,18 @@ impl ForwardPass {
 
     /// What the network shows of a batch: of its `layers`, only if they are asked for.
     fn shown(&self, images: &Tensor, layers: bool) -> Result<Batch> {
-        let forward = || self.network.forward(images, Mode::Eval);
-        let (outputs, layers) = if layers { watch(self.side, forward)? } else { (forward()?, Vec::new()) };
+        let pass = if layers { Pass::eval().keeping_layers(self.side) } else { Pass::eval() };
+        let outputs = self.network.forward(images, &pass)?;
         // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
         let plain = |output: &Tensor| output.detach().to_dtype(DType::F32);
         let stage = |(name, maps): (&&str, &Tensor)| Ok(((*name).to_owned(), plain(maps)?));
         let stages = outputs.taps.iter().map(stage).collect::<candle_core::Result<_>>()?;
-        Ok(Batch { layers, stages, logits: Some(plain(&outputs.logits)?), features: Some(plain(&outputs.features)?) })
+        Ok(Batch {
+            layers: pass.take_layers(),
+            stages,
+            logits: Some(plain(&outputs.logits)?),
+            features: Some(plain(&outputs.features)?),
+        })
     }
 
     /// A pass for those who look at batches, of whom some look at `layers` or none.

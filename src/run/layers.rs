@@ -14,11 +14,7 @@ use crate::{
     },
     data::{self, Dataset, Format, Split},
     detectors::{About, LayerShape, Refusal},
-    nn::{
-        self, Mode, Outputs, Shape,
-        params::Params,
-        watch::{Side, watch},
-    },
+    nn::{self, Outputs, Pass, Shape, params::Params, pass::Side},
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -186,8 +182,9 @@ fn show(node: &Node, shape: Shape) -> Result<Shown> {
     let params = Params::new(node.seed, &Device::Cpu);
     let network = nn::build(&node.architecture, shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
-    let (outputs, layers) = watch(Side::Before, || network.forward(&image, Mode::Eval))?;
-    Ok(Shown { layers: layers.iter().map(LayerShape::from).collect(), outputs })
+    let pass = Pass::eval().keeping_layers(Side::Before);
+    let outputs = network.forward(&image, &pass)?;
+    Ok(Shown { layers: pass.take_layers().iter().map(LayerShape::from).collect(), outputs })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     data::Dataset,
     detectors::Bank,
     metrics::Measure,
-    nn::{Head, Network, Shape, footprint, watch::Side},
+    nn::{Head, Network, Shape, footprint, pass::Side},
     run::{
         bank,
         evaluation::{Grading, asked_for},

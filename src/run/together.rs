@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     config::Method,
     detectors::{Activations, Bank, Batch, Fit, LayerShape, Need},
-    nn::watch::Side,
+    nn::pass::Side,
     run::{
         bank::{ForwardPass, Stored},
         execute::Runner,
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{ImageSet, Normalisation, Split},
-        nn::{self, Backbone, Mode, Network, Outputs, Shape, heads::Classifier, params::Params},
+        nn::{self, Backbone, Network, Outputs, Pass, Shape, heads::Classifier, params::Params},
         watch::interrupt::Interrupt,
     };
 
@@ -374,11 +374,11 @@ mod tests {
     }
 
     impl Network for Counting {
-        fn forward(&self, images: &Tensor, mode: Mode) -> candle_core::Result<Outputs> {
+        fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
             if images.dim(0)? > 1 {
                 self.images.fetch_add(images.dim(0)?, SeqCst);
             }
-            self.network.forward(images, mode)
+            self.network.forward(images, pass)
         }
 
         fn classifier(&self) -> &Classifier {

@@ -15,8 +15,8 @@ use crate::{
         ImageSet, Normalisation,
         batches::{Source, TrainBatches, in_order, steps_per_epoch},
     },
-    losses::{Objective, Pass, Step},
-    nn::{Mode, Network, Outputs, params::Params},
+    losses::{Objective, Step, Trace},
+    nn::{Mode, Network, Outputs, Pass, params::Params},
     train::{
         Train,
         checkpoint::{Checkpoint, EpochSums, State},
@@ -126,9 +126,9 @@ pub fn fit(
         let batch = batch?;
         let lr = schedule::lr(recipe, per_epoch, total, state.step);
         let mode = Mode::Train { seed: job.seed, step: state.step, precision: recipe.precision };
-        let (outputs, pass) = match job.objective.looks_at_images() {
-            true => Pass::forward(job.network, &batch.images, mode).map(|(outputs, pass)| (outputs, Some(pass)))?,
-            false => (job.network.forward(&batch.images, mode)?, None),
+        let (outputs, trace) = match job.objective.looks_at_images() {
+            true => Trace::forward(job.network, &batch.images, mode).map(|(outputs, trace)| (outputs, Some(trace)))?,
+            false => (job.network.forward(&batch.images, &Pass::new(mode))?, None),
         };
         // One pass for all, so that batch statistics are of both; everything after it is of the images to learn.
         let (images, outputs, outliers) = match outliers {
@@ -139,7 +139,8 @@ pub fn fit(
                 (batch.images.narrow(0, 0, learned)?, outputs, Some(outliers))
             }
         };
-        let step = Step { outputs: &outputs, labels: &batch.labels, outliers: outliers.as_ref(), pass: pass.as_ref() };
+        let step =
+            Step { outputs: &outputs, labels: &batch.labels, outliers: outliers.as_ref(), trace: trace.as_ref() };
         let (loss, terms) = job.objective.value(&step)?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
@@ -317,7 +318,7 @@ fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
     let mut correct = 0;
     in_order(images, batch, job.normalisation, job.device, |range, inputs| {
         let labels = Tensor::new(&labels[range], job.device)?;
-        correct += count_correct(&network.forward(inputs, Mode::Eval)?.logits, &labels)?;
+        correct += count_correct(&network.forward(inputs, &Pass::eval())?.logits, &labels)?;
         Ok(())
     })?;
     Ok(correct as f64 / images.len() as f64)

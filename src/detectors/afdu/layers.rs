@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     detectors::{LayerShape, with_values},
     did_you_mean,
-    nn::watch::Layer,
+    nn::pass::Layer,
     ops,
     yaml::{named::word_or_list, problems::first_repeated},
 };

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Result,
-    nn::watch::Layer,
+    nn::pass::Layer,
     ops::{self, anomaly_factor},
 };
 

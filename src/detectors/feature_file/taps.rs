@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::{
     Error, Result,
     detectors::{Activations, Batch, LayerShape},
-    nn::watch::Layer,
+    nn::pass::Layer,
     ops::Activation,
 };
 

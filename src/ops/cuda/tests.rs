@@ -10,7 +10,7 @@ use crate::{
         Activations, Batch, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
-    nn::{self, Backbone, Mode, Precision, params::Params, watch::Layer, wide_resnet},
+    nn::{self, Backbone, Mode, Pass, Precision, params::Params, pass::Layer, wide_resnet},
     ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
 };
 
@@ -398,7 +398,7 @@ fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (
             .unwrap();
     let images = numbers("images", &[3, channels, height, width], false).to_dtype(DType::F32).unwrap();
     let labels = Tensor::new(&[1u32, 4, 2], &Device::Cpu).unwrap();
-    let outputs = network.forward(&images, Mode::Train { seed: 0, step: 0, precision }).unwrap();
+    let outputs = network.forward(&images, &Pass::new(Mode::Train { seed: 0, step: 0, precision })).unwrap();
     let loss = ops::softmax_cross_entropy(&outputs.logits, &labels, 0.0).unwrap();
     let gradients = loss.backward().unwrap();
     let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));

@@ -1,0 +1,276 @@
+//! One forward pass: how the network is used, and what is kept of what happens inside.
+//!
+//! Every layer is handed the pass. A plain one keeps nothing; what it is asked to keep is taken out of it afterwards. What stands after a
+//! non-linearity is a function of what stands before it, so that a pass [before](Side::Before) serves detectors of either; one
+//! [after](Side::After) is quicker.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+
+use candle_core::{DType, Result, Tensor, Var};
+
+use crate::{
+    nn::{
+        Precision,
+        choices::{Choices, Choosing},
+        footprint,
+    },
+    ops::{self, Activation, Pool},
+};
+
+/// The name of what the head reads, (N, D), beside those of the stages.
+pub const PENULTIMATE: &str = "penultimate";
+
+/// Whether the network learns or is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Running statistics, no dropout; parameters are constants, so gradients exist with respect to the images only, and
+    /// without those no graph is kept.
+    Eval,
+    /// Batch statistics (and their running averages updated), dropout drawn from the stream of (seed, step).
+    Train {
+        /// The run's seed.
+        seed: u64,
+        /// The optimiser step, from 0.
+        step: u64,
+        /// What convolutions and linear layers calculate in.
+        precision: Precision,
+    },
+}
+
+/// Where a layer's values are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Before the non-linearity. Layers that compute it on the way are taken apart for it.
+    Before,
+    /// After it.
+    After,
+}
+
+/// One layer's neurons on a batch of images.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The PyTorch name of the module that computes `values`: `conv1`, `features.1`, `block1.layer.0.bn2`.
+    pub name: String,
+    /// (N, C, H, W) or (N, D) f32, without a graph.
+    pub values: Tensor,
+    /// The non-linearity that follows; the identity where `values` stand after it, and after the last linear layer.
+    pub activation: Activation,
+}
+
+/// What left one stage, in a pass that is differentiated by it.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// The name of the stage, or [`PENULTIMATE`].
+    pub name: String,
+    /// (N, C, H, W) or (N, D), without a graph.
+    pub values: Tensor,
+    /// A zero of the same shape. A gradient with respect to it is one with respect to `values`.
+    pub variable: Tensor,
+}
+
+/// One forward pass of a network.
+#[derive(Debug)]
+pub struct Pass {
+    mode: Mode,
+    /// Where layers' values are taken; `None`: nowhere.
+    side: Option<Side>,
+    layers: RefCell<Vec<Layer>>,
+    /// The stages that are differentiated by.
+    wanted: Vec<String>,
+    leaves: RefCell<Vec<Leaf>>,
+    choosing: RefCell<Choosing>,
+    largest: Cell<usize>,
+    sum: Cell<usize>,
+}
+
+impl Pass {
+    /// A plain pass in this mode.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            side: None,
+            layers: RefCell::default(),
+            wanted: Vec::new(),
+            leaves: RefCell::default(),
+            choosing: RefCell::default(),
+            largest: Cell::default(),
+            sum: Cell::default(),
+        }
+    }
+
+    /// A plain pass in [`Mode::Eval`].
+    pub fn eval() -> Self {
+        Self::new(Mode::Eval)
+    }
+
+    /// The same that keeps every layer's neurons. On the CPU, the outputs are those of a plain pass to the bit; on a GPU, to rounding.
+    #[must_use]
+    pub fn keeping_layers(self, side: Side) -> Self {
+        Self { side: Some(side), ..self }
+    }
+
+    /// The same that can be differentiated by these stages; [`PENULTIMATE`] is what the head reads. The outputs' graph begins at the
+    /// first of them, or at the images, if these are variables. Nothing before it is differentiated.
+    #[must_use]
+    pub fn differentiating(self, stages: &[String]) -> Self {
+        Self { wanted: stages.to_vec(), ..self }
+    }
+
+    /// The same that records its [choices](Choices).
+    #[must_use]
+    pub fn recording(self) -> Self {
+        Self { choosing: RefCell::new(Choosing::Recording(Vec::new())), ..self }
+    }
+
+    /// The same that makes the choices of an earlier pass of the same network on as many images, and leaves the network as it is:
+    /// running statistics are not updated.
+    #[must_use]
+    pub fn repeating(self, choices: &Choices) -> Self {
+        Self { choosing: RefCell::new(Choosing::repeating(choices)), ..self }
+    }
+
+    /// Whether the network learns or is used.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Every layer's neurons, from input to output, of a pass that [keeps](Self::keeping_layers) them.
+    pub fn take_layers(&self) -> Vec<Layer> {
+        self.layers.take()
+    }
+
+    /// The stages, from input to output, that the pass is [differentiated](Self::differentiating) by.
+    pub fn take_leaves(&self) -> Vec<Leaf> {
+        self.leaves.take()
+    }
+
+    /// The choices of a pass that [records](Self::recording) them.
+    pub fn take_choices(&self) -> Choices {
+        self.choosing.take().into_choices()
+    }
+
+    /// An error unless a [repeating](Self::repeating) pass made as many choices as the one that it repeats.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn all_repeated(&self) -> Result<()> {
+        self.choosing.borrow().all_repeated()
+    }
+
+    /// Bytes that the convolution that holds most held so far: what it read, added and wrote.
+    pub fn largest(&self) -> usize {
+        self.largest.get()
+    }
+
+    /// Bytes that all convolutions so far held, one after another.
+    pub fn sum(&self) -> usize {
+        self.sum.get()
+    }
+
+    /// A parameter as the pass sees it: a constant unless the network learns, so that inference keeps no graph.
+    pub(super) fn seen(&self, parameter: &Tensor) -> Tensor {
+        match self.mode {
+            Mode::Eval => parameter.detach(),
+            Mode::Train { .. } => parameter.clone(),
+        }
+    }
+
+    /// An operand of a convolution or linear layer, in the type that the pass calculates in. The gradient returns in the type of
+    /// `tensor`.
+    pub(super) fn operand(&self, tensor: &Tensor) -> Result<Tensor> {
+        match self.mode {
+            Mode::Train { precision: Precision::Bf16, .. } => tensor.to_dtype(DType::BF16),
+            _ => Ok(tensor.clone()),
+        }
+    }
+
+    /// Whether it repeats another, and so must leave the network as it is.
+    pub(super) fn repeats(&self) -> bool {
+        matches!(*self.choosing.borrow(), Choosing::Repeating { .. })
+    }
+
+    /// `layer(activation)`, with the layer's values kept if they are wanted.
+    pub(super) fn activate(
+        &self,
+        name: &str,
+        activation: Activation,
+        layer: impl FnOnce(Activation) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match self.side.filter(|_| activation != Activation::Identity) {
+            None => self.choose(activation, layer),
+            Some(Side::Before) => {
+                let values = layer(Activation::Identity)?;
+                self.keep(name, &values, activation);
+                self.choose(activation, |activation| ops::activate(&values, activation))
+            }
+            Some(Side::After) => {
+                let values = self.choose(activation, layer)?;
+                self.keep(name, &values, Activation::Identity);
+                Ok(values)
+            }
+        }
+    }
+
+    /// Keeps a layer's values, which stand before `activation`, if they are wanted.
+    pub(super) fn note(&self, name: &str, values: &Tensor, activation: Activation) -> Result<()> {
+        match self.side {
+            None => {}
+            Some(Side::Before) => self.keep(name, values, activation),
+            Some(Side::After) => self.keep(name, &ops::activate(&values.detach(), activation)?, Activation::Identity),
+        }
+        Ok(())
+    }
+
+    fn keep(&self, name: &str, values: &Tensor, activation: Activation) {
+        self.layers.borrow_mut().push(Layer { name: name.to_owned(), values: values.detach(), activation });
+    }
+
+    /// What leaves the stage called `name`, as who reads the stage and the next stage are to have it.
+    pub(super) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
+        if !self.wanted.iter().any(|wanted| wanted == name) {
+            return Ok(output);
+        }
+        let variable = Var::from_tensor(&output.zeros_like()?)?.into_inner();
+        let sum = ops::add(&output, &variable, Activation::Identity)?;
+        self.leaves.borrow_mut().push(Leaf { name: name.to_owned(), values: output.detach(), variable });
+        Ok(sum)
+    }
+
+    /// `layer(activation)`, with the choices that are to be repeated.
+    pub(super) fn choose(
+        &self,
+        activation: Activation,
+        layer: impl FnOnce(Activation) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if activation == Activation::Identity {
+            return layer(activation);
+        }
+        let like = self.choosing.borrow_mut().next()?;
+        if let Some(like) = like {
+            return ops::activate_like(&layer(Activation::Identity)?, &like, activation);
+        }
+        let y = layer(activation)?;
+        self.choosing.borrow_mut().keep(&y);
+        Ok(y)
+    }
+
+    /// Max-pooling, with the choices that are to be repeated.
+    pub(super) fn max_pool2d(&self, x: &Tensor, pool: Pool) -> Result<Tensor> {
+        let mut choosing = self.choosing.borrow_mut();
+        if let Some(like) = choosing.next()? {
+            return ops::max_pool2d_like(x, &like, pool);
+        }
+        choosing.keep(x);
+        ops::max_pool2d(x, pool)
+    }
+
+    /// Called by each convolution with the maps that it holds.
+    pub(super) fn hold<'a>(&self, maps: impl IntoIterator<Item = &'a Tensor>) {
+        let together = maps.into_iter().map(footprint::bytes).sum();
+        self.largest.set(self.largest.get().max(together));
+        self.sum.set(self.sum.get() + together);
+    }
+}
