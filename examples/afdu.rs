@@ -11,11 +11,11 @@ use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
     detectors::{
-        Activations, Batch, LayerShape,
+        Activations, LayerShape,
         afdu::{Config, Engine, Tap, fit, score},
     },
     nn::{
-        self, Backbone, Network, Pass, Shape,
+        self, Backbone, Model, Pass, Shape, Shown,
         params::Params,
         pass::{Layer, Side},
     },
@@ -66,7 +66,7 @@ fn network(name: &str, train: usize, test: usize) -> Result<()> {
     let [channels, height, width] = shape;
     let network =
         nn::build(&backbone.into(), Shape { channels, height, width, classes: 10 }, params.builder())?.folded()?;
-    let network: Arc<dyn Network> = network.into();
+    let network: Arc<dyn Model> = network.into();
     let set = |images| Watched { network: network.clone(), shape, images: (0..images).collect() };
     let (train, test) = (set(train), set(test));
     let config = Config { tap: Tap::Pre, ..Config::default() };
@@ -127,7 +127,7 @@ fn neurons(count: usize, train: usize, test: usize, clusters: usize) -> Result<(
 /// A network on random images, each drawn from its number.
 #[derive(Clone)]
 struct Watched {
-    network: Arc<dyn Network>,
+    network: Arc<dyn Model>,
     shape: [usize; 3],
     images: Vec<usize>,
 }
@@ -158,7 +158,7 @@ impl Watched {
     /// The pass that needs no neurons.
     fn plain(&self) -> Result<()> {
         for images in self.images.chunks(BATCH) {
-            self.network.forward(&self.batch(images)?, &Pass::eval())?;
+            self.network.show(&self.batch(images)?, &Pass::eval())?;
         }
         Ok(())
     }
@@ -172,17 +172,14 @@ impl Activations for Watched {
     fn layers(&self) -> Result<Vec<LayerShape>> {
         let batch = self.batch(&self.images[..1])?;
         let pass = Pass::eval().keeping_layers(Side::Before);
-        self.network.forward(&batch, &pass)?;
-        Ok(pass.take_layers().iter().map(LayerShape::from).collect())
+        Ok(self.network.show(&batch, &pass)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
             let pass = Pass::eval().keeping_layers(Side::Before);
-            self.network.forward(&batch, &pass)?;
-            let layers = pass.take_layers();
-            each(index * BATCH, &Batch { layers, ..Batch::default() })?;
+            each(index * BATCH, &self.network.show(&batch, &pass)?)?;
         }
         Ok(())
     }
@@ -211,11 +208,11 @@ impl Activations for Made {
         }])
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(BATCH) {
             let values = self.values.narrow(0, start, BATCH.min(self.images() - start))?;
             let layers = vec![Layer { name: "made".into(), values, activation: Activation::Identity }];
-            each(start, &Batch { layers, ..Batch::default() })?;
+            each(start, &Shown { layers, ..Shown::default() })?;
         }
         Ok(())
     }

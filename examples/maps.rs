@@ -18,8 +18,9 @@ use candle_core::{Device, Tensor};
 use clock::Clock;
 use oodkit::{
     Error, Result,
-    detectors::{Activations, Bank, Batch, DetectorConfig, Fit, LayerShape},
+    detectors::{Activations, Bank, DetectorConfig, Fit, LayerShape},
     metrics::pixel::Pixels,
+    nn::Shown,
     rng,
 };
 use rand::Rng as _;
@@ -151,7 +152,7 @@ impl Activations for Made {
         Ok(Vec::new())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         let mixing: Vec<f32> =
             StandardNormal.sample_iter(&mut rng::stream(0, "maps", "mixing")).take(self.channels * FACTORS).collect();
         for start in (0..self.images).step_by(BATCH) {
@@ -159,7 +160,7 @@ impl Activations for Made {
             let shape = (images.len(), self.channels, self.side, self.side);
             let values: Vec<Vec<f32>> = images.into_par_iter().map(|image| self.image(image, &mixing)).collect();
             let stages = vec![("stage".to_owned(), Tensor::from_vec(values.concat(), shape, &Device::Cpu)?)];
-            each(start, &Batch { stages, ..Batch::default() })?;
+            each(start, &Shown { stages, ..Shown::default() })?;
         }
         Ok(())
     }

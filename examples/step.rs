@@ -101,15 +101,15 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
                 let outputs =
-                    network.forward(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 }))?;
+                    network.show(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 }))?;
                 let (loss, _) =
-                    objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, trace: None })?;
+                    objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None })?;
                 optimizer.step(&loss.backward()?, rule.lr())
             })
         }
         Eval(name) => {
             let network = build(name)?.folded()?;
-            Box::new(move |_| Ok(network.forward(&images, &Pass::eval()).map(|_| ())?))
+            Box::new(move |_| Ok(network.show(&images, &Pass::eval()).map(|_| ())?))
         }
         Stages(name, stages) => {
             let Backbone::Resnet(settings) = backbone(name)? else {

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use oodkit::{
     Result,
     detectors::{
-        Activations, Bank, Batch, Detector, Fit, LayerShape,
+        Activations, Bank, Detector, Fit, LayerShape,
         afdu::{
             Aggregate, Config, Constant, Engine, Granularity, Layers, Tap,
             bandwidth::{Rule, bandwidth, isj_t},
@@ -20,7 +20,7 @@ use oodkit::{
             view,
         },
     },
-    nn::pass::Layer,
+    nn::{Shown, pass::Layer},
     ops::Activation,
     rng,
 };
@@ -392,11 +392,11 @@ impl Activations for Made {
         Ok(self.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(self.batch) {
             let count = self.batch.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &Batch { layers: self.layers.iter().map(part).collect(), ..Batch::default() })?;
+            each(start, &Shown { layers: self.layers.iter().map(part).collect(), ..Shown::default() })?;
         }
         Ok(())
     }
@@ -534,7 +534,7 @@ impl Activations for Counting {
         self.inner.layers()
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.passes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         self.inner.pass(what, each)
     }

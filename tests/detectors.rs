@@ -15,7 +15,7 @@ use oodkit::{
         softmax_entropy::softmax_entropy,
     },
     metrics::of_scores,
-    nn::{Head, Network, Outputs, Pass, heads::Classifier, layers::Linear},
+    nn::{Head, Model, Pass, Shown, heads::HeadLayer, layers::Linear},
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -43,7 +43,7 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
 }
 
 /// The network whose images, features and logits are the same numbers.
-struct Identity(Classifier);
+struct Identity(HeadLayer);
 
 impl Identity {
     fn new(classes: usize) -> Arc<Self> {
@@ -55,17 +55,14 @@ impl Identity {
     }
 }
 
-impl Network for Identity {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+impl Model for Identity {
+    fn show(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Shown> {
         let (logits, features) = self.0.forward(images.flatten_from(1)?, pass)?;
-        Ok(Outputs { logits, features, taps: Default::default() })
+        let (logits, features, leaves) = (Some(logits), Some(features), pass.take_leaves());
+        Ok(Shown { logits, features, leaves, ..Shown::default() })
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.0
-    }
-
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
         Ok(Box::new(Self(self.0.clone())))
     }
 }

@@ -12,7 +12,7 @@ use network::{directional, parameter, sampled};
 use oodkit::{
     losses::{Loss, Objective, Step, Trace, binary_cross_entropy, gradient_penalty::STEP},
     nn::{
-        self, Architecture, Backbone, Mode, Network, Nonlinearity, Pass, Precision, Shape, duq, heads::Head,
+        self, Architecture, Backbone, Mode, Model, Nonlinearity, Pass, Precision, Shape, duq, heads::Head,
         params::Params, wide_resnet,
     },
 };
@@ -27,7 +27,7 @@ fn golden() -> Value {
 /// A network of duq.py in its first state, and its batch.
 struct Case {
     golden: Value,
-    network: Box<dyn Network>,
+    network: Box<dyn Model>,
     params: Params,
     images: Tensor,
     labels: Tensor,
@@ -94,9 +94,9 @@ fn kernels_loss_and_their_gradients_are_pytorchs() {
         let mut names: Vec<String> = case.params.all().unwrap().into_keys().collect();
         names.sort();
         assert_eq!(serde_json::to_value(names).unwrap(), case.golden["parameters"], "{name}");
-        let outputs = case.network.forward(&case.images, &Pass::new(TRAIN)).unwrap();
-        assert_close(name, &values(&outputs.logits), &numbers(&case.golden["log_kernels"]), 1e-9);
-        let loss = binary_cross_entropy(&outputs.logits, &case.labels).unwrap();
+        let outputs = case.network.show(&case.images, &Pass::new(TRAIN)).unwrap();
+        assert_close(name, &values(outputs.logits().unwrap()), &numbers(&case.golden["log_kernels"]), 1e-9);
+        let loss = binary_cross_entropy(outputs.logits().unwrap(), &case.labels).unwrap();
         assert_close(name, &values(&loss), &[case.golden["loss"].as_f64().unwrap()], 1e-9);
         let worst = case.worst(&loss.backward().unwrap(), &case.golden["of_loss"]);
         assert!(worst < 1e-8, "{name}: {worst}");
@@ -171,7 +171,7 @@ fn the_gradient_of_the_penalty_is_its_central_difference() {
 #[test]
 fn the_penalty_leaves_the_network_as_it_was() {
     let case = Case::new("batch_norm", DType::F32);
-    case.network.forward(&case.images, &Pass::new(TRAIN)).unwrap();
+    case.network.show(&case.images, &Pass::new(TRAIN)).unwrap();
     let once: Vec<_> = case.params.all().unwrap().into_iter().map(|(name, value)| (name, values(&value))).collect();
     let case = Case::new("batch_norm", DType::F32);
     case.penalty(Some(STEP)).backward().unwrap();
@@ -192,7 +192,7 @@ fn a_step_is_the_references() {
         let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap(), &[], 0).unwrap();
         assert!(objective.looks_at_images());
         let (outputs, trace) = Trace::forward(&*case.network, &case.images, TRAIN).unwrap();
-        let step = Step { outputs: &outputs, labels: &case.labels, outliers: None, trace: Some(&trace) };
+        let step = Step { shown: &outputs, labels: &case.labels, outliers: None, trace: Some(&trace) };
         let (total, record) = objective.value(&step).unwrap();
         let terms: Vec<&str> = record.iter().map(|(term, _)| *term).collect();
         assert_eq!(terms, ["binary_cross_entropy", "gradient_penalty"]);

@@ -28,10 +28,7 @@ use oodkit::{
     detectors::{
         Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
     },
-    nn::{
-        self, Backbone, Network, Outputs, Pass, Shape, heads::Classifier, params::Params, pass::PENULTIMATE,
-        wide_resnet,
-    },
+    nn::{self, Backbone, Model, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
 };
 use scores::{Reference, assert_scores};
 
@@ -47,7 +44,7 @@ fn golden() -> Golden {
 }
 
 /// The network of the golden values.
-fn wide_resnet(dtype: DType) -> Arc<dyn Network> {
+fn wide_resnet(dtype: DType) -> Arc<dyn Model> {
     let backbone = Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 1, dropout: 0.0 });
     let shape = Shape { channels: 3, height: 8, width: 8, classes: golden().classes };
     let params = Params::new(0, &Device::Cpu);
@@ -76,8 +73,8 @@ fn set(images: Tensor) -> Set {
 
 /// What an experiment has of a set.
 fn bank(set: Set, labels: Option<Vec<u32>>) -> Bank {
-    let Outputs { logits, features, .. } = set.network.forward(&set.images, &Pass::eval()).unwrap();
-    let [logits, features] = [logits, features].map(|values| values.to_dtype(DType::F32).unwrap());
+    let Shown { logits, features, .. } = set.network.show(&set.images, &Pass::eval()).unwrap();
+    let [logits, features] = [logits, features].map(|values| values.unwrap().to_dtype(DType::F32).unwrap());
     Bank { logits, features, members: None, labels, activations: None, inputs: Some(Arc::new(set)) }
 }
 
@@ -147,7 +144,7 @@ fn odin_goes_down_its_loss() {
     for temperature in [1.0, 1000.0] {
         let config = odin::Config { temperature, ..odin::Config::default() };
         let softmax = |images: &Tensor| {
-            let logits = values(&set.network.forward(images, &Pass::eval()).unwrap().logits);
+            let logits = values(&set.network.show(images, &Pass::eval()).unwrap().logits().unwrap());
             let sum: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             (largest / temperature).exp() / sum
@@ -165,7 +162,7 @@ fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
     let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
-    let logits = values(&set.network.forward(&image, &Pass::eval()).unwrap().logits);
+    let logits = values(&set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
     assert!(values(&gradient).iter().all(|slope| slope.is_finite() && *slope != 0.0));
@@ -197,7 +194,7 @@ fn mahalanobis_goes_down_its_distance() {
     let names: Vec<String> = ["block1", "block3", PENULTIMATE].map(str::to_owned).into();
     for (index, name) in names.iter().enumerate() {
         let stage = |images: &Tensor| {
-            let outputs = set.network.forward(images, &Pass::eval()).unwrap();
+            let outputs = set.network.show(images, &Pass::eval()).unwrap();
             Stages::Named(names.clone()).of(&outputs).unwrap()[index].1.clone()
         };
         let variable = candle_core::Var::from_tensor(&image).unwrap();
@@ -216,14 +213,14 @@ fn steps_are_those_of_differences() {
     let (train, image, deviations) = (train(), images("test images", 1), golden().deviations);
     let (network, pixels) = (wide_resnet(DType::F64), (0..192).collect::<Vec<_>>());
     let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
-    let features = network.forward(&image, &Pass::eval()).unwrap().features;
+    let features = network.show(&image, &Pass::eval()).unwrap().features.unwrap();
     let slopes = distances.gradients(&features).unwrap();
     let distance = |images: &Tensor| {
-        let features = values(&network.forward(images, &Pass::eval()).unwrap().features);
+        let features = values(network.show(images, &Pass::eval()).unwrap().features().unwrap());
         features.iter().zip(&slopes).map(|(z, slope)| z * slope).sum::<f64>()
     };
     let loss = |images: &Tensor| {
-        let logits = values(&network.forward(images, &Pass::eval()).unwrap().logits);
+        let logits = values(network.show(images, &Pass::eval()).unwrap().logits().unwrap());
         let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln()
     };
@@ -255,7 +252,7 @@ fn nac_weighs_neurons_by_their_gradients() {
         let log_sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
         log_sum - logits.iter().sum::<f64>() / logits.len() as f64
     };
-    let features = set.network.forward(&image, &Pass::eval()).unwrap().features;
+    let features = set.network.show(&image, &Pass::eval()).unwrap().features.unwrap();
     let places: Vec<usize> = (0..64).collect();
     let expected = differences(&features, &places, loss).into_iter().zip(values(&features)).map(|(g, z)| g * z);
     let parts = nac::parts(&set, &[PENULTIMATE.to_owned()], &image, 0).unwrap();
@@ -335,20 +332,16 @@ fn what_does_not_fit_the_network_is_refused() {
 }
 
 /// Gradients that are not finite are met as such, with their image, where the score itself would be.
-struct Steep(Arc<dyn Network>);
+struct Steep(Arc<dyn Model>);
 
-impl Network for Steep {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+impl Model for Steep {
+    fn show(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Shown> {
         // |x − 0.25|^½: finite everywhere, and infinitely steep at one value.
         let images = ((images - 0.25)?.sqr()? + 0.0)?.powf(0.25)?;
-        self.0.forward(&images, pass)
+        self.0.show(&images, pass)
     }
 
-    fn classifier(&self) -> &Classifier {
-        self.0.classifier()
-    }
-
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
         Ok(Box::new(Self(self.0.clone())))
     }
 }
@@ -369,14 +362,14 @@ fn gradients_that_are_no_numbers_are_refused() {
 
 /// All it gives of the third image of one of its batches is NaN.
 struct Faulty {
-    network: Arc<dyn Network>,
+    network: Arc<dyn Model>,
     /// Batches before that one.
     left: AtomicUsize,
 }
 
-impl Network for Faulty {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
-        let outputs = self.network.forward(images, pass)?;
+impl Model for Faulty {
+    fn show(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Shown> {
+        let outputs = self.network.show(images, pass)?;
         if self.left.fetch_sub(1, Ordering::Relaxed) != 0 {
             return Ok(outputs);
         }
@@ -385,19 +378,16 @@ impl Network for Faulty {
             let shape: Vec<usize> = (0..values.rank()).map(|axis| if axis == 0 { 3 } else { 1 }).collect();
             values.broadcast_mul(&rows.reshape(shape)?)
         };
-        let taps = outputs.taps.iter().map(|(name, maps)| Ok((*name, spoilt(maps)?)));
-        Ok(Outputs {
-            logits: spoilt(&outputs.logits)?,
-            features: spoilt(&outputs.features)?,
-            taps: taps.collect::<candle_core::Result<_>>()?,
+        let stages = outputs.stages.iter().map(|(name, maps)| Ok((name.clone(), spoilt(maps)?)));
+        Ok(Shown {
+            logits: Some(spoilt(outputs.logits()?)?),
+            features: Some(spoilt(outputs.features()?)?),
+            stages: stages.collect::<candle_core::Result<_>>()?,
+            ..outputs
         })
     }
 
-    fn classifier(&self) -> &Classifier {
-        self.network.classifier()
-    }
-
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
         Err(candle_core::Error::Msg("it is folded".into()))
     }
 }

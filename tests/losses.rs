@@ -1,14 +1,12 @@
 //! Loss terms against PyTorch and central differences, and the objective that adds them up.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor, Var};
 use oodkit::{
     losses::{
         Loss, Objective, Step, cross_entropy, energy_margin, logit_norm, outlier_exposure, sparsity,
         weighted_cross_entropy,
     },
-    nn::Outputs,
+    nn::Shown,
 };
 
 #[derive(serde::Deserialize)]
@@ -40,8 +38,8 @@ impl Golden {
     }
 }
 
-fn outputs(logits: &Tensor, features: &Tensor) -> Outputs {
-    Outputs { logits: logits.clone(), features: features.clone(), taps: BTreeMap::new() }
+fn outputs(logits: &Tensor, features: &Tensor) -> Shown {
+    Shown { logits: Some(logits.clone()), features: Some(features.clone()), ..Shown::default() }
 }
 
 fn objective(yaml: &str) -> Objective {
@@ -66,7 +64,7 @@ fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Te
         }
         _ => {
             let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
-            Ok(objective.value(&Step { outputs: &outputs(logits, logits), labels, outliers: None, trace: None })?.0)
+            Ok(objective.value(&Step { shown: &outputs(logits, logits), labels, outliers: None, trace: None })?.0)
         }
     }
 }
@@ -152,7 +150,7 @@ fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
     let logits = features.matmul(&second).unwrap();
     let labels = golden.labels();
     let (total, terms) = objective(yaml)
-        .value(&Step { outputs: &outputs(&logits, &features), labels: &labels, outliers: None, trace: None })
+        .value(&Step { shown: &outputs(&logits, &features), labels: &labels, outliers: None, trace: None })
         .unwrap();
     let gradients = total.backward().unwrap();
     let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
@@ -181,7 +179,7 @@ fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
     let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
     let outputs = outputs(&logits, &features);
     let (total, terms) =
-        objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, trace: None }).unwrap();
+        objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None }).unwrap();
     assert!(numbers(&total)[0].is_finite() && numbers(&terms[1].1)[0].is_infinite());
 }
 
@@ -211,7 +209,7 @@ fn terms_of_outliers_refuse_a_batch_without() {
     for term in ["energy_margin", "outlier_exposure"] {
         let objective = objective(&format!("{{ {term}: {{}} }}"));
         let outputs = outputs(&logits, &logits);
-        let value = |outliers| objective.value(&Step { outputs: &outputs, labels: &labels, outliers, trace: None });
+        let value = |outliers| objective.value(&Step { shown: &outputs, labels: &labels, outliers, trace: None });
         assert!(value(None).unwrap_err().to_string().contains("needs auxiliary outliers"));
         assert_eq!(value(Some(&logits)).unwrap().1[0].0, term);
         assert!(value(Some(&logits.narrow(0, 0, 0).unwrap())).is_err(), "{term} of no outlier");
@@ -303,8 +301,7 @@ fn class_weights_are_given_or_balanced() {
         // Six train images: three of class 0, two of class 1, one of class 2.
         let objective = Objective::new(&loss(yaml), &[0, 0, 0, 1, 1, 2], 3).unwrap();
         let outputs = outputs(&logits, &logits);
-        numbers(&objective.value(&Step { outputs: &outputs, labels: &labels, outliers: None, trace: None }).unwrap().0)
-            [0]
+        numbers(&objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None }).unwrap().0)[0]
     };
     let balanced = value("{ cross_entropy: { class_weights: balanced } }");
     let given = value(&format!("{{ cross_entropy: {{ class_weights: [{}, 1, 2] }} }}", 2.0 / 3.0));

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
-use oodkit::nn::{self, Backbone, Mode, Network, Outputs, Pass, Precision, Shape, params::Params, vgg, wide_resnet};
+use oodkit::nn::{self, Backbone, Mode, Model, Pass, Precision, Shape, Shown, params::Params, vgg, wide_resnet};
 use serde_json::Value;
 
 const TRAIN: Mode = Mode::Train { seed: 0, step: 0, precision: Precision::F32 };
@@ -18,18 +18,18 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("golden/networks.json")).unwrap()
 }
 
-fn check_outputs(name: &str, outputs: &Outputs, golden: &Value, tolerance: f64) {
-    assert_close(&format!("{name} logits"), &values(&outputs.logits), &numbers(&golden["logits"]), tolerance);
+fn check_outputs(name: &str, outputs: &Shown, golden: &Value, tolerance: f64) {
+    assert_close(&format!("{name} logits"), &values(outputs.logits().unwrap()), &numbers(&golden["logits"]), tolerance);
     assert_close(
         &format!("{name} features"),
-        &sampled(&outputs.features, 48),
+        &sampled(outputs.features().unwrap(), 48),
         &numbers(&golden["features"]),
         tolerance,
     );
     let taps = golden["taps"].as_object().unwrap();
-    assert_eq!(taps.len(), outputs.taps.len(), "{name}: number of taps");
+    assert_eq!(taps.len(), outputs.stages.len(), "{name}: number of stages");
     for (tap, expected) in taps {
-        let actual = &outputs.taps[tap.as_str()];
+        let actual = outputs.stage(tap).unwrap();
         assert_eq!(serde_json::to_value(actual.dims()).unwrap(), expected["shape"], "{name} {tap}");
         assert_close(&format!("{name} {tap}"), &sampled(actual, 48), &numbers(&expected["values"]), tolerance);
     }
@@ -40,7 +40,7 @@ fn matches_pytorch(name: &str, backbone: Backbone) {
     // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
     for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
         let (network, params, images) = evaluates_as_pytorch(name, &backbone, golden, dtype, tolerance);
-        let outputs = network.forward(&images, &Pass::new(TRAIN)).unwrap();
+        let outputs = network.show(&images, &Pass::new(TRAIN)).unwrap();
         // Statistics of a few values (8 in the last stages) amplify the rounding of f32.
         let train_tolerance = if dtype == DType::F32 { 1e-3 } else { tolerance };
         check_outputs(&format!("{name} train"), &outputs, &golden["train"], train_tolerance);
@@ -61,7 +61,7 @@ fn evaluates_as_pytorch(
     golden: &Value,
     dtype: DType,
     tolerance: f64,
-) -> (Box<dyn Network>, Params, Tensor) {
+) -> (Box<dyn Model>, Params, Tensor) {
     let dims: Vec<usize> = serde_json::from_value(golden["images"].clone()).unwrap();
     let classes = golden["eval"]["logits"].as_array().unwrap().len() / dims[0];
     let shape = Shape { channels: dims[1], height: dims[2], width: dims[3], classes };
@@ -75,23 +75,25 @@ fn evaluates_as_pytorch(
     let images = uniform("images", &dims).to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap();
     let images = (images * 1.5).unwrap();
 
-    let outputs = network.forward(&images, &Pass::eval()).unwrap();
+    let outputs = network.show(&images, &Pass::eval()).unwrap();
     check_outputs(&format!("{name} eval"), &outputs, &golden["eval"], tolerance);
-    assert!(!outputs.logits.track_op(), "{name}: inference keeps a graph");
+    assert!(!outputs.logits().unwrap().track_op(), "{name}: inference keeps a graph");
     let folded = network.folded().unwrap();
-    let outputs_folded = folded.forward(&images, &Pass::eval()).unwrap();
+    let outputs_folded = folded.show(&images, &Pass::eval()).unwrap();
     check_outputs(&format!("{name} folded"), &outputs_folded, &golden["eval"], tolerance);
-    assert!(!outputs_folded.logits.track_op(), "{name}: folded inference keeps a graph");
+    assert!(!outputs_folded.logits().unwrap().track_op(), "{name}: folded inference keeps a graph");
 
     let head = network.head().unwrap();
-    let again = outputs.features.matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
-    assert_close("head", &values(&again), &values(&outputs.logits), 1e-6);
+    let again =
+        outputs.features().unwrap().matmul(&head.weight.t().unwrap()).unwrap().broadcast_add(&head.bias).unwrap();
+    assert_close("head", &values(&again), &values(outputs.logits().unwrap()), 1e-6);
     (network, params, images)
 }
 
-fn check_gradients(name: &str, params: &Params, outputs: &Outputs, golden: &Value) {
-    let labels = Tensor::from_iter((0..outputs.logits.dims()[0] as u32).map(|i| i % 5), &Device::Cpu).unwrap();
-    let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
+fn check_gradients(name: &str, params: &Params, outputs: &Shown, golden: &Value) {
+    let labels =
+        Tensor::from_iter((0..outputs.logits().unwrap().dims()[0] as u32).map(|i| i % 5), &Device::Cpu).unwrap();
+    let loss = candle_nn::loss::cross_entropy(outputs.logits().unwrap(), &labels).unwrap();
     assert_close("loss", &values(&loss), &[golden["loss"].as_f64().unwrap()], 1e-9);
     let gradients = loss.backward().unwrap();
     for (parameter, var) in params.trainable() {
@@ -157,7 +159,7 @@ fn vgg19_matches_pytorch() {
     matches_pytorch("vgg19_bn 48 narrow", Backbone::Vgg19Bn(vgg::Settings { width: 4 }));
 }
 
-fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
+fn small_wrn(dropout: f64) -> (Box<dyn Model>, Params) {
     let params = Params::new(1, &Device::Cpu);
     let shape = Shape { channels: 1, height: 8, width: 8, classes: 3 };
     let backbone = Backbone::WideResnet(wide_resnet::Settings { depth: 10, width: 1, dropout });
@@ -167,7 +169,8 @@ fn small_wrn(dropout: f64) -> (Box<dyn Network>, Params) {
 #[test]
 fn dropout_depends_on_seed_and_step_and_acts_in_training_only() {
     let images = uniform("images", &[4, 1, 8, 8]).to_dtype(DType::F32).unwrap();
-    let logits = |dropout, mode| values(&small_wrn(dropout).0.forward(&images, &Pass::new(mode)).unwrap().logits);
+    let logits =
+        |dropout, mode| values(small_wrn(dropout).0.show(&images, &Pass::new(mode)).unwrap().logits().unwrap());
     let train = |seed, step| logits(0.3, Mode::Train { seed, step, precision: Precision::F32 });
     assert_eq!(train(0, 0), train(0, 0));
     assert_ne!(train(0, 0), train(0, 1));
@@ -195,8 +198,8 @@ fn gradients_reach_the_images_in_inference() {
     let (network, _) = small_wrn(0.0);
     let images =
         candle_core::Var::from_tensor(&uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap()).unwrap();
-    let outputs = network.forward(&images, &Pass::eval()).unwrap();
-    let gradients = outputs.logits.sum_all().unwrap().backward().unwrap();
+    let outputs = network.show(&images, &Pass::eval()).unwrap();
+    let gradients = outputs.logits().unwrap().sum_all().unwrap().backward().unwrap();
     assert!(values(gradients.get(&images).unwrap()).iter().any(|v| *v != 0.0));
 }
 
@@ -204,10 +207,10 @@ fn gradients_reach_the_images_in_inference() {
 fn gradients_reach_the_images_through_a_folded_network() {
     let (network, _) = small_wrn(0.0);
     let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
-    let gradient = |network: &dyn Network| {
+    let gradient = |network: &dyn Model| {
         let images = candle_core::Var::from_tensor(&images).unwrap();
-        let logits = network.forward(&images, &Pass::eval()).unwrap().logits;
-        values(logits.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&images).unwrap())
+        let shown = network.show(&images, &Pass::eval()).unwrap();
+        values(shown.logits().unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&images).unwrap())
     };
     assert_eq!(gradient(network.folded().unwrap().as_ref()), gradient(network.as_ref()));
 }
@@ -216,7 +219,7 @@ fn gradients_reach_the_images_through_a_folded_network() {
 fn a_folded_network_does_not_learn() {
     let (network, _) = small_wrn(0.0);
     let images = uniform("images", &[2, 1, 8, 8]).to_dtype(DType::F32).unwrap();
-    let error = network.folded().unwrap().forward(&images, &Pass::new(TRAIN)).unwrap_err();
+    let error = network.folded().unwrap().show(&images, &Pass::new(TRAIN)).unwrap_err();
     assert!(error.to_string().contains("folded for inference cannot learn"), "{error}");
 }
 
@@ -257,8 +260,8 @@ fn a_network_learns_and_a_step_gives_the_same_bits_twice() {
         let mut sgd = oodkit::train::optim::Optimizer::new(&rule, None, params.trainable()).unwrap();
         let losses = (0..30).map(|step| {
             let outputs =
-                network.forward(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 })).unwrap();
-            let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
+                network.show(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 })).unwrap();
+            let loss = candle_nn::loss::cross_entropy(outputs.logits().unwrap(), &labels).unwrap();
             sgd.step(&loss.backward().unwrap(), 0.05).unwrap();
             values(&loss)[0]
         });

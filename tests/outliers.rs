@@ -19,7 +19,7 @@ use oodkit::{
     },
     detectors::energy::energy,
     losses::{Loss, Objective, Step},
-    nn::{self, Mode, Network, Outputs, Pass, Shape, params::Params},
+    nn::{self, Mode, Model, Pass, Shape, params::Params},
     train::{self, Job, Train, checkpoint::Checkpoint, optim::Optimizer},
     watch::{
         events::{Event, Observer},
@@ -55,7 +55,7 @@ impl Observer for Watch {
 /// A network in the making.
 struct Student {
     params: Params,
-    network: Box<dyn Network>,
+    network: Box<dyn Model>,
     folder: tempfile::TempDir,
 }
 
@@ -80,7 +80,7 @@ impl Student {
         let checkpoint = self.checkpoint();
         let job = Job {
             what: "a student",
-            network: self.network.as_ref(),
+            model: self.network.as_ref(),
             params: &self.params,
             objective: &Objective::new(&loss, &[], 0)?,
             recipe: &recipe,
@@ -100,7 +100,7 @@ impl Student {
 
     fn logits(&self, images: &ImageSet) -> Tensor {
         let inputs = images.tensor(0..images.len(), &normalisation(), &Device::Cpu).unwrap();
-        self.network.forward(&inputs, &Pass::eval()).unwrap().logits
+        self.network.show(&inputs, &Pass::eval()).unwrap().logits.unwrap()
     }
 
     fn mean_energy(&self, images: &ImageSet) -> f64 {
@@ -148,11 +148,10 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let batch = TrainBatches::new(source, 0..1).unwrap().next().unwrap().unwrap();
     assert_eq!((batch.images.dims4().unwrap().0, batch.labels.dims1().unwrap()), (12, 4));
     let mode = Mode::Train { seed: 0, step: 0, precision: recipe.precision };
-    let both = by_hand.network.forward(&batch.images, &Pass::new(mode)).unwrap();
-    let learned = |tensor: &Tensor| tensor.narrow(0, 0, 4).unwrap();
-    let outputs = Outputs { logits: learned(&both.logits), features: learned(&both.features), taps: BTreeMap::new() };
-    let unlabelled = both.logits.narrow(0, 4, 8).unwrap();
-    let step = Step { outputs: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), trace: None };
+    let both = by_hand.network.show(&batch.images, &Pass::new(mode)).unwrap();
+    let outputs = both.narrow(0, 4).unwrap();
+    let unlabelled = both.logits().unwrap().narrow(0, 4, 8).unwrap();
+    let step = Step { shown: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), trace: None };
     let (total, _) = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
     optimizer.step(&total.backward().unwrap(), 0.1).unwrap();

@@ -9,10 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     Result,
-    detectors::{
-        Activations, Bank, Batch, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat,
-    },
-    nn::{self, Backbone, Head, Pass, Shape, params::Params, pass::Side},
+    detectors::{Activations, Bank, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat},
+    nn::{self, Backbone, Head, Pass, Shape, Shown, params::Params, pass::Side},
 };
 use scores::{Reference, assert_scores, tensor};
 
@@ -255,7 +253,7 @@ fn rankfeat_is_that_of_numpy_and_pytorch_ood() {
 
 /// The layers of one pass of a network.
 #[derive(Debug)]
-struct Watched(Batch);
+struct Watched(Shown);
 
 impl Activations for Watched {
     fn images(&self) -> usize {
@@ -266,7 +264,7 @@ impl Activations for Watched {
         Ok(self.0.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         each(0, &self.0)
     }
 
@@ -294,13 +292,11 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
         let pass = Pass::eval().keeping_layers(side);
-        let outputs = network.forward(&images, &pass).unwrap();
-        let layers = pass.take_layers();
-        let [logits, features] = [Some(outputs.logits.clone()), Some(outputs.features.clone())];
-        let activations = Some(Arc::new(Watched(Batch { layers, stages: Vec::new(), logits, features })) as _);
+        let outputs = network.show(&images, &pass).unwrap();
+        let activations = Some(Arc::new(Watched(outputs.clone())) as _);
         let bank = Bank {
-            logits: outputs.logits,
-            features: outputs.features,
+            logits: outputs.logits.unwrap(),
+            features: outputs.features.unwrap(),
             members: None,
             labels: None,
             activations,

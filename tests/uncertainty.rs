@@ -59,15 +59,15 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
 
     for (pass, mode) in [("eval", Mode::Eval), ("train", TRAIN), ("after", Mode::Eval)] {
         let before = params.all().unwrap();
-        let outputs = network.forward(&images, &Pass::new(mode)).unwrap();
-        let check = |what: &str, outputs: &nn::Outputs| {
+        let outputs = network.show(&images, &Pass::new(mode)).unwrap();
+        let check = |what: &str, outputs: &nn::Shown| {
             let what = format!("{name} {what}");
-            assert_close(&what, &values(&outputs.logits), &numbers(&golden[pass]["logits"]), 1e-9);
-            assert_close(&what, &sampled(&outputs.features, 48), &numbers(&golden[pass]["features"]), 1e-9);
+            assert_close(&what, &values(outputs.logits().unwrap()), &numbers(&golden[pass]["logits"]), 1e-9);
+            assert_close(&what, &sampled(outputs.features().unwrap(), 48), &numbers(&golden[pass]["features"]), 1e-9);
         };
         check(pass, &outputs);
         if mode == Mode::Eval {
-            check("folded", &network.folded().unwrap().forward(&images, &Pass::eval()).unwrap());
+            check("folded", &network.folded().unwrap().show(&images, &Pass::eval()).unwrap());
             let after = params.all().unwrap();
             assert!(
                 before.iter().all(|(name, old)| values(old) == values(&after[name])),
@@ -76,7 +76,7 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
             continue;
         }
         let labels = Tensor::from_iter((0..dims[0] as u32).map(|i| i % 5), &Device::Cpu).unwrap();
-        let loss = candle_nn::loss::cross_entropy(&outputs.logits, &labels).unwrap();
+        let loss = candle_nn::loss::cross_entropy(outputs.logits().unwrap(), &labels).unwrap();
         let gradients = loss.backward().unwrap();
         assert_eq!(params.trainable().len(), golden["gradients"].as_object().unwrap().len());
         for (parameter, var) in params.trainable() {
@@ -92,7 +92,7 @@ fn matches_pytorch(name: &str, architecture: &Architecture) {
             assert_close(&format!("{name} {buffer}"), &sampled(&after[buffer], 2), &numbers(expected), 1e-9);
         }
     }
-    let error = network.folded().unwrap().forward(&images, &Pass::new(TRAIN)).unwrap_err();
+    let error = network.folded().unwrap().show(&images, &Pass::new(TRAIN)).unwrap_err();
     assert!(error.to_string().contains("folded for inference cannot learn"), "{error}");
 }
 

@@ -218,6 +218,6 @@ fn what_fits_is_all_that_a_network_has() {
         let network = nn::build(&architecture(name), shape, params.builder()).unwrap();
         params.load(&fitted.tensors, Path::new("net.pth")).unwrap();
         let image = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        assert_eq!(network.forward(&image, &Pass::eval()).unwrap().logits.dims(), [1, 10]);
+        assert_eq!(network.show(&image, &Pass::eval()).unwrap().logits().unwrap().dims(), [1, 10]);
     }
 }

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::LayerShape;
-use crate::{Error, nn::Outputs};
+use crate::{Error, nn::Shown};
 
 /// What a network gives of one image, whatever its weights, and how much it learns from.
 #[derive(Debug, Clone, Copy)]
@@ -12,7 +12,7 @@ pub struct About<'a> {
     /// Every layer, from input to output.
     pub layers: &'a [LayerShape],
     /// Of one image.
-    pub outputs: &'a Outputs,
+    pub shown: &'a Shown,
     /// How many train images there are, if that is known.
     pub train: Option<usize>,
     /// Bytes that the fit may hold at a time.

@@ -304,7 +304,7 @@ impl Gram {
             }
             let logits = batch.logits()?;
             let classes = logits.dims2()?.1;
-            let predicted = map_rows_from(&logits, start, argmax)?;
+            let predicted = map_rows_from(logits, start, argmax)?;
             let sums = |layer: &Layer| {
                 let channels = layer.values.dims()[1];
                 of_each(layer, start, |_, maps| gram_sums(maps, channels, self.powers))
@@ -358,7 +358,7 @@ impl Detector for Config {
 
     fn depends(&self) -> Option<Check<'_>> {
         Some(Box::new(|about| {
-            Ok(self.check_memory(about.layers, about.outputs.logits.dim(1)?, about.memory).map(|()| None)?)
+            Ok(self.check_memory(about.layers, about.shown.logits()?.dim(1)?, about.memory).map(|()| None)?)
         }))
     }
 }

@@ -5,14 +5,14 @@ use std::{fmt, sync::Arc};
 use candle_core::{Tensor, backprop::GradStore};
 
 use super::numbers;
-use crate::{Error, Result, nn::Network};
+use crate::{Error, Result, nn::Model};
 
 /// A network for inference, and the images of one set in batches that leave memory for a graph.
 pub trait Inputs: fmt::Debug + Send + Sync {
     /// N.
     fn images(&self) -> usize;
     /// What gave the outputs of the bank; gradients with respect to images are those of [`Mode::Eval`](crate::nn::Mode::Eval).
-    fn network(&self) -> &dyn Network;
+    fn network(&self) -> &dyn Model;
     /// What each channel's pixels, in 0..1, were divided by.
     fn deviations(&self) -> &[f32];
     /// Calls `each` with the position of a batch's first image and the batch as the network takes it, (n, C, H, W), in order of the

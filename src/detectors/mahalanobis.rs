@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
-    nn::{Outputs, Pass, pass::PENULTIMATE},
+    nn::{Pass, Shown, pass::PENULTIMATE},
 };
 
 /// Images whose features are converted at a time.
@@ -66,8 +66,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Input`] if it lacks a stage, the weights are not one for each layer, or the layers do not fit into the memory.
-    pub fn check(&self, outputs: &Outputs, images: usize, memory: usize) -> Result<()> {
-        let stages = self.layers.of(outputs)?;
+    pub fn check(&self, shown: &Shown, images: usize, memory: usize) -> Result<()> {
+        let stages = self.layers.of(shown)?;
         self.check_weights(&stages.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>())?;
         if self.layers == Stages::Penultimate {
             return Ok(());
@@ -255,7 +255,7 @@ impl Layers {
 
     /// Each stage's features of a batch whose first image is at position `start`, where one that is NaN or infinite is named.
     fn features(&self, inputs: &dyn Inputs, images: &Tensor, start: usize) -> Result<Vec<Tensor>> {
-        let stages = self.stages.of(&inputs.network().forward(images, &Pass::eval())?)?;
+        let stages = self.stages.of(&inputs.network().show(images, &Pass::eval())?)?;
         for (name, features) in &stages {
             finite_from(&on_cpu(features)?, start).map_err(|error| in_layer(name, error))?;
         }
@@ -271,10 +271,10 @@ impl Layers {
 fn collect(config: &Config, inputs: &dyn Inputs, memory: usize) -> Result<Vec<(String, Tensor)>> {
     let mut layers: Vec<(String, Vec<Tensor>)> = Vec::new();
     inputs.pass("fitting Mahalanobis", &mut |_, images| {
-        let outputs = inputs.network().forward(images, &Pass::eval())?;
-        let batch = config.layers.of(&outputs)?;
+        let shown = inputs.network().show(images, &Pass::eval())?;
+        let batch = config.layers.of(&shown)?;
         if layers.is_empty() {
-            config.check(&outputs, inputs.images(), memory)?;
+            config.check(&shown, inputs.images(), memory)?;
             layers = batch.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
         }
         for ((_, all), (_, features)) in layers.iter_mut().zip(batch) {
@@ -327,7 +327,7 @@ impl Detector for Config {
     }
 
     fn depends(&self) -> Option<Check<'_>> {
-        Some(Box::new(|about| Ok(self.check(about.outputs, about.least(), about.memory).map(|()| None)?)))
+        Some(Box::new(|about| Ok(self.check(about.shown, about.least(), about.memory).map(|()| None)?)))
     }
 }
 

@@ -69,7 +69,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{Head, Outputs, heads, pass::Layer},
+    nn::{Head, Shown, heads, pass::Layer},
     ops::Activation,
 };
 
@@ -217,12 +217,12 @@ pub trait Activations: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()>;
-    /// The same for who reads [`Batch::stages`], logits and features alone: no layer need be there, which saves time and memory.
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()>;
+    /// The same for who reads [`Shown::stages`], logits and features alone: no layer need be there, which saves time and memory.
     ///
     /// # Errors
     /// As [`Activations::pass`].
-    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.pass(what, each)
     }
     /// Rows and columns of the images as the network takes them, if they are known.
@@ -239,44 +239,6 @@ pub trait Activations: fmt::Debug + Send + Sync {
     }
     /// The same layers on the images at these positions, in this order.
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>>;
-}
-
-/// What a network shows of some images.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    /// Every layer's neurons, from input to output.
-    pub layers: Vec<Layer>,
-    /// The (N, C, H, W) maps that leave each stage, with its name, from input to output.
-    pub stages: Vec<(String, Tensor)>,
-    /// (N, K) f32, if they are known.
-    pub logits: Option<Tensor>,
-    /// (N, D) f32, if they are known.
-    pub features: Option<Tensor>,
-}
-
-impl Batch {
-    /// The (N, K) logits on the CPU.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if there are none.
-    pub fn logits(&self) -> Result<Tensor> {
-        known(&self.logits, "logits")
-    }
-
-    /// The (N, D) features on the CPU.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if there are none.
-    pub fn features(&self) -> Result<Tensor> {
-        known(&self.features, "features")
-    }
-}
-
-fn known(output: &Option<Tensor>, what: &str) -> Result<Tensor> {
-    match output {
-        Some(output) => Ok(output.to_device(&Device::Cpu)?),
-        None => Err(Error::Failed(format!("the layers came without the {what}"))),
-    }
 }
 
 /// A layer's name and size.
@@ -316,7 +278,7 @@ pub enum Need {
     Activations,
     /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
     LastMaps,
-    /// [`Batch::stages`] of [`Bank::activations`].
+    /// [`Shown::stages`] of [`Bank::activations`].
     Stages,
     /// [`Bank::inputs`].
     Gradients,
@@ -379,7 +341,7 @@ impl<'a> Fit<'a> {
 pub trait Detector {
     /// What it reads. Without [`Need::Train`] the train set is not run through the network.
     fn needs(&self) -> &'static [Need];
-    /// Whether all it reads of images, train images included, comes with the [batches](Batch) of [`Bank::activations`], so that it can
+    /// Whether all it reads of images, train images included, comes with the [batches](Shown) of [`Bank::activations`], so that it can
     /// look on while others use the same forward pass: the bank's logits and features may have no rows then, and layers are seen after
     /// their non-linearity.
     fn reads_batches(&self) -> bool {
@@ -390,7 +352,7 @@ pub trait Detector {
         None
     }
     /// Rows and columns of its maps, of a network that gives these outputs; `None` without maps, or of a network that it does not fit.
-    fn grid(&self, _outputs: &Outputs) -> Option<[usize; 2]> {
+    fn grid(&self, _shown: &Shown) -> Option<[usize; 2]> {
         None
     }
     /// What of it depends on the network, or on how many train images there are. `None` where nothing does.

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     Error, Result,
     nn::{
-        Outputs, Pass,
+        Pass, Shown,
         pass::{Leaf, PENULTIMATE},
     },
     rng,
@@ -81,10 +81,10 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Input`] that lists the stages.
-    pub fn check(&self, outputs: &Outputs) -> Result<()> {
-        let known = |name: &str| name == PENULTIMATE || outputs.taps.contains_key(name);
+    pub fn check(&self, shown: &Shown) -> Result<()> {
+        let known = |name: &str| name == PENULTIMATE || shown.stage(name).is_some();
         match self.layers.keys().find(|name| !known(name)) {
-            Some(name) => Err(no_stage(name, outputs.taps.keys().copied())),
+            Some(name) => Err(no_stage(name, shown.stage_names())),
             None => Ok(()),
         }
     }
@@ -157,17 +157,16 @@ impl Counts {
 pub fn parts(inputs: &dyn Inputs, names: &[String], images: &Tensor, start: usize) -> Result<Vec<Vec<Vec<f64>>>> {
     let network = inputs.network();
     let pass = Pass::eval().differentiating(names);
-    let outputs = network.forward(images, &pass)?;
-    let leaves = pass.take_leaves();
+    let shown = network.show(images, &pass)?;
     // ∂L/∂f_c = softmax(f)_c − 1/K
-    let slopes = map_rows(&outputs.logits.detach(), |row| {
+    let slopes = map_rows(&shown.logits()?.detach(), |row| {
         let uniform = 1.0 / row.len() as f64;
         log_softmax(row).into_iter().map(|log| log.exp() - uniform).collect::<Vec<_>>()
     })?;
-    let gradients = inputs::gradients(&outputs.logits, slopes.concat())?;
+    let gradients = inputs::gradients(shown.logits()?, slopes.concat())?;
     let part = |name: &String| {
-        let missing = || no_stage(name, outputs.taps.keys().copied());
-        let Leaf { values, variable, .. } = leaves.iter().find(|leaf| leaf.name == *name).ok_or_else(missing)?;
+        let missing = || no_stage(name, shown.stage_names());
+        let Leaf { values, variable, .. } = shown.leaves.iter().find(|leaf| leaf.name == *name).ok_or_else(missing)?;
         let unused = || Error::Failed(format!("the logits do not depend on the stage \"{name}\""));
         let gradient = numbers(gradients.get(variable).ok_or_else(unused)?)?;
         let (neurons, values) = (values.dim(1)?, numbers(values)?);
@@ -253,7 +252,7 @@ impl Detector for Config {
     }
 
     fn depends(&self) -> Option<Check<'_>> {
-        Some(Box::new(|about| Ok(self.check(about.outputs).map(|()| None)?)))
+        Some(Box::new(|about| Ok(self.check(about.shown).map(|()| None)?)))
     }
 
     fn smoke(&mut self, smoke: &mut Smoke<'_>) {

@@ -48,9 +48,10 @@ impl Config {
     /// Those of the network; if a logit is NaN or infinite.
     pub fn gradient(&self, inputs: &dyn Inputs, images: &Tensor) -> Result<Tensor> {
         let images = Var::from_tensor(&images.detach())?.into_inner();
-        let logits = inputs.network().forward(&images, &Pass::eval())?.logits;
+        let shown = inputs.network().show(&images, &Pass::eval())?;
+        let logits = shown.logits()?;
         let v = map_rows(&logits.detach(), |row| self.slopes(row))?.concat();
-        inputs::pull_back(&logits, v, &images)
+        inputs::pull_back(logits, v, &images)
     }
 
     /// (p − e_ŷ) / (1 − p_ŷ) for p = softmax(f / T): the softmax of the other classes among themselves, and −1.
@@ -88,7 +89,7 @@ impl Scorer for Config {
         inputs.pass("scoring ODIN", &mut |start, images| {
             let gradient = self.gradient(inputs, images)?;
             let moved = inputs::step_down(images, &gradient, self.noise, inputs.deviations(), start)?;
-            all.push(inputs.network().forward(&moved, &Pass::eval())?.logits.detach());
+            all.push(inputs.network().show(&moved, &Pass::eval())?.logits()?.detach());
             Ok(())
         })?;
         Scores::new(scaled_msp(&Tensor::cat(&all, 0)?, self.temperature)?)

@@ -26,7 +26,7 @@ use super::{
     patches::{Layout, Patchwise, Settings, image_size, means, odd, stages_once},
     resample::{Grow, axis, resample},
 };
-use crate::{Error, Result, rng};
+use crate::{Error, Result, nn::Shown, rng};
 
 use moments::{Moments, Read};
 
@@ -109,7 +109,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn read(&self, batch: &super::Batch, start: usize) -> Result<Read> {
+    fn read(&self, batch: &Shown, start: usize) -> Result<Read> {
         let values = self.layout.read(batch, start)?;
         let (images, positions) = (self.layout.images(&values), self.layout.positions());
         let [rows, columns] = self.layout.grid;
@@ -184,7 +184,7 @@ impl Patchwise for Config {
             let (reading, moments) = match &mut fitted {
                 Some(fitted) => fitted,
                 None => {
-                    let layout = Layout::of_batch(&settings, batch)?;
+                    let layout = Layout::of_shown(&settings, batch)?;
                     self.bytes(&layout, None, memory)?;
                     let drawn = draw(self, &layout);
                     let moments = Moments::new(drawn.len(), layout.positions());

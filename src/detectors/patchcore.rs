@@ -27,14 +27,14 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Batch, Maps, Scorer, Scores,
+    Activations, Bank, Maps, Scorer, Scores,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
     patches::{Layout, Patchwise, Settings, image_size, odd, stages_once},
     similarity::Neighbours,
 };
-use crate::{Error, Result, linalg::project, rng};
+use crate::{Error, Result, linalg::project, nn::Shown, rng};
 
 use sample::{Patches, Sample};
 
@@ -235,7 +235,7 @@ struct Patchcore {
 
 impl Patchcore {
     /// The map of each image of a batch, and what its score is multiplied by.
-    fn look(&self, batch: &Batch, start: usize) -> Result<(Vec<f32>, Vec<f64>)> {
+    fn look(&self, batch: &Shown, start: usize) -> Result<(Vec<f32>, Vec<f64>)> {
         let values = self.patches.layout.read(batch, start)?;
         let positions = self.patches.layout.positions();
         let images = self.patches.layout.images(&values);
@@ -309,7 +309,7 @@ impl Patchwise for Config {
             let (patches, sample, _) = match &mut gathered {
                 Some(gathered) => gathered,
                 None => {
-                    let layout = Layout::of_batch(&settings, batch)?;
+                    let layout = Layout::of_shown(&settings, batch)?;
                     let counts = self.counts(&layout, train.images(), memory)?;
                     if counts.cut {
                         crate::say(format!(

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use candle_core::{DType, Device};
 
-use super::{Activations, Batch, Check, Detector, Fit, Need, Scorer, Smoke, first_not_finite, map::Post};
-use crate::{Error, Result, did_you_mean, nn::Outputs, ops::wide, yaml::problems::first_repeated};
+use super::{Activations, Check, Detector, Fit, Need, Scorer, Smoke, first_not_finite, map::Post};
+use crate::{Error, Result, did_you_mean, nn::Shown, ops::wide, yaml::problems::first_repeated};
 
 /// The settings that detectors of patches share: `stages`, `grid`, `smooth` and `score`. Each keeps them among its own, where their
 /// defaults have a source of their own, and a wrong key is refused where it stands.
@@ -56,13 +56,13 @@ impl<D: Patchwise> Detector for D {
         Some(self.settings().post)
     }
 
-    fn grid(&self, outputs: &Outputs) -> Option<[usize; 2]> {
-        Some(Layout::of_outputs(&self.settings(), outputs).ok()?.grid)
+    fn grid(&self, shown: &Shown) -> Option<[usize; 2]> {
+        Some(Layout::of_shown(&self.settings(), shown).ok()?.grid)
     }
 
     fn depends(&self) -> Option<Check<'_>> {
         Some(Box::new(|about| {
-            let layout = Layout::of_outputs(&self.settings(), about.outputs)?;
+            let layout = Layout::of_shown(&self.settings(), about.shown)?;
             Ok(self.bytes(&layout, about.train, about.memory)?)
         }))
     }
@@ -98,20 +98,12 @@ pub(super) struct Stage {
 }
 
 impl Layout {
-    /// Of a network that shows these outputs.
+    /// Of a network that shows this.
     ///
     /// # Errors
     /// As [`Layout::of`].
-    pub fn of_outputs(settings: &Settings<'_>, outputs: &Outputs) -> Result<Self> {
-        Self::of(settings, &outputs.taps.iter().map(|(name, maps)| (*name, maps.dims())).collect::<Vec<_>>())
-    }
-
-    /// Of a network that shows such a batch.
-    ///
-    /// # Errors
-    /// As [`Layout::of`].
-    pub fn of_batch(settings: &Settings<'_>, batch: &Batch) -> Result<Self> {
-        Self::of(settings, &batch.stages.iter().map(|(name, maps)| (&name[..], maps.dims())).collect::<Vec<_>>())
+    pub fn of_shown(settings: &Settings<'_>, shown: &Shown) -> Result<Self> {
+        Self::of(settings, &shown.stages.iter().map(|(name, maps)| (&name[..], maps.dims())).collect::<Vec<_>>())
     }
 
     /// Of stages with these names and (N, C, H, W).
@@ -176,7 +168,7 @@ impl Layout {
     /// # Errors
     /// [`Error::Input`] if the batch lacks a stage or has one of another size; [`Error::Failed`] naming the first image with a value
     /// that is NaN or infinite.
-    pub fn read(&self, batch: &Batch, start: usize) -> Result<Vec<Vec<f32>>> {
+    pub fn read(&self, batch: &Shown, start: usize) -> Result<Vec<Vec<f32>>> {
         let read = |stage: &Stage| {
             let Stage { name, channels, size: [rows, columns] } = stage;
             let maps = batch.stages.iter().find(|(other, _)| other == name).map(|(_, maps)| maps);

@@ -103,8 +103,9 @@ impl Scorer for Fitted {
         let activations = bank.layers()?;
         let mut scores = Vec::with_capacity(activations.images());
         activations.pass("scoring RankFeat", &mut |start, batch| {
-            let (features, size) = (batch.features()?, batch.features()?.dims2()?.1);
-            let features = finite_from(&features, start)?;
+            let features = batch.features()?;
+            let size = features.dims2()?.1;
+            let features = finite_from(features, start)?;
             let (weight, bias) = last_layer(&self.head, size)?;
             let Some(layer) = batch.layers.iter().rev().find(|layer| layer.values.rank() == 4) else {
                 return Err(Error::input("rankfeat needs feature maps, and the network shows none"));

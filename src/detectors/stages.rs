@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     Error, Result, did_you_mean,
-    nn::{Outputs, pass::PENULTIMATE},
+    nn::{Shown, pass::PENULTIMATE},
     ops,
     yaml::{named::word_or_list, problems::first_repeated},
 };
@@ -29,30 +29,30 @@ impl Stages {
     ///
     /// # Errors
     /// [`Error::Input`] that lists the stages, if the network has none of a name.
-    pub fn of(&self, outputs: &Outputs) -> Result<Vec<(String, Tensor)>> {
-        let features = || (PENULTIMATE.to_owned(), outputs.features.clone());
+    pub fn of(&self, shown: &Shown) -> Result<Vec<(String, Tensor)>> {
+        let features = || -> Result<_> { Ok((PENULTIMATE.to_owned(), shown.features()?.clone())) };
         match self {
-            Self::Penultimate => Ok(vec![features()]),
+            Self::Penultimate => Ok(vec![features()?]),
             Self::All => {
-                let mut all = Vec::with_capacity(outputs.taps.len() + 1);
-                for (name, maps) in &outputs.taps {
-                    all.push(((*name).to_owned(), means(maps)?));
+                let mut all = Vec::with_capacity(shown.stages.len() + 1);
+                for (name, maps) in &shown.stages {
+                    all.push((name.clone(), means(maps)?));
                 }
-                if !all.last().map_or(Ok(false), |(_, last)| equal(last, &outputs.features))? {
-                    all.push(features());
+                if !all.last().map_or(Ok(false), |(_, last)| equal(last, shown.features()?))? {
+                    all.push(features()?);
                 }
                 Ok(all)
             }
-            Self::Named(names) => names.iter().map(|name| named(outputs, name)).collect(),
+            Self::Named(names) => names.iter().map(|name| named(shown, name)).collect(),
         }
     }
 }
 
-fn named(outputs: &Outputs, name: &str) -> Result<(String, Tensor)> {
-    match outputs.taps.get(name) {
+fn named(shown: &Shown, name: &str) -> Result<(String, Tensor)> {
+    match shown.stage(name) {
         Some(maps) => Ok((name.to_owned(), means(maps)?)),
-        None if name == PENULTIMATE => Ok((name.to_owned(), outputs.features.clone())),
-        None => Err(no_stage(name, outputs.taps.keys().copied())),
+        None if name == PENULTIMATE => Ok((name.to_owned(), shown.features()?.clone())),
+        None => Err(no_stage(name, shown.stage_names())),
     }
 }
 

@@ -69,7 +69,7 @@ impl Detector for Config {
     }
 
     fn depends(&self) -> Option<Check<'_>> {
-        Some(Box::new(|about| Ok(self.check(about.outputs.features.dim(1)?).map(|()| None)?)))
+        Some(Box::new(|about| Ok(self.check(about.shown.features()?.dim(1)?).map(|()| None)?)))
     }
 
     fn smoke(&mut self, smoke: &mut Smoke<'_>) {

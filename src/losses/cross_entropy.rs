@@ -121,7 +121,7 @@ impl Term for Settings {
         let smoothing = self.label_smoothing;
         let weights = self.class_weights.as_ref().map(|weights| weights.of(labels, classes)).transpose()?;
         Ok(Box::new(move |step| {
-            let logits = &step.outputs.logits;
+            let logits = step.shown.logits()?;
             let Some(weights) = &weights else { return cross_entropy(logits, step.labels, smoothing) };
             let weights = Tensor::new(weights.as_slice(), logits.device())?.to_dtype(logits.dtype())?;
             weighted_cross_entropy(logits, step.labels, smoothing, &weights)

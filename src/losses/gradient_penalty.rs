@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     losses::{Reads, Term, Value},
-    nn::{Mode, Network, Outputs, Pass, Precision, choices::Choices},
+    nn::{Mode, Model, Pass, Precision, Shown, choices::Choices},
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -62,7 +62,7 @@ impl Term for Settings {
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let difference = (self.weight > 0.0).then_some(STEP);
         Ok(Box::new(move |step| match step.trace {
-            Some(trace) => trace.gradient_penalty(step.outputs, difference),
+            Some(trace) => trace.gradient_penalty(step.shown, difference),
             None => candle_core::bail!("the gradient penalty needs the pass that led to the outputs"),
         }))
     }
@@ -74,7 +74,7 @@ pub const STEP: f64 = 0.01;
 
 /// How a network came to its outputs: what it takes to look at other images with the same choices.
 pub struct Trace<'a> {
-    network: &'a dyn Network,
+    model: &'a dyn Model,
     images: Tensor,
     mode: Mode,
     choices: Choices,
@@ -85,11 +85,11 @@ impl<'a> Trace<'a> {
     ///
     /// # Errors
     /// Those of the network.
-    pub fn forward(network: &'a dyn Network, images: &Tensor, mode: Mode) -> Result<(Outputs, Self)> {
+    pub fn forward(model: &'a dyn Model, images: &Tensor, mode: Mode) -> Result<(Shown, Self)> {
         let images = Var::from_tensor(&images.detach())?.into_inner();
         let pass = Pass::new(mode).recording();
-        let outputs = network.forward(&images, &pass)?;
-        Ok((outputs, Self { network, images, mode, choices: pass.take_choices() }))
+        let shown = model.show(&images, &pass)?;
+        Ok((shown, Self { model, images, mode, choices: pass.take_choices() }))
     }
 
     /// S at images moved by `sign` times `by`.
@@ -102,9 +102,9 @@ impl<'a> Trace<'a> {
         };
         let moved = moved.reshape(shape)?;
         let pass = Pass::new(self.mode).repeating(&self.choices);
-        let outputs = self.network.forward(&moved, &pass)?;
+        let shown = self.model.show(&moved, &pass)?;
         pass.all_repeated()?;
-        outputs.logits.exp()?.sum_all()
+        shown.logits()?.exp()?.sum_all()
     }
 
     /// The penalty of the outputs that came with this pass, whose logits are ln K: a scalar. Its gradient is with respect to the
@@ -112,8 +112,8 @@ impl<'a> Trace<'a> {
     ///
     /// # Errors
     /// Those of the network, or if the outputs are not of this pass.
-    pub fn gradient_penalty(&self, outputs: &Outputs, step: Option<f64>) -> Result<Tensor> {
-        let gradients = outputs.logits.exp()?.sum_all()?.backward()?;
+    pub fn gradient_penalty(&self, shown: &Shown, step: Option<f64>) -> Result<Tensor> {
+        let gradients = shown.logits()?.exp()?.sum_all()?.backward()?;
         let Some(g) = gradients.get(&self.images) else {
             candle_core::bail!("gradient_penalty: the outputs do not depend on the images of their pass")
         };

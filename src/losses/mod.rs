@@ -113,8 +113,8 @@ impl Default for Loss {
 /// What one training step offers to the loss terms.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// What the network made of the images to learn.
-    pub outputs: &'a nn::Outputs,
+    /// What the model shows of the images to learn.
+    pub shown: &'a nn::Shown,
     /// (N) u32 classes.
     pub labels: &'a Tensor,
     /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](Loss::of_outliers).

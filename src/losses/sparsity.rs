@@ -50,8 +50,8 @@ impl Term for Settings {
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let target = self.target;
         Ok(Box::new(move |step| match target {
-            SparsityTarget::Logits => sparsity(&step.outputs.logits),
-            SparsityTarget::Features => sparsity(&step.outputs.features),
+            SparsityTarget::Logits => sparsity(step.shown.logits()?),
+            SparsityTarget::Features => sparsity(step.shown.features()?),
         }))
     }
 }

@@ -1,12 +1,15 @@
 //! The list of backbones, and what each says of itself.
 
-use candle_nn::VarBuilder;
+use std::fmt;
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
 
 use crate::{
     Result,
     data::Normalisation,
     nn::{
-        Network, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32, vgg,
+        Pass, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32, vgg,
         wide_resnet,
     },
     yaml::registry::registry,
@@ -28,11 +31,11 @@ pub trait Family: Sized + Clone + 'static {
     /// weights, or they differ in it.
     const NORMALISATION: Option<[[f32; 3]; 2]> = None;
 
-    /// The network, for images and classes of `shape`, with parameters from `vb`.
+    /// The layers up to the features, for images of `shape`, with parameters from `vb`.
     ///
     /// # Errors
     /// [`Error::Input`](crate::Error::Input) when images of this shape do not fit the network.
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Network>>;
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Extractor>>;
 
     /// What plans and folders call it; its name unless it is told by its settings.
     fn label(&self, name: &str) -> String {
@@ -58,6 +61,35 @@ pub trait Family: Sized + Clone + 'static {
     fn layer_in_smoke(&self, layer: &str) -> String {
         layer.to_owned()
     }
+}
+
+/// A backbone's layers, from images to features.
+pub trait Extractor: fmt::Debug + Send + Sync {
+    /// Of (N, C, H, W) images: the (N, D) features, and the maps that leave each stage with its name, from input to output.
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)>;
+
+    /// The backbone's own last layer for so many classes.
+    fn last_layer(&self, classes: usize) -> LastLayerOf;
+
+    /// As [`Model::folded`](super::Model::folded).
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    fn folded(&self) -> candle_core::Result<Box<dyn Extractor>>;
+}
+
+/// What is to be known of a backbone to make its last layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LastLayerOf {
+    /// The layer's name.
+    pub name: &'static str,
+    /// D.
+    pub features: usize,
+    /// How weights and biases start.
+    pub init: [Init; 2],
 }
 
 /// ImageNet's mean and deviation: torchvision's `ImageClassification` presets, timm's `IMAGENET_DEFAULT_MEAN` and `_STD`.
@@ -97,8 +129,13 @@ registry! {
 }
 
 impl Backbone {
-    /// The network: see [`Family::build`].
-    pub(super) fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Network>> {
+    /// The layers: see [`Family::build`].
+    pub(super) fn build(
+        &self,
+        architecture: &Architecture,
+        shape: Shape,
+        vb: VarBuilder,
+    ) -> Result<Box<dyn Extractor>> {
         of_settings!(self, settings => settings.build(architecture, shape, vb))
     }
 

@@ -7,10 +7,9 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::{
     nn::{
-        Network, Outputs, Pass, Shape,
+        Pass, Shape,
         architecture::Architecture,
-        backbone::{Family, Part},
-        heads::Classifier,
+        backbone::{Extractor, Family, LastLayerOf, Part},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
     },
     ops::{self, Activation, Convolution},
@@ -25,8 +24,8 @@ impl Family for Settings {
     /// enlarged to 128×128, they are right for 28.8 % with these and for 19.3 % with ImageNet's.
     const NORMALISATION: Option<[[f32; 3]; 2]> = Some([[0.5; 3]; 2]);
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
-        Ok(Box::new(EfficientNetLite0::new(architecture, shape, vb)?))
+    fn build(&self, _: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
+        Ok(Box::new(EfficientNetLite0::new(shape, vb)?))
     }
 
     fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {
@@ -53,19 +52,18 @@ const STAGES: [(&str, usize, usize, usize, usize, usize); 7] = [
 const STEM: usize = 32;
 const FEATURES: usize = 1280;
 
-/// 1280 features. Taps: `blocks.0` to `blocks.6`, what leaves each stage: 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the
+/// 1280 features. Stages: `blocks.0` to `blocks.6`, what leaves each stage: 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the
 /// image's rows and columns.
 #[derive(Debug, Clone)]
 pub struct EfficientNetLite0 {
     stem: ConvNorm,
     stages: Vec<(&'static str, Vec<Block>)>,
     head: ConvNorm,
-    classifier: Classifier,
 }
 
 impl EfficientNetLite0 {
     /// Starts as timm does: convolutions as He et al. 2015 (fan-out), the linear layer uniform within ±1/√classes, its bias 0.
-    pub fn new(architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Self> {
+    pub fn new(shape: Shape, vb: VarBuilder) -> Result<Self> {
         let mut inputs = STEM;
         let stages = STAGES.into_iter().map(|(name, count, kernel, stride, expansion, outputs)| {
             let block = |index| {
@@ -82,37 +80,31 @@ impl EfficientNetLite0 {
             stem: conv([shape.channels, STEM], 3, stem, [vb.pp("conv_stem"), vb.pp("bn1")])?,
             stages,
             head: conv([inputs, FEATURES], 1, Convolution::new(1, 0), [vb.pp("conv_head"), vb.pp("bn2")])?,
-            classifier: {
-                let bound = 1.0 / (shape.classes as f64).sqrt();
-                let weight = Init::Uniform { lo: -bound, up: bound };
-                let init = [weight, Init::Const(0.0)];
-                Classifier::new(&architecture.head, [FEATURES, shape.classes], init, &vb.pp("classifier"))?
-            },
         })
     }
 }
 
-impl Network for EfficientNetLite0 {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+impl Extractor for EfficientNetLite0 {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let mut x = self.stem.forward(images, Activation::Relu6, pass)?;
         let stage = |(name, blocks): &(&'static str, Vec<Block>)| {
             for block in blocks {
                 x = block.forward(&x, pass)?;
             }
             x = pass.stage(name, x.clone())?;
-            Ok((*name, x.clone()))
+            Ok(((*name).to_owned(), x.clone()))
         };
-        let taps = self.stages.iter().map(stage).collect::<Result<_>>()?;
-        let pooled = ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, pass)?)?;
-        let (logits, features) = self.classifier.forward(pooled, pass)?;
-        Ok(Outputs { logits, features, taps })
+        let stages = self.stages.iter().map(stage).collect::<Result<_>>()?;
+        Ok((ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, pass)?)?, stages))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.classifier
+    fn last_layer(&self, classes: usize) -> LastLayerOf {
+        let bound = 1.0 / (classes as f64).sqrt();
+        let weight = Init::Uniform { lo: -bound, up: bound };
+        LastLayerOf { name: "classifier", features: FEATURES, init: [weight, Init::Const(0.0)] }
     }
 
-    fn folded(&self) -> Result<Box<dyn Network>> {
+    fn folded(&self) -> Result<Box<dyn Extractor>> {
         let mut network = self.clone();
         for block in network.stages.iter_mut().flat_map(|(_, blocks)| blocks) {
             block.convs.iter_mut().try_for_each(ConvNorm::fold)?;

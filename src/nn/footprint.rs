@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::nn::{Network, Pass, Shape};
+use crate::nn::{Model, Pass, Shape};
 
 /// Images at most: larger passes gain nothing that could be measured, and smaller ones pay for re-ordering the weights
 /// (docs/performance.md).
@@ -11,12 +11,12 @@ const MOST: usize = 256;
 /// The batch whose feature maps need at most `memory` bytes in inference: a power of two, 1 to 256; 1 if no batch does.
 ///
 /// What counts is what one image needs at once: the maps that the largest convolution reads, adds and writes, and those
-/// kept as taps. Found by passing one image through the network.
-pub fn batch_size(network: &dyn Network, shape: Shape, memory: usize, device: &Device) -> Result<usize> {
+/// kept as stages. Found by passing one image through the network.
+pub fn batch_size(model: &dyn Model, shape: Shape, memory: usize, device: &Device) -> Result<usize> {
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, device)?;
     let pass = Pass::eval();
-    let outputs = network.forward(&image, &pass)?;
-    let kept: usize = outputs.taps.values().map(bytes).sum();
+    let shown = model.show(&image, &pass)?;
+    let kept: usize = shown.stages.iter().map(|(_, maps)| bytes(maps)).sum();
     let fitting = (memory / (pass.largest() + kept).max(1)).clamp(1, MOST);
     Ok(1 << fitting.ilog2())
 }
@@ -25,9 +25,9 @@ pub fn batch_size(network: &dyn Network, shape: Shape, memory: usize, device: &D
 /// network takes it.
 ///
 /// What counts is what the convolutions of one image read, add and write altogether: the graph keeps it.
-pub fn differentiable_batch_size(network: &dyn Network, image: &Tensor, memory: usize, most: usize) -> Result<usize> {
+pub fn differentiable_batch_size(model: &dyn Model, image: &Tensor, memory: usize, most: usize) -> Result<usize> {
     let pass = Pass::eval();
-    network.forward(Var::from_tensor(image)?.as_tensor(), &pass)?;
+    model.show(Var::from_tensor(image)?.as_tensor(), &pass)?;
     let fitting = (memory / pass.sum().max(1)).clamp(1, most.max(1));
     Ok(1 << fitting.ilog2())
 }

@@ -75,7 +75,7 @@ pub trait LastLayer: fmt::Debug + Send + Sync {
         None
     }
 
-    /// As [`Network::after_step`](super::Network::after_step); `features` is asked for if it is needed.
+    /// As [`Model::after_step`](super::Model::after_step); `features` is asked for if it is needed.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -86,9 +86,9 @@ pub trait LastLayer: fmt::Debug + Send + Sync {
 
 /// The layer that `head:` of an experiment's network names.
 #[derive(Debug, Clone)]
-pub struct Classifier(Arc<dyn LastLayer>);
+pub struct HeadLayer(Arc<dyn LastLayer>);
 
-impl Classifier {
+impl HeadLayer {
     /// As [`HeadFamily::build`].
     ///
     /// # Errors
@@ -111,8 +111,8 @@ impl Classifier {
         self.0.forward(pass.stage(PENULTIMATE, features)?, pass)
     }
 
-    /// As [`Network::head`](super::Network::head).
-    pub fn head(&self) -> Option<super::Head> {
+    /// As [`Model::head`](super::Model::head).
+    pub fn linear(&self) -> Option<super::Head> {
         self.0.linear()
     }
 

@@ -1,18 +1,15 @@
 //! LeNet-5 (LeCun et al. 1998) in the form of DDU (`omegafragger/DDU`, `net/lenet.py`): unpadded convolutions, max-pooling,
 //! ReLU; 84 features.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
     nn::{
-        Network, Outputs, Pass, Shape,
+        Pass, Shape,
         architecture::Architecture,
-        backbone::{Family, Part},
-        heads::Classifier,
+        backbone::{Extractor, Family, LastLayerOf, Part},
         layers::{Conv2d, Linear, within},
     },
     ops::{self, Activation, Convolution, Pool},
@@ -27,19 +24,18 @@ impl Family for Settings {
     const POOLS_MAPS: bool = false;
     const FEW_PIXELS: bool = true;
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(LeNet::new(architecture, shape, vb)?))
     }
 }
 
-/// Taps: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
+/// Stages: `conv1` (N, 6, ·, ·) and `conv2` (N, 16, ·, ·), after ReLU and pooling.
 #[derive(Debug, Clone)]
 pub struct LeNet {
     conv1: Conv2d,
     conv2: Conv2d,
     fc1: Linear,
     fc2: Linear,
-    fc3: Classifier,
     activation: Activation,
 }
 
@@ -67,26 +63,25 @@ impl LeNet {
             conv2: conv([6, 16], size.map(|size| (size - 4) / 2), &vb.pp("conv2"))?,
             fc1: linear(inputs, 120, &vb.pp("fc1"))?,
             fc2: linear(120, 84, &vb.pp("fc2"))?,
-            fc3: Classifier::new(&architecture.head, [84, shape.classes], [within(84); 2], &vb.pp("fc3"))?,
             activation: architecture.activation.into(),
         })
     }
 }
 
-impl Network for LeNet {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+impl Extractor for LeNet {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)> {
         let conv1 = pass.stage("conv1", self.pooled("conv1", &self.conv1.forward(images, pass)?, pass)?)?;
         let conv2 = pass.stage("conv2", self.pooled("conv2", &self.conv2.forward(&conv1, pass)?, pass)?)?;
         let hidden = self.fc1.forward(&conv2.flatten_from(1)?, self.activation, pass)?;
-        let (logits, features) = self.fc3.forward(self.fc2.forward(&hidden, self.activation, pass)?, pass)?;
-        Ok(Outputs { logits, features, taps: BTreeMap::from([("conv1", conv1), ("conv2", conv2)]) })
+        let features = self.fc2.forward(&hidden, self.activation, pass)?;
+        Ok((features, vec![("conv1".to_owned(), conv1), ("conv2".to_owned(), conv2)]))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.fc3
+    fn last_layer(&self, _: usize) -> LastLayerOf {
+        LastLayerOf { name: "fc3", features: 84, init: [within(84); 2] }
     }
 
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {
         let mut network = self.clone();
         [&mut network.conv1, &mut network.conv2].into_iter().try_for_each(Conv2d::fold)?;
         [&mut network.fc1, &mut network.fc2].into_iter().try_for_each(Linear::fold)?;

@@ -6,7 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::{
     nn::{
         Head, Pass,
-        heads::{Classifier, Gives, HeadFamily, LastLayer},
+        heads::{Gives, HeadFamily, HeadLayer, LastLayer},
         layers::Linear,
     },
     ops::Activation,
@@ -33,7 +33,7 @@ impl LastLayer for Linear {
     }
 }
 
-impl From<Linear> for Classifier {
+impl From<Linear> for HeadLayer {
     fn from(layer: Linear) -> Self {
         Self::of(layer)
     }

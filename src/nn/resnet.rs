@@ -2,8 +2,6 @@
 //! weights load as they are), and OpenOOD's `resnet18_32x32` (`Jingkang50/OpenOOD`, `openood/networks/resnet18_32x32.py`), with
 //! a 3×3 stem and no first pool, for small images.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use garde::Validate;
@@ -13,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     nn::{
-        Network, Outputs, Pass, Shape,
+        Pass, Shape,
         architecture::{self, Architecture},
-        backbone::{Backbone, Family, IMAGENET},
-        heads::Classifier,
+        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
         spectral_norm,
@@ -68,7 +65,7 @@ impl Family for Settings {
     const LEAST_SIDE: usize = 32;
     const NORMALISATION: Option<[[f32; 3]; 2]> = Some(IMAGENET);
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(ResNet::new(self, architecture, shape, vb)?))
     }
 
@@ -93,11 +90,10 @@ const STAGES: [&str; 4] = ["layer1", "layer2", "layer3", "layer4"];
 /// Channels inside the blocks of each stage.
 const PLANES: [usize; 4] = [64, 128, 256, 512];
 
-/// A classifier: the trunk's four stages, their last map's average, a linear layer. Taps: `layer1` to `layer4`.
+/// The trunk's four stages and their last map's average. Stages: `layer1` to `layer4`.
 #[derive(Debug, Clone)]
 pub struct ResNet {
     trunk: Trunk,
-    fc: Classifier,
 }
 
 impl ResNet {
@@ -129,26 +125,24 @@ impl ResNet {
             ..form
         };
         let trunk = Trunk::build(&form, shape, STAGES.len(), &vb)?;
-        let features = trunk.channels();
-        let init = [within(features); 2];
-        Ok(Self { fc: Classifier::new(&architecture.head, [features, shape.classes], init, &vb.pp("fc"))?, trunk })
+        Ok(Self { trunk })
     }
 }
 
-impl Network for ResNet {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+impl Extractor for ResNet {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let maps = self.trunk.forward(images, pass)?;
-        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&maps[maps.len() - 1])?, pass)?;
-        let taps = STAGES.into_iter().zip(maps).collect::<BTreeMap<_, _>>();
-        Ok(Outputs { logits, features, taps })
+        let features = ops::global_avg_pool2d(&maps[maps.len() - 1])?;
+        Ok((features, STAGES.into_iter().map(str::to_owned).zip(maps).collect()))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.fc
+    fn last_layer(&self, _: usize) -> LastLayerOf {
+        let features = self.trunk.channels();
+        LastLayerOf { name: "fc", features, init: [within(features); 2] }
     }
 
-    fn folded(&self) -> Result<Box<dyn Network>> {
-        Ok(Box::new(Self { trunk: self.trunk.folded()?, fc: self.fc.clone() }))
+    fn folded(&self) -> Result<Box<dyn Extractor>> {
+        Ok(Box::new(Self { trunk: self.trunk.folded()? }))
     }
 }
 
@@ -212,7 +206,7 @@ impl Trunk {
         STAGES.into_iter().zip(&self.stages).map(stage).collect()
     }
 
-    /// See [`Network::folded`].
+    /// See [`Extractor::folded`].
     pub fn folded(&self) -> Result<Self> {
         let mut trunk = self.clone();
         trunk.stem.fold()?;

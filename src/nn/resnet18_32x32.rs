@@ -4,9 +4,9 @@ use candle_nn::VarBuilder;
 
 use crate::{
     nn::{
-        Network, Shape,
+        Shape,
         architecture::Architecture,
-        backbone::{Backbone, Family},
+        backbone::{Backbone, Extractor, Family},
         resnet::ResNet,
         wide_resnet,
     },
@@ -18,7 +18,7 @@ no_settings!();
 impl Family for Settings {
     // Its published weights are OpenOOD's, with CIFAR-10's statistics for CIFAR-10 and CIFAR-100's for CIFAR-100.
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(ResNet::small(architecture, shape, vb)?))
     }
 

@@ -1,8 +1,6 @@
 //! The residual networks of He et al. 2016 for CIFAR-10 (section 4.2): 6n + 2 layers in three stages, shortcuts without parameters
 //! ("option A"). As `akamaster/pytorch_resnet_cifar10`, whose published weights load as they are.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use garde::Validate;
@@ -11,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Network, Outputs, Pass, Shape,
+        Pass, Shape,
         architecture::Architecture,
-        backbone::{Backbone, Family, IMAGENET, Part},
-        heads::Classifier,
+        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf, Part},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, he, within},
     },
     ops::{self, Activation, Convolution, Pool},
@@ -46,7 +43,7 @@ impl Family for Settings {
     /// As in `trainer.py` of akamaster/pytorch_resnet_cifar10.
     const NORMALISATION: Option<[[f32; 3]; 2]> = Some(IMAGENET);
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(ResNetCifar::new(self, architecture, shape, vb)?))
     }
 
@@ -64,12 +61,11 @@ const STAGES: [&str; 3] = ["layer1", "layer2", "layer3"];
 /// Channels of each stage.
 const PLANES: [usize; 3] = [16, 32, 64];
 
-/// ResNet-20, 32, 44, 56 or 110. Features: 64, the global average (8×8 at 32×32 pixels) of the last map. Taps: `layer1` to `layer3`.
+/// ResNet-20, 32, 44, 56 or 110. Features: 64, the global average (8×8 at 32×32 pixels) of the last map. Stages: `layer1` to `layer3`.
 #[derive(Debug, Clone)]
 pub struct ResNetCifar {
     stem: ConvNorm,
     blocks: [Vec<Block>; 3],
-    linear: Classifier,
     activation: Activation,
 }
 
@@ -91,37 +87,29 @@ impl ResNetCifar {
             (0..settings.depth.saturating_sub(2) / 6).map(block).collect()
         };
         let blocks = [stage(0)?, stage(1)?, stage(2)?];
-        let features = PLANES[2];
-        let linear = Classifier::new(
-            &architecture.head,
-            [features, shape.classes],
-            [he(features), within(features)],
-            &vb.pp("linear"),
-        )?;
-        Ok(Self { stem, blocks, linear, activation })
+        Ok(Self { stem, blocks, activation })
     }
 }
 
-impl Network for ResNetCifar {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Outputs> {
+impl Extractor for ResNetCifar {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let mut x = self.stem.forward(images, self.activation, pass)?;
-        let mut taps = BTreeMap::new();
+        let mut stages = Vec::with_capacity(STAGES.len());
         for (name, blocks) in STAGES.into_iter().zip(&self.blocks) {
             for block in blocks {
                 x = block.forward(&x, self.activation, pass)?;
             }
             x = pass.stage(name, x)?;
-            taps.insert(name, x.clone());
+            stages.push((name.to_owned(), x.clone()));
         }
-        let (logits, features) = self.linear.forward(ops::global_avg_pool2d(&x)?, pass)?;
-        Ok(Outputs { logits, features, taps })
+        Ok((ops::global_avg_pool2d(&x)?, stages))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.linear
+    fn last_layer(&self, _: usize) -> LastLayerOf {
+        LastLayerOf { name: "linear", features: PLANES[2], init: [he(PLANES[2]), within(PLANES[2])] }
     }
 
-    fn folded(&self) -> Result<Box<dyn Network>> {
+    fn folded(&self) -> Result<Box<dyn Extractor>> {
         let mut network = self.clone();
         network.stem.fold()?;
         for block in network.blocks.iter_mut().flatten() {

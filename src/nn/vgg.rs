@@ -1,8 +1,6 @@
 //! VGG-19 (Simonyan & Zisserman 2015) with batch normalisation and a single linear layer: DDU's form
 //! (`omegafragger/DDU`, `net/vgg.py`), for small images.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use garde::Validate;
@@ -12,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     nn::{
-        Network, Outputs, Pass, Shape,
+        Pass, Shape,
         architecture::Architecture,
-        backbone::{Backbone, Family, Part},
-        heads::Classifier,
+        backbone::{Backbone, Extractor, Family, LastLayerOf, Part},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
     },
     ops::{self, Activation, Convolution},
@@ -53,7 +50,7 @@ impl Family for Settings {
     const LACKS: &[Part] = &[Part::Shortcut];
     const POOLS_MAPS: bool = false;
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(Vgg19::new(self, architecture, shape, vb)?))
     }
 
@@ -73,14 +70,14 @@ const SMOKE_WIDTH: usize = 8;
 const STAGES: [(&str, usize, usize); 5] =
     [("block1", 2, 1), ("block2", 2, 2), ("block3", 4, 4), ("block4", 4, 8), ("block5", 4, 8)];
 
-/// 512 features, or eight times the width given. Taps: `block1` to `block5`, what leaves each stage, after its pool.
+/// 512 features, or eight times the width given. Stages: `block1` to `block5`, what leaves each stage, after its pool.
 ///
 /// The parameters of layer i are `features.<i>`, counted as in PyTorch's `Sequential` of convolution, normalisation, ReLU
 /// and pools.
 #[derive(Debug, Clone)]
 pub struct Vgg19 {
     stages: Vec<Stage>,
-    classifier: Classifier,
+    features: usize,
     activation: Activation,
 }
 
@@ -127,18 +124,13 @@ impl Vgg19 {
             }
             stages.push(Stage { name, layers, pooled });
         }
-        let vb = vb.pp("classifier");
-        Ok(Self {
-            stages,
-            classifier: Classifier::new(&architecture.head, [inputs, shape.classes], [within(inputs); 2], &vb)?,
-            activation: architecture.activation.into(),
-        })
+        Ok(Self { stages, features: inputs, activation: architecture.activation.into() })
     }
 }
 
-impl Network for Vgg19 {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
-        let mut taps = BTreeMap::new();
+impl Extractor for Vgg19 {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)> {
+        let mut stages = Vec::with_capacity(self.stages.len());
         let mut x = images.clone();
         for stage in &self.stages {
             for layer in &stage.layers {
@@ -148,17 +140,16 @@ impl Network for Vgg19 {
                 x = pass.max_pool2d(&x, ops::Pool::new(2, 2, 0))?;
             }
             x = pass.stage(stage.name, x)?;
-            taps.insert(stage.name, x.clone());
+            stages.push((stage.name.to_owned(), x.clone()));
         }
-        let (logits, features) = self.classifier.forward(ops::global_avg_pool2d(&x)?, pass)?;
-        Ok(Outputs { logits, features, taps })
+        Ok((ops::global_avg_pool2d(&x)?, stages))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.classifier
+    fn last_layer(&self, _: usize) -> LastLayerOf {
+        LastLayerOf { name: "classifier", features: self.features, init: [within(self.features); 2] }
     }
 
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {
         let mut network = self.clone();
         network.stages.iter_mut().flat_map(|stage| &mut stage.layers).try_for_each(ConvNorm::fold)?;
         Ok(Box::new(network))

@@ -3,8 +3,6 @@
 //! shortcut is a 1×1 convolution of the activated input, or, as in DDU (`omegafragger/DDU`, `net/wide_resnet.py`), an average of
 //! the input as it is.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use garde::Validate;
@@ -13,10 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nn::{
-        Mode, Network, Outputs, Pass, Shape,
+        Mode, Pass, Shape,
         architecture::{self, Architecture},
-        backbone::{Backbone, Family},
-        heads::Classifier,
+        backbone::{Backbone, Extractor, Family, LastLayerOf},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
     },
@@ -58,7 +55,7 @@ impl Family for Settings {
     const NORMALISATION: Option<[[f32; 3]; 2]> =
         Some([[125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0], [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0]]);
 
-    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Network>> {
+    fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(WideResNet::new(self, architecture, shape, vb)?))
     }
 
@@ -80,13 +77,13 @@ impl Family for Settings {
 
 /// WRN-depth-width. Features: 64·width, the global average (8×8 at 32×32 pixels) of the last activation.
 ///
-/// Taps: `block1`, `block2`, `block3`, the sums that leave each block, and `relu`, the last activation.
+/// Stages: `block1`, `block2`, `block3`, the sums that leave each block, and `relu`, the last activation.
 #[derive(Debug, Clone)]
 pub struct WideResNet {
     conv1: Conv2d,
     blocks: [Vec<Block>; 3],
     bn1: BatchNorm2d,
-    fc: Classifier,
+    features: usize,
     activation: Activation,
 }
 
@@ -122,37 +119,34 @@ impl WideResNet {
             conv1,
             blocks: [block(0)?, block(1)?, block(2)?],
             bn1: BatchNorm2d::new(widths[3], &vb.pp("bn1"))?,
-            fc: {
-                let init = [within(widths[3]), Init::Const(0.0)];
-                Classifier::new(&architecture.head, [widths[3], shape.classes], init, &vb.pp("fc"))?
-            },
+            features: widths[3],
             activation: architecture.activation.into(),
         })
     }
 }
 
-impl Network for WideResNet {
-    fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
-        let mut taps = BTreeMap::new();
+impl Extractor for WideResNet {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)> {
+        let mut stages = Vec::with_capacity(4);
         let mut x = self.conv1.forward(images, pass)?;
         for (name, layers) in ["block1", "block2", "block3"].into_iter().zip(&self.blocks) {
             for layer in layers {
                 x = layer.forward(&x, pass)?;
             }
             x = pass.stage(name, x)?;
-            taps.insert(name, x.clone());
+            stages.push((name.to_owned(), x.clone()));
         }
         let last = pass.stage("relu", self.bn1.forward(&x, self.activation, pass)?)?;
-        let (logits, features) = self.fc.forward(ops::global_avg_pool2d(&last)?, pass)?;
-        taps.insert("relu", last);
-        Ok(Outputs { logits, features, taps })
+        let features = ops::global_avg_pool2d(&last)?;
+        stages.push(("relu".to_owned(), last));
+        Ok((features, stages))
     }
 
-    fn classifier(&self) -> &Classifier {
-        &self.fc
+    fn last_layer(&self, _: usize) -> LastLayerOf {
+        LastLayerOf { name: "fc", features: self.features, init: [within(self.features), Init::Const(0.0)] }
     }
 
-    fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+    fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {
         let mut network = self.clone();
         network.conv1.fold()?;
         network.blocks.iter_mut().flatten().try_for_each(Block::fold)?;

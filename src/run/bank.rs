@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Result, checksum,
     data::{ImageSet, Normalisation, batches::in_order},
-    detectors::{Activations, Bank, Batch, Inputs, LayerShape, mutual_information::log_mean_softmax},
+    detectors::{Activations, Bank, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
-        Network, Pass, footprint,
+        Model, Pass, Shown, footprint,
         pass::Side,
         weights::{self, read_safetensors},
     },
@@ -24,7 +24,7 @@ const LAYERS: usize = 4;
 /// Images on their way through a folded network in evaluation mode. What it gives of the layers is computed anew in every pass.
 #[derive(Clone)]
 pub struct ForwardPass {
-    pub(super) network: Arc<dyn Network>,
+    pub(super) network: Arc<dyn Model>,
     pub(super) images: Arc<ImageSet>,
     pub(super) normalisation: Normalisation,
     /// Images at a time.
@@ -52,10 +52,10 @@ impl ForwardPass {
     pub fn outputs(&self) -> Result<Bank> {
         let (mut logits, mut features) = (Vec::new(), Vec::new());
         self.batches(&format!("scoring {}", self.images.name), self.batch, |_, images| {
-            let outputs = self.network.forward(images, &Pass::eval())?;
+            let shown = self.network.show(images, &Pass::eval())?;
             // Detached: a bank must not keep the graph of its forward pass alive.
-            logits.push(outputs.logits.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
-            features.push(outputs.features.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            logits.push(shown.logits()?.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            features.push(shown.features()?.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
             Ok(())
         })?;
         self.bank_of(&logits, &features)
@@ -90,18 +90,17 @@ impl ForwardPass {
     }
 
     /// What the network shows of a batch: of its `layers`, only if they are asked for.
-    fn shown(&self, images: &Tensor, layers: bool) -> Result<Batch> {
+    fn shown(&self, images: &Tensor, layers: bool) -> Result<Shown> {
         let pass = if layers { Pass::eval().keeping_layers(self.side) } else { Pass::eval() };
-        let outputs = self.network.forward(images, &pass)?;
+        let shown = self.network.show(images, &pass)?;
         // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
         let plain = |output: &Tensor| output.detach().to_dtype(DType::F32);
-        let stage = |(name, maps): (&&str, &Tensor)| Ok(((*name).to_owned(), plain(maps)?));
-        let stages = outputs.taps.iter().map(stage).collect::<candle_core::Result<_>>()?;
-        Ok(Batch {
-            layers: pass.take_layers(),
-            stages,
-            logits: Some(plain(&outputs.logits)?),
-            features: Some(plain(&outputs.features)?),
+        let stages = shown.stages.iter().map(|(name, maps)| Ok((name.clone(), plain(maps)?)));
+        Ok(Shown {
+            logits: shown.logits.as_ref().map(plain).transpose()?,
+            features: shown.features.as_ref().map(plain).transpose()?,
+            stages: stages.collect::<candle_core::Result<_>>()?,
+            ..shown
         })
     }
 
@@ -113,7 +112,7 @@ impl ForwardPass {
         &self,
         what: &str,
         layers: bool,
-        each: &mut dyn FnMut(usize, &Batch) -> Result<()>,
+        each: &mut dyn FnMut(usize, &Shown) -> Result<()>,
     ) -> Result<()> {
         let images = if layers { self.looked_at()? } else { self.batch };
         let title = format!("{what}: {}", self.images.name);
@@ -131,11 +130,11 @@ impl Activations for ForwardPass {
         Ok(self.shown(&image, true)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.look(what, true, each)
     }
 
-    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.look(what, false, each)
     }
 
@@ -165,7 +164,7 @@ impl Inputs for ForwardPass {
         self.images.len()
     }
 
-    fn network(&self) -> &dyn Network {
+    fn network(&self) -> &dyn Model {
         &*self.network
     }
 

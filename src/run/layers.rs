@@ -14,7 +14,7 @@ use crate::{
     },
     data::{self, Dataset, Format, Split},
     detectors::{About, LayerShape, Refusal},
-    nn::{self, Outputs, Pass, Shape, params::Params, pass::Side},
+    nn::{self, Pass, Shape, Shown, params::Params, pass::Side},
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -27,9 +27,9 @@ use crate::{
 type Images = (Shape, Option<usize>);
 
 /// What a network gives of one image, whatever its weights.
-struct Shown {
+struct Known {
     layers: Vec<LayerShape>,
-    outputs: Outputs,
+    shown: Shown,
 }
 
 /// Refuses detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
@@ -113,10 +113,10 @@ fn check_with(
     let mut maps: IndexMap<String, ([usize; 2], Option<usize>)> = IndexMap::new();
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
-    let mut known: BTreeMap<String, Rc<Shown>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Rc<Known>> = BTreeMap::new();
     for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
         let experiment = &task.experiment;
-        let mut shown = |network: &str| -> Result<Option<(Rc<Shown>, Option<usize>)>> {
+        let mut shown = |network: &str| -> Result<Option<(Rc<Known>, Option<usize>)>> {
             let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
@@ -133,13 +133,13 @@ fn check_with(
             let Some((shown, train)) = shown(&method.network)? else { continue };
             let place = format!("{file}: methods.{}.detector.{}", method.entry, method.detector.name());
             let memory = experiment.evaluation.fit_memory << 20;
-            let about = About { layers: &shown.layers, outputs: &shown.outputs, train, memory };
+            let about = About { layers: &shown.layers, shown: &shown.shown, train, memory };
             for values in combinations(&method.search) {
                 let tried = match values.is_empty() {
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
-                if let Some(grid) = tried.detector().grid(&shown.outputs) {
+                if let Some(grid) = tried.detector().grid(&shown.shown) {
                     let count = tested(experiment).map(|images| images * experiment.seeds.len());
                     let known = maps.entry(method.name.clone()).or_insert((grid, Some(0)));
                     known.1 = known.1.zip(count).map(|(known, count)| known + count);
@@ -178,13 +178,13 @@ fn check_with(
 }
 
 /// An untrained network, shown an image.
-fn show(node: &Node, shape: Shape) -> Result<Shown> {
+fn show(node: &Node, shape: Shape) -> Result<Known> {
     let params = Params::new(node.seed, &Device::Cpu);
     let network = nn::build(&node.architecture, shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
     let pass = Pass::eval().keeping_layers(Side::Before);
-    let outputs = network.forward(&image, &pass)?;
-    Ok(Shown { layers: pass.take_layers().iter().map(LayerShape::from).collect(), outputs })
+    let shown = network.show(&image, &pass)?;
+    Ok(Known { layers: shown.layers.iter().map(LayerShape::from).collect(), shown })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     data::Dataset,
     detectors::Bank,
     metrics::Measure,
-    nn::{Head, Network, Shape, footprint, pass::Side},
+    nn::{Head, Model, Shape, footprint, pass::Side},
     run::{
         bank,
         evaluation::{Grading, asked_for},
@@ -32,7 +32,7 @@ pub(super) struct Member<'a> {
     pub(super) node: &'a Node,
     pub(super) trained: Trained,
     /// The network as inference uses it.
-    folded: Arc<dyn Network>,
+    folded: Arc<dyn Model>,
     _lock: Lock,
 }
 

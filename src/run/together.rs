@@ -21,8 +21,8 @@ use candle_core::{Device, Tensor};
 use crate::{
     Error, Result,
     config::Method,
-    detectors::{Activations, Bank, Batch, Fit, LayerShape, Need},
-    nn::pass::Side,
+    detectors::{Activations, Bank, Fit, LayerShape, Need},
+    nn::{Shown, pass::Side},
     run::{
         bank::{ForwardPass, Stored},
         execute::Runner,
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// A batch and the place of its first image; `None` after the last.
-type Sent = Option<(usize, Arc<Batch>)>;
+type Sent = Option<(usize, Arc<Shown>)>;
 
 /// What a looker tells who computes.
 enum Message {
@@ -131,11 +131,11 @@ impl Activations for Shared {
         self.pass.layers()
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.look(true, each)
     }
 
-    fn stages(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn stages(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.look(false, each)
     }
 
@@ -153,7 +153,7 @@ impl Activations for Shared {
 }
 
 impl Shared {
-    fn look(&self, layers: bool, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn look(&self, layers: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         // It would wait for a batch that is not computed before it has looked at this one.
         if self.looks.swap(true, Ordering::SeqCst) {
             return Err(Error::Failed("a detector asks for a pass within a pass".into()));
@@ -163,7 +163,7 @@ impl Shared {
         looked
     }
 
-    fn look_at_each(&self, layers: bool, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn look_at_each(&self, layers: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         let (sender, batches) = sync_channel(1);
         self.tell(Message::Wish(Wish { looker: self.looker, set: self.set, layers, batches: sender }))?;
         loop {
@@ -227,8 +227,8 @@ impl Passes<'_> {
         let (mut logits, mut features) = (Vec::new(), Vec::new());
         pass.look(&format!("looking with {looked_at_by}"), layers, &mut |start, batch| {
             if store.is_some() {
-                logits.push(batch.logits()?);
-                features.push(batch.features()?);
+                logits.push(batch.logits()?.to_device(&Device::Cpu)?);
+                features.push(batch.features()?.to_device(&Device::Cpu)?);
             }
             let batch = Arc::new(batch.clone());
             looking.retain(|wish| wish.batches.send(Some((start, batch.clone()))).is_ok());
@@ -363,29 +363,25 @@ mod tests {
     use super::*;
     use crate::{
         data::{ImageSet, Normalisation, Split},
-        nn::{self, Backbone, Network, Outputs, Pass, Shape, heads::Classifier, params::Params},
+        nn::{self, Backbone, Model, Pass, Shape, params::Params},
         watch::interrupt::Interrupt,
     };
 
     /// Counts the images that a network sees, but for single ones, which show no more than its layers.
     struct Counting {
-        network: Box<dyn Network>,
+        network: Box<dyn Model>,
         images: AtomicUsize,
     }
 
-    impl Network for Counting {
-        fn forward(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Outputs> {
+    impl Model for Counting {
+        fn show(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<Shown> {
             if images.dim(0)? > 1 {
                 self.images.fetch_add(images.dim(0)?, SeqCst);
             }
-            self.network.forward(images, pass)
+            self.network.show(images, pass)
         }
 
-        fn classifier(&self) -> &Classifier {
-            self.network.classifier()
-        }
-
-        fn folded(&self) -> candle_core::Result<Box<dyn Network>> {
+        fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
             self.network.folded()
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     digest,
     fs::remove_if_there,
     losses::Objective,
-    nn::{self, Network, Shape, params::Params, weights},
+    nn::{self, Model, Shape, params::Params, weights},
     rng,
     run::{
         execute::Runner,
@@ -24,7 +24,7 @@ use crate::{
 
 /// A trained network, ready to be used.
 pub(super) struct Trained {
-    pub(super) network: Box<dyn Network>,
+    pub(super) network: Box<dyn Model>,
     pub(super) record: NetworkRecord,
     /// Of its weights' file.
     pub(super) sha256: String,
@@ -89,7 +89,7 @@ impl Runner<'_> {
                 let objective = Objective::new(&node.loss, labels, shape.classes)?;
                 let job = Job {
                     what: &what,
-                    network: network.as_ref(),
+                    model: network.as_ref(),
                     params: &params,
                     objective: &objective,
                     recipe,

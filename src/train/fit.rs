@@ -16,7 +16,7 @@ use crate::{
         batches::{Source, TrainBatches, in_order, steps_per_epoch},
     },
     losses::{Objective, Step, Trace},
-    nn::{Mode, Network, Outputs, Pass, params::Params},
+    nn::{Mode, Model, Pass, params::Params},
     train::{
         Train,
         checkpoint::{Checkpoint, EpochSums, State},
@@ -34,8 +34,8 @@ use crate::{
 pub struct Job<'a> {
     /// What people call it.
     pub what: &'a str,
-    /// The network, built from `params`.
-    pub network: &'a dyn Network,
+    /// The model, built from `params`.
+    pub model: &'a dyn Model,
     /// Its weights, changed in place.
     pub params: &'a Params,
     /// What it learns to do.
@@ -126,33 +126,33 @@ pub fn fit(
         let batch = batch?;
         let lr = schedule::lr(recipe, per_epoch, total, state.step);
         let mode = Mode::Train { seed: job.seed, step: state.step, precision: recipe.precision };
-        let (outputs, trace) = match job.objective.looks_at_images() {
-            true => Trace::forward(job.network, &batch.images, mode).map(|(outputs, trace)| (outputs, Some(trace)))?,
-            false => (job.network.forward(&batch.images, &Pass::new(mode))?, None),
+        let (shown, trace) = match job.objective.looks_at_images() {
+            true => Trace::forward(job.model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?,
+            false => (job.model.show(&batch.images, &Pass::new(mode))?, None),
         };
         // One pass for all, so that batch statistics are of both; everything after it is of the images to learn.
-        let (images, outputs, outliers) = match outliers {
-            None => (batch.images, outputs, None),
+        let (images, shown, outliers) = match outliers {
+            None => (batch.images, shown, None),
             Some(_) => {
                 let learned = batch.labels.dim(0)?;
-                let (outputs, outliers) = split(&outputs, learned)?;
-                (batch.images.narrow(0, 0, learned)?, outputs, Some(outliers))
+                let rest = shown.logits()?.dim(0)? - learned;
+                let outliers = shown.logits()?.narrow(0, learned, rest)?;
+                (batch.images.narrow(0, 0, learned)?, shown.narrow(0, learned)?, Some(outliers))
             }
         };
-        let step =
-            Step { outputs: &outputs, labels: &batch.labels, outliers: outliers.as_ref(), trace: trace.as_ref() };
+        let step = Step { shown: &shown, labels: &batch.labels, outliers: outliers.as_ref(), trace: trace.as_ref() };
         let (loss, terms) = job.objective.value(&step)?;
         let terms = scalars(&terms)?;
         let value = scalar(&loss)?;
         refuse_non_finite(recipe, value, &terms, state.step, batch.epoch)?;
         optimizer.step(&loss.backward()?, lr)?;
-        job.network.after_step(&images, &batch.labels)?;
+        job.model.after_step(&images, &batch.labels)?;
         if let Some(average) = &mut average {
             average.update()?;
         }
 
         let images = batch.labels.dim(0)? as u64;
-        let correct = count_correct(&outputs.logits, &batch.labels)?;
+        let correct = count_correct(shown.logits()?, &batch.labels)?;
         state.step += 1;
         state.epoch.loss += value * images as f64;
         state.epoch.correct += correct;
@@ -217,15 +217,6 @@ pub fn fit(
     tell(observers, Event::Finished { step: state.step })?;
     let final_loss = state.last_loss.unwrap_or(f64::NAN);
     Ok(Fitted { steps: state.step, final_loss, seconds: state.seconds })
-}
-
-/// The outputs on the first `learned` images of a batch, and the logits on the rest.
-fn split(outputs: &Outputs, learned: usize) -> Result<(Outputs, Tensor)> {
-    let of = |tensor: &Tensor| tensor.narrow(0, 0, learned);
-    let taps = outputs.taps.iter().map(|(name, tap)| Ok((*name, of(tap)?)));
-    let first =
-        Outputs { logits: of(&outputs.logits)?, features: of(&outputs.features)?, taps: taps.collect::<Result<_>>()? };
-    Ok((first, outputs.logits.narrow(0, learned, outputs.logits.dim(0)? - learned)?))
 }
 
 /// Puts the averaged weights in the place of the weights, which are returned.
@@ -313,12 +304,12 @@ fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
 
 fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
     let batch = job.recipe.batch_size;
-    let network = job.network.folded()?;
+    let model = job.model.folded()?;
     let labels = images.labels.as_deref().unwrap_or_default();
     let mut correct = 0;
     in_order(images, batch, job.normalisation, job.device, |range, inputs| {
         let labels = Tensor::new(&labels[range], job.device)?;
-        correct += count_correct(&network.forward(inputs, &Pass::eval())?.logits, &labels)?;
+        correct += count_correct(model.show(inputs, &Pass::eval())?.logits()?, &labels)?;
         Ok(())
     })?;
     Ok(correct as f64 / images.len() as f64)

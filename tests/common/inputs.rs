@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use candle_core::{Device, Tensor};
-use oodkit::{Result, detectors::Inputs, nn::Network};
+use oodkit::{Result, detectors::Inputs, nn::Model};
 
 #[derive(Clone)]
 pub struct Set {
-    pub network: Arc<dyn Network>,
+    pub network: Arc<dyn Model>,
     /// (N, C, H, W)
     pub images: Tensor,
     pub deviations: Vec<f32>,
@@ -26,7 +26,7 @@ impl Inputs for Set {
         self.images.dims()[0]
     }
 
-    fn network(&self) -> &dyn Network {
+    fn network(&self) -> &dyn Model {
         &*self.network
     }
 

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    detectors::{Activations, Batch, LayerShape},
-    nn::pass::Layer,
+    detectors::{Activations, LayerShape},
+    nn::{Shown, pass::Layer},
     ops::Activation,
 };
 
@@ -51,7 +51,7 @@ impl Taps {
         Self { image_size: Some(size), ..self }
     }
 
-    fn batch(&self, start: usize, images: usize) -> Result<Batch> {
+    fn batch(&self, start: usize, images: usize) -> Result<Shown> {
         let layer = |(name, values): &(String, Tensor)| {
             let values = values.narrow(0, start, images)?;
             Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
@@ -62,7 +62,7 @@ impl Taps {
         let layers = self.layers.iter().map(layer).collect::<Result<Vec<_>>>()?;
         let maps = layers.iter().filter(|layer| layer.values.rank() == 4);
         let stages = maps.map(|layer| (layer.name.clone(), layer.values.clone())).collect();
-        Ok(Batch { layers, stages, logits, features })
+        Ok(Shown { layers, stages, logits, features, ..Shown::default() })
     }
 }
 
@@ -75,7 +75,7 @@ impl Activations for Taps {
         Ok(self.batch(0, 1)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images).step_by(BATCH) {
             each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
         }

@@ -21,24 +21,24 @@ fn every_architecture_shows_its_neurons_and_computes_the_same() {
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap();
         let network = network.folded().unwrap();
-        let plain = network.forward(&images, &Pass::eval()).unwrap();
+        let plain = network.show(&images, &Pass::eval()).unwrap();
         let pass = Pass::eval().keeping_layers(Side::Before);
-        let watched = network.forward(&images, &pass).unwrap();
-        let seen = pass.take_layers();
-        assert_eq!(largest_difference(&plain.logits, &watched.logits), 0.0, "{backbone:?}");
-        assert_eq!(largest_difference(&plain.features, &watched.features), 0.0, "{backbone:?}");
+        let watched = network.show(&images, &pass).unwrap();
+        let seen = watched.layers.clone();
+        assert_eq!(largest_difference(plain.logits().unwrap(), watched.logits().unwrap()), 0.0, "{backbone:?}");
+        assert_eq!(largest_difference(plain.features().unwrap(), watched.features().unwrap()), 0.0, "{backbone:?}");
         assert_eq!(seen.len(), layers, "{:?}", seen.iter().map(|layer| &layer.name).collect::<Vec<_>>());
         let names: BTreeSet<&String> = seen.iter().map(|layer| &layer.name).collect();
         assert_eq!(names.len(), seen.len(), "{names:?}");
         let last = seen.last().unwrap();
         assert_eq!(last.activation, Activation::Identity);
-        assert_eq!(largest_difference(&last.values, &watched.logits), 0.0);
+        assert_eq!(largest_difference(&last.values, watched.logits().unwrap()), 0.0);
         assert!(seen.iter().all(|layer| layer.values.dtype() == DType::F32 && layer.values.dims()[0] == 2));
 
         let pass = Pass::eval().keeping_layers(Side::After);
-        let watched = network.forward(&images, &pass).unwrap();
-        let after = pass.take_layers();
-        assert_eq!(largest_difference(&plain.logits, &watched.logits), 0.0, "{backbone:?}");
+        let watched = network.show(&images, &pass).unwrap();
+        let after = watched.layers.clone();
+        assert_eq!(largest_difference(plain.logits().unwrap(), watched.logits().unwrap()), 0.0, "{backbone:?}");
         assert_eq!(after.len(), seen.len());
         for (before, after) in seen.iter().zip(&after) {
             assert_eq!((&before.name, after.activation), (&after.name, Activation::Identity));
@@ -56,12 +56,12 @@ fn values_are_those_before_the_non_linearity() {
     let network = nn::build(&Backbone::by_name("lenet").unwrap().into(), shape, params.builder()).unwrap();
     let images = Tensor::ones((1, 1, 28, 28), DType::F32, &Device::Cpu).unwrap();
     let pass = Pass::eval().keeping_layers(Side::Before);
-    let outputs = network.forward(&images, &pass).unwrap();
-    let layers = pass.take_layers();
+    let outputs = network.show(&images, &pass).unwrap();
+    let layers = outputs.layers.clone();
     let fc2 = layers.iter().find(|layer| layer.name == "fc2").unwrap();
     assert!(fc2.values.min_all().unwrap().to_scalar::<f32>().unwrap() < 0.0);
     let features = ops::activate(&fc2.values, fc2.activation).unwrap();
-    assert_eq!(largest_difference(&features, &outputs.features), 0.0);
+    assert_eq!(largest_difference(&features, outputs.features().unwrap()), 0.0);
 }
 
 /// By the chain rule: the gradient with respect to the images is what that of a stage through which everything passes becomes on
@@ -79,19 +79,19 @@ fn gradients_of_stages_are_part_of_those_of_the_images() {
         let params = Params::new(0, &Device::Cpu);
         let builder = params.builder().set_dtype(DType::F64);
         let network = nn::build(&backbone.clone().into(), shape, builder).unwrap();
-        let plain = network.forward(&images, &Pass::eval()).unwrap();
-        let names: Vec<String> = plain.taps.keys().copied().chain([PENULTIMATE]).map(str::to_owned).collect();
+        let plain = network.show(&images, &Pass::eval()).unwrap();
+        let names: Vec<String> = plain.stage_names().chain([PENULTIMATE]).map(str::to_owned).collect();
         let pass = Pass::eval().differentiating(&names);
-        let outputs = network.forward(&images, &pass).unwrap();
-        let leaves = pass.take_leaves();
+        let outputs = network.show(&images, &pass).unwrap();
+        let leaves = outputs.leaves.clone();
         assert_eq!(leaves.iter().map(|leaf| leaf.name.clone()).collect::<Vec<_>>(), names, "{backbone:?}");
         assert_eq!(leaves.len(), stages);
-        let loss = (&outputs.logits * &weights).unwrap().sum_all().unwrap();
+        let loss = (outputs.logits().unwrap() * &weights).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();
         let expected = gradients.get(&images).unwrap();
         for leaf in &leaves {
             let gradient = gradients.get(&leaf.variable).unwrap();
-            let output = plain.taps.get(leaf.name.as_str()).unwrap_or(&plain.features);
+            let output = plain.stage(&leaf.name).unwrap_or(plain.features().unwrap());
             let through = (output * gradient).unwrap().sum_all().unwrap().backward().unwrap();
             let difference = (through.get(&images).unwrap() - expected).unwrap().abs().unwrap().max_all().unwrap();
             let largest = expected.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
@@ -108,9 +108,9 @@ fn what_is_not_wanted_is_not_differentiated() {
     let network = nn::build(&Backbone::by_name("lenet").unwrap().into(), shape, params.builder()).unwrap();
     let images = Tensor::ones((1, 1, 28, 28), DType::F32, &Device::Cpu).unwrap();
     let pass = Pass::eval().differentiating(&["conv2".to_owned(), "conv9".to_owned()]);
-    let outputs = network.forward(&images, &pass).unwrap();
-    let leaves = pass.take_leaves();
+    let outputs = network.show(&images, &pass).unwrap();
+    let leaves = outputs.leaves.clone();
     assert_eq!(leaves.iter().map(|leaf| &leaf.name[..]).collect::<Vec<_>>(), ["conv2"]);
-    assert!(outputs.taps["conv2"].track_op() && !outputs.taps["conv1"].track_op());
-    assert!(!network.forward(&images, &Pass::eval()).unwrap().logits.track_op());
+    assert!(outputs.stage("conv2").unwrap().track_op() && !outputs.stage("conv1").unwrap().track_op());
+    assert!(!network.show(&images, &Pass::eval()).unwrap().logits().unwrap().track_op());
 }

@@ -7,10 +7,10 @@ use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var
 use super::{View, convolution, emulator::emulated};
 use crate::{
     detectors::{
-        Activations, Batch, LayerShape,
+        Activations, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
-    nn::{self, Backbone, Mode, Pass, Precision, params::Params, pass::Layer, wide_resnet},
+    nn::{self, Backbone, Mode, Pass, Precision, Shown, params::Params, pass::Layer, wide_resnet},
     ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
 };
 
@@ -310,11 +310,11 @@ impl Activations for Made {
         Ok(self.0.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Batch) -> crate::Result<()>) -> crate::Result<()> {
+    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> crate::Result<()>) -> crate::Result<()> {
         for start in (0..self.images()).step_by(7) {
             let count = 7.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
-            each(start, &Batch { layers: self.0.iter().map(part).collect(), ..Batch::default() })?;
+            each(start, &Shown { layers: self.0.iter().map(part).collect(), ..Shown::default() })?;
         }
         Ok(())
     }
@@ -398,8 +398,8 @@ fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (
             .unwrap();
     let images = numbers("images", &[3, channels, height, width], false).to_dtype(DType::F32).unwrap();
     let labels = Tensor::new(&[1u32, 4, 2], &Device::Cpu).unwrap();
-    let outputs = network.forward(&images, &Pass::new(Mode::Train { seed: 0, step: 0, precision })).unwrap();
-    let loss = ops::softmax_cross_entropy(&outputs.logits, &labels, 0.0).unwrap();
+    let outputs = network.show(&images, &Pass::new(Mode::Train { seed: 0, step: 0, precision })).unwrap();
+    let loss = ops::softmax_cross_entropy(outputs.logits().unwrap(), &labels, 0.0).unwrap();
     let gradients = loss.backward().unwrap();
     let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));
     (values(&loss)[0], each.collect())

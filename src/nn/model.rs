@@ -1,0 +1,102 @@
+//! What every model can do: show named outputs of images.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::nn::{
+    Pass,
+    pass::{Layer, Leaf},
+};
+
+/// The last linear layer: detectors such as ReAct re-apply it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// (K, D)
+    pub weight: Tensor,
+    /// (K)
+    pub bias: Tensor,
+}
+
+/// What a model shows of a batch of images. What it does not have is `None` or empty.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// (N, K) f32, before softmax.
+    pub logits: Option<Tensor>,
+    /// (N, D) f32, what the last layer makes the logits of: its input, unless the [head](super::heads) says otherwise.
+    pub features: Option<Tensor>,
+    /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
+    pub stages: Vec<(String, Tensor)>,
+    /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
+    pub layers: Vec<Layer>,
+    /// The stages that the pass is [differentiated](Pass::differentiating) by, from input to output.
+    pub leaves: Vec<Leaf>,
+}
+
+impl Shown {
+    /// The (N, K) logits.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn logits(&self) -> Result<&Tensor> {
+        known(self.logits.as_ref(), "logits")
+    }
+
+    /// The (N, D) features.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn features(&self) -> Result<&Tensor> {
+        known(self.features.as_ref(), "features")
+    }
+
+    /// The (N, C, H, W) maps that leave this stage, if there is one.
+    pub fn stage(&self, name: &str) -> Option<&Tensor> {
+        self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
+    }
+
+    /// The stages' names, from input to output.
+    pub fn stage_names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The same of `count` images from `start` on; nothing of layers.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        let of = |tensor: &Tensor| tensor.narrow(0, start, count);
+        let stages = self.stages.iter().map(|(name, maps)| Ok((name.clone(), of(maps)?)));
+        Ok(Self {
+            logits: self.logits.as_ref().map(of).transpose()?,
+            features: self.features.as_ref().map(of).transpose()?,
+            stages: stages.collect::<Result<_>>()?,
+            ..Self::default()
+        })
+    }
+}
+
+fn known<'a>(output: Option<&'a Tensor>, what: &str) -> Result<&'a Tensor> {
+    match output {
+        Some(output) => Ok(output),
+        None => bail!("the model shows no {what}"),
+    }
+}
+
+/// Anything with parameters that shows outputs of images. Input: (N, C, H, W) f32, normalised.
+pub trait Model: Send + Sync {
+    /// What it makes of images.
+    fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown>;
+    /// The last linear layer; none when there are no logits, or they are not a linear layer of the features.
+    fn head(&self) -> Option<Head> {
+        None
+    }
+    /// Called while learning, after each change of the parameters, with the batch that led to it: images as for [`Model::show`], and
+    /// (N) u32 classes. Moves what follows the parameters without gradients, such as DUQ's centroids.
+    fn after_step(&self, _images: &Tensor, _labels: &Tensor) -> Result<()> {
+        Ok(())
+    }
+    /// The same for [`Mode::Eval`](super::Mode::Eval) only, and faster: batch normalisations are folded into the convolutions before
+    /// them, once. Equal up to rounding; gradients with respect to the images are those of the model as it was.
+    ///
+    /// It keeps the parameters of this moment: fold anew after they change.
+    fn folded(&self) -> Result<Box<dyn Model>>;
+}
