@@ -85,6 +85,7 @@ fn read(root: &Path, memory: u64, side: usize) -> Result<()> {
     let normalisation = Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] };
     let source = Source {
         images: set.clone(),
+        labelled: true,
         outliers: None,
         normalisation: normalisation.clone(),
         augment: Plain { flip: true, crop_padding: 4 }.into(),

@@ -12,7 +12,8 @@ use Work::{Attention, Block, Eval, Stages, Train};
 use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
-    losses::{Loss, Objective, Step},
+    data::batches::Batch,
+    losses::{Loss, Objective},
     nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet},
     ops::{self, Convolution},
     rng,
@@ -100,11 +101,10 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
             let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
             Box::new(move |step| {
-                let outputs =
-                    network.show(&images, &Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 }))?;
-                let (loss, _) =
-                    objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None })?;
-                optimizer.step(&loss.backward()?, rule.lr())
+                let (images, labels) = (images.clone(), Some(labels.clone()));
+                let batch = Batch { normal: batch, images, labels, epoch: 0, step };
+                let mode = Mode::Train { seed: 0, step, precision: Precision::F32 };
+                optimizer.step(&objective.loss(&*network, &batch, mode)?.total.backward()?, rule.lr())
             })
         }
         Eval(name) => {

@@ -419,6 +419,7 @@ fn an_embedded_set_becomes_normalised_batches() {
     let set = Arc::new(data::load(&dataset, Split::Train, &embedded()).unwrap());
     let source = Source {
         images: set,
+        labelled: true,
         outliers: None,
         normalisation: data::normalisation(&dataset).unwrap(),
         augment: Plain { flip: true, crop_padding: 0 }.into(),

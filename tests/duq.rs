@@ -10,7 +10,8 @@ use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};
 use network::{directional, parameter, sampled};
 use oodkit::{
-    losses::{Loss, Objective, Step, Trace, binary_cross_entropy, gradient_penalty::STEP},
+    data::batches::Batch,
+    losses::{Loss, Objective, StepLoss, Trace, binary_cross_entropy, gradient_penalty::STEP},
     nn::{
         self, Architecture, Backbone, Mode, Model, Nonlinearity, Pass, Precision, Shape, duq, heads::Head,
         params::Params, wide_resnet,
@@ -190,11 +191,11 @@ fn a_step_is_the_references() {
         let case = Case::new(name, DType::F64);
         let yaml = format!("{{ binary_cross_entropy: {{}}, gradient_penalty: {{ weight: {} }} }}", number("penalty"));
         let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap(), &[], 0).unwrap();
-        assert!(objective.looks_at_images());
-        let (outputs, trace) = Trace::forward(&*case.network, &case.images, TRAIN).unwrap();
-        let step = Step { shown: &outputs, labels: &case.labels, outliers: None, trace: Some(&trace) };
-        let (total, record) = objective.value(&step).unwrap();
-        let terms: Vec<&str> = record.iter().map(|(term, _)| *term).collect();
+        let (images, labels) = (case.images.clone(), Some(case.labels.clone()));
+        let batch = Batch { normal: images.dims()[0], images, labels, epoch: 0, step: 0 };
+        let StepLoss { total, terms, watched } = objective.loss(&*case.network, &batch, TRAIN).unwrap();
+        assert_eq!(watched.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["accuracy"]);
+        let terms: Vec<&str> = terms.iter().map(|(term, _)| *term).collect();
         assert_eq!(terms, ["binary_cross_entropy", "gradient_penalty"]);
         let gradients = total.backward().unwrap();
         for (_, var) in case.params.trainable() {

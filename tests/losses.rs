@@ -64,7 +64,9 @@ fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Te
         }
         _ => {
             let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
-            Ok(objective.value(&Step { shown: &outputs(logits, logits), labels, outliers: None, trace: None })?.0)
+            Ok(objective
+                .value(&Step { shown: &outputs(logits, logits), labels: Some(labels), outliers: None, trace: None })?
+                .total)
         }
     }
 }
@@ -149,12 +151,12 @@ fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
     let features = input.matmul(&first).unwrap();
     let logits = features.matmul(&second).unwrap();
     let labels = golden.labels();
-    let (total, terms) = objective(yaml)
-        .value(&Step { shown: &outputs(&logits, &features), labels: &labels, outliers: None, trace: None })
+    let loss = objective(yaml)
+        .value(&Step { shown: &outputs(&logits, &features), labels: Some(&labels), outliers: None, trace: None })
         .unwrap();
-    let gradients = total.backward().unwrap();
+    let gradients = loss.total.backward().unwrap();
     let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
-    (of(&first), of(&second), terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
+    (of(&first), of(&second), loss.terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
 }
 
 #[test]
@@ -178,9 +180,8 @@ fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
     let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
     let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
     let outputs = outputs(&logits, &features);
-    let (total, terms) =
-        objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None }).unwrap();
-    assert!(numbers(&total)[0].is_finite() && numbers(&terms[1].1)[0].is_infinite());
+    let loss = objective.value(&Step { shown: &outputs, labels: Some(&labels), outliers: None, trace: None }).unwrap();
+    assert!(numbers(&loss.total)[0].is_finite() && numbers(&loss.terms[1].1)[0].is_infinite());
 }
 
 #[test]
@@ -209,10 +210,14 @@ fn terms_of_outliers_refuse_a_batch_without() {
     for term in ["energy_margin", "outlier_exposure"] {
         let objective = objective(&format!("{{ {term}: {{}} }}"));
         let outputs = outputs(&logits, &logits);
-        let value = |outliers| objective.value(&Step { shown: &outputs, labels: &labels, outliers, trace: None });
+        let value = |outliers: Option<Tensor>| {
+            let outliers = outliers.map(|logits| Shown { logits: Some(logits), ..Shown::default() });
+            let (labels, outliers) = (Some(&labels), outliers.as_ref());
+            objective.value(&Step { shown: &outputs, labels, outliers, trace: None })
+        };
         assert!(value(None).unwrap_err().to_string().contains("needs auxiliary outliers"));
-        assert_eq!(value(Some(&logits)).unwrap().1[0].0, term);
-        assert!(value(Some(&logits.narrow(0, 0, 0).unwrap())).is_err(), "{term} of no outlier");
+        assert_eq!(value(Some(logits.clone())).unwrap().terms[0].0, term);
+        assert!(value(Some(logits.narrow(0, 0, 0).unwrap())).is_err(), "{term} of no outlier");
     }
 }
 
@@ -301,7 +306,8 @@ fn class_weights_are_given_or_balanced() {
         // Six train images: three of class 0, two of class 1, one of class 2.
         let objective = Objective::new(&loss(yaml), &[0, 0, 0, 1, 1, 2], 3).unwrap();
         let outputs = outputs(&logits, &logits);
-        numbers(&objective.value(&Step { shown: &outputs, labels: &labels, outliers: None, trace: None }).unwrap().0)[0]
+        let step = Step { shown: &outputs, labels: Some(&labels), outliers: None, trace: None };
+        numbers(&objective.value(&step).unwrap().total)[0]
     };
     let balanced = value("{ cross_entropy: { class_weights: balanced } }");
     let given = value(&format!("{{ cross_entropy: {{ class_weights: [{}, 1, 2] }} }}", 2.0 / 3.0));

@@ -138,6 +138,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let recipe: Train = serde_saphyr::from_str(STEP).unwrap();
     let source = Source {
         images: Arc::new(images),
+        labelled: true,
         outliers: Some((Arc::new(outliers), 8)),
         normalisation: normalisation(),
         augment: recipe.augment.clone(),
@@ -146,15 +147,14 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
         device: Device::Cpu,
     };
     let batch = TrainBatches::new(source, 0..1).unwrap().next().unwrap().unwrap();
-    assert_eq!((batch.images.dims4().unwrap().0, batch.labels.dims1().unwrap()), (12, 4));
+    assert_eq!((batch.images.dims4().unwrap().0, batch.normal), (12, 4));
     let mode = Mode::Train { seed: 0, step: 0, precision: recipe.precision };
     let both = by_hand.network.show(&batch.images, &Pass::new(mode)).unwrap();
-    let outputs = both.narrow(0, 4).unwrap();
-    let unlabelled = both.logits().unwrap().narrow(0, 4, 8).unwrap();
-    let step = Step { shown: &outputs, labels: &batch.labels, outliers: Some(&unlabelled), trace: None };
-    let (total, _) = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
+    let (learned, unlabelled) = (both.narrow(0, 4).unwrap(), both.narrow(4, 8).unwrap());
+    let step = Step { shown: &learned, labels: batch.labels.as_ref(), outliers: Some(&unlabelled), trace: None };
+    let loss = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
-    optimizer.step(&total.backward().unwrap(), 0.1).unwrap();
+    optimizer.step(&loss.total.backward().unwrap(), 0.1).unwrap();
     assert_eq!(bits(&student.params), bits(&by_hand.params));
 }
 

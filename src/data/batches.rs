@@ -31,10 +31,12 @@ const PREPARED: usize = 2;
 /// What one training step learns from.
 #[derive(Debug)]
 pub struct Batch {
-    /// (n + m, C, H, W) f32, augmented and normalised: n images to learn, then m auxiliary outliers if there are any.
+    /// (n + m, C, H, W) f32, augmented and normalised: n normal images, then m outliers if there are any.
     pub images: Tensor,
-    /// (n) u32, the classes of the images to learn.
-    pub labels: Tensor,
+    /// n.
+    pub normal: usize,
+    /// (n) u32, the classes of the normal images, if they are known.
+    pub labels: Option<Tensor>,
     /// The epoch, from 0.
     pub epoch: u64,
     /// The step of this batch in the whole training, from 0.
@@ -65,15 +67,17 @@ pub fn in_order(
 /// What batches are made of, and how.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The images to learn, with labels.
+    /// The normal images to learn.
     pub images: Arc<ImageSet>,
+    /// Whether their classes are learned.
+    pub labelled: bool,
     /// Auxiliary outliers of the same shape, and how many of them every batch has.
     pub outliers: Option<(Arc<ImageSet>, usize)>,
     /// The statistics that all are normalised with.
     pub normalisation: Normalisation,
     /// The random changes of all.
     pub augment: Augment,
-    /// Images to learn in a batch.
+    /// Normal images in a batch.
     pub batch_size: usize,
     /// The seed of order and changes.
     pub seed: u64,
@@ -126,7 +130,7 @@ impl TrainBatches {
         if set.is_empty() {
             return Err(Error::input(format!("data set \"{}\" has no {} images", set.name, set.split)));
         }
-        if set.labels.as_ref().is_none_or(|labels| labels.len() != set.len()) {
+        if source.labelled && set.labels.as_ref().is_none_or(|labels| labels.len() != set.len()) {
             return Err(Error::input(format!("data set \"{}\" has no labels to train on", set.name)));
         }
         if source.batch_size == 0 {
@@ -215,11 +219,13 @@ impl Worker {
         let epoch = step / per_epoch;
         let start = (step % per_epoch) as usize * batch_size;
         let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
-        let labels: Vec<u32> = set.labels.iter().flat_map(|labels| places.iter().map(|&i| labels[i])).collect();
+        let normal = places.len();
+        let labels = set.labels.as_ref().filter(|_| self.source.labelled);
+        let labels = labels.map(|labels| places.iter().map(|&i| labels[i]).collect());
+        let labels = labels.map(|labels: Vec<u32>| Tensor::from_vec(labels, normal, device)).transpose()?;
 
         let mut bytes = self.source.changed(set, places, "augment", step)?;
-        let mut count = labels.len();
-        let labels = Tensor::from_vec(labels, count, device)?;
+        let mut count = normal;
         if let Some((outliers, each)) = outliers {
             let (first, len) = (step * *each as u64, outliers.len() as u64);
             let places: Vec<usize> =
@@ -228,7 +234,7 @@ impl Worker {
             count += each;
         }
         let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
-        Ok(Batch { images, labels, epoch, step })
+        Ok(Batch { images, normal, labels, epoch, step })
     }
 }
 
@@ -282,6 +288,7 @@ mod tests {
     fn source(images: Arc<ImageSet>, batch_size: usize, seed: u64) -> Source {
         Source {
             images,
+            labelled: true,
             outliers: None,
             normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },
             augment: Plain { flip: true, crop_padding: 1 }.into(),
@@ -297,17 +304,25 @@ mod tests {
 
     fn bits(batch: &Batch) -> (Vec<u32>, Vec<u32>, u64, u64) {
         let pixels = batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        (pixels.iter().map(|p| p.to_bits()).collect(), batch.labels.to_vec1().unwrap(), batch.epoch, batch.step)
+        (
+            pixels.iter().map(|p| p.to_bits()).collect(),
+            batch.labels.as_ref().unwrap().to_vec1().unwrap(),
+            batch.epoch,
+            batch.step,
+        )
     }
 
     #[test]
     fn every_epoch_shows_each_image_once_in_a_new_order() {
         assert_eq!(steps_per_epoch(10, 4), 3);
         let batches: Vec<Batch> = batches(10, 4, 0, 0..6).map(Result::unwrap).collect();
-        assert_eq!(batches.iter().map(|b| b.labels.dims1().unwrap()).collect::<Vec<_>>(), [4, 4, 2, 4, 4, 2]);
+        assert_eq!(batches.iter().map(|b| b.normal).collect::<Vec<_>>(), [4, 4, 2, 4, 4, 2]);
         assert_eq!(batches.iter().map(|b| (b.epoch, b.step)).collect::<Vec<_>>()[2..4], [(0, 2), (1, 3)]);
         let epoch = |k: usize| -> Vec<u32> {
-            batches[3 * k..3 * k + 3].iter().flat_map(|b| b.labels.to_vec1::<u32>().unwrap()).collect()
+            batches[3 * k..3 * k + 3]
+                .iter()
+                .flat_map(|b| b.labels.as_ref().unwrap().to_vec1::<u32>().unwrap())
+                .collect()
         };
         assert_ne!(epoch(0), epoch(1));
         for k in 0..2 {
@@ -331,7 +346,7 @@ mod tests {
     #[test]
     fn the_order_of_seed_0_is_what_it_always_was() {
         // Stored checkpoints continue only if a new version of rand draws the same.
-        let labels: Vec<u32> = batches(8, 8, 0, 0..1).next().unwrap().unwrap().labels.to_vec1().unwrap();
+        let labels: Vec<u32> = batches(8, 8, 0, 0..1).next().unwrap().unwrap().labels.unwrap().to_vec1().unwrap();
         assert_eq!(labels, [7, 0, 2, 5, 3, 4, 1, 6]);
     }
 
@@ -410,7 +425,7 @@ mod tests {
         let mut seen = Vec::new();
         for (batch, plain) in beside(3, 0..7).iter().zip(&plain) {
             // The images to learn are those of a run without outliers, and the last, smaller batch has as many outliers.
-            let n = plain.labels.dims1().unwrap();
+            let n = plain.normal;
             assert_eq!(batch.images.dim(0).unwrap(), n + 5);
             let learned =
                 Batch { images: batch.images.narrow(0, 0, n).unwrap(), labels: batch.labels.clone(), ..*batch };
@@ -468,7 +483,7 @@ mod tests {
         let start = std::time::Instant::now();
         let source = Source { normalisation, augment, ..source(Arc::new(set), 128, 0) };
         let batches = TrainBatches::new(source, 0..steps_per_epoch(n, 128)).unwrap();
-        assert_eq!(batches.map(|batch| batch.unwrap().labels.dims1().unwrap()).sum::<usize>(), n);
+        assert_eq!(batches.map(|batch| batch.unwrap().normal).sum::<usize>(), n);
         println!("50,000 images of 3×32×32 augmented and normalised on one thread: {:?}", start.elapsed());
     }
 }

@@ -46,7 +46,7 @@ impl Term for Settings {
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
-        Ok(Box::new(|step| binary_cross_entropy(step.shown.logits()?, step.labels)))
+        Ok(Box::new(|step| binary_cross_entropy(step.shown.logits()?, step.labels()?)))
     }
 }
 

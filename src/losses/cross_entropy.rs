@@ -122,9 +122,9 @@ impl Term for Settings {
         let weights = self.class_weights.as_ref().map(|weights| weights.of(labels, classes)).transpose()?;
         Ok(Box::new(move |step| {
             let logits = step.shown.logits()?;
-            let Some(weights) = &weights else { return cross_entropy(logits, step.labels, smoothing) };
+            let Some(weights) = &weights else { return cross_entropy(logits, step.labels()?, smoothing) };
             let weights = Tensor::new(weights.as_slice(), logits.device())?.to_dtype(logits.dtype())?;
-            weighted_cross_entropy(logits, step.labels, smoothing, &weights)
+            weighted_cross_entropy(logits, step.labels()?, smoothing, &weights)
         }))
     }
 }

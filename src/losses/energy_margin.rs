@@ -61,7 +61,7 @@ impl Term for Settings {
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let (m_in, m_out) = (self.m_in, self.m_out);
-        Ok(Box::new(move |step| energy_margin(step.shown.logits()?, step.outliers()?, m_in, m_out)))
+        Ok(Box::new(move |step| energy_margin(step.shown.logits()?, step.outliers()?.logits()?, m_in, m_out)))
     }
 }
 

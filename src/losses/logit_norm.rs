@@ -47,7 +47,7 @@ impl Term for Settings {
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let temperature = self.temperature;
-        Ok(Box::new(move |step| logit_norm(step.shown.logits()?, step.labels, temperature)))
+        Ok(Box::new(move |step| logit_norm(step.shown.logits()?, step.labels()?, temperature)))
     }
 }
 

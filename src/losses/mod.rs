@@ -17,11 +17,12 @@ pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
 pub use sparsity::sparsity;
 
-use candle_core::Tensor;
+use candle_core::{D, DType, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{self, Precision},
+    data::batches::Batch,
+    nn::{Mode, Model, Pass, Precision, Shown},
 };
 
 registry::registry! {
@@ -102,6 +103,11 @@ impl Loss {
     pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
         self.terms().filter(|(_, term)| term.reads() == Reads::Outliers).map(|(name, _)| name)
     }
+
+    /// Whether a term that is there is of the images' classes.
+    pub fn classifies(&self) -> bool {
+        self.terms().any(|(_, term)| matches!(term.reads(), Reads::Softmax | Reads::Kernels))
+    }
 }
 
 impl Default for Loss {
@@ -113,18 +119,25 @@ impl Default for Loss {
 /// What one training step offers to the loss terms.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// What the model shows of the images to learn.
-    pub shown: &'a nn::Shown,
-    /// (N) u32 classes.
-    pub labels: &'a Tensor,
-    /// (M, K) logits of the auxiliary outliers in the batch, for objectives with a [term of them](Loss::of_outliers).
-    pub outliers: Option<&'a Tensor>,
-    /// How it came to the outputs, for objectives that [look at images](Objective::looks_at_images).
+    /// What the model shows of the normal images in the batch.
+    pub shown: &'a Shown,
+    /// (N) u32, their classes, if they are known.
+    pub labels: Option<&'a Tensor>,
+    /// What the model shows of the outliers in the batch, if there are any.
+    pub outliers: Option<&'a Shown>,
+    /// How it came to what it shows, for objectives that [look at images](Term::looks_at_images).
     pub trace: Option<&'a Trace<'a>>,
 }
 
 impl<'a> Step<'a> {
-    fn outliers(&self) -> candle_core::Result<&'a Tensor> {
+    fn labels(&self) -> candle_core::Result<&'a Tensor> {
+        match self.labels {
+            Some(labels) => Ok(labels),
+            None => candle_core::bail!("this loss needs the images' classes, and the batch has none"),
+        }
+    }
+
+    fn outliers(&self) -> candle_core::Result<&'a Shown> {
         match self.outliers {
             Some(outliers) => Ok(outliers),
             None => candle_core::bail!("this loss needs auxiliary outliers, and the batch has none"),
@@ -132,11 +145,27 @@ impl<'a> Step<'a> {
     }
 }
 
+/// The loss of a step.
+#[derive(Debug)]
+pub struct StepLoss {
+    /// Σ weight × term, to differentiate.
+    pub total: Tensor,
+    /// Each term by name, unweighted and without a graph.
+    pub terms: Vec<(&'static str, Tensor)>,
+    /// What else is watched of the normal images, as a sum over them: the images classified rightly are their `accuracy`.
+    pub watched: Vec<(&'static str, f64)>,
+}
+
 /// The training objective: Σ weight × term.
 pub struct Objective {
     terms: Vec<(&'static str, f64, Value)>,
     looks_at_images: bool,
+    /// Whether a term is of the images' classes.
+    classifies: bool,
 }
+
+/// The name of the share of images that are classified rightly.
+pub const ACCURACY: &str = "accuracy";
 
 impl Objective {
     /// The objective that a file describes, for images of `classes` classes with these labels.
@@ -148,28 +177,64 @@ impl Objective {
         // The sum begins with those that classify: another order would move its last bits.
         terms.sort_by_key(|(_, term)| term.reads() != Reads::Softmax);
         let looks_at_images = terms.iter().any(|(_, term)| term.looks_at_images());
+        let classifies = loss.classifies();
         let terms = terms.into_iter().map(|(name, term)| Ok((name, term.weight(), term.value(labels, classes)?)));
         let terms: Vec<_> = terms.collect::<Result<_>>()?;
         if !terms.iter().any(|(_, weight, _)| *weight > 0.0) {
             return Err(Error::input("the loss is empty: no term has a weight above 0")
                 .hint("write `loss: { cross_entropy: {} }`, or leave `loss` out for the same"));
         }
-        Ok(Self { terms, looks_at_images })
+        Ok(Self { terms, looks_at_images, classifies })
     }
 
-    /// Whether a term needs the [`Step::trace`].
-    pub fn looks_at_images(&self) -> bool {
-        self.looks_at_images
+    /// Whether it needs the images' classes.
+    pub fn classifies(&self) -> bool {
+        self.classifies
     }
 
-    /// The total to differentiate, and each term by name, unweighted and without a graph, for the record.
+    /// The loss of a model on a batch. One pass for normal images and outliers, so that batch statistics are of both.
+    ///
+    /// # Errors
+    /// If shapes do not fit or a label is not a class.
+    pub fn loss(&self, model: &dyn Model, batch: &Batch, mode: Mode) -> candle_core::Result<StepLoss> {
+        let (shown, trace) = match self.looks_at_images {
+            true => Trace::forward(model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?,
+            false => (model.show(&batch.images, &Pass::new(mode))?, None),
+        };
+        let more = batch.images.dim(0)? - batch.normal;
+        let (shown, outliers) = match more {
+            0 => (shown, None),
+            _ => (shown.narrow(0, batch.normal)?, Some(shown.narrow(batch.normal, more)?)),
+        };
+        let labels = batch.labels.as_ref();
+        self.value(&Step { shown: &shown, labels, outliers: outliers.as_ref(), trace: trace.as_ref() })
+    }
+
+    /// How well a model that learned does on images that it did not learn, summed over them; larger is better. The images classified
+    /// rightly, or without classes the negated loss.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn judge(&self, model: &dyn Model, images: &Tensor, labels: Option<&Tensor>) -> candle_core::Result<f64> {
+        let shown = model.show(images, &Pass::eval())?;
+        match (self.classifies, labels) {
+            (true, Some(labels)) => Ok(count_correct(shown.logits()?, labels)? as f64),
+            _ => {
+                let step = Step { shown: &shown, labels, outliers: None, trace: None };
+                let loss = self.value(&step)?.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                Ok(-loss * images.dim(0)? as f64)
+            }
+        }
+    }
+
+    /// The loss of a step.
     ///
     /// A term of weight 0 is recorded but is no part of the total's graph: training is the same, to the bit, as without
     /// the term.
     ///
     /// # Errors
-    /// If shapes do not fit or a label is not a class.
-    pub fn value(&self, step: &Step) -> candle_core::Result<(Tensor, Vec<(&'static str, Tensor)>)> {
+    /// As [`Objective::loss`].
+    pub fn value(&self, step: &Step) -> candle_core::Result<StepLoss> {
         let mut total: Option<Tensor> = None;
         let mut record = Vec::with_capacity(self.terms.len());
         for (name, weight, term) in &self.terms {
@@ -184,6 +249,16 @@ impl Objective {
             }
         }
         let total = total.ok_or_else(|| candle_core::Error::Msg("the loss is empty".into()))?;
-        Ok((total, record))
+        let watched = match self.classifies {
+            true => vec![(ACCURACY, count_correct(step.shown.logits()?, step.labels()?)? as f64)],
+            false => Vec::new(),
+        };
+        Ok(StepLoss { total, terms: record, watched })
     }
+}
+
+/// How many of (N, K) logits are largest at their (N) label.
+fn count_correct(logits: &Tensor, labels: &Tensor) -> candle_core::Result<u64> {
+    let right = logits.detach().argmax(D::Minus1)?.eq(labels)?;
+    Ok(right.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()?.into())
 }

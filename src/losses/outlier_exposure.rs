@@ -45,7 +45,7 @@ impl Term for Settings {
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
-        Ok(Box::new(|step| outlier_exposure(step.outliers()?)))
+        Ok(Box::new(|step| outlier_exposure(step.outliers()?.logits()?)))
     }
 }
 

@@ -31,20 +31,24 @@ pub struct State {
     pub epoch: EpochSums,
     /// Mean loss over the last epoch that was finished.
     pub last_loss: Option<f64>,
-    /// Best validation accuracy so far, if weights are chosen by it.
+    /// The best on validation images so far, if weights are chosen by it: the accuracy, or the negated loss.
     pub best: Option<f64>,
     /// Bytes that each observer had written, by its name: what came after them is written again.
     pub positions: BTreeMap<String, u64>,
 }
 
 /// Sums over images.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochSums {
     /// Loss times images.
     pub loss: f64,
-    /// Images classified rightly.
-    pub correct: u64,
+    /// What else is watched, by name: the images classified rightly are a classifier's `accuracy`.
+    #[serde(default)]
+    pub watched: BTreeMap<String, f64>,
+    /// Images classified rightly, of checkpoints that were written before other things were watched.
+    #[serde(default, skip_serializing)]
+    pub correct: Option<u64>,
     /// Images.
     pub images: u64,
 }
@@ -74,7 +78,10 @@ impl Checkpoint {
         let damaged = |reason: String| Self::unusable(path, Error::input(reason));
         let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
-        let state = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
+        let mut state: State = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
+        if let Some(correct) = state.epoch.correct.take() {
+            state.epoch.watched.insert("accuracy".to_owned(), correct as f64);
+        }
         let mut parts = ["model.", "optimizer.", "average.", "best."].map(|prefix| {
             let part = tensors
                 .iter()

@@ -7,21 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{
     Error, Result,
     data::{
         ImageSet, Normalisation,
-        batches::{Source, TrainBatches, in_order, steps_per_epoch},
+        batches::{Batch, Source, TrainBatches, in_order, steps_per_epoch},
     },
-    losses::{Objective, Step, Trace},
-    nn::{Mode, Model, Pass, params::Params},
+    losses::{ACCURACY, Objective, StepLoss},
+    nn::{Mode, Model, params::Params},
     train::{
         Train,
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
-        recipe::Keep,
+        recipe::{Checkpoint as Cadence, Keep},
         schedule,
     },
     watch::{
@@ -60,6 +60,23 @@ pub struct Job<'a> {
     pub checkpoint: &'a Path,
 }
 
+impl Job<'_> {
+    fn source(&self) -> Source {
+        let Train { augment, batch_size, outlier_ratio, .. } = self.recipe;
+        let outliers = self.outliers.as_ref();
+        Source {
+            images: self.images.clone(),
+            labelled: self.objective.classifies(),
+            outliers: outliers.map(|(outliers, _)| (outliers.clone(), outlier_ratio * batch_size)),
+            normalisation: self.normalisation.clone(),
+            augment: augment.clone(),
+            batch_size: *batch_size,
+            seed: self.seed,
+            device: self.device.clone(),
+        }
+    }
+}
+
 /// How training went. The weights are in the job's [`Params`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fitted {
@@ -84,139 +101,171 @@ pub fn fit(
     observers: &mut [&mut dyn Observer],
     interrupt: &Interrupt,
 ) -> Result<Fitted> {
-    let recipe = job.recipe;
-    let mut optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, job.params.trainable())?;
-    let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
-    let (mut state, mut best) = match saved {
-        Some(saved) => {
-            refuse_other_data(job, &saved.state)?;
-            job.params.load(&saved.model, job.checkpoint)?;
-            let fits = |error| Checkpoint::unusable(job.checkpoint, error);
-            optimizer.load_state(&saved.optimizer).map_err(fits)?;
-            if let Some(average) = &mut average {
-                average.load(&saved.average).map_err(fits)?;
-            }
-            (saved.state, saved.best)
-        }
-        None => {
-            let outliers = job.outliers.as_ref().map(|(_, sha256)| (*sha256).to_owned());
-            (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
-        }
-    };
-    let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
-    let every_step = recipe.epochs as u64 * per_epoch;
-    let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
-    tell(observers, Event::Started { what: job.what, step: state.step, total })?;
-
-    let seconds_before = state.seconds;
-    let started = Instant::now();
-    let mut last_save = Instant::now();
-    let outliers = job.outliers.as_ref();
-    let source = Source {
-        images: job.images.clone(),
-        outliers: outliers.map(|(outliers, _)| (outliers.clone(), recipe.outlier_ratio * recipe.batch_size)),
-        normalisation: job.normalisation.clone(),
-        augment: recipe.augment.clone(),
-        batch_size: recipe.batch_size,
-        seed: job.seed,
-        device: job.device.clone(),
-    };
-    let batches = TrainBatches::new(source, state.step..total)?;
-    for batch in batches {
+    let mut training = Training::start(job, saved)?;
+    let (recipe, total) = (job.recipe, training.total);
+    tell(observers, Event::Started { what: job.what, step: training.state.step, total })?;
+    for batch in TrainBatches::new(job.source(), training.state.step..total)? {
         let batch = batch?;
-        let lr = schedule::lr(recipe, per_epoch, total, state.step);
-        let mode = Mode::Train { seed: job.seed, step: state.step, precision: recipe.precision };
-        let (shown, trace) = match job.objective.looks_at_images() {
-            true => Trace::forward(job.model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?,
-            false => (job.model.show(&batch.images, &Pass::new(mode))?, None),
-        };
-        // One pass for all, so that batch statistics are of both; everything after it is of the images to learn.
-        let (images, shown, outliers) = match outliers {
-            None => (batch.images, shown, None),
-            Some(_) => {
-                let learned = batch.labels.dim(0)?;
-                let rest = shown.logits()?.dim(0)? - learned;
-                let outliers = shown.logits()?.narrow(0, learned, rest)?;
-                (batch.images.narrow(0, 0, learned)?, shown.narrow(0, learned)?, Some(outliers))
+        let lr = schedule::lr(recipe, training.per_epoch, total, training.state.step);
+        training.step(&batch, lr, observers)?;
+        let step = training.state.step;
+        if step.is_multiple_of(training.per_epoch) || step == total {
+            training.end_epoch(batch.epoch, observers)?;
+        }
+        let stop = interrupt.is_set();
+        if step == total || stop || training.is_due() {
+            training.save(observers)?;
+        }
+        if stop {
+            return Err(Error::Interrupted);
+        }
+    }
+    training.leave()?;
+    let Training { state, .. } = training;
+    tell(observers, Event::Finished { step: state.step })?;
+    Ok(Fitted { steps: state.step, final_loss: state.last_loss.unwrap_or(f64::NAN), seconds: state.seconds })
+}
+
+/// Training under way.
+struct Training<'a> {
+    job: &'a Job<'a>,
+    optimizer: Optimizer,
+    average: Option<Average>,
+    state: State,
+    /// The best weights so far, if the recipe keeps those.
+    best: BTreeMap<String, Tensor>,
+    /// Steps of an epoch, and all.
+    per_epoch: u64,
+    total: u64,
+    /// When this sitting began, the seconds of those before it, and when a checkpoint was last written.
+    started: Instant,
+    seconds_before: f64,
+    last_save: Instant,
+}
+
+impl<'a> Training<'a> {
+    fn start(job: &'a Job<'a>, saved: Option<Checkpoint>) -> Result<Self> {
+        let recipe = job.recipe;
+        let mut optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, job.params.trainable())?;
+        let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
+        let (state, best) = match saved {
+            Some(saved) => {
+                refuse_other_data(job, &saved.state)?;
+                job.params.load(&saved.model, job.checkpoint)?;
+                let fits = |error| Checkpoint::unusable(job.checkpoint, error);
+                optimizer.load_state(&saved.optimizer).map_err(fits)?;
+                if let Some(average) = &mut average {
+                    average.load(&saved.average).map_err(fits)?;
+                }
+                (saved.state, saved.best)
+            }
+            None => {
+                let outliers = job.outliers.as_ref().map(|(_, sha256)| (*sha256).to_owned());
+                (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
             }
         };
-        let step = Step { shown: &shown, labels: &batch.labels, outliers: outliers.as_ref(), trace: trace.as_ref() };
-        let (loss, terms) = job.objective.value(&step)?;
-        let terms = scalars(&terms)?;
-        let value = scalar(&loss)?;
-        refuse_non_finite(recipe, value, &terms, state.step, batch.epoch)?;
-        optimizer.step(&loss.backward()?, lr)?;
-        job.model.after_step(&images, &batch.labels)?;
-        if let Some(average) = &mut average {
+        let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
+        let every_step = recipe.epochs as u64 * per_epoch;
+        let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
+        let (seconds_before, now) = (state.seconds, Instant::now());
+        Ok(Self {
+            job,
+            optimizer,
+            average,
+            state,
+            best,
+            per_epoch,
+            total,
+            started: now,
+            seconds_before,
+            last_save: now,
+        })
+    }
+
+    /// One step of the optimiser, and what came of it.
+    fn step(&mut self, batch: &Batch, lr: f64, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        let Job { model, recipe, seed, .. } = *self.job;
+        let mode = Mode::Train { seed, step: self.state.step, precision: recipe.precision };
+        let StepLoss { total, terms, watched } = self.job.objective.loss(model, batch, mode)?;
+        let (loss, terms) = (scalar(&total)?, scalars(&terms)?);
+        refuse_non_finite(recipe, loss, &terms, self.state.step, batch.epoch)?;
+        self.optimizer.step(&total.backward()?, lr)?;
+        if let Some(labels) = &batch.labels {
+            model.after_step(&batch.images.narrow(0, 0, batch.normal)?, labels)?;
+        }
+        if let Some(average) = &mut self.average {
             average.update()?;
         }
-
-        let images = batch.labels.dim(0)? as u64;
-        let correct = count_correct(shown.logits()?, &batch.labels)?;
-        state.step += 1;
-        state.epoch.loss += value * images as f64;
-        state.epoch.correct += correct;
-        state.epoch.images += images;
-        let accuracy = correct as f64 / images as f64;
-        tell(
-            observers,
-            Event::Step { step: state.step, epoch: batch.epoch, lr, loss: value, terms: &terms, accuracy },
-        )?;
-
-        if state.step.is_multiple_of(per_epoch) || state.step == total {
-            let sums = std::mem::take::<EpochSums>(&mut state.epoch);
-            let loss = sums.loss / sums.images as f64;
-            state.last_loss = Some(loss);
-            let validation = match job.validation {
-                None => None,
-                Some(images) => {
-                    let weights = average.as_ref().map(|average| use_average(job, average)).transpose()?;
-                    let accuracy = Some(validate(job, images)?);
-                    if recipe.keep == Keep::Best && accuracy >= state.best {
-                        state.best = accuracy;
-                        best = job.params.all()?;
-                    }
-                    if let Some(weights) = weights {
-                        job.params.load(&weights, job.checkpoint)?;
-                    }
-                    accuracy
-                }
-            };
-            let accuracy = sums.correct as f64 / sums.images as f64;
-            tell(observers, Event::Epoch { epoch: batch.epoch, step: state.step, loss, accuracy, validation })?;
+        self.state.step += 1;
+        let (sums, images) = (&mut self.state.epoch, batch.normal as f64);
+        sums.loss += loss * images;
+        sums.images += batch.normal as u64;
+        for (name, sum) in &watched {
+            *sums.watched.entry((*name).to_owned()).or_default() += sum;
         }
+        let watched: Vec<_> = watched.into_iter().map(|(name, sum)| (name, sum / images)).collect();
+        let (step, epoch) = (self.state.step, batch.epoch);
+        tell(observers, Event::Step { step, epoch, lr, loss, terms: &terms, watched: &watched })
+    }
 
-        let stop = interrupt.is_set();
-        let due = recipe.checkpoint.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps as u64))
-            || last_save.elapsed() >= Duration::from_secs_f64(recipe.checkpoint.every_minutes * 60.0);
-        if state.step == total || stop || due {
-            // A checkpoint that cannot be continued must not replace one that can.
-            refuse_non_finite_weights(job, state.step)?;
-            state.seconds = seconds_before + started.elapsed().as_secs_f64();
-            last_save = Instant::now();
-            tell(observers, Event::Checkpoint { step: state.step })?;
-            state.positions = positions(observers)?;
-            let saved = Checkpoint {
-                state: state.clone(),
-                model: job.params.all()?,
-                optimizer: optimizer.state()?,
-                average: average.as_ref().map(|average| average.values().clone()).unwrap_or_default(),
-                best: best.clone(),
-            };
-            saved.write(job.checkpoint)?;
-            if stop {
-                return Err(Error::Interrupted);
-            }
+    /// Looks at the held-out images after an epoch, and keeps the weights if they are the best so far.
+    fn end_epoch(&mut self, epoch: u64, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        let sums = std::mem::take::<EpochSums>(&mut self.state.epoch);
+        let loss = sums.loss / sums.images as f64;
+        self.state.last_loss = Some(loss);
+        let validation = self.job.validation.map(|images| self.validate(images)).transpose()?;
+        let watched: Vec<_> =
+            sums.watched.iter().map(|(name, sum)| (name.as_str(), sum / sums.images as f64)).collect();
+        tell(observers, Event::Epoch { epoch, step: self.state.step, loss, watched: &watched, validation })
+    }
+
+    /// The accuracy on these images, or the loss where nothing is classified.
+    fn validate(&mut self, images: &ImageSet) -> Result<(&'static str, f64)> {
+        let weights = self.average.as_ref().map(|average| use_average(self.job, average)).transpose()?;
+        let quality = judge(self.job, images)?;
+        if self.job.recipe.keep == Keep::Best && Some(quality) >= self.state.best {
+            self.state.best = Some(quality);
+            self.best = self.job.params.all()?;
         }
+        if let Some(weights) = weights {
+            self.job.params.load(&weights, self.job.checkpoint)?;
+        }
+        Ok(if self.job.objective.classifies() { (ACCURACY, quality) } else { ("loss", -quality) })
     }
-    if recipe.keep == Keep::Best && !best.is_empty() {
-        job.params.load(&best, job.checkpoint)?;
-    } else if let Some(average) = &average {
-        use_average(job, average)?;
+
+    fn is_due(&self) -> bool {
+        let Cadence { every_steps, every_minutes } = self.job.recipe.checkpoint;
+        every_steps.is_some_and(|steps| self.state.step.is_multiple_of(steps as u64))
+            || self.last_save.elapsed() >= Duration::from_secs_f64(every_minutes * 60.0)
     }
-    tell(observers, Event::Finished { step: state.step })?;
-    let final_loss = state.last_loss.unwrap_or(f64::NAN);
-    Ok(Fitted { steps: state.step, final_loss, seconds: state.seconds })
+
+    /// Writes what is needed to continue.
+    fn save(&mut self, observers: &mut [&mut dyn Observer]) -> Result<()> {
+        // A checkpoint that cannot be continued must not replace one that can.
+        refuse_non_finite_weights(self.job, self.state.step)?;
+        self.state.seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
+        self.last_save = Instant::now();
+        tell(observers, Event::Checkpoint { step: self.state.step })?;
+        self.state.positions = positions(observers)?;
+        let saved = Checkpoint {
+            state: self.state.clone(),
+            model: self.job.params.all()?,
+            optimizer: self.optimizer.state()?,
+            average: self.average.as_ref().map(|average| average.values().clone()).unwrap_or_default(),
+            best: self.best.clone(),
+        };
+        saved.write(self.job.checkpoint)
+    }
+
+    /// Leaves the weights that the recipe keeps.
+    fn leave(&self) -> Result<()> {
+        if self.job.recipe.keep == Keep::Best && !self.best.is_empty() {
+            self.job.params.load(&self.best, self.job.checkpoint)?;
+        } else if let Some(average) = &self.average {
+            use_average(self.job, average)?;
+        }
+        Ok(())
+    }
 }
 
 /// Puts the averaged weights in the place of the weights, which are returned.
@@ -297,20 +346,15 @@ fn refuse_other_data(job: &Job<'_>, state: &State) -> Result<()> {
     .hint(format!("put the old images back, or remove {} to start anew", folder.display())))
 }
 
-fn count_correct(logits: &Tensor, labels: &Tensor) -> Result<u64> {
-    let right = logits.detach().argmax(D::Minus1)?.eq(labels)?;
-    Ok(right.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()?.into())
-}
-
-fn validate(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
-    let batch = job.recipe.batch_size;
+/// As [`Objective::judge`], in the mean over these images.
+fn judge(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
     let model = job.model.folded()?;
-    let labels = images.labels.as_deref().unwrap_or_default();
-    let mut correct = 0;
-    in_order(images, batch, job.normalisation, job.device, |range, inputs| {
-        let labels = Tensor::new(&labels[range], job.device)?;
-        correct += count_correct(model.show(inputs, &Pass::eval())?.logits()?, &labels)?;
+    let labels = images.labels.as_deref().filter(|_| job.objective.classifies());
+    let mut sum = 0.0;
+    in_order(images, job.recipe.batch_size, job.normalisation, job.device, |range, inputs| {
+        let labels = labels.map(|labels| Tensor::new(&labels[range], job.device)).transpose()?;
+        sum += job.objective.judge(&*model, inputs, labels.as_ref())?;
         Ok(())
     })?;
-    Ok(correct as f64 / images.len() as f64)
+    Ok(sum / images.len() as f64)
 }

@@ -26,8 +26,8 @@ pub enum Event<'a> {
         loss: f64,
         /// Each term, unweighted, by name.
         terms: &'a [(&'static str, f64)],
-        /// Share of the batch classified rightly.
-        accuracy: f64,
+        /// What else is watched, by name, as shares of the batch: a classifier's `accuracy`.
+        watched: &'a [(&'a str, f64)],
     },
     /// An epoch ended.
     Epoch {
@@ -37,10 +37,10 @@ pub enum Event<'a> {
         step: u64,
         /// Mean loss over the epoch's images.
         loss: f64,
-        /// Share of the epoch's train images classified rightly (as seen while training).
-        accuracy: f64,
-        /// Accuracy on held-out train images, if some are.
-        validation: Option<f64>,
+        /// What else is watched, by name, as shares of the epoch's train images (as seen while training).
+        watched: &'a [(&'a str, f64)],
+        /// On held-out train images, if some are: the `accuracy` of a classifier, else the mean `loss`.
+        validation: Option<(&'static str, f64)>,
     },
     /// A checkpoint is about to be written: what was observed so far must be safe on disk.
     Checkpoint {

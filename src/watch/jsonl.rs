@@ -84,20 +84,30 @@ pub(super) fn continue_file(path: &Path, keep: Option<u64>) -> Result<(File, u64
     Ok((file, keep))
 }
 
+/// The same with more numbers.
+fn with(mut line: Value, numbers: &[(&str, f64)]) -> Value {
+    for (name, value) in numbers {
+        line[*name] = json!(value);
+    }
+    line
+}
+
 fn as_json(event: &Event<'_>) -> Value {
     match *event {
         Event::Started { what, step, total } => json!({"event": "started", "what": what, "step": step, "total": total}),
-        Event::Step { step, epoch, lr, loss, terms, accuracy } => {
+        Event::Step { step, epoch, lr, loss, terms, watched } => {
             // A number that JSON does not have (NaN) becomes null.
             let terms: Map<String, Value> =
                 terms.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-            json!({
-                "event": "step", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "terms": terms, "accuracy": accuracy
-            })
+            let line = json!({"event": "step", "step": step, "epoch": epoch, "lr": lr, "loss": loss, "terms": terms});
+            with(line, watched)
         }
-        Event::Epoch { epoch, step, loss, accuracy, validation } => json!({
-            "event": "epoch", "epoch": epoch, "step": step, "loss": loss, "accuracy": accuracy, "validation": validation
-        }),
+        Event::Epoch { epoch, step, loss, watched, validation } => {
+            let line = json!({"event": "epoch", "epoch": epoch, "step": step, "loss": loss});
+            let mut line = with(line, watched);
+            line["validation"] = json!(validation.map(|(_, value)| value));
+            line
+        }
         Event::Checkpoint { step } => json!({"event": "checkpoint", "step": step}),
         Event::Finished { step } => json!({"event": "finished", "step": step}),
     }
@@ -108,7 +118,14 @@ mod tests {
     use super::*;
 
     fn step(step: u64) -> Event<'static> {
-        Event::Step { step, epoch: 0, lr: 0.1, loss: 2.5, terms: &[("cross_entropy", 2.5)], accuracy: 0.25 }
+        Event::Step {
+            step,
+            epoch: 0,
+            lr: 0.1,
+            loss: 2.5,
+            terms: &[("cross_entropy", 2.5)],
+            watched: &[("accuracy", 0.25)],
+        }
     }
 
     #[test]

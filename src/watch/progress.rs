@@ -150,11 +150,12 @@ impl Observer for Progress {
                 (self.what, self.total) = (what.to_owned(), total);
                 self.start(step)
             }
-            Event::Step { step, epoch, loss, terms, accuracy, .. } => {
+            Event::Step { step, epoch, loss, terms, watched, .. } => {
                 let message = || {
                     let terms: Vec<String> = terms.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                     let terms = if terms.len() > 1 { format!(" ({})", terms.join(", ")) } else { String::new() };
-                    format!("loss {loss:.4}{terms}  train accuracy {:.1} %", accuracy * 100.0)
+                    let watched = watched.iter().map(|(name, share)| format!("  train {name} {:.1} %", share * 100.0));
+                    format!("loss {loss:.4}{terms}{}", watched.collect::<String>())
                 };
                 let due = match &self.display {
                     Display::Bar(bar) => {
@@ -177,15 +178,19 @@ impl Observer for Progress {
                 );
                 self.line(&text)
             }
-            Event::Epoch { epoch, step, loss, accuracy, validation } => {
-                let validation =
-                    validation.map(|share| format!("  validation {:.2} %", share * 100.0)).unwrap_or_default();
+            Event::Epoch { epoch, step, loss, watched, validation } => {
+                let watched = watched.iter().map(|(name, share)| format!("  train {name} {:.2} %", share * 100.0));
+                let validation = match validation {
+                    None => String::new(),
+                    Some(("loss", loss)) => format!("  validation loss {loss:.4}"),
+                    Some((_, share)) => format!("  validation {:.2} %", share * 100.0),
+                };
                 let text = format!(
-                    "{}: epoch {} done, step {step}/{}  loss {loss:.4}  train accuracy {:.2} %{validation}{}",
+                    "{}: epoch {} done, step {step}/{}  loss {loss:.4}{}{validation}{}",
                     self.what,
                     epoch + 1,
                     self.total,
-                    accuracy * 100.0,
+                    watched.collect::<String>(),
                     self.left(step)
                 );
                 self.line(&text)
@@ -230,9 +235,19 @@ mod tests {
         let terms = [("cross_entropy", 1.5), ("sparsity", 0.5)];
         progress.on(&Event::Started { what: "tuned, seed 0", step: 2, total: 4 }).unwrap();
         for step in 3..=4 {
-            progress.on(&Event::Step { step, epoch: 0, lr: 0.1, loss: 2.0, terms: &terms, accuracy: 0.25 }).unwrap();
+            progress
+                .on(&Event::Step { step, epoch: 0, lr: 0.1, loss: 2.0, terms: &terms, watched: &[("accuracy", 0.25)] })
+                .unwrap();
         }
-        progress.on(&Event::Epoch { epoch: 0, step: 4, loss: 2.0, accuracy: 0.3, validation: Some(0.5) }).unwrap();
+        progress
+            .on(&Event::Epoch {
+                epoch: 0,
+                step: 4,
+                loss: 2.0,
+                watched: &[("accuracy", 0.3)],
+                validation: Some(("accuracy", 0.5)),
+            })
+            .unwrap();
         progress.on(&Event::Finished { step: 4 }).unwrap();
         let bytes = out.0.borrow().clone();
         String::from_utf8(bytes).unwrap()

@@ -107,15 +107,19 @@ impl Observer for TensorBoard {
 
     fn on(&mut self, event: &Event<'_>) -> Result<()> {
         match *event {
-            Event::Step { step, lr, loss, terms, accuracy, .. } => {
+            Event::Step { step, lr, loss, terms, watched, .. } => {
                 let names: Vec<_> = terms.iter().map(|(name, value)| (format!("loss/{name}"), *value)).collect();
-                let mut scalars = vec![("loss/total", loss), ("lr", lr), ("accuracy/batch", accuracy)];
+                let shares: Vec<_> = watched.iter().map(|(name, share)| (format!("{name}/batch"), *share)).collect();
+                let mut scalars = vec![("loss/total", loss), ("lr", lr)];
+                scalars.extend(shares.iter().map(|(name, share)| (name.as_str(), *share)));
                 scalars.extend(names.iter().map(|(name, value)| (name.as_str(), *value)));
                 self.scalars(step, &scalars)
             }
-            Event::Epoch { step, accuracy, validation, .. } => {
-                let mut scalars = vec![("accuracy/train", accuracy)];
-                scalars.extend(validation.map(|validation| ("accuracy/validation", validation)));
+            Event::Epoch { step, watched, validation, .. } => {
+                let shares = watched.iter().map(|(name, share)| (format!("{name}/train"), *share));
+                let validation = validation.map(|(name, value)| (format!("{name}/validation"), value));
+                let named: Vec<_> = shares.chain(validation).collect();
+                let scalars: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
                 self.scalars(step, &scalars)?;
                 self.file.flush().map_err(Error::io("write", &self.path))
             }
@@ -167,9 +171,15 @@ mod tests {
         for step in steps {
             let loss = 2.5 / step as f64;
             let terms = [("cross_entropy", loss), ("sparsity", 0.125)];
-            board.on(&Event::Step { step, epoch: 0, lr: 0.1, loss, terms: &terms, accuracy: 0.5 })?;
+            board.on(&Event::Step { step, epoch: 0, lr: 0.1, loss, terms: &terms, watched: &[("accuracy", 0.5)] })?;
             if step % 200 == 0 {
-                board.on(&Event::Epoch { epoch: 0, step, loss, accuracy: 0.75, validation: Some(0.625) })?;
+                board.on(&Event::Epoch {
+                    epoch: 0,
+                    step,
+                    loss,
+                    watched: &[("accuracy", 0.75)],
+                    validation: Some(("accuracy", 0.625)),
+                })?;
             }
         }
         board.position()
