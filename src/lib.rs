@@ -23,6 +23,7 @@ pub mod data;
 pub mod detectors;
 pub mod losses;
 pub mod metrics;
+pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod report;

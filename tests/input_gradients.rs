@@ -144,7 +144,7 @@ fn odin_goes_down_its_loss() {
     for temperature in [1.0, 1000.0] {
         let config = odin::Config { temperature, ..odin::Config::default() };
         let softmax = |images: &Tensor| {
-            let logits = values(&set.network.show(images, &Pass::eval()).unwrap().logits().unwrap());
+            let logits = values(set.network.show(images, &Pass::eval()).unwrap().logits().unwrap());
             let sum: f64 = logits.iter().map(|logit| (logit / temperature).exp()).sum();
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             (largest / temperature).exp() / sum
@@ -162,7 +162,7 @@ fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
     let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
-    let logits = values(&set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
+    let logits = values(set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
     assert!(values(&gradient).iter().all(|slope| slope.is_finite() && *slope != 0.0));

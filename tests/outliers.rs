@@ -19,7 +19,7 @@ use oodkit::{
     },
     detectors::energy::energy,
     losses::{Loss, Objective, Step},
-    nn::{self, Mode, Model, Pass, Shape, params::Params},
+    nn::{Mode, Model, Pass, Shape, params::Params},
     train::{self, Job, Train, checkpoint::Checkpoint, optim::Optimizer},
     watch::{
         events::{Event, Observer},
@@ -64,7 +64,7 @@ impl Student {
         let recipe: Recipe = serde_saphyr::from_str(&format!("backbone: {backbone}")).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let shape = Shape { channels: 1, height: 28, width: 28, classes: 10 };
-        let network = nn::build(&recipe.architecture().unwrap(), shape, params.builder()).unwrap();
+        let network = recipe.model().unwrap().build(shape, params.builder()).unwrap();
         Self { params, network, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -151,7 +151,13 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let mode = Mode::Train { seed: 0, step: 0, precision: recipe.precision };
     let both = by_hand.network.show(&batch.images, &Pass::new(mode)).unwrap();
     let (learned, unlabelled) = (both.narrow(0, 4).unwrap(), both.narrow(4, 8).unwrap());
-    let step = Step { shown: &learned, labels: batch.labels.as_ref(), outliers: Some(&unlabelled), trace: None };
+    let step = Step {
+        images: &batch.images,
+        shown: &learned,
+        labels: batch.labels.as_ref(),
+        outliers: Some(&unlabelled),
+        trace: None,
+    };
     let loss = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
     optimizer.step(&loss.total.backward().unwrap(), 0.1).unwrap();

@@ -169,6 +169,83 @@ fn each_category_is_a_task_and_a_shared_network_is_trained_once() {
     assert_ne!(Path::new(bolt).parent(), Path::new(nut).parent());
 }
 
+/// A model that tells no classes learns each category by itself; frozen features are one network for all.
+#[test]
+fn models_without_classes_stand_in_the_same_table() {
+    let place = Place::new();
+    let networks = "\n  again: { model: { autoencoder: { channels: 4, latent: 2, depth: 2 } }, loss: { reconstruction: {} }, train: { epochs: \
+                    3, batch_size: 3, validation: 2, keep: best, optimizer: { adamw: { lr: 0.003 } } } }\n  colours: { model: { features: { \
+                    backbone: resnet20 } }, weights: { file: none.safetensors } }";
+    let methods = "[{ name: Autoencoder, network: again, detector: map }]";
+    let only = networks.split("\n  colours").next().unwrap();
+    let (code, plan) = place.oodkit("plan", [DATA, only, methods], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["2 networks, 2 to train", "maps of Autoencoder: 18 of 8×8"]);
+    let (code, said) = place.oodkit("run", [DATA, only, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["validation loss "]);
+    assert!(!said.contains("accuracy"), "{said}");
+    let results = place.results();
+    for category in ["bolt", "nut"] {
+        let task = &results["cells"][0]["seeds"][0]["tasks"][category];
+        let measures = &task["methods"]["Autoencoder"]["sets"]["all"]["measures"];
+        assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.9, "{category}: {measures}");
+        assert_eq!(task["networks"]["again"]["measures"], serde_json::json!({}));
+    }
+    // The same scores for the same images, and no class.
+    let input = place.path("parts/bolt/test/dent");
+    let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+        .args([
+            "predict",
+            "--experiment",
+            "parts.yaml",
+            "--data",
+            ".",
+            "--runs",
+            "runs",
+            "--task",
+            "bolt",
+            "--method",
+            "Autoencoder",
+        ])
+        .args(["--quantile", "0.9", "--input", input.to_str().unwrap()])
+        .current_dir(place.folder.path())
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let (csv, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(csv.contains("000.png,,,"), "{csv}");
+
+    // What a model does not show cannot be read, by a loss or by a detector.
+    let refused = |networks: &str, methods: &str| {
+        let (code, said) = place.oodkit("run", [DATA, networks, methods], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        said
+    };
+    let classifying = only.replace("reconstruction", "cross_entropy");
+    let said = refused(&classifying, methods);
+    has(
+        &said,
+        &[
+            "cross_entropy reads logits of a softmax, and \"again\", of the kind autoencoder, shows none",
+            "reconstruction",
+        ],
+    );
+    let energy = methods.replace("detector: map", "detector: energy");
+    has(&refused(only, &energy), &["energy reads logits, and \"again\", of the kind autoencoder, shows none"]);
+    let own = methods.replace("again", "colours");
+    has(&refused(networks, &own), &["map reads a map, and \"colours\", of the kind features, shows none"]);
+    let both = only.replace("model:", "backbone: lenet, model:");
+    has(&refused(&both, methods), &["give backbone or model, not both"]);
+    let headed = only.replace("model:", "head: duq, model:");
+    has(&refused(&headed, methods), &["head", "`model` says how it is built"]);
+    let deep = only.replace("depth: 2", "depth: 6");
+    has(&refused(&deep, methods), &["needs images of at least 64×64 pixels"]);
+    let unknown = only.replace("autoencoder:", "autoencodr:");
+    has(&refused(&unknown, methods), &["autoencodr", "autoencoder"]);
+}
+
 /// The columns `file` and `score` of a CSV.
 fn scores_of(csv: &str) -> Vec<(String, f64)> {
     let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();

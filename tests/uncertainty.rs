@@ -17,6 +17,7 @@ use oodkit::{
         ddu::{self, Gaussians},
         sngp::{self, Posterior, Uncertainty},
     },
+    models::ModelConfig,
     nn::{
         self, Architecture, Backbone, Mode, Nonlinearity, Pass, Precision, Shape,
         architecture::Shortcut,
@@ -363,10 +364,10 @@ fn sngps_variance_is_the_priors_where_nothing_was_learned() {
 fn uncertainty_networks_are_read_and_told_apart() {
     let network = |yaml: &str| serde_saphyr::from_str::<config::Network>(yaml);
     let ddu = network("{ backbone: lenet, spectral_norm: {}, activation: leaky_relu, train: null }").unwrap();
-    assert_eq!(ddu.architecture().unwrap(), architecture("lenet".into(), 3.0));
+    assert_eq!(ddu.model().unwrap(), ModelConfig::Classifier(architecture("lenet".into(), 3.0)));
     let sngp = network("{ backbone: lenet, head: { sngp: { features: 64 } } }").unwrap();
     let expected = BTreeMap::from([("features", json!(64)), ("reduction", Value::Null)]);
-    let head = serde_json::to_value(sngp.architecture().unwrap().head).unwrap();
+    let head = serde_json::to_value(sngp.model().unwrap()).unwrap()["classifier"]["head"].clone();
     assert!(expected.iter().all(|(key, value)| head["sngp"][key] == *value), "{head}");
     for wrong in ["{ backbone: lenet, head: { sngp: { features: none } } }", "{ backbone: lenet, spectral_norm: 3 }"] {
         assert!(network(wrong).is_err(), "{wrong}");

@@ -92,7 +92,7 @@ fn every_element_type_and_stride_reads_as_pytorch_reads_it() {
 #[test]
 fn a_state_dict_is_found_in_a_checkpoint_and_data_parallel_is_taken_off() {
     let tensors = weights::read(&golden("weights_checkpoint.pth")).unwrap();
-    let named = names::ours(tensors, &Backbone::by_name("lenet").unwrap(), |_| false);
+    let named = names::ours(tensors, Some(&Backbone::by_name("lenet").unwrap()), |_| false);
     assert_eq!(named.notes, ["\"module.\" is taken off the names"]);
     let tensors = named.tensors;
     let wanted: BTreeMap<String, Vec<usize>> = [

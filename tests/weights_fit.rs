@@ -1,6 +1,6 @@
 //! Whether published weights fit a network: others' names, heads left out, and what is said of weights that do not fit.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use oodkit::nn::{
@@ -19,6 +19,12 @@ fn architecture(backbone: &str) -> Architecture {
     Backbone::by_name(backbone).unwrap().into()
 }
 
+fn wanted(architecture: &Architecture, shape: Shape) -> oodkit::Result<Wanted> {
+    let of = architecture.clone();
+    let build = move |shape, vb: candle_nn::VarBuilder| nn::build(&of, shape, vb).map(|_| ());
+    Wanted::of(Arc::new(build), Some(&architecture.backbone), shape)
+}
+
 /// The tensors of a network of this shape with the first values of seed 7.
 fn trained(backbone: &str, shape: Shape) -> BTreeMap<String, Tensor> {
     let params = Params::new(7, &Device::Cpu);
@@ -27,7 +33,7 @@ fn trained(backbone: &str, shape: Shape) -> BTreeMap<String, Tensor> {
 }
 
 fn fit(backbone: &str, shape: Shape, tensors: BTreeMap<String, Tensor>, head: WeightsHead) -> oodkit::Result<Fitted> {
-    Wanted::of(&architecture(backbone), shape)?.fit(tensors, head, Path::new("net.pth"))
+    wanted(&architecture(backbone), shape)?.fit(tensors, head, Path::new("net.pth"))
 }
 
 fn refused(shape: Shape, tensors: BTreeMap<String, Tensor>) -> (String, String) {
@@ -136,7 +142,7 @@ fn a_head_of_another_kind_is_new() {
     let mut duq = architecture("lenet");
     duq.head = serde_json::from_str(r#""duq""#).unwrap();
     let own = trained("lenet", GREY);
-    let fitted = Wanted::of(&duq, GREY).unwrap().fit(own, WeightsHead::New, Path::new("net.pth")).unwrap();
+    let fitted = wanted(&duq, GREY).unwrap().fit(own, WeightsHead::New, Path::new("net.pth")).unwrap();
     assert_eq!(fitted.tensors.keys().filter(|name| name.starts_with("fc3")).count(), 0);
     assert_eq!(fitted.tensors.len(), 8);
 }
@@ -200,7 +206,7 @@ fn values_that_are_no_numbers_are_refused_with_file_and_tensor() {
 #[test]
 fn classes_are_those_of_the_head() {
     for (backbone, shape) in [("lenet", GREY), ("efficientnet_lite0", COLOUR)] {
-        let wanted = Wanted::of(&architecture(backbone), Shape { classes: 2, ..shape }).unwrap();
+        let wanted = wanted(&architecture(backbone), Shape { classes: 2, ..shape }).unwrap();
         let given = renamed(&trained(backbone, Shape { classes: 7, ..shape }), |name| format!("module.{name}"));
         assert_eq!(wanted.classes(&given).unwrap(), Some(7));
         assert_eq!(wanted.classes(&BTreeMap::new()).unwrap(), None);

@@ -8,7 +8,8 @@ use std::{
 use clap::Args;
 use oodkit::{
     Error, Result, data, did_you_mean, metrics,
-    nn::{Architecture, weights},
+    models::ModelConfig,
+    nn::weights,
     run::{
         plan::{Cell, Node},
         results::Results,
@@ -78,8 +79,8 @@ impl Export {
             "cell": cell.name,
             "seed": seed,
             "files": files,
-            "architecture": nodes[0].architecture,
-            "python": module(&nodes[0].architecture, channels, classes),
+            "architecture": built(&nodes[0].model),
+            "python": module(&nodes[0].model, channels, classes),
             "input": {
                 "channels": channels, "height": height, "width": width, "mean": mean, "std": std,
                 "resize": id.resize.map_or_else(|| json!({ "mode": "bilinear", "antialias": true }), |resize| json!(resize)),
@@ -167,10 +168,20 @@ impl Export {
     }
 }
 
-/// What to load the tensors into with Python; `null` where no package has this network.
-fn module(architecture: &Architecture, channels: usize, classes: usize) -> Option<String> {
-    if *architecture != Architecture::from(architecture.backbone.clone()) {
-        return None;
+/// How a model is built; of a classifier, its keys by themselves.
+fn built(model: &ModelConfig) -> Value {
+    match model {
+        ModelConfig::Classifier(architecture) => json!(architecture),
+        other => json!({ "model": other }),
     }
-    architecture.backbone.elsewhere(channels, classes)
+}
+
+/// What to load the tensors into with Python; `null` where no package has this network.
+fn module(model: &ModelConfig, channels: usize, classes: usize) -> Option<String> {
+    match model {
+        ModelConfig::Classifier(architecture) if *architecture == architecture.backbone.clone().into() => {
+            architecture.backbone.elsewhere(channels, classes)
+        }
+        _ => None,
+    }
 }

@@ -228,9 +228,11 @@ struct Predictions<'a> {
 }
 
 impl Predictions<'_> {
-    fn class(&self, image: usize) -> String {
-        let class = self.answers.classes[image].0;
-        self.classes.as_ref().and_then(|names| names.get(class).cloned()).unwrap_or_else(|| class.to_string())
+    /// The class of an image and its probability, where there are classes to tell.
+    fn class(&self, image: usize) -> Option<(String, f64)> {
+        let (class, probability) = self.answers.classes.as_ref().filter(|_| self.classifies)?[image];
+        let name = self.classes.as_ref().and_then(|names| names.get(class).cloned());
+        Some((name.unwrap_or_else(|| class.to_string()), probability))
     }
 
     fn score(&self, image: usize) -> f32 {
@@ -254,10 +256,9 @@ impl Predictions<'_> {
         for (image, name) in self.names.iter().enumerate() {
             // Exact, so that it compares with the threshold as here.
             let score = f64::from(self.score(image)).to_string();
-            let (class, probability) = match self.classifies {
-                true => (self.class(image), self.answers.classes[image].1.to_string()),
-                false => Default::default(),
-            };
+            let (class, probability) = self
+                .class(image)
+                .map_or_else(Default::default, |(class, probability)| (class, probability.to_string()));
             write([&name.to_string_lossy(), &class, &probability, &score, self.decision(image)])?;
         }
         let bytes = writer.into_inner().map_err(|error| unwritable(&error))?;
@@ -302,7 +303,7 @@ impl Predictions<'_> {
         let names = files::short_names(self.names);
         let line = |image: &usize| {
             let (file, score) = (&names[*image], self.score(*image));
-            let class = if self.classifies { format!("{} · ", self.class(*image)) } else { String::new() };
+            let class = self.class(*image).map_or_else(String::new, |(class, _)| format!("{class} · "));
             let words = format!("{file} · {class}{score} · {}", self.decision(*image));
             Ok((words, self.answers.images.image(*image)?))
         };

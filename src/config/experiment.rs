@@ -19,8 +19,9 @@ use crate::{
     },
     data::Dataset,
     losses::Loss,
+    models::ModelConfig,
     nn::{
-        Architecture, Backbone, Nonlinearity,
+        Architecture, Backbone, Nonlinearity, Output,
         architecture::Shortcut,
         heads::Head,
         spectral_norm,
@@ -138,10 +139,14 @@ impl Data {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// The architecture; exactly one of `backbone` and `from` is given.
+    /// A classifier's layers up to the features; exactly one of `backbone`, `model` and `from` is given.
     #[garde(dive)]
     #[serde(default)]
     pub backbone: Option<Backbone>,
+    /// A model of another kind. `backbone` with the keys beside it is short for `model: { classifier: { backbone: … } }`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
     /// The layer after the features, with `backbone`. Default: the backbone's linear layer.
     #[garde(dive)]
     #[serde(default)]
@@ -197,15 +202,35 @@ const MOST_MEMBERS: usize = 100;
 const MEMBER_SEEDS: u64 = 1000;
 
 impl Network {
-    /// The architecture of a network that has a backbone of its own; that of one `from` another is the other's.
-    pub fn architecture(&self) -> Option<Architecture> {
-        Some(Architecture {
-            backbone: self.backbone.clone()?,
-            head: self.head.clone().unwrap_or_default(),
-            spectral_norm: self.spectral_norm.clone(),
-            activation: self.activation.unwrap_or_default(),
-            shortcut: self.shortcut.unwrap_or_default(),
-        })
+    /// The model, of a network that says what it is; that of one `from` another is the other's.
+    pub fn model(&self) -> Option<ModelConfig> {
+        let classifier = |backbone: &Backbone| {
+            ModelConfig::Classifier(Architecture {
+                backbone: backbone.clone(),
+                head: self.head.clone().unwrap_or_default(),
+                spectral_norm: self.spectral_norm.clone(),
+                activation: self.activation.unwrap_or_default(),
+                shortcut: self.shortcut.unwrap_or_default(),
+            })
+        };
+        self.backbone.as_ref().map(classifier).or_else(|| self.model.clone())
+    }
+
+    /// What it shows, if it says what it is: of an ensemble only what does not depend on a member's layers.
+    pub fn shows(&self) -> Option<Vec<Output>> {
+        let mut shown = self.model()?.shows();
+        if let Some(members) = self.members {
+            shown.retain(|output| [Output::Logits, Output::Features].contains(output));
+            if members > 1 {
+                shown.push(Output::Members);
+            }
+        }
+        Some(shown)
+    }
+
+    /// The backbone of its model, if that has one.
+    pub fn layers(&self) -> Option<Backbone> {
+        self.model()?.backbone().cloned()
     }
 
     /// The seeds of the networks that stand for this one in the repetition `seed`: `seed` itself, and of an ensemble one

@@ -16,7 +16,8 @@ use serde::{
 use crate::{
     config::{Experiment, Grid, Network},
     detectors::{DetectorConfig, Need, unknown},
-    nn::heads::Gives,
+    models::ModelConfig,
+    nn::Output,
 };
 
 /// The name that stands for all detectors.
@@ -189,8 +190,9 @@ fn leaves_out(
     networks: &BTreeMap<String, Network>,
 ) -> Option<String> {
     lacks(detector, name, network, networks).or_else(|| {
-        let head = root(network, networks).head.clone().unwrap_or_default();
-        detector.detector().left_out(&head).map(str::to_owned)
+        let model = root(network, networks).model()?;
+        let ModelConfig::Classifier(architecture) = &model else { return None };
+        detector.detector().left_out(&architecture.head).map(str::to_owned)
     })
 }
 
@@ -203,41 +205,37 @@ pub fn lacks(
     networks: &BTreeMap<String, Network>,
 ) -> Option<String> {
     let root = root(network, networks);
-    let head = root.head.clone().unwrap_or_default();
-    let ensemble = network.members.is_some();
+    let (ensemble, model) = (network.members.is_some(), root.model()?);
+    let shown = Network { members: network.members, ..root.clone() }.shows()?;
     let lack = |need: &Need| {
-        Some(match need {
-            Need::Members if !ensemble => {
-                format!("compares the members of an ensemble, and \"{name}\" is one network: give it `members: 5`")
+        let output = need.output().filter(|output| !shown.contains(output))?;
+        Some(match output {
+            Output::Members => {
+                let has = if ensemble { "has one" } else { "is one network" };
+                format!("compares the members of an ensemble, and \"{name}\" {has}: give it `members: 5`")
             }
-            Need::Members if network.members == Some(1) => {
-                format!("compares the members of an ensemble, and \"{name}\" has one: give it `members: 5`")
-            }
-            Need::Kernels if ensemble || head.gives() != Gives::Kernels => {
+            Output::Kernels => {
                 format!("reads the kernels of a DUQ network, and \"{name}\" is none: give its backbone `head: duq`")
             }
-            Need::RawLogits if ensemble => format!(
+            Output::RawLogits if ensemble => format!(
                 "reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only the mean softmax"
             ),
-            Need::Activations | Need::LastMaps | Need::Stages | Need::Head if ensemble => format!(
-                "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"
-            ),
-            Need::Gradients if ensemble => {
+            Output::Gradients if ensemble => {
                 format!("differentiates one network, and \"{name}\" is an ensemble: give it a network without members")
             }
-            Need::Head if head.gives() != Gives::LinearLogits => format!(
+            _ if ensemble => format!(
+                "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"
+            ),
+            Output::Head if shown.contains(&Output::Logits) => format!(
                 "reads the last linear layer, and the logits of \"{name}\" are not linear in its features: give it a \
                  network with the usual head"
             ),
-            Need::LastMaps => match &root.backbone {
-                Some(backbone) if !backbone.pools_maps() => format!(
-                    "needs features that are the means of the last feature maps, and those of \"{name}\", a {}, are not: \
-                     ResNets, Wide ResNets and EfficientNets have them",
-                    backbone.name()
-                ),
-                _ => return None,
-            },
-            _ => return None,
+            Output::LastMaps if shown.contains(&Output::Features) => format!(
+                "needs features that are the means of the last feature maps, and those of \"{name}\", a {}, are not: \
+                 ResNets, Wide ResNets and EfficientNets have them",
+                root.layers().map_or("", |backbone| backbone.name())
+            ),
+            _ => format!("reads {output}, and \"{name}\", of the kind {}, shows none", model.name()),
         })
     };
     detector.build().needs().iter().find_map(lack)

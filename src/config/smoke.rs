@@ -6,6 +6,7 @@ use crate::{
     config::{Detectors, Experiment, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
     data::{Dataset, Format, Size, registry},
     detectors::Smoke,
+    models::ModelConfig,
     nn::{Backbone, weights::Normalise},
 };
 
@@ -60,8 +61,9 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     methods(&mut experiment);
     for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
-        if let (Some(backbone), None) = (&mut network.backbone, &network.weights) {
-            *backbone = backbone.smoke().unwrap_or_else(|| backbone.clone());
+        if network.weights.is_none() {
+            network.backbone = network.backbone.take().map(|backbone| backbone.smoke().unwrap_or(backbone));
+            network.model = network.model.take().map(ModelConfig::smoke);
         }
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
@@ -103,7 +105,7 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
-    let few_pixels = |name: &String| experiment.networks[name].backbone.as_ref().is_some_and(Backbone::has_few_pixels);
+    let few_pixels = |name: &String| experiment.networks[name].layers().as_ref().is_some_and(Backbone::has_few_pixels);
     let shown: BTreeSet<String> =
         experiment.figures.iter().filter_map(|figure| Some(figure.view()?.0.to_owned())).collect();
     let all = experiment.methods();
@@ -115,10 +117,10 @@ fn methods(experiment: &mut Experiment) {
             values.truncate(SWEEP_VALUES);
         }
         let origin = root(&experiment.networks[&method.network], &experiment.networks);
-        let replaced = origin.backbone.as_ref().filter(|_| origin.weights.is_none());
+        let replaced = origin.layers().filter(|_| origin.weights.is_none());
         method.detector.detector_mut().smoke(&mut Smoke {
             search: &mut method.search,
-            layer: &|name| replaced.map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),
+            layer: &|name| replaced.as_ref().map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),
             neurons: &mut || {
                 shown.contains(&method.name) || few_pixels(&method.network) && seen.insert(method.network.clone())
             },

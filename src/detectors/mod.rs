@@ -32,6 +32,7 @@ pub mod nci;
 pub mod nnguide;
 pub mod odin;
 pub mod openmax;
+mod own_map;
 pub mod padim;
 pub mod patchcore;
 mod patches;
@@ -69,7 +70,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    nn::{Head, Shown, heads, pass::Layer},
+    nn::{Head, Output, Shown, heads, pass::Layer},
     ops::Activation,
 };
 
@@ -150,6 +151,8 @@ registry::registry! {
     Padim = padim,
     /// The distance of every position's features to the nearest of a memory bank (PatchCore, Roth et al. 2022).
     Patchcore = patchcore,
+    /// The map that the model itself makes of an image.
+    Map = own_map,
 }
 
 /// The outputs of one network on one set, computed once and shared by every detector.
@@ -280,6 +283,8 @@ pub enum Need {
     LastMaps,
     /// [`Shown::stages`] of [`Bank::activations`].
     Stages,
+    /// [`Shown::map`] of [`Bank::activations`].
+    Map,
     /// [`Bank::inputs`].
     Gradients,
     /// The last linear layer.
@@ -288,6 +293,26 @@ pub enum Need {
     Train,
     /// The classes of the train images.
     TrainLabels,
+}
+
+impl Need {
+    /// What of it a model has to show.
+    pub fn output(self) -> Option<Output> {
+        Some(match self {
+            Self::Logits => Output::Logits,
+            Self::RawLogits => Output::RawLogits,
+            Self::Kernels => Output::Kernels,
+            Self::Members => Output::Members,
+            Self::Features => Output::Features,
+            Self::Activations => Output::Layers,
+            Self::LastMaps => Output::LastMaps,
+            Self::Stages => Output::Stages,
+            Self::Map => Output::Map,
+            Self::Gradients => Output::Gradients,
+            Self::Head => Output::Head,
+            Self::Train | Self::TrainLabels => return None,
+        })
+    }
 }
 
 /// What a detector may learn from.

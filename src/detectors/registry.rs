@@ -6,6 +6,10 @@ macro_rules! name {
     (r#gen) => {
         "gen"
     };
+    // `map` is what is done with maps.
+    (own_map) => {
+        "map"
+    };
     ($module:ident) => {
         stringify!($module)
     };

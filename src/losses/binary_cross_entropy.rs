@@ -15,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    losses::{Reads, Term, Value},
+    losses::{Term, Value},
+    nn::Output,
     ops::one_hot,
     yaml::limits::MOST_WEIGHT,
 };
@@ -41,8 +42,12 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Kernels
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Kernels]
+    }
+
+    fn classifies(&self) -> bool {
+        true
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {

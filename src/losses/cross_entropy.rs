@@ -16,7 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     Error,
-    losses::{Reads, Term, Value},
+    losses::{Term, Value},
+    nn::Output,
     ops::{self, one_hot},
     yaml::{limits::MOST_WEIGHT, named},
 };
@@ -113,8 +114,12 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Softmax
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Softmax]
+    }
+
+    fn classifies(&self) -> bool {
+        true
     }
 
     fn value(&self, labels: &[u32], classes: usize) -> crate::Result<Value> {

@@ -14,7 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    losses::{Reads, Term, Value},
+    losses::{Term, Value},
+    nn::Output,
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -50,8 +51,12 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Outliers
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Softmax]
+    }
+
+    fn of_outliers(&self) -> bool {
+        true
     }
 
     fn problem(&self) -> Option<(&'static str, String)> {

@@ -26,8 +26,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    losses::{Reads, Term, Value},
-    nn::{Mode, Model, Pass, Precision, Shown, choices::Choices},
+    losses::{Term, Value},
+    nn::{Mode, Model, Output, Pass, Precision, Shown, choices::Choices},
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -46,8 +46,8 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Kernels
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Kernels]
     }
 
     fn looks_at_images(&self) -> bool {

@@ -13,7 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    losses::{Reads, Term, Value, cross_entropy},
+    losses::{Term, Value, cross_entropy},
+    nn::Output,
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -41,8 +42,12 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Softmax
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Softmax]
+    }
+
+    fn classifies(&self) -> bool {
+        true
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {

@@ -6,6 +6,7 @@ pub mod energy_margin;
 pub mod gradient_penalty;
 pub mod logit_norm;
 pub mod outlier_exposure;
+pub mod reconstruction;
 mod registry;
 pub mod sparsity;
 
@@ -15,6 +16,7 @@ pub use energy_margin::energy_margin;
 pub use gradient_penalty::Trace;
 pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
+pub use reconstruction::reconstruction;
 pub use sparsity::sparsity;
 
 use candle_core::{D, DType, Tensor};
@@ -22,7 +24,7 @@ use candle_core::{D, DType, Tensor};
 use crate::{
     Error, Result,
     data::batches::Batch,
-    nn::{Mode, Model, Pass, Precision, Shown},
+    nn::{Mode, Model, Output, Pass, Precision, Shown},
 };
 
 registry::registry! {
@@ -47,6 +49,9 @@ registry::registry! {
     /// Outlier exposure: on auxiliary outliers, all classes equally likely; needs `data.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outlier_exposure,
+    /// Making normal images again, for a model that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reconstruction,
 }
 
 /// A term's settings.
@@ -54,9 +59,18 @@ pub trait Term {
     /// Its factor.
     fn weight(&self) -> f64;
 
-    /// What it is about.
-    fn reads(&self) -> Reads {
-        Reads::Any
+    /// What it reads of what the model shows.
+    fn needs(&self) -> &'static [Output];
+
+    /// Whether it is of the images' classes.
+    fn classifies(&self) -> bool {
+        false
+    }
+
+    /// Whether it is of auxiliary outliers. A term of weight 0 still has them in the batch, where batch normalisation sees them: the
+    /// control.
+    fn of_outliers(&self) -> bool {
+        false
     }
 
     /// Whether it needs the [`Step::trace`].
@@ -84,29 +98,15 @@ pub trait Term {
 /// A loss term: a scalar of one step.
 pub type Value = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
 
-/// What a term is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// Logits of a softmax over the classes.
-    Softmax,
-    /// The kernels of a DUQ network.
-    Kernels,
-    /// Logits of a softmax, of auxiliary outliers too. A term of weight 0 still has them in the batch, where batch normalisation
-    /// sees them: the control.
-    Outliers,
-    /// Whatever a network gives.
-    Any,
-}
-
 impl Loss {
     /// The names of the terms that are there and need auxiliary outliers.
     pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
-        self.terms().filter(|(_, term)| term.reads() == Reads::Outliers).map(|(name, _)| name)
+        self.terms().filter(|(_, term)| term.of_outliers()).map(|(name, _)| name)
     }
 
     /// Whether a term that is there is of the images' classes.
     pub fn classifies(&self) -> bool {
-        self.terms().any(|(_, term)| matches!(term.reads(), Reads::Softmax | Reads::Kernels))
+        self.terms().any(|(_, term)| term.classifies())
     }
 }
 
@@ -119,7 +119,9 @@ impl Default for Loss {
 /// What one training step offers to the loss terms.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    /// What the model shows of the normal images in the batch.
+    /// (N, C, H, W), the normal images in the batch.
+    pub images: &'a Tensor,
+    /// What the model shows of them.
     pub shown: &'a Shown,
     /// (N) u32, their classes, if they are known.
     pub labels: Option<&'a Tensor>,
@@ -175,7 +177,7 @@ impl Objective {
     pub fn new(loss: &Loss, labels: &[u32], classes: usize) -> Result<Self> {
         let mut terms: Vec<_> = loss.terms().collect();
         // The sum begins with those that classify: another order would move its last bits.
-        terms.sort_by_key(|(_, term)| term.reads() != Reads::Softmax);
+        terms.sort_by_key(|(_, term)| !term.classifies());
         let looks_at_images = terms.iter().any(|(_, term)| term.looks_at_images());
         let classifies = loss.classifies();
         let terms = terms.into_iter().map(|(name, term)| Ok((name, term.weight(), term.value(labels, classes)?)));
@@ -202,12 +204,15 @@ impl Objective {
             false => (model.show(&batch.images, &Pass::new(mode))?, None),
         };
         let more = batch.images.dim(0)? - batch.normal;
-        let (shown, outliers) = match more {
-            0 => (shown, None),
-            _ => (shown.narrow(0, batch.normal)?, Some(shown.narrow(batch.normal, more)?)),
+        let (images, shown, outliers) = match more {
+            0 => (batch.images.clone(), shown, None),
+            _ => {
+                let normal = batch.images.narrow(0, 0, batch.normal)?;
+                (normal, shown.narrow(0, batch.normal)?, Some(shown.narrow(batch.normal, more)?))
+            }
         };
-        let labels = batch.labels.as_ref();
-        self.value(&Step { shown: &shown, labels, outliers: outliers.as_ref(), trace: trace.as_ref() })
+        let (labels, outliers) = (batch.labels.as_ref(), outliers.as_ref());
+        self.value(&Step { images: &images, shown: &shown, labels, outliers, trace: trace.as_ref() })
     }
 
     /// How well a model that learned does on images that it did not learn, summed over them; larger is better. The images classified
@@ -220,7 +225,7 @@ impl Objective {
         match (self.classifies, labels) {
             (true, Some(labels)) => Ok(count_correct(shown.logits()?, labels)? as f64),
             _ => {
-                let step = Step { shown: &shown, labels, outliers: None, trace: None };
+                let step = Step { images, shown: &shown, labels, outliers: None, trace: None };
                 let loss = self.value(&step)?.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
                 Ok(-loss * images.dim(0)? as f64)
             }

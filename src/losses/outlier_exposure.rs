@@ -15,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    losses::{Reads, Term, Value, cross_entropy},
+    losses::{Term, Value, cross_entropy},
+    nn::Output,
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -40,8 +41,12 @@ impl Term for Settings {
         self.weight
     }
 
-    fn reads(&self) -> Reads {
-        Reads::Outliers
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Softmax]
+    }
+
+    fn of_outliers(&self) -> bool {
+        true
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     losses::{Term, Value},
+    nn::Output,
     yaml::limits::MOST_WEIGHT,
 };
 
@@ -45,6 +46,13 @@ pub enum SparsityTarget {
 impl Term for Settings {
     fn weight(&self) -> f64 {
         self.weight
+    }
+
+    fn needs(&self) -> &'static [Output] {
+        match self.target {
+            SparsityTarget::Logits => &[Output::Logits],
+            SparsityTarget::Features => &[Output::Features],
+        }
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {

@@ -1,5 +1,6 @@
 //! What a network is: its backbone, its last layer and the constraints on the others.
 
+use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,21 +14,27 @@ use crate::{
 ///
 /// As JSON it is part of the network's identity. What is as in the plain network is left out, so that a plain network's identity
 /// is what it was before there were other ones.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Validate)]
+#[serde(deny_unknown_fields)]
 pub struct Architecture {
     /// The layers up to the features.
+    #[garde(dive)]
     pub backbone: Backbone,
-    /// The layer after the features.
-    #[serde(skip_serializing_if = "is_default")]
+    /// The layer after the features. Default: the backbone's linear layer.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub head: Head,
-    /// The bound on every other layer's spectral norm.
-    #[serde(skip_serializing_if = "is_default")]
+    /// A bound on the spectral norm of every convolution and linear layer but the head. Default: none.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub spectral_norm: Option<spectral_norm::Settings>,
-    /// The non-linearity of all layers.
-    #[serde(skip_serializing_if = "is_default")]
+    /// The non-linearity of all layers. Default: the backbone's.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub activation: Nonlinearity,
-    /// What stands beside the residual blocks that change the shape.
-    #[serde(skip_serializing_if = "is_default")]
+    /// What stands beside the residual blocks that change the shape. Default: the backbone's.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub shortcut: Shortcut,
 }
 

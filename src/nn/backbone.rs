@@ -9,8 +9,8 @@ use crate::{
     Result,
     data::Normalisation,
     nn::{
-        Pass, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32, vgg,
-        wide_resnet,
+        Output, Pass, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32,
+        vgg, wide_resnet,
     },
     yaml::registry::registry,
 };
@@ -137,6 +137,23 @@ impl Backbone {
         vb: VarBuilder,
     ) -> Result<Box<dyn Extractor>> {
         of_settings!(self, settings => settings.build(architecture, shape, vb))
+    }
+
+    /// The layers alone, as they are without other constraints.
+    ///
+    /// # Errors
+    /// As [`Family::build`].
+    pub fn layers(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Extractor>> {
+        self.build(&self.clone().into(), shape, vb)
+    }
+
+    /// What its layers show.
+    pub fn shows(&self) -> Vec<Output> {
+        let mut shown = vec![Output::Features, Output::Stages, Output::Layers, Output::Gradients];
+        if self.pools_maps() {
+            shown.push(Output::LastMaps);
+        }
+        shown
     }
 
     /// As [`Family::LEAST_SIDE`].

@@ -31,7 +31,8 @@ impl Model for Classifier {
         let (features, stages) = self.backbone.extract(images, pass)?;
         let (logits, features) = self.head.forward(features, pass)?;
         let (logits, features) = (Some(logits), Some(features));
-        Ok(Shown { logits, features, stages, layers: pass.take_layers(), leaves: pass.take_leaves() })
+        let (layers, leaves) = (pass.take_layers(), pass.take_leaves());
+        Ok(Shown { logits, features, stages, layers, leaves, ..Shown::default() })
     }
 
     fn head(&self) -> Option<Head> {

@@ -12,6 +12,7 @@ pub mod layers;
 pub mod lenet;
 pub mod linear;
 pub mod model;
+mod output;
 pub mod params;
 pub mod pass;
 pub mod resnet;
@@ -27,6 +28,7 @@ pub mod wide_resnet;
 pub use architecture::{Architecture, Nonlinearity};
 pub use backbone::Backbone;
 pub use model::{Head, Model, Shown};
+pub use output::Output;
 pub use pass::{Mode, Pass};
 
 use candle_nn::VarBuilder;

@@ -23,6 +23,10 @@ pub struct Shown {
     pub logits: Option<Tensor>,
     /// (N, D) f32, what the last layer makes the logits of: its input, unless the [head](super::heads) says otherwise.
     pub features: Option<Tensor>,
+    /// (N, C, H, W) f32, the images made again, normalised as they were.
+    pub images: Option<Tensor>,
+    /// (N, h, w) f32, larger where an image is more anomalous; not while it learns.
+    pub map: Option<Tensor>,
     /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
     pub stages: Vec<(String, Tensor)>,
     /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
@@ -48,6 +52,22 @@ impl Shown {
         known(self.features.as_ref(), "features")
     }
 
+    /// The (N, C, H, W) images made again.
+    ///
+    /// # Errors
+    /// If the model makes none.
+    pub fn images(&self) -> Result<&Tensor> {
+        known(self.images.as_ref(), "images made again")
+    }
+
+    /// The (N, h, w) maps.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn map(&self) -> Result<&Tensor> {
+        known(self.map.as_ref(), "map")
+    }
+
     /// The (N, C, H, W) maps that leave this stage, if there is one.
     pub fn stage(&self, name: &str) -> Option<&Tensor> {
         self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
@@ -68,6 +88,8 @@ impl Shown {
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
+            images: self.images.as_ref().map(of).transpose()?,
+            map: self.map.as_ref().map(of).transpose()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })

@@ -229,7 +229,7 @@ impl Pass {
     }
 
     /// What leaves the stage called `name`, as who reads the stage and the next stage are to have it.
-    pub(super) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
+    pub(crate) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
         if !self.wanted.iter().any(|wanted| wanted == name) {
             return Ok(output);
         }

@@ -21,10 +21,32 @@ use crate::{
 /// whose pass can then be shared.
 const LAYERS: usize = 4;
 
+/// What is kept of all batches, f32 on the CPU.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    logits: Vec<Tensor>,
+    features: Vec<Tensor>,
+}
+
+impl Kept {
+    /// Adds the next batch.
+    pub(super) fn add(&mut self, shown: &Shown) -> Result<()> {
+        for (all, output) in [(&mut self.logits, &shown.logits), (&mut self.features, &shown.features)] {
+            if let Some(output) = output {
+                // Detached: a bank must not keep the graph of its forward pass alive.
+                all.push(output.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Images on their way through a folded network in evaluation mode. What it gives of the layers is computed anew in every pass.
 #[derive(Clone)]
 pub struct ForwardPass {
     pub(super) network: Arc<dyn Model>,
+    /// Whether it shows logits or features, which are kept of every image.
+    pub(super) kept: bool,
     pub(super) images: Arc<ImageSet>,
     pub(super) normalisation: Normalisation,
     /// Images at a time.
@@ -50,20 +72,22 @@ impl ForwardPass {
     /// # Errors
     /// [`Error::Interrupted`] between batches when the user asks to stop.
     pub fn outputs(&self) -> Result<Bank> {
-        let (mut logits, mut features) = (Vec::new(), Vec::new());
-        self.batches(&format!("scoring {}", self.images.name), self.batch, |_, images| {
-            let shown = self.network.show(images, &Pass::eval())?;
-            // Detached: a bank must not keep the graph of its forward pass alive.
-            logits.push(shown.logits()?.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
-            features.push(shown.features()?.detach().to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
-            Ok(())
-        })?;
-        self.bank_of(&logits, &features)
+        let mut kept = Kept::default();
+        if self.kept {
+            self.batches(&format!("scoring {}", self.images.name), self.batch, |_, images| {
+                kept.add(&self.network.show(images, &Pass::eval())?)
+            })?;
+        }
+        self.bank_of(kept)
     }
 
-    /// Of the batches' logits and features.
-    pub(super) fn bank_of(&self, logits: &[Tensor], features: &[Tensor]) -> Result<Bank> {
-        let (logits, features) = (Tensor::cat(logits, 0)?, Tensor::cat(features, 0)?);
+    /// Of what was kept of all batches.
+    pub(super) fn bank_of(&self, kept: Kept) -> Result<Bank> {
+        let all = |batches: &[Tensor]| match batches {
+            [] => Tensor::zeros((self.images.len(), 0), DType::F32, &Device::Cpu),
+            batches => Tensor::cat(batches, 0),
+        };
+        let (logits, features) = (all(&kept.logits)?, all(&kept.features)?);
         let labels = self.images.labels.clone();
         Ok(Bank { logits, features, members: None, labels, activations: None, inputs: None })
     }
@@ -99,6 +123,7 @@ impl ForwardPass {
         Ok(Shown {
             logits: shown.logits.as_ref().map(plain).transpose()?,
             features: shown.features.as_ref().map(plain).transpose()?,
+            map: shown.map.as_ref().map(plain).transpose()?,
             stages: stages.collect::<candle_core::Result<_>>()?,
             ..shown
         })

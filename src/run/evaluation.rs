@@ -14,6 +14,7 @@ use crate::{
     config::{self, ALL_KINDS, Figure, Method, Redraw},
     detectors::{Bank, Fit, Need, Scorer},
     metrics::{Column, Confusion, Intervals, Measure, Measures, Protocol, Tpr, aggregate, files, intervals, measures},
+    nn::Output,
     run::{
         execute::Runner,
         pixels,
@@ -257,7 +258,8 @@ fn classified(subject: &Subject<'_>, experiment: &config::Experiment) -> Result<
     let bank = &subject.banks[0];
     // In a set of one class there is nothing to be right about, and nothing in classes that the network did not learn.
     let one_class = subject.sets[0].images.classes < 2;
-    if one_class || subject.members.iter().any(|member| member.node.shared) {
+    let no_classes = !subject.members.iter().all(|member| member.shows(Output::Logits));
+    if one_class || no_classes || subject.members.iter().any(|member| member.node.shared) {
         return Ok(network_result(subject, Measures::new()));
     }
     let labels = bank

@@ -14,7 +14,7 @@ use crate::{
     },
     data::{self, Dataset, Format, Split},
     detectors::{About, LayerShape, Refusal},
-    nn::{self, Pass, Shape, Shown, params::Params, pass::Side},
+    nn::{Pass, Shape, Shown, params::Params, pass::Side},
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -120,14 +120,14 @@ fn check_with(
             let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
-            let key = format!("{}{shape:?}", to_json(&node.architecture)?);
+            let key = format!("{}{shape:?}", to_json(&node.model)?);
             if !known.contains_key(&key) {
                 known.insert(key.clone(), Rc::new(show(node, shape)?));
             }
             Ok(known.get(&key).map(|shown| (shown.clone(), train)))
         };
         for method in experiment.methods() {
-            if method.detector.detector().depends().is_none() {
+            if method.detector.detector().depends().is_none() && method.detector.post().is_none() {
                 continue;
             }
             let Some((shown, train)) = shown(&method.network)? else { continue };
@@ -180,7 +180,7 @@ fn check_with(
 /// An untrained network, shown an image.
 fn show(node: &Node, shape: Shape) -> Result<Known> {
     let params = Params::new(node.seed, &Device::Cpu);
-    let network = nn::build(&node.architecture, shape, params.builder())?;
+    let network = node.model.build(shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
     let pass = Pass::eval().keeping_layers(Side::Before);
     let shown = network.show(&image, &pass)?;

@@ -24,8 +24,8 @@ use crate::{
 /// What was answered, image by image.
 #[derive(Debug, Clone)]
 pub struct Answers {
-    /// The class of each image, and its softmax probability.
-    pub classes: Vec<(usize, f64)>,
+    /// The class of each image, and its softmax probability, of a network that tells classes.
+    pub classes: Option<Vec<(usize, f64)>>,
     /// Larger is more anomalous.
     pub scores: Scores,
     /// What is done with the maps on reading them, if there are maps.
@@ -107,7 +107,7 @@ pub fn predict(
         }
     };
     Ok(Answers {
-        classes: classified(&bank.logits)?,
+        classes: if bank.logits.dim(1)? > 0 { Some(classified(&bank.logits)?) } else { None },
         scores,
         post: method.detector.post(),
         held_out,

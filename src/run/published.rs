@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::{
     data::{self, Format, ImageSet, download::HUB},
     digest,
     nn::{
-        Shape,
+        Output, Shape,
         params::Params,
         weights::{
             self, Weights, WeightsHead,
@@ -113,7 +114,7 @@ impl Runner<'_> {
             let Some(published) = &node.weights else { continue };
             let done = self.context.store.progress(node) == Progress::Done;
             // Seeds and recipes change nothing here.
-            let same = format!("{published:?} {:?} {} {done}", node.architecture, node.train.is_some());
+            let same = format!("{published:?} {:?} {} {done}", node.model, node.train.is_some());
             if (done && node.train.is_some()) || !checked.insert(same) {
                 continue;
             }
@@ -145,17 +146,23 @@ pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fit
     if node.train.is_none() {
         // Test images need not be of all classes.
         let any = Shape { classes: shape.classes.max(1), ..shape };
-        shape.classes = Wanted::of(&node.architecture, any)?.classes(&tensors)?.unwrap_or(any.classes);
+        shape.classes = wanted(node, any)?.classes(&tensors)?.unwrap_or(any.classes);
         check_classes(node, images, shape.classes, published)?;
     }
-    let fitted = Wanted::of(&node.architecture, shape)?.fit(tensors, published.head, &published.path)?;
+    let fitted = wanted(node, shape)?.fit(tensors, published.head, &published.path)?;
     Ok((shape, Some(fitted)))
+}
+
+/// The tensors of a node's model.
+fn wanted(node: &Node, shape: Shape) -> Result<Wanted> {
+    let model = node.model.clone();
+    Wanted::of(Arc::new(move |shape, vb| model.build(shape, vb).map(|_| ())), node.model.backbone(), shape)
 }
 
 /// Refuses a set of several classes that are not those of the weights' head: a class would stand for another one, or for none.
 fn check_classes(node: &Node, images: &ImageSet, classes: usize, published: &Published) -> Result<()> {
     // A set of one class asks nothing of a head: what is read is what comes before it.
-    if node.train.is_none() && images.classes <= 1 {
+    if !node.model.shows().contains(&Output::Logits) || node.train.is_none() && images.classes <= 1 {
         return Ok(());
     }
     let name = &node.data.name;

@@ -10,7 +10,7 @@ use crate::{
     data::Dataset,
     detectors::Bank,
     metrics::Measure,
-    nn::{Head, Model, Shape, footprint, pass::Side},
+    nn::{Head, Model, Output, Shape, footprint, pass::Side},
     run::{
         bank,
         evaluation::{Grading, asked_for},
@@ -34,6 +34,12 @@ pub(super) struct Member<'a> {
     /// The network as inference uses it.
     folded: Arc<dyn Model>,
     _lock: Lock,
+}
+
+impl Member<'_> {
+    pub(super) fn shows(&self, output: Output) -> bool {
+        self.node.model.shows().contains(&output)
+    }
 }
 
 /// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
@@ -158,6 +164,7 @@ impl<'a> Runner<'a> {
         let (pass, stored) = (self.forward_pass(member, set, subject), stored_outputs(member, set, subject));
         let bank = match stored.read(set.images.labels.clone())? {
             Some(bank) => bank,
+            None if !pass.kept => pass.outputs()?,
             None => {
                 let bank = pass.outputs()?;
                 stored.write(&bank)?;
@@ -176,6 +183,7 @@ impl<'a> Runner<'a> {
     ) -> bank::ForwardPass {
         bank::ForwardPass {
             network: member.folded.clone(),
+            kept: member.shows(Output::Logits) || member.shows(Output::Features),
             images: set.images.clone(),
             normalisation: member.trained.normalisation.clone(),
             batch: subject.batch_size,

@@ -24,7 +24,7 @@ use crate::{
     detectors::{Activations, Bank, Fit, LayerShape, Need},
     nn::{Shown, pass::Side},
     run::{
-        bank::{ForwardPass, Stored},
+        bank::{ForwardPass, Kept, Stored},
         execute::Runner,
         scoring::{Place, Scoring},
         sets::LoadedSet,
@@ -224,11 +224,10 @@ impl Passes<'_> {
         let pass = self.passes[set].clone();
         let looked_at_by = looking.iter().map(|wish| names[wish.looker]).collect::<Vec<_>>().join(", ");
         let layers = looking.iter().any(|wish| wish.layers);
-        let (mut logits, mut features) = (Vec::new(), Vec::new());
+        let mut kept = Kept::default();
         pass.look(&format!("looking with {looked_at_by}"), layers, &mut |start, batch| {
             if store.is_some() {
-                logits.push(batch.logits()?.to_device(&Device::Cpu)?);
-                features.push(batch.features()?.to_device(&Device::Cpu)?);
+                kept.add(batch)?;
             }
             let batch = Arc::new(batch.clone());
             looking.retain(|wish| wish.batches.send(Some((start, batch.clone()))).is_ok());
@@ -247,7 +246,7 @@ impl Passes<'_> {
             let _ = wish.batches.send(None);
         }
         match store {
-            Some(stored) => stored.write(&pass.bank_of(&logits, &features)?),
+            Some(stored) => stored.write(&pass.bank_of(kept)?),
             None => Ok(()),
         }
     }
@@ -329,7 +328,7 @@ impl Runner<'_> {
         let mut outputs = Vec::new();
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
         let layers = detectors.iter().any(|detector| !detector.build().needs().contains(&Need::Stages));
-        if self.context.device.is_cpu() && (!layers || passes[0].looks_at_whole_batches()?) {
+        if passes[0].kept && self.context.device.is_cpu() && (!layers || passes[0].looks_at_whole_batches()?) {
             let first = usize::from(train.is_some() && !others_learn);
             outputs.extend((first..sets.len()).map(|set| (set, stored_outputs(member, sets[set], subject))));
             outputs.retain(|(_, stored)| !stored.path.exists());
@@ -409,6 +408,7 @@ mod tests {
             };
             Arc::new(ForwardPass {
                 network: network.clone(),
+                kept: true,
                 images: Arc::new(images),
                 normalisation: Normalisation { mean: vec![0.5], std: vec![0.5] },
                 batch: 8,

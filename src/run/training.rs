@@ -8,7 +8,7 @@ use crate::{
     digest,
     fs::remove_if_there,
     losses::Objective,
-    nn::{self, Model, Shape, params::Params, weights},
+    nn::{Model, Shape, params::Params, weights},
     rng,
     run::{
         execute::Runner,
@@ -48,7 +48,7 @@ impl Runner<'_> {
         let (shape, published) = published::start(node, &train.images)?;
         let Shape { channels, height, width, classes } = shape;
         let params = Params::new(node.seed, &self.context.device);
-        let network = nn::build(&node.architecture, shape, params.builder())?;
+        let network = node.model.build(shape, params.builder())?;
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
             self.refuse_other_images(upstream, &train.sha256)?;
@@ -173,7 +173,7 @@ impl Runner<'_> {
         let record = self.context.store.record(node)?;
         let [channels, height, width, classes] = record.shape;
         let params = Params::new(node.seed, &self.context.device);
-        let network = nn::build(&node.architecture, Shape { channels, height, width, classes }, params.builder())?;
+        let network = node.model.build(Shape { channels, height, width, classes }, params.builder())?;
         let (model, sha256) = self.context.store.model(node, &record)?;
         params.load(&model, &folder.join("model.safetensors"))?;
         let normalisation = node.normalisation(record.normalisation.as_ref())?;

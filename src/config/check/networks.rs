@@ -6,11 +6,11 @@ use super::{Found, in_names, root};
 use crate::{
     config::{Data, Experiment, Network, methods},
     data::{self, Dataset, Split},
-    losses::Reads,
+    losses::Term,
+    models::ModelConfig,
     nn::{
-        Backbone,
+        Backbone, Output,
         backbone::Part,
-        heads::{Gives, Head},
         weights::{Normalise, WeightsHead},
     },
     train::{Train, recipe::Keep},
@@ -37,7 +37,7 @@ impl Found {
             }
             self.architecture(&path, network);
             if network.train.is_some() {
-                self.objective(&path, network, methods::root(network, &experiment.networks).head.as_ref());
+                self.objective(&path, name, network, methods::root(network, &experiment.networks));
                 self.outliers(&path, network, experiment.data.outliers.is_some());
             }
             let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
@@ -50,7 +50,7 @@ impl Found {
 
     /// Whether it is known what images are normalised by.
     pub(super) fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
-        let known = network.backbone.as_ref().and_then(Backbone::normalisation);
+        let known = network.layers().as_ref().and_then(Backbone::normalisation);
         let path_of = path.join("normalise");
         match network.normalise {
             Normalise::Data
@@ -88,7 +88,7 @@ impl Found {
     /// What a network learns, where that is not the ID set; and that there is something to learn.
     pub(super) fn own_data(&mut self, path: &Path, network: &Network, data: &Data) {
         let Some(own) = &network.data else {
-            if data.has_categories() && network.train.is_some() {
+            if data.has_categories() && network.train.is_some() && network.loss.classifies() {
                 let message = "a category's train images are of one class, so there is nothing to classify: give the network `data` of its \
                                own to learn, or `weights` without `train`";
                 self.add(path.join("train"), message);
@@ -126,36 +126,32 @@ impl Found {
     }
 
     /// Whether the loss is of what the head gives.
-    pub(super) fn objective(&mut self, path: &Path, network: &Network, head: Option<&Head>) {
+    /// Whether the model shows what the terms of its loss read.
+    pub(super) fn objective(&mut self, path: &Path, name: &str, network: &Network, root: &Network) {
         let path = path.join("loss");
-        let of_kernels = head.is_some_and(|head| head.gives() == Gives::Kernels);
-        let reading = |wanted: Reads| network.loss.terms().filter(move |(_, term)| term.reads() == wanted);
-        if !of_kernels {
-            for (term, _) in reading(Reads::Kernels) {
-                self.add(path.join(term), format!("{term} is of the kernels of a DUQ network: give it `head: duq`"));
-            }
-            return;
-        }
-        if reading(Reads::Softmax).next().is_some() {
-            let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
-                           gradient_penalty: { weight: 0.5 } }`";
-            self.add(path.clone(), message);
-        }
-        for (term, _) in reading(Reads::Outliers) {
-            let message = format!("a DUQ head gives kernels, no logits of a softmax, so {term} has no meaning here");
-            self.add(path.join(term), message);
-        }
         let precision = network.train.as_ref().map(|train| train.precision);
-        for (name, term) in network.loss.terms() {
-            if let Some(message) = precision.and_then(|precision| term.refuses(precision)) {
-                self.add(path.join(name), message);
+        for (term, settings) in network.loss.terms() {
+            if let Some(message) = precision.and_then(|precision| settings.refuses(precision)) {
+                self.add(path.join(term), message);
             }
+        }
+        let Some(model) = root.model() else { return };
+        let shown = model.shows();
+        let mut said = false;
+        for (term, settings) in network.loss.terms() {
+            let Some(need) = settings.needs().iter().find(|need| !shown.contains(need)) else { continue };
+            let (whole, message) = unlearnable(term, settings, *need, &model, name);
+            // What is wrong with the whole loss is said once.
+            if !(whole && said) {
+                self.add(if whole { path.clone() } else { path.join(term) }, message);
+            }
+            said |= whole;
         }
     }
 
     /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
     pub(super) fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset) {
-        let smallest = network.backbone.as_ref().map_or(1, Backbone::least_side);
+        let smallest = network.model().map_or(1, |model| model.least_side());
         if let Some([_, height, width]) = data::shape(dataset)
             && height.min(width) < smallest
         {
@@ -163,7 +159,7 @@ impl Found {
                 "needs images of at least {smallest}×{smallest} pixels, and those of \"{}\" are {height}×{width}",
                 dataset.name
             );
-            self.add(path.join("backbone"), message);
+            self.add(path.join(if network.model.is_some() { "model" } else { "backbone" }), message);
         }
         let limit = dataset.train_limit.unwrap_or(usize::MAX);
         if let Some(train) = &network.train
@@ -208,7 +204,12 @@ impl Found {
         for (key, _, part) in asked.into_iter().filter(|(_, asked, _)| *asked) {
             let path = path.join(key);
             let Some(backbone) = &network.backbone else {
-                self.add(path, "goes with backbone: a network `from` another is built as that one");
+                let other = if network.model.is_some() {
+                    "`model` says how it is built"
+                } else {
+                    "a network `from` another is built as that one"
+                };
+                self.add(path, format!("goes with backbone: {other}"));
                 continue;
             };
             let Some((part, what, them)) = part.filter(|(part, ..)| !backbone.has(*part)) else { continue };
@@ -218,12 +219,22 @@ impl Found {
     }
 
     pub(super) fn origin(&mut self, path: &Path, name: &str, network: &Network, networks: &BTreeMap<String, Network>) {
-        match (&network.backbone, &network.from) {
+        let own = network.model();
+        if network.backbone.is_some() && network.model.is_some() {
+            self.add(
+                path.join("model"),
+                "give backbone or model, not both: backbone is short for a model, a classifier",
+            );
+        }
+        match (&own, &network.from) {
+            (Some(_), Some(_)) if network.model.is_some() => {
+                self.add(path.join("from"), "give model or from, not both: from takes its network's model");
+            }
             (Some(_), Some(_)) => {
                 self.add(path.join("from"), "give backbone or from, not both: from takes its network's backbone");
             }
             (None, None) => {
-                self.add(path.clone(), "give backbone (a new network) or from (the network it starts from)")
+                self.add(path.clone(), "give backbone or model (a new network), or from (the network it starts from)")
             }
             (Some(_), None) => {}
             (None, Some(from)) => {
@@ -285,5 +296,34 @@ fn in_words(names: &[&str]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
         _ => names.concat(),
+    }
+}
+
+/// Why a term cannot be learned by a model, and whether that is a matter of the whole loss.
+fn unlearnable(term: &str, settings: &dyn Term, need: Output, model: &ModelConfig, name: &str) -> (bool, String) {
+    let kernels = model.shows().contains(&Output::Kernels);
+    match need {
+        Output::Kernels if matches!(model, ModelConfig::Classifier(_)) => {
+            (false, format!("{term} is of the kernels of a DUQ network: give it `head: duq`"))
+        }
+        Output::Softmax if kernels && settings.of_outliers() => {
+            (false, format!("a DUQ head gives kernels, no logits of a softmax, so {term} has no meaning here"))
+        }
+        Output::Softmax if kernels => {
+            let message = "a DUQ head gives kernels, no logits of a softmax: write `loss: { binary_cross_entropy: {}, \
+                           gradient_penalty: { weight: 0.5 } }`";
+            (true, message.to_owned())
+        }
+        _ => {
+            let instead = match model.shows().contains(&Output::Images) {
+                true => "write `loss: { reconstruction: {} }`",
+                false => "use it without `train`",
+            };
+            let kind = model.name();
+            (
+                settings.classifies(),
+                format!("{term} reads {need}, and \"{name}\", of the kind {kind}, shows none: {instead}"),
+            )
+        }
     }
 }

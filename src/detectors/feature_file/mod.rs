@@ -22,7 +22,7 @@ use super::{Activations as _, Bank, Detector, DetectorConfig, Fit, Need, Scores}
 use crate::{
     Error, Result, did_you_mean,
     nn::{
-        Head,
+        Head, Shown,
         weights::{names_in_safetensors, read_safetensors_of},
     },
     printable, say,
@@ -136,7 +136,7 @@ impl FeatureFile {
         if images == 0 {
             return Err(refuse(format!("{first} has no rows")));
         }
-        let outputs = [logits.clone(), features.clone()];
+        let outputs = Shown { logits: logits.clone(), features: features.clone(), ..Shown::default() };
         let file = Self {
             path: shown.clone(),
             images,
@@ -222,7 +222,7 @@ impl FeatureFile {
             Need::Activations | Need::LastMaps => self.taps.is_some(),
             Need::Stages => self.taps.as_ref().is_some_and(|taps| taps.layers.iter().any(|(_, tap)| tap.rank() == 4)),
             Need::TrainLabels => self.labels.is_some(),
-            Need::Gradients => false,
+            Need::Gradients | Need::Map => false,
             Need::Head | Need::Train => true,
         };
         let missing: Vec<&str> = needs.iter().filter(|need| !present(**need)).map(|need| need.tensor()).collect();
@@ -252,6 +252,7 @@ impl Need {
             Self::Features => "features",
             Self::Activations | Self::LastMaps | Self::Stages => "taps.<layer>",
             Self::Gradients => "gradients",
+            Self::Map => "map",
             Self::Head => "head.weight",
             Self::Train => "a train set",
             Self::TrainLabels => "labels",

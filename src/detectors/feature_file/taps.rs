@@ -19,8 +19,8 @@ const BATCH: usize = 256;
 pub struct Taps {
     pub(super) images: usize,
     pub(super) layers: Vec<(String, Tensor)>,
-    /// Logits and features, if they are known.
-    pub(super) outputs: [Option<Tensor>; 2],
+    /// Logits, features and maps of all images, if they are known.
+    pub(super) outputs: Shown,
     /// Rows and columns of the images, if they are known.
     pub(super) image_size: Option<[usize; 2]>,
 }
@@ -34,7 +34,7 @@ impl Taps {
     pub fn new(layers: Vec<(String, Tensor)>) -> Result<Self> {
         let images = layers.first().map_or(0, |(_, values)| values.dims()[0]);
         match layers.iter().all(|(_, values)| values.dims()[0] == images) && images > 0 {
-            true => Ok(Self { images, layers, outputs: [None, None], image_size: None }),
+            true => Ok(Self { images, layers, outputs: Shown::default(), image_size: None }),
             false => Err(Error::Failed("the layers' neurons are not of the same images".into())),
         }
     }
@@ -42,7 +42,13 @@ impl Taps {
     /// With the (N, K) logits and (N, D) features of the same images.
     #[must_use]
     pub fn with_outputs(self, logits: Option<&Tensor>, features: Option<&Tensor>) -> Self {
-        Self { outputs: [logits.cloned(), features.cloned()], ..self }
+        Self { outputs: Shown { logits: logits.cloned(), features: features.cloned(), ..self.outputs }, ..self }
+    }
+
+    /// With the (N, h, w) maps of the same images.
+    #[must_use]
+    pub fn with_map(self, map: Tensor) -> Self {
+        Self { outputs: Shown { map: Some(map), ..self.outputs }, ..self }
     }
 
     /// With the rows and columns of the images, which maps of scores are brought to.
@@ -56,13 +62,10 @@ impl Taps {
             let values = values.narrow(0, start, images)?;
             Ok(Layer { name: name.clone(), values, activation: Activation::Identity })
         };
-        let part = |output: &Option<Tensor>| output.as_ref().map(|values| values.narrow(0, start, images)).transpose();
-        let [logits, features] = &self.outputs;
-        let (logits, features) = (part(logits)?, part(features)?);
         let layers = self.layers.iter().map(layer).collect::<Result<Vec<_>>>()?;
         let maps = layers.iter().filter(|layer| layer.values.rank() == 4);
         let stages = maps.map(|layer| (layer.name.clone(), layer.values.clone())).collect();
-        Ok(Shown { layers, stages, logits, features, ..Shown::default() })
+        Ok(Shown { layers, stages, ..self.outputs.narrow(start, images)? })
     }
 }
 
@@ -92,12 +95,8 @@ impl Activations for Taps {
         let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
         let layers = self.layers.iter().map(chosen).collect::<Result<_>>()?;
         let of = |output: &Option<Tensor>| output.as_ref().map(|values| values.index_select(&indices, 0)).transpose();
-        let [logits, features] = &self.outputs;
-        Ok(Arc::new(Self {
-            images: images.len(),
-            layers,
-            outputs: [of(logits)?, of(features)?],
-            image_size: self.image_size,
-        }))
+        let Shown { logits, features, map, .. } = &self.outputs;
+        let outputs = Shown { logits: of(logits)?, features: of(features)?, map: of(map)?, ..Shown::default() };
+        Ok(Arc::new(Self { images: images.len(), layers, outputs, image_size: self.image_size }))
     }
 }

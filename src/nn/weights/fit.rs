@@ -13,8 +13,7 @@ use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use crate::{
     Error, Result, did_you_mean,
     nn::{
-        self, Architecture, Shape,
-        heads::Head,
+        Backbone, Shape,
         weights::{WeightsHead, names},
     },
 };
@@ -94,13 +93,17 @@ fn counts(name: &str) -> bool {
     name.rsplit('.').next() != Some(COUNTER)
 }
 
+/// Asks for all parameters of a network for images and classes of a shape.
+pub type Build = Arc<dyn Fn(Shape, VarBuilder) -> Result<()> + Send + Sync>;
+
 /// The tensors that a network wants, and which of them depend on what.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Wanted {
-    architecture: Architecture,
+    build: Build,
+    backbone: Option<Backbone>,
     shape: Shape,
     sizes: BTreeMap<String, Vec<usize>>,
-    /// What stands before the names of the last layer, with its dot.
+    /// What stands before the names of the backbone's own last layer, with its dot; empty without one.
     head: String,
 }
 
@@ -114,23 +117,26 @@ pub struct Fitted {
 }
 
 impl Wanted {
-    /// The tensors of a network for images and classes of `shape`. None of them is made.
+    /// The tensors of the network that `build` asks for, which has this backbone, for images and classes of `shape`. None of them is
+    /// made.
     ///
     /// # Errors
-    /// As [`nn::build`].
-    pub fn of(architecture: &Architecture, shape: Shape) -> Result<Self> {
-        // The backbone's own last layer says where the head is, whatever stands there in this network.
-        let plain = Architecture { head: Head::default(), ..architecture.clone() };
-        let [one, other] = [shape, Shape { classes: shape.classes + 1, ..shape }].map(|shape| sizes(&plain, shape));
-        let (one, other) = (one?, other?);
-        let head = one.iter().find(|(name, sizes)| other.get(*name) != Some(sizes));
-        let head = head.and_then(|(name, _)| name.rsplit_once('.')).map_or("", |(layer, _)| layer);
-        Ok(Self {
-            sizes: sizes(architecture, shape)?,
-            head: format!("{head}."),
-            architecture: architecture.clone(),
-            shape,
-        })
+    /// Those of `build`.
+    pub fn of(build: Build, backbone: Option<&Backbone>, shape: Shape) -> Result<Self> {
+        let head = match backbone {
+            None => String::new(),
+            // The backbone's own last layer says where the head is, whatever stands there in this network.
+            Some(backbone) => {
+                let recorder = Recorder::default();
+                format!("{}.", backbone.layers(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
+            }
+        };
+        Ok(Self { sizes: sizes(&build, shape)?, build, backbone: backbone.cloned(), shape, head })
+    }
+
+    /// Whether this is a parameter of the backbone's last layer.
+    fn of_head(&self, name: &str) -> bool {
+        !self.head.is_empty() && name.starts_with(&self.head)
     }
 
     /// The classes that the last layer of `tensors`, as in their file, is for; `None` without one.
@@ -138,7 +144,7 @@ impl Wanted {
     /// # Errors
     /// As [`nn::build`].
     pub fn classes(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Option<usize>> {
-        let tensors = names::ours(tensors.clone(), &self.architecture.backbone, |name| self.sizes.contains_key(name));
+        let tensors = self.named(tensors.clone());
         let by_class = self.axes(Shape { classes: self.shape.classes + 1, ..self.shape })?;
         Ok(by_class.iter().find_map(|(name, axis)| tensors.tensors.get(name)?.dims().get(*axis).copied()))
     }
@@ -149,25 +155,30 @@ impl Wanted {
     /// [`Error::Input`] naming `file` if they are not this network's, or one holds NaN or infinity or a variance below zero:
     /// what differs, and whether it is the classes, the channels or the size of the images.
     pub fn fit(&self, tensors: BTreeMap<String, Tensor>, head: WeightsHead, file: &Path) -> Result<Fitted> {
-        let names::Named { mut tensors, mut notes } =
-            names::ours(tensors, &self.architecture.backbone, |name| self.sizes.contains_key(name));
+        let names::Named { mut tensors, mut notes } = self.named(tensors);
         tensors.retain(|name, _| counts(name));
         let mut wanted = self.sizes.clone();
-        if head == WeightsHead::New {
-            wanted.retain(|name, _| !name.starts_with(&self.head));
+        // Of features alone, a file's head is no part.
+        let headless = !self.head.is_empty() && !wanted.keys().any(|name| self.of_head(name));
+        if head == WeightsHead::New || headless {
+            wanted.retain(|name, _| !self.of_head(name));
             let left_out = |name: &String| {
                 let first = name.split('.').next().unwrap_or_default();
-                name.starts_with(&self.head) || (HEADS.contains(&first) && !wanted.contains_key(name))
+                self.of_head(name) || (HEADS.contains(&first) && !wanted.contains_key(name))
             };
             let rows =
                 tensors.iter().find_map(|(name, tensor)| left_out(name).then(|| tensor.dims().first().copied())?);
             tensors.retain(|name, _| !left_out(name));
-            notes.push(match rows {
-                Some(rows) => format!(
+            notes.extend(match rows {
+                None if headless => None,
+                Some(rows) if headless => Some(format!("the head of {rows} classes is left out")),
+                Some(rows) => Some(format!(
                     "the head of {rows} classes is left out; a new one for {} is to be learned",
                     self.shape.classes
-                ),
-                None => format!("the file has no head; a new one for {} classes is to be learned", self.shape.classes),
+                )),
+                None => {
+                    Some(format!("the file has no head; a new one for {} classes is to be learned", self.shape.classes))
+                }
             });
         }
         if let Err(mismatch) = match_names(&wanted, &tensors) {
@@ -202,7 +213,7 @@ impl Wanted {
             causes.push(format!("it is for images of another size than {height}×{width}"));
             hint.get_or_insert("give the ID set images of the size that the weights were trained on");
         }
-        let head: Vec<_> = self.sizes.keys().filter(|name| name.starts_with(&self.head)).collect();
+        let head: Vec<_> = self.sizes.keys().filter(|name| self.of_head(name)).collect();
         let headless = !head.is_empty() && head.iter().all(|name| !tensors.contains_key(*name));
         if headless && mismatch.unexpected.is_empty() && mismatch.missing.len() == head.len() {
             causes.push(format!("it has no head ({} are missing)", mismatch.missing.join(", ")));
@@ -217,9 +228,13 @@ impl Wanted {
         Ok(error.hint(hint.unwrap_or("check that the network's kind and its depth are those of the weights")))
     }
 
+    fn named(&self, tensors: BTreeMap<String, Tensor>) -> names::Named {
+        names::ours(tensors, self.backbone.as_ref(), |name| self.sizes.contains_key(name))
+    }
+
     /// The tensors that are of another size in a network of `other` shape, and the axis.
     fn axes(&self, other: Shape) -> Result<BTreeMap<String, usize>> {
-        let other = sizes(&self.architecture, other)?;
+        let other = sizes(&self.build, other)?;
         let axis = |(name, sizes): (&String, &Vec<usize>)| {
             let axis = sizes.iter().zip(other.get(name)?).position(|(one, other)| one != other)?;
             Some((name.clone(), axis))
@@ -261,10 +276,9 @@ fn usable(name: &str, tensor: &Tensor) -> Result<Tensor, String> {
 }
 
 /// The sizes of a network's tensors by name.
-fn sizes(architecture: &Architecture, shape: Shape) -> Result<BTreeMap<String, Vec<usize>>> {
+fn sizes(build: &Build, shape: Shape) -> Result<BTreeMap<String, Vec<usize>>> {
     let recorder = Recorder::default();
-    let builder = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
-    nn::build(architecture, shape, builder)?;
+    build(shape, recorder.builder())?;
     let sizes = recorder.0.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(sizes.clone())
 }
@@ -272,6 +286,12 @@ fn sizes(architecture: &Architecture, shape: Shape) -> Result<BTreeMap<String, V
 /// Writes down which tensors a network asks for, and gives it zeros.
 #[derive(Debug, Clone, Default)]
 struct Recorder(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
+
+impl Recorder {
+    fn builder(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
+    }
+}
 
 impl SimpleBackend for Recorder {
     fn get(

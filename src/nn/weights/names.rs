@@ -23,15 +23,20 @@ pub struct Named {
 
 /// The tensors with prefixes taken off and other programs' names changed to those of `backbone`. `wanted` says whether the
 /// network has a parameter of a name; names that stay unknown are left as they are.
-pub fn ours(mut tensors: BTreeMap<String, Tensor>, backbone: &Backbone, wanted: impl Fn(&str) -> bool) -> Named {
+pub fn ours(
+    mut tensors: BTreeMap<String, Tensor>,
+    backbone: Option<&Backbone>,
+    wanted: impl Fn(&str) -> bool,
+) -> Named {
     let mut notes = Vec::new();
-    let known = |name: &str| wanted(name) || backbone.our_name(name).is_some_and(|name| wanted(&name));
+    let our_name = |name: &str| backbone.and_then(|backbone| backbone.our_name(name));
+    let known = |name: &str| wanted(name) || our_name(name).is_some_and(|name| wanted(&name));
     // One wrapper may hold another; each round takes letters off, so there is an end.
     while let Some(prefix) = PREFIXES.into_iter().find(|prefix| is_prefix(prefix, &tensors, &known)) {
         tensors = renamed(tensors, |name| name.strip_prefix(prefix).map(str::to_owned));
         notes.push(format!("\"{prefix}\" is taken off the names"));
     }
-    let change = |name: &str| if wanted(name) { None } else { backbone.our_name(name).filter(|name| wanted(name)) };
+    let change = |name: &str| if wanted(name) { None } else { our_name(name).filter(|name| wanted(name)) };
     let example = tensors.keys().find_map(|name| Some((name.clone(), change(name)?)));
     if let Some((theirs, ours)) = example {
         let changed = renamed(tensors.clone(), change);

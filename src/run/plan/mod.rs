@@ -25,7 +25,8 @@ use crate::{
     data::{self, Dataset, Normalisation, Split, given_normalisation},
     digest::hex,
     losses::Loss,
-    nn::{Architecture, heads::Head, weights::Normalise},
+    models::ModelConfig,
+    nn::{Backbone, weights::Normalise},
     run::{
         digests::{Digests, Known},
         published::{Files, Published},
@@ -120,7 +121,7 @@ pub struct Node {
     /// The node it starts from, an index into [`Plan::nodes`].
     pub upstream: Option<usize>,
     /// How it is built.
-    pub architecture: Architecture,
+    pub model: ModelConfig,
     /// Published weights it starts from.
     pub weights: Option<Published>,
     /// What its images are normalised by, if that is the published weights' own; of a network `from` another, as there.
@@ -287,10 +288,12 @@ fn resolve<'a>(
     let network = experiment.networks.get(name).ok_or_else(|| Error::input(format!("no network \"{name}\"")))?;
     let upstream =
         network.from.as_deref().map(|from| resolve((from, seed), place, nodes, known, looked)).transpose()?;
-    let architecture = match (network.architecture(), upstream) {
-        (Some(architecture), _) => architecture,
-        (None, Some(upstream)) => nodes[upstream].architecture.clone(),
-        (None, None) => return Err(Error::input(format!("network \"{name}\" has neither backbone nor from"))),
+    let model = match (network.model(), upstream) {
+        (Some(model), _) => model,
+        (None, Some(upstream)) => nodes[upstream].model.clone(),
+        (None, None) => {
+            return Err(Error::input(format!("network \"{name}\" has neither backbone nor model nor from")));
+        }
     };
     let own = network.data.as_ref();
     let data = own.unwrap_or(&experiment.data.id);
@@ -305,19 +308,17 @@ fn resolve<'a>(
         .collect::<Result<_>>()?;
     let normalisation = match (network.normalise, upstream) {
         (_, Some(upstream)) => nodes[upstream].normalisation.clone(),
-        (Normalise::Weights, None) => architecture.backbone.normalisation(),
+        (Normalise::Weights, None) => model.backbone().and_then(Backbone::normalisation),
         (Normalise::Data, None) => None,
     };
     let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
     let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
         let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
-        identity(network, &architecture, (given.as_ref(), sets), (from, weights.as_ref())).and_then(
-            |whole| match frozen {
-                true => Ok(of_any_category(whole)),
-                false if own.is_some() => fed_as(whole, &experiment.data.id),
-                false => Ok(whole),
-            },
-        )
+        identity(network, &model, (given.as_ref(), sets), (from, weights.as_ref())).and_then(|whole| match frozen {
+            true => Ok(of_any_category(whole)),
+            false if own.is_some() => fed_as(whole, &experiment.data.id),
+            false => Ok(whole),
+        })
     };
     let mut identity = of(|set| set.by_content(), upstream.map(|index| nodes[index].by_content.as_str()))?;
     let by_content = short_hash(&identity);
@@ -326,7 +327,7 @@ fn resolve<'a>(
         None => {
             let tuned = if upstream.is_some() { " tuned" } else { "" };
             let on = if frozen { String::new() } else { format!(" on {}", data.name) };
-            let label = format!("{}{tuned}{on}", label(&architecture));
+            let label = format!("{}{tuned}{on}", model.label());
             let old = of(|set| set.by_path(), upstream.map(|index| nodes[index].by_path.as_str()))?;
             let by_path = short_hash(&old);
             let newest = learned.iter().filter_map(|set| set.known.as_ref()).map(|known| known.newest).max();
@@ -343,7 +344,7 @@ fn resolve<'a>(
                 identity,
                 seed,
                 upstream,
-                architecture,
+                model,
                 weights,
                 normalisation,
                 data: data.clone(),
@@ -385,7 +386,7 @@ fn fed_as(mut identity: Value, id: &Dataset) -> Result<Value> {
 /// Everything that can change the weights, and nothing that cannot.
 fn identity(
     network: &Network,
-    architecture: &Architecture,
+    model: &ModelConfig,
     (given, mut learned): (Option<&Normalisation>, Vec<Value>),
     (upstream, weights): (Option<&str>, Option<&Published>),
 ) -> Result<Value> {
@@ -415,8 +416,13 @@ fn identity(
     if network.train.is_none() {
         identity["loss"] = Value::Null;
     }
-    if let (Some(identity), Value::Object(architecture)) = (identity.as_object_mut(), to_json(architecture)?) {
-        identity.extend(architecture);
+    // A classifier's keys stand by themselves, as they did before there were other models.
+    let built = match model {
+        ModelConfig::Classifier(architecture) => to_json(architecture)?,
+        other => json!({ "model": to_json(other)? }),
+    };
+    if let (Some(identity), Value::Object(built)) = (identity.as_object_mut(), built) {
+        identity.extend(built);
     }
     Ok(without_nulls(identity))
 }
@@ -469,15 +475,4 @@ pub(crate) fn short_hash(value: &Value) -> String {
 /// A short hash of a value's content: equal values have equal fingerprints.
 pub fn fingerprint(value: &impl serde::Serialize) -> Result<String> {
     Ok(short_hash(&without_nulls(to_json(value)?))[..8].to_owned())
-}
-
-fn label(architecture: &Architecture) -> String {
-    let mut label = architecture.backbone.label();
-    if architecture.spectral_norm.is_some() {
-        label += " spectral";
-    }
-    if architecture.head != Head::default() {
-        label += &format!(" {}", architecture.head.name());
-    }
-    label
 }

@@ -1,0 +1,105 @@
+//! Models: what learns from batches and shows named outputs. One file each, with its settings.
+
+pub mod autoencoder;
+pub mod classifier;
+pub mod features;
+
+use candle_nn::VarBuilder;
+
+use crate::{
+    Error, Result,
+    nn::{Backbone, Model, Output, Shape},
+    yaml::registry::registry,
+};
+
+/// What a model is, as its settings say.
+pub trait Kind: Sized + Clone + 'static {
+    /// Short names and the settings that they stand for.
+    const PRESETS: &[(&str, Self)] = &[];
+
+    /// What it shows.
+    fn shows(&self) -> Vec<Output>;
+
+    /// The model, for images and classes of `shape`, with parameters from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when images of this shape do not fit it.
+    fn build(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Model>>;
+
+    /// The backbone, for published weights and what they were trained with.
+    fn backbone(&self) -> Option<&Backbone> {
+        None
+    }
+
+    /// What plans and folders call it.
+    fn label(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// Rows and columns of images, at least.
+    fn least_side(&self) -> usize {
+        self.backbone().map_or(1, Backbone::least_side)
+    }
+
+    /// What stands for it in a smoke run, unless its weights are published ones.
+    #[must_use]
+    fn smoke(self) -> Self {
+        self
+    }
+}
+
+registry! {
+    /// A model: its kind, with its settings.
+    pub enum ModelConfig: Kind, "a model's kind, or a map of its kind and settings" {
+        /// A backbone and a last layer that tells classes: what `backbone` and the keys beside it are short for.
+        Classifier = "classifier" in classifier,
+        /// A backbone without a last layer: what frozen features are read from.
+        Features = "features" in features,
+        /// An autoencoder of convolutions: an image is anomalous where it cannot be made again.
+        Autoencoder = "autoencoder" in autoencoder,
+    }
+}
+
+impl ModelConfig {
+    /// As [`Kind::shows`].
+    pub fn shows(&self) -> Vec<Output> {
+        of_settings!(self, settings => settings.shows())
+    }
+
+    /// As [`Kind::build`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Model>> {
+        if [shape.channels, shape.height, shape.width].contains(&0) {
+            return Err(Error::input(format!("no network can be built for {shape:?}: every size must be at least 1")));
+        }
+        of_settings!(self, settings => settings.build(shape, vb))
+    }
+
+    /// As [`Kind::backbone`].
+    pub fn backbone(&self) -> Option<&Backbone> {
+        of_settings!(self, settings => settings.backbone())
+    }
+
+    /// As [`Kind::label`].
+    pub fn label(&self) -> String {
+        of_settings!(self, settings => settings.label(self.name()))
+    }
+
+    /// As [`Kind::least_side`].
+    pub fn least_side(&self) -> usize {
+        of_settings!(self, settings => settings.least_side())
+    }
+
+    /// As [`Kind::smoke`].
+    #[must_use]
+    pub fn smoke(self) -> Self {
+        fn of<K: Kind>(settings: &mut K) {
+            *settings = settings.clone().smoke();
+        }
+        let mut model = self;
+        of_settings!(&mut model, settings => of(settings));
+        model
+    }
+}
