@@ -69,6 +69,7 @@ smoke_tests!(
     quickstart,
     surface_quickstart,
     surfaces,
+    surfaces_autoencoder,
     transfer
 );
 

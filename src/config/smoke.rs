@@ -37,6 +37,7 @@ pub fn untrained(network: &mut Network, categories: bool) {
     let recipe =
         serde_json::json!({ "epochs": 1, "batch_size": BATCH, "max_steps": 1, "optimizer": { "sgd": { "lr": 0.01 } } });
     network.train = network.train.take().or_else(|| serde_json::from_value(recipe).ok());
+    network.model = network.model.take().map(ModelConfig::learning);
     network.normalise = Normalise::Data;
     if categories && network.data.is_none() {
         network.data = Some(Dataset {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Result,
-    models::Kind,
+    models::{Kind, ModelConfig},
     nn::{Backbone, Model, Output, Pass, Shape, Shown, backbone::Extractor, pass::PENULTIMATE},
 };
 
@@ -37,6 +37,10 @@ impl Kind for Settings {
 
     fn label(&self, _: &str) -> String {
         format!("{} features", self.backbone.label())
+    }
+
+    fn learning(&self) -> Option<ModelConfig> {
+        Some(ModelConfig::Classifier(self.backbone.clone().into()))
     }
 
     fn smoke(self) -> Self {

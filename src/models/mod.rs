@@ -41,6 +41,11 @@ pub trait Kind: Sized + Clone + 'static {
         self.backbone().map_or(1, Backbone::least_side)
     }
 
+    /// What stands for it where its weights are not there and it has to learn: itself, unless nothing of it could.
+    fn learning(&self) -> Option<ModelConfig> {
+        None
+    }
+
     /// What stands for it in a smoke run, unless its weights are published ones.
     #[must_use]
     fn smoke(self) -> Self {
@@ -90,6 +95,12 @@ impl ModelConfig {
     /// As [`Kind::least_side`].
     pub fn least_side(&self) -> usize {
         of_settings!(self, settings => settings.least_side())
+    }
+
+    /// As [`Kind::learning`].
+    #[must_use]
+    pub fn learning(self) -> Self {
+        of_settings!(&self, settings => settings.learning()).unwrap_or(self)
     }
 
     /// As [`Kind::smoke`].
