@@ -73,6 +73,15 @@ build-cuda: tools ## the program with CUDA, in target/cuda-build/release (instal
 	@test -x target/cuda-build/release/oodkit || echo 'building: about half an hour the first time on two cores' >&2
 	@. "$${OODKIT_CUDA:-target/cuda}/env.sh" && cargo build --release --locked --quiet --features cuda --target-dir target/cuda-build
 
+# The GPU is looked for first: a build of half an hour for nothing would be unkind.
+gpu-check: tools ## every operation, the quickstart and training steps on the GPU (minutes, once built)
+	@nvidia-smi -L 2>/dev/null | grep -q GPU || exec tools/gpu-check.sh
+	@tools/cuda-toolkit.sh >/dev/null
+	@. "$${OODKIT_CUDA:-target/cuda}/env.sh" && cargo build --release --locked --quiet --features cuda --target-dir target/cuda-build --bins --example gpu_check
+	@mkdir -p target/gpu-check && cp target/cuda-build/release/oodkit target/cuda-build/release/examples/gpu_check target/gpu-check/
+	@. "$${OODKIT_CUDA:-target/cuda}/env.sh" && cp "$$(cargo test --release --locked --features cuda --target-dir target/cuda-build --test ops --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*ops-[^"]*\)".*/\1/p' | tail -1)" target/gpu-check/ops
+	@tools/gpu-check.sh
+
 # The lints see the program both with and without the hub client. The tests run once, with it: they are then all there, and
 # the crate is compiled for them once.
 test: tools cxx ## format, lints, all tests, documentation tests
@@ -124,4 +133,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp
+.PHONY: help quickstart run plan table list data schema build build-cuda gpu-check test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp
