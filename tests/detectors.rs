@@ -185,7 +185,7 @@ fn batches_are_all_that_some_read() {
     let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
     let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
     let mut names = Vec::new();
-    for detector in every_detector().filter(|config| config.build().reads_batches()) {
+    for detector in every_detector().filter(|config| config.build().pushed().is_some()) {
         names.push(detector.name());
         let scores = |train: &Bank, test: &Bank| {
             let fit = Fit { train: Some(train), head: Some(&head), memory: 1 << 20, scratch: None };

@@ -19,10 +19,14 @@
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Check, Detector, Fit, LayerShape, Need, Scorer, Scores, argmax, check_memory, map_rows_from,
-    of_each,
+    Activations, Bank, Check, Detector, Fit, Fitting, LayerShape, Learner, Need, Pushed, Scorer, Scores, Scoring,
+    argmax, check_memory, map_rows_from, of_each, pushed,
 };
-use crate::{Error, Result, nn::pass::Layer, ops::wide};
+use crate::{
+    Error, Result,
+    nn::{Shown, pass::Layer},
+    ops::wide,
+};
 
 /// Of the train images of a class, one in so many is held out: a tenth in the reference and in pytorch-ood.
 const HELD_OUT: usize = 10;
@@ -182,45 +186,94 @@ pub struct Gram {
 }
 
 impl Gram {
-    /// Of the train images' layers and logits, in at most `memory` bytes.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the bounds do not fit into the memory; [`Error::Failed`] if there is no image, or a logit or activation is
-    /// NaN or infinite; those of [`Activations::pass`].
-    pub fn fit(config: &Config, train: &dyn Activations, memory: usize) -> Result<Self> {
-        let mut gram = Self {
-            powers: config.powers,
-            layers: train.layers()?,
-            classes: 0,
-            bounds: [Vec::new(), Vec::new()],
-            expected: Vec::new(),
-            never_predicted: Vec::new(),
-            held_out: 0,
+    /// δ_l of each image of a batch and each layer.
+    fn deviations(&self, batch: &Sums) -> Result<Vec<Vec<f64>>> {
+        let entries = self.start(self.layers.len());
+        if batch.classes != self.classes {
+            let message = format!("gram: {} logits, and {} in the train set", batch.classes, self.classes);
+            return Err(Error::Failed(message));
+        }
+        let of_layer = |image: usize, layer: usize| {
+            let first = batch.predicted[image] * entries + self.start(layer);
+            let bounds = self.bounds[0][first..].iter().zip(&self.bounds[1][first..]);
+            // A bound of exactly −10⁻⁶ would divide by zero.
+            let size = |bound: f64| (bound + 1e-6).abs().max(1e-12);
+            let each = batch.layers[layer][image].iter().zip(bounds).map(|(sum, (least, most))| {
+                (least - sum).max(0.0) / size(*least) + (sum - most).max(0.0) / size(*most)
+            });
+            each.sum()
         };
+        let of_image = |image| (0..self.layers.len()).map(|layer| of_layer(image, layer)).collect::<Vec<f64>>();
+        Ok((0..batch.predicted.len()).into_par_iter().map(of_image).collect())
+    }
+
+    /// Where a layer's numbers start among those of a class.
+    fn start(&self, layer: usize) -> usize {
+        self.layers[..layer].iter().map(|layer| self.powers * layer.dims[0]).sum()
+    }
+
+    /// The [`gram_sums`] of a batch, whose first image is at position `start`.
+    fn sums(&self, start: usize, batch: &Shown) -> Result<Sums> {
+        let shown: Vec<LayerShape> = batch.layers.iter().map(LayerShape::from).collect();
+        if shown != self.layers {
+            return Err(other_layers(&self.layers, &shown));
+        }
+        let logits = batch.logits()?;
+        let classes = logits.dims2()?.1;
+        let predicted = map_rows_from(logits, start, argmax)?;
+        let sums = |layer: &Layer| {
+            let channels = layer.values.dims()[1];
+            of_each(layer, start, |_, maps| gram_sums(maps, channels, self.powers))
+        };
+        Ok(Sums { classes, predicted, layers: batch.layers.iter().map(sums).collect::<Result<_>>()? })
+    }
+}
+
+/// The first pass: every class's bounds.
+struct Bounding {
+    config: Config,
+    memory: usize,
+    gram: Gram,
+    least: Vec<f64>,
+    most: Vec<f64>,
+    /// Images of each class so far.
+    seen: Vec<usize>,
+    /// Of each image, whether it is held out.
+    held: Vec<bool>,
+}
+
+impl Learner for Bounding {
+    fn what(&self) -> &'static str {
+        "fitting Gram"
+    }
+
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let batch = self.gram.sums(start, batch)?;
+        let entries = self.gram.start(self.gram.layers.len());
+        if self.seen.is_empty() {
+            self.config.check_memory(&self.gram.layers, batch.classes, self.memory)?;
+            self.seen = vec![0; batch.classes];
+            self.least = vec![f64::INFINITY; batch.classes * entries];
+            self.most = vec![f64::NEG_INFINITY; batch.classes * entries];
+        }
+        for (image, &class) in batch.predicted.iter().enumerate() {
+            self.seen[class] += 1;
+            self.held.push(self.seen[class].is_multiple_of(HELD_OUT));
+            if self.held.last() == Some(&true) {
+                continue;
+            }
+            let [least, most] =
+                [&mut self.least, &mut self.most].map(|bounds| &mut bounds[class * entries..][..entries]);
+            for ((sum, least), most) in batch.sums(image).zip(least).zip(most) {
+                (*least, *most) = (least.min(*sum), most.max(*sum));
+            }
+        }
+        Ok(())
+    }
+
+    fn passed(self: Box<Self>, _: &dyn Activations) -> Result<Fitting> {
+        let Self { mut gram, mut least, mut most, seen, held, .. } = *self;
         let entries = gram.start(gram.layers.len());
-        let [mut least, mut most] = [Vec::new(), Vec::new()];
-        let (mut seen, mut held) = (Vec::new(), Vec::with_capacity(train.images()));
-        gram.pass(train, "fitting Gram", &mut |batch| {
-            if seen.is_empty() {
-                config.check_memory(&gram.layers, batch.classes, memory)?;
-                seen = vec![0; batch.classes];
-                least = vec![f64::INFINITY; batch.classes * entries];
-                most = vec![f64::NEG_INFINITY; batch.classes * entries];
-            }
-            for (image, &class) in batch.predicted.iter().enumerate() {
-                seen[class] += 1;
-                held.push(seen[class] % HELD_OUT == 0);
-                if held.last() == Some(&true) {
-                    continue;
-                }
-                let bounds = [&mut least, &mut most].map(|bounds| &mut bounds[class * entries..][..entries]);
-                let [least, most] = bounds;
-                for ((sum, least), most) in batch.sums(image).zip(least).zip(most) {
-                    (*least, *most) = (least.min(*sum), most.max(*sum));
-                }
-            }
-            Ok(())
-        })?;
         gram.classes = seen.len();
         gram.never_predicted = (0..gram.classes).filter(|class| seen[*class] == 0).collect();
         for (bounds, better) in [(&mut least, f64::min as fn(f64, f64) -> f64), (&mut most, f64::max)] {
@@ -230,87 +283,46 @@ impl Gram {
             }
         }
         gram.bounds = [least, most];
-        gram.expect(train, &held)?;
-        Ok(gram)
+        gram.expected = vec![1.0; gram.layers.len()];
+        let images: Vec<usize> = (0..held.len()).filter(|image| held[*image]).collect();
+        gram.held_out = images.len();
+        Ok(match images.is_empty() {
+            true => Fitting::Ready(Box::new(gram)),
+            false => Fitting::Learning(Box::new(Expecting { gram, images, deviations: Vec::new() })),
+        })
+    }
+}
+
+/// The second pass: what is to be expected of each layer, by the images that were held out.
+struct Expecting {
+    gram: Gram,
+    images: Vec<usize>,
+    deviations: Vec<Vec<f64>>,
+}
+
+impl Learner for Expecting {
+    fn what(&self) -> &'static str {
+        "fitting Gram: what is expected"
     }
 
-    /// Sets [`Gram::expected`] by the images that were held out.
-    fn expect(&mut self, train: &dyn Activations, held: &[bool]) -> Result<()> {
-        let images: Vec<usize> = (0..held.len()).filter(|image| held[*image]).collect();
-        self.expected = vec![1.0; self.layers.len()];
-        self.held_out = images.len();
-        if images.is_empty() {
-            return Ok(());
-        }
-        let deviations = self.deviations(&*train.subset(&images)?, "fitting Gram: what is expected")?;
-        for (layer, expected) in self.expected.iter_mut().enumerate() {
+    fn images(&self) -> Option<&[usize]> {
+        Some(&self.images)
+    }
+
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        self.deviations.extend(self.gram.deviations(&self.gram.sums(start, batch)?)?);
+        Ok(())
+    }
+
+    fn passed(self: Box<Self>, _: &dyn Activations) -> Result<Fitting> {
+        let Self { mut gram, images, deviations } = *self;
+        for (layer, expected) in gram.expected.iter_mut().enumerate() {
             let mean = deviations.iter().map(|image| image[layer]).sum::<f64>() / images.len() as f64;
             if mean > 0.0 {
                 *expected = mean;
             }
         }
-        Ok(())
-    }
-
-    /// δ_l of each image and each layer.
-    fn deviations(&self, activations: &dyn Activations, what: &str) -> Result<Vec<Vec<f64>>> {
-        let entries = self.start(self.layers.len());
-        let mut deviations = Vec::with_capacity(activations.images());
-        self.pass(activations, what, &mut |batch| {
-            if batch.classes != self.classes {
-                let message = format!("gram: {} logits, and {} in the train set", batch.classes, self.classes);
-                return Err(Error::Failed(message));
-            }
-            let of_layer = |image: usize, layer: usize| {
-                let first = batch.predicted[image] * entries + self.start(layer);
-                let bounds = self.bounds[0][first..].iter().zip(&self.bounds[1][first..]);
-                // A bound of exactly −10⁻⁶ would divide by zero.
-                let size = |bound: f64| (bound + 1e-6).abs().max(1e-12);
-                let each = batch.layers[layer][image].iter().zip(bounds).map(|(sum, (least, most))| {
-                    (least - sum).max(0.0) / size(*least) + (sum - most).max(0.0) / size(*most)
-                });
-                each.sum()
-            };
-            let of_image = |image| (0..self.layers.len()).map(|layer| of_layer(image, layer)).collect::<Vec<f64>>();
-            deviations.par_extend((0..batch.predicted.len()).into_par_iter().map(of_image));
-            Ok(())
-        })?;
-        Ok(deviations)
-    }
-
-    /// The score of each image of `activations`.
-    ///
-    /// # Errors
-    /// As [`Gram::fit`], and if the layers are not those of the fit.
-    pub fn scores(&self, activations: &dyn Activations) -> Result<Vec<f32>> {
-        let deviations = self.deviations(activations, "scoring Gram")?;
-        let score = |image: &Vec<f64>| {
-            image.iter().zip(&self.expected).map(|(deviation, expected)| deviation / expected).sum::<f64>() as f32
-        };
-        Ok(deviations.iter().map(score).collect())
-    }
-
-    /// Where a layer's numbers start among those of a class.
-    fn start(&self, layer: usize) -> usize {
-        self.layers[..layer].iter().map(|layer| self.powers * layer.dims[0]).sum()
-    }
-
-    /// Calls `each` with the [`gram_sums`] of every batch.
-    fn pass(&self, activations: &dyn Activations, what: &str, each: &mut dyn FnMut(&Sums) -> Result<()>) -> Result<()> {
-        activations.pass(what, &mut |start, batch| {
-            let shown: Vec<LayerShape> = batch.layers.iter().map(LayerShape::from).collect();
-            if shown != self.layers {
-                return Err(other_layers(&self.layers, &shown));
-            }
-            let logits = batch.logits()?;
-            let classes = logits.dims2()?.1;
-            let predicted = map_rows_from(logits, start, argmax)?;
-            let sums = |layer: &Layer| {
-                let channels = layer.values.dims()[1];
-                of_each(layer, start, |_, maps| gram_sums(maps, channels, self.powers))
-            };
-            each(&Sums { classes, predicted, layers: batch.layers.iter().map(sums).collect::<Result<_>>()? })
-        })
+        Ok(Fitting::Ready(Box::new(gram)))
     }
 }
 
@@ -348,12 +360,12 @@ impl Detector for Config {
         &[Need::Logits, Need::Activations, Need::Train]
     }
 
-    fn reads_batches(&self) -> bool {
-        true
+    fn pushed(&self) -> Option<&dyn Pushed> {
+        Some(self)
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Gram::fit(self, fit.train()?.layers()?, fit.memory)?))
+        pushed::fit(self, fit)
     }
 
     fn depends(&self) -> Option<Check<'_>> {
@@ -363,13 +375,62 @@ impl Detector for Config {
     }
 }
 
+impl Pushed for Config {
+    fn reads_layers(&self) -> bool {
+        true
+    }
+
+    fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
+        let train = fit.train()?.layers()?;
+        let gram = Gram {
+            powers: self.powers,
+            layers: train.layers()?,
+            classes: 0,
+            bounds: [Vec::new(), Vec::new()],
+            expected: Vec::new(),
+            never_predicted: Vec::new(),
+            held_out: 0,
+        };
+        let held = Vec::with_capacity(train.images());
+        let [least, most] = [Vec::new(), Vec::new()];
+        let (config, memory) = (self.clone(), fit.memory);
+        Ok(Fitting::Learning(Box::new(Bounding { config, memory, gram, least, most, seen: Vec::new(), held })))
+    }
+}
+
 impl Scorer for Gram {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(self.scores(bank.layers()?)?)
+        pushed::score(self, bank, "scoring Gram", true)
+    }
+
+    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        Ok(Box::new(Scored { gram: self, scores: Vec::with_capacity(images.images()) }))
     }
 
     fn record(&self) -> Option<serde_json::Value> {
         Some(serde_json::json!({ "held_out": self.held_out, "classes_never_predicted": self.never_predicted }))
+    }
+}
+
+/// The images so far.
+struct Scored<'a> {
+    gram: &'a Gram,
+    scores: Vec<f32>,
+}
+
+impl Scoring for Scored<'_> {
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let deviations = self.gram.deviations(&self.gram.sums(start, batch)?)?;
+        let score = |image: &Vec<f64>| {
+            let each = image.iter().zip(&self.gram.expected).map(|(deviation, expected)| deviation / expected);
+            each.sum::<f64>() as f32
+        };
+        self.scores.extend(deviations.iter().map(score));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Scores> {
+        Scores::new(self.scores)
     }
 }
 

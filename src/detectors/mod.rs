@@ -36,6 +36,7 @@ mod own_map;
 pub mod padim;
 pub mod patchcore;
 mod patches;
+pub mod pushed;
 pub mod rankfeat;
 pub mod react;
 mod record;
@@ -60,6 +61,7 @@ pub mod vra;
 
 pub use about::{About, Check, Refusal, Smoke};
 pub use inputs::Inputs;
+pub use pushed::{Fitting, Learner, Pushed, Scoring};
 pub use record::in_words;
 pub use rows::classified;
 pub use scores::{Maps, Scores};
@@ -366,11 +368,10 @@ impl<'a> Fit<'a> {
 pub trait Detector {
     /// What it reads. Without [`Need::Train`] the train set is not run through the network.
     fn needs(&self) -> &'static [Need];
-    /// Whether all it reads of images, train images included, comes with the [batches](Shown) of [`Bank::activations`], so that it can
-    /// look on while others use the same forward pass: the bank's logits and features may have no rows then, and layers are seen after
-    /// their non-linearity.
-    fn reads_batches(&self) -> bool {
-        false
+    /// The same as one that is shown batches, if all it reads of images, train images included, comes with them: it then shares others'
+    /// forward passes. Layers are seen after their non-linearity.
+    fn pushed(&self) -> Option<&dyn Pushed> {
+        None
     }
     /// Of a detector that gives a map of each image: how the map is brought to the images' size, and what an image is scored by.
     fn post(&self) -> Option<map::Post> {
@@ -422,6 +423,13 @@ pub trait Scorer: Any {
     /// [`Error::Input`] saying what it learned from.
     fn check_fit(&self) -> Result<()> {
         Ok(())
+    }
+    /// The scores of a set whose batches are shown to it, of a detector that is [`Pushed`].
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for any other detector; if it cannot score these images.
+    fn scoring<'a>(&'a self, _images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        Err(Error::Failed("the detector reads sets, not batches".into()))
     }
     /// What a person who reads the scores should know about the fit: it is kept beside them.
     fn record(&self) -> Option<serde_json::Value> {

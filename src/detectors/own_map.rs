@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bank, Detector, Fit, Maps, Need, Scorer, Scores,
+    Activations, Bank, Detector, Fit, Fitting, Maps, Need, Pushed, Scorer, Scores, Scoring,
     map::{ImageScore, Post},
     patches::image_size,
+    pushed,
 };
 use crate::{Error, Result, nn::Shown};
 
@@ -40,8 +41,8 @@ impl Detector for Config {
         &[Need::Map]
     }
 
-    fn reads_batches(&self) -> bool {
-        true
+    fn pushed(&self) -> Option<&dyn Pushed> {
+        Some(self)
     }
 
     fn post(&self) -> Option<Post> {
@@ -53,8 +54,14 @@ impl Detector for Config {
         Some([rows, columns])
     }
 
-    fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(OwnMap(Post { smooth: self.smooth, score: self.score })))
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        pushed::fit(self, fit)
+    }
+}
+
+impl Pushed for Config {
+    fn start(&self, _: &Fit<'_>) -> Result<Fitting> {
+        Ok(Fitting::Ready(Box::new(OwnMap(Post { smooth: self.smooth, score: self.score }))))
     }
 }
 
@@ -62,17 +69,33 @@ struct OwnMap(Post);
 
 impl Scorer for OwnMap {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let images = bank.layers()?;
-        let size = image_size(images)?;
-        let (mut grid, mut maps) = (None, Vec::new());
-        images.stages("reading maps", &mut |_, batch| {
-            let map = batch.map()?;
-            let (_, rows, columns) = map.dims3()?;
-            grid = Some([rows, columns]);
-            maps.extend(map.flatten_all()?.to_vec1::<f32>()?);
-            Ok(())
-        })?;
-        let grid = grid.ok_or_else(|| Error::Failed("there is no image to make a map of".into()))?;
-        self.0.scores(Maps::new(grid, maps)?, size)
+        pushed::score(self, bank, "reading maps", false)
+    }
+
+    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        Ok(Box::new(Read { post: &self.0, size: image_size(images)?, grid: None, maps: Vec::new() }))
+    }
+}
+
+/// The maps so far.
+struct Read<'a> {
+    post: &'a Post,
+    size: [usize; 2],
+    grid: Option<[usize; 2]>,
+    maps: Vec<f32>,
+}
+
+impl Scoring for Read<'_> {
+    fn see(&mut self, _: usize, batch: &Shown) -> Result<()> {
+        let map = batch.map()?;
+        let (_, rows, columns) = map.dims3()?;
+        self.grid = Some([rows, columns]);
+        self.maps.extend(map.flatten_all()?.to_vec1::<f32>()?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Scores> {
+        let grid = self.grid.ok_or_else(|| Error::Failed("there is no image to make a map of".into()))?;
+        self.post.scores(Maps::new(grid, self.maps)?, self.size)
     }
 }

@@ -21,9 +21,10 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Maps, Scorer, Scores, check_memory,
+    Activations, Bank, Fitting, Learner, Maps, Scorer, Scores, Scoring, check_memory,
     map::{ImageScore, Post},
     patches::{Layout, Patchwise, Settings, image_size, means, odd, stages_once},
+    pushed,
     resample::{Grow, axis, resample},
 };
 use crate::{Error, Result, nn::Shown, rng};
@@ -173,47 +174,63 @@ impl Patchwise for Config {
         Ok(Some(bytes))
     }
 
-    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>> {
-        if train.images() < 2 {
-            let message = format!("padim needs 2 train images for a covariance, and there are {}", train.images());
+    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>> {
+        if images < 2 {
+            let message = format!("padim needs 2 train images for a covariance, and there are {images}");
             return Err(Error::input(message));
         }
-        let settings = self.settings();
-        let mut fitted: Option<(Reading, Moments)> = None;
-        train.stages("fitting PaDiM", &mut |start, batch| {
-            let (reading, moments) = match &mut fitted {
-                Some(fitted) => fitted,
-                None => {
-                    let layout = Layout::of_shown(&settings, batch)?;
-                    self.bytes(&layout, None, memory)?;
-                    let drawn = draw(self, &layout);
-                    let moments = Moments::new(drawn.len(), layout.positions());
-                    fitted.insert((Reading { layout, drawn, neighbourhood: self.neighbourhood }, moments))
-                }
-            };
-            moments.add(&reading.read(batch, start)?);
-            Ok(())
-        })?;
+        Ok(Box::new(Learning { config: self.clone(), memory, fitted: None }))
+    }
+}
+
+/// The train images so far.
+struct Learning {
+    config: Config,
+    memory: usize,
+    fitted: Option<(Reading, Moments)>,
+}
+
+impl Learner for Learning {
+    fn what(&self) -> &'static str {
+        "fitting PaDiM"
+    }
+
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let (reading, moments) = match &mut self.fitted {
+            Some(fitted) => fitted,
+            None => {
+                let layout = Layout::of_shown(&self.config.settings(), batch)?;
+                self.config.bytes(&layout, None, self.memory)?;
+                let drawn = draw(&self.config, &layout);
+                let moments = Moments::new(drawn.len(), layout.positions());
+                let neighbourhood = self.config.neighbourhood;
+                self.fitted.insert((Reading { layout, drawn, neighbourhood }, moments))
+            }
+        };
+        moments.add(&reading.read(batch, start)?);
+        Ok(())
+    }
+
+    fn passed(self: Box<Self>, train: &dyn Activations) -> Result<Fitting> {
+        let Self { config, fitted, .. } = *self;
         let Some((reading, mut moments)) = fitted else {
             return Err(Error::Failed("padim saw no train image".into()));
         };
         train.work("factoring PaDiM's covariances", moments.groups(), &mut |groups| {
-            moments.factor(self.epsilon, groups)
+            moments.factor(config.epsilon, groups)
         })?;
-        Ok(Box::new(Padim { reading, moments, post: settings.post }))
+        Ok(Fitting::Ready(Box::new(Padim { reading, moments, post: config.settings().post })))
     }
 }
 
 impl Scorer for Padim {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let images = bank.layers()?;
-        let size = image_size(images)?;
-        let mut maps = Vec::with_capacity(images.images() * self.reading.layout.positions());
-        images.stages("scoring PaDiM", &mut |start, batch| {
-            maps.extend(self.moments.distances(&self.reading.read(batch, start)?));
-            Ok(())
-        })?;
-        self.post.scores(Maps::new(self.reading.layout.grid, maps)?, size)
+        pushed::score(self, bank, "scoring PaDiM", false)
+    }
+
+    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        let maps = Vec::with_capacity(images.images() * self.reading.layout.positions());
+        Ok(Box::new(Scored { padim: self, size: image_size(images)?, maps }))
     }
 
     fn record(&self) -> Option<serde_json::Value> {
@@ -225,6 +242,24 @@ impl Scorer for Padim {
             "of_channels": layout.channels(),
             "stages": layout.names(),
         }))
+    }
+}
+
+/// The maps so far.
+struct Scored<'a> {
+    padim: &'a Padim,
+    size: [usize; 2],
+    maps: Vec<f32>,
+}
+
+impl Scoring for Scored<'_> {
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        self.maps.extend(self.padim.moments.distances(&self.padim.reading.read(batch, start)?));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Scores> {
+        self.padim.post.scores(Maps::new(self.padim.reading.layout.grid, self.maps)?, self.size)
     }
 }
 

@@ -27,11 +27,12 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Maps, Scorer, Scores,
+    Activations, Bank, Fitting, Learner, Maps, Scorer, Scores, Scoring,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
     patches::{Layout, Patchwise, Settings, image_size, odd, stages_once},
+    pushed,
     similarity::Neighbours,
 };
 use crate::{Error, Result, linalg::project, nn::Shown, rng};
@@ -282,6 +283,26 @@ impl Patchcore {
     }
 }
 
+impl Config {
+    /// The rows of a coreset of these, chosen greedily.
+    fn choose(&self, rows: &[f32], layout: &Layout, counts: &Counts, train: &dyn Activations) -> Result<Vec<usize>> {
+        let projection = self.projection(layout).map(|to| projected(rows, layout.channels(), to, self.seed));
+        let (rows, columns) = match &projection {
+            Some(projected) => (&projected[..], self.coreset.projection),
+            None => (rows, layout.channels()),
+        };
+        let name = counts.sampled.to_string();
+        let first = rng::stream(self.seed, "PatchCore's first patch", &name).random_range(0..counts.sampled);
+        let mut greedy = Greedy::new(rows, columns, first);
+        let mut all = false;
+        train.work("choosing PatchCore's memory bank", counts.kept - 1, &mut |steps: Range<usize>| {
+            all = all || steps.into_iter().any(|_| !greedy.step());
+            Ok(())
+        })?;
+        Ok(greedy.taken().to_vec())
+    }
+}
+
 impl Patchwise for Config {
     fn settings(&self) -> Settings<'_> {
         Settings {
@@ -302,56 +323,8 @@ impl Patchwise for Config {
         Ok(images.map(|_| counts.sampled * self.bytes_of_a_patch(layout)))
     }
 
-    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>> {
-        let settings = self.settings();
-        let mut gathered: Option<(Patches, Sample, Counts)> = None;
-        train.stages("gathering PatchCore's patches", &mut |start, batch| {
-            let (patches, sample, _) = match &mut gathered {
-                Some(gathered) => gathered,
-                None => {
-                    let layout = Layout::of_shown(&settings, batch)?;
-                    let counts = self.counts(&layout, train.images(), memory)?;
-                    if counts.cut {
-                        crate::say(format!(
-                            "PatchCore: {}, {} of {} patches",
-                            Counts::CUT,
-                            counts.sampled,
-                            counts.patches
-                        ));
-                    }
-                    let sample = Sample::new(&counts, layout.channels(), self.seed);
-                    gathered.insert((Patches::new(layout, self.neighbourhood), sample, counts))
-                }
-            };
-            sample.add(patches, &patches.layout.read(batch, start)?, start);
-            Ok(())
-        })?;
-        let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
-            return Err(Error::Failed("patchcore saw no train image".into()));
-        };
-        let columns = patches.layout.channels();
-        if counts.kept < counts.sampled {
-            let places = {
-                let projection = self.projection(&patches.layout).map(|to| projected(&rows, columns, to, self.seed));
-                let (rows, columns) = match &projection {
-                    Some(projected) => (&projected[..], self.coreset.projection),
-                    None => (&rows[..], columns),
-                };
-                let name = counts.sampled.to_string();
-                let first = rng::stream(self.seed, "PatchCore's first patch", &name).random_range(0..counts.sampled);
-                let mut greedy = Greedy::new(rows, columns, first);
-                let mut all = false;
-                train.work("choosing PatchCore's memory bank", counts.kept - 1, &mut |steps: Range<usize>| {
-                    all = all || steps.into_iter().any(|_| !greedy.step());
-                    Ok(())
-                })?;
-                greedy.taken().to_vec()
-            };
-            counts.kept = places.len();
-            keep(&mut rows, columns, places);
-        }
-        let bank = Neighbours::by_distance(rows, columns)?;
-        Ok(Box::new(Patchcore { patches, bank, reweight: self.reweight, post: settings.post, counts }))
+    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Gathering { config: self.clone(), images, memory, gathered: None }))
     }
 
     fn shrink(&mut self) {
@@ -360,22 +333,62 @@ impl Patchwise for Config {
     }
 }
 
+/// The train images' patches so far.
+struct Gathering {
+    config: Config,
+    images: usize,
+    memory: usize,
+    gathered: Option<(Patches, Sample, Counts)>,
+}
+
+impl Learner for Gathering {
+    fn what(&self) -> &'static str {
+        "gathering PatchCore's patches"
+    }
+
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let (patches, sample, _) = match &mut self.gathered {
+            Some(gathered) => gathered,
+            None => {
+                let config = &self.config;
+                let layout = Layout::of_shown(&config.settings(), batch)?;
+                let counts = config.counts(&layout, self.images, self.memory)?;
+                if counts.cut {
+                    let Counts { sampled, patches, .. } = counts;
+                    crate::say(format!("PatchCore: {}, {sampled} of {patches} patches", Counts::CUT));
+                }
+                let sample = Sample::new(&counts, layout.channels(), config.seed);
+                self.gathered.insert((Patches::new(layout, config.neighbourhood), sample, counts))
+            }
+        };
+        sample.add(patches, &patches.layout.read(batch, start)?, start);
+        Ok(())
+    }
+
+    fn passed(self: Box<Self>, train: &dyn Activations) -> Result<Fitting> {
+        let Self { config, gathered, .. } = *self;
+        let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
+            return Err(Error::Failed("patchcore saw no train image".into()));
+        };
+        let columns = patches.layout.channels();
+        if counts.kept < counts.sampled {
+            let places = config.choose(&rows, &patches.layout, &counts, train)?;
+            counts.kept = places.len();
+            keep(&mut rows, columns, places);
+        }
+        let bank = Neighbours::by_distance(rows, columns)?;
+        let post = config.settings().post;
+        Ok(Fitting::Ready(Box::new(Patchcore { patches, bank, reweight: config.reweight, post, counts })))
+    }
+}
+
 impl Scorer for Patchcore {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let images = bank.layers()?;
-        let size = image_size(images)?;
-        let (mut maps, mut weights) = (Vec::new(), Vec::new());
-        images.stages("scoring PatchCore", &mut |start, batch| {
-            let looked = self.look(batch, start)?;
-            maps.extend(looked.0);
-            weights.extend(looked.1);
-            Ok(())
-        })?;
-        let scores = self.post.scores(Maps::new(self.patches.layout.grid, maps)?, size)?;
-        match self.reweight {
-            Some(_) => scores.times(&weights),
-            None => Ok(scores),
-        }
+        pushed::score(self, bank, "scoring PatchCore", false)
+    }
+
+    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        Ok(Box::new(Scored { of: self, size: image_size(images)?, maps: Vec::new(), weights: Vec::new() }))
     }
 
     fn record(&self) -> Option<serde_json::Value> {
@@ -391,6 +404,31 @@ impl Scorer for Patchcore {
             "stages": layout.names(),
             "memory": note,
         }))
+    }
+}
+
+/// The maps so far, and what scores are multiplied by.
+struct Scored<'a> {
+    of: &'a Patchcore,
+    size: [usize; 2],
+    maps: Vec<f32>,
+    weights: Vec<f64>,
+}
+
+impl Scoring for Scored<'_> {
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let (maps, weights) = self.of.look(batch, start)?;
+        self.maps.extend(maps);
+        self.weights.extend(weights);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Scores> {
+        let scores = self.of.post.scores(Maps::new(self.of.patches.layout.grid, self.maps)?, self.size)?;
+        match self.of.reweight {
+            Some(_) => scores.times(&self.weights),
+            None => Ok(scores),
+        }
     }
 }
 

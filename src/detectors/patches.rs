@@ -4,7 +4,10 @@ use std::ops::Range;
 
 use candle_core::{DType, Device};
 
-use super::{Activations, Check, Detector, Fit, Need, Scorer, Smoke, first_not_finite, map::Post};
+use super::{
+    Activations, Check, Detector, Fit, Fitting, Learner, Need, Pushed, Scorer, Smoke, first_not_finite, map::Post,
+    pushed,
+};
 use crate::{Error, Result, did_you_mean, nn::Shown, ops::wide, yaml::problems::first_repeated};
 
 /// The settings that detectors of patches share: `stages`, `grid`, `smooth` and `score`. Each keeps them among its own, where their
@@ -34,11 +37,11 @@ pub(super) trait Patchwise {
     /// # Errors
     /// [`Error::Input`] if no fit has room in `memory` bytes.
     fn bytes(&self, layout: &Layout, images: Option<usize>, memory: usize) -> Result<Option<usize>>;
-    /// Learns from the train images.
+    /// What learns from so many train images, in at most `memory` bytes.
     ///
     /// # Errors
-    /// As [`Patchwise::bytes`]; those of reading.
-    fn learn(&self, train: &dyn Activations, memory: usize) -> Result<Box<dyn Scorer>>;
+    /// [`Error::Input`] if there are too few.
+    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>>;
     /// As [`Detector::smoke`], stages' names apart.
     fn shrink(&mut self) {}
 }
@@ -48,8 +51,8 @@ impl<D: Patchwise> Detector for D {
         &[Need::Stages, Need::Train]
     }
 
-    fn reads_batches(&self) -> bool {
-        true
+    fn pushed(&self) -> Option<&dyn Pushed> {
+        Some(self)
     }
 
     fn post(&self) -> Option<Post> {
@@ -76,7 +79,13 @@ impl<D: Patchwise> Detector for D {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        self.learn(fit.train()?.layers()?, fit.memory)
+        pushed::fit(self, fit)
+    }
+}
+
+impl<D: Patchwise> Pushed for D {
+    fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
+        Ok(Fitting::Learning(self.learner(fit.train()?.layers()?.images(), fit.memory)?))
     }
 }
 

@@ -19,10 +19,16 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite, finite_from, of_each,
+    Activations, Bank, Detector, Fit, Fitting, Need, Pushed, Scorer, Scores, Scoring, finite, finite_from, of_each,
+    pushed,
     shaping::{energy, last_layer},
 };
-use crate::{Error, Result, linalg::dot, nn::Head, ops::wide};
+use crate::{
+    Error, Result,
+    linalg::dot,
+    nn::{Head, Shown},
+    ops::wide,
+};
 
 /// Steps of the power iteration, at most.
 const STEPS: usize = 1000;
@@ -84,12 +90,22 @@ impl Detector for Config {
         &[Need::Features, Need::LastMaps, Need::Head]
     }
 
-    fn reads_batches(&self) -> bool {
-        true
+    fn pushed(&self) -> Option<&dyn Pushed> {
+        Some(self)
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted { head: fit.head()?.clone() }))
+        pushed::fit(self, fit)
+    }
+}
+
+impl Pushed for Config {
+    fn reads_layers(&self) -> bool {
+        true
+    }
+
+    fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
+        Ok(Fitting::Ready(Box::new(Fitted { head: fit.head()?.clone() })))
     }
 }
 
@@ -100,34 +116,49 @@ struct Fitted {
 
 impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let activations = bank.layers()?;
-        let mut scores = Vec::with_capacity(activations.images());
-        activations.pass("scoring RankFeat", &mut |start, batch| {
-            let features = batch.features()?;
-            let size = features.dims2()?.1;
-            let features = finite_from(features, start)?;
-            let (weight, bias) = last_layer(&self.head, size)?;
-            let Some(layer) = batch.layers.iter().rev().find(|layer| layer.values.rank() == 4) else {
-                return Err(Error::input("rankfeat needs feature maps, and the network shows none"));
-            };
-            let (images, channels, _, _) = layer.values.dims4()?;
-            let rows: Vec<&[f32]> = features.chunks_exact(size).collect();
-            if channels != size || rows.len() != images {
-                return Err(not_means(&layer.name));
-            }
-            let score = |image: usize, maps: &[f32]| {
-                let features = rows[image];
-                let [before, after] = means(maps, channels);
-                let length = features.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>();
-                let apart = features.iter().zip(&before).map(|(z, mean)| (f64::from(*z) - mean).powi(2)).sum::<f64>();
-                // A hundredth: passes that differ by rounding are the same, other pools are not.
-                (apart <= 1e-4 * length).then(|| energy(&after, &weight, &bias))
-            };
-            let batch: Option<Vec<f32>> = of_each(layer, start, score)?.into_iter().collect();
-            scores.extend(batch.ok_or_else(|| not_means(&layer.name))?);
-            Ok(())
-        })?;
-        Scores::new(scores)
+        pushed::score(self, bank, "scoring RankFeat", true)
+    }
+
+    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+        Ok(Box::new(Scored { head: &self.head, scores: Vec::with_capacity(images.images()) }))
+    }
+}
+
+/// The images so far.
+struct Scored<'a> {
+    head: &'a Head,
+    scores: Vec<f32>,
+}
+
+impl Scoring for Scored<'_> {
+    fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
+        let features = batch.features()?;
+        let size = features.dims2()?.1;
+        let features = finite_from(features, start)?;
+        let (weight, bias) = last_layer(self.head, size)?;
+        let Some(layer) = batch.layers.iter().rev().find(|layer| layer.values.rank() == 4) else {
+            return Err(Error::input("rankfeat needs feature maps, and the network shows none"));
+        };
+        let (images, channels, _, _) = layer.values.dims4()?;
+        let rows: Vec<&[f32]> = features.chunks_exact(size).collect();
+        if channels != size || rows.len() != images {
+            return Err(not_means(&layer.name));
+        }
+        let score = |image: usize, maps: &[f32]| {
+            let features = rows[image];
+            let [before, after] = means(maps, channels);
+            let length = features.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>();
+            let apart = features.iter().zip(&before).map(|(z, mean)| (f64::from(*z) - mean).powi(2)).sum::<f64>();
+            // A hundredth: passes that differ by rounding are the same, other pools are not.
+            (apart <= 1e-4 * length).then(|| energy(&after, &weight, &bias))
+        };
+        let batch: Option<Vec<f32>> = of_each(layer, start, score)?.into_iter().collect();
+        self.scores.extend(batch.ok_or_else(|| not_means(&layer.name))?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Scores> {
+        Scores::new(self.scores)
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use indexmap::IndexMap;
@@ -20,7 +19,7 @@ use crate::{
         pixels,
         plan::{Cell, to_json},
         results::{self, Environment, MethodResult, NetworkResult, SeedResult, SetResult, TaskResult},
-        scoring::{Place, Scored, Scoring},
+        scoring::{Keeper, Place, Scored},
         sets::LoadedSet,
         subject::Subject,
     },
@@ -200,8 +199,7 @@ impl Runner<'_> {
     ) -> Result<Scored> {
         let place = Place::of(method, subject)?;
         let (root, environment) = (self.context.store.root().to_owned(), self.environment.clone());
-        let scoring = Scoring { root: &root, place: &place, environment: &environment, looked: &|| Duration::ZERO };
-        let scored = scoring.score(sets, banks, || {
+        let scored = Keeper::open(&root, &place, &environment)?.score(sets, banks, || {
             let scratch = root.join(&place.folder).join("fit");
             self.fit(method, subject, &place, Some(&scratch))
         })?;

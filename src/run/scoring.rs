@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use indexmap::IndexMap;
@@ -163,6 +163,18 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Of a method that a test makes up.
+    #[cfg(test)]
+    pub(super) fn named(method: &str, folder: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            network: "net".to_owned(),
+            folder: folder.into(),
+            weights: vec!["w".to_owned()],
+            maps: false,
+        }
+    }
+
     pub(super) fn of(method: &Method, subject: &Subject<'_>) -> Result<Self> {
         let detector = json!([SCORES_VERSION, subject.batch_size, to_json(&method.detector)?]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
@@ -198,34 +210,67 @@ impl Place {
     }
 }
 
-/// How to score with one method.
-pub(super) struct Scoring<'a> {
-    /// The runs root.
-    pub(super) root: &'a Path,
+/// The scores of a method that are on disk, and what they cost.
+pub(super) struct Keeper<'a> {
     pub(super) place: &'a Place,
-    pub(super) environment: &'a Environment,
-    /// How long so far it has been others' forward passes that it waited for.
-    pub(super) looked: &'a dyn Fn() -> Duration,
+    environment: &'a Environment,
+    folder: PathBuf,
+    record: ScoringRecord,
 }
 
-impl Scoring<'_> {
+impl<'a> Keeper<'a> {
+    /// Below the runs root.
+    ///
+    /// # Errors
+    /// Those of the record's file.
+    pub(super) fn open(root: &Path, place: &'a Place, environment: &'a Environment) -> Result<Self> {
+        let folder = root.join(&place.folder);
+        let record = ScoringRecord::read(&folder, &place.weights)?;
+        Ok(Self { place, environment, folder, record })
+    }
+
+    /// A set's scores and the seconds that they took, if they were written and are what they were.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(super) fn stored(&self, set: &LoadedSet) -> Result<Option<(Scores, f64)>> {
+        self.record.stored(&self.folder, &self.place.files(set), set.images.len())
+    }
+
+    /// Notes what a fit says of itself, and its seconds.
+    pub(super) fn fitted(&mut self, scorer: &dyn Scorer, seconds: f64) {
+        (self.record.fit_seconds, self.record.fit) = (seconds, scorer.record());
+    }
+
+    /// Writes a set's scores.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(super) fn keep(&mut self, set: &LoadedSet, scores: &Scores, seconds: f64) -> Result<()> {
+        let files = self.place.files(set);
+        files.write(&self.folder, scores, &mut self.record.sha256)?;
+        self.record.score_seconds.insert(files.scores, seconds);
+        if !self.record.environments.contains(self.environment) {
+            self.record.environments.push(self.environment.clone());
+        }
+        write_json(&self.folder.join("record.json"), &self.record)
+    }
+
     /// Scores on these sets, from disk if they were computed before; `fit` is called once if some were not.
     ///
     /// # Errors
     /// Those of `fit`, of scoring, and of the files.
     pub(super) fn score(
-        &self,
+        mut self,
         sets: &[Arc<LoadedSet>],
         banks: &[Bank],
         mut fit: impl FnMut() -> Result<Box<dyn Scorer>>,
     ) -> Result<Scored> {
-        let folder = self.root.join(&self.place.folder);
-        let mut record = ScoringRecord::read(&folder, &self.place.weights)?;
-        let mut scored = Scored { folder: folder.clone(), ..Scored::default() };
+        let mut scored = Scored { folder: self.folder.clone(), ..Scored::default() };
         for (set, bank) in sets.iter().zip(banks) {
-            let files = self.place.files(set);
-            scored.paths.insert(set.images.name.clone(), self.place.folder.join(&files.scores));
-            if let Some((scores, seconds)) = record.stored(&folder, &files, set.images.len())? {
+            let file = self.place.folder.join(self.place.files(set).scores);
+            scored.paths.insert(set.images.name.clone(), file);
+            if let Some((scores, seconds)) = self.stored(set)? {
                 scored.score_seconds += seconds;
                 scored.scores.push(scores);
                 continue;
@@ -233,33 +278,24 @@ impl Scoring<'_> {
             let scorer = match &scored.scorer {
                 Some(scorer) => scorer,
                 None => {
-                    let (fitted, seconds) = self.timed(&mut fit)?;
-                    (record.fit_seconds, record.fit) = (seconds, fitted.record());
+                    let begun = Instant::now();
+                    let fitted = fit()?;
+                    self.fitted(&*fitted, begun.elapsed().as_secs_f64());
                     scored.scorer.insert(fitted)
                 }
             };
-            let (scores, seconds) = self.timed(|| scorer.score(bank).map_err(|error| self.place.name(error)))?;
-            files.write(&folder, &scores, &mut record.sha256)?;
-            record.score_seconds.insert(files.scores, seconds);
-            if !record.environments.contains(self.environment) {
-                record.environments.push(self.environment.clone());
-            }
-            write_json(&folder.join("record.json"), &record)?;
+            let begun = Instant::now();
+            let scores = scorer.score(bank).map_err(|error| self.place.name(error))?;
+            let seconds = begun.elapsed().as_secs_f64();
+            self.keep(set, &scores, seconds)?;
             scored.score_seconds += seconds;
             scored.scores.push(scores);
         }
         // What a fit left for an interrupted run to go on from is of no use once everything is scored.
-        remove_folder_if_there(&folder.join("fit"))?;
-        (scored.fit_seconds, scored.fit) = (record.fit_seconds, record.fit);
-        scored.environments = record.environments;
+        remove_folder_if_there(&self.folder.join("fit"))?;
+        let record = self.record;
+        (scored.fit_seconds, scored.fit, scored.environments) = (record.fit_seconds, record.fit, record.environments);
         Ok(scored)
-    }
-
-    fn timed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-        let (begun, before) = (Instant::now(), (self.looked)());
-        let result = work()?;
-        let waited = (self.looked)() - before;
-        Ok((result, begun.elapsed().saturating_sub(waited).as_secs_f64()))
     }
 }
 
@@ -325,9 +361,7 @@ mod tests {
         let fitted = std::cell::Cell::new(0);
         let score = |maps| {
             let place = place(maps);
-            let scoring =
-                Scoring { root: root.path(), place: &place, environment: &environment, looked: &|| Duration::ZERO };
-            let scored = scoring.score(&sets, &banks, || {
+            let scored = Keeper::open(root.path(), &place, &environment)?.score(&sets, &banks, || {
                 fitted.set(fitted.get() + 1);
                 Ok(Box::new(Mapping))
             })?;
