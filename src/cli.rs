@@ -302,6 +302,10 @@ fn list(folders: &Folders) -> Result<()> {
     }
     text.push_str("\ndetectors\n");
     text.push_str(&detectors());
+    text.push_str("\nmodels\n");
+    for name in oodkit::models::ModelConfig::NAMES {
+        text.push_str(&format!("  {name}\n"));
+    }
     text.push_str("\narchitectures\n");
     for name in nn::Backbone::names() {
         text.push_str(&format!("  {name}\n"));

@@ -1,7 +1,7 @@
 //! oodkit: train, fine-tune, score and compare out-of-distribution and image-anomaly methods from YAML.
 //!
 //! Reading order: [`config`] (what a file may say) → [`run`] (plan and execute it) → [`data`], [`nn`], [`losses`],
-//! [`train`] (a trained network) → [`detectors`] (scores) → [`metrics`] (numbers) → [`report`] (tables, figures). Below them
+//! [`models`], [`train`] (a trained model) → [`detectors`] (scores) → [`metrics`] (numbers) → [`report`] (tables, figures). Below them
 //! all are [`yaml`] (text to values) and [`watch`] (events, progress bars, interrupts).
 //!
 //! The parts stand by themselves. Larger scores are more anomalous, everywhere:
