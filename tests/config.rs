@@ -179,7 +179,7 @@ fn an_unknown_key_comes_with_all_that_may_be_set() {
     };
     // Absent unless they are set: members, clip, ema, precision.
     assert!(
-        advice("networks.base.nonsense=1").starts_with("keys in networks.base: backbone, head, "),
+        advice("networks.base.nonsense=1").starts_with("keys in networks.base: backbone, model, head, "),
         "{}",
         advice("networks.base.nonsense=1")
     );

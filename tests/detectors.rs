@@ -149,6 +149,7 @@ fn the_registry_lists_each_detector_once() {
             "nac",
             "padim",
             "patchcore",
+            "map",
         ]
     );
     for (config, name) in every_detector().zip(DetectorConfig::NAMES) {

@@ -385,7 +385,7 @@ fn maps_and_their_curves_are_drawn_for_each_category() {
     has(&svg, &["bolt: ROC", "nut: PRO", "overlap with regions (%)"]);
     let (code, said) = run(figures("{ maps: { methods: [KNN] } }"));
     assert_eq!(code, Some(2));
-    has(&said, &["knn gives no map of an image; padim and patchcore do"]);
+    has(&said, &["knn gives no map of an image; padim, patchcore and map do"]);
 }
 
 #[test]

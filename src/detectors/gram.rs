@@ -357,7 +357,7 @@ fn other_layers(fitted: &[LayerShape], shown: &[LayerShape]) -> Error {
 
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Activations, Need::Train]
+        &[Need::Logits, Need::Layers, Need::Train]
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {

@@ -265,7 +265,7 @@ impl From<&Layer> for LayerShape {
 
 /// What a detector reads; of the images to score, but for the last three.
 ///
-/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Activations`](Need::Activations), [`Stages`](Need::Stages),
+/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Layers`](Need::Layers), [`Stages`](Need::Stages),
 /// [`Gradients`](Need::Gradients) or [`Head`](Need::Head); one network has no [`Members`](Need::Members).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -280,7 +280,7 @@ pub enum Need {
     /// [`Bank::features`].
     Features,
     /// [`Bank::activations`].
-    Activations,
+    Layers,
     /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
     LastMaps,
     /// [`Shown::stages`] of [`Bank::activations`].
@@ -306,7 +306,7 @@ impl Need {
             Self::Kernels => Output::Kernels,
             Self::Members => Output::Members,
             Self::Features => Output::Features,
-            Self::Activations => Output::Layers,
+            Self::Layers => Output::Layers,
             Self::LastMaps => Output::LastMaps,
             Self::Stages => Output::Stages,
             Self::Map => Output::Map,

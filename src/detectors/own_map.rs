@@ -3,6 +3,7 @@
 //! map = Gaussian_σ(resize(model's map)); score = its maximum, or as `score` says.
 //!
 //! - Of an autoencoder, the squared error of every pixel: Bergmann et al., *MVTec AD*, CVPR 2019, section 4.1.2.
+//! - Reference code: none was published for the autoencoder. PaDiM's and PatchCore's smooth their maps alike.
 //! - Smoothing: σ 4, as PaDiM's and PatchCore's official code at 224 and 256 pixels.
 
 use garde::Validate;

@@ -292,7 +292,7 @@ fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
 }
 
 /// `a, b and c`
-fn in_words(names: &[&str]) -> String {
+pub(super) fn in_words(names: &[&str]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
         _ => names.concat(),

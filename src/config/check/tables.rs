@@ -1,6 +1,6 @@
 //! What is wrong with tables and figures.
 
-use super::{Found, root};
+use super::{Found, networks::in_words, root};
 use crate::{
     config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect},
     detectors::DetectorConfig,
@@ -182,7 +182,7 @@ impl Found {
             if detector.build().post().is_none() {
                 let others = DetectorConfig::all().filter(|other| other.post().is_some());
                 let others: Vec<&str> = others.map(|other| other.name()).collect();
-                let message = format!("{} gives no map of an image; {} do", detector.name(), others.join(" and "));
+                let message = format!("{} gives no map of an image; {} do", detector.name(), in_words(&others));
                 self.add(path, message);
             }
         }

@@ -167,7 +167,7 @@ const SMOKE_CLUSTERS: usize = 24;
 
 impl Detector for Config {
     fn needs(&self) -> &'static [Need] {
-        &[Need::Activations, Need::Train]
+        &[Need::Layers, Need::Train]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -219,7 +219,7 @@ impl FeatureFile {
             Need::Logits | Need::RawLogits | Need::Kernels => self.logits.is_some(),
             Need::Members => self.members.is_some(),
             Need::Features => self.features.is_some(),
-            Need::Activations | Need::LastMaps => self.taps.is_some(),
+            Need::Layers | Need::LastMaps => self.taps.is_some(),
             Need::Stages => self.taps.as_ref().is_some_and(|taps| taps.layers.iter().any(|(_, tap)| tap.rank() == 4)),
             Need::TrainLabels => self.labels.is_some(),
             Need::Gradients | Need::Map => false,
@@ -250,7 +250,7 @@ impl Need {
             Self::Logits | Self::RawLogits | Self::Kernels => "logits",
             Self::Members => "members",
             Self::Features => "features",
-            Self::Activations | Self::LastMaps | Self::Stages => "taps.<layer>",
+            Self::Layers | Self::LastMaps | Self::Stages => "taps.<layer>",
             Self::Gradients => "gradients",
             Self::Map => "map",
             Self::Head => "head.weight",
@@ -263,7 +263,7 @@ impl Need {
     pub fn wanted(self) -> &'static str {
         match self {
             Self::Kernels => "logits (ln K)",
-            Self::Activations => "taps.<layer> (taken as is)",
+            Self::Layers => "taps.<layer> (taken as is)",
             Self::LastMaps => "taps.<layer> (the last with pixels)",
             Self::Stages => "taps.<layer> (feature maps)",
             plain => plain.tensor(),
