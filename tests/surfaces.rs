@@ -796,3 +796,24 @@ fn a_network_with_data_of_its_own_is_another_at_another_shape() {
         assert_ne!(hash(&format!("{{ format: mvtec, path: parts, {other} }}")), usual, "{other}");
     }
 }
+
+#[test]
+fn a_size_that_is_none_is_named() {
+    let place = Place::new();
+    for size in ["-3", "1.5", "64px", "true", "[64]", "[64, 64, 3]", "[64, 1.5]", "{ rows: 3 }"] {
+        let said = place.refused(&format!("{{ format: mvtec, path: parts, size: {size} }}"));
+        has(&said, &["parts.yaml:2", "is no size: write `256`, or rows and columns, `[256, 192]`"]);
+        assert!(!said.contains("variant"), "{said}");
+    }
+    for (size, named) in [("-3", "-3"), ("1.5", "1.5"), ("64px", "\"64px\""), ("[64]", "[64]")] {
+        let said = place.refused(&format!("{{ format: mvtec, path: parts, size: {size} }}"));
+        has(&said, &[&format!("{named} is no size")]);
+    }
+    for (key, named) in [
+        ("crop: 3px", "\"3px\" is no crop: write a share from 0.1 to 1, or `none`"),
+        ("brightness: bright", "\"bright\" is no brightness: write `none`, `median`, or `{ median: 0.8 }`"),
+    ] {
+        let said = place.refused(&format!("{{ format: mvtec, path: parts, size: 32, {key} }}"));
+        has(&said, &["parts.yaml:2", named]);
+    }
+}

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
 
 use super::{conform, registry::known};
 use crate::data::Dataset;
 
 /// Rows and columns of images: one number for both, or two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Size {
     /// As many rows as columns.
@@ -25,6 +26,21 @@ impl Size {
             Self::Square(side) => [side, side],
             Self::Sides(sides) => sides,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let given = Value::deserialize(deserializer)?;
+        let side = |value: &Value| value.as_u64().and_then(|side| usize::try_from(side).ok());
+        let size = match given.as_array().map(Vec::as_slice) {
+            Some([rows, columns]) => side(rows).zip(side(columns)).map(|(rows, columns)| Self::Sides([rows, columns])),
+            Some(_) => None,
+            None => side(&given).map(Self::Square),
+        };
+        size.ok_or_else(|| {
+            D::Error::custom(format_args!("{given} is no size: write `256`, or rows and columns, `[256, 192]`"))
+        })
     }
 }
 
@@ -60,8 +76,8 @@ pub enum Mode {
 }
 
 /// How much of an image the size takes in.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a share from 0.1 to 1, or `none`")]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum Cut {
     /// The shorter side is resized to the size divided by this share, and what exceeds the size is cut off about the centre.
     Share(f64),
@@ -69,8 +85,19 @@ pub enum Cut {
     None(Uncropped),
 }
 
+impl<'de> Deserialize<'de> for Cut {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let given = Value::deserialize(deserializer)?;
+        match (given.as_f64(), given.as_str()) {
+            (Some(share), _) => Ok(Self::Share(share)),
+            (_, Some("none")) => Ok(Self::None(Uncropped::None)),
+            _ => Err(D::Error::custom(format_args!("{given} is no crop: write a share from 0.1 to 1, or `none`"))),
+        }
+    }
+}
+
 /// The word for no crop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Uncropped {
     /// `none`.
@@ -128,7 +155,7 @@ pub(crate) enum BrightnessWord {
 
 /// What the key `brightness` says.
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "`none`, `median`, or `{ median: 0.8 }`")]
+#[serde(untagged)]
 pub(crate) enum BrightnessKey {
     Word(BrightnessWord),
     Target(Brightness),
@@ -136,7 +163,11 @@ pub(crate) enum BrightnessKey {
 
 /// What is done for the key `brightness`.
 pub(crate) fn brightness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Brightness>, D::Error> {
-    Ok(match BrightnessKey::deserialize(deserializer)? {
+    let given = Value::deserialize(deserializer)?;
+    let key = BrightnessKey::deserialize(&given).map_err(|_| {
+        D::Error::custom(format_args!("{given} is no brightness: write `none`, `median`, or `{{ median: 0.8 }}`"))
+    })?;
+    Ok(match key {
         BrightnessKey::Word(BrightnessWord::None) => None,
         BrightnessKey::Word(BrightnessWord::Median) => Some(Brightness::Median(MIDDLE)),
         BrightnessKey::Target(target) => Some(target),
