@@ -817,3 +817,13 @@ fn a_size_that_is_none_is_named() {
         has(&said, &["parts.yaml:2", named]);
     }
 }
+
+#[test]
+fn a_share_that_is_none_is_told_with_its_own_kind() {
+    let place = Place::new();
+    for (column, like) in [("pro@0", "pro@0.05"), ("pro@x", "pro@0.05"), ("fpr@0", "fpr@0.9")] {
+        let (code, said) = place.padim(DATA, ["task", column, ""]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, &[&format!("{column}: the rate is a number above 0 and up to 1, with six digits at most: {like}")]);
+    }
+}

@@ -97,7 +97,7 @@ impl FromStr for Tpr {
         let rounded = millionths.round();
         match (1.0..=1e6).contains(&rounded) && (millionths - rounded).abs() < 1e-3 {
             true => Ok(Self(rounded as u32)),
-            false => Err(format!("{text}: the rate is a number above 0 and up to 1, with six digits at most: fpr@0.9")),
+            false => Err(format!("{text}: the rate is a number above 0 and up to 1, with six digits at most")),
         }
     }
 }
@@ -115,11 +115,12 @@ impl Serialize for Column {
 impl<'de> Deserialize<'de> for Column {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let at = |prefix: &str, to: fn(Tpr) -> Self| {
+        let at = |prefix: &str, usual: f64, to: fn(Tpr) -> Self| {
             let rate = text.strip_prefix(prefix)?;
-            Some(rate.parse().map(to).map_err(|error: String| D::Error::custom(format_args!("{prefix}{error}"))))
+            let wrong = |error: String| D::Error::custom(format_args!("{prefix}{error}: {prefix}{usual}"));
+            Some(rate.parse().map(to).map_err(wrong))
         };
-        match at(FPR_AT, Self::FprAt).or_else(|| at(PRO_AT, Self::ProAt)) {
+        match at(FPR_AT, 0.9, Self::FprAt).or_else(|| at(PRO_AT, 0.05, Self::ProAt)) {
             Some(found) => found,
             None => Self::deserialize(StringDeserializer::new(text)),
         }
