@@ -819,6 +819,20 @@ fn a_size_that_is_none_is_named() {
 }
 
 #[test]
+fn masks_that_are_all_black_are_said_to_be() {
+    let place = Place::new();
+    for (kind, count) in [("scratch", 3), ("dent", 2)] {
+        for i in 0..count {
+            place.mask(&format!("parts/nut/ground_truth/{kind}/{i:03}_mask.png"), 32, None);
+        }
+    }
+    let (code, said) = place.padim("{ format: mvtec, path: parts/nut, size: 32 }", ["task", "auroc, pixel_auroc", ""]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["No mask marks a pixel at this size, so there are no pixel measures: PaDiM.\n", "5 of nut."]);
+    assert!(!said.contains("Without maps or masks"), "{said}");
+}
+
+#[test]
 fn a_share_that_is_none_is_told_with_its_own_kind() {
     let place = Place::new();
     for (column, like) in [("pro@0", "pro@0.05"), ("pro@x", "pro@0.05"), ("fpr@0", "fpr@0.9")] {

@@ -43,7 +43,11 @@ pub fn lines(table: &Table, variants: &[Variant<'_>], results: &Results) -> Vec<
         methods.partition(|method| sets.iter().any(|set| has(method, set, PRO)));
     if !others.is_empty() {
         let names: Vec<String> = others.iter().map(|method| method.label()).collect();
-        lines.push(format!("Without maps or masks there are no pixel measures: {}.", names.join(", ")));
+        let why = match are_black(results) {
+            true => "No mask marks a pixel at this size, so",
+            false => "Without maps or masks",
+        };
+        lines.push(format!("{why} there are no pixel measures: {}.", names.join(", ")));
     }
     if table.columns.contains(&Column::Aupimo) {
         let lacks = |method: &&Variant<'_>, set: &str| has(method, set, PRO) && !has(method, set, AUPIMO);
@@ -75,6 +79,18 @@ fn mask_rules(results: &Results) -> String {
     };
     let rules: BTreeSet<&str> = sets.iter().map(|set| set["mask_rule"].as_str().unwrap_or("nearest")).collect();
     rules.into_iter().collect::<Vec<_>>().join(" or ")
+}
+
+/// Whether there are masks of anomalous images, and none marks a pixel.
+fn are_black(results: &Results) -> bool {
+    let masks = |(name, record): (&String, &DatasetRecord)| {
+        let kinds = record.kinds.iter().filter(|(kind, _)| *kind != name).map(|(_, kind)| (kind.images, kind.unmarked));
+        kinds.chain([(record.test, record.unmarked)]).collect::<Vec<_>>()
+    };
+    let normal = |name: &String| !results.has_categories() && results.config["data"]["id"]["name"] == name.as_str();
+    let sets = results.datasets.iter().filter(|(name, _)| !normal(name));
+    let masks: Vec<_> = sets.flat_map(masks).filter_map(|(images, unmarked)| Some((images, unmarked?))).collect();
+    !masks.is_empty() && masks.iter().all(|(images, unmarked)| images == unmarked)
 }
 
 /// Images that have no part in pixel measures.
