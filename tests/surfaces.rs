@@ -841,3 +841,16 @@ fn a_share_that_is_none_is_told_with_its_own_kind() {
         has(&said, &[&format!("{column}: the rate is a number above 0 and up to 1, with six digits at most: {like}")]);
     }
 }
+
+#[test]
+fn one_image_is_too_few_for_padim_and_its_folder_is_named() {
+    let place = Place::new();
+    let one = "{ format: mvtec, path: parts, size: 32, train_limit: 1 }";
+    let (code, said) = place.padim(one, ["task", "auroc", ""]);
+    assert_eq!(code, Some(2), "{said}");
+    has(
+        &said,
+        &["padim needs 2 train images for a covariance, and there is 1", "\"bolt\"", "parts/bolt", "train_limit"],
+    );
+    assert!(!place.path("runs/networks").exists(), "something was trained: {said}");
+}

@@ -148,6 +148,17 @@ struct Padim {
     post: Post,
 }
 
+/// Refuses too few train images.
+fn enough(images: usize) -> Result<()> {
+    let are = match images {
+        0 => "are none",
+        1 => "is 1",
+        _ => return Ok(()),
+    };
+    Err(Error::input(format!("padim needs 2 train images for a covariance, and there {are}"))
+        .hint("add normal train images, or raise `train_limit`"))
+}
+
 impl Patchwise for Config {
     fn settings(&self) -> Settings<'_> {
         Settings {
@@ -163,7 +174,8 @@ impl Patchwise for Config {
         (&mut self.stages, &mut self.grid)
     }
 
-    fn bytes(&self, layout: &Layout, _images: Option<usize>, memory: usize) -> Result<Option<usize>> {
+    fn bytes(&self, layout: &Layout, images: Option<usize>, memory: usize) -> Result<Option<usize>> {
+        images.map_or(Ok(()), enough)?;
         let numbers = Moments::numbers(self.dimensions.min(layout.channels()));
         let bytes = layout.positions() * numbers * size_of::<f64>();
         let [rows, columns] = layout.grid;
@@ -175,10 +187,7 @@ impl Patchwise for Config {
     }
 
     fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>> {
-        if images < 2 {
-            let message = format!("padim needs 2 train images for a covariance, and there are {images}");
-            return Err(Error::input(message));
-        }
+        enough(images)?;
         Ok(Box::new(Learning { config: self.clone(), memory, fitted: None }))
     }
 }
@@ -322,7 +331,7 @@ mod tests {
             let train = bank(vec![("a".into(), stage(images, "train"))], [8, 10]);
             score(&config(yaml), &train, &train).unwrap_err().to_string()
         };
-        assert!(of(1, "padim").contains("padim needs 2 train images for a covariance, and there are 1"));
+        assert!(of(1, "padim").contains("padim needs 2 train images for a covariance, and there is 1"));
         assert!(of(3, "padim: { stages: [layer1] }").contains("the network has no stage \"layer1\"; it has a"));
         let other = bank(vec![("a".into(), Tensor::zeros((2, 6, 4, 4), DType::F32, &Device::Cpu).unwrap())], [8, 10]);
         let train = bank(vec![("a".into(), stage(9, "train"))], [8, 10]);

@@ -148,7 +148,15 @@ fn check_with(
                     // Of all detectors, one that cannot be fitted is a row that says why.
                     Some(Err(Refusal { error: Error::Input { .. }, .. })) if method.of_all => continue,
                     Some(Err(Refusal { key: Some(key), error })) => return Err(error.at(&format!("{place}.{key}"))),
-                    Some(Err(Refusal { key: None, error })) => return Err(error.at(&place)),
+                    Some(Err(Refusal { key: None, error })) => {
+                        let id = &experiment.data.id;
+                        return Err(match &id.path {
+                            Some(folder) if plan.experiment.data.has_categories() => {
+                                error.at(&format!("{place}: category \"{}\" in {}", id.name, folder.display()))
+                            }
+                            _ => error.at(&place),
+                        });
+                    }
                     Some(Ok(Some(bytes))) => bytes,
                     Some(Ok(None)) | None => continue,
                 };
