@@ -798,6 +798,71 @@ fn a_network_with_data_of_its_own_is_another_at_another_shape() {
 }
 
 #[test]
+fn a_mask_serves_one_image_and_an_image_has_one_mask() {
+    let place = Place::with_folder();
+    // The mask of an image, left among the images, would be an image with that image's mask; so would a copy of another ending.
+    let by_folder = |mask: &str| {
+        let (code, said) = place.padim(ONE_TASK, ["ood", "auroc, pixel_auroc", ""]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, &["bent/masks/dent/000", mask, "hint"]);
+        said
+    };
+    for (stray, other) in [("000_mask.png", "000.png"), ("000.jpg", "000.png")] {
+        let of_category = format!("parts/nut/test/dent/{stray}");
+        place.image(&of_category, 160, 0, Some(4));
+        let said = place.refused(DATA);
+        has(&said, &["ground_truth/dent/000_mask.png would be the mask of two images: "]);
+        has(&said, &[&of_category, &format!("parts/nut/test/dent/{other}")]);
+        let (code, plan) = place.oodkit("plan", [DATA, NETWORKS, METHODS], &[]);
+        assert_eq!(code, Some(0), "{plan}");
+        has(&plan, &["would be the mask of two images: ", stray]);
+        fs::remove_file(place.path(&of_category)).unwrap();
+    }
+    fs::rename(place.path("bent/masks/dent/000.png"), place.path("bent/masks/dent/000_mask.png")).unwrap();
+    for stray in ["000_mask.png", "000.bmp"] {
+        let image = format!("bent/images/dent/{stray}");
+        place.image(&image, 160, 0, Some(4));
+        let said = by_folder("000_mask.png would be the mask of two images: ");
+        has(&said, &[&image, "bent/images/dent/000.png"]);
+        fs::remove_file(place.path(&image)).unwrap();
+    }
+    for other in ["000.png", "000_mask.bmp"] {
+        let mask = format!("bent/masks/dent/{other}");
+        place.mask(&mask, 32, Some(9));
+        let said = by_folder("bent/images/dent/000.png has two masks: ");
+        has(&said, &[&mask, "bent/masks/dent/000_mask.png"]);
+        fs::remove_file(place.path(&mask)).unwrap();
+    }
+    // An image may be called a mask, if it has its own.
+    place.image("bent/images/dent/000_mask.png", 160, 0, Some(4));
+    place.mask("bent/masks/dent/000_mask_mask.png", 32, Some(4));
+    let (code, said) = place.padim(ONE_TASK, ["ood", "auroc, pixel_auroc", ""]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_kind_of_a_set_is_a_folder_of_anomalies() {
+    let place = Place::new();
+    let with = |kind: &str| {
+        let ood = format!("ood: [{{ name: bent, format: mvtec, path: parts/nut{kind} }}]");
+        format!("{{ id: {{ name: nut, format: mvtec, path: parts/nut, size: 32, channels: 3 }}, {ood} }}")
+    };
+    for kind in ["../train/good", "../../bolt/test/dent", "dent/", "..", ".hidden"] {
+        let said = place.refused(&with(&format!(", kind: \"{kind}\"")));
+        has(&said, &["data.ood.0.kind", "parts.yaml:2", &format!("\"{kind}\" is not the name of a folder")]);
+    }
+    let same = ["\"bent\" and the ID set \"nut\" are the same test images, in ", "parts/nut/test/good", "`kind`"];
+    has(&place.refused(&with(", kind: good")), &same);
+    has(&place.refused(&with("")), &same);
+    has(&place.refused(&with(", kind: good").replace("parts/nut, kind", "./parts/../parts/nut, kind")), &same);
+    // Normal images of another category are none of this one's.
+    for fine in [with(", kind: dent"), with(", kind: good").replace("parts/nut, kind", "parts/bolt, kind")] {
+        let (code, said) = place.run(&fine);
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
 fn a_size_that_is_none_is_named() {
     let place = Place::new();
     for size in ["-3", "1.5", "64px", "true", "[64]", "[64, 64, 3]", "[64, 1.5]", "{ rows: 3 }"] {
@@ -816,6 +881,24 @@ fn a_size_that_is_none_is_named() {
         let said = place.refused(&format!("{{ format: mvtec, path: parts, size: 32, {key} }}"));
         has(&said, &["parts.yaml:2", named]);
     }
+}
+
+#[test]
+fn a_place_that_is_empty_is_not_the_data_root() {
+    let place = Place::with_folder();
+    for (from, to, key) in [
+        ("masks: bent/masks", "masks: \"\"", "data.ood.0.masks"),
+        ("path: bent/images", "path: \"\"", "data.ood.0.path"),
+        ("path: parts/nut", "path: \"\"", "data.id.path"),
+    ] {
+        has(&place.refused(&ONE_TASK.replace(from, to)), &["parts.yaml:2", key, "is empty", "leave the key out"]);
+    }
+    let said = place.refused("{ format: mvtec, path: \"\", size: 32 }");
+    has(&said, &["parts.yaml:2", "data.path", "is empty"]);
+    let colours = NETWORKS.replace("format: class_folders", "format: class_folders, path: \"\"");
+    let (code, said) = place.oodkit("run", [DATA, &colours, METHODS], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["networks.colours.data.path", "is empty"]);
 }
 
 #[test]
@@ -853,4 +936,26 @@ fn one_image_is_too_few_for_padim_and_its_folder_is_named() {
         &["padim needs 2 train images for a covariance, and there is 1", "\"bolt\"", "parts/bolt", "train_limit"],
     );
     assert!(!place.path("runs/networks").exists(), "something was trained: {said}");
+}
+
+#[test]
+fn a_plan_finds_masks_that_are_missing() {
+    let place = Place::with_folder();
+    let plan = |data: &str| {
+        let (code, said) = place.oodkit("plan", [data, NETWORKS, METHODS], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    for data in [DATA, ONE_TASK] {
+        let said = plan(data);
+        assert!(!said.contains("missing"), "{said}");
+    }
+    fs::remove_file(place.path("parts/nut/ground_truth/scratch/001_mask.png")).unwrap();
+    has(&plan(DATA), &["missing  ", "test/scratch/001.png has no mask"]);
+    place.mask("parts/nut/ground_truth/scratch/001_mask.png", 32, Some(7));
+    place.mask("parts/bolt/ground_truth/dent/007_mask.png", 32, Some(4));
+    has(&plan(DATA), &["missing  ", "ground_truth/dent/007_mask.png is a mask without an image"]);
+    fs::remove_file(place.path("bent/masks/scratch/001.png")).unwrap();
+    has(&plan(ONE_TASK), &["missing  ", "images/scratch/001.png has no mask"]);
+    has(&plan(&ONE_TASK.replace("bent/masks", "bent/truth")), &["missing  ", "bent/truth is no folder"]);
 }

@@ -57,6 +57,23 @@ impl Masks {
         Self { height, width, of }
     }
 
+    /// Those of these images, which are brought to `size` by `fit`; `found` are the files of the masks of all images of their folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the mask that is unreadable, or of another size than its image.
+    pub(super) fn read(
+        dataset: &Dataset,
+        (images, found): (&[PathBuf], &Found),
+        size: [usize; 2],
+        fit: Fit,
+    ) -> Result<Self> {
+        let masks = images.iter().map(|image| {
+            let mask = found.get(image).ok_or_else(|| Error::Failed(format!("{} is not listed", image.display())))?;
+            read_mask(mask, image, size, fit, dataset.mask_rule.unwrap_or_default())
+        });
+        Ok(Self::of(size, masks.collect::<Result<Vec<Mask>>>()?))
+    }
+
     /// H·W bytes of image `i`, 1 where it is anomalous; `None` if it is anomalous and nobody marked where.
     ///
     /// # Panics
@@ -100,6 +117,9 @@ impl Masks {
     }
 }
 
+/// The file of each image's mask.
+pub(super) type Found = BTreeMap<PathBuf, PathBuf>;
+
 /// Masks in files below a folder, under the paths that their images have below another.
 pub(super) struct Mirror<'a> {
     /// The folder of the images.
@@ -113,56 +133,79 @@ pub(super) struct Mirror<'a> {
 }
 
 impl Mirror<'_> {
-    /// The masks of these images, which are brought to `size` by `fit`. `all` are the images of the folder, of which these are some.
+    /// The file of each image's mask, for all images of the folder, without reading any. It is `000_mask`, or `000` as some sets have
+    /// it, with any ending of an image.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the mask that is missing, unreadable, or of another size than its image, or that has no image.
-    pub(super) fn read(
-        &self,
-        dataset: &Dataset,
-        (images, all): (&[PathBuf], &[PathBuf]),
-        size: [usize; 2],
-        fit: Fit,
-    ) -> Result<Masks> {
+    /// [`Error::Input`] naming the image that has no mask or two, or the mask that has no image or two.
+    pub(super) fn find(&self, dataset: &Dataset, images: &[PathBuf]) -> Result<Found> {
         let known = self.known(dataset)?;
-        let own = |image: &Path| image.strip_prefix(self.images).unwrap_or(image).with_extension("");
-        let names: Vec<PathBuf> = all.iter().map(|image| own(image)).collect();
-        let used: Vec<&Path> = names.iter().filter_map(|name| mask_of(name, &known)).collect();
-        if let Some(alone) = known.values().find(|mask| !used.contains(&mask.as_path())) {
-            return Err(Error::input(format!(
-                "{} is a mask without an image in {}",
-                alone.display(),
-                self.images.display()
-            ))
-            .hint("a mask has the path of its image: rename it, or take it away"));
+        // Of each mask, its image.
+        let mut used: BTreeMap<&Path, &Path> = BTreeMap::new();
+        let mut without = None;
+        for image in images {
+            let name = without_ending(image, self.images);
+            let Some(masks) = names_of_mask(&name).iter().find_map(|name| known.get(name)) else {
+                without = without.or(Some((image, name)));
+                continue;
+            };
+            if let [one, two, ..] = &masks[..] {
+                return Err(two_masks(image, [one, two]));
+            }
+            if let Some(other) = used.insert(&masks[0], image) {
+                let [mask, other, image] = [&masks[0], other, image].map(Path::display);
+                return Err(Error::input(format!("{mask} would be the mask of two images: {other} and {image}"))
+                    .hint("a mask has the path of one image, without the ending: rename an image, or take it away"));
+            }
         }
-        let masks = images.iter().map(|image| {
-            let name = own(image);
-            let mask = mask_of(&name, &known).ok_or_else(|| {
-                let wanted = self.masks.join(format!("{}_mask.png", name.display()));
-                Error::input(format!("{} has no mask: no {}", image.display(), wanted.display())).hint(self.without)
-            })?;
-            read_mask(mask, image, size, fit, dataset.mask_rule.unwrap_or_default())
-        });
-        Ok(Masks::of(size, masks.collect::<Result<Vec<Mask>>>()?))
+        if let Some(mask) = known.values().flatten().find(|mask| !used.contains_key(mask.as_path())) {
+            let name = without_ending(mask, self.masks);
+            let image = images.iter().find(|image| names_of_mask(&without_ending(image, self.images)).contains(&name));
+            let taken = image.and_then(|image| Some((image, used.iter().find(|(_, of)| *of == image)?.0)));
+            return Err(match taken {
+                Some((image, other)) => two_masks(image, [other, mask]),
+                None => {
+                    Error::input(format!("{} is a mask without an image in {}", mask.display(), self.images.display()))
+                        .hint("a mask has the path of its image: rename it, or take it away")
+                }
+            });
+        }
+        if let Some((image, name)) = without {
+            let wanted = self.masks.join(format!("{}_mask.png", name.display()));
+            let message = format!("{} has no mask: no {}", image.display(), wanted.display());
+            return Err(Error::input(message).hint(self.without));
+        }
+        Ok(used.into_iter().map(|(mask, image)| (image.to_owned(), mask.to_owned())).collect())
     }
 
     /// The masks by their paths below their folder, without the ending.
-    fn known(&self, dataset: &Dataset) -> Result<BTreeMap<PathBuf, PathBuf>> {
-        if !self.masks.is_dir() {
-            return Ok(BTreeMap::new());
+    fn known(&self, dataset: &Dataset) -> Result<BTreeMap<PathBuf, Vec<PathBuf>>> {
+        let mut known: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+        if self.masks.is_dir() {
+            for mask in listing::images_below(dataset, self.folder, self.masks)?.0 {
+                known.entry(without_ending(&mask, self.masks)).or_default().push(mask);
+            }
         }
-        let (masks, _) = listing::images_below(dataset, self.folder, self.masks)?;
-        let name = |mask: PathBuf| (mask.strip_prefix(self.masks).unwrap_or(&mask).with_extension(""), mask);
-        Ok(masks.into_iter().map(name).collect())
+        Ok(known)
     }
 }
 
-/// The file of an image's mask: `000_mask`, or `000` as some sets have it, with any ending of an image.
-fn mask_of<'a>(name: &Path, known: &'a BTreeMap<PathBuf, PathBuf>) -> Option<&'a Path> {
-    let mut marked = name.file_name()?.to_owned();
+/// A file's path below a folder, without the ending.
+fn without_ending(file: &Path, folder: &Path) -> PathBuf {
+    file.strip_prefix(folder).unwrap_or(file).with_extension("")
+}
+
+/// What the mask of an image of this name may be called.
+fn names_of_mask(name: &Path) -> [PathBuf; 2] {
+    let mut marked = name.file_name().unwrap_or_default().to_owned();
     marked.push("_mask");
-    known.get(&name.with_file_name(marked)).or_else(|| known.get(name)).map(PathBuf::as_path)
+    [name.with_file_name(marked), name.to_owned()]
+}
+
+/// The error of an image with two masks.
+fn two_masks(image: &Path, masks: [&Path; 2]) -> Error {
+    let [image, one, two] = [image, masks[0], masks[1]].map(Path::display);
+    Error::input(format!("{image} has two masks: {one} and {two}")).hint("leave the right one and take the other away")
 }
 
 /// The mask in a file, of an image that is brought to `size` by `fit`.

@@ -180,6 +180,9 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
             if classes::are_chosen(dataset) || dataset.split.is_some() {
                 layout.listing(&site, split)?;
             }
+            if split == Split::Test {
+                layout.check_masks(&site)?;
+            }
         }
     }
     Ok(())

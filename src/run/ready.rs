@@ -41,12 +41,22 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let own = own.map(|node| data::check(&node.data, &[Split::Train], data));
     let val = sets.validation.as_ref().filter(|validation| matches!(validation.id, HeldOut::Val(_)));
     let val = val.map_or(Ok(()), |_| data::check(&sets.id, &[Split::Val], data));
-    let tested = sets.ood_sets();
+    let mut tested = sets.ood_sets();
+    if sets.has_categories() {
+        let tasks = plan.cells.iter().flat_map(|cell| &cell.tasks);
+        for kind in tasks.flat_map(|task| &task.experiment.data.ood) {
+            // A sweep may name a category several times.
+            if !tested.contains(kind) {
+                tested.push(kind.clone());
+            }
+        }
+    }
     let ood = tested
         .iter()
         .chain(&sets.shifted)
         .chain(sets.validation_sets())
         .map(|set| data::check(set, &[Split::Test], data));
+    let same = sets.ood.iter().map(|set| refuse_same(&sets.id, set, data));
     let outliers = sets.outliers.iter().flat_map(|set| {
         let there = if learns_outliers { data::check(set, &[Split::Train], data) } else { Ok(()) };
         [there, refuse_tested(set, &sets.ood, data)]
@@ -54,7 +64,7 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
     let mut named = BTreeSet::new();
     let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
     let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
-    id.chain(own).chain([val]).chain(ood).chain(outliers).chain(weights).filter_map(Result::err).collect()
+    id.chain(own).chain([val]).chain(ood).chain(same).chain(outliers).chain(weights).filter_map(Result::err).collect()
 }
 
 /// Every set that the plan will read is there, or the error names all that are not.
@@ -78,6 +88,21 @@ pub(super) fn check_data(plan: &Plan, context: &Context) -> Result<()> {
             hints.dedup();
             Err(Error::input(lines.join("\n")).hint(hints.join("\n      ")))
         }
+    }
+}
+
+/// Refuses an OOD set whose files are the ID set's test images: nothing can be told from itself.
+fn refuse_same(id: &Dataset, ood: &Dataset, root: &Path) -> Result<()> {
+    let [one, two] = [id, ood].map(|set| data::pictures(set, Split::Test, root));
+    match one.filter(|one| two.as_ref() == Some(one)) {
+        None => Ok(()),
+        Some(place) => Err(Error::input(format!(
+            "data.ood: \"{}\" and the ID set \"{}\" are the same test images, in {}",
+            ood.name,
+            id.name,
+            place.display()
+        ))
+        .hint("give the OOD set another `path`; in MVTec's layout, name the folder of an anomaly under `kind`")),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Found, in_names, root};
 use crate::{
     config::{Categories, Data, Experiment, HELD_OUT, HeldOut, Network, Validation, expect},
-    data::{self, Dataset, Division, made::Distribution, registry},
+    data::{self, Dataset, Division, made::Distribution, mvtec, registry},
     did_you_mean,
     nn::weights::Normalise,
     yaml::problems::{Path, first_repeated},
@@ -101,8 +101,7 @@ impl Found {
                 self.add(path.join(index), format!("\"{}\" is given twice", names[index]));
             }
             for (index, name) in names.iter().enumerate() {
-                let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']);
-                if !plain {
+                if !mvtec::is_plain(name) {
                     self.add(path.join(index), format!("\"{name}\" is not the name of a folder"));
                 }
             }
@@ -178,6 +177,11 @@ impl Found {
 
     pub(super) fn dataset(&mut self, path: Path, dataset: &Dataset) {
         let name = &dataset.name;
+        for (key, given) in [("path", &dataset.path), ("masks", &dataset.masks)] {
+            if given.as_ref().is_some_and(|given| given.as_os_str().is_empty()) {
+                self.add(path.join(key), "is empty: name a folder (`.` is the data root), or leave the key out");
+            }
+        }
         if name.starts_with('.') || !name.chars().all(|c| in_names(c) || c == '.') {
             let message = "a data set's name must be letters, digits, `_`, `-` or (not first) `.`: it names files";
             self.add(path.join("name"), message);

@@ -43,7 +43,7 @@ impl Layout for ClassFolders {
         class_names(&site.folder, site.dataset).ok()
     }
 
-    fn problem(&self, _: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    fn problem(&self, _: &Dataset) -> Option<(Option<&'static str>, String)> {
         None
     }
 

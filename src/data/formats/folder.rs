@@ -8,7 +8,7 @@ use crate::{
     data::{
         Dataset, ImageSet, Split, damaged,
         listing::{Found, Listing, walk},
-        masks::Mirror,
+        masks::{self, Masks, Mirror},
         synthetic::SPOT,
         under,
     },
@@ -24,22 +24,20 @@ impl Layout for Folder {
 
     fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
         let listing = self.listing(site, split)?;
-        let Some(masks) = site.dataset.masks.as_ref().filter(|_| split == Split::Test) else {
-            return listing.read(split, wanted);
-        };
-        let (place, all) = (listing.place.clone(), listing.files().to_vec());
-        let masks = masks_of(masks, &place, site)?;
+        let Some(found) = found(site, split, &listing)? else { return listing.read(split, wanted) };
+        let place = listing.place.clone();
         let images = listing.read(split, wanted)?;
-        let mirror = Mirror {
-            images: &place,
-            masks: &masks,
-            folder: &masks,
-            without: "every image needs one, black where nobody knows; without `masks` the labels are of whole images",
-        };
         let files: Vec<PathBuf> =
             images.files.iter().flat_map(|files| files.iter()).map(|file| place.join(file)).collect();
-        let masks = mirror.read(site.dataset, (&files, &all), [images.height, images.width], wanted.fit)?;
+        let masks = Masks::read(site.dataset, (&files, &found), [images.height, images.width], wanted.fit)?;
         Ok(ImageSet { masks: Some(masks), ..images })
+    }
+
+    fn check_masks(&self, site: &Site) -> Result<()> {
+        if site.dataset.masks.is_some() {
+            found(site, Split::Test, &self.listing(site, Split::Test)?)?;
+        }
+        Ok(())
     }
 
     fn is_apart(&self) -> bool {
@@ -58,9 +56,9 @@ impl Layout for Folder {
         &["masks", "mask_rule"]
     }
 
-    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
         if dataset.mask_rule.is_some() && dataset.masks.is_none() {
-            return Some((Some("mask_rule"), "goes with `masks`, the folder of the masks"));
+            return Some((Some("mask_rule"), "goes with `masks`, the folder of the masks".to_owned()));
         }
         super::no_split(dataset)
     }
@@ -96,6 +94,22 @@ fn locate(folder: &Path, split: Split) -> Result<PathBuf, String> {
     } else {
         Err(if undivided { "such folder".into() } else { format!("folder {split}/") })
     }
+}
+
+/// The file of each image's mask, where the configuration says where the masks are.
+///
+/// # Errors
+/// Those of [`masks_of`] and [`Mirror::find`].
+fn found(site: &Site, split: Split, listing: &Listing) -> Result<Option<masks::Found>> {
+    let Some(masks) = site.dataset.masks.as_ref().filter(|_| split == Split::Test) else { return Ok(None) };
+    let masks = masks_of(masks, &listing.place, site)?;
+    let mirror = Mirror {
+        images: &listing.place,
+        masks: &masks,
+        folder: &masks,
+        without: "every image needs one, black where nobody knows; without `masks` the labels are of whole images",
+    };
+    mirror.find(site.dataset, listing.files()).map(Some)
 }
 
 /// The folder of the masks of the images in `place`.

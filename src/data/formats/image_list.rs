@@ -66,13 +66,15 @@ impl Layout for ImageList {
         &["list"]
     }
 
-    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
         match &dataset.list {
             Some(list) if dataset.split.is_some() && list.contains("{split}") => {
-                Some((Some("split"), "divides one list, and `{split}` in `list` stands for two"))
+                Some((Some("split"), "divides one list, and `{split}` in `list` stands for two".to_owned()))
             }
             Some(list) if !list.is_empty() => None,
-            _ => Some((None, "an image_list needs list: the file with a line `path label` for each picture")),
+            _ => {
+                Some((None, "an image_list needs list: the file with a line `path label` for each picture".to_owned()))
+            }
         }
     }
 

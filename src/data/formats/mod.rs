@@ -161,8 +161,16 @@ pub(super) trait Layout: Sync {
     }
 
     /// What is wrong with a set's keys, and with which of them unless one is missing.
-    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
         no_split(dataset)
+    }
+
+    /// Whether every test image has a mask and every mask an image, if it has masks; none is read.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the mask, or the image that has none.
+    fn check_masks(&self, _site: &Site) -> Result<()> {
+        Ok(())
     }
 
     /// Whether its train and its test images are the same.
@@ -192,9 +200,9 @@ pub(super) trait Layout: Sync {
 }
 
 /// What is wrong with a set that is to be divided, of a format that is not.
-fn no_split(dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+fn no_split(dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
     let message = "goes with class_folders or image_list: this format has its train and test images";
-    dataset.split.as_ref().map(|_| (Some("split"), message))
+    dataset.split.as_ref().map(|_| (Some("split"), message.to_owned()))
 }
 
 /// The splits that have images, and how many.
@@ -236,7 +244,7 @@ impl Format {
         };
         let foreign = OWN_KEYS.into_iter().filter(|key| given(key) && !self.layout().keys().contains(key));
         let mut problems: Vec<_> = foreign.map(|key| (Some(key), goes_with(key))).collect();
-        problems.extend(self.layout().problem(dataset).map(|(key, message)| (key, message.to_owned())));
+        problems.extend(self.layout().problem(dataset));
         problems
     }
 }

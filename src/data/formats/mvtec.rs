@@ -12,7 +12,7 @@ use crate::{
     data::{
         Dataset, ImageSet, Split, damaged,
         listing::{self, Listing},
-        masks::{Masks, Mirror},
+        masks::{self, Masks, Mirror},
         synthetic::SPOT,
     },
     did_you_mean, printable,
@@ -50,26 +50,23 @@ impl Layout for Mvtec {
 
     fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
         let (folder, dataset, listing) = (&site.folder, site.dataset, self.listing(site, split)?);
-        let all = listing.files().to_vec();
+        let found = truth(site, split, &listing)?;
         let images = listing.read(split, wanted)?;
-        let truth = folder.join("ground_truth");
-        if split != Split::Test || !truth.is_dir() {
-            return Ok(images);
-        }
         let size = [images.height, images.width];
-        if kind(dataset) == GOOD {
-            return Ok(ImageSet { masks: Some(Masks::normal(size, images.len())), ..images });
-        }
-        let mirror = Mirror {
-            images: &folder.join(part(dataset, split)),
-            masks: &truth.join(kind(dataset)),
-            folder,
-            without: "every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images",
+        let masks = match found {
+            Truth::None => return Ok(images),
+            Truth::Normal => Masks::normal(size, images.len()),
+            Truth::Masks(found) => {
+                let files: Vec<PathBuf> =
+                    images.files.iter().flat_map(|files| files.iter()).map(|file| folder.join(file)).collect();
+                Masks::read(dataset, (&files, &found), size, wanted.fit)?
+            }
         };
-        let files: Vec<PathBuf> =
-            images.files.iter().flat_map(|files| files.iter()).map(|file| folder.join(file)).collect();
-        let masks = mirror.read(dataset, (&files, &all), size, wanted.fit)?;
         Ok(ImageSet { masks: Some(masks), ..images })
+    }
+
+    fn check_masks(&self, site: &Site) -> Result<()> {
+        truth(site, Split::Test, &self.listing(site, Split::Test)?).map(|_| ())
     }
 
     fn is_apart(&self) -> bool {
@@ -91,6 +88,13 @@ impl Layout for Mvtec {
         &["kind", "mask_rule"]
     }
 
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
+        match &dataset.kind {
+            Some(kind) if !is_plain(kind) => Some((Some("kind"), format!("\"{kind}\" is not the name of a folder"))),
+            _ => super::no_split(dataset),
+        }
+    }
+
     fn smoke(&self, dataset: &mut Dataset) {
         if kind(dataset) != GOOD {
             dataset.kind = Some(SPOT.to_owned());
@@ -110,6 +114,50 @@ impl Layout for Mvtec {
             }),
         })
     }
+}
+
+/// The folder of the masks.
+const TRUTH: &str = "ground_truth";
+
+/// Whether it is the name of a folder in another, that may be one of images.
+pub fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\'])
+}
+
+/// What is known of the pixels of a split's images.
+enum Truth {
+    /// The labels are of whole images.
+    None,
+    /// None is anomalous.
+    Normal,
+    /// The file of each image's mask.
+    Masks(masks::Found),
+}
+
+/// The masks of a split's images, found without reading them.
+///
+/// # Errors
+/// Those of [`Mirror::find`]; [`Error::Input`] for a place of masks that is no folder.
+fn truth(site: &Site, split: Split, listing: &Listing) -> Result<Truth> {
+    let (dataset, folder) = (site.dataset, site.folder.join(TRUTH));
+    if split != Split::Test || folder.symlink_metadata().is_err() {
+        return Ok(Truth::None);
+    }
+    if !folder.is_dir() {
+        return Err(Error::input(format!("{} is no folder", folder.display())).hint(
+            "it is the folder of the masks: put them there, or take it away, and the labels are of whole images",
+        ));
+    }
+    if kind(dataset) == GOOD {
+        return Ok(Truth::Normal);
+    }
+    let mirror = Mirror {
+        images: &site.folder.join(part(dataset, split)),
+        masks: &folder.join(kind(dataset)),
+        folder: &site.folder,
+        without: "every image of an anomaly needs one; without the whole folder ground_truth/ the labels are of whole images",
+    };
+    mirror.find(dataset, listing.files()).map(Truth::Masks)
 }
 
 /// The kind of anomaly whose images a set's test images are; `good` unless the configuration says otherwise.

@@ -68,10 +68,10 @@ impl Layout for Openood {
         &["list"]
     }
 
-    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, &'static str)> {
+    fn problem(&self, dataset: &Dataset) -> Option<(Option<&'static str>, String)> {
         match &dataset.list {
             Some(list) if !list.is_empty() => super::no_split(dataset),
-            _ => Some((None, "openood needs list: a benchmark, as `list: cifar10`")),
+            _ => Some((None, "openood needs list: a benchmark, as `list: cifar10`".to_owned())),
         }
     }
 
