@@ -939,6 +939,47 @@ fn one_image_is_too_few_for_padim_and_its_folder_is_named() {
 }
 
 #[test]
+fn masks_that_nobody_reads_are_told() {
+    let place = Place::new();
+    let unread = |said: &str| said.lines().filter(|line| line.contains("is not read")).count();
+    let (code, said) = place.run(DATA);
+    assert_eq!((code, unread(&said)), (Some(0), 0), "{said}");
+    place.mask("parts/nut/ground_truth/good/000_mask.png", 32, Some(4));
+    place.mask("parts/nut/ground_truth/rust/000_mask.png", 32, Some(4));
+    let (code, said) = place.run(DATA);
+    assert_eq!((code, unread(&said)), (Some(0), 2), "{said}");
+    has(&said, &["nut/ground_truth/good is not read: normal images have no masks\n"]);
+    has(&said, &["nut/ground_truth/rust is not read: there is no folder ", "nut/test/rust\n"]);
+    // What should be a folder of masks and is none.
+    fs::remove_dir_all(place.path("parts/nut/ground_truth")).unwrap();
+    fs::write(place.path("parts/nut/ground_truth"), "masks").unwrap();
+    fs::remove_dir_all(place.path("runs")).unwrap();
+    has(&place.refused(DATA), &["parts/nut/ground_truth is no folder", "take it away"]);
+    let (_, plan) = place.oodkit("plan", [DATA, NETWORKS, METHODS], &[]);
+    has(&plan, &["parts/nut/ground_truth is no folder"]);
+}
+
+#[test]
+fn train_images_among_the_test_images_are_told() {
+    let place = Place::new();
+    let (code, said) = place.run(DATA);
+    assert!(code == Some(0) && !said.contains(" cop"), "{said}");
+    for (from, to) in [("good/001", "good/009"), ("good/002", "good/000"), ("good/003", "dent/001")] {
+        fs::copy(place.path(&format!("parts/nut/train/{from}.png")), place.path(&format!("parts/nut/test/{to}.png")))
+            .unwrap();
+    }
+    let (code, said) = place.run(DATA);
+    assert_eq!(code, Some(0), "{said}");
+    has(
+        &said,
+        &[
+            "nut: 2 test images are copies of train images, the first test/good/000.png of train/good/002.png\n",
+            "nut, dent: 1 test image is a copy of a train image, test/dent/001.png of train/good/003.png\n",
+        ],
+    );
+}
+
+#[test]
 fn a_plan_finds_masks_that_are_missing() {
     let place = Place::with_folder();
     let plan = |data: &str| {

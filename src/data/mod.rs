@@ -15,6 +15,7 @@ mod ahead;
 mod classes;
 mod conform;
 pub(crate) mod contents;
+mod copies;
 mod dataset;
 mod division;
 mod files;
@@ -39,6 +40,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use conform::Frame;
+pub use copies::{Copies, copies};
 pub use dataset::Dataset;
 pub use division::Division;
 pub use files::{new_images, picture_size};
@@ -186,6 +188,14 @@ pub fn check(dataset: &Dataset, splits: &[Split], root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What lies beside the test images of a set and is not read, a line each, with why.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn unread(dataset: &Dataset, root: &Path) -> Result<Vec<String>> {
+    format(dataset)?.layout().unread(&Site::of(dataset, root))
 }
 
 /// The folder below the data root in which a known set is that is not in its own: one whose name starts as the set's does.

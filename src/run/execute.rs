@@ -11,7 +11,7 @@ use crate::{
     run::{
         device::describe,
         plan::{Plan, to_json},
-        ready::{check_data, check_precision},
+        ready::{check_data, check_precision, tell_of_data},
         results::{Environment, Results, SCHEMA},
         sets::LoadedSet,
         store::Store,
@@ -45,6 +45,7 @@ pub struct Context {
 pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
     check_precision(plan, context)?;
+    tell_of_data(plan, &context.data)?;
     let mut runner = Runner::new(plan, context);
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use crate::{
     Error, Result,
     config::HeldOut,
-    data::{self, Dataset, Split},
+    data::{self, Copies, Dataset, Format, Split},
     nn::Precision,
     run::{
         execute::{Context, Runner},
@@ -13,6 +13,7 @@ use crate::{
         published::Published,
         store::{Progress, Store},
     },
+    say,
 };
 
 /// The nodes that are not done.
@@ -122,6 +123,34 @@ fn refuse_tested(outliers: &Dataset, ood: &[Dataset], root: &Path) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Tells what of the data of surfaces is not read, and which test images are train images as well: neither is an error, and both may be a
+/// slip.
+pub(super) fn tell_of_data(plan: &Plan, root: &Path) -> Result<()> {
+    let mut told = BTreeSet::new();
+    for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
+        let data = &task.experiment.data;
+        let tested: Vec<&Dataset> = std::iter::once(&data.id).chain(&data.ood).collect();
+        let mut lines = Vec::new();
+        for set in &tested {
+            lines.extend(data::unread(set, root)?);
+        }
+        if data.id.format.is_some_and(Format::has_categories) {
+            lines.extend(data::copies(&data.id, &tested, root)?.iter().map(|copies| in_words(copies, task.name())));
+        }
+        lines.into_iter().filter(|line| told.insert(line.clone())).for_each(say);
+    }
+    Ok(())
+}
+
+/// `nut, dent: 1 test image is a copy of a train image, test/dent/001.png of train/good/003.png`
+fn in_words(Copies { set, count, first: [copy, train] }: &Copies, task: &str) -> String {
+    let place = if set == task { task.to_owned() } else { format!("{task}, {set}") };
+    match count {
+        1 => format!("{place}: 1 test image is a copy of a train image, {copy} of {train}"),
+        _ => format!("{place}: {count} test images are copies of train images, the first {copy} of {train}"),
+    }
 }
 
 /// No network is to learn in a type that the device does not have.

@@ -173,6 +173,14 @@ pub(super) trait Layout: Sync {
         Ok(())
     }
 
+    /// What lies beside the test images and is not read, a line each, with why.
+    ///
+    /// # Errors
+    /// A folder that cannot be listed.
+    fn unread(&self, _site: &Site) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Whether its train and its test images are the same.
     fn is_one_for_all(&self, _dataset: &Dataset) -> bool {
         false

@@ -69,6 +69,25 @@ impl Layout for Mvtec {
         truth(site, Split::Test, &self.listing(site, Split::Test)?).map(|_| ())
     }
 
+    fn unread(&self, site: &Site) -> Result<Vec<String>> {
+        let (truth, test) = (site.folder.join(TRUTH), site.folder.join("test"));
+        if !truth.is_dir() {
+            return Ok(Vec::new());
+        }
+        let why = |place: PathBuf| {
+            let (name, place) = (name_of(&place), place.display());
+            let images = test.join(&name);
+            if name == GOOD {
+                Some(format!("{place} is not read: normal images have no masks"))
+            } else if images.is_dir() {
+                None
+            } else {
+                Some(format!("{place} is not read: there is no folder {}", images.display()))
+            }
+        };
+        Ok(listing::folders_in(&truth)?.into_iter().filter_map(why).collect())
+    }
+
     fn is_apart(&self) -> bool {
         true
     }
