@@ -53,6 +53,16 @@ pub struct EpochSums {
     pub images: u64,
 }
 
+impl EpochSums {
+    /// With what an earlier version counted under its name of today.
+    fn renewed(mut self) -> Self {
+        if let Some(correct) = self.correct.take() {
+            self.watched.insert("accuracy".to_owned(), correct as f64);
+        }
+        self
+    }
+}
+
 /// A checkpoint as read back.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -78,10 +88,8 @@ impl Checkpoint {
         let damaged = |reason: String| Self::unusable(path, Error::input(reason));
         let (tensors, metadata) = read_safetensors(&bytes).map_err(damaged)?;
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
-        let mut state: State = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
-        if let Some(correct) = state.epoch.correct.take() {
-            state.epoch.watched.insert("accuracy".to_owned(), correct as f64);
-        }
+        let state: State = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
+        let state = State { epoch: state.epoch.renewed(), ..state };
         let mut parts = ["model.", "optimizer.", "average.", "best."].map(|prefix| {
             let part = tensors
                 .iter()
@@ -124,6 +132,16 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_epoch_of_an_earlier_version_goes_on() {
+        let old: EpochSums = serde_json::from_str(r#"{"loss":2.5,"correct":7,"images":8}"#).unwrap();
+        let new = old.renewed();
+        assert_eq!((new.loss, new.images, new.watched["accuracy"]), (2.5, 8, 7.0));
+        let text = serde_json::to_string(&new).unwrap();
+        assert_eq!(text, r#"{"loss":2.5,"watched":{"accuracy":7.0},"images":8}"#);
+        assert_eq!(serde_json::from_str::<EpochSums>(&text).unwrap().renewed(), new);
+    }
 
     #[test]
     fn what_is_written_is_read_back() -> Result<()> {
