@@ -179,8 +179,8 @@ fn steps(name: &str, [batch, side]: [usize; 2], precision: Precision, device: &D
 fn pytorch(name: &str, [batch, side]: [usize; 2], kind: &str, device: &str) -> String {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let [batch, side] = [batch, side].map(|number| number.to_string());
-    match Command::new(python).args(["-c", PYTORCH, name, &batch, &side, kind, device]).output() {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        _ => "not installed".to_owned(),
-    }
+    let output = Command::new(python).args(["-c", PYTORCH, name, &batch, &side, kind, device]).output();
+    let told = output.ok().filter(|output| output.status.success());
+    let milliseconds = told.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().ok());
+    milliseconds.map_or_else(|| "not installed".to_owned(), |milliseconds| format!("{milliseconds:.1}"))
 }
