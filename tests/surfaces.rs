@@ -181,6 +181,15 @@ fn models_without_classes_stand_in_the_same_table() {
     let (code, plan) = place.oodkit("plan", [DATA, only, methods], &[]);
     assert_eq!(code, Some(0), "{plan}");
     has(&plan, &["2 networks, 2 to train", "maps of Autoencoder: 18 of 8×8"]);
+    // A frozen network is one for both categories, and is not trained.
+    fs::write(place.path("none.safetensors"), "").unwrap();
+    let (code, plan) = place.oodkit(
+        "plan",
+        [DATA, &networks.replace("none.safetensors }", "none.safetensors }, normalise: weights"), methods],
+        &[],
+    );
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["3 networks, 2 to train", "to store"]);
     let (code, said) = place.oodkit("run", [DATA, only, methods], &[]);
     assert_eq!(code, Some(0), "{said}");
     has(&said, &["validation loss "]);

@@ -1,16 +1,22 @@
 //! Whether the networks have the layers that detectors and figures name, and whether the fits have images, features and memory
 //! enough, before any network is trained.
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    rc::Rc,
+};
 
 use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
+use serde_json::json;
 
 use crate::{
     Error, Result,
     config::{
         Experiment,
-        search::{combinations, with},
+        search::{combinations, in_words, with},
     },
     data::{self, Dataset, Format, Split},
     detectors::{About, LayerShape, Refusal},
@@ -108,13 +114,16 @@ fn check_with(
     images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>,
     tested: &dyn Fn(&Experiment) -> Option<usize>,
 ) -> Result<Vec<String>> {
-    let mut held = Vec::new();
+    // Of each method, the least and the most MiB that a fit holds, with the first place that has it.
+    let mut held: IndexMap<String, [(u64, String); 2]> = IndexMap::new();
     // Of each method, the grid of its maps and how many there will be.
     let mut maps: IndexMap<String, ([usize; 2], Option<usize>)> = IndexMap::new();
+    // What is scored; the same in two cells is scored once.
+    let mut scored: BTreeSet<String> = BTreeSet::new();
     let file = plan.path.display();
     // By architecture: to make a network takes a moment.
     let mut known: BTreeMap<String, Rc<Known>> = BTreeMap::new();
-    for task in plan.cells.iter().flat_map(|cell| &cell.tasks) {
+    for (cell, task) in plan.cells.iter().flat_map(|cell| cell.tasks.iter().map(move |task| (cell, task))) {
         let experiment = &task.experiment;
         let mut shown = |network: &str| -> Result<Option<(Rc<Known>, Option<usize>)>> {
             let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
@@ -139,7 +148,9 @@ fn check_with(
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
-                if let Some(grid) = tried.detector().grid(&shown.shown) {
+                let networks: Vec<_> = task.networks.iter().map(|networks| networks.get(&method.network)).collect();
+                let what = json!([method.name, tried, networks, experiment.data]).to_string();
+                if let Some(grid) = tried.detector().grid(&shown.shown).filter(|_| scored.insert(what)) {
                     let count = tested(experiment).map(|images| images * experiment.seeds.len());
                     let known = maps.entry(method.name.clone()).or_insert((grid, Some(0)));
                     known.1 = known.1.zip(count).map(|(known, count)| known + count);
@@ -160,9 +171,16 @@ fn check_with(
                     Some(Ok(Some(bytes))) => bytes,
                     Some(Ok(None)) | None => continue,
                 };
-                let line = format!("fit of {}: holds {} MiB at its peak", method.name, bytes.div_ceil(1 << 20));
-                if !held.contains(&line) {
-                    held.push(line);
+                let of_task = (cell.tasks.len() > 1).then(|| task.name().to_owned());
+                let of_cell = (plan.cells.len() > 1).then(|| cell.name.clone());
+                let of_values = (!values.is_empty()).then(|| in_words(&values));
+                let place: Vec<String> = [of_task, of_cell, of_values].into_iter().flatten().collect();
+                let new = ((bytes as u64).div_ceil(1 << 20), place.join(", "));
+                let [least, most] = held.entry(method.name.clone()).or_insert_with(|| [new.clone(), new.clone()]);
+                if new.0 < least.0 {
+                    *least = new;
+                } else if new.0 > most.0 {
+                    *most = new;
                 }
             }
         }
@@ -175,14 +193,20 @@ fn check_with(
             }
         }
     }
-    held.extend(maps.iter().map(|(name, ([rows, columns], count))| match count {
+    let held = held.into_iter().map(|(name, [least, most])| match least.0 == most.0 {
+        true => format!("fit of {name}: holds {} MiB at its peak", most.0),
+        false => {
+            format!("fit of {name}: holds {} MiB at its peak ({}) to {} MiB ({})", least.0, least.1, most.0, most.1)
+        }
+    });
+    let maps = maps.iter().map(|(name, ([rows, columns], count))| match count {
         Some(count) => {
             let bytes = (count * rows * columns * size_of::<f32>()) as u64;
             format!("maps of {name}: {count} of {rows}×{columns}, {} on disk", data::size(bytes))
         }
         None => format!("maps of {name}: {rows}×{columns}, {} bytes an image", rows * columns * size_of::<f32>()),
-    }));
-    Ok(held)
+    });
+    Ok(held.chain(maps).collect())
 }
 
 /// An untrained network, shown an image.
@@ -209,14 +233,7 @@ mod tests {
     /// Two methods that give maps, one of them searched, in two cells: each folder of each task is counted once.
     #[test]
     fn a_folder_is_counted_once() {
-        let text = "{ title: Parts, data: { format: mvtec, size: 32, categories: [bolt, nut] }, networks: { base: { backbone: lenet, data: \
-                    fashion_mnist, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, methods: [{ name: PaDiM, network: \
-                    base, detector: { padim: { dimensions: 4 } } }, { name: PatchCore, network: base, detector: patchcore }], sweep: { \
-                    methods.0.detector.padim.seed: [0, 1, 2] } }";
-        let path = "parts.yaml".into();
-        let loaded = Loaded { name: "parts".into(), path, experiment: parse(text, "parts").unwrap() };
-        let store = Store::new("runs");
-        let plan = plan(&loaded, &Places { data: None, weights: Path::new(""), store: &store }).unwrap();
+        let plan = parts();
         let asked = RefCell::new(BTreeMap::<(String, String), usize>::new());
         let count = |set: &Dataset, split: Split| {
             let folder = (set.path.as_ref().unwrap().display().to_string(), format!("{split} {:?}", set.kind));
@@ -227,7 +244,34 @@ mod tests {
         // Of each category the normal train and test images, and one kind of anomaly.
         assert_eq!(asked.borrow().len(), 2 * 3, "{asked:?}");
         assert!(asked.borrow().values().all(|times| *times == 1), "{asked:?}");
-        // In three cells and two categories, 10 normal and 10 anomalous images.
-        assert!(lines.iter().any(|line| line.starts_with("maps of PaDiM: 120 of 14×14")), "{lines:?}");
+        // In three cells and two categories, 10 normal and 10 anomalous images; the sweep does not reach PatchCore.
+        let has = |start: &str| lines.iter().any(|line| line.starts_with(start));
+        assert!(has("maps of PaDiM: 120 of 14×14") && has("maps of PatchCore: 40 of "), "{lines:?}");
+    }
+
+    /// What a fit holds depends on how many images a category has: the least and the most are told, each with its place.
+    #[test]
+    fn a_fit_is_told_of_once_with_its_places() {
+        let count =
+            |set: &Dataset, _: Split| Some(if set.path.as_ref().unwrap().ends_with("nut") { 2000 } else { 100 });
+        let lines = check_counting(&parts(), &count).unwrap();
+        let of = |name: &str| lines.iter().filter(|line| line.starts_with(name)).cloned().collect::<Vec<_>>();
+        let fits = of("fit of PatchCore: ");
+        assert_eq!(fits.len(), 1, "{lines:?}");
+        let places = ["(bolt, seed=0) to ", "(nut, seed=0)"];
+        assert!(places.iter().all(|place| fits[0].contains(place)), "{fits:?}");
+        assert!(of("fit of PaDiM: ").iter().all(|line| line.ends_with(" MiB at its peak")), "{lines:?}");
+    }
+
+    /// PaDiM and PatchCore on two categories, in three cells that PatchCore is the same in.
+    fn parts() -> Plan {
+        let text = "{ title: Parts, data: { format: mvtec, size: 32, categories: [bolt, nut] }, networks: { base: { backbone: lenet, data: \
+                    fashion_mnist, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, methods: [{ name: PaDiM, network: \
+                    base, detector: { padim: { dimensions: 4 } } }, { name: PatchCore, network: base, detector: patchcore }], sweep: { \
+                    methods.0.detector.padim.seed: [0, 1, 2] } }";
+        let path = "parts.yaml".into();
+        let loaded = Loaded { name: "parts".into(), path, experiment: parse(text, "parts").unwrap() };
+        let store = Store::new("runs");
+        plan(&loaded, &Places { data: None, weights: Path::new(""), store: &store }).unwrap()
     }
 }

@@ -71,12 +71,15 @@ impl Plan {
         let _ = writeln!(text, "networks");
         let mut left = 0;
         for (index, node) in self.nodes.iter().enumerate() {
-            let state = match store.progress(node) {
-                Progress::Done => "done".to_owned(),
-                Progress::Partial => "to be continued".to_owned(),
-                Progress::Missing => "to do".to_owned(),
+            let progress = store.progress(node);
+            let state = match (progress, &node.train) {
+                (Progress::Done, _) => "done",
+                (Progress::Partial, _) => "to be continued",
+                (Progress::Missing, Some(_)) => "to do",
+                // Its weights are read and kept as they are.
+                (Progress::Missing, None) => "to store",
             };
-            left += usize::from(state != "done");
+            left += usize::from(progress != Progress::Done && node.train.is_some());
             let from = node.upstream.map(|upstream| format!(" from #{upstream}")).unwrap_or_default();
             let _ = writeln!(
                 text,
