@@ -365,6 +365,11 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
     }
     let (code, said) = place.oodkit("run", [DATA, NETWORKS, METHODS], &[]);
     assert!(code == Some(0) && !said.contains("Mean grey"), "{said}");
+    // Nothing in a statistic of images depends on the seed.
+    let (code, said) =
+        place.oodkit("run", [DATA, NETWORKS, METHODS], &[&controls[..], &["--set", "seeds=[0, 1]"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["(0, 1).\nThe same with every seed, so ± 0.00: control rows.\n"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
         table::{Row, two_decimals},
         variants::Variant,
     },
-    run::results::{DatasetRecord, Results},
+    run::results::{DatasetRecord, Results, SeedResult},
 };
 
 /// Detectors that order images of two classes alike: each falls as the larger of two probabilities rises, at any temperature.
@@ -46,6 +46,25 @@ pub fn learned_little(results: &Results, method: &Variant<'_>) -> Option<String>
             "network \"{name}\" learned little: accuracy {accuracy} %, where naming the largest class gives {share} %"
         )
     })
+}
+
+/// `The same with every seed, so ± 0.00: PaDiM, control rows.` Of methods that had several seeds and no number of which depends on them;
+/// `None` if there are none.
+pub fn same_with_every_seed(methods: &[Variant<'_>]) -> Option<String> {
+    let same = |method: &&Variant<'_>| {
+        let sets = |seed: &SeedResult| -> Vec<_> {
+            seed.tasks.values().filter_map(|task| Some(task.methods.get(method.name)?.sets.clone())).collect()
+        };
+        let of_seeds: Vec<_> = method.cell.seeds.iter().map(sets).filter(|sets| !sets.is_empty()).collect();
+        of_seeds.len() > 1 && of_seeds.iter().all(|sets| *sets == of_seeds[0])
+    };
+    let (controls, methods): (Vec<&Variant<'_>>, Vec<_>) =
+        methods.iter().filter(same).partition(|method| method.is_control());
+    let mut names: Vec<String> = methods.into_iter().map(Variant::label).collect();
+    if !controls.is_empty() {
+        names.push("control rows".to_owned());
+    }
+    (!names.is_empty()).then(|| format!("The same with every seed, so ± 0.00: {}.", names.join(", ")))
 }
 
 /// The remark on AUROCs of which one is below 50 %.

@@ -47,6 +47,7 @@ impl<'a> Builder<'a> {
             false => "Percent",
         };
         caption.push(format!("{unit}; {spread}."));
+        caption.extend(remarks::same_with_every_seed(&self.variants));
         if gaps {
             caption.push("Gap: the mean OOD score less the mean ID score, in the score's unit.".to_owned());
         }
