@@ -208,7 +208,9 @@ fn maps_masks_and_overlays_are_written_with_a_threshold_of_held_out_images() {
     let output = predict("--method PaDiM --input parts --out mapped --maps npy,tiff");
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(printed.contains("is the 0.995 quantile of 7 train images that were held out of 36, by a fit to the others; the network itself was trained on them"), "{printed}");
+    let words = "is the 0.995 quantile of 7 train images that were held out of 36, by a fit to the others. It is the largest of 7: 0.995 \
+                 needs 200 held-out images. The network itself was trained on them, so it may know them too well.\n";
+    assert!(printed.contains(words), "{printed}");
     assert!(printed.ends_with("  mapped/masks\n  mapped/overlays\n  mapped/maps\n"), "{printed}");
     let lines = lines(&fs::read(root.join("mapped/predictions.csv")).unwrap());
     let files: Vec<&str> = lines.iter().map(|line| line.file.as_str()).collect();
@@ -245,6 +247,15 @@ fn maps_masks_and_overlays_are_written_with_a_threshold_of_held_out_images() {
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(said("--quantile 0.5").contains("is the 0.5 quantile of 7 train images"));
+    // Of 7 images, 0.86 leaves one above the threshold's place only from 8 images on.
+    for (quantile, needed) in
+        [("0.5", None), ("0.85", None), ("0.86", Some(8)), ("0.9", Some(10)), ("0.99", Some(100)), ("1", None)]
+    {
+        let said = said(&format!("--quantile {quantile}"));
+        let words = needed.map(|needed| format!("It is the largest of 7: {quantile} needs {needed} held-out images."));
+        assert_eq!(said.contains("the largest of"), words.is_some(), "{said}");
+        assert!(words.is_none_or(|words| said.contains(&words)), "{said}");
+    }
     assert!(said("--tpr 0.95").contains("% of the 21 ID test images (animals)"));
     // Any method: its scores are what they were.
     let held_out = answered("--method MSP --input data/noise --quantile 0.9");
@@ -267,6 +278,22 @@ fn maps_masks_and_overlays_are_written_with_a_threshold_of_held_out_images() {
         assert!(said.contains(expected), "{arguments}: {said}");
     }
     assert!(!root.join("o").exists());
+
+    // Of an earlier call's images, nothing may lie beside a new CSV; nor are a user's own masks written over.
+    let before = fs::read(root.join("mapped/predictions.csv")).unwrap();
+    for method in ["PaDiM", "MSP"] {
+        let said = refused(&format!("--method {method} --input data/noise --out mapped"));
+        assert!(
+            said.contains("--out mapped: it already holds masks/\n\nhint: give another --out, or remove mapped"),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read(root.join("mapped/predictions.csv")).unwrap(), before);
+    assert!(!root.join("mapped/masks/0.png").exists());
+    fs::create_dir_all(root.join("own/maps")).unwrap();
+    assert!(refused("--method PaDiM --input parts --out own").contains("--out own: it already holds maps/"));
+    let said = refused("--method PaDiM --input parts --out mapped/predictions.csv");
+    assert!(said.contains("--out mapped/predictions.csv: it is no folder"), "{said}");
 }
 
 #[test]

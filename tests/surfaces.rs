@@ -103,6 +103,18 @@ impl Place {
         self.oodkit("run", [data, NETWORKS, METHODS], &[])
     }
 
+    /// Calls `predict` on the last experiment.
+    fn predict(&self, more: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
+            .args(["predict", "--experiment", "parts.yaml", "--data", ".", "--runs", "runs"])
+            .args(more)
+            .current_dir(self.folder.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+
     fn results(&self) -> Value {
         let folders = fs::read_dir(self.path("runs/experiments"))
             .unwrap()
@@ -203,27 +215,9 @@ fn models_without_classes_stand_in_the_same_table() {
     }
     // The same scores for the same images, and no class.
     let input = place.path("parts/bolt/test/dent");
-    let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
-        .args([
-            "predict",
-            "--experiment",
-            "parts.yaml",
-            "--data",
-            ".",
-            "--runs",
-            "runs",
-            "--task",
-            "bolt",
-            "--method",
-            "Autoencoder",
-        ])
-        .args(["--quantile", "0.9", "--input", input.to_str().unwrap()])
-        .current_dir(place.folder.path())
-        .env("NO_COLOR", "1")
-        .output()
-        .unwrap();
-    let (csv, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let new = ["--task", "bolt", "--method", "Autoencoder", "--quantile", "0.9", "--input", input.to_str().unwrap()];
+    let (code, csv) = place.predict(&new);
+    assert_eq!(code, Some(0), "{csv}");
     assert!(csv.contains("000.png,,,"), "{csv}");
 
     // What a model does not show cannot be read, by a loss or by a detector.
@@ -277,25 +271,20 @@ fn maps_of_categories_are_measured_and_made_of_new_images() {
         assert!(measures["auroc"].as_f64().unwrap() > 0.9, "{name}: {measures}");
         assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.85, "{name}: {measures}");
     }
-    let predict = |more: &[&str]| {
-        let mut arguments = vec!["predict", "--experiment", "parts.yaml", "--data", ".", "--runs", "runs"];
-        arguments.extend(more);
-        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
-            .args(arguments)
-            .current_dir(place.folder.path())
-            .env("NO_COLOR", "1")
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-    };
-    let (code, said) = predict(&["--method", "PatchCore", "--input", "parts/bolt/test"]);
+    let (code, said) = place.predict(&["--method", "PatchCore", "--input", "parts/bolt/test"]);
     assert_eq!(code, Some(2), "{said}");
     has(&said, &["--task: the experiment has several tasks", "name one of bolt, nut"]);
     let bolts =
         ["--method", "PatchCore", "--task", "bolt", "--input", "parts/bolt/test", "--out", "scored", "--maps", "tiff"];
-    let (code, said) = predict(&bolts);
+    let (code, said) = place.predict(&bolts);
     assert_eq!(code, Some(0), "{said}");
-    has(&said, &["is the 0.995 quantile of 1 train images that were held out of 6, by a fit to the others.\n"]);
+    has(
+        &said,
+        &[
+            "is the 0.995 quantile of 1 train images that were held out of 6, by a fit to the others.",
+            "It is the largest of 1: 0.995 needs 200 held-out images.",
+        ],
+    );
     let csv = fs::read_to_string(place.path("scored/predictions.csv")).unwrap();
     assert!(csv.starts_with("file,class,probability,score,decision\nparts/bolt/test/dent/000.png,,,"), "{csv}");
     let predicted = scores_of(&csv);
@@ -310,7 +299,8 @@ fn maps_of_categories_are_measured_and_made_of_new_images() {
     // Half of what the anomalous image with the lowest score has: the square's middle is above it, and no normal image is.
     let anomalous = predicted.iter().filter(|(file, _)| !file.contains("/good/"));
     let half = anomalous.map(|(_, score)| score / 2.0).fold(f64::INFINITY, f64::min).to_string();
-    let (code, said) = predict(&[&bolts[..], &["--threshold", &half]].concat());
+    fs::remove_dir_all(place.path("scored")).unwrap();
+    let (code, said) = place.predict(&[&bolts[..], &["--threshold", &half]].concat());
     assert_eq!(code, Some(0), "{said}");
     has(&said, &["9 images: 4 ID, 5 OOD."]);
     for (kind, middle) in [("scratch/002", Some(14)), ("dent/001", Some(11)), ("good/003", None)] {
@@ -358,6 +348,21 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
             "Without maps or masks there are no pixel measures: KNN.\n",
         ],
     );
+    // They are no methods, though tables name them.
+    let predict = |name: &str| {
+        let new = ["--method", name, "--task", "bolt", "--input", "parts/bolt/test"];
+        place.predict(&[&controls[..], &new].concat())
+    };
+    for name in ["Mean grey", "Contrast (better side)"] {
+        let (code, said) = predict(name);
+        assert_eq!(code, Some(2), "{said}");
+        has(
+            &said,
+            &["a control row, which is a statistic of images and no method to predict with", "its methods are KNN\n"],
+        );
+    }
+    let (code, unknown) = predict("Mean gray");
+    assert!(code == Some(2) && unknown.contains("has no such method\n\nhint: its methods are KNN\n"), "{unknown}");
     for line in
         said.lines().skip_while(|line| !line.starts_with("Percent")).take_while(|line| !line.starts_with("oodkit"))
     {

@@ -106,6 +106,9 @@ impl Predict {
         if let Some(threshold) = self.threshold.filter(|threshold| !threshold.is_finite()) {
             return Err(Error::input(format!("--threshold {threshold}: not a finite number")));
         }
+        if let Some(out) = &self.out {
+            maps::check_unused(out)?;
+        }
         let device: Wanted = self.device.parse()?;
         let opened = Opened::new(&Experiment { experiment: self.experiment.clone(), changes: self.changes.clone() })?;
         let results = opened.results()?;

@@ -1,5 +1,7 @@
 //! The method that scores new images, and its threshold.
 
+use std::fmt::Write as _;
+
 use indexmap::IndexSet;
 use oodkit::{
     Error, Result,
@@ -12,7 +14,7 @@ use oodkit::{
     },
     run::{
         plan::Task,
-        predict::Answers,
+        predict::{Answers, HeldOut},
         results::{MethodResult, Results, SeedResult},
     },
 };
@@ -54,14 +56,16 @@ impl Rule {
                 Decision { threshold: *threshold, pixel: *threshold, words: words.clone() }
             }
             (Self::HeldOut(_), Some(held_out)) => {
-                let trained_on = match held_out.trained_on {
-                    true => "; the network itself was trained on them, so that it may know them too well",
-                    false => "",
-                };
-                let words = format!(
-                    "{} is the {} quantile of {} train images that were held out of {}, by a fit to the others{trained_on}",
-                    held_out.threshold, held_out.quantile, held_out.images, held_out.of
+                let HeldOut { quantile, images, of, threshold, .. } = held_out;
+                let mut words = format!(
+                    "{threshold} is the {quantile} quantile of {images} train images that were held out of {of}, by a fit to the others"
                 );
+                if let Some(needed) = enough(*quantile).filter(|needed| images < needed) {
+                    let _ = write!(words, ". It is the largest of {images}: {quantile} needs {needed} held-out images");
+                }
+                if held_out.trained_on {
+                    words.push_str(". The network itself was trained on them, so it may know them too well");
+                }
                 let pixel = held_out.pixel.unwrap_or(held_out.threshold);
                 Decision { threshold: held_out.threshold, pixel, words }
             }
@@ -71,6 +75,13 @@ impl Rule {
             }
         }
     }
+}
+
+/// How many images there must be so that a quantile of them is not always the largest: 1 / (1 − quantile). `None` for 1, which is the
+/// largest by its meaning.
+fn enough(quantile: f64) -> Option<usize> {
+    // 1 / (1 − 0.99) is 100 + 9e-14 in f64.
+    (quantile < 1.0).then(|| ((1.0 / (1.0 - quantile)) * (1.0 - 1e-9)).ceil() as usize)
 }
 
 impl<'a> Chosen<'a> {
@@ -84,7 +95,9 @@ impl<'a> Chosen<'a> {
                 return Err(Error::input(message).hint(format!("its cells are {}", cells.join(", "))));
             }
         }
-        let names: IndexSet<&str> = results.tasks().flat_map(|task| task.methods.keys()).map(String::as_str).collect();
+        let controls = results.controls();
+        let names = results.tasks().flat_map(|task| task.methods.keys()).map(String::as_str);
+        let names: IndexSet<&str> = names.filter(|name| !controls.contains(name)).collect();
         let all = || names.iter().flat_map(|name| variants::of_method(results, name));
         let in_cell = |variant: &Variant<'_>| {
             arguments.cell.as_ref().is_none_or(|cell| !variant.swept || variant.cell.name == *cell)
@@ -92,8 +105,19 @@ impl<'a> Chosen<'a> {
         let labelled = all().find(|variant| variant.swept && variant.label() == *wanted && in_cell(variant));
         let named = || all().filter(|variant| variant.name == wanted && in_cell(variant)).collect();
         let variant = labelled.or_else(|| variants::representative(named())).ok_or_else(|| {
-            let near = did_you_mean(wanted, names.iter().copied());
-            Error::input(format!("--method {wanted}: {} has no such method{near}", opened.plan.name))
+            let control = controls.iter().any(|name| {
+                wanted == name || variants::of_method(results, name).iter().any(|variant| variant.label() == *wanted)
+            });
+            let message = match control {
+                true => format!(
+                    "--method {wanted}: a control row, which is a statistic of images and no method to predict with"
+                ),
+                false => {
+                    let near = did_you_mean(wanted, names.iter().copied());
+                    format!("--method {wanted}: {} has no such method{near}", opened.plan.name)
+                }
+            };
+            Error::input(message)
                 .hint(format!("its methods are {}", names.iter().copied().collect::<Vec<_>>().join(", ")))
         })?;
         let gone = || Error::input(format!("{} has no method \"{}\" any more", opened.plan.name, variant.name));

@@ -39,6 +39,9 @@ impl From<Format> for Raw {
     }
 }
 
+/// The folders that are written below `--out`.
+const FOLDERS: [&str; 3] = ["masks", "overlays", "maps"];
+
 /// The outline of a mask.
 const OUTLINE: [u8; 3] = [255, 40, 40];
 
@@ -98,8 +101,25 @@ impl Maps<'_> {
              Colours go from {} to {} in all overlays.\n",
             self.pixel, low as f32, high as f32
         );
-        let folders = [Some("masks"), Some("overlays"), (!formats.is_empty()).then_some("maps")];
-        Ok((about, folders.into_iter().flatten().map(|folder| out.join(folder)).collect()))
+        let written = FOLDERS.iter().filter(|folder| **folder != "maps" || !formats.is_empty());
+        Ok((about, written.map(|folder| out.join(folder)).collect()))
+    }
+}
+
+/// Refuses a folder of results that holds masks, overlays or maps: those of images that are no longer there would lie beside the new
+/// CSV, and masks of others would be written over.
+///
+/// # Errors
+/// [`Error::Input`] naming the folder.
+pub fn check_unused(out: &Path) -> Result<()> {
+    let message = |what: &str| format!("--out {}: {what}", out.display());
+    if out.exists() && !out.is_dir() {
+        return Err(Error::input(message("it is no folder")).hint("give another --out"));
+    }
+    match FOLDERS.iter().find(|name| out.join(name).symlink_metadata().is_ok()) {
+        Some(name) => Err(Error::input(message(&format!("it already holds {name}/")))
+            .hint(format!("give another --out, or remove {} if nothing else is in it", out.display()))),
+        None => Ok(()),
     }
 }
 
