@@ -235,10 +235,56 @@ fn models_without_classes_stand_in_the_same_table() {
             "reconstruction",
         ],
     );
-    let energy = methods.replace("detector: map", "detector: energy");
-    has(&refused(only, &energy), &["energy reads logits, and \"again\", of the kind autoencoder, shows none"]);
+    // The network has one fault, so there is one message.
+    assert!(!said.contains("nothing to classify"), "{said}");
+    let said = refused(&only.replace("loss: { reconstruction: {} }, ", ""), methods);
+    has(&said, &["write `loss: { reconstruction: {} }` (cross_entropy is the default of `loss`)"]);
+    assert!(!said.contains("nothing to classify"), "{said}");
+    for (detector, words) in [
+        (
+            "energy",
+            "energy reads logits, and \"again\", of the kind autoencoder, shows none: it shows images made again, a map and layers, \
+             and the detector `map` reads its map",
+        ),
+        (
+            "patchcore",
+            "patchcore reads stages, and \"again\", of the kind autoencoder, shows none: it shows images made again, a map",
+        ),
+    ] {
+        has(&refused(only, &methods.replace("detector: map", &format!("detector: {detector}"))), &[words]);
+    }
     let own = methods.replace("again", "colours");
-    has(&refused(networks, &own), &["map reads a map, and \"colours\", of the kind features, shows none"]);
+    let words = "map reads a map, and \"colours\", of the kind features, shows none: padim and patchcore make maps of its stages";
+    has(&refused(networks, &own), &[words]);
+    let energy = own.replace("detector: map", "detector: energy");
+    has(
+        &refused(networks, &energy),
+        &["shows none: it shows features, stages, layers", "`oodkit detectors` lists what reads them"],
+    );
+    // What a model that is not trained needs, and what one that nothing trains.
+    let (before, recipe) = only.split_once(", train: ").unwrap();
+    has(
+        &refused(&format!("{before} }}"), methods),
+        &["give train (a recipe): a model of the kind autoencoder has to learn"],
+    );
+    let frozen = networks.replace(", weights: { file: none.safetensors }", "");
+    let said = refused(&frozen, methods);
+    has(&said, &["networks.colours: give weights (a file): a model of the kind features does not learn"]);
+    let recipe = recipe.trim_end().strip_suffix('}').unwrap().trim_end();
+    for (weights, words) in [
+        ("", "give `weights` in the place of `train`"),
+        (", weights: { file: none.safetensors }", "use it without `train` (cross_entropy is the default of `loss`)"),
+    ] {
+        let trained = format!("{}{weights}, train: {recipe} }}", frozen.strip_suffix(" }").unwrap());
+        has(&refused(&trained, methods), &["\"colours\", of the kind features, shows none", words]);
+    }
+    let headed = networks.replace("none.safetensors", "none.safetensors, head: new");
+    has(&refused(&headed, methods), &["a model of the kind features has no head: leave this key out"]);
+    let again = format!("{frozen}\n  more: {{ from: again }}");
+    has(
+        &refused(&again, methods),
+        &["networks.more: give train (a recipe): without it this network is \"again\" itself"],
+    );
     let both = only.replace("model:", "backbone: lenet, model:");
     has(&refused(&both, methods), &["give backbone or model, not both"]);
     let headed = only.replace("model:", "head: duq, model:");

@@ -14,7 +14,7 @@ use serde::{
 };
 
 use crate::{
-    config::{Experiment, Grid, Network},
+    config::{Experiment, Grid, Network, check::in_words},
     detectors::{DetectorConfig, Need, unknown},
     models::ModelConfig,
     nn::Output,
@@ -235,10 +235,27 @@ pub fn lacks(
                  ResNets, Wide ResNets and EfficientNets have them",
                 root.layers().map_or("", |backbone| backbone.name())
             ),
-            _ => format!("reads {output}, and \"{name}\", of the kind {}, shows none", model.name()),
+            _ => {
+                let (kind, remedy) = (model.name(), instead(output, &shown));
+                format!("reads {output}, and \"{name}\", of the kind {kind}, shows none: {remedy}")
+            }
         })
     };
     detector.build().needs().iter().find_map(lack)
+}
+
+/// What to read of a model that does not show an output.
+fn instead(output: Output, shown: &[Output]) -> String {
+    if output == Output::Map && shown.contains(&Output::Stages) {
+        return "padim and patchcore make maps of its stages".to_owned();
+    }
+    let mut names = shown.iter().map(Output::to_string).collect::<Vec<_>>();
+    names.dedup();
+    let names = in_words(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    match shown.contains(&Output::Map) {
+        true => format!("it shows {names}, and the detector `map` reads its map"),
+        false => format!("it shows {names}, and `oodkit detectors` lists what reads them"),
+    }
 }
 
 /// The network that says how this one is built: itself, or the one that its chain of `from` begins with.

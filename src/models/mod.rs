@@ -103,6 +103,11 @@ impl ModelConfig {
         of_settings!(&self, settings => settings.learning()).unwrap_or(self)
     }
 
+    /// Whether it can be trained.
+    pub fn learns(&self) -> bool {
+        self.clone().learning() == *self
+    }
+
     /// As [`Kind::smoke`].
     #[must_use]
     pub fn smoke(self) -> Self {

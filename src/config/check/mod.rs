@@ -8,6 +8,8 @@ mod networks;
 mod sets;
 mod tables;
 
+pub(in crate::config) use networks::in_words;
+
 use crate::{
     Error, Result,
     config::{Experiment, expect, sweep},

@@ -6,7 +6,7 @@ use super::{Found, in_names, root};
 use crate::{
     config::{Data, Experiment, Network, methods},
     data::{self, Dataset, Split},
-    losses::Term,
+    losses::{Loss, Term},
     models::ModelConfig,
     nn::{
         Backbone, Output,
@@ -41,7 +41,7 @@ impl Found {
                 self.outliers(&path, network, experiment.data.outliers.is_some());
             }
             let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
-            self.own_data(&path, network, &experiment.data);
+            self.own_data(&path, network, methods::root(network, &experiment.networks), &experiment.data);
             self.fits(&path, network, learned);
             self.normalise(&path, network, learned);
             self.members(&path, network, &experiment.seeds);
@@ -86,9 +86,11 @@ impl Found {
     }
 
     /// What a network learns, where that is not the ID set; and that there is something to learn.
-    pub(super) fn own_data(&mut self, path: &Path, network: &Network, data: &Data) {
+    pub(super) fn own_data(&mut self, path: &Path, network: &Network, root: &Network, data: &Data) {
         let Some(own) = &network.data else {
-            if data.has_categories() && network.train.is_some() && network.loss.classifies() {
+            // Of a model without logits the loss is refused.
+            let can_classify = root.model().is_none_or(|model| model.shows().contains(&Output::Logits));
+            if data.has_categories() && network.train.is_some() && network.loss.classifies() && can_classify {
                 let message = "a category's train images are of one class, so there is nothing to classify: give the network `data` of its \
                                own to learn, or `weights` without `train`";
                 self.add(path.join("train"), message);
@@ -140,7 +142,7 @@ impl Found {
         let mut said = false;
         for (term, settings) in network.loss.terms() {
             let Some(need) = settings.needs().iter().find(|need| !shown.contains(need)) else { continue };
-            let (whole, message) = unlearnable(term, settings, *need, &model, name);
+            let (whole, message) = unlearnable(term, settings, *need, (name, network, &model));
             // What is wrong with the whole loss is said once.
             if !(whole && said) {
                 self.add(if whole { path.clone() } else { path.join(term) }, message);
@@ -258,10 +260,16 @@ impl Found {
             }
         }
         if network.train.is_none() && network.weights.is_none() {
-            self.add(path.clone(), "give train (a recipe), or weights (a file) to use as they are");
+            self.add(path.clone(), without_train(network, methods::root(network, networks).model()));
         }
         if network.train.is_none() && network.weights.as_ref().is_some_and(|weights| weights.head == WeightsHead::New) {
-            self.add(path.join("weights").join("head"), "a new head knows nothing: give train (a recipe) to learn it");
+            let message = match &own {
+                Some(model) if !model.learns() => {
+                    format!("a model of the kind {} has no head: leave this key out", model.name())
+                }
+                _ => "a new head knows nothing: give train (a recipe) to learn it".to_owned(),
+            };
+            self.add(path.join("weights").join("head"), message);
         }
     }
 
@@ -292,15 +300,34 @@ fn cycle(start: &str, networks: &BTreeMap<String, Network>) -> Option<String> {
 }
 
 /// `a, b and c`
-pub(super) fn in_words(names: &[&str]) -> String {
+pub(in crate::config) fn in_words(names: &[&str]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
         _ => names.concat(),
     }
 }
 
+/// What a network without `train` and without `weights` needs.
+fn without_train(network: &Network, model: Option<ModelConfig>) -> String {
+    match (&network.from, model) {
+        (Some(from), _) => format!("give train (a recipe): without it this network is \"{from}\" itself"),
+        (None, Some(model)) if !model.learns() => {
+            format!("give weights (a file): a model of the kind {} does not learn", model.name())
+        }
+        (None, Some(model)) if model.backbone().is_none() => {
+            format!("give train (a recipe): a model of the kind {} has to learn", model.name())
+        }
+        (None, _) => "give train (a recipe), or weights (a file) to use as they are".to_owned(),
+    }
+}
+
 /// Why a term cannot be learned by a model, and whether that is a matter of the whole loss.
-fn unlearnable(term: &str, settings: &dyn Term, need: Output, model: &ModelConfig, name: &str) -> (bool, String) {
+fn unlearnable(
+    term: &str,
+    settings: &dyn Term,
+    need: Output,
+    (name, network, model): (&str, &Network, &ModelConfig),
+) -> (bool, String) {
     let kernels = model.shows().contains(&Output::Kernels);
     match need {
         Output::Kernels if matches!(model, ModelConfig::Classifier(_)) => {
@@ -315,14 +342,20 @@ fn unlearnable(term: &str, settings: &dyn Term, need: Output, model: &ModelConfi
             (true, message.to_owned())
         }
         _ => {
-            let instead = match model.shows().contains(&Output::Images) {
-                true => "write `loss: { reconstruction: {} }`",
-                false => "use it without `train`",
+            let instead = match (model.shows().contains(&Output::Images), &network.from, &network.weights) {
+                (true, ..) => "write `loss: { reconstruction: {} }`".to_owned(),
+                (false, Some(from), _) => format!("use \"{from}\" itself"),
+                (false, None, None) => "give `weights` in the place of `train`".to_owned(),
+                (false, None, Some(_)) => "use it without `train`".to_owned(),
+            };
+            let default = match network.loss == Loss::default() {
+                true => format!(" ({term} is the default of `loss`)"),
+                false => String::new(),
             };
             let kind = model.name();
             (
                 settings.classifies(),
-                format!("{term} reads {need}, and \"{name}\", of the kind {kind}, shows none: {instead}"),
+                format!("{term} reads {need}, and \"{name}\", of the kind {kind}, shows none: {instead}{default}"),
             )
         }
     }
