@@ -30,7 +30,7 @@ const STEPS: [(&str, usize, usize); 2] = [("wrn40_2", 128, 32), ("resnet50", 32,
 const WARM: usize = 5;
 /// See [`WARM`].
 const TIMED: usize = 20;
-/// How far a share (an AUROC, an accuracy) may be from the CPU's. Ours: networks that learned from the same images in other rounding differ
+/// How far an AUROC may be from the CPU's. Ours: networks that learned from the same images in other rounding differ
 /// by less on the quickstart's sets.
 const APART: f64 = 0.03;
 
@@ -182,5 +182,5 @@ fn pytorch(name: &str, [batch, side]: [usize; 2], kind: &str, device: &str) -> S
     let output = Command::new(python).args(["-c", PYTORCH, name, &batch, &side, kind, device]).output();
     let told = output.ok().filter(|output| output.status.success());
     let milliseconds = told.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().ok());
-    milliseconds.map_or_else(|| "not installed".to_owned(), |milliseconds| format!("{milliseconds:.1}"))
+    milliseconds.map_or_else(|| "could not run".to_owned(), |milliseconds| format!("{milliseconds:.1}"))
 }

@@ -358,8 +358,9 @@ fn an_autoencoders_loss_changes_as_its_gradient_says() {
         assert!((difference - gradient[place]).abs() < 1e-6 * gradient[place].abs().max(1.0), "{place}");
     }
     // Held-out images are judged by the same loss, in evaluation.
-    let judged = objective.judge(&*model, &images, None).unwrap();
-    let expected = -2.0 * map_sum(&images).to_scalar::<f64>().unwrap() / (2.0 * 4.0 * 6.0);
+    let (name, judged) = objective.judge(&*model, &images, None).unwrap();
+    assert_eq!(name, "loss");
+    let expected = 2.0 * map_sum(&images).to_scalar::<f64>().unwrap() / (2.0 * 4.0 * 6.0);
     assert!((judged - expected).abs() < 1e-9, "{judged}, not {expected}");
 }
 
@@ -385,6 +386,13 @@ fn every_model_shows_what_it_says() {
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");
         assert_eq!(model.head().is_some(), says(Output::Head), "{yaml}");
+        // Held-out images are judged by their classes wherever a model tells them, whatever its loss is.
+        if says(Output::Logits) {
+            let objective =
+                Objective::new(&serde_saphyr::from_str("{ sparsity: { weight: 1 } }").unwrap(), &[], 0).unwrap();
+            let labels = Tensor::new(&[0u32, 3], &Device::Cpu).unwrap();
+            assert_eq!(objective.judge(&*model, &images, Some(&labels)).unwrap().0, "accuracy");
+        }
     }
 }
 

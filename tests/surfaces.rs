@@ -291,6 +291,22 @@ fn models_without_classes_stand_in_the_same_table() {
     has(&refused(&headed, methods), &["head", "`model` says how it is built"]);
     let deep = only.replace("depth: 2", "depth: 6");
     has(&refused(&deep, methods), &["needs images of at least 64×64 pixels"]);
+    let all = methods.replace("detector: map", "detector: all");
+    let (code, said) = place.oodkit("plan", [DATA, only, &all], &[]);
+    // Of all detectors, what reads layers alone.
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["Autoencoder: afdu"]);
+    assert!(!said.contains("Autoencoder: map") && !said.contains("maps of"), "{said}");
+    let (code, said) =
+        place.oodkit("run", [DATA, only, methods], &["--set", "figures=[{ accuracy: { networks: [again] } }]"]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["\"again\", of the kind autoencoder, tells no classes"]);
+    let lacking = "{ base: { model: { classifier: { backbone: lenet, shortcut: average_pool } }, data: { name: colours, format: \
+                   class_folders }, train: { epochs: 1, batch_size: 8, optimizer: { adamw: { lr: 0.003 } } } } }";
+    has(
+        &refused(lacking, "[{ name: MSP, network: base, detector: msp }]"),
+        &["lenet has no such shortcuts", "shortcut"],
+    );
     let unknown = only.replace("autoencoder:", "autoencodr:");
     has(&refused(&unknown, methods), &["autoencodr", "autoencoder"]);
 }

@@ -17,7 +17,7 @@ use crate::{
     config::{Experiment, Grid, Network, check::in_words},
     detectors::{DetectorConfig, Need, unknown},
     models::ModelConfig,
-    nn::Output,
+    nn::{Output, heads::Head},
 };
 
 /// The name that stands for all detectors.
@@ -191,8 +191,11 @@ fn leaves_out(
 ) -> Option<String> {
     lacks(detector, name, network, networks).or_else(|| {
         let model = root(network, networks).model()?;
-        let ModelConfig::Classifier(architecture) = &model else { return None };
-        detector.detector().left_out(&architecture.head).map(str::to_owned)
+        let head = match model {
+            ModelConfig::Classifier(architecture) => architecture.head,
+            _ => Head::default(),
+        };
+        detector.detector().left_out(&head).map(str::to_owned)
     })
 }
 

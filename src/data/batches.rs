@@ -69,7 +69,7 @@ pub fn in_order(
 pub struct Source {
     /// The normal images to learn.
     pub images: Arc<ImageSet>,
-    /// Whether their classes are learned.
+    /// Whether their classes are needed.
     pub labelled: bool,
     /// Auxiliary outliers of the same shape, and how many of them every batch has.
     pub outliers: Option<(Arc<ImageSet>, usize)>,
@@ -220,8 +220,7 @@ impl Worker {
         let start = (step % per_epoch) as usize * batch_size;
         let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
         let normal = places.len();
-        let labels = set.labels.as_ref().filter(|_| self.source.labelled);
-        let labels = labels.map(|labels| places.iter().map(|&i| labels[i]).collect());
+        let labels = set.labels.as_ref().map(|labels| places.iter().map(|&i| labels[i]).collect());
         let labels = labels.map(|labels: Vec<u32>| Tensor::from_vec(labels, normal, device)).transpose()?;
 
         let mut bytes = self.source.changed(set, places, "augment", step)?;

@@ -74,7 +74,13 @@ impl Scorer for OwnMap {
     }
 
     fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
-        Ok(Box::new(Read { post: &self.0, size: image_size(images)?, grid: None, maps: Vec::new() }))
+        Ok(Box::new(Read {
+            post: &self.0,
+            size: image_size(images)?,
+            grid: None,
+            maps: Vec::new(),
+            images: images.images(),
+        }))
     }
 }
 
@@ -84,12 +90,17 @@ struct Read<'a> {
     size: [usize; 2],
     grid: Option<[usize; 2]>,
     maps: Vec<f32>,
+    /// Of the whole set.
+    images: usize,
 }
 
 impl Scoring for Read<'_> {
     fn see(&mut self, _: usize, batch: &Shown) -> Result<()> {
         let map = batch.map()?;
         let (_, rows, columns) = map.dims3()?;
+        if self.grid.is_none() {
+            self.maps.reserve(self.images * rows * columns);
+        }
         self.grid = Some([rows, columns]);
         self.maps.extend(map.flatten_all()?.to_vec1::<f32>()?);
         Ok(())

@@ -388,7 +388,8 @@ impl Scorer for Patchcore {
     }
 
     fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
-        Ok(Box::new(Scored { of: self, size: image_size(images)?, maps: Vec::new(), weights: Vec::new() }))
+        let maps = Vec::with_capacity(images.images() * self.patches.layout.positions());
+        Ok(Box::new(Scored { of: self, size: image_size(images)?, maps, weights: Vec::new() }))
     }
 
     fn record(&self) -> Option<serde_json::Value> {

@@ -168,6 +168,8 @@ pub struct Objective {
 
 /// The name of the share of images that are classified rightly.
 pub const ACCURACY: &str = "accuracy";
+/// The name of the mean loss.
+pub const LOSS: &str = "loss";
 
 impl Objective {
     /// The objective that a file describes, for images of `classes` classes with these labels.
@@ -215,19 +217,24 @@ impl Objective {
         self.value(&Step { images: &images, shown: &shown, labels, outliers, trace: trace.as_ref() })
     }
 
-    /// How well a model that learned does on images that it did not learn, summed over them; larger is better. The images classified
-    /// rightly, or without classes the negated loss.
+    /// How well a model that learned does on images that it did not learn, summed over them, and by which measure: the images
+    /// classified rightly ([`ACCURACY`]), or of a model that tells no classes the [`LOSS`].
     ///
     /// # Errors
     /// As [`Objective::loss`].
-    pub fn judge(&self, model: &dyn Model, images: &Tensor, labels: Option<&Tensor>) -> candle_core::Result<f64> {
+    pub fn judge(
+        &self,
+        model: &dyn Model,
+        images: &Tensor,
+        labels: Option<&Tensor>,
+    ) -> candle_core::Result<(&'static str, f64)> {
         let shown = model.show(images, &Pass::eval())?;
-        match (self.classifies, labels) {
-            (true, Some(labels)) => Ok(count_correct(shown.logits()?, labels)? as f64),
+        match (&shown.logits, labels) {
+            (Some(logits), Some(labels)) => Ok((ACCURACY, count_correct(logits, labels)? as f64)),
             _ => {
                 let step = Step { images, shown: &shown, labels, outliers: None, trace: None };
                 let loss = self.value(&step)?.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-                Ok(-loss * images.dim(0)? as f64)
+                Ok((LOSS, loss * images.dim(0)? as f64))
             }
         }
     }
@@ -254,9 +261,9 @@ impl Objective {
             }
         }
         let total = total.ok_or_else(|| candle_core::Error::Msg("the loss is empty".into()))?;
-        let watched = match self.classifies {
-            true => vec![(ACCURACY, count_correct(step.shown.logits()?, step.labels()?)? as f64)],
-            false => Vec::new(),
+        let watched = match (&step.shown.logits, step.labels) {
+            (Some(logits), Some(labels)) => vec![(ACCURACY, count_correct(logits, labels)? as f64)],
+            _ => Vec::new(),
         };
         Ok(StepLoss { total, terms: record, watched })
     }

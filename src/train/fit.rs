@@ -15,7 +15,7 @@ use crate::{
         ImageSet, Normalisation,
         batches::{Batch, Source, TrainBatches, in_order, steps_per_epoch},
     },
-    losses::{ACCURACY, Objective, StepLoss},
+    losses::{LOSS, Objective, StepLoss},
     nn::{Mode, Model, params::Params},
     train::{
         Train,
@@ -222,15 +222,17 @@ impl<'a> Training<'a> {
     /// The accuracy on these images, or the loss where nothing is classified.
     fn validate(&mut self, images: &ImageSet) -> Result<(&'static str, f64)> {
         let weights = self.average.as_ref().map(|average| use_average(self.job, average)).transpose()?;
-        let quality = judge(self.job, images)?;
-        if self.job.recipe.keep == Keep::Best && Some(quality) >= self.state.best {
+        let (name, mean) = judge(self.job, images)?;
+        // Larger is better; what is no number is never the best.
+        let quality = if name == LOSS { -mean } else { mean };
+        if self.job.recipe.keep == Keep::Best && quality.is_finite() && Some(quality) >= self.state.best {
             self.state.best = Some(quality);
             self.best = self.job.params.all()?;
         }
         if let Some(weights) = weights {
             self.job.params.load(&weights, self.job.checkpoint)?;
         }
-        Ok(if self.job.objective.classifies() { (ACCURACY, quality) } else { ("loss", -quality) })
+        Ok((name, mean))
     }
 
     fn is_due(&self) -> bool {
@@ -347,14 +349,16 @@ fn refuse_other_data(job: &Job<'_>, state: &State) -> Result<()> {
 }
 
 /// As [`Objective::judge`], in the mean over these images.
-fn judge(job: &Job<'_>, images: &ImageSet) -> Result<f64> {
+fn judge(job: &Job<'_>, images: &ImageSet) -> Result<(&'static str, f64)> {
     let model = job.model.folded()?;
-    let labels = images.labels.as_deref().filter(|_| job.objective.classifies());
-    let mut sum = 0.0;
+    let labels = images.labels.as_deref();
+    let (mut name, mut sum) = (LOSS, 0.0);
     in_order(images, job.recipe.batch_size, job.normalisation, job.device, |range, inputs| {
         let labels = labels.map(|labels| Tensor::new(&labels[range], job.device)).transpose()?;
-        sum += job.objective.judge(&*model, inputs, labels.as_ref())?;
+        let (measure, judged) = job.objective.judge(&*model, inputs, labels.as_ref())?;
+        name = measure;
+        sum += judged;
         Ok(())
     })?;
-    Ok(sum / images.len() as f64)
+    Ok((name, sum / images.len() as f64))
 }

@@ -14,8 +14,16 @@ use crate::{
         weights::{Normalise, WeightsHead},
     },
     train::{Train, recipe::Keep},
-    yaml::problems::{Path, no_such},
+    yaml::{
+        named::is_default,
+        problems::{Path, no_such},
+    },
 };
+
+/// What is asked of a backbone, and the words for it.
+const BOUND: (Part, &str, &str) = (Part::SpectralNorm, "bounded layers", "them");
+const ACTIVATION: (Part, &str, &str) = (Part::Activation, "other non-linearity", "it");
+const SHORTCUT: (Part, &str, &str) = (Part::Shortcut, "such shortcuts", "them");
 
 impl Found {
     pub(super) fn networks(&mut self, experiment: &Experiment) {
@@ -127,7 +135,6 @@ impl Found {
         }
     }
 
-    /// Whether the loss is of what the head gives.
     /// Whether the model shows what the terms of its loss read.
     pub(super) fn objective(&mut self, path: &Path, name: &str, network: &Network, root: &Network) {
         let path = path.join("loss");
@@ -199,9 +206,9 @@ impl Found {
     pub(super) fn architecture(&mut self, path: &Path, network: &Network) {
         let asked = [
             ("head", network.head.is_some(), None),
-            ("spectral_norm", network.spectral_norm.is_some(), Some((Part::SpectralNorm, "bounded layers", "them"))),
-            ("activation", network.activation.is_some(), Some((Part::Activation, "other non-linearity", "it"))),
-            ("shortcut", network.shortcut.is_some(), Some((Part::Shortcut, "such shortcuts", "them"))),
+            ("spectral_norm", network.spectral_norm.is_some(), Some(BOUND)),
+            ("activation", network.activation.is_some(), Some(ACTIVATION)),
+            ("shortcut", network.shortcut.is_some(), Some(SHORTCUT)),
         ];
         for (key, _, part) in asked.into_iter().filter(|(_, asked, _)| *asked) {
             let path = path.join(key);
@@ -214,10 +221,27 @@ impl Found {
                 self.add(path, format!("goes with backbone: {other}"));
                 continue;
             };
-            let Some((part, what, them)) = part.filter(|(part, ..)| !backbone.has(*part)) else { continue };
-            let others = in_words(&Backbone::all_with(part));
-            self.add(path, format!("{} has no {what}; {others} have {them}", backbone.name()));
+            self.part(path, backbone, part);
         }
+        if let Some(ModelConfig::Classifier(architecture)) = &network.model {
+            let path = path.join("model").join("classifier");
+            for (key, asked, part) in [
+                ("spectral_norm", architecture.spectral_norm.is_some(), BOUND),
+                ("activation", !is_default(&architecture.activation), ACTIVATION),
+                ("shortcut", !is_default(&architecture.shortcut), SHORTCUT),
+            ] {
+                if asked {
+                    self.part(path.join(key), &architecture.backbone, Some(part));
+                }
+            }
+        }
+    }
+
+    /// Refuses a part that a backbone cannot have.
+    fn part(&mut self, path: Path, backbone: &Backbone, part: Option<(Part, &str, &str)>) {
+        let Some((part, what, them)) = part.filter(|(part, ..)| !backbone.has(*part)) else { return };
+        let others = in_words(&Backbone::all_with(part));
+        self.add(path, format!("{} has no {what}; {others} have {them}", backbone.name()));
     }
 
     pub(super) fn origin(&mut self, path: &Path, name: &str, network: &Network, networks: &BTreeMap<String, Network>) {

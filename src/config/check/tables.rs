@@ -2,9 +2,10 @@
 
 use super::{Found, networks::in_words, root};
 use crate::{
-    config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect},
+    config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect, methods},
     detectors::DetectorConfig,
     metrics::{Column, Protocol},
+    nn::Output,
     yaml::problems::{Path, first_repeated, no_such},
 };
 
@@ -141,10 +142,13 @@ impl Found {
                     let path = path.join("accuracy").join("networks");
                     for (index, name) in figure.networks.iter().enumerate() {
                         self.network_name(path.join(index), name, experiment);
+                        self.tells_classes(path.join(index), name, experiment);
                     }
                 }
                 Figure::Confusion(figure) => {
-                    self.network_name(path.join("confusion").join("network"), &figure.network, experiment);
+                    let path = path.join("confusion").join("network");
+                    self.network_name(path.clone(), &figure.network, experiment);
+                    self.tells_classes(path, &figure.network, experiment);
                 }
                 Figure::Sweep(figure) => {
                     let path = path.join("sweep");
@@ -167,6 +171,15 @@ impl Found {
     pub(super) fn network_name(&mut self, path: Path, name: &str, experiment: &Experiment) {
         if !experiment.networks.contains_key(name) {
             self.add(path, no_such("network", name, experiment.networks.keys().map(String::as_str)));
+        }
+    }
+
+    /// What is shown of classes needs a network that tells them.
+    fn tells_classes(&mut self, path: Path, name: &str, experiment: &Experiment) {
+        let Some(network) = experiment.networks.get(name) else { return };
+        let model = methods::root(network, &experiment.networks).model();
+        if let Some(model) = model.filter(|model| !model.shows().contains(&Output::Logits)) {
+            self.add(path, format!("\"{name}\", of the kind {}, tells no classes", model.name()));
         }
     }
 
