@@ -89,9 +89,14 @@ impl Place {
         };
         let experiment = format!("title: Parts\ndata: {data}\nnetworks: {networks}\nmethods: {methods}\n{tables}");
         fs::write(self.path("parts.yaml"), experiment).unwrap();
+        self.call(&[&[command, "parts.yaml"], more].concat())
+    }
+
+    /// Calls the program; the exit code, and what it said.
+    fn call(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
-            .args([command, "parts.yaml", "--data", ".", "--runs", "runs"])
-            .args(more)
+            .args(arguments)
+            .args(["--data", ".", "--runs", "runs"])
             .current_dir(self.folder.path())
             .env("NO_COLOR", "1")
             .output()
@@ -105,14 +110,7 @@ impl Place {
 
     /// Calls `predict` on the last experiment.
     fn predict(&self, more: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_oodkit"))
-            .args(["predict", "--experiment", "parts.yaml", "--data", ".", "--runs", "runs"])
-            .args(more)
-            .current_dir(self.folder.path())
-            .env("NO_COLOR", "1")
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        self.call(&[&["predict", "--experiment", "parts.yaml"], more].concat())
     }
 
     fn results(&self) -> Value {

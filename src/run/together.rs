@@ -194,7 +194,7 @@ impl Runner<'_> {
         let mut chosen: Vec<(&Method, Place)> = Vec::new();
         let mut others_learn = false;
         for method in methods {
-            let (detector, place) = (method.detector.build(), Place::of(method, subject)?);
+            let (detector, place) = (method.detector.detector(), Place::of(method, subject)?);
             // A detector may stand under several names.
             let listed = chosen.iter().any(|(_, other)| other.folder == place.folder);
             if listed || method.search.is_empty() && place.is_complete(&root, subject.sets)? {
@@ -215,7 +215,7 @@ impl Runner<'_> {
         // Who looks at batches looks at what stands after the non-linearity.
         let pass = |set| ForwardPass { side: Side::After, ..self.forward_pass(member, set, subject) };
         let passes: Vec<_> = sets.iter().map(|set| Arc::new(pass(set))).collect();
-        let layers = |method: &Method| method.detector.build().pushed().is_some_and(|pushed| pushed.reads_layers());
+        let layers = |method: &Method| method.detector.detector().pushed().is_some_and(|pushed| pushed.reads_layers());
         let mut outputs: Vec<Option<Stored>> = vec![None; sets.len()];
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
         let whole = !chosen.iter().any(|(method, _)| layers(method)) || passes[0].looks_at_whole_batches()?;
@@ -236,8 +236,7 @@ impl Runner<'_> {
             let mut looker =
                 Looker { method, layers: layers(method), keeper, state: State::Changing, time: Duration::ZERO };
             let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
-            let detector = method.detector.build();
-            if let Some(pushed) = detector.pushed() {
+            if let Some(pushed) = method.detector.detector().pushed() {
                 looker.fitted(pushed.start(&fit));
             }
             lookers.push(looker);
@@ -259,7 +258,7 @@ impl Runner<'_> {
 }
 
 fn learns(detector: &DetectorConfig) -> bool {
-    detector.build().needs().contains(&Need::Train)
+    detector.detector().needs().contains(&Need::Train)
 }
 
 /// A set's batches, without rows of logits and features.

@@ -145,21 +145,12 @@ mod tests {
     use super::*;
     use crate::data::{
         ImageSet,
-        form::{Form, Wanted},
+        form::Wanted,
+        formats::examples::{save, wanted},
     };
-
-    fn wanted(shape: Option<[usize; 3]>, limit: Option<usize>) -> Wanted {
-        Wanted { form: shape.map(Form::exact).unwrap_or_default(), limit, ..Wanted::default() }
-    }
 
     fn read_flat(folder: &Path, split: Split, wanted: &Wanted) -> Result<ImageSet> {
         listing(folder, &Dataset::named("mine"), split)?.read(split, wanted)
-    }
-
-    /// Saves a picture of one colour.
-    fn save(path: &Path, (width, height): (u32, u32), colour: [u8; 3]) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        image::RgbImage::from_pixel(width, height, image::Rgb(colour)).save(path).unwrap();
     }
 
     #[test]

@@ -36,15 +36,7 @@ impl Layout for ImageList {
         locate(&site.folder, list(site.dataset, split, site.root))
     }
 
-    fn is_apart(&self) -> bool {
-        true
-    }
-
     fn is_list(&self) -> bool {
-        true
-    }
-
-    fn chooses_classes(&self) -> bool {
         true
     }
 

@@ -90,9 +90,9 @@ pub(super) trait Layout: Sync {
         self.listing(site, split)?.read(split, wanted)
     }
 
-    /// Whether every image lies in a file of its own.
+    /// Whether every image lies in a file of its own, as those of a list do.
     fn is_apart(&self) -> bool {
-        false
+        self.is_list()
     }
 
     /// Whether a text file lists the images.
@@ -100,9 +100,9 @@ pub(super) trait Layout: Sync {
         false
     }
 
-    /// Whether its listing has only the classes that the configuration wants.
+    /// Whether its listing has only the classes that the configuration wants, as that of a list has.
     fn chooses_classes(&self) -> bool {
-        false
+        self.is_list()
     }
 
     /// Whether it has labels, which a network can learn.
@@ -262,4 +262,22 @@ fn goes_with(key: &str) -> String {
     let formats = Format::ALL.into_iter().filter(|format| format.layout().keys().contains(&key));
     let formats: Vec<String> = formats.map(|format| format!("`{format}`")).collect();
     format!("goes with `format: {}", formats.join(" or ").trim_start_matches('`'))
+}
+
+/// What the tests of several formats read.
+#[cfg(test)]
+mod examples {
+    use std::{fs, path::Path};
+
+    use crate::data::form::{Form, Wanted};
+
+    pub fn wanted(shape: Option<[usize; 3]>, limit: Option<usize>) -> Wanted {
+        Wanted { form: shape.map(Form::exact).unwrap_or_default(), limit, ..Wanted::default() }
+    }
+
+    /// Saves a picture of one colour.
+    pub fn save(path: &Path, (width, height): (u32, u32), colour: [u8; 3]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_pixel(width, height, image::Rgb(colour)).save(path).unwrap();
+    }
 }

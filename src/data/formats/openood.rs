@@ -33,15 +33,7 @@ impl Layout for Openood {
         image_list::locate(&site.folder, list(site, split))
     }
 
-    fn is_apart(&self) -> bool {
-        true
-    }
-
     fn is_list(&self) -> bool {
-        true
-    }
-
-    fn chooses_classes(&self) -> bool {
         true
     }
 

@@ -159,8 +159,8 @@ impl Wanted {
         tensors.retain(|name, _| counts(name));
         let mut wanted = self.sizes.clone();
         // Of features alone, a file's head is no part.
-        let headless = !self.head.is_empty() && !wanted.keys().any(|name| self.of_head(name));
-        if head == WeightsHead::New || headless {
+        let features_alone = !self.head.is_empty() && !wanted.keys().any(|name| self.of_head(name));
+        if head == WeightsHead::New || features_alone {
             wanted.retain(|name, _| !self.of_head(name));
             let left_out = |name: &String| {
                 let first = name.split('.').next().unwrap_or_default();
@@ -170,8 +170,8 @@ impl Wanted {
                 tensors.iter().find_map(|(name, tensor)| left_out(name).then(|| tensor.dims().first().copied())?);
             tensors.retain(|name, _| !left_out(name));
             notes.extend(match rows {
-                None if headless => None,
-                Some(rows) if headless => Some(format!("the head of {rows} classes is left out")),
+                None if features_alone => None,
+                Some(rows) if features_alone => Some(format!("the head of {rows} classes is left out")),
                 Some(rows) => Some(format!(
                     "the head of {rows} classes is left out; a new one for {} is to be learned",
                     self.shape.classes
