@@ -7,6 +7,7 @@ pub mod augment;
 pub mod batches;
 pub mod download;
 pub mod made;
+pub mod pseudo;
 pub mod registry;
 pub mod store;
 pub mod synthetic;

@@ -43,9 +43,9 @@ type Matrix = [f64; 6];
 
 /// How the pixels of a turned image are found.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
-    pub(super) interpolation: Interpolation,
-    pub(super) fill: u8,
+pub(in crate::data) struct Look {
+    pub(in crate::data) interpolation: Interpolation,
+    pub(in crate::data) fill: u8,
 }
 
 /// torchvision's `RandomRotation`: an angle drawn evenly.
@@ -57,7 +57,7 @@ impl Alter for Rotation {
 }
 
 /// Pillow's `rotate` about the centre, counter-clockwise, at the image's size.
-pub(super) fn rotate(image: &mut Image, degrees: f64, look: Look) {
+pub(in crate::data) fn rotate(image: &mut Image, degrees: f64, look: Look) {
     let angle = -degrees.rem_euclid(360.0).to_radians();
     // To 15 places, so that quarter turns are exact.
     let [cos, sin] = [angle.cos(), angle.sin()].map(|value| format!("{value:.15}").parse().unwrap_or(value));

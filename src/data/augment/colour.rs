@@ -69,12 +69,12 @@ fn blend(from: u8, to: u8, factor: f32) -> u8 {
 }
 
 /// `ImageEnhance.Brightness`.
-pub(super) fn adjust_brightness(image: &mut Image, factor: f64) {
+pub(in crate::data) fn adjust_brightness(image: &mut Image, factor: f64) {
     levels(image, |level| blend(0, level, factor as f32));
 }
 
 /// `ImageEnhance.Contrast`: about the mean grey level, which is rounded.
-pub(super) fn adjust_contrast(image: &mut Image, factor: f64) {
+pub(in crate::data) fn adjust_contrast(image: &mut Image, factor: f64) {
     let grey = if image.planes().len() == 3 { luma(&image.bytes) } else { image.bytes.clone() };
     let sum: u64 = grey.iter().map(|level| u64::from(*level)).sum();
     let mean = (sum as f64 / grey.len() as f64 + 0.5) as u8;
@@ -82,7 +82,7 @@ pub(super) fn adjust_contrast(image: &mut Image, factor: f64) {
 }
 
 /// `ImageEnhance.Color`: about the pixel's own grey level.
-pub(super) fn adjust_saturation(image: &mut Image, factor: f64) {
+pub(in crate::data) fn adjust_saturation(image: &mut Image, factor: f64) {
     if image.planes().len() != 3 {
         return;
     }
@@ -93,7 +93,7 @@ pub(super) fn adjust_saturation(image: &mut Image, factor: f64) {
 }
 
 /// torchvision's `adjust_hue`: a part of a turn, through Pillow's HSV bytes.
-pub(super) fn turn_hue(image: &mut Image, turns: f64) {
+pub(in crate::data) fn turn_hue(image: &mut Image, turns: f64) {
     // From −127 to 127 steps of 256, which the byte goes round by.
     let steps = (turns * 255.0) as i32 as u8;
     let Some([red, green, blue]) = image.colours_mut() else { return };
@@ -104,7 +104,7 @@ pub(super) fn turn_hue(image: &mut Image, turns: f64) {
 }
 
 /// Pillow's `rgb2hsv_row`.
-pub(super) fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
+pub(in crate::data) fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
     let most = red.max(green).max(blue);
     let least = red.min(green).min(blue);
     if most == least {
@@ -125,7 +125,7 @@ pub(super) fn hsv([red, green, blue]: [u8; 3]) -> [u8; 3] {
 }
 
 /// Pillow's `hsv2rgb_row`.
-pub(super) fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
+pub(in crate::data) fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     if saturation == 0 {
         return [value; 3];
     }
@@ -148,7 +148,7 @@ pub(super) fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
 }
 
 /// `ImageEnhance.Sharpness`: about the image smoothed by (1, 1, 1; 1, 5, 1; 1, 1, 1) / 13, whose border is the image's.
-pub(super) fn adjust_sharpness(image: &mut Image, factor: f64) {
+pub(in crate::data) fn adjust_sharpness(image: &mut Image, factor: f64) {
     let (height, width) = (image.height, image.width);
     for plane in image.planes_mut() {
         let before = plane.to_vec();
@@ -164,17 +164,17 @@ pub(super) fn adjust_sharpness(image: &mut Image, factor: f64) {
 }
 
 /// `ImageOps.posterize`: the upper `bits` of every level.
-pub(super) fn posterize(image: &mut Image, bits: u32) {
+pub(in crate::data) fn posterize(image: &mut Image, bits: u32) {
     levels(image, |level| level & !((1_u32 << (8 - bits)) - 1) as u8);
 }
 
 /// `ImageOps.solarize`: levels from `threshold` are turned round.
-pub(super) fn solarize(image: &mut Image, threshold: f64) {
+pub(in crate::data) fn solarize(image: &mut Image, threshold: f64) {
     levels(image, |level| if f64::from(level) < threshold { level } else { 255 - level });
 }
 
 /// `ImageOps.autocontrast`: each channel's levels stretched to 0..=255.
-pub(super) fn stretch(image: &mut Image) {
+pub(in crate::data) fn stretch(image: &mut Image) {
     for plane in image.planes_mut() {
         let lowest = plane.iter().copied().min().unwrap_or(0);
         let highest = plane.iter().copied().max().unwrap_or(0);
@@ -187,7 +187,7 @@ pub(super) fn stretch(image: &mut Image) {
 }
 
 /// `ImageOps.equalize`: each channel's levels made equally frequent.
-pub(super) fn equalize(image: &mut Image) {
+pub(in crate::data) fn equalize(image: &mut Image) {
     for plane in image.planes_mut() {
         let mut counts = [0_usize; 256];
         plane.iter().for_each(|level| counts[usize::from(*level)] += 1);

@@ -139,7 +139,7 @@ pub(super) fn window(height: usize, width: usize, settings: &ResizedCrop, rng: &
 }
 
 /// A rectangle of the image.
-pub(super) fn cut(image: &Image, [top, left, height, width]: Window) -> Image {
+pub(in crate::data) fn cut(image: &Image, [top, left, height, width]: Window) -> Image {
     let mut bytes = Vec::with_capacity(image.bytes.len());
     for plane in image.planes() {
         for row in plane.chunks_exact(image.width).skip(top).take(height) {

@@ -8,14 +8,14 @@
 //! - Deviations: a resized crop is cut from the image at the size that the data set is read at, which was cut about the centre;
 //!   torchvision cuts it from the image in the file. A hole is filled with grey levels, where torchvision fills normalised values.
 
-mod affine;
-mod colour;
-mod crop;
+pub(super) mod affine;
+pub(super) mod colour;
+pub(super) mod crop;
 mod erase;
 mod flip;
 mod plain;
 mod rand_augment;
-mod spread;
+pub(super) mod spread;
 
 pub(super) use plain::plain;
 
@@ -141,23 +141,23 @@ pub trait Alter {
 /// An image as bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
-    height: usize,
-    width: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
     /// (C, H, W).
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Image {
-    fn planes(&self) -> std::slice::ChunksExact<'_, u8> {
+    pub(super) fn planes(&self) -> std::slice::ChunksExact<'_, u8> {
         self.bytes.chunks_exact(self.height * self.width)
     }
 
-    fn planes_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
+    pub(super) fn planes_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
         self.bytes.chunks_exact_mut(self.height * self.width)
     }
 
     /// Its red, green and blue planes, if it has colours.
-    fn colours_mut(&mut self) -> Option<[&mut [u8]; 3]> {
+    pub(super) fn colours_mut(&mut self) -> Option<[&mut [u8]; 3]> {
         let length = self.height * self.width;
         let (red, rest) = self.bytes.split_at_mut_checked(length)?;
         let (green, blue) = rest.split_at_mut_checked(length)?;
@@ -181,12 +181,12 @@ pub(super) fn change(
 }
 
 /// A number between two, evenly.
-fn even([from, to]: [f64; 2], rng: &mut Rng) -> f64 {
+pub(super) fn even([from, to]: [f64; 2], rng: &mut Rng) -> f64 {
     rng.random_range(from..=to)
 }
 
 /// A number from 0 below `end`, evenly; u32, so that 32- and 64-bit machines draw the same.
-fn below(end: usize, rng: &mut Rng) -> usize {
+pub(super) fn below(end: usize, rng: &mut Rng) -> usize {
     rng.random_range(0..end as u32) as usize
 }
 

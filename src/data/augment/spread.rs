@@ -81,7 +81,7 @@ impl JsonSchema for Spread {
 }
 
 /// Whether the second is not below the first.
-pub(super) fn rising(range: &[f64; 2], (): &()) -> garde::Result {
+pub(in crate::data) fn rising(range: &[f64; 2], (): &()) -> garde::Result {
     if range[0] <= range[1] { Ok(()) } else { Err(garde::Error::new("the first is above the second")) }
 }
 
