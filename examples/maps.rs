@@ -96,14 +96,7 @@ fn patchcore(made: Made, kept: usize, memory: usize) -> Result<Value> {
     let config = config.map_err(|error| Error::input(format!("{yaml}: {error}")))?;
     let none = Tensor::zeros((made.images, 1), candle_core::DType::F32, &Device::Cpu)?;
     let before = common::peak();
-    let known = Bank {
-        logits: none.clone(),
-        features: none,
-        members: None,
-        labels: None,
-        activations: Some(Arc::new(made)),
-        inputs: None,
-    };
+    let known = Bank { activations: Some(Arc::new(made)), ..Bank::new(none.clone(), none) };
     let begun = Clock::start();
     let scorer = config.build().fit(&Fit { train: Some(&known), head: None, memory, scratch: None })?;
     let [seconds, cpu] = begun.add([0.0; 2]);

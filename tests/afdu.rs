@@ -372,14 +372,7 @@ impl Made {
     fn into_bank(self) -> Bank {
         let images = self.images();
         let nothing = Tensor::zeros((images, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
-        Bank {
-            logits: nothing.clone(),
-            features: nothing,
-            members: None,
-            labels: None,
-            activations: Some(Arc::new(self)),
-            inputs: None,
-        }
+        Bank { activations: Some(Arc::new(self)), ..Bank::new(nothing.clone(), nothing) }
     }
 }
 

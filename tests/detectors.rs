@@ -10,6 +10,7 @@ use candle_nn::VarBuilder;
 use garde::Validate;
 use inputs::Set;
 use oodkit::{
+    data::Normalisation,
     detectors::{
         Bank, DetectorConfig, Fit, Need, energy::energy, feature_file::Taps, knn::knn, max_logit::max_logit, msp::msp,
         softmax_entropy::softmax_entropy,
@@ -39,9 +40,12 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let taps = taps.with_outputs(Some(&logits), Some(&logits)).with_image_size([3, 2]);
     // The less certain, the more anomalous.
     let taps = taps.with_map(logits.max_keepdim(1).unwrap().neg().unwrap().unsqueeze(2).unwrap());
-    let inputs = Set { network: Identity::new(classes), images: maps, deviations: vec![1.0; classes], batch: 64 };
+    // Pixels in 0..1 are numbers from −50 to 50.
+    let normalisation = Normalisation { mean: vec![0.5; classes], std: vec![0.01; classes] };
+    let inputs = Set { network: Identity::new(classes), images: maps, normalisation, batch: 64 };
+    let second = Some(Arc::new(Set { network: Arc::new(Peaks), ..inputs.clone() }) as _);
     let (activations, inputs) = (Some(Arc::new(taps) as _), Some(Arc::new(inputs) as _));
-    Bank { features: logits.clone(), logits, members, labels, activations, inputs }
+    Bank { members, labels, activations, inputs, second, ..Bank::new(logits.clone(), logits) }
 }
 
 /// The network whose images, features and logits are the same numbers.
@@ -66,6 +70,20 @@ impl Model for Identity {
 
     fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
         Ok(Box::new(Self(self.0.clone())))
+    }
+}
+
+/// Makes the largest number of an image again, and nothing else of it.
+struct Peaks;
+
+impl Model for Peaks {
+    fn show(&self, images: &Tensor, _: &Pass) -> candle_core::Result<Shown> {
+        let largest = images.broadcast_eq(&images.max_keepdim(1)?)?.to_dtype(images.dtype())?;
+        Ok(Shown { images: Some((images * largest)?), ..Shown::default() })
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
+        Ok(Box::new(Self))
     }
 }
 
@@ -147,6 +165,7 @@ fn the_registry_lists_each_detector_once() {
             "openmax",
             "odin",
             "nac",
+            "reconstruction_change",
             "padim",
             "patchcore",
             "map",

@@ -80,12 +80,11 @@ fn nonsense_is_an_error() {
 fn a_bank_holds_all_members() {
     let (_, members) = golden();
     let one = |member: usize| Bank {
-        logits: members.get_on_dim(1, member).unwrap(),
-        features: Tensor::full(member as f32, (members.dim(0).unwrap(), 2), &Device::Cpu).unwrap(),
-        members: None,
         labels: Some(vec![1; members.dim(0).unwrap()]),
-        activations: None,
-        inputs: None,
+        ..Bank::new(
+            members.get_on_dim(1, member).unwrap(),
+            Tensor::full(member as f32, (members.dim(0).unwrap(), 2), &Device::Cpu).unwrap(),
+        )
     };
     let bank = bank::ensemble((0..3).map(one).collect()).unwrap();
     assert_eq!(bank.features.get(4).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]);

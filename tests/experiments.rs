@@ -70,6 +70,7 @@ smoke_tests!(
     surface_quickstart,
     surfaces,
     surfaces_autoencoder,
+    reconstruction_change,
     transfer
 );
 

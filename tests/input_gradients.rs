@@ -25,6 +25,7 @@ use garde::Validate;
 use inputs::Set;
 use network::parameter;
 use oodkit::{
+    data::Normalisation,
     detectors::{
         Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
     },
@@ -67,15 +68,20 @@ fn test_images() -> Tensor {
     Tensor::cat(&[images.narrow(0, 0, 4).unwrap(), later], 0).unwrap()
 }
 
+/// Means are of no matter here.
+fn by(std: Vec<f32>) -> Normalisation {
+    Normalisation { mean: vec![0.5; std.len()], std }
+}
+
 fn set(images: Tensor) -> Set {
-    Set { network: wide_resnet(images.dtype()), images, deviations: golden().deviations, batch: 3 }
+    Set { network: wide_resnet(images.dtype()), images, normalisation: by(golden().deviations), batch: 3 }
 }
 
 /// What an experiment has of a set.
 fn bank(set: Set, labels: Option<Vec<u32>>) -> Bank {
     let Shown { logits, features, .. } = set.network.show(&set.images, &Pass::eval()).unwrap();
     let [logits, features] = [logits, features].map(|values| values.unwrap().to_dtype(DType::F32).unwrap());
-    Bank { logits, features, members: None, labels, activations: None, inputs: Some(Arc::new(set)) }
+    Bank { labels, inputs: Some(Arc::new(set)), ..Bank::new(logits, features) }
 }
 
 fn train() -> Bank {
@@ -320,7 +326,7 @@ fn what_does_not_fit_the_network_is_refused() {
     for detector in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         let error = refused(detector, &train, &without(&test), 1 << 20);
         assert!(error.contains("needs the network and the images, and there are none"), "{detector}: {error}");
-        let three = bank(Set { deviations: vec![0.5; 2], ..set(test_images()) }, None);
+        let three = bank(Set { normalisation: by(vec![0.5; 2]), ..set(test_images()) }, None);
         if detector == "odin" || detector.contains("noise") {
             assert_eq!(refused(detector, &train, &three, 1 << 20), "2 deviations where there must be 3");
         }

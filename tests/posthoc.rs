@@ -1,12 +1,21 @@
 //! Post-hoc detectors that read features, the last layer or the train set: golden values, and what they refuse.
 
+#[expect(dead_code, reason = "other tests use the rest")]
+mod common;
+#[path = "common/inputs.rs"]
+mod inputs;
 #[path = "common/scores.rs"]
 mod scores;
 
-use candle_core::{Device, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use common::uniform;
+use inputs::Set;
 use oodkit::{
+    data::Normalisation,
     detectors::{Bank, DetectorConfig, Fit},
-    nn::Head,
+    nn::{Head, Model, Pass, Shown},
 };
 use scores::{Reference, assert_scores, tensor};
 
@@ -31,7 +40,7 @@ fn golden() -> Golden {
 
 fn bank(features: &[Vec<f32>], logits: &[Vec<f32>], labels: Option<&[u32]>) -> Bank {
     let labels = labels.map(<[u32]>::to_vec);
-    Bank { logits: tensor(logits), features: tensor(features), members: None, labels, activations: None, inputs: None }
+    Bank { labels, ..Bank::new(tensor(logits), tensor(features)) }
 }
 
 impl Golden {
@@ -197,4 +206,71 @@ fn numbers_that_are_none_and_other_sizes_are_refused() {
             assert!(error.contains("where there must be 2"), "{name}: {error}");
         }
     }
+}
+
+/// The two networks of the golden values: one hidden layer, and a maker that is a matrix.
+enum Small {
+    Hidden,
+    Maker,
+}
+
+impl Model for Small {
+    fn show(&self, images: &Tensor, _: &Pass) -> candle_core::Result<Shown> {
+        let x = images.flatten_from(1)?;
+        Ok(match self {
+            Self::Hidden => {
+                let features = x.matmul(&uniform("hidden", &[5, 12]).t()?)?.relu()?;
+                let logits = features.matmul(&uniform("last", &[4, 5]).t()?)?;
+                Shown { logits: Some(logits), features: Some(features), ..Shown::default() }
+            }
+            Self::Maker => {
+                let matrix = (Tensor::eye(12, DType::F64, &Device::Cpu)? + (0.1 * uniform("maker", &[12, 12]))?)?;
+                Shown { images: Some(x.matmul(&matrix.t()?)?.reshape(images.shape())?), ..Shown::default() }
+            }
+        })
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
+        unreachable!("nothing folds it")
+    }
+}
+
+/// Two networks on the same images, each of which has a normalisation of its own.
+#[test]
+fn a_second_network_makes_images_again_as_in_numpy() {
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        network: Normalised,
+        maker: Normalised,
+        scores: Vec<Reference>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Normalised {
+        mean: Vec<f32>,
+        std: Vec<f32>,
+    }
+    let golden: Golden = serde_json::from_str(include_str!("golden/reconstruction_change.json")).unwrap();
+    let pixels = uniform("pixels", &[6, 3, 2, 2]).affine(0.5, 0.5).unwrap();
+    let pixels = pixels.to_dtype(DType::F32).unwrap().to_dtype(DType::F64).unwrap();
+    let set = |network: Small, Normalised { mean, std }: Normalised| {
+        let [of, by] = [&mean, &std].map(|values| {
+            let values = Tensor::new(&values[..], &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+            values.reshape((1, 3, 1, 1)).unwrap()
+        });
+        let images = pixels.broadcast_sub(&of).unwrap().broadcast_div(&by).unwrap();
+        Set { network: Arc::new(network), images, normalisation: Normalisation { mean, std }, batch: 4 }
+    };
+    let (network, maker) = (set(Small::Hidden, golden.network), set(Small::Maker, golden.maker));
+    let Shown { logits, features, .. } = network.network.show(&network.images, &Pass::eval()).unwrap();
+    let [logits, features] = [logits, features].map(|rows| rows.unwrap().to_dtype(DType::F32).unwrap());
+    let known = Bank::new(logits, features);
+    let bank = Bank { inputs: Some(Arc::new(network)), second: Some(Arc::new(maker)), ..known.clone() };
+    let head = self::golden().head();
+    for Reference { detector, expected } in &golden.scores {
+        assert_scores(&score(detector, &head, &known, &bank).unwrap(), expected, detector);
+    }
+    assert_eq!(golden.scores.len(), 12);
+    let some = bank.subset(&[5, 1]).unwrap();
+    let [all, some] = [bank, some].map(|bank| score("reconstruction_change", &head, &known, &bank).unwrap());
+    assert_eq!(some, [all[5], all[1]]);
 }

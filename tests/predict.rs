@@ -18,6 +18,8 @@ data:
   ood: [{ name: noise, format: folder }]
 networks:
   base: { backbone: lenet, train: { epochs: 2, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+  again: { model: { autoencoder: { channels: 2, latent: 2, depth: 2 } }, loss: { reconstruction: {} }, train: { epochs: 1, batch_size: 8,
+    optimizer: { sgd: { lr: 0.05 } } } }
   pair: { backbone: lenet, members: 2, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
 methods:
   - { name: MSP, network: base, detector: msp }
@@ -27,6 +29,7 @@ methods:
   - { name: Gram, network: base, detector: gram }
   - { name: PaDiM, network: base, detector: { padim: { dimensions: 12, grid: conv2 } } }
   - { name: PatchCore, network: base, detector: { patchcore: { coreset: { size: 60 }, reweight: 4, score: patch } } }
+  - { name: Change, network: base, detector: { reconstruction_change: { maker: again, of: features } } }
 sweep: { methods.1.detector.knn.k: [1, 3] }
 ";
 

@@ -62,8 +62,8 @@ fn left_out(network: &str) -> BTreeSet<&'static str> {
 #[test]
 fn all_is_what_a_network_can_have() {
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
-    // Those of maps are named, whatever the network.
-    let maps = set(&["padim", "patchcore", "map"]);
+    // Those of maps, and one of two networks, are named, whatever the network.
+    let maps = set(&["padim", "patchcore", "map", "reconstruction_change"]);
     let plain = &set(&["mutual_information", "duq", "sngp"]) | &maps;
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
@@ -223,6 +223,59 @@ fn the_whole_field_runs_and_stands_in_one_table() {
     assert_eq!(method.sets["digits"].redraw.as_ref(), Some(&expected));
     assert_eq!(expected["auroc"].n, 10);
     assert_eq!(table, place.prints("table"));
+}
+
+/// The second network of a detector has to be there, learn the same images, be one network and show what is read.
+#[test]
+fn a_second_network_that_cannot_serve_is_refused_where_it_is_named() {
+    let all = "- { network: base, detector: { all: { except: [afdu] } } }";
+    let recipe = "train: *recipe, loss: { reconstruction: {} }";
+    let again = format!("again: {{ model: {{ autoencoder: {{ depth: 2, latent: 1 }} }}, {recipe} }}");
+    let networks = format!("optimizer: {{ sgd: {{ lr: 0.05 }} }} }}\n  {again}");
+    let place = "methods.0.detector.reconstruction_change.maker";
+    for (settings, networks, message) in [
+        ("{}", &networks, "has to be given: the network that shows images made again; name again"),
+        ("{ maker: agian }", &networks, "there is no network \"agian\" (did you mean \"again\"?)"),
+        (
+            "{ maker: base }",
+            &networks,
+            "reconstruction_change reads images made again of it, and \"base\", of the kind classifier, shows none; name again",
+        ),
+        (
+            "{ maker: again }",
+            &networks.replace("again: {", "again: { data: mnist,"),
+            "\"again\" learns \"mnist\", and what is scored are images such as those of \"fashion_mnist_small\"; give the experiment \
+             one, such as `model: { autoencoder: {} }`",
+        ),
+        (
+            "{ maker: again }",
+            &networks.replace("again: {", "again: { members: 2,"),
+            "reconstruction_change reads images made again of it, and \"again\", an ensemble, shows none; give the experiment one",
+        ),
+    ] {
+        let method = format!("- {{ name: Change, network: base, detector: {{ reconstruction_change: {settings} }} }}");
+        let changes =
+            [(all, method.as_str()), ("[msp, knn]", "[Change]"), ("optimizer: { sgd: { lr: 0.05 } } }", networks)];
+        let error = load::parse(&with(&changes), "field.yaml").expect_err(message);
+        assert_eq!(error.exit_code(), 2);
+        let error = error.to_string();
+        assert!(error.starts_with("field.yaml:1") && error.contains(&format!(": {place}: {message}")), "{error}");
+    }
+    // Of a network that cannot run again on other images; and a name is no setting to search.
+    let good = "- { name: Change, network: base, detector: { reconstruction_change: { maker: again } } }";
+    let changes = [(all, good), ("[msp, knn]", "[Change]"), ("optimizer: { sgd: { lr: 0.05 } } }", &networks)];
+    parse(&with(&changes));
+    let ensemble = with(&changes).replace("backbone: lenet", "backbone: lenet\n    members: 2");
+    let searched = with(&changes)
+        .replace("maker: again } } }", "of: features } }, search: { maker: [again] } }")
+        .replace("group: far }]", "group: far }]\n  validation: { id: 8, made: all }");
+    for (text, message) in [
+        (ensemble, "reads what softmax ignores of the logits, and of the ensemble \"base\""),
+        (searched, "names a network: give the detector one, and sweep over others"),
+    ] {
+        let error = load::parse(&text, "field.yaml").expect_err(message).to_string();
+        assert!(error.contains(message), "{error}");
+    }
 }
 
 /// Detectors that read layers look on while the outputs are computed; the outputs and their scores are those that each makes by itself.

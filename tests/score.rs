@@ -600,7 +600,7 @@ fn a_file_has_no_network_to_differentiate() {
         let assert = oodkit().args(arguments).assert().code(2);
         let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
         let named = detector.split(':').next().unwrap();
-        assert!(said.contains(&format!("--detector: {named} differentiates the network")), "{detector}: {said}");
+        assert!(said.contains(&format!("--detector: {named} runs the network again")), "{detector}: {said}");
         assert!(said.contains("hint: an experiment has the network"), "{said}");
     }
     let out = folder.path().join("scores.npy");

@@ -59,21 +59,14 @@ fn head(weight: &[Vec<f32>], bias: &[f32]) -> Head {
 }
 
 fn of_features(features: &Tensor) -> Bank {
-    Bank {
-        logits: features.clone(),
-        features: features.clone(),
-        members: None,
-        labels: None,
-        activations: None,
-        inputs: None,
-    }
+    Bank::new(features.clone(), features.clone())
 }
 
 fn of_layers(logits: Tensor, features: Tensor, layers: Vec<(&str, Tensor)>) -> Bank {
     let layers = layers.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
     let taps = Taps::new(layers).unwrap().with_outputs(Some(&logits), Some(&features));
     let activations = Some(Arc::new(taps) as _);
-    Bank { logits, features, members: None, labels: None, activations, inputs: None }
+    Bank { activations, ..Bank::new(logits, features) }
 }
 
 fn config(yaml: &str) -> DetectorConfig {
@@ -294,14 +287,7 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let pass = Pass::eval().keeping_layers(side);
         let outputs = network.show(&images, &pass).unwrap();
         let activations = Some(Arc::new(Watched(outputs.clone())) as _);
-        let bank = Bank {
-            logits: outputs.logits.unwrap(),
-            features: outputs.features.unwrap(),
-            members: None,
-            labels: None,
-            activations,
-            inputs: None,
-        };
+        let bank = Bank { activations, ..Bank::new(outputs.logits.unwrap(), outputs.features.unwrap()) };
         let head = network.head();
         let scorer = config("rankfeat").build().fit(&Fit { head: head.as_ref(), ..Fit::default() }).unwrap();
         match (scorer.score(&bank), refused) {

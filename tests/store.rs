@@ -140,6 +140,52 @@ fn scores_that_are_used_again_say_what_made_them() {
     assert_eq!(told_commit(), "an-earlier-one");
 }
 
+/// The scores of a detector that reads two networks are of both, and whatever these are called.
+#[test]
+fn scores_of_two_networks_are_of_both() {
+    let (before, _) = EXPERIMENT.split_once("  plain:").unwrap();
+    let again = "  again: { model: { autoencoder: { channels: 2, latent: 1, depth: 2 } }, loss: { reconstruction: {} }, train: *recipe }";
+    let method = "{ name: Change, network: base, detector: { reconstruction_change: { maker: again } } }";
+    let tables = "tables: [{ name: t, rows: method, columns: [auroc] }]";
+    let text = format!("{before}{again}\nmethods: [{method}]\n{tables}\n");
+    let place = Place::new();
+    place.write(&text, "a");
+    let plan = String::from_utf8(place.oodkit("plan", &[]).stdout).unwrap();
+    assert!(plan.contains("\nreads    Change: base, and again as its maker\n"), "{plan}");
+    assert!(plan.contains("2 networks, 2 to train"), "{plan}");
+
+    let scores = || {
+        let networks = place.networks().into_iter().map(|network| network.join("seed0/scores"));
+        let folders = networks.filter(|folder| folder.exists()).flat_map(|folder| fs::read_dir(folder).unwrap());
+        let mut records: Vec<_> = folders.map(|folder| folder.unwrap().path().join("record.json")).collect();
+        records.sort_by_key(|record| fs::metadata(record).unwrap().modified().unwrap());
+        records.into_iter().map(|record| fs::read_to_string(record).unwrap()).collect::<Vec<_>>()
+    };
+    place.run(&[]);
+    let first = scores();
+    assert_eq!(first.len(), 1);
+    let record: serde_json::Value = serde_json::from_str(&first[0]).unwrap();
+    assert_eq!(record["weights"].as_array().unwrap().len(), 2, "{record}");
+    // The same again, also under another name.
+    place.run(&[]);
+    place.write(&text.replace("again", "maker_of_images"), "a");
+    place.run(&[]);
+    assert_eq!((scores(), place.networks().len()), (first.clone(), 2));
+    // Another second network: other scores, beside the old ones.
+    place.write(&text.replace("latent: 1", "latent: 2"), "a");
+    place.run(&[]);
+    let both = scores();
+    assert_eq!((both.len(), &both[0], place.networks().len()), (2, &first[0], 3));
+    let sha256 = |record: &String| serde_json::from_str::<serde_json::Value>(record).unwrap()["sha256"].clone();
+    assert_ne!(sha256(&both[0]), sha256(&both[1]));
+
+    // A sweep over the second network reaches the method.
+    let table = place.oodkit("run", &["--set", "sweep={ networks.again.model.autoencoder.latent: [1, 2] }"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("Change (latent=1)") && table.contains("Change (latent=2)"), "{table}");
+    assert_eq!((scores().len(), place.networks().len()), (2, 3));
+}
+
 #[test]
 fn other_data_is_another_network() {
     let place = Place::new();

@@ -265,7 +265,7 @@ fn matrix(json: &Value) -> Tensor {
 }
 
 fn bank(logits: Tensor, features: Tensor, labels: Option<Vec<u32>>) -> Bank {
-    Bank { logits, features, members: None, labels, activations: None, inputs: None }
+    Bank { labels, ..Bank::new(logits, features) }
 }
 
 fn of_features(features: &Tensor, labels: &[u32]) -> Bank {

@@ -189,7 +189,9 @@ fn leaves_out(
     network: &Network,
     networks: &BTreeMap<String, Network>,
 ) -> Option<String> {
-    lacks(detector, name, network, networks).or_else(|| {
+    let second = detector.detector().second();
+    let second = second.map(|second| format!("reads a second network: name it under `{}`", second.key));
+    lacks(detector, name, network, networks).or(second).or_else(|| {
         let model = root(network, networks).model()?;
         let head = match model {
             ModelConfig::Classifier(architecture) => architecture.head,
@@ -224,7 +226,7 @@ pub fn lacks(
                 "reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only the mean softmax"
             ),
             Output::Gradients if ensemble => {
-                format!("differentiates one network, and \"{name}\" is an ensemble: give it a network without members")
+                format!("runs one network again, and \"{name}\" is an ensemble: give it a network without members")
             }
             _ if ensemble => format!(
                 "reads the layers of one network, and \"{name}\" is an ensemble: give it a network without members"

@@ -70,14 +70,7 @@ pub fn config(yaml: &str) -> DetectorConfig {
 pub fn bank(stages: Vec<(String, Tensor)>, image_size: [usize; 2]) -> Bank {
     let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu).unwrap();
     let taps = Taps::new(stages).unwrap().with_image_size(image_size);
-    Bank {
-        logits: none.clone(),
-        features: none,
-        members: None,
-        labels: None,
-        activations: Some(Arc::new(taps)),
-        inputs: None,
-    }
+    Bank { activations: Some(Arc::new(taps)), ..Bank::new(none.clone(), none) }
 }
 
 pub fn score(config: &DetectorConfig, train: &Bank, test: &Bank) -> crate::Result<Scores> {

@@ -1,11 +1,12 @@
-//! The network and the images, for detectors that differentiate one by the other, and the step that two of them take.
+//! The network and the images, for detectors that run it again: the step down a gradient that two of them take, and what a second
+//! network makes of the images.
 
 use std::{fmt, sync::Arc};
 
 use candle_core::{Tensor, backprop::GradStore};
 
 use super::numbers;
-use crate::{Error, Result, nn::Model};
+use crate::{Error, Result, data::Normalisation, nn::Model};
 
 /// A network for inference, and the images of one set in batches that leave memory for a graph.
 pub trait Inputs: fmt::Debug + Send + Sync {
@@ -13,8 +14,8 @@ pub trait Inputs: fmt::Debug + Send + Sync {
     fn images(&self) -> usize;
     /// What gave the outputs of the bank; gradients with respect to images are those of [`Mode::Eval`](crate::nn::Mode::Eval).
     fn network(&self) -> &dyn Model;
-    /// What each channel's pixels, in 0..1, were divided by.
-    fn deviations(&self) -> &[f32];
+    /// What the pixels, in 0..1, were normalised by.
+    fn normalisation(&self) -> &Normalisation;
     /// Calls `each` with the position of a batch's first image and the batch as the network takes it, (n, C, H, W), in order of the
     /// images. `what` names the pass on its progress bar.
     ///
@@ -65,6 +66,27 @@ pub fn step_down(images: &Tensor, gradient: &Tensor, noise: f64, deviations: &[f
     for ((values, slopes), deviation) in planes {
         let step = noise / f64::from(*deviation);
         values.iter_mut().zip(slopes).for_each(|(x, slope)| *x -= if *slope >= 0.0 { step } else { -step });
+    }
+    Ok(Tensor::from_vec(values, images.shape(), images.device())?.to_dtype(images.dtype())?)
+}
+
+/// (N, C, H, W) images of one normalisation in another, with pixels clamped to 0..1, which all images have.
+///
+/// # Errors
+/// [`Error::Failed`] if one of them is of other channels.
+pub fn renormalised(images: &Tensor, from: &Normalisation, to: &Normalisation) -> Result<Tensor> {
+    let (_, channels, height, width) = images.dims4()?;
+    for of in [from, to].map(|normalisation| normalisation.std.len()) {
+        super::same("deviations", of, channels)?;
+    }
+    let mut values = numbers(images)?;
+    for (at, plane) in values.chunks_exact_mut(height * width).enumerate() {
+        let of = |normalisation: &Normalisation| {
+            let channel = at % channels;
+            [normalisation.mean[channel], normalisation.std[channel]].map(f64::from)
+        };
+        let ([from_mean, from_std], [to_mean, to_std]) = (of(from), of(to));
+        plane.iter_mut().for_each(|x| *x = ((*x * from_std + from_mean).clamp(0.0, 1.0) - to_mean) / to_std);
     }
     Ok(Tensor::from_vec(values, images.shape(), images.device())?.to_dtype(images.dtype())?)
 }

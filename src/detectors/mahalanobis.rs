@@ -245,7 +245,7 @@ impl Layers {
                 }
                 let gradients = distances.gradients(&on_cpu(features)?).map_err(|error| in_layer(name, error))?;
                 let gradient = inputs::pull_back(features, unit_rows(gradients, features.dim(1)?), &images)?;
-                let moved = inputs::step_down(&images, &gradient, self.noise, inputs.deviations(), start)?;
+                let moved = inputs::step_down(&images, &gradient, self.noise, &inputs.normalisation().std, start)?;
                 add(&self.features(inputs, &moved, start)?[index]).map_err(|error| in_layer(name, error))?;
             }
             Ok(())

@@ -39,6 +39,7 @@ mod patches;
 pub mod pushed;
 pub mod rankfeat;
 pub mod react;
+pub mod reconstruction_change;
 mod record;
 mod registry;
 pub mod relation;
@@ -149,6 +150,8 @@ registry::registry! {
     Odin = odin,
     /// How usual each neuron's part in the network's certainty is (Liu et al. 2024).
     Nac = nac,
+    /// How far a network's answer changes when a second network makes the image again (what is left of DiffOOD without levels).
+    ReconstructionChange = reconstruction_change,
     /// The distance of every position's features to a Gaussian of the train images' there (Defard et al. 2021).
     Padim = padim,
     /// The distance of every position's features to the nearest of a memory bank (PatchCore, Roth et al. 2022).
@@ -170,11 +173,18 @@ pub struct Bank {
     pub labels: Option<Vec<u32>>,
     /// Every layer's neurons on the same images, too many to hold.
     pub activations: Option<Arc<dyn Activations>>,
-    /// The network and the images, to differentiate one by the other.
+    /// The network and the images, to run it again or to differentiate one by the other.
     pub inputs: Option<Arc<dyn Inputs>>,
+    /// The second network and the same images as it takes them, for a detector that [reads](Detector::second) one.
+    pub second: Option<Arc<dyn Inputs>>,
 }
 
 impl Bank {
+    /// Logits and features alone.
+    pub fn new(logits: Tensor, features: Tensor) -> Self {
+        Self { logits, features, members: None, labels: None, activations: None, inputs: None, second: None }
+    }
+
     /// The same of the images at these positions, in this order.
     ///
     /// # Errors
@@ -189,6 +199,7 @@ impl Bank {
             labels: self.labels.as_ref().map(|labels| images.iter().map(|image| labels[*image]).collect()),
             activations: self.activations.as_ref().map(|activations| activations.subset(images)).transpose()?,
             inputs: self.inputs.as_ref().map(|inputs| inputs.subset(images)).transpose()?,
+            second: self.second.as_ref().map(|inputs| inputs.subset(images)).transpose()?,
         })
     }
 
@@ -208,6 +219,15 @@ impl Bank {
     pub fn inputs(&self) -> Result<&dyn Inputs> {
         let missing = || Error::Failed("the detector needs the network and the images, and there are none".into());
         self.inputs.as_deref().ok_or_else(missing)
+    }
+
+    /// The second network and the images, for a detector that reads one.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if there are none.
+    pub fn second(&self) -> Result<&dyn Inputs> {
+        let missing = || Error::Failed("the detector needs a second network, and there is none".into());
+        self.second.as_deref().ok_or_else(missing)
     }
 }
 
@@ -364,6 +384,17 @@ impl<'a> Fit<'a> {
     }
 }
 
+/// The second network of a detector that reads two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Second<'a> {
+    /// The setting that names it.
+    pub key: &'static str,
+    /// Its name in the experiment, once one is given.
+    pub network: Option<&'a str>,
+    /// What it has to show.
+    pub needs: &'static [Output],
+}
+
 /// Learns what it needs from in-distribution train data, and yields something that can score.
 pub trait Detector {
     /// What it reads. Without [`Need::Train`] the train set is not run through the network.
@@ -379,6 +410,10 @@ pub trait Detector {
     }
     /// Rows and columns of its maps, of a network that gives these outputs; `None` without maps, or of a network that it does not fit.
     fn grid(&self, _shown: &Shown) -> Option<[usize; 2]> {
+        None
+    }
+    /// The network that it reads beside its own, if one of its settings names one. It is trained first, and the scores are of both.
+    fn second(&self) -> Option<Second<'_>> {
         None
     }
     /// What of it depends on the network, or on how many train images there are. `None` where nothing does.

@@ -88,7 +88,7 @@ impl Scorer for Config {
         let mut all = Vec::new();
         inputs.pass("scoring ODIN", &mut |start, images| {
             let gradient = self.gradient(inputs, images)?;
-            let moved = inputs::step_down(images, &gradient, self.noise, inputs.deviations(), start)?;
+            let moved = inputs::step_down(images, &gradient, self.noise, &inputs.normalisation().std, start)?;
             all.push(inputs.network().show(&moved, &Pass::eval())?.logits()?.detach());
             Ok(())
         })?;

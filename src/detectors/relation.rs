@@ -217,7 +217,7 @@ mod tests {
         };
         let mut bank = |images| {
             let (logits, features) = (values(images, 4, 12.0), values(images, 6, 1.0));
-            Bank { logits, features, members: None, labels: None, activations: None, inputs: None }
+            Bank::new(logits, features)
         };
         let (train, test) = (bank(8 * TILE), bank(TOGETHER + 3));
         let fitted = Fitted::new(&Config::default(), &train).unwrap();

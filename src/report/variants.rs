@@ -99,9 +99,10 @@ fn reaches_method(config: &Value, path: &str, method: &str) -> bool {
             position(config, method).is_none_or(|index| which == method || which.parse() == Ok(index))
         }
         (Some("networks"), _) => {
-            let network =
-                position(config, method).and_then(|index| config.get("methods")?.get(index)?.get("network")?.as_str());
-            network.is_none_or(|network| reaches_network(config, path, network))
+            let entry = position(config, method).and_then(|index| config.get("methods")?.get(index));
+            let network = entry.and_then(|entry| entry.get("network")?.as_str());
+            let reached = |network: &str| reaches_network(config, path, network);
+            network.is_none_or(reached) || entry.and_then(second).is_some_and(|network| reached(&network))
         }
         _ => true,
     }
@@ -144,6 +145,12 @@ fn position(config: &Value, method: &str) -> Option<usize> {
             }
     };
     entries.iter().position(one).or_else(|| entries.iter().position(among))
+}
+
+/// The second network of an entry whose detector reads two.
+fn second(entry: &Value) -> Option<String> {
+    let detector: DetectorConfig = serde_json::from_value(entry.get("detector")?.clone()).ok()?;
+    detector.detector().second()?.network.map(str::to_owned)
 }
 
 /// The key under which an entry's settings stand.

@@ -89,7 +89,7 @@ impl ForwardPass {
         };
         let (logits, features) = (all(&kept.logits)?, all(&kept.features)?);
         let labels = self.images.labels.clone();
-        Ok(Bank { logits, features, members: None, labels, activations: None, inputs: None })
+        Ok(Bank { labels, ..Bank::new(logits, features) })
     }
 
     /// How many images go at a time where layers are looked at. All layers of a batch are kept until they have been.
@@ -193,8 +193,8 @@ impl Inputs for ForwardPass {
         &*self.network
     }
 
-    fn deviations(&self) -> &[f32] {
-        &self.normalisation.std
+    fn normalisation(&self) -> &Normalisation {
+        &self.normalisation
     }
 
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {
@@ -233,9 +233,7 @@ impl Stored {
     pub fn read(&self, labels: Option<Vec<u32>>) -> Result<Option<Bank>> {
         let Some(bytes) = read_if_there(&self.path)? else { return Ok(None) };
         match self.parse(&bytes) {
-            Ok([logits, features]) => {
-                Ok(Some(Bank { logits, features, members: None, labels, activations: None, inputs: None }))
-            }
+            Ok([logits, features]) => Ok(Some(Bank { labels, ..Bank::new(logits, features) })),
             Err(reason) => {
                 crate::say(format!("{} is made again: {reason}", self.path.display()));
                 Ok(None)
@@ -281,12 +279,7 @@ pub fn ensemble(members: Vec<Bank>) -> Result<Bank> {
     let logits: Vec<&Tensor> = members.iter().map(|bank| &bank.logits).collect();
     let features: Vec<&Tensor> = members.iter().map(|bank| &bank.features).collect();
     let (stacked, features) = (Tensor::stack(&logits, 1)?, Tensor::cat(&features, 1)?);
-    Ok(Bank {
-        logits: log_mean_softmax(&stacked)?,
-        features,
-        members: Some(stacked),
-        labels: members.into_iter().find_map(|bank| bank.labels),
-        activations: None,
-        inputs: None,
-    })
+    let labels = members.iter().find_map(|bank| bank.labels.clone());
+    let bank = Bank::new(log_mean_softmax(&stacked)?, features);
+    Ok(Bank { members: Some(stacked), labels, ..bank })
 }

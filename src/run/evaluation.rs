@@ -1,10 +1,6 @@
 //! Scoring with every method, and measuring each OOD set against the ID set.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use indexmap::IndexMap;
 
@@ -21,7 +17,7 @@ use crate::{
         results::{self, Environment, MethodResult, NetworkResult, SeedResult, SetResult, TaskResult},
         scoring::{Keeper, Place, Scored},
         sets::LoadedSet,
-        subject::Subject,
+        subject::{Networks, Subject},
     },
 };
 
@@ -76,12 +72,7 @@ impl Runner<'_> {
         Ok(results::Cell { name: cell.name.clone(), values: cell.values.clone(), seeds })
     }
 
-    fn evaluate_task(
-        &mut self,
-        experiment: &config::Experiment,
-        seed: u64,
-        networks: &BTreeMap<String, Vec<usize>>,
-    ) -> Result<TaskResult> {
+    fn evaluate_task(&mut self, experiment: &config::Experiment, seed: u64, networks: &Networks) -> Result<TaskResult> {
         // Figures show one network; tables have the others.
         let figures = if experiment.seeds.first() == Some(&seed) { &experiment.figures[..] } else { &[] };
         let sets = self.test_sets(&experiment.data)?;
@@ -89,12 +80,13 @@ impl Runner<'_> {
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
         let mut unfit = IndexMap::new();
-        for (name, indices) in networks {
+        for name in networks.keys() {
             let methods: Vec<&Method> = all.iter().filter(|method| method.network == *name).collect();
             // Without methods, its accuracy is all that is asked of it.
             let (used, shifted) =
                 if methods.is_empty() { (&sets[..1], 0) } else { (&sets[..], experiment.data.shifted.len()) };
-            let mut subject = Subject { sets: used, shifted, ..self.subject(experiment, name, indices, seed)? };
+            let subject = self.subject(experiment, name, &methods, (networks, seed))?;
+            let mut subject = Subject { sets: used, shifted, ..subject };
             if subject.members.iter().any(|member| member.node.shared) {
                 // What detectors learned of the task's train images is of no use to another.
                 let train = self.train_images(subject.id)?;
@@ -199,7 +191,9 @@ impl Runner<'_> {
     ) -> Result<Scored> {
         let place = Place::of(method, subject)?;
         let (root, environment) = (self.context.store.root().to_owned(), self.environment.clone());
-        let scored = Keeper::open(&root, &place, &environment)?.score(sets, banks, || {
+        let banks = sets.iter().zip(banks).map(|(set, bank)| self.with_second(method, subject, (set, bank.clone())));
+        let banks = banks.collect::<Result<Vec<_>>>()?;
+        let scored = Keeper::open(&root, &place, &environment)?.score(sets, &banks, || {
             let scratch = root.join(&place.folder).join("fit");
             self.fit(method, subject, &place, Some(&scratch))
         })?;
@@ -217,7 +211,7 @@ impl Runner<'_> {
     ) -> Result<Box<dyn Scorer>> {
         let detector = method.detector.build();
         let needs_train = detector.needs().contains(&Need::Train);
-        let train = if needs_train { Some(self.train_bank(subject)?) } else { None };
+        let train = if needs_train { Some(self.train_bank(method, subject)?) } else { None };
         let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
         let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch };
         detector.fit(&fit).map_err(|error| place.name(error))

@@ -85,15 +85,13 @@ pub fn predict(
     let cell = cell.ok_or_else(|| missing("the sweep has no such cell".to_owned()))?;
     let task = cell.task(Some(task))?;
     let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| task.networks.get(at));
-    let indices = networks.and_then(|networks| networks.get(&method.network));
-    let indices =
-        indices.ok_or_else(|| missing(format!("there is no network \"{}\" of seed {seed}", method.network)))?;
-    let subject = runner.subject(&task.experiment, &method.network, indices, seed)?;
+    let networks = networks.ok_or_else(|| missing(format!("there is no seed {seed}")))?;
+    let subject = runner.subject(&task.experiment, &method.network, &[method], (networks, seed))?;
     let [channels, height, width, known] = subject.members[0].trained.record.shape;
     let images = read([channels, height, width])?;
     let sets = [Arc::new(LoadedSet::of(images, &context.interrupt)?)];
     let subject = Subject { sets: &sets, ..subject };
-    let bank = outputs(&runner, &subject, &sets[0])?;
+    let bank = runner.with_second(method, &subject, (&sets[0], outputs(&runner, &subject, &sets[0])?))?;
     let place = Place::of(method, &subject)?;
     let scorer = runner.fit(method, &subject, &place, None)?;
     let scores = scorer.score(&bank).map_err(|error| place.name(error))?;
@@ -101,8 +99,7 @@ pub fn predict(
     let held_out = match quantile {
         None => None,
         Some(quantile) => {
-            let trained_on =
-                indices.iter().map(|&index| &plan.nodes[index]).any(|node| node.train.is_some() && !node.shared);
+            let trained_on = subject.members.iter().any(|member| member.node.train.is_some() && !member.node.shared);
             Some(hold_out(&mut runner, &subject, method, (quantile, trained_on))?)
         }
     };
@@ -137,7 +134,7 @@ fn hold_out(
     (quantile, trained_on): (f64, bool),
 ) -> Result<HeldOut> {
     let place = Place::of(method, subject)?;
-    let train = runner.train_bank(subject)?;
+    let train = runner.train_bank(method, subject)?;
     let of = train.logits.dim(0)?;
     if of < 2 {
         return Err(Error::input(format!("there are {of} train images, and some of them are to be held out")));

@@ -47,7 +47,7 @@ struct ScoringRecord {
     /// SHA-256 of each file of scores or maps; empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sha256: BTreeMap<String, String>,
-    /// SHA-256 of the weights that the scores are of, one a member; empty in records of earlier versions.
+    /// SHA-256 of the weights that the scores are of, one a member, and one of a second network; empty in records of earlier versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     weights: Vec<String>,
 }
@@ -156,7 +156,7 @@ pub(super) struct Place {
     network: String,
     /// Of its scores, relative to the runs root.
     pub(super) folder: PathBuf,
-    /// SHA-256 of the weights' files, one a member.
+    /// SHA-256 of the weights' files, one a member, and one of a second network.
     weights: Vec<String>,
     /// Whether the detector gives maps.
     maps: bool,
@@ -176,13 +176,22 @@ impl Place {
     }
 
     pub(super) fn of(method: &Method, subject: &Subject<'_>) -> Result<Self> {
-        let detector = json!([SCORES_VERSION, subject.batch_size, to_json(&method.detector)?]);
+        let mut settings = to_json(&method.detector)?;
+        let second = subject.second(method)?;
+        if let Some((key, member)) = second {
+            // What it is, and not what it is called here.
+            settings[method.detector.name()][key] = json!([member.node.hash, member.node.seed]);
+        }
+        let detector = json!([SCORES_VERSION, subject.batch_size, settings]);
         let name = format!("{}-{}", method.detector.name(), short_hash(&detector));
         Ok(Self {
             method: method.name.clone(),
             network: subject.members[0].trained.folder.display().to_string(),
             folder: subject.folder.join("scores").join(name),
-            weights: subject.members.iter().map(|member| member.trained.sha256.clone()).collect(),
+            weights: {
+                let members = subject.members.iter().chain(second.map(|(_, member)| member));
+                members.map(|member| member.trained.sha256.clone()).collect()
+            },
             maps: method.detector.post().is_some(),
         })
     }
@@ -355,8 +364,7 @@ mod tests {
         let [oodkit, commit, device] = ["0", "unknown", "cpu"].map(str::to_owned);
         let (sets, environment) = (sets(), Environment { oodkit, commit, device });
         let none = candle_core::Tensor::zeros((4, 2), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let bank =
-            Bank { logits: none.clone(), features: none, members: None, labels: None, activations: None, inputs: None };
+        let bank = Bank::new(none.clone(), none);
         let banks = vec![bank; 2];
         let fitted = std::cell::Cell::new(0);
         let score = |maps| {

@@ -1,12 +1,16 @@
 //! What is evaluated: a trained network or an ensemble, and its outputs on image sets.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use serde_json::json;
 
 use crate::{
-    Result,
-    config::{self, Redraw},
+    Error, Result,
+    config::{self, Method, Redraw},
     data::Dataset,
     detectors::Bank,
     metrics::Measure,
@@ -42,9 +46,14 @@ impl Member<'_> {
     }
 }
 
+/// The networks of a task by name, each with the indices of its nodes.
+pub(super) type Networks = BTreeMap<String, Vec<usize>>;
+
 /// A network or an ensemble, its outputs on every set (the ID set first), and how they are evaluated.
 pub(super) struct Subject<'a> {
-    pub(super) members: Vec<Member<'a>>,
+    pub(super) members: Vec<Arc<Member<'a>>>,
+    /// The second networks of its methods, by name.
+    pub(super) seconds: BTreeMap<String, Arc<Member<'a>>>,
     /// Whether the members are one ensemble, which may have a single one.
     pub(super) ensemble: bool,
     /// Where its scores are kept, relative to the runs root.
@@ -80,6 +89,14 @@ impl Subject<'_> {
         Grading { seed: self.seed, redraw: self.redraw.as_ref(), more: &self.more, intervals: self.intervals }
     }
 
+    /// The second network of a method that reads two.
+    pub(super) fn second(&self, method: &Method) -> Result<Option<(&'static str, &Arc<Member<'_>>)>> {
+        let Some(second) = method.detector.detector().second() else { return Ok(None) };
+        let member = second.network.and_then(|name| self.seconds.get(name));
+        let missing = || Error::Failed(format!("method {}: its {} was not loaded", method.name, second.key));
+        member.map(|member| Some((second.key, member))).ok_or_else(missing)
+    }
+
     /// The network's last layer; an ensemble has none.
     pub(super) fn head(&self) -> Option<Head> {
         match &self.members[..] {
@@ -90,24 +107,35 @@ impl Subject<'_> {
 }
 
 impl<'a> Runner<'a> {
-    /// A network or an ensemble of one cell and seed, loaded, without sets.
+    /// A network or an ensemble of one cell and seed, loaded, with the second networks of these methods, without sets.
     pub(super) fn subject<'b>(
         &self,
         experiment: &'b config::Experiment,
         name: &str,
-        indices: &[usize],
-        seed: u64,
+        methods: &[&Method],
+        (networks, seed): (&Networks, u64),
     ) -> Result<Subject<'b>>
     where
         'a: 'b,
     {
         let ensemble = experiment.networks.get(name).is_some_and(|network| network.members.is_some());
-        let members = self.members(indices)?;
+        let known = |name: &str| {
+            let missing = || Error::input(format!("{}: there is no network \"{name}\" of seed {seed}", self.plan.name));
+            networks.get(name).ok_or_else(missing)
+        };
+        let seconds = methods.iter().filter_map(|method| method.detector.detector().second()?.network);
+        // An ensemble shows nothing that a second network is read for.
+        let seconds = seconds.map(|name| Ok((name.to_owned(), known(name)?[0])));
+        let (own, seconds) = (known(name)?, seconds.collect::<Result<BTreeMap<_, _>>>()?);
+        let loaded = self.loaded(own.iter().chain(seconds.values()).copied().collect())?;
+        let members: Vec<_> = own.iter().map(|node| loaded[node].clone()).collect();
+        let seconds = seconds.into_iter().map(|(name, node)| (name, loaded[&node].clone())).collect();
         let settings = &experiment.evaluation;
         let batch_size = self.batch_size(&members[0].trained, settings)?;
         let folder = if ensemble { ensemble_folder(&members) } else { members[0].node.folder() };
         Ok(Subject {
             members,
+            seconds,
             ensemble,
             folder,
             sets: &[],
@@ -125,21 +153,20 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Loads finished nodes and keeps other processes out of them.
-    fn members(&self, indices: &[usize]) -> Result<Vec<Member<'a>>> {
+    /// Loads finished nodes, each once, and keeps other processes out of them.
+    fn loaded(&self, indices: BTreeSet<usize>) -> Result<BTreeMap<usize, Arc<Member<'a>>>> {
         let plan = self.plan;
-        let mut nodes: Vec<&Node> = indices.iter().map(|&index| &plan.nodes[index]).collect();
+        let mut nodes: Vec<(usize, &Node)> = indices.into_iter().map(|index| (index, &plan.nodes[index])).collect();
         // Two processes that take locks in the same order cannot wait for each other.
-        nodes.sort_by_key(|node| node.folder());
-        let mut members = Vec::with_capacity(nodes.len());
-        for node in nodes {
+        nodes.sort_by_key(|(_, node)| node.folder());
+        let mut loaded = BTreeMap::new();
+        for (index, node) in nodes {
             let _lock = self.context.store.lock(node, &self.context.interrupt)?;
             let trained = self.load(node)?;
             let folded = trained.network.folded()?.into();
-            members.push(Member { node, trained, folded, _lock });
+            loaded.insert(index, Arc::new(Member { node, trained, folded, _lock }));
         }
-        members.sort_by_key(|member| indices.iter().position(|&index| std::ptr::eq(&plan.nodes[index], member.node)));
-        Ok(members)
+        Ok(loaded)
     }
 
     /// Images a forward pass of this network.
@@ -175,6 +202,20 @@ impl<'a> Runner<'a> {
         Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
     }
 
+    /// The same with the second network on these images, for a method that reads one.
+    pub(super) fn with_second(
+        &self,
+        method: &Method,
+        subject: &Subject<'_>,
+        (set, bank): (&LoadedSet, Bank),
+    ) -> Result<Bank> {
+        let Some((_, member)) = subject.second(method)? else { return Ok(bank) };
+        // A batch goes through both.
+        let batch = self.batch_size(&member.trained, subject.settings)?.min(subject.batch_size);
+        let pass = bank::ForwardPass { batch, ..self.forward_pass(member, set, subject) };
+        Ok(Bank { second: Some(Arc::new(pass)), ..bank })
+    }
+
     pub(super) fn forward_pass(
         &self,
         member: &Member<'_>,
@@ -196,20 +237,21 @@ impl<'a> Runner<'a> {
 
     pub(super) fn train_set(&mut self, subject: &Subject<'_>) -> Result<Arc<LoadedSet>> {
         let train = self.train_images(subject.id)?;
-        for member in subject.members.iter().filter(|member| !member.node.shared) {
+        for member in subject.members.iter().chain(subject.seconds.values()).filter(|member| !member.node.shared) {
             self.refuse_other_images(member.node, &train.sha256)?;
         }
         Ok(train)
     }
 
-    pub(super) fn train_bank(&mut self, subject: &Subject<'_>) -> Result<Bank> {
+    /// What a method learns from.
+    pub(super) fn train_bank(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Bank> {
         let train = self.train_set(subject)?;
-        self.bank(subject, &train)
+        self.with_second(method, subject, (&train, self.bank(subject, &train)?))
     }
 }
 
 /// In the first member's folder, one for these weights: an ensemble has no node of its own, and a member may be trained anew.
-fn ensemble_folder(members: &[Member<'_>]) -> PathBuf {
+fn ensemble_folder(members: &[Arc<Member<'_>>]) -> PathBuf {
     let weights: Vec<&str> = members.iter().map(|member| member.trained.sha256.as_str()).collect();
     members[0].node.folder().join(format!("ensemble{}-{}", members.len(), short_hash(&json!(weights))))
 }

@@ -264,14 +264,7 @@ fn learns(detector: &DetectorConfig) -> bool {
 /// A set's batches, without rows of logits and features.
 fn shown(pass: &Arc<ForwardPass>) -> Result<Bank> {
     let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu)?;
-    Ok(Bank {
-        logits: none.clone(),
-        features: none,
-        members: None,
-        labels: pass.images.labels.clone(),
-        activations: Some(pass.clone()),
-        inputs: None,
-    })
+    Ok(Bank { labels: pass.images.labels.clone(), activations: Some(pass.clone()), ..Bank::new(none.clone(), none) })
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Runner<'_> {
             if name != method.name || path.exists() {
                 continue;
             }
-            let train = self.train_bank(subject)?;
+            let train = self.train_bank(method, subject)?;
             let sets: Vec<_> = subject.reported().iter().map(|set| &*set.images).zip(&subject.banks).collect();
             let (train, memory) = (train.layers()?, subject.settings.fit_memory << 20);
             let scene = Scene { train, scorer, sets: &sets, memory, scratch: &scores.join("fit") };

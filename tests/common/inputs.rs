@@ -3,14 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use candle_core::{Device, Tensor};
-use oodkit::{Result, detectors::Inputs, nn::Model};
+use oodkit::{Result, data::Normalisation, detectors::Inputs, nn::Model};
 
 #[derive(Clone)]
 pub struct Set {
     pub network: Arc<dyn Model>,
     /// (N, C, H, W)
     pub images: Tensor,
-    pub deviations: Vec<f32>,
+    pub normalisation: Normalisation,
     /// Images at a time.
     pub batch: usize,
 }
@@ -30,8 +30,8 @@ impl Inputs for Set {
         &*self.network
     }
 
-    fn deviations(&self) -> &[f32] {
-        &self.deviations
+    fn normalisation(&self) -> &Normalisation {
+        &self.normalisation
     }
 
     fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()> {

@@ -280,6 +280,14 @@ def vra(d, low=10, high=90, below="clip", thresholds="all"):
     return energy_of(d, np.where(d.features < least, 0, np.minimum(d.features, most)))
 
 
+def reconstruction_change(before, after, of="logits", norm="l1", unit=True):
+    """(N, D) answers to images, and to what a second network made of them."""
+    def vectors(rows):
+        rows = softmax(rows, axis=1) if of == "softmax" else rows
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows
+    return np.linalg.norm(vectors(after) - vectors(before), ord={"l1": 1, "l2": 2}[norm], axis=1)
+
+
 def rankfeat(d):
     """Of the last layer with pixels."""
     changed = []

@@ -3,11 +3,12 @@
 use super::{Found, root};
 use crate::{
     config::{
-        Detectors, Experiment, Grid, Method,
-        methods::{ALL, lacks},
+        Detectors, Experiment, Grid, Method, Network,
+        methods::{self, ALL, lacks},
         search,
     },
-    detectors::{DetectorConfig, unknown},
+    detectors::{DetectorConfig, Second, unknown},
+    nn::Output,
     yaml::problems::{Path, first_repeated, no_such, of_part},
 };
 
@@ -42,6 +43,7 @@ impl Found {
                 let path = path.join(method.entry).join("detector");
                 self.add(path, format!("{} {why}", method.detector.name()));
             }
+            self.second(&path.join(method.entry).join("detector"), &method.detector, experiment);
         }
         if let Some(index) = first_repeated(methods.iter().map(|method| &method.name)) {
             let Method { name, entry, .. } = &methods[index];
@@ -53,6 +55,55 @@ impl Found {
             };
             let path = if listed.name.is_some() { path.join("name") } else { path };
             self.add(path, format!("a method is called \"{name}\" already{advice}"));
+        }
+    }
+
+    /// Whether the second network of a detector that reads two is there, learns the same images and shows what is read.
+    fn second(&mut self, path: &Path, detector: &DetectorConfig, experiment: &Experiment) {
+        let Some(Second { key, network, needs }) = detector.detector().second() else { return };
+        let path = path.join(detector.name()).join(key);
+        let networks = &experiment.networks;
+        let lacking = |network: &Network| {
+            let whole = Network { members: network.members, ..methods::root(network, networks).clone() };
+            let shown = whole.shows()?;
+            needs.iter().copied().find(|need| !shown.contains(need))
+        };
+        let fit: Vec<&str> = networks
+            .iter()
+            .filter(|(_, network)| network.data.is_none() && lacking(network).is_none())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let remedy = match (&fit[..], needs) {
+            ([], [Output::Images]) => "give the experiment one, such as `model: { autoencoder: {} }`".to_owned(),
+            ([], _) => "give the experiment one that does".to_owned(),
+            (fit, _) => format!("name {}", fit.join(" or ")),
+        };
+        let Some(name) = network else {
+            let shown = needs.iter().map(Output::to_string).collect::<Vec<_>>().join(" and ");
+            return self.add(path, format!("has to be given: the network that shows {shown}; {remedy}"));
+        };
+        let Some(network) = networks.get(name) else {
+            return self.add(path, no_such("network", name, networks.keys().map(String::as_str)));
+        };
+        if let Some(own) = &network.data {
+            let id = &experiment.data.id.name;
+            let message = format!(
+                "\"{name}\" learns \"{}\", and what is scored are images such as those of \"{id}\"; {remedy}",
+                own.name
+            );
+            return self.add(path, message);
+        }
+        if let Some(need) = lacking(network) {
+            let kind = match network.members {
+                Some(_) => "an ensemble".to_owned(),
+                None => {
+                    format!("of the kind {}", methods::root(network, networks).model().map_or("", |model| model.name()))
+                }
+            };
+            self.add(
+                path,
+                format!("{} reads {need} of it, and \"{name}\", {kind}, shows none; {remedy}", detector.name()),
+            );
         }
     }
 
@@ -93,6 +144,10 @@ impl Found {
             let path = path.join(key.as_str());
             if values.is_empty() {
                 self.add(path.clone(), "no values to try");
+            }
+            if detector.detector().second().is_some_and(|second| second.key == key) {
+                self.add(path, "names a network: give the detector one, and sweep over others");
+                continue;
             }
             if let Some(place) = first_repeated(values.iter().map(ToString::to_string)) {
                 self.add(path.join(place), format!("{} is given twice", values[place]));

@@ -232,13 +232,12 @@ impl FeatureFile {
             return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
         }
         let empty = || Tensor::zeros((self.images, 0), DType::F32, &candle_core::Device::Cpu);
+        let [logits, features] = [&self.logits, &self.features].map(|given| given.clone().map_or_else(empty, Ok));
         Ok(Bank {
-            logits: self.logits.clone().map_or_else(empty, Ok)?,
-            features: self.features.clone().map_or_else(empty, Ok)?,
             members: self.members.clone(),
             labels: self.labels.clone(),
             activations: self.taps.clone().map(|taps| taps as _),
-            inputs: None,
+            ..Bank::new(logits?, features?)
         })
     }
 }
@@ -289,8 +288,7 @@ pub fn score(
     let detector = config.build();
     detector.check_on_file()?;
     if detector.needs().contains(&Need::Gradients) {
-        let message =
-            format!("--detector: {} differentiates the network, and a file has only what it gave", config.name());
+        let message = format!("--detector: {} runs the network again, and a file has only what it gave", config.name());
         return Err(Error::input(message).hint("an experiment has the network: oodkit run"));
     }
     let learns = detector.needs().contains(&Need::Train);

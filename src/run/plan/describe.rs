@@ -9,6 +9,7 @@ use crate::{
     Error,
     config::search::HeldOut,
     data::{self, Dataset, Split, given_normalisation},
+    detectors::Second,
     run::{
         ready::data_problems,
         store::{Progress, Store},
@@ -62,6 +63,11 @@ impl Plan {
         let _ = writeln!(text, "seeds    {}", seeds.join(", "));
         let methods: Vec<String> = self.experiment.methods().into_iter().map(|method| method.name).collect();
         let _ = writeln!(text, "methods  {}", methods.join(", "));
+        for method in self.experiment.methods() {
+            if let Some(Second { key, network: Some(second), .. }) = method.detector.detector().second() {
+                let _ = writeln!(text, "reads    {}: {}, and {second} as its {key}", method.name, method.network);
+            }
+        }
         for (network, names) in self.experiment.excepted() {
             let _ = writeln!(text, "without  {} on {network}: the file excepts it", names.join(", "));
         }
