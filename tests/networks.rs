@@ -3,6 +3,8 @@
 mod common;
 #[path = "common/network.rs"]
 mod network;
+#[path = "networks/stl.rs"]
+mod stl;
 
 use std::collections::BTreeMap;
 

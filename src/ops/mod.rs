@@ -38,6 +38,7 @@ mod softmax;
 mod softmax_cross_entropy;
 mod squared_distances;
 mod tape;
+mod texture;
 mod wide;
 
 pub use activation::Activation;
@@ -61,6 +62,7 @@ pub use silu::silu;
 pub use softmax::softmax;
 pub use softmax_cross_entropy::softmax_cross_entropy;
 pub use squared_distances::squared_distances;
+pub use texture::{Assign, Quantiser, cooccurrence, cosine_similarity, quantise_and_count, redistribute};
 
 pub(crate) use relu::activate_into;
 pub(crate) use wide::{compiled_wide, wide};
