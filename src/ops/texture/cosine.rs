@@ -141,7 +141,7 @@ impl Op<3> for CosineGradient<'_> {
         let cells = self.cells;
         let (pixels, count, channels) = (cells.pixels(), cells.count(), cells.channels);
         let y = self.y.flatten_all()?.to_vec1::<T>()?;
-        // A vector without a direction has no gradient.
+        // A vector without a direction has no gradient; the others have one through it.
         let most = T::from_f64(0.999 / LEAST_NORM);
         let directed = |scale: &T| if *scale < most { *scale } else { T::zero() };
         let packed = fresh(x.data.len() + means.data.len(), |packed| {
@@ -150,39 +150,38 @@ impl Op<3> for CosineGradient<'_> {
             let images = images.zip(x.data.par_chunks(channels * pixels)).zip(means.data.par_chunks(channels * count));
             let images = images.zip(y.par_chunks(pixels)).zip(dy.data.par_chunks(pixels));
             let images = images.map(|(((((of_x, of_means), x), means), y), dy)| {
-                let of_pixels: Vec<T> = Cells::inverse_norms(x, pixels).iter().map(directed).collect();
-                let of_cells: Vec<T> = Cells::inverse_norms(means, count).iter().map(directed).collect();
+                let of_pixels = Cells::inverse_norms(x, pixels);
+                let of_cells = Cells::inverse_norms(means, count);
                 let mut mean = vec![T::zero(); pixels];
                 cells.spread(&of_cells, &mut mean);
                 // dx = across·m − along·x; dm = Σ across·x − along·m.
                 let across: Vec<T> =
                     dy.iter().zip(of_pixels.iter().zip(&mean)).map(|(dy, (x, m))| *dy * *x * *m).collect();
                 let weighted: Vec<T> = dy.iter().zip(y).map(|(dy, y)| *dy * *y).collect();
-                let along: Vec<T> = weighted.iter().zip(&of_pixels).map(|(dy, scale)| *dy * *scale * *scale).collect();
                 let [mut of_mean, mut products] = [vec![T::zero(); count], vec![T::zero(); pixels]];
                 cells.gather(&weighted, &mut of_mean);
-                let along_mean: Vec<T> =
-                    of_mean.iter().zip(&of_cells).map(|(dy, scale)| *dy * *scale * *scale).collect();
+                let along = |weighted: &[T], scales: &[T]| -> Vec<T> {
+                    let scales = scales.iter().map(directed);
+                    weighted.iter().zip(scales).map(|(dy, scale)| *dy * scale * scale).collect()
+                };
+                let (along, along_mean) = (along(&weighted, &of_pixels), along(&of_mean, &of_cells));
+                let only = |scale: &T, value: T| if *scale < most { value } else { T::zero() };
+                let across_x: Vec<T> =
+                    across.iter().zip(&of_pixels).map(|(value, scale)| only(scale, *value)).collect();
                 let planes = of_x.chunks(pixels).zip(of_means.chunks(count));
                 let planes = planes.zip(x.chunks(pixels).zip(means.chunks(count)));
                 let planes = planes.map(|((of_x, of_means), (x, means))| {
                     cells.spread(means, &mut mean);
                     wide!({
-                        products
-                            .iter_mut()
-                            .zip(across.iter().zip(x))
-                            .for_each(|(product, (scale, x))| *product = *scale * *x);
+                        let scaled = products.iter_mut().zip(across.iter().zip(x));
+                        scaled.for_each(|(product, (scale, x))| *product = *scale * *x);
                     });
                     cells.gather(&products, &mut of_mean);
-                    let of_x = of_x.write(
-                        across
-                            .iter()
-                            .zip(&mean)
-                            .zip(along.iter().zip(x))
-                            .map(|((across, m), (along, x))| *across * *m - *along * *x),
-                    );
-                    let means = of_mean.iter().zip(along_mean.iter().zip(means));
-                    [of_x, of_means.write(means.map(|(sum, (along, mean))| *sum - *along * *mean))].into_iter().sum()
+                    let pixels = across_x.iter().zip(&mean).zip(along.iter().zip(x));
+                    let of_x = of_x.write(pixels.map(|((across, m), (along, x))| *across * *m - *along * *x));
+                    let means = of_mean.iter().zip(along_mean.iter().zip(means)).zip(&of_cells);
+                    let means = means.map(|((sum, (along, mean)), scale)| only(scale, *sum) - *along * *mean);
+                    [of_x, of_means.write(means)].into_iter().sum()
                 });
                 planes.sum()
             });
