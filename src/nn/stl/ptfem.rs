@@ -38,7 +38,7 @@ struct Qco {
 
 impl Ptfem {
     /// Of these settings' width.
-    pub(crate) fn new(settings: &Settings, vb: &VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, vb: &VarBuilder) -> Result<Self> {
         let (width, half) = (settings.width, settings.width / 2);
         let branches = settings.scales.iter().map(|scale| Qco::new(settings, *scale, &vb.pp(format!("qco_{scale}"))));
         Ok(Self {
@@ -49,7 +49,7 @@ impl Ptfem {
     }
 
     /// (N, 2·width, H, W) to (N, width, H, W).
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let x = self.conv.forward(x, pass)?;
         let (_, _, height, width) = x.dims4()?;
         let branches = self

@@ -36,7 +36,7 @@ struct Qco {
 
 impl Tem {
     /// Of these settings' width.
-    pub(crate) fn new(settings: &Settings, vb: &VarBuilder) -> Result<Self> {
+    pub fn new(settings: &Settings, vb: &VarBuilder) -> Result<Self> {
         let (width, half, quarter) = (settings.width, settings.width / 2, settings.width / 4);
         let qco = vb.pp("qco");
         let plain = |channels, name: &str| Pointwise::new(channels, Activation::Identity, &vb.pp(name));
@@ -57,7 +57,7 @@ impl Tem {
     }
 
     /// (N, width, H, W) to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (images, _, height, width) = x.dims4()?;
         let (levels, similarities) = self.qco.forward(x, self.quantiser, pass)?;
         let row = |layer: &Pointwise| layer.forward(&levels, pass)?.squeeze(2);
