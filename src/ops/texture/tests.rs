@@ -169,17 +169,20 @@ fn constant_maps_have_neither_hits_nor_nan() {
     let noise = (numbers("noise", &[2, 4, 4]) * 1e-8).unwrap();
     for map in [Tensor::full(0.7, (2, 4, 4), &Device::Cpu).unwrap(), (noise + 1.0).unwrap()] {
         for quantiser in QUANTISERS {
-            let flat = map.reshape((2, 16)).unwrap();
+            let flat = [map.reshape((2, 16)).unwrap()];
+            let map = [map.clone()];
             let features = numbers("features", &[2, 3, quantiser.levels]);
             let finite = |parts: Vec<Vec<f64>>| assert!(parts.iter().flatten().all(|value| value.is_finite()));
-            finite(results(&[flat.clone()], &|at| quantise_and_count(&at[0], quantiser)));
-            finite(results(&[map.clone()], &|at| cooccurrence(&at[0], 2, quantiser)));
-            finite(results(&[flat.clone()], &|at| plain::quantise_and_count(&at[0], quantiser)));
-            finite(results(&[map.clone()], &|at| plain::cooccurrence(&at[0], 2, quantiser)));
-            let counted = quantise_and_count(&flat, quantiser).unwrap();
+            finite(results(&flat, &|at| quantise_and_count(&at[0], quantiser)));
+            finite(results(&map, &|at| cooccurrence(&at[0], 2, quantiser)));
+            finite(results(&flat, &|at| plain::quantise_and_count(&at[0], quantiser)));
+            finite(results(&map, &|at| plain::cooccurrence(&at[0], 2, quantiser)));
+            let counted = quantise_and_count(&flat[0], quantiser).unwrap();
             assert!(values(&counted.narrow(1, 1, 1).unwrap()).iter().all(|share| *share == 0.0));
             let [y, of_features, of_similarities] =
-                results(&[features, flat], &|at| redistribute(&at[0], &at[1], quantiser)).try_into().unwrap();
+                results(&[features, flat[0].clone()], &|at| redistribute(&at[0], &at[1], quantiser))
+                    .try_into()
+                    .unwrap();
             assert!([y, of_features, of_similarities].iter().flatten().all(|value| *value == 0.0));
         }
     }
