@@ -15,10 +15,12 @@ fn golden(part: &str) -> Vec<Value> {
     all[part].as_array().unwrap().clone()
 }
 
+type Forward = Box<dyn Fn(&Tensor, &Pass) -> Result<Tensor>>;
+
 /// A part, its folded twin, its parameters: of the golden weights.
 struct Part {
-    forward: Box<dyn Fn(&Tensor, &Pass) -> Result<Tensor>>,
-    folded: Box<dyn Fn(&Tensor, &Pass) -> Result<Tensor>>,
+    forward: Forward,
+    folded: Forward,
     params: Params,
 }
 
