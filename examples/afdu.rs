@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use oodkit::{
     Error, Result,
     detectors::{
-        Activations, LayerShape,
+        Batches, LayerShape,
         afdu::{Config, Engine, Tap, fit, score},
     },
     nn::{
@@ -164,7 +164,7 @@ impl Watched {
     }
 }
 
-impl Activations for Watched {
+impl Batches for Watched {
     fn images(&self) -> usize {
         self.images.len()
     }
@@ -175,7 +175,7 @@ impl Activations for Watched {
         Ok(self.network.show(&batch, &pass)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for (index, images) in self.images.chunks(BATCH).enumerate() {
             let batch = self.batch(images)?;
             let pass = Pass::eval().keeping_layers(Side::Before);
@@ -184,7 +184,7 @@ impl Activations for Watched {
         Ok(())
     }
 
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>> {
         Ok(Arc::new(Self { images: images.iter().map(|image| self.images[*image]).collect(), ..self.clone() }))
     }
 }
@@ -195,7 +195,7 @@ struct Made {
     values: Tensor,
 }
 
-impl Activations for Made {
+impl Batches for Made {
     fn images(&self) -> usize {
         self.values.dims()[0]
     }
@@ -208,7 +208,7 @@ impl Activations for Made {
         }])
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(BATCH) {
             let values = self.values.narrow(0, start, BATCH.min(self.images() - start))?;
             let layers = vec![Layer { name: "made".into(), values, activation: Activation::Identity }];
@@ -217,7 +217,7 @@ impl Activations for Made {
         Ok(())
     }
 
-    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Batches>> {
         Err(Error::Failed("all images are read".into()))
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use clock::Clock;
 use oodkit::{
     Error, Result,
-    detectors::{DetectorConfig, Fit, Need, feature_file::FeatureFile},
+    detectors::{DetectorConfig, Fit, Learns, feature_file::FeatureFile},
 };
 
 // As in the program.
@@ -30,14 +30,14 @@ fn main() -> Result<()> {
     let [train, test, detectors @ ..] = &arguments[..] else {
         return Err(Error::input("`detectors TRAIN.safetensors TEST.safetensors DETECTOR...`"));
     };
-    let read = |path: &String| FeatureFile::read(Path::new(path), &[Need::TrainLabels]);
+    let read = |path: &String| FeatureFile::read(Path::new(path), true);
     let (train, test) = (read(train)?, read(test)?);
     for yaml in detectors {
         let config = serde_saphyr::from_str::<DetectorConfig>(yaml);
         let config = config.map_err(|error| Error::input(format!("{yaml}: {error}")))?;
         let (name, detector) = (config.name(), config.build());
-        let (known, scored) = (train.bank(name, detector.needs())?, test.bank(name, detector.needs())?);
-        let wants_train = detector.needs().contains(&Need::Train);
+        let (known, scored) = (train.bank(&config, detector.learns())?, test.bank(&config, Learns::Nothing)?);
+        let wants_train = detector.learns() != Learns::Nothing;
         let fit = Fit { train: wants_train.then_some(&known), head: train.head(), memory: MEMORY, scratch: None };
         let begun = Clock::start();
         let scorer = detector.fit(&fit)?;

@@ -18,7 +18,7 @@ use candle_core::{Device, Tensor};
 use clock::Clock;
 use oodkit::{
     Error, Result,
-    detectors::{Activations, Bank, DetectorConfig, Fit, LayerShape},
+    detectors::{Bank, Batches, DetectorConfig, Fit, LayerShape},
     metrics::pixel::Pixels,
     nn::Shown,
     rng,
@@ -96,7 +96,7 @@ fn patchcore(made: Made, kept: usize, memory: usize) -> Result<Value> {
     let config = config.map_err(|error| Error::input(format!("{yaml}: {error}")))?;
     let none = Tensor::zeros((made.images, 1), candle_core::DType::F32, &Device::Cpu)?;
     let before = common::peak();
-    let known = Bank { activations: Some(Arc::new(made)), ..Bank::new(none.clone(), none) };
+    let known = Bank { batches: Some(Arc::new(made)), ..Bank::new(none.clone(), none) };
     let begun = Clock::start();
     let scorer = config.build().fit(&Fit { train: Some(&known), head: None, memory, scratch: None })?;
     let [seconds, cpu] = begun.add([0.0; 2]);
@@ -136,7 +136,7 @@ impl Made {
     }
 }
 
-impl Activations for Made {
+impl Batches for Made {
     fn images(&self) -> usize {
         self.images
     }
@@ -145,7 +145,7 @@ impl Activations for Made {
         Ok(Vec::new())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         let mixing: Vec<f32> =
             StandardNormal.sample_iter(&mut rng::stream(0, "maps", "mixing")).take(self.channels * FACTORS).collect();
         for start in (0..self.images).step_by(BATCH) {
@@ -158,7 +158,7 @@ impl Activations for Made {
         Ok(())
     }
 
-    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Batches>> {
         Err(Error::Failed("made features have no parts".into()))
     }
 }

@@ -316,12 +316,8 @@ fn list(folders: &Folders) -> Result<()> {
 /// The detectors, a line each: name, what it needs by the names of a feature file, what it is.
 fn detectors() -> String {
     let all = DetectorConfig::NAMES.iter().filter_map(|name| DetectorConfig::default_of(name).ok());
-    let rows: Vec<[String; 3]> = all
-        .map(|config| {
-            let needs: Vec<&str> = config.build().needs().iter().map(|need| need.wanted()).collect();
-            [config.name().to_owned(), needs.join(", "), config.about().to_owned()]
-        })
-        .collect();
+    let rows: Vec<[String; 3]> =
+        all.map(|config| [config.name().to_owned(), config.wanted().join(", "), config.about().to_owned()]).collect();
     let [names, needs] = [0, 1].map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     rows.iter().map(|[name, need, about]| format!("  {name:<names$}  {need:<needs$}  {about}\n")).collect()
 }

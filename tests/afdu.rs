@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use oodkit::{
     Result,
     detectors::{
-        Activations, Bank, Detector, Fit, LayerShape,
+        Bank, Batches, Detector, Fit, LayerShape,
         afdu::{
             Aggregate, Config, Constant, Engine, Granularity, Layers, Tap,
             bandwidth::{Rule, bandwidth, isj_t},
@@ -372,11 +372,11 @@ impl Made {
     fn into_bank(self) -> Bank {
         let images = self.images();
         let nothing = Tensor::zeros((images, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
-        Bank { activations: Some(Arc::new(self)), ..Bank::new(nothing.clone(), nothing) }
+        Bank { batches: Some(Arc::new(self)), ..Bank::new(nothing.clone(), nothing) }
     }
 }
 
-impl Activations for Made {
+impl Batches for Made {
     fn images(&self) -> usize {
         self.layers[0].values.dims()[0]
     }
@@ -385,7 +385,7 @@ impl Activations for Made {
         Ok(self.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images()).step_by(self.batch) {
             let count = self.batch.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
@@ -394,7 +394,7 @@ impl Activations for Made {
         Ok(())
     }
 
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>> {
         let indices = Tensor::new(images.iter().map(|image| *image as u32).collect::<Vec<_>>(), &Device::Cpu)?;
         let part = |layer: &Layer| Ok(Layer { values: layer.values.index_select(&indices, 0)?, ..layer.clone() });
         Ok(Arc::new(Self { layers: self.layers.iter().map(part).collect::<Result<_>>()?, batch: self.batch }))
@@ -518,7 +518,7 @@ struct Counting {
     passes: std::sync::atomic::AtomicUsize,
 }
 
-impl Activations for Counting {
+impl Batches for Counting {
     fn images(&self) -> usize {
         self.inner.images()
     }
@@ -527,12 +527,12 @@ impl Activations for Counting {
         self.inner.layers()
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, what: &str, layers: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         self.passes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.inner.pass(what, each)
+        self.inner.pass(what, layers, each)
     }
 
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>> {
         self.inner.subset(images)
     }
 }

@@ -12,11 +12,11 @@ use inputs::Set;
 use oodkit::{
     data::Normalisation,
     detectors::{
-        Bank, DetectorConfig, Fit, Need, energy::energy, feature_file::Taps, knn::knn, max_logit::max_logit, msp::msp,
-        softmax_entropy::softmax_entropy,
+        Bank, DetectorConfig, Fit, Learns, energy::energy, feature_file::InMemory, knn::knn, max_logit::max_logit,
+        msp::msp, softmax_entropy::softmax_entropy,
     },
     metrics::of_scores,
-    nn::{Head, Model, Pass, Shown, heads::HeadLayer, layers::Linear},
+    nn::{Head, Model, Output, Pass, Shown, heads::HeadLayer, layers::Linear},
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -36,16 +36,16 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let members = Some(Tensor::stack(&[&logits, &other], 1).unwrap());
     // Feature maps of one pixel, of which the features are the means.
     let maps = logits.reshape((images, classes, 1, 1)).unwrap();
-    let taps = Taps::new(vec![("maps".to_owned(), maps.clone())]).unwrap();
-    let taps = taps.with_outputs(Some(&logits), Some(&logits)).with_image_size([3, 2]);
+    let batches = InMemory::new(vec![("maps".to_owned(), maps.clone())]).unwrap();
+    let batches = batches.with_outputs(Some(&logits), Some(&logits)).with_image_size([3, 2]);
     // The less certain, the more anomalous.
-    let taps = taps.with_map(logits.max_keepdim(1).unwrap().neg().unwrap().unsqueeze(2).unwrap());
+    let batches = batches.with_map(logits.max_keepdim(1).unwrap().neg().unwrap().unsqueeze(2).unwrap());
     // Pixels in 0..1 are numbers from −50 to 50.
     let normalisation = Normalisation { mean: vec![0.5; classes], std: vec![0.01; classes] };
     let inputs = Set { network: Identity::new(classes), images: maps, normalisation, batch: 64 };
     let second = Some(Arc::new(Set { network: Arc::new(Peaks), ..inputs.clone() }) as _);
-    let (activations, inputs) = (Some(Arc::new(taps) as _), Some(Arc::new(inputs) as _));
-    Bank { members, labels, activations, inputs, second, ..Bank::new(logits.clone(), logits) }
+    let (batches, inputs) = (Some(Arc::new(batches) as _), Some(Arc::new(inputs) as _));
+    Bank { members, labels, batches, inputs, second, ..Bank::new(logits.clone(), logits) }
 }
 
 /// The network whose images, features and logits are the same numbers.
@@ -100,11 +100,11 @@ fn synthetic(images: usize, confidence: f32, name: &str) -> Vec<f32> {
 fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
     let detector = config.build();
     let train = self::bank(synthetic(600, 8.0, "train"), CLASSES);
-    let train = detector.needs().contains(&Need::Train).then_some(&train);
+    let train = (detector.learns() != Learns::Nothing).then_some(&train);
     let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
     let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
     let scorer = detector.fit(&Fit { train, head: Some(&head), memory: 1 << 20, scratch: None })?;
-    let kernels = detector.needs().contains(&Need::Kernels).then(|| of_kernels(bank));
+    let kernels = detector.needs().contains(&Output::Kernels).then(|| of_kernels(bank));
     Ok(scorer.score(kernels.as_ref().unwrap_or(bank))?.as_slice().to_vec())
 }
 
@@ -123,7 +123,9 @@ fn every_detector() -> impl Iterator<Item = DetectorConfig> {
 /// Those that read nothing but logits, and learn nothing.
 fn of_logits() -> impl Iterator<Item = DetectorConfig> {
     every_detector().filter(|config| {
-        config.build().needs().iter().all(|need| matches!(need, Need::Logits | Need::RawLogits | Need::Kernels))
+        let detector = config.build();
+        let of_logits = |need: &Output| matches!(need, Output::Logits | Output::RawLogits | Output::Kernels);
+        detector.learns() == Learns::Nothing && detector.needs().iter().all(of_logits)
     })
 }
 
@@ -236,8 +238,8 @@ fn staged(images: usize, name: &str) -> Bank {
     };
     let stages = vec![stage("layer1", [4, 4, 6]), stage("layer2", [3, 2, 3])];
     let map = stages[0].1.mean(1).unwrap().abs().unwrap();
-    let taps = Taps::new(stages).unwrap().with_image_size([16, 24]).with_map(map);
-    Bank { activations: Some(Arc::new(taps) as _), ..bank(vec![0.0; images * CLASSES], CLASSES) }
+    let batches = InMemory::new(stages).unwrap().with_image_size([16, 24]).with_map(map);
+    Bank { batches: Some(Arc::new(batches) as _), ..bank(vec![0.0; images * CLASSES], CLASSES) }
 }
 
 /// Where an anomaly is, the map is largest; the image's score is what is made of the map on reading it.
@@ -253,8 +255,9 @@ fn maps_are_there_where_they_are_promised_and_show_where_the_anomaly_is() {
         };
         mapping.push(config.name());
         let own = config.name() == "map";
-        let needs: &[Need] = if own { &[Need::Map] } else { &[Need::Stages, Need::Train] };
-        assert_eq!(config.build().needs(), needs, "no class is needed");
+        let (needs, learns) = if own { (Output::Map, Learns::Nothing) } else { (Output::Stages, Learns::Images) };
+        let detector = config.build();
+        assert_eq!((detector.needs(), detector.learns()), (&[needs][..], learns), "no class is needed");
         let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
         let scores = config.build().fit(&fit).unwrap().score(&test).unwrap();
         let maps = scores.maps().unwrap();

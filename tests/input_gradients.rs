@@ -26,10 +26,8 @@ use inputs::Set;
 use network::parameter;
 use oodkit::{
     data::Normalisation,
-    detectors::{
-        Bank, DetectorConfig, Fit, Need, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages,
-    },
-    nn::{self, Backbone, Model, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
+    detectors::{Bank, DetectorConfig, Fit, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages},
+    nn::{self, Backbone, Model, Output, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
 };
 use scores::{Reference, assert_scores};
 
@@ -267,7 +265,7 @@ fn nac_weighs_neurons_by_their_gradients() {
 
 #[test]
 fn needs_follow_the_settings() {
-    let needs = |yaml: &str| config(yaml).build().needs().contains(&Need::Gradients);
+    let needs = |yaml: &str| config(yaml).build().needs().contains(&Output::Gradients);
     for yaml in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         assert!(needs(yaml), "{yaml}");
     }

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use garde::Validate;
 use oodkit::{
     Result,
-    detectors::{Activations, Bank, DetectorConfig, Fit, LayerShape, Scorer, feature_file::Taps, rankfeat::rankfeat},
+    detectors::{Bank, Batches, DetectorConfig, Fit, LayerShape, Scorer, feature_file::InMemory, rankfeat::rankfeat},
     nn::{self, Backbone, Head, Pass, Shape, Shown, params::Params, pass::Side},
 };
 use scores::{Reference, assert_scores, tensor};
@@ -64,9 +64,9 @@ fn of_features(features: &Tensor) -> Bank {
 
 fn of_layers(logits: Tensor, features: Tensor, layers: Vec<(&str, Tensor)>) -> Bank {
     let layers = layers.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-    let taps = Taps::new(layers).unwrap().with_outputs(Some(&logits), Some(&features));
-    let activations = Some(Arc::new(taps) as _);
-    Bank { activations, ..Bank::new(logits, features) }
+    let batches = InMemory::new(layers).unwrap().with_outputs(Some(&logits), Some(&features));
+    let batches = Some(Arc::new(batches) as _);
+    Bank { batches, ..Bank::new(logits, features) }
 }
 
 fn config(yaml: &str) -> DetectorConfig {
@@ -248,7 +248,7 @@ fn rankfeat_is_that_of_numpy_and_pytorch_ood() {
 #[derive(Debug)]
 struct Watched(Shown);
 
-impl Activations for Watched {
+impl Batches for Watched {
     fn images(&self) -> usize {
         self.0.layers[0].values.dims()[0]
     }
@@ -257,11 +257,11 @@ impl Activations for Watched {
         Ok(self.0.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         each(0, &self.0)
     }
 
-    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, _: &[usize]) -> Result<Arc<dyn Batches>> {
         unreachable!("nothing is learned")
     }
 }
@@ -286,8 +286,8 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap().folded().unwrap();
         let pass = Pass::eval().keeping_layers(side);
         let outputs = network.show(&images, &pass).unwrap();
-        let activations = Some(Arc::new(Watched(outputs.clone())) as _);
-        let bank = Bank { activations, ..Bank::new(outputs.logits.unwrap(), outputs.features.unwrap()) };
+        let batches = Some(Arc::new(Watched(outputs.clone())) as _);
+        let bank = Bank { batches, ..Bank::new(outputs.logits.unwrap(), outputs.features.unwrap()) };
         let head = network.head();
         let scorer = config("rankfeat").build().fit(&Fit { head: head.as_ref(), ..Fit::default() }).unwrap();
         match (scorer.score(&bank), refused) {

@@ -229,7 +229,7 @@ impl Network {
     }
 
     /// The backbone of its model, if that has one.
-    pub fn layers(&self) -> Option<Backbone> {
+    pub fn built_on(&self) -> Option<Backbone> {
         self.model()?.backbone().cloned()
     }
 

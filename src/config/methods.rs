@@ -15,7 +15,7 @@ use serde::{
 
 use crate::{
     config::{Experiment, Grid, Network, check::in_words},
-    detectors::{DetectorConfig, Need, unknown},
+    detectors::{DetectorConfig, unknown},
     models::ModelConfig,
     nn::{Output, heads::Head},
 };
@@ -212,9 +212,8 @@ pub fn lacks(
     let root = root(network, networks);
     let (ensemble, model) = (network.members.is_some(), root.model()?);
     let shown = Network { members: network.members, ..root.clone() }.shows()?;
-    let lack = |need: &Need| {
-        let output = need.output().filter(|output| !shown.contains(output))?;
-        Some(match output {
+    let lack = |output: &Output| {
+        Some(match *output {
             Output::Members => {
                 let has = if ensemble { "has one" } else { "is one network" };
                 format!("compares the members of an ensemble, and \"{name}\" {has}: give it `members: 5`")
@@ -238,15 +237,15 @@ pub fn lacks(
             Output::LastMaps if shown.contains(&Output::Features) => format!(
                 "needs features that are the means of the last feature maps, and those of \"{name}\", a {}, are not: \
                  ResNets, Wide ResNets and EfficientNets have them",
-                root.layers().map_or("", |backbone| backbone.name())
+                root.built_on().map_or("", |backbone| backbone.name())
             ),
             _ => {
-                let (kind, remedy) = (model.name(), instead(output, &shown));
+                let (kind, remedy) = (model.name(), instead(*output, &shown));
                 format!("reads {output}, and \"{name}\", of the kind {kind}, shows none: {remedy}")
             }
         })
     };
-    detector.build().needs().iter().find_map(lack)
+    detector.detector().needs().iter().find(|output| !shown.contains(output)).and_then(lack)
 }
 
 /// What to read of a model that does not show an output.

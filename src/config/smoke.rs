@@ -106,7 +106,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
 fn methods(experiment: &mut Experiment) {
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
-    let few_pixels = |name: &String| experiment.networks[name].layers().as_ref().is_some_and(Backbone::has_few_pixels);
+    let few_pixels =
+        |name: &String| experiment.networks[name].built_on().as_ref().is_some_and(Backbone::has_few_pixels);
     let shown: BTreeSet<String> =
         experiment.figures.iter().filter_map(|figure| Some(figure.view()?.0.to_owned())).collect();
     let all = experiment.methods();
@@ -118,7 +119,7 @@ fn methods(experiment: &mut Experiment) {
             values.truncate(SWEEP_VALUES);
         }
         let origin = root(&experiment.networks[&method.network], &experiment.networks);
-        let replaced = origin.layers().filter(|_| origin.weights.is_none());
+        let replaced = origin.built_on().filter(|_| origin.weights.is_none());
         method.detector.detector_mut().smoke(&mut Smoke {
             search: &mut method.search,
             layer: &|name| replaced.as_ref().map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),

@@ -19,7 +19,7 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores,
+    Bank, Detector, Fit, Output, Scorer, Scores,
     shaping::{energies, largest, sharpening},
 };
 use crate::{Result, nn::Head};
@@ -83,8 +83,8 @@ fn shape(row: &mut [f64], variant: Variant, percentile: f64) {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, centred, finite};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, centred, finite};
 use crate::{
     Error, Result,
     linalg::{Cholesky, add_gram},
@@ -148,8 +148,12 @@ fn moments(values: &[f32], members: &[usize], size: usize) -> (Vec<f64>, Vec<f64
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

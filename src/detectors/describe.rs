@@ -16,12 +16,11 @@ impl DetectorConfig {
     pub fn describe(name: &str) -> Result<String> {
         let config = Self::default_of(name)?;
         let schema = schemars::schema_for!(Self).to_value();
-        let needs: Vec<&str> = config.build().needs().iter().map(|need| need.wanted()).collect();
         let mut text = format!("{name}: {}\n\n", config.about());
         for line in config.source().lines().map_while(|line| line.strip_prefix("//!")) {
             let _ = writeln!(text, "{}", without_links(line.strip_prefix(' ').unwrap_or(line)));
         }
-        let _ = write!(text, "\nneeds     {}\nsettings  ", needs.join(", "));
+        let _ = write!(text, "\nneeds     {}\nsettings  ", config.wanted().join(", "));
         let settings = settings_schema(&schema, name).ok_or_else(|| Error::Failed(format!("{name} has no schema")))?;
         match settings["properties"].as_object().is_some_and(|properties| !properties.is_empty()) {
             true => text.push_str(&format!("of `{name}: {{ … }}`\n")),

@@ -12,7 +12,7 @@
 use candle_core::{Device, Tensor};
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, finite, mean_row,
+    Bank, Detector, Fit, Learns, Output, Scorer, Scores, finite, mean_row,
     shaping::{energies, last_layer, percentile_f64},
 };
 use crate::{Error, Result, nn::Head};
@@ -60,8 +60,12 @@ pub fn sparsified(head: &Head, mean: &[f64], percentile: f64) -> Result<(Head, u
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, max_logit::max_logit};
+use super::{Bank, Detector, Fit, Output, Scorer, Scores, max_logit::max_logit};
 use crate::{Error, Result};
 
 /// What rounding may make of the logarithm of a kernel that is 1.
@@ -40,8 +40,8 @@ pub fn duq(log_kernels: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Kernels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Kernels]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

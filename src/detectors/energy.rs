@@ -10,7 +10,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// Settings of the energy score.
@@ -41,8 +41,8 @@ pub fn energy(logits: &Tensor, temperature: f64) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -12,7 +12,9 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, distance, finite, map_both, mean_row, numbers, same};
+use super::{
+    Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, distance, finite, map_both, mean_row, numbers, same,
+};
 use crate::{Error, Result, nn::Head};
 
 /// Settings.
@@ -76,8 +78,12 @@ impl Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

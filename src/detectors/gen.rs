@@ -10,7 +10,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// Settings.
@@ -52,8 +52,8 @@ pub fn generalised_entropy(logits: &Tensor, gamma: f64, classes: usize) -> Resul
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

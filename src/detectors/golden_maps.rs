@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Bank, DetectorConfig, Fit, Scores, feature_file::Taps};
+use super::{Bank, DetectorConfig, Fit, Scores, feature_file::InMemory};
 
 #[derive(serde::Deserialize)]
 pub struct Golden {
@@ -69,8 +69,8 @@ pub fn config(yaml: &str) -> DetectorConfig {
 /// Stages alone, without logits and features.
 pub fn bank(stages: Vec<(String, Tensor)>, image_size: [usize; 2]) -> Bank {
     let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu).unwrap();
-    let taps = Taps::new(stages).unwrap().with_image_size(image_size);
-    Bank { activations: Some(Arc::new(taps)), ..Bank::new(none.clone(), none) }
+    let batches = InMemory::new(stages).unwrap().with_image_size(image_size);
+    Bank { batches: Some(Arc::new(batches)), ..Bank::new(none.clone(), none) }
 }
 
 pub fn score(config: &DetectorConfig, train: &Bank, test: &Bank) -> crate::Result<Scores> {

@@ -12,7 +12,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_both};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, map_both};
 use crate::Result;
 
 /// Settings.
@@ -46,8 +46,8 @@ pub fn gradient_norms(logits: &Tensor, features: &Tensor, temperature: f64) -> R
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

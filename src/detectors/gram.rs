@@ -19,7 +19,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Check, Detector, Fit, Fitting, LayerShape, Learner, Need, Pushed, Scorer, Scores, Scoring,
+    Bank, Batches, Check, Detector, Fit, Fitting, LayerShape, Learner, Learns, Output, Pushed, Scorer, Scores, Scoring,
     argmax, check_memory, map_rows_from, of_each, pushed,
 };
 use crate::{
@@ -271,7 +271,7 @@ impl Learner for Bounding {
         Ok(())
     }
 
-    fn passed(self: Box<Self>, _: &dyn Activations) -> Result<Fitting> {
+    fn passed(self: Box<Self>, _: &dyn Batches) -> Result<Fitting> {
         let Self { mut gram, mut least, mut most, seen, held, .. } = *self;
         let entries = gram.start(gram.layers.len());
         gram.classes = seen.len();
@@ -314,7 +314,7 @@ impl Learner for Expecting {
         Ok(())
     }
 
-    fn passed(self: Box<Self>, _: &dyn Activations) -> Result<Fitting> {
+    fn passed(self: Box<Self>, _: &dyn Batches) -> Result<Fitting> {
         let Self { mut gram, images, deviations } = *self;
         for (layer, expected) in gram.expected.iter_mut().enumerate() {
             let mean = deviations.iter().map(|image| image[layer]).sum::<f64>() / images.len() as f64;
@@ -356,8 +356,12 @@ fn other_layers(fitted: &[LayerShape], shown: &[LayerShape]) -> Error {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Layers, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits, Output::Layers]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -381,7 +385,7 @@ impl Pushed for Config {
     }
 
     fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
-        let train = fit.train()?.layers()?;
+        let train = fit.train()?.batches()?;
         let gram = Gram {
             powers: self.powers,
             layers: train.layers()?,
@@ -403,7 +407,7 @@ impl Scorer for Gram {
         pushed::score(self, bank, "scoring Gram", true)
     }
 
-    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Ok(Box::new(Scored { gram: self, scores: Vec::with_capacity(images.images()) }))
     }
 

@@ -11,7 +11,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, log_softmax, map_rows, same};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, log_softmax, map_rows, same};
 use crate::Result;
 
 /// KL matching has no settings.
@@ -76,8 +76,12 @@ impl Templates {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

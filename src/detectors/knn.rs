@@ -15,7 +15,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke, finite, same,
+    Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, Smoke, finite, same,
     similarity::{Near, Neighbours},
 };
 use crate::{Error, Result};
@@ -80,8 +80,12 @@ pub(super) fn unit(features: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

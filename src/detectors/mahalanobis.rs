@@ -16,7 +16,7 @@
 //!   on its validation sets. Here they are 1, as OpenOOD's configuration has it for its one layer, or given.
 //! - The authors try noise of 0, 0.0005, 0.001, 0.0014, 0.002, 0.005 and 0.01, as energy_ood. OpenOOD v1.5 has none with the
 //!   penultimate features, and divides by σ = 0.5 with several layers.
-//! - The stages are the network's taps: of a ResNet the authors' (without the stem's), of a WRN its three blocks and the last
+//! - The stages are the network's: of a ResNet the authors' (without the stem's), of a WRN its three blocks and the last
 //!   activation.
 
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, Smoke, centred, check_memory, finite, finite_from,
-    inputs, same,
+    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, centred, check_memory, finite,
+    finite_from, inputs, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
@@ -308,12 +308,16 @@ fn in_layer(name: &str, error: Error) -> Error {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
+    fn needs(&self) -> &'static [Output] {
         match (&self.layers, self.noise > 0.0) {
-            (Stages::Penultimate, false) => &[Need::Features, Need::Train, Need::TrainLabels],
-            (Stages::Penultimate, true) => &[Need::Features, Need::Gradients, Need::Train, Need::TrainLabels],
-            _ => &[Need::Gradients, Need::Train, Need::TrainLabels],
+            (Stages::Penultimate, false) => &[Output::Features],
+            (Stages::Penultimate, true) => &[Output::Features, Output::Gradients],
+            _ => &[Output::Gradients],
         }
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

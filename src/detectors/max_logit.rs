@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Output, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The maximum logit has no settings.
@@ -29,8 +29,8 @@ pub fn max_logit(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -171,8 +171,8 @@ pub struct Bank {
     pub members: Option<Tensor>,
     /// (N) classes, for labelled sets.
     pub labels: Option<Vec<u32>>,
-    /// Every layer's neurons on the same images, too many to hold.
-    pub activations: Option<Arc<dyn Activations>>,
+    /// The same images batch by batch, with what is too much to hold: stages, layers and maps.
+    pub batches: Option<Arc<dyn Batches>>,
     /// The network and the images, to run it again or to differentiate one by the other.
     pub inputs: Option<Arc<dyn Inputs>>,
     /// The second network and the same images as it takes them, for a detector that [reads](Detector::second) one.
@@ -182,7 +182,7 @@ pub struct Bank {
 impl Bank {
     /// Logits and features alone.
     pub fn new(logits: Tensor, features: Tensor) -> Self {
-        Self { logits, features, members: None, labels: None, activations: None, inputs: None, second: None }
+        Self { logits, features, members: None, labels: None, batches: None, inputs: None, second: None }
     }
 
     /// The same of the images at these positions, in this order.
@@ -197,19 +197,20 @@ impl Bank {
             features: self.features.index_select(&indices, 0)?,
             members: self.members.as_ref().map(|members| members.index_select(&indices, 0)).transpose()?,
             labels: self.labels.as_ref().map(|labels| images.iter().map(|image| labels[*image]).collect()),
-            activations: self.activations.as_ref().map(|activations| activations.subset(images)).transpose()?,
+            batches: self.batches.as_ref().map(|batches| batches.subset(images)).transpose()?,
             inputs: self.inputs.as_ref().map(|inputs| inputs.subset(images)).transpose()?,
             second: self.second.as_ref().map(|inputs| inputs.subset(images)).transpose()?,
         })
     }
 
-    /// The layers' neurons, for a detector that needs them.
+    /// The images batch by batch, for a detector that reads stages, layers or maps.
     ///
     /// # Errors
     /// [`Error::Failed`] if there are none.
-    pub fn layers(&self) -> Result<&dyn Activations> {
-        let missing = || Error::Failed("the detector needs the layers' activations, and there are none".into());
-        self.activations.as_deref().ok_or_else(missing)
+    pub fn batches(&self) -> Result<&dyn Batches> {
+        let missing =
+            || Error::Failed("the detector needs what the network shows of batches, and there is nothing".into());
+        self.batches.as_deref().ok_or_else(missing)
     }
 
     /// The network and the images, for a detector that needs them.
@@ -231,25 +232,18 @@ impl Bank {
     }
 }
 
-/// Every layer's neurons on one image set, before their non-linearity or after it, and what leaves the stages, read in passes over it.
-pub trait Activations: fmt::Debug + Send + Sync {
+/// What a network shows of one image set, read in passes over it. Layers stand before their non-linearity or after it.
+pub trait Batches: fmt::Debug + Send + Sync {
     /// N.
     fn images(&self) -> usize;
-    /// The layers from input to output.
+    /// The layers' names and sizes, from input to output.
     fn layers(&self) -> Result<Vec<LayerShape>>;
-    /// Calls `each` with the position of a batch's first image and the batch, in order of the images. `what` names the pass on its
-    /// progress bar.
+    /// Calls `each` with the position of a batch's first image and the batch, in order of the images. Without `layers` none need be
+    /// there, which saves time and memory. `what` names the pass on its progress bar.
     ///
     /// # Errors
     /// Those of `each`; [`Error::Interrupted`] between batches when the user asks to stop.
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()>;
-    /// The same for who reads [`Shown::stages`], logits and features alone: no layer need be there, which saves time and memory.
-    ///
-    /// # Errors
-    /// As [`Activations::pass`].
-    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
-        self.pass(what, each)
-    }
+    fn pass(&self, what: &str, layers: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()>;
     /// Rows and columns of the images as the network takes them, if they are known.
     fn image_size(&self) -> Option<[usize; 2]> {
         None
@@ -262,8 +256,8 @@ pub trait Activations: fmt::Debug + Send + Sync {
     fn work(&self, _what: &str, steps: usize, each: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
         each(0..steps)
     }
-    /// The same layers on the images at these positions, in this order.
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>>;
+    /// The images at these positions, in this order.
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>>;
 }
 
 /// A layer's name and size.
@@ -283,64 +277,21 @@ impl From<&Layer> for LayerShape {
     }
 }
 
-/// What a detector reads; of the images to score, but for the last three.
-///
-/// An ensemble has no [`RawLogits`](Need::RawLogits), [`Layers`](Need::Layers), [`Stages`](Need::Stages),
-/// [`Gradients`](Need::Gradients) or [`Head`](Need::Head); one network has no [`Members`](Need::Members).
+/// What of the train images a detector learns from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// [`Bank::logits`], of which it may matter only what softmax keeps: not what is added to all logits of an image.
-    Logits,
-    /// [`Bank::logits`] as the last layer gave them.
-    RawLogits,
-    /// [`Bank::logits`] of one network with a DUQ head: ln K.
-    Kernels,
-    /// [`Bank::members`].
-    Members,
-    /// [`Bank::features`].
-    Features,
-    /// [`Bank::activations`].
-    Layers,
-    /// The last of [`Bank::activations`] as feature maps whose means over the pixels are the features.
-    LastMaps,
-    /// [`Shown::stages`] of [`Bank::activations`].
-    Stages,
-    /// [`Shown::map`] of [`Bank::activations`].
-    Map,
-    /// [`Bank::inputs`].
-    Gradients,
-    /// The last linear layer.
-    Head,
-    /// The same of the train images.
-    Train,
-    /// The classes of the train images.
-    TrainLabels,
-}
-
-impl Need {
-    /// What of it a model has to show.
-    pub fn output(self) -> Option<Output> {
-        Some(match self {
-            Self::Logits => Output::Logits,
-            Self::RawLogits => Output::RawLogits,
-            Self::Kernels => Output::Kernels,
-            Self::Members => Output::Members,
-            Self::Features => Output::Features,
-            Self::Layers => Output::Layers,
-            Self::LastMaps => Output::LastMaps,
-            Self::Stages => Output::Stages,
-            Self::Map => Output::Map,
-            Self::Gradients => Output::Gradients,
-            Self::Head => Output::Head,
-            Self::Train | Self::TrainLabels => return None,
-        })
-    }
+pub enum Learns {
+    /// Nothing: it only scores.
+    Nothing,
+    /// What the network shows of them.
+    Images,
+    /// The same, and their classes.
+    LabelledImages,
 }
 
 /// What a detector may learn from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fit<'a> {
-    /// The in-distribution train set; `None` unless [`Need::Train`] is among the detector's needs.
+    /// The in-distribution train set; `None` unless the detector [learns](Detector::learns) of it.
     pub train: Option<&'a Bank>,
     /// The network's last linear layer, if it has one.
     pub head: Option<&'a Head>,
@@ -397,8 +348,12 @@ pub struct Second<'a> {
 
 /// Learns what it needs from in-distribution train data, and yields something that can score.
 pub trait Detector {
-    /// What it reads. Without [`Need::Train`] the train set is not run through the network.
-    fn needs(&self) -> &'static [Need];
+    /// What it reads of the images to score, and of train images if it learns of them: all of it has to be among what the model shows.
+    fn needs(&self) -> &'static [Output];
+    /// What of the train images it learns from. Without it they are not run through the network.
+    fn learns(&self) -> Learns {
+        Learns::Nothing
+    }
     /// The same as one that is shown batches, if all it reads of images, train images included, comes with them: it then shares others'
     /// forward passes. Layers are seen after their non-linearity.
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -463,7 +418,7 @@ pub trait Scorer: Any {
     ///
     /// # Errors
     /// [`Error::Failed`] for any other detector; if it cannot score these images.
-    fn scoring<'a>(&'a self, _images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, _images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Err(Error::Failed("the detector reads sets, not batches".into()))
     }
     /// What a person who reads the scores should know about the fit: it is kept beside them.

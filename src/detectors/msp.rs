@@ -12,7 +12,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The maximum softmax probability has no settings.
@@ -35,8 +35,8 @@ pub fn msp(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

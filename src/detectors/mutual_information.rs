@@ -11,7 +11,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, map_rows, score_rows};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, map_rows, score_rows};
 use crate::{Error, Result};
 
 /// The mutual information has no settings.
@@ -85,8 +85,8 @@ fn phi(d: f64) -> f64 {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Members]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Members]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -23,8 +23,8 @@ use candle_core::Tensor;
 use rand::seq::SliceRandom;
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Need, Scorer, Scores, Smoke, inputs, log_softmax, map_rows, numbers, same,
-    stages::no_stage,
+    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, inputs, log_softmax, map_rows, numbers,
+    same, stages::no_stage,
 };
 use crate::{
     Error, Result,
@@ -40,7 +40,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Nac")]
 pub struct Config {
-    /// The stages that are read, `penultimate` or taps of the network, with settings for each.
+    /// The stages that are read, `penultimate` or others of the network, with settings for each.
     #[garde(length(min = 1), dive)]
     pub layers: BTreeMap<String, Layer>,
     /// Train images to learn from: 1000 in the reference.
@@ -240,8 +240,12 @@ impl Nac {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Gradients, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits, Output::Gradients]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

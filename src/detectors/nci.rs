@@ -8,7 +8,7 @@
 //! - Reference code: `litianliu/NCI-OOD`; OpenOOD `nci_postprocessor.py`; pytorch-ood `NCI`.
 //! - Deviations: features equal to the mean have no direction, and the first term is 0, where the reference has NaN.
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, finite, map_both, mean_row, numbers, same};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, finite, map_both, mean_row, numbers, same};
 use crate::Result;
 
 /// Settings.
@@ -35,8 +35,12 @@ struct Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke,
+    Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, Smoke,
     knn::{enough, unit},
     same,
     similarity::{Near, Neighbours, log_sums},
@@ -88,8 +88,12 @@ impl Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -17,7 +17,7 @@
 use candle_core::{Tensor, Var};
 
 use super::{
-    Bank, Detector, Fit, Inputs, Need, Scorer, Scores, argmax, inputs, log_softmax, map_rows, same,
+    Bank, Detector, Fit, Inputs, Output, Scorer, Scores, argmax, inputs, log_softmax, map_rows, same,
     temperature_scaling::scaled_msp,
 };
 use crate::{Result, nn::Pass};
@@ -67,8 +67,8 @@ impl Config {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        if self.noise > 0.0 { &[Need::Logits, Need::Gradients] } else { &[Need::Logits] }
+    fn needs(&self) -> &'static [Output] {
+        if self.noise > 0.0 { &[Output::Logits, Output::Gradients] } else { &[Output::Logits] }
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -14,7 +14,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, argmax, distance, map_rows, same, score_rows};
+use super::{Bank, Detector, Fit, Learns, Output, Peak, Scorer, Scores, argmax, distance, map_rows, same, score_rows};
 use crate::{Error, Result};
 
 /// What libMR moves the least distance of the tail to.
@@ -147,8 +147,12 @@ impl Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Activations, Bank, Detector, Fit, Fitting, Maps, Need, Pushed, Scorer, Scores, Scoring,
+    Bank, Batches, Detector, Fit, Fitting, Maps, Output, Pushed, Scorer, Scores, Scoring,
     map::{ImageScore, Post},
     patches::image_size,
     pushed,
@@ -38,8 +38,8 @@ impl Default for Config {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Map]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Map]
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -73,7 +73,7 @@ impl Scorer for OwnMap {
         pushed::score(self, bank, "reading maps", false)
     }
 
-    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Ok(Box::new(Read {
             post: &self.0,
             size: image_size(images)?,

@@ -21,7 +21,7 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Fitting, Learner, Maps, Scorer, Scores, Scoring, check_memory,
+    Bank, Batches, Fitting, Learner, Maps, Scorer, Scores, Scoring, check_memory,
     map::{ImageScore, Post},
     patches::{Layout, Patchwise, Settings, image_size, means, odd, stages_once},
     pushed,
@@ -220,7 +220,7 @@ impl Learner for Learning {
         Ok(())
     }
 
-    fn passed(self: Box<Self>, train: &dyn Activations) -> Result<Fitting> {
+    fn passed(self: Box<Self>, train: &dyn Batches) -> Result<Fitting> {
         let Self { config, fitted, .. } = *self;
         let Some((reading, mut moments)) = fitted else {
             return Err(Error::Failed("padim saw no train image".into()));
@@ -237,7 +237,7 @@ impl Scorer for Padim {
         pushed::score(self, bank, "scoring PaDiM", false)
     }
 
-    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         let maps = Vec::with_capacity(images.images() * self.reading.layout.positions());
         Ok(Box::new(Scored { padim: self, size: image_size(images)?, maps }))
     }

@@ -27,7 +27,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Fitting, Learner, Maps, Scorer, Scores, Scoring,
+    Bank, Batches, Fitting, Learner, Maps, Scorer, Scores, Scoring,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
@@ -285,7 +285,7 @@ impl Patchcore {
 
 impl Config {
     /// The rows of a coreset of these, chosen greedily.
-    fn choose(&self, rows: &[f32], layout: &Layout, counts: &Counts, train: &dyn Activations) -> Result<Vec<usize>> {
+    fn choose(&self, rows: &[f32], layout: &Layout, counts: &Counts, train: &dyn Batches) -> Result<Vec<usize>> {
         let projection = self.projection(layout).map(|to| projected(rows, layout.channels(), to, self.seed));
         let (rows, columns) = match &projection {
             Some(projected) => (&projected[..], self.coreset.projection),
@@ -365,7 +365,7 @@ impl Learner for Gathering {
         Ok(())
     }
 
-    fn passed(self: Box<Self>, train: &dyn Activations) -> Result<Fitting> {
+    fn passed(self: Box<Self>, train: &dyn Batches) -> Result<Fitting> {
         let Self { config, gathered, .. } = *self;
         let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
             return Err(Error::Failed("patchcore saw no train image".into()));
@@ -387,7 +387,7 @@ impl Scorer for Patchcore {
         pushed::score(self, bank, "scoring PatchCore", false)
     }
 
-    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         let maps = Vec::with_capacity(images.images() * self.patches.layout.positions());
         Ok(Box::new(Scored { of: self, size: image_size(images)?, maps, weights: Vec::new() }))
     }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use candle_core::{DType, Device};
 
 use super::{
-    Activations, Check, Detector, Fit, Fitting, Learner, Need, Pushed, Scorer, Smoke, first_not_finite, map::Post,
-    pushed,
+    Batches, Check, Detector, Fit, Fitting, Learner, Learns, Output, Pushed, Scorer, Smoke, first_not_finite,
+    map::Post, pushed,
 };
 use crate::{Error, Result, did_you_mean, nn::Shown, ops::wide, yaml::problems::first_repeated};
 
@@ -47,8 +47,12 @@ pub(super) trait Patchwise {
 }
 
 impl<D: Patchwise> Detector for D {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Stages, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Stages]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -85,7 +89,7 @@ impl<D: Patchwise> Detector for D {
 
 impl<D: Patchwise> Pushed for D {
     fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
-        Ok(Fitting::Learning(self.learner(fit.train()?.layers()?.images(), fit.memory)?))
+        Ok(Fitting::Learning(self.learner(fit.train()?.batches()?.images(), fit.memory)?))
     }
 }
 
@@ -213,8 +217,8 @@ impl Layout {
 ///
 /// # Errors
 /// [`Error::Input`] if it is not known, which feature files may leave open.
-pub(super) fn image_size(activations: &dyn Activations) -> Result<[usize; 2]> {
-    activations.image_size().ok_or_else(|| {
+pub(super) fn image_size(images: &dyn Batches) -> Result<[usize; 2]> {
+    images.image_size().ok_or_else(|| {
         Error::input("maps are brought to the images' size, and it is not known").hint(
             "write it into the feature file: save_file(tensors, path, metadata={\"image_size\": \"256x256\"}), rows x \
              columns",

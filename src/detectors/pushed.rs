@@ -1,7 +1,7 @@
 //! Detectors that are shown batches: they learn from some, pass after pass, and score others as they come, so that many of them share one
 //! forward pass and none holds a set.
 
-use super::{Activations, Bank, Fit, Scorer, Scores};
+use super::{Bank, Batches, Fit, Scorer, Scores};
 use crate::{Result, nn::Shown};
 
 /// A detector all of whose reading, of train images included, is done in batches.
@@ -11,7 +11,7 @@ pub trait Pushed {
         false
     }
 
-    /// How its fit begins. Of the train set only [`Bank::activations`] need be there.
+    /// How its fit begins. Of the train set only [`Bank::batches`] need be there.
     ///
     /// # Errors
     /// As the detector's fit.
@@ -42,11 +42,11 @@ pub trait Learner {
     /// As the detector's fit.
     fn see(&mut self, start: usize, batch: &Shown) -> Result<()>;
 
-    /// Called after each pass. [`Activations::work`] of the train images has progress bars for what is left to do.
+    /// Called after each pass. [`Batches::work`] of the train images has progress bars for what is left to do.
     ///
     /// # Errors
     /// As the detector's fit.
-    fn passed(self: Box<Self>, train: &dyn Activations) -> Result<Fitting>;
+    fn passed(self: Box<Self>, train: &dyn Batches) -> Result<Fitting>;
 }
 
 /// Scores the images of one set as they come.
@@ -75,7 +75,7 @@ pub fn fit(detector: &dyn Pushed, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
             Fitting::Ready(scorer) => return Ok(scorer),
             Fitting::Learning(learner) => learner,
         };
-        fitting = learn(learner, fit.train()?.layers()?, detector.reads_layers())?;
+        fitting = learn(learner, fit.train()?.batches()?, detector.reads_layers())?;
     }
 }
 
@@ -83,10 +83,10 @@ pub fn fit(detector: &dyn Pushed, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
 ///
 /// # Errors
 /// Those of the pass and of the learner.
-pub fn learn(mut learner: Box<dyn Learner>, train: &dyn Activations, layers: bool) -> Result<Fitting> {
+pub fn learn(mut learner: Box<dyn Learner>, train: &dyn Batches, layers: bool) -> Result<Fitting> {
     let some = learner.images().map(|images| train.subset(images)).transpose()?;
     let what = learner.what();
-    show(some.as_deref().unwrap_or(train), layers, what, &mut |start, batch| learner.see(start, batch))?;
+    some.as_deref().unwrap_or(train).pass(what, layers, &mut |start, batch| learner.see(start, batch))?;
     learner.passed(train)
 }
 
@@ -95,18 +95,8 @@ pub fn learn(mut learner: Box<dyn Learner>, train: &dyn Activations, layers: boo
 /// # Errors
 /// Those of the pass and of the scorer.
 pub fn score(scorer: &dyn Scorer, bank: &Bank, what: &str, layers: bool) -> Result<Scores> {
-    let images = bank.layers()?;
+    let images = bank.batches()?;
     let mut scoring = scorer.scoring(images)?;
-    show(images, layers, what, &mut |start, batch| scoring.see(start, batch))?;
+    images.pass(what, layers, &mut |start, batch| scoring.see(start, batch))?;
     scoring.finish()
-}
-
-/// A pass over images, with their layers only where they are read.
-fn show(
-    images: &dyn Activations,
-    layers: bool,
-    what: &str,
-    each: &mut dyn FnMut(usize, &Shown) -> Result<()>,
-) -> Result<()> {
-    if layers { images.pass(what, each) } else { images.stages(what, each) }
 }

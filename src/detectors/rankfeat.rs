@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    Activations, Bank, Detector, Fit, Fitting, Need, Pushed, Scorer, Scores, Scoring, finite, finite_from, of_each,
+    Bank, Batches, Detector, Fit, Fitting, Output, Pushed, Scorer, Scores, Scoring, finite, finite_from, of_each,
     pushed,
     shaping::{energy, last_layer},
 };
@@ -86,8 +86,8 @@ pub fn rankfeat(maps: &Tensor, head: &Head) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::LastMaps, Need::Head]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::LastMaps, Output::Head]
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -119,7 +119,7 @@ impl Scorer for Fitted {
         pushed::score(self, bank, "scoring RankFeat", true)
     }
 
-    fn scoring<'a>(&'a self, images: &dyn Activations) -> Result<Box<dyn Scoring + 'a>> {
+    fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Ok(Box::new(Scored { head: &self.head, scores: Vec::with_capacity(images.images()) }))
     }
 }

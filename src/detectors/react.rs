@@ -13,7 +13,7 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores,
+    Bank, Detector, Fit, Learns, Output, Scorer, Scores,
     shaping::{energies, percentile},
 };
 use crate::{Result, nn::Head};
@@ -44,8 +44,12 @@ pub fn react(features: &Tensor, head: &Head, threshold: f64) -> Result<Vec<f32>>
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

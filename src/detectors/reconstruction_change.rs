@@ -15,8 +15,8 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores, Second, finite_from, in_f64, inputs::renormalised, log_softmax,
-    map_rows_from, same,
+    Bank, Detector, Fit, Scorer, Scores, Second, finite_from, in_f64, inputs::renormalised, log_softmax, map_rows_from,
+    same,
 };
 use crate::{
     Result,
@@ -112,11 +112,11 @@ impl Config {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
+    fn needs(&self) -> &'static [Output] {
         match self.of {
-            Of::Logits => &[Need::RawLogits, Need::Gradients],
-            Of::Softmax => &[Need::Logits, Need::Gradients],
-            Of::Features => &[Need::Features, Need::Gradients],
+            Of::Logits => &[Output::RawLogits, Output::Gradients],
+            Of::Softmax => &[Output::Logits, Output::Gradients],
+            Of::Features => &[Output::Features, Output::Gradients],
         }
     }
 

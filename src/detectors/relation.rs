@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
 use rten_tensor::NdTensorView;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, knn::unit, log_softmax, map_rows, same};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, knn::unit, log_softmax, map_rows, same};
 use crate::{Error, Result, ops::wide};
 
 /// Settings.
@@ -185,8 +185,12 @@ impl Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Features, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits, Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -11,7 +11,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Check, Detector, Fit, Need, Scorer, Scores, Smoke, centred, finite, numbers, same};
+use super::{Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, Smoke, centred, finite, numbers, same};
 use crate::{
     Error, Result,
     linalg::{Eigen, add_gram, project},
@@ -126,8 +126,12 @@ fn origin(head: &Head, size: usize) -> Result<Vec<f64>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

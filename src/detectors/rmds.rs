@@ -9,7 +9,7 @@
 //! - Reference code: OpenOOD `rmds_postprocessor.py`; pytorch-ood `RMD`, whose scores are these divided by N.
 //! - Deviations: none but f64 inside.
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, mahalanobis::Distances};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, mahalanobis::Distances};
 use crate::Result;
 
 /// The relative Mahalanobis distance has no settings.
@@ -27,8 +27,12 @@ struct Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -14,7 +14,7 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores,
+    Bank, Detector, Fit, Output, Scorer, Scores,
     shaping::{energies, largest, sharpening},
 };
 use crate::{Result, nn::Head};
@@ -47,8 +47,8 @@ pub fn scale(features: &Tensor, head: &Head, percentile: f64) -> Result<Vec<f32>
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -11,7 +11,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Scorer, Scores, argmax, finite, map_both, map_rows, same};
+use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, finite, map_both, map_rows, same};
 use crate::{Error, Result};
 
 /// SHE has no settings.
@@ -55,8 +55,12 @@ impl Patterns {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Features, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits, Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

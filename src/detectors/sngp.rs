@@ -17,7 +17,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, finite, map_rows};
+use super::{Bank, Detector, Fit, Learns, Output, Peak, Scorer, Scores, finite, map_rows};
 use crate::{
     Error, Result,
     detectors::softmax_entropy::entropy,
@@ -105,8 +105,12 @@ impl Posterior {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

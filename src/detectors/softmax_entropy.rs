@@ -9,7 +9,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, score_rows};
+use super::{Bank, Detector, Fit, Output, Peak, Scorer, Scores, score_rows};
 use crate::Result;
 
 /// The softmax entropy has no settings.
@@ -40,8 +40,8 @@ pub(super) fn entropy(logits: &[f64]) -> f64 {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
     }
 
     fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -57,8 +57,8 @@ fn named(shown: &Shown, name: &str) -> Result<(String, Tensor)> {
 }
 
 /// What to say of a stage that the network does not have, with those that it has.
-pub(super) fn no_stage<'a>(name: &str, taps: impl IntoIterator<Item = &'a str>) -> Error {
-    let known: Vec<&str> = taps.into_iter().chain([PENULTIMATE]).collect();
+pub(super) fn no_stage<'a>(name: &str, stages: impl IntoIterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = stages.into_iter().chain([PENULTIMATE]).collect();
     let nearest = did_you_mean(name, known.iter().copied());
     Error::input(format!("the network has no stage \"{name}\"{nearest}; it has {}", known.join(", ")))
 }

@@ -12,7 +12,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Need, Peak, Scorer, Scores, argmax, map_rows, same, score_rows};
+use super::{Bank, Detector, Fit, Learns, Output, Peak, Scorer, Scores, argmax, map_rows, same, score_rows};
 use crate::{Error, Result};
 
 /// The least and the greatest temperature.
@@ -85,8 +85,12 @@ pub fn scaled_msp(logits: &Tensor, temperature: f64) -> Result<Vec<f32>> {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Logits, Need::Train, Need::TrainLabels]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Logits]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::LabelledImages
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::Tensor;
 
-use super::{Activations, Bank, LayerShape, Scorer};
+use super::{Bank, Batches, LayerShape, Scorer};
 use crate::{Result, data::ImageSet};
 
 /// A part of a fit that a figure shows.
@@ -31,7 +31,7 @@ pub enum Part {
 /// What a view is made from.
 pub struct Scene<'a> {
     /// The layers on the train images.
-    pub train: &'a dyn Activations,
+    pub train: &'a dyn Batches,
     /// What made the scores, if it is still there.
     pub scorer: Option<&'a dyn Scorer>,
     /// The test sets and what the network gives on them, the ID set first.
@@ -47,7 +47,7 @@ pub struct Scene<'a> {
 pub struct Shown {
     /// By name, as [`run::view`](crate::run::view) reads them.
     pub tensors: BTreeMap<String, Tensor>,
-    /// `what` is shown, and at which `tap`.
+    /// `what` is shown, and on which side of the non-linearity, as `tap`.
     pub metadata: BTreeMap<String, String>,
 }
 

@@ -13,7 +13,7 @@
 //!   512, whose α is NaN.
 
 use super::{
-    Bank, Check, Detector, Fit, Need, Peak, Scorer, Scores, Smoke, map_rows,
+    Bank, Check, Detector, Fit, Learns, Output, Peak, Scorer, Scores, Smoke, map_rows,
     residual::{Residual, without},
     same,
     similarity::log_sums,
@@ -50,8 +50,12 @@ struct Fitted {
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::RawLogits, Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::RawLogits, Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

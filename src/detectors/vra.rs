@@ -15,7 +15,7 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Need, Scorer, Scores,
+    Bank, Detector, Fit, Learns, Output, Scorer, Scores,
     shaping::{energies, percentile},
 };
 use crate::{Result, nn::Head};
@@ -90,8 +90,12 @@ pub fn vra(features: &Tensor, head: &Head, between: &[[f64; 2]], below: Below) -
 }
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Features, Need::Head, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Features, Output::Head]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

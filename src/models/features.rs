@@ -28,7 +28,7 @@ impl Kind for Settings {
     }
 
     fn build(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Model>> {
-        Ok(Box::new(Features(self.backbone.layers(shape, vb)?)))
+        Ok(Box::new(Features(self.backbone.extractor(shape, vb)?)))
     }
 
     fn backbone(&self) -> Option<&Backbone> {

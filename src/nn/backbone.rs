@@ -143,7 +143,7 @@ impl Backbone {
     ///
     /// # Errors
     /// As [`Family::build`].
-    pub fn layers(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Extractor>> {
+    pub fn extractor(&self, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Extractor>> {
         self.build(&self.clone().into(), shape, vb)
     }
 

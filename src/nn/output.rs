@@ -3,6 +3,8 @@
 use std::fmt;
 
 /// Something that a model can show of images. What reads a model says which of these it needs.
+///
+/// An ensemble shows logits, features and members alone. One network has no members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Output {
     /// (N, K) logits, of which it may matter only what softmax keeps: not what is added to all logits of an image.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Result, checksum,
     data::{ImageSet, Normalisation, batches::in_order},
-    detectors::{Activations, Bank, Inputs, LayerShape, mutual_information::log_mean_softmax},
+    detectors::{Bank, Batches, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
         Model, Pass, Shown, footprint,
@@ -128,24 +128,9 @@ impl ForwardPass {
             ..shown
         })
     }
-
-    /// A pass for those who look at batches, of whom some look at `layers` or none.
-    ///
-    /// # Errors
-    /// As [`Activations::pass`].
-    pub(super) fn look(
-        &self,
-        what: &str,
-        layers: bool,
-        each: &mut dyn FnMut(usize, &Shown) -> Result<()>,
-    ) -> Result<()> {
-        let images = if layers { self.looked_at()? } else { self.batch };
-        let title = format!("{what}: {}", self.images.name);
-        self.batches(&title, images, |start, images| each(start, &self.shown(images, layers)?))
-    }
 }
 
-impl Activations for ForwardPass {
+impl Batches for ForwardPass {
     fn images(&self) -> usize {
         self.images.len()
     }
@@ -155,12 +140,10 @@ impl Activations for ForwardPass {
         Ok(self.shown(&image, true)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
-        self.look(what, true, each)
-    }
-
-    fn stages(&self, what: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
-        self.look(what, false, each)
+    fn pass(&self, what: &str, layers: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+        let images = if layers { self.looked_at()? } else { self.batch };
+        let title = format!("{what}: {}", self.images.name);
+        self.batches(&title, images, |start, images| each(start, &self.shown(images, layers)?))
     }
 
     fn image_size(&self) -> Option<[usize; 2]> {
@@ -179,7 +162,7 @@ impl Activations for ForwardPass {
         Ok(())
     }
 
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>> {
         Ok(Arc::new(Self { images: Arc::new(self.images.subset(images)), ..self.clone() }))
     }
 }

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use crate::{
     Error, Result,
     config::{self, ALL_KINDS, Figure, Method, Redraw},
-    detectors::{Bank, Fit, Need, Scorer},
+    detectors::{Bank, Fit, Learns, Scorer},
     metrics::{Column, Confusion, Intervals, Measure, Measures, Protocol, Tpr, aggregate, files, intervals, measures},
     nn::Output,
     run::{
@@ -210,8 +210,8 @@ impl Runner<'_> {
         scratch: Option<&Path>,
     ) -> Result<Box<dyn Scorer>> {
         let detector = method.detector.build();
-        let needs_train = detector.needs().contains(&Need::Train);
-        let train = if needs_train { Some(self.train_bank(method, subject)?) } else { None };
+        let learns = detector.learns() != Learns::Nothing;
+        let train = if learns { Some(self.train_bank(method, subject)?) } else { None };
         let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
         let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch };
         detector.fit(&fit).map_err(|error| place.name(error))

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     config::Method,
     data::ImageSet,
-    detectors::{Bank, Fit, Need, Scores, classified, map::Post},
+    detectors::{Bank, Fit, Learns, Scores, classified, map::Post},
     metrics, rng,
     run::{
         bank,
@@ -120,7 +120,7 @@ fn outputs(runner: &Runner<'_>, subject: &Subject<'_>, set: &LoadedSet) -> Resul
     let banks = subject.members.iter().map(|member| {
         let pass = Arc::new(runner.forward_pass(member, set, subject));
         let bank = pass.outputs()?;
-        Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
+        Ok(Bank { batches: Some(pass.clone()), inputs: Some(pass), ..bank })
     });
     let mut banks = banks.collect::<Result<Vec<_>>>()?;
     if subject.ensemble { bank::ensemble(banks) } else { Ok(banks.remove(0)) }
@@ -145,7 +145,7 @@ fn hold_out(
     held.sort_unstable();
     learned.sort_unstable();
     let detector = method.detector.build();
-    let learned = detector.needs().contains(&Need::Train).then(|| train.subset(learned)).transpose()?;
+    let learned = (detector.learns() != Learns::Nothing).then(|| train.subset(learned)).transpose()?;
     let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
     let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
     let scorer = detector.fit(&fit).map_err(|error| place.name(error))?;

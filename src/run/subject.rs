@@ -199,7 +199,7 @@ impl<'a> Runner<'a> {
             }
         };
         let pass = Arc::new(pass);
-        Ok(Bank { activations: Some(pass.clone()), inputs: Some(pass), ..bank })
+        Ok(Bank { batches: Some(pass.clone()), inputs: Some(pass), ..bank })
     }
 
     /// The same with the second network on these images, for a method that reads one.

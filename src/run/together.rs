@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     config::Method,
-    detectors::{Bank, DetectorConfig, Fit, Fitting, Learner, Need, Scorer, pushed},
+    detectors::{Bank, Batches, DetectorConfig, Fit, Fitting, Learner, Learns, Scorer, pushed},
     nn::{Shown, pass::Side},
     run::{
         bank::{ForwardPass, Kept, Stored},
@@ -54,7 +54,7 @@ fn look(pass: &ForwardPass, mut all: Vec<Look<'_>>, store: Option<&Stored>) -> R
     let layers = all.iter().any(|look| look.layers);
     let mut looked: Vec<Looked> = all.iter().map(|_| Looked { time: Duration::ZERO, failed: None }).collect();
     let mut kept = Kept::default();
-    pass.look(&what, layers, &mut |start, batch| {
+    pass.pass(&what, layers, &mut |start, batch| {
         if store.is_some() {
             kept.add(batch)?;
         }
@@ -258,13 +258,13 @@ impl Runner<'_> {
 }
 
 fn learns(detector: &DetectorConfig) -> bool {
-    detector.detector().needs().contains(&Need::Train)
+    detector.detector().learns() != Learns::Nothing
 }
 
 /// A set's batches, without rows of logits and features.
 fn shown(pass: &Arc<ForwardPass>) -> Result<Bank> {
     let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu)?;
-    Ok(Bank { labels: pass.images.labels.clone(), activations: Some(pass.clone()), ..Bank::new(none.clone(), none) })
+    Ok(Bank { labels: pass.images.labels.clone(), batches: Some(pass.clone()), ..Bank::new(none.clone(), none) })
 }
 
 #[cfg(test)]
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use crate::{
         data::{ImageSet, Normalisation, Split},
-        detectors::Activations,
+        detectors::Batches,
         nn::{self, Backbone, Model, Pass, Shape, params::Params},
         watch::interrupt::Interrupt,
     };
@@ -347,7 +347,7 @@ mod tests {
         let (network, passes) = passes(&Interrupt::default());
         let mut alone = Vec::new();
         passes[0]
-            .pass("reading", &mut |_, batch| {
+            .pass("reading", true, &mut |_, batch| {
                 alone.extend(firsts(batch));
                 Ok(())
             })
@@ -450,7 +450,7 @@ mod tests {
             Ok(())
         }
 
-        fn passed(self: Box<Self>, _: &dyn Activations) -> Result<Fitting> {
+        fn passed(self: Box<Self>, _: &dyn Batches) -> Result<Fitting> {
             match self.some {
                 None => Ok(Fitting::Learning(Box::new(Self { some: Some(vec![3, 5]), ..*self }))),
                 Some(_) => Err(Error::Failed("nothing was learned".into())),

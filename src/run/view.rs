@@ -93,7 +93,7 @@ impl Runner<'_> {
             }
             let train = self.train_bank(method, subject)?;
             let sets: Vec<_> = subject.reported().iter().map(|set| &*set.images).zip(&subject.banks).collect();
-            let (train, memory) = (train.layers()?, subject.settings.fit_memory << 20);
+            let (train, memory) = (train.batches()?, subject.settings.fit_memory << 20);
             let scene = Scene { train, scorer, sets: &sets, memory, scratch: &scores.join("fit") };
             let shown = views.show(view, &scene)?;
             weights::write(&path, &shown.tensors, &shown.metadata)?;
@@ -131,7 +131,8 @@ impl File {
     }
 
     /// `before the non-linearity`, or after it.
-    pub fn tap(&self) -> &str {
+    pub fn side(&self) -> &str {
+        // The name that files have.
         self.metadata.get("tap").map_or("", String::as_str)
     }
 

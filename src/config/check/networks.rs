@@ -58,7 +58,7 @@ impl Found {
 
     /// Whether it is known what images are normalised by.
     pub(super) fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
-        let known = network.layers().as_ref().and_then(Backbone::normalisation);
+        let known = network.built_on().as_ref().and_then(Backbone::normalisation);
         let path_of = path.join("normalise");
         match network.normalise {
             Normalise::Data

@@ -109,7 +109,7 @@ fn factor_tensors(
     let mut tensors = BTreeMap::new();
     for (index, (set, bank)) in sets.iter().enumerate() {
         let first: Vec<usize> = (0..images.min(set.len())).collect();
-        let maps = view::maps(fitted, layer, bank.layers()?, &first)?;
+        let maps = view::maps(fitted, layer, bank.batches()?, &first)?;
         let [rows, columns] = maps.size;
         let [channels, height, width] = set.shape();
         let pixels = set.read(&first)?;
@@ -141,7 +141,7 @@ fn neuron_tensors(
     keep("densities".into(), profile.densities.clone())?;
     keep("log_factors".into(), profile.log_factors.clone())?;
     for (index, (_, bank)) in sets.iter().enumerate() {
-        let all = bank.layers()?;
+        let all = bank.batches()?;
         let first: Vec<usize> = (0..MARKED.min(all.images())).collect();
         let activations = view::activations(config, layer, all.subset(&first)?.as_ref(), neuron)?;
         let factors = activations.iter().map(|activation| profile.log_factor(*activation)).collect();

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Result,
-    detectors::{self, Activations},
+    detectors::{self, Batches},
 };
 
 /// Neurons that are fitted together, and whose factors are added up before they are added to others.
@@ -133,7 +133,7 @@ impl Curves {
 /// # Errors
 /// [`crate::Error::Input`] if that is less than [`least_memory`], or a layer is not there;
 /// [`crate::Error::Interrupted`] when the user asks to stop.
-pub fn fit(config: &Config, train: &dyn Activations, memory: usize, scratch: Option<&Path>) -> Result<Fitted> {
+pub fn fit(config: &Config, train: &dyn Batches, memory: usize, scratch: Option<&Path>) -> Result<Fitted> {
     let chosen = layers::choose(config, &train.layers()?)?;
     let subset = subset(config, train)?;
     let train = subset.as_deref().unwrap_or(train);
@@ -197,7 +197,7 @@ fn fitted_bytes(config: &Config, images: usize) -> usize {
 }
 
 /// The train images that are learned from, if not all are.
-pub(super) fn subset(config: &Config, train: &dyn Activations) -> Result<Option<Arc<dyn Activations>>> {
+pub(super) fn subset(config: &Config, train: &dyn Batches) -> Result<Option<Arc<dyn Batches>>> {
     match config.images {
         Some(images) if images < train.images() => Ok(Some(train.subset(&evenly(images, train.images()))?)),
         _ => Ok(None),
@@ -236,12 +236,12 @@ fn collect(
     config: &Config,
     chosen: &[Chosen],
     block: &Range<usize>,
-    train: &dyn Activations,
+    train: &dyn Batches,
     what: &str,
 ) -> Result<Vec<f32>> {
     let images = train.images();
     let mut values = vec![0.0_f32; block.len() * images];
-    train.pass(what, &mut |start, batch| {
+    train.pass(what, true, &mut |start, batch| {
         for layer in chosen {
             let wanted = layer.neurons.start.max(block.start)..layer.neurons.end.min(block.end);
             if wanted.is_empty() {
@@ -274,7 +274,7 @@ fn fit_block(
     block: &Range<usize>,
     values: &[f32],
     sums: Vec<f64>,
-    train: &dyn Activations,
+    train: &dyn Batches,
     what: &str,
 ) -> Result<Part> {
     let images = values.len() / block.len();

@@ -107,7 +107,7 @@ pub fn choose(config: &Config, shapes: &[LayerShape]) -> Result<Vec<Chosen>> {
     Ok(chosen)
 }
 
-/// The layer's activations at the tap, f32, on the device where the network is.
+/// The layer's activations on the side that is asked for, f32, on the device where the network is.
 ///
 /// # Errors
 /// [`Error::Failed`] if the batch's layer is not the one that was chosen.

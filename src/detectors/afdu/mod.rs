@@ -38,7 +38,7 @@ pub mod view;
 use bandwidth::Rule;
 pub use layers::Layers;
 
-use super::{Bank, Check, Detector, Fit, LayerShape, Need, Refusal, Scorer, Scores, Smoke, views::Views};
+use super::{Bank, Check, Detector, Fit, LayerShape, Learns, Output, Refusal, Scorer, Scores, Smoke, views::Views};
 use crate::{Error, Result};
 
 /// Settings of AFDU.
@@ -166,12 +166,16 @@ setting! {
 const SMOKE_CLUSTERS: usize = 24;
 
 impl Detector for Config {
-    fn needs(&self) -> &'static [Need] {
-        &[Need::Layers, Need::Train]
+    fn needs(&self) -> &'static [Output] {
+        &[Output::Layers]
+    }
+
+    fn learns(&self) -> Learns {
+        Learns::Images
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(fit::fit(self, fit.train()?.layers()?, fit.memory, fit.scratch)?))
+        Ok(Box::new(fit::fit(self, fit.train()?.batches()?, fit.memory, fit.scratch)?))
     }
 
     fn depends(&self) -> Option<Check<'_>> {
@@ -214,7 +218,7 @@ impl Detector for Config {
 
 impl Scorer for fit::Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        Scores::new(score::scores(self, bank.layers()?)?)
+        Scores::new(score::scores(self, bank.batches()?)?)
     }
 
     fn check_fit(&self) -> Result<()> {

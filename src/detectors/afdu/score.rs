@@ -8,7 +8,7 @@ use super::{
     layers::{self, Chosen},
     table::exponentials,
 };
-use crate::{Error, Result, detectors::Activations, ops::wide};
+use crate::{Error, Result, detectors::Batches, ops::wide};
 
 /// Neurons whose factors one thread adds up. Their number is part of the order of the sum, and so of its last bits.
 const CHUNK: usize = 64;
@@ -20,11 +20,11 @@ const TILE: usize = 16;
 ///
 /// # Errors
 /// [`Error::Failed`] naming the first image with an activation that is NaN or infinite, and the layer; those of the pass.
-pub fn scores(fitted: &Fitted, activations: &dyn Activations) -> Result<Vec<f32>> {
-    let mut scores = vec![0.0; activations.images()];
+pub fn scores(fitted: &Fitted, batches: &dyn Batches) -> Result<Vec<f32>> {
+    let mut scores = vec![0.0; batches.images()];
     #[cfg(any(feature = "cuda", test))]
     let mut curves_on_gpu = super::on_gpu::OnGpu::default();
-    activations.pass("scoring AFDU", &mut |start, batch| {
+    batches.pass("scoring AFDU", true, &mut |start, batch| {
         for layer in &fitted.layers {
             let neurons = layer.chosen.neurons.clone();
             #[cfg(any(feature = "cuda", test))]
@@ -120,9 +120,9 @@ pub struct Factors {
 ///
 /// # Errors
 /// Those of the pass.
-pub fn factors(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Factors> {
+pub fn factors(fitted: &Fitted, layer: &Chosen, batches: &dyn Batches, images: &[usize]) -> Result<Factors> {
     let mut found = Factors { activations: Vec::new(), log_factors: Vec::new() };
-    activations.subset(images)?.pass("drawing AFDU", &mut |_, batch| {
+    batches.subset(images)?.pass("drawing AFDU", true, &mut |_, batch| {
         let rows = layers::with_rows(&fitted.config, layer, &batch.layers, <[f32]>::to_vec)?;
         let count = layer.neurons.len();
         let images = rows.len() / count;

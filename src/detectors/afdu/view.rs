@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    detectors::{Activations, LayerShape},
+    detectors::{Batches, LayerShape},
     did_you_mean,
 };
 
@@ -123,7 +123,7 @@ pub fn only(config: &Config, layer: &Chosen) -> Config {
 ///
 /// # Errors
 /// Those of the pass; [`Error::Failed`] if the detector was fitted without the layer.
-pub fn maps(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, images: &[usize]) -> Result<Maps> {
+pub fn maps(fitted: &Fitted, layer: &Chosen, batches: &dyn Batches, images: &[usize]) -> Result<Maps> {
     let (name, dims) = (&layer.shape.name, &layer.shape.dims);
     let Some(of) = fitted.layers.iter().find(|fitted| fitted.chosen.shape == layer.shape) else {
         return Err(Error::Failed(format!("AFDU was fitted without the layer {name}")));
@@ -131,7 +131,7 @@ pub fn maps(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, imag
     let &[channels, rows, columns] = &dims[..] else {
         return Err(Error::Failed(format!("the layer {name} has no feature maps")));
     };
-    let found = score::factors(fitted, &of.chosen, activations, images)?;
+    let found = score::factors(fitted, &of.chosen, batches, images)?;
     let mean = |values: &[f32]| -> Vec<f32> {
         let images = values.chunks_exact(channels * rows * columns);
         let means = images.flat_map(|image| {
@@ -150,7 +150,7 @@ pub fn maps(fitted: &Fitted, layer: &Chosen, activations: &dyn Activations, imag
 ///
 /// # Errors
 /// Those of the pass.
-pub fn choose_neuron(config: &Config, layer: &Chosen, train: &dyn Activations) -> Result<usize> {
+pub fn choose_neuron(config: &Config, layer: &Chosen, train: &dyn Batches) -> Result<usize> {
     let candidates: Vec<usize> = match &layer.shape.dims[..] {
         &[channels, rows, columns] if config.granularity == Granularity::Pixel => {
             (0..channels).map(|channel| (channel * rows + rows / 2) * columns + columns / 2).collect()
@@ -175,8 +175,8 @@ pub fn choose_neuron(config: &Config, layer: &Chosen, train: &dyn Activations) -
 ///
 /// # Errors
 /// Those of the pass; [`Error::Input`] if the neuron took no two values.
-pub fn profile(config: &Config, layer: &Chosen, train: &dyn Activations, neuron: usize) -> Result<Profile> {
-    let subset: Option<Arc<dyn Activations>> = fit::subset(config, train)?;
+pub fn profile(config: &Config, layer: &Chosen, train: &dyn Batches, neuron: usize) -> Result<Profile> {
+    let subset: Option<Arc<dyn Batches>> = fit::subset(config, train)?;
     let train = subset.as_deref().unwrap_or(train);
     let mut column = activations(config, layer, train, neuron)?;
     let model = match Neuron::fit(&mut column, config) {
@@ -221,14 +221,14 @@ pub fn profile(config: &Config, layer: &Chosen, train: &dyn Activations, neuron:
 ///
 /// # Errors
 /// Those of the pass.
-pub fn activations(config: &Config, layer: &Chosen, activations: &dyn Activations, neuron: usize) -> Result<Vec<f32>> {
-    Ok(columns(config, layer, activations, &[neuron])?.remove(0))
+pub fn activations(config: &Config, layer: &Chosen, batches: &dyn Batches, neuron: usize) -> Result<Vec<f32>> {
+    Ok(columns(config, layer, batches, &[neuron])?.remove(0))
 }
 
 /// The activations of some neurons of a layer on every image, neuron by neuron.
-fn columns(config: &Config, layer: &Chosen, activations: &dyn Activations, neurons: &[usize]) -> Result<Vec<Vec<f32>>> {
-    let mut columns = vec![Vec::with_capacity(activations.images()); neurons.len()];
-    activations.pass("drawing AFDU", &mut |_, batch| {
+fn columns(config: &Config, layer: &Chosen, batches: &dyn Batches, neurons: &[usize]) -> Result<Vec<Vec<f32>>> {
+    let mut columns = vec![Vec::with_capacity(batches.images()); neurons.len()];
+    batches.pass("drawing AFDU", true, &mut |_, batch| {
         layers::with_rows(config, layer, &batch.layers, |rows| {
             for row in rows.chunks_exact(layer.neurons.len()) {
                 columns.iter_mut().zip(neurons).for_each(|(column, neuron)| column.push(row[*neuron]));

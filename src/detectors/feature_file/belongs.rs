@@ -3,7 +3,11 @@
 use candle_core::Tensor;
 
 use super::FeatureFile;
-use crate::{Error, Result, detectors::Need, nn::Head};
+use crate::{
+    Error, Result,
+    detectors::{DetectorConfig, Learns},
+    nn::{Head, Output},
+};
 
 /// Images whose logits are compared at a time.
 const BLOCK: usize = 4096;
@@ -24,15 +28,16 @@ impl Shared {
         Some(Self { head: file.head.clone()?, path: file.path.clone() })
     }
 
-    /// Refuses a file that is of another last layer, as far as a detector of these needs has use for it.
+    /// Refuses a file that is of another last layer, as far as a detector has use for it.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file, what of it does not fit and, of logits, the image that is furthest off.
-    pub(super) fn check(&self, file: &FeatureFile, needs: &[Need]) -> Result<()> {
+    pub(super) fn check(&self, file: &FeatureFile, detector: &DetectorConfig) -> Result<()> {
         let refused = |reason: String| Error::input(format!("{}: {reason} of {}", file.path, self.path));
         file.check_fits(&self.head.weight).map_err(refused)?;
         // Others relate no file to another: each may be of a network of its own.
-        let one_network = needs.contains(&Need::Train) || needs.contains(&Need::Head);
+        let (needs, learns) = (detector.detector().needs(), detector.detector().learns());
+        let one_network = learns != Learns::Nothing || needs.contains(&Output::Head);
         if let Some(head) = &file.head
             && one_network
         {
@@ -71,9 +76,10 @@ struct Stray {
 
 impl FeatureFile {
     /// Refuses logits that the head does not make of the features, of a detector that reads more than one of the three.
-    fn check_logits(&self, head: &Head, needs: &[Need]) -> Result<()> {
-        let raw = needs.contains(&Need::RawLogits);
-        let read = [raw || needs.contains(&Need::Logits), needs.contains(&Need::Features), needs.contains(&Need::Head)];
+    fn check_logits(&self, head: &Head, needs: &[Output]) -> Result<()> {
+        let raw = needs.contains(&Output::RawLogits);
+        let read =
+            [raw || needs.contains(&Output::Logits), needs.contains(&Output::Features), needs.contains(&Output::Head)];
         let (Some(logits), Some(features)) = (&self.logits, &self.features) else { return Ok(()) };
         if read.iter().filter(|read| **read).count() < 2 {
             return Ok(());

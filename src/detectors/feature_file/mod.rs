@@ -8,9 +8,9 @@
 //! names are left alone with a note, unless their name is that of a missing tensor but for a slip of the keyboard.
 
 mod belongs;
-mod taps;
+mod in_memory;
 
-pub use taps::Taps;
+pub use in_memory::InMemory;
 
 use std::{io::Read as _, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use candle_core::{D, DType, Tensor};
 
 use belongs::Shared;
 
-use super::{Activations as _, Bank, Detector, DetectorConfig, Fit, Need, Scores};
+use super::{Bank, Batches as _, Detector, DetectorConfig, Fit, Learns, Output, Scores};
 use crate::{
     Error, Result, did_you_mean,
     nn::{
@@ -56,19 +56,19 @@ pub struct FeatureFile {
     members: Option<Tensor>,
     labels: Option<Vec<u32>>,
     head: Option<Head>,
-    taps: Option<Arc<Taps>>,
+    layers: Option<Arc<InMemory>>,
     /// Names of tensors that nothing reads.
     unused: Vec<String>,
 }
 
 impl FeatureFile {
-    /// Reads and checks a file for a detector of these needs; its labels only if they are among them.
+    /// Reads and checks a file, and its labels if they are asked for.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file and the tensor: a name that is a slip, sizes that do not fit each other, NaN or infinity,
     /// a label that is no class. NaN in `taps.*` is left to the detector: AFDU learns without it and counts it, and scores no
     /// image that has it.
-    pub fn read(path: &Path, needs: &[Need]) -> Result<Self> {
+    pub fn read(path: &Path, labelled: bool) -> Result<Self> {
         let shown = path.display().to_string();
         let refuse = |reason: String| Error::input(format!("{shown}: {reason}"));
         let mut bytes = Vec::new();
@@ -86,10 +86,10 @@ impl FeatureFile {
         let (mut tensors, metadata) = read_safetensors_of(&bytes, has_use).map_err(broken)?;
         let image_size = metadata.get(IMAGE_SIZE).map(|text| size_of(text).map_err(&refuse)).transpose()?;
         drop(bytes);
-        let mut taps = Vec::new();
+        let mut named = Vec::new();
         for name in tensors.keys().cloned().collect::<Vec<_>>() {
             if let Some(layer) = name.strip_prefix("taps.") {
-                taps.extend(tensors.remove(&name).map(|tensor| (layer.to_owned(), tensor)));
+                named.extend(tensors.remove(&name).map(|tensor| (layer.to_owned(), tensor)));
             }
         }
         let mut read = |name: &str, rank: usize| -> Result<Option<Tensor>> {
@@ -111,13 +111,10 @@ impl FeatureFile {
             (None, None) => None,
         };
         let labels = tensors.remove(LABELS);
-        let labelled = labels.as_ref().map(|labels| labels.dims().first().copied().unwrap_or(1));
-        let labels = labels
-            .filter(|_| needs.contains(&Need::TrainLabels))
-            .map(|labels| classes(&labels).map_err(&refuse))
-            .transpose()?;
+        let label_rows = labels.as_ref().map(|labels| labels.dims().first().copied().unwrap_or(1));
+        let labels = labels.filter(|_| labelled).map(|labels| classes(&labels).map_err(&refuse)).transpose()?;
         let mut layers = Vec::new();
-        for (name, tensor) in taps {
+        for (name, tensor) in named {
             layers.push((name.clone(), floats(&tensor, &format!("taps.{name}"), &[2, 4], false).map_err(&refuse)?));
         }
         let mut rows: Vec<(String, usize)> = Vec::new();
@@ -126,7 +123,7 @@ impl FeatureFile {
         features.iter().for_each(|tensor| count("features", tensor));
         members.iter().for_each(|tensor| count("members", tensor));
         layers.iter().for_each(|(name, tensor)| count(&format!("taps.{name}"), tensor));
-        rows.extend(labelled.map(|rows| (LABELS.to_owned(), rows)));
+        rows.extend(label_rows.map(|rows| (LABELS.to_owned(), rows)));
         let Some((first, images)) = rows.first().cloned() else {
             return Err(refuse("it holds no logits, features, labels or taps".into()));
         };
@@ -145,7 +142,7 @@ impl FeatureFile {
             members,
             labels,
             head,
-            taps: (!layers.is_empty()).then(|| Arc::new(Taps { images, layers, outputs, image_size })),
+            layers: (!layers.is_empty()).then(|| Arc::new(InMemory { images, layers, outputs, image_size })),
             unused,
         };
         file.check_classes().map_err(refuse)?;
@@ -160,8 +157,8 @@ impl FeatureFile {
         }
     }
 
-    fn taps(&self) -> Result<&Taps> {
-        self.taps.as_deref().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", self.path)))
+    fn layers(&self) -> Result<&InMemory> {
+        self.layers.as_deref().ok_or_else(|| Error::input(format!("{} has no taps.<layer>", self.path)))
     }
 
     /// Labels, logits and head agree on the number of classes, head and features on their length.
@@ -210,25 +207,29 @@ impl FeatureFile {
         self.head.as_ref()
     }
 
-    /// The bank for a detector of these needs; what is missing and not needed is empty.
+    /// The bank for a detector, to learn from it or to score it; what is missing and not needed is empty.
     ///
     /// # Errors
     /// [`Error::Input`] naming the tensors that are needed and not there.
-    pub fn bank(&self, detector: &str, needs: &[Need]) -> Result<Bank> {
-        let present = |need: Need| match need {
-            Need::Logits | Need::RawLogits | Need::Kernels => self.logits.is_some(),
-            Need::Members => self.members.is_some(),
-            Need::Features => self.features.is_some(),
-            Need::Layers | Need::LastMaps => self.taps.is_some(),
-            Need::Stages => self.taps.as_ref().is_some_and(|taps| taps.layers.iter().any(|(_, tap)| tap.rank() == 4)),
-            Need::TrainLabels => self.labels.is_some(),
-            Need::Gradients | Need::Map => false,
-            Need::Head | Need::Train => true,
+    pub fn bank(&self, detector: &DetectorConfig, learns: Learns) -> Result<Bank> {
+        let present = |output: Output| match output {
+            Output::Logits | Output::RawLogits | Output::Kernels => self.logits.is_some(),
+            Output::Members => self.members.is_some(),
+            Output::Features => self.features.is_some(),
+            Output::Layers | Output::LastMaps => self.layers.is_some(),
+            Output::Stages => {
+                self.layers.as_ref().is_some_and(|all| all.layers.iter().any(|(_, layer)| layer.rank() == 4))
+            }
+            // The last layer may be in another file.
+            Output::Head => true,
+            Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
         };
-        let missing: Vec<&str> = needs.iter().filter(|need| !present(**need)).map(|need| need.tensor()).collect();
+        let needs = detector.detector().needs().iter().filter(|output| !present(**output));
+        let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
+        missing.extend((learns == Learns::LabelledImages && self.labels.is_none()).then_some(LABELS));
         if !missing.is_empty() {
-            let message =
-                format!("{}: the detector {detector} needs {}, not in the file", self.path, missing.join(" and "));
+            let (name, missing) = (detector.name(), missing.join(" and "));
+            let message = format!("{}: the detector {name} needs {missing}, not in the file", self.path);
             return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
         }
         let empty = || Tensor::zeros((self.images, 0), DType::F32, &candle_core::Device::Cpu);
@@ -236,37 +237,42 @@ impl FeatureFile {
         Ok(Bank {
             members: self.members.clone(),
             labels: self.labels.clone(),
-            activations: self.taps.clone().map(|taps| taps as _),
+            batches: self.layers.clone().map(|layers| layers as _),
             ..Bank::new(logits?, features?)
         })
     }
 }
 
-impl Need {
-    /// The name of what is needed in a feature file.
-    pub fn tensor(self) -> &'static str {
-        match self {
-            Self::Logits | Self::RawLogits | Self::Kernels => "logits",
-            Self::Members => "members",
-            Self::Features => "features",
-            Self::Layers | Self::LastMaps | Self::Stages => "taps.<layer>",
-            Self::Gradients => "gradients",
-            Self::Map => "map",
-            Self::Head => "head.weight",
-            Self::Train => "a train set",
-            Self::TrainLabels => "labels",
-        }
+/// The name of an output in a feature file.
+fn tensor(output: Output) -> &'static str {
+    match output {
+        Output::Logits | Output::RawLogits | Output::Softmax | Output::Kernels => "logits",
+        Output::Members => "members",
+        Output::Features => "features",
+        Output::Layers | Output::LastMaps | Output::Stages => "taps.<layer>",
+        Output::Gradients => "gradients",
+        Output::Images => "images",
+        Output::Map => "map",
+        Output::Head => "head.weight",
     }
+}
 
-    /// The same with what its values have to be, where the name does not tell.
-    pub fn wanted(self) -> &'static str {
-        match self {
-            Self::Kernels => "logits (ln K)",
-            Self::Layers => "taps.<layer> (taken as is)",
-            Self::LastMaps => "taps.<layer> (the last with pixels)",
-            Self::Stages => "taps.<layer> (feature maps)",
-            plain => plain.tensor(),
-        }
+impl DetectorConfig {
+    /// What it needs, by the names of a feature file, with what values have to be where the name does not tell.
+    pub fn wanted(&self) -> Vec<&'static str> {
+        let outputs = self.detector().needs().iter().map(|output| match output {
+            Output::Kernels => "logits (ln K)",
+            Output::Layers => "taps.<layer> (taken as is)",
+            Output::LastMaps => "taps.<layer> (the last with pixels)",
+            Output::Stages => "taps.<layer> (feature maps)",
+            plain => tensor(*plain),
+        });
+        let learned: &[&str] = match self.detector().learns() {
+            Learns::Nothing => &[],
+            Learns::Images => &["a train set"],
+            Learns::LabelledImages => &["a train set", LABELS],
+        };
+        outputs.chain(learned.iter().copied()).collect()
     }
 }
 
@@ -277,7 +283,7 @@ impl Need {
 ///
 /// # Errors
 /// [`Error::Input`] if the detector needs what the files do not have, the files do not fit each other, the detector can make
-/// nothing of them, or AFDU is told a tap or finds no neuron that varies; those of `each`.
+/// nothing of them, or AFDU is told a side of the non-linearity or finds no neuron that varies; those of `each`.
 pub fn score(
     config: &DetectorConfig,
     fit: Option<&Path>,
@@ -287,27 +293,27 @@ pub fn score(
 ) -> Result<Option<serde_json::Value>> {
     let detector = config.build();
     detector.check_on_file()?;
-    if detector.needs().contains(&Need::Gradients) {
+    if detector.needs().contains(&Output::Gradients) {
         let message = format!("--detector: {} runs the network again, and a file has only what it gave", config.name());
         return Err(Error::input(message).hint("an experiment has the network: oodkit run"));
     }
-    let learns = detector.needs().contains(&Need::Train);
-    if learns && fit.is_none() {
+    let learns = detector.learns();
+    if learns != Learns::Nothing && fit.is_none() {
         let message = format!("the detector {} learns from the train set: give its file with --fit", config.name());
         return Err(Error::input(message).hint("oodkit detectors lists what each detector needs"));
     }
-    let train_file = fit.map(|path| FeatureFile::read(path, detector.needs())).transpose()?;
+    let train_file = fit.map(|path| FeatureFile::read(path, learns == Learns::LabelledImages)).transpose()?;
     train_file.iter().for_each(FeatureFile::note_unused);
     let mut train = match &train_file {
-        Some(file) if learns => Some(file.bank(config.name(), detector.needs())?),
+        Some(file) if learns != Learns::Nothing => Some(file.bank(config, learns)?),
         _ => None,
     };
-    let chosen = train_file.as_ref().map(|file| chosen_taps(&*detector, file)).transpose()?.flatten();
-    if let (Some(train), Some(taps)) = (&mut train, &chosen) {
-        train.activations = Some(taps.clone());
+    let chosen = train_file.as_ref().map(|file| chosen_layers(&*detector, file)).transpose()?.flatten();
+    if let (Some(train), Some(layers)) = (&mut train, &chosen) {
+        train.batches = Some(layers.clone());
     }
     let mut shared = train_file.as_ref().and_then(Shared::of);
-    let check = |shared: &Shared, file: &FeatureFile| shared.check(file, detector.needs());
+    let check = |shared: &Shared, file: &FeatureFile| shared.check(file, config);
     if let (Some(shared), Some(file)) = (&shared, &train_file) {
         check(shared, file)?;
     }
@@ -315,15 +321,13 @@ pub fn score(
     for (index, path) in inputs.iter().enumerate() {
         let (input, bank) = input_bank(config, train_file.as_ref(), chosen.as_ref(), path)?;
         input.note_unused();
-        if detector.needs().contains(&Need::Head) && shared.is_none() && input.head.is_none() {
+        if detector.needs().contains(&Output::Head) && shared.is_none() && input.head.is_none() {
             let message = format!("{}: the detector {} needs head.weight, not in the file", input.path, config.name());
             return Err(Error::input(message));
         }
         if let (None, Some(found)) = (&shared, Shared::of(&input)) {
             train_file.iter().try_for_each(|file| check(&found, file))?;
-            inputs[..index]
-                .iter()
-                .try_for_each(|path| check(&found, &FeatureFile::read(path, &asked_of_input(detector.needs()))?))?;
+            inputs[..index].iter().try_for_each(|path| check(&found, &FeatureFile::read(path, false)?))?;
             shared = Some(found);
         }
         shared.iter().try_for_each(|shared| check(shared, &input))?;
@@ -364,21 +368,15 @@ fn of_detector(config: &DetectorConfig, file: &str, error: Error, advice: &str) 
     }
 }
 
-/// What is asked of the images to score, and not only of the train images.
-fn asked_of_input(needs: &[Need]) -> Vec<Need> {
-    needs.iter().copied().filter(|need| *need != Need::TrainLabels).collect()
-}
-
 /// A file of images to score, as a bank that fits the train images'.
 fn input_bank(
     config: &DetectorConfig,
     train: Option<&FeatureFile>,
-    chosen: Option<&Arc<Taps>>,
+    chosen: Option<&Arc<InMemory>>,
     path: &Path,
 ) -> Result<(FeatureFile, Bank)> {
-    let needs = asked_of_input(config.build().needs());
-    let input = FeatureFile::read(path, &needs)?;
-    let mut bank = input.bank(config.name(), &needs)?;
+    let input = FeatureFile::read(path, false)?;
+    let mut bank = input.bank(config, Learns::Nothing)?;
     if let Some(train) = train {
         let pairs = [("logits", &train.logits, &input.logits), ("features", &train.features, &input.features)];
         for (what, a, b) in pairs {
@@ -392,26 +390,26 @@ fn input_bank(
                 )));
             }
         }
-        if let Some(taps) = chosen {
-            bank.activations = Some(same_taps(train, taps, &input)?);
+        if let Some(layers) = chosen {
+            bank.batches = Some(same_layers(train, layers, &input)?);
         }
     }
     Ok((input, bank))
 }
 
 /// The layers of the train images that a detector reads, if it chooses.
-fn chosen_taps(detector: &dyn Detector, train: &FeatureFile) -> Result<Option<Arc<Taps>>> {
-    let Some(taps) = &train.taps else { return Ok(None) };
-    let chosen = detector.chooses(&taps.layers()?).map_err(|error| error.at(&train.path))?;
-    let read = |chosen: Vec<usize>| chosen.iter().map(|&place| taps.layers[place].clone()).collect();
-    chosen.map(|chosen| Ok(Arc::new(Taps::new(read(chosen))?))).transpose()
+fn chosen_layers(detector: &dyn Detector, train: &FeatureFile) -> Result<Option<Arc<InMemory>>> {
+    let Some(all) = &train.layers else { return Ok(None) };
+    let chosen = detector.chooses(&all.layers()?).map_err(|error| error.at(&train.path))?;
+    let read = |chosen: Vec<usize>| chosen.iter().map(|&place| all.layers[place].clone()).collect();
+    chosen.map(|chosen| Ok(Arc::new(InMemory::new(read(chosen))?))).transpose()
 }
 
 /// The same layers of other images, in the same order.
-fn same_taps(train: &FeatureFile, chosen: &Taps, input: &FeatureFile) -> Result<Arc<Taps>> {
-    let taps = input.taps()?;
+fn same_layers(train: &FeatureFile, chosen: &InMemory, input: &FeatureFile) -> Result<Arc<InMemory>> {
+    let all = input.layers()?;
     let same = chosen.layers.iter().map(|(name, learned)| {
-        let Some((_, values)) = taps.layers.iter().find(|(other, _)| other == name) else {
+        let Some((_, values)) = all.layers.iter().find(|(other, _)| other == name) else {
             return Err(Error::input(format!("taps.{name} is in {} and not in {}", train.path, input.path)));
         };
         let (a, b) = (&learned.dims()[1..], &values.dims()[1..]);
@@ -423,7 +421,7 @@ fn same_taps(train: &FeatureFile, chosen: &Taps, input: &FeatureFile) -> Result<
         }
         Ok((name.clone(), values.clone()))
     });
-    Ok(Arc::new(Taps::new(same.collect::<Result<_>>()?)?))
+    Ok(Arc::new(InMemory::new(same.collect::<Result<_>>()?)?))
 }
 
 /// `256x256`: rows and columns.

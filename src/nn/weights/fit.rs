@@ -128,7 +128,7 @@ impl Wanted {
             // The backbone's own last layer says where the head is, whatever stands there in this network.
             Some(backbone) => {
                 let recorder = Recorder::default();
-                format!("{}.", backbone.layers(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
+                format!("{}.", backbone.extractor(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
             }
         };
         Ok(Self { sizes: sizes(&build, shape)?, build, backbone: backbone.cloned(), shape, head })

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, Var
 use super::{View, convolution, emulator::emulated};
 use crate::{
     detectors::{
-        Activations, LayerShape,
+        Batches, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
     nn::{self, Backbone, Mode, Pass, Precision, Shown, params::Params, pass::Layer, wide_resnet},
@@ -301,7 +301,7 @@ fn optimiser_steps() {
 #[derive(Debug)]
 struct Made(Vec<Layer>);
 
-impl Activations for Made {
+impl Batches for Made {
     fn images(&self) -> usize {
         self.0[0].values.dims()[0]
     }
@@ -310,7 +310,7 @@ impl Activations for Made {
         Ok(self.0.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> crate::Result<()>) -> crate::Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> crate::Result<()>) -> crate::Result<()> {
         for start in (0..self.images()).step_by(7) {
             let count = 7.min(self.images() - start);
             let part = |layer: &Layer| Layer { values: layer.values.narrow(0, start, count).unwrap(), ..layer.clone() };
@@ -319,7 +319,7 @@ impl Activations for Made {
         Ok(())
     }
 
-    fn subset(&self, _: &[usize]) -> crate::Result<Arc<dyn Activations>> {
+    fn subset(&self, _: &[usize]) -> crate::Result<Arc<dyn Batches>> {
         unreachable!("all images are read")
     }
 }

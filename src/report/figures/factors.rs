@@ -62,7 +62,7 @@ pub fn gallery(figure: &FactorsFigure, results: &Results, runs_root: &Path) -> R
             "{} · seed {seed} · {}, means over channels, {} · first images of each set",
             title(results),
             file.what(),
-            file.tap()
+            file.side()
         ),
         headings: ["image", "activations", "ln factors"].map(str::to_owned).into(),
         lines,

@@ -95,7 +95,7 @@ pub fn picture(figure: &NeuronFigure, results: &Results, runs_root: &Path) -> Re
     }
     let factors = Panel {
         title: String::new(),
-        x_label: format!("activation {}", file.tap()),
+        x_label: format!("activation {}", file.side()),
         y_label: "ln anomaly factor".to_owned(),
         x: x(),
         y: Axis { range: (bottom * 1.1, top), ticks: Vec::new() },

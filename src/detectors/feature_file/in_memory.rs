@@ -1,4 +1,4 @@
-//! The layers' neurons of a feature file.
+//! What a feature file holds of images, in batches.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     Error, Result,
-    detectors::{Activations, LayerShape},
+    detectors::{Batches, LayerShape},
     nn::{Shown, pass::Layer},
     ops::Activation,
 };
 
-/// Images of a pass over `taps.*`. Ours: enough to keep two cores busy.
+/// Images of a batch. Ours: enough to keep two cores busy.
 const BATCH: usize = 256;
 
 /// Neurons that are all in memory.
 #[derive(Debug)]
-pub struct Taps {
+pub struct InMemory {
     pub(super) images: usize,
     pub(super) layers: Vec<(String, Tensor)>,
     /// Logits, features and maps of all images, if they are known.
@@ -25,7 +25,7 @@ pub struct Taps {
     pub(super) image_size: Option<[usize; 2]>,
 }
 
-impl Taps {
+impl InMemory {
     /// Of layers' neurons, (N, C, H, W) or (N, D) f32 each, of the same N images. They are taken as they are: which
     /// non-linearity comes before or after them is not known, and taken to be none.
     ///
@@ -69,7 +69,7 @@ impl Taps {
     }
 }
 
-impl Activations for Taps {
+impl Batches for InMemory {
     fn images(&self) -> usize {
         self.images
     }
@@ -78,7 +78,7 @@ impl Activations for Taps {
         Ok(self.batch(0, 1)?.layers.iter().map(LayerShape::from).collect())
     }
 
-    fn pass(&self, _: &str, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
+    fn pass(&self, _: &str, _: bool, each: &mut dyn FnMut(usize, &Shown) -> Result<()>) -> Result<()> {
         for start in (0..self.images).step_by(BATCH) {
             each(start, &self.batch(start, BATCH.min(self.images - start))?)?;
         }
@@ -89,7 +89,7 @@ impl Activations for Taps {
         self.image_size
     }
 
-    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Activations>> {
+    fn subset(&self, images: &[usize]) -> Result<Arc<dyn Batches>> {
         let indices: Vec<u32> = images.iter().map(|image| *image as u32).collect();
         let indices = Tensor::from_vec(indices, images.len(), &Device::Cpu)?;
         let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
