@@ -33,6 +33,16 @@ CASES = {
     "unet_block128": "the same, b64 128x8x8",
     "attention49": "attention over 49 positions: forward and backward, b64 64x7x7",
     "attention256": "attention over 256 positions: forward and backward, b64 64x16x16",
+    "tem64": "TEM, width 64: forward and backward, b32 64x32x32",
+    "ptfem64": "PTFEM, width 64: forward and backward, b32 128x32x32",
+    "ptfem64_8": "the same, scale 8 alone",
+    "stl64": "all of STL, width 64: forward and backward, b32 64x32x32",
+    "sc64": "self-calibrated convolution: forward and backward, b32 64x32x32",
+    "tem256": "TEM, width 256: forward and backward, b32 256x32x32",
+    "ptfem256": "PTFEM, width 256: forward and backward, b32 512x32x32",
+    "ptfem256_8": "the same, scale 8 alone",
+    "stl256": "all of STL, width 256: forward and backward, b32 256x32x32",
+    "sc256": "self-calibrated convolution: forward and backward, b32 256x32x32",
 }
 
 

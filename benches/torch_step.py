@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 import timm
 import torchvision
 
+from stl_networks import Ptfem, SelfCalibrated, Stl, Tem
 from torch_networks import LeNet, Vgg19, WideResNet
 
 
@@ -126,6 +127,34 @@ def attention(channels):
     return piece(layer, [3 * channels, channels, 1, 1], [3 * channels], [channels, channels, 1, 1], [channels])
 
 
+def part(network):
+    """Of the fusion network: forward and backward to its input and parameters."""
+
+    def prepare(images):
+        net = network().train()
+        images.requires_grad_()
+
+        def step():
+            images.grad = None
+            net.zero_grad(set_to_none=True)
+            net(images).square().mean().backward()
+
+        return step
+
+    return prepare
+
+
+def parts(width):
+    scales = (1, 2, 4, 8)
+    return {
+        f"tem{width}": (part(lambda: Tem(width, 128, "official")), 32, width, 32),
+        f"ptfem{width}": (part(lambda: Ptfem(width, scales, 8, "official")), 32, 2 * width, 32),
+        f"ptfem{width}_8": (part(lambda: Ptfem(width, (8,), 8, "official")), 32, 2 * width, 32),
+        f"stl{width}": (part(lambda: Stl(width, width)), 32, width, 32),
+        f"sc{width}": (part(lambda: SelfCalibrated(width, width)), 32, width, 32),
+    }
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -139,6 +168,8 @@ CASES = {
     "unet_block128": (block(128), 64, 128, 8),
     "attention49": (attention(64), 64, 64, 7),
     "attention256": (attention(64), 64, 64, 16),
+    **parts(64),
+    **parts(256),
 }
 
 

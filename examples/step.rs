@@ -8,13 +8,13 @@ use std::{
     time::Instant,
 };
 
-use Work::{Attention, Block, Eval, Stages, Train};
+use Work::{Attention, Block, Eval, Part, Stages, Train};
 use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
     data::batches::Batch,
     losses::{Loss, Objective},
-    nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet},
+    nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet, self_calibrated, stl},
     ops::{self, Convolution},
     rng,
     train::optim::{Optimizer, Rules as Rule, sgd},
@@ -34,10 +34,13 @@ enum Work {
     Block,
     /// One head of self-attention over all pixels between 1×1 convolutions, and backward alike.
     Attention,
+    /// A part of the fusion network of this width on the low or the third stage, in training mode, and backward from the result's mean
+    /// square.
+    Part(&'static str, usize),
 }
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 12] = [
+const CASES: [(&str, Work, usize, usize, usize); 22] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -50,6 +53,16 @@ const CASES: [(&str, Work, usize, usize, usize); 12] = [
     ("unet_block128", Block, 64, 128, 8),
     ("attention49", Attention, 64, 64, 7),
     ("attention256", Attention, 64, 64, 16),
+    ("tem64", Part("tem", 64), 32, 64, 32),
+    ("ptfem64", Part("ptfem", 64), 32, 128, 32),
+    ("ptfem64_8", Part("ptfem8", 64), 32, 128, 32),
+    ("stl64", Part("stl", 64), 32, 64, 32),
+    ("sc64", Part("sc", 64), 32, 64, 32),
+    ("tem256", Part("tem", 256), 32, 256, 32),
+    ("ptfem256", Part("ptfem", 256), 32, 512, 32),
+    ("ptfem256_8", Part("ptfem8", 256), 32, 512, 32),
+    ("stl256", Part("stl", 256), 32, 256, 32),
+    ("sc256", Part("sc", 256), 32, 256, 32),
 ];
 
 // As in the program.
@@ -94,6 +107,15 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
     Ok(match work {
         Block => piece(&images, &[&[c], &[c], &[c, c, 3, 3], &[c]], block)?,
         Attention => piece(&images, &[&[3 * c, c, 1, 1], &[3 * c], &[c, c, 1, 1], &[c]], attention)?,
+        Part(name, channels_of_part) => {
+            let part = part(name, channels_of_part, channels, [height, width], &params)?;
+            let images = Var::from_tensor(&images)?;
+            Box::new(move |step| {
+                let pass = Pass::new(Mode::Train { seed: 0, step, precision: Precision::F32 });
+                part(&images, &pass)?.sqr()?.mean_all()?.backward()?;
+                Ok(())
+            })
+        }
         Train(name) => {
             let network = build(name)?;
             let objective = Objective::new(&Loss::default(), &[], 0)?;
@@ -130,6 +152,35 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             })
         }
     })
+}
+
+type Forward = Box<dyn Fn(&Tensor, &Pass) -> candle_core::Result<Tensor>>;
+
+/// A part of the fusion network, for maps of so many channels.
+fn part(name: &str, width: usize, inputs: usize, grid: [usize; 2], params: &Params) -> Result<Forward> {
+    let vb = params.builder();
+    let settings = stl::Settings { width, ..stl::Settings::default() };
+    let pyramid = |settings| -> Result<Forward> {
+        let part = stl::ptfem::Ptfem::new(&settings, &vb)?;
+        Ok(Box::new(move |x, pass| part.forward(x, pass)))
+    };
+    match name {
+        "tem" => {
+            let part = stl::tem::Tem::new(&settings, &vb)?;
+            Ok(Box::new(move |x, pass| part.forward(x, pass)))
+        }
+        "ptfem" => pyramid(settings),
+        "ptfem8" => pyramid(stl::Settings { scales: vec![8], ..settings }),
+        "stl" => {
+            let part = stl::Stl::new(&settings, inputs, grid, &vb)?;
+            Ok(Box::new(move |x, pass| part.forward(x, pass)))
+        }
+        _ => {
+            let settings = self_calibrated::Settings { width, ..self_calibrated::Settings::default() };
+            let part = self_calibrated::SelfCalibrated::new(&settings, inputs, grid, &vb)?;
+            Ok(Box::new(move |x, pass| part.forward(x, pass)))
+        }
+    }
 }
 
 /// Forward through `layer` and backward to its inputs, the first of which is `images`.

@@ -93,6 +93,11 @@ impl Conv2d {
         self.weight.fold()
     }
 
+    /// The weight as the pass sees it.
+    pub(super) fn weight(&self, pass: &Pass) -> Result<Tensor> {
+        self.weight.seen(pass)
+    }
+
     /// (N, C, H, W) to (N, O, H', W').
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (weight, convolution) = self.placed(&self.weight.seen(pass)?, x)?;
@@ -178,6 +183,26 @@ impl ConvNorm {
             pass.hold([x, add, &y]);
             ops::add(&self.norm.forward(&y, Activation::Identity, pass)?, add, activation)
         })
+    }
+
+    /// The mean of each row of the normalised convolution, which is 1×1 without bias: (N, C, H, W) to (N, O, H, 1).
+    ///
+    /// The convolution's pixels are not made. Their means are the convolution of means, and their moments, which normalise while the
+    /// network learns, follow from those of `x`: with the weight w, w·mean(x) and w·cov(x)·wᵀ.
+    pub fn forward_mean(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (images, channels, rows, columns) = x.dims4()?;
+        let means = ops::global_avg_pool2d(&x.reshape((images, channels * rows, columns, 1))?)?;
+        let means = means.reshape((images, channels, rows, 1))?;
+        if let Mode::Eval = pass.mode() {
+            return self.forward(&means, Activation::Identity, pass);
+        }
+        let mean = means.mean((0, 2, 3))?.unsqueeze(1)?;
+        let covariance = (ops::channel_products(x)? / (images * rows * columns) as f64)?;
+        let covariance = (covariance - mean.matmul(&mean.t()?)?)?;
+        let weight = self.conv.weight.seen(pass)?.flatten_from(1)?;
+        let variance = (weight.matmul(&covariance)? * &weight)?.sum(1)?;
+        let y = self.conv.forward(&means, pass)?;
+        self.norm.normalise(&y, &weight.matmul(&mean)?.squeeze(1)?, &variance, images * rows * columns, pass)
     }
 
     /// From now on, inference uses one convolution with the parameters as they are now.
@@ -310,6 +335,19 @@ impl BatchNorm2d {
         pass.activate(&self.name, activation, |activation| {
             ops::batch_norm(x, &weight, &bias, &moments, statistics, self.epsilon, activation)
         })
+    }
+
+    /// Normalises (N, C, H, W) with the moments (C) of the `count` values that it stands for, through which the gradient passes.
+    fn normalise(&self, x: &Tensor, mean: &Tensor, variance: &Tensor, count: usize, pass: &Pass) -> Result<Tensor> {
+        // Rounding may leave less than nothing.
+        let variance = ops::relu(variance)?;
+        if !pass.repeats() {
+            self.update_running(&Tensor::stack(&[mean.detach(), variance.detach()], 0)?, count)?;
+        }
+        let scale = (pass.seen(&self.weight) / (variance + self.epsilon)?.sqrt()?)?;
+        let shift = (pass.seen(&self.bias) - (mean * &scale)?)?;
+        let [scale, shift] = [scale, shift].map(|each| each.reshape((1, (), 1, 1)));
+        x.broadcast_mul(&scale?)?.broadcast_add(&shift?)
     }
 
     /// What inference multiplies each channel by and then adds: (C), f64.

@@ -187,6 +187,11 @@ impl Pass {
         }
     }
 
+    /// Whether nothing is kept or repeated of what happens inside, so that layers may be computed together.
+    pub(super) fn is_plain(&self) -> bool {
+        self.side.is_none() && matches!(*self.choosing.borrow(), Choosing::Freely)
+    }
+
     /// Whether it repeats another, and so must leave the network as it is.
     pub(super) fn repeats(&self) -> bool {
         matches!(*self.choosing.borrow(), Choosing::Repeating { .. })

@@ -125,8 +125,8 @@ impl SelfCalibrated {
         let coarse = ops::avg_pool2d(&x, Pool::new(self.rate, self.rate, 0), true)?;
         let coarse = self.k2.forward(&coarse, Activation::Identity, pass)?;
         let coarse = ops::resize(&coarse, (height, width), Interpolation::Nearest, false)?;
-        let gate = candle_nn::ops::sigmoid(&ops::add(&x, &coarse, Activation::Identity)?)?;
-        let y = (self.k3.forward(&x, Activation::Identity, pass)? * gate)?;
+        let gate = ops::add(&x, &coarse, Activation::Identity)?;
+        let y = ops::gate(&self.k3.forward(&x, Activation::Identity, pass)?, &gate)?;
         self.k4.forward(&y, self.last, pass)
     }
 

@@ -22,3 +22,11 @@ pub(super) fn map2<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> 
         blocks.map(|((y, a), b)| y.write(a.iter().zip(b).map(|(a, b)| f(*a, *b)))).sum()
     })
 }
+
+/// `f` of the elements at the same place of three arrays of the same length.
+pub(super) fn map3<T: Float>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> T + Sync) -> Vec<T> {
+    fresh(a.len(), |y| {
+        let blocks = y.par_chunks(BLOCK).zip(a.par_chunks(BLOCK)).zip(b.par_chunks(BLOCK)).zip(c.par_chunks(BLOCK));
+        blocks.map(|(((y, a), b), c)| y.write(a.iter().zip(b).zip(c).map(|((a, b), c)| f(*a, *b, *c)))).sum()
+    })
+}

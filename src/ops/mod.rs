@@ -17,6 +17,7 @@ mod dropout;
 mod elementwise;
 mod float;
 mod fresh;
+mod gate;
 mod gelu;
 pub(crate) mod gemm;
 mod global_avg_pool2d;
@@ -45,8 +46,9 @@ pub use activation::Activation;
 pub use add::add;
 pub use avg_pool2d::avg_pool2d;
 pub use batch_norm::{Statistics, batch_norm, moments};
-pub use conv2d::{Convolution, conv_transpose2d, conv2d, conv2d_inference};
+pub use conv2d::{Convolution, channel_products, conv_transpose2d, conv2d, conv2d_inference};
 pub use dropout::dropout;
+pub use gate::gate;
 pub use gelu::gelu;
 pub use global_avg_pool2d::global_avg_pool2d;
 pub use group_norm::group_norm;
@@ -55,6 +57,7 @@ pub use linear::linear;
 pub use max_pool2d::max_pool2d;
 pub use memory::keep_freed_memory;
 pub(crate) use one_hot::one_hot;
+pub(crate) use op::is_on_gpu;
 pub use pool::Pool;
 pub use relu::{activate, leaky_relu, relu, relu6};
 pub use resize::{Interpolation, resize};
@@ -62,7 +65,9 @@ pub use silu::silu;
 pub use softmax::softmax;
 pub use softmax_cross_entropy::softmax_cross_entropy;
 pub use squared_distances::squared_distances;
-pub use texture::{Assign, Quantiser, cooccurrence, cosine_similarity, quantise_and_count, redistribute};
+pub use texture::{
+    Assign, Quantiser, cooccurrence, cosine_similarity, pair_features, quantise_and_count, redistribute,
+};
 
 pub(crate) use relu::activate_into;
 pub(crate) use wide::{compiled_wide, wide};

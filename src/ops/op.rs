@@ -95,6 +95,15 @@ pub(super) fn gradient<const N: usize, O: Op<N>>(
     input.track_op().then(|| apply_no_grad(op, inputs)).transpose()
 }
 
+/// Whether the tensor is on a GPU, or its emulator in tests: for operations that are composed of others there.
+pub(crate) fn is_on_gpu(tensor: &Tensor) -> bool {
+    #[cfg(test)]
+    if super::cuda::emulator::is_active() {
+        return true;
+    }
+    !tensor.device().is_cpu()
+}
+
 fn contiguous(inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
     inputs.iter().map(|input| input.contiguous()).collect()
 }

@@ -16,7 +16,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 }
 
 #[inline(always)]
-fn sigmoid<T: Float>(x: T) -> T {
+pub(super) fn sigmoid<T: Float>(x: T) -> T {
     T::one() / (T::one() + (T::zero() - x).exp())
 }
 

@@ -1,7 +1,7 @@
 //! The texture part and the self-calibrated convolution against PyTorch's: `tests/golden/stl.py`.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use oodkit::nn::{Pass, params::Params, self_calibrated, stl};
+use oodkit::nn::{Pass, params::Params, pass::Side, self_calibrated, stl};
 use serde_json::Value;
 
 use crate::{
@@ -118,6 +118,26 @@ fn the_self_calibrated_convolution_matches_pytorch() {
             calibrated(&settings, inputs, grid, dtype)
         });
     }
+}
+
+/// What a pass keeps changes how pairs are computed, not what is computed.
+#[test]
+fn a_pass_that_keeps_layers_learns_the_same() {
+    let settings: stl::Settings = serde_json::from_value(golden("stl")[0]["settings"].clone()).unwrap();
+    let part = texture(&settings, 5, [8, 12], DType::F64);
+    let maps = Var::from_tensor(&uniform("stages", &[2, 5, 8, 12])).unwrap();
+    let results = |pass: &Pass| {
+        let y = (part.forward)(&maps, pass).unwrap();
+        let gradients = (&y * uniform("toward", y.dims())).unwrap().sum_all().unwrap().backward().unwrap();
+        let parameters = part.params.trainable();
+        let parameters = parameters.iter().map(|(_, var)| values(gradients.get(var).unwrap()));
+        let all = [values(&y), values(gradients.get(&maps).unwrap())].into_iter().chain(parameters);
+        all.flatten().collect::<Vec<f64>>()
+    };
+    let keeping = Pass::new(TRAIN).keeping_layers(Side::After);
+    assert_close("kept", &results(&keeping), &results(&Pass::new(TRAIN)), 1e-9);
+    let layers = keeping.take_layers();
+    assert!(layers.iter().any(|layer| layer.name == "ptfem.qco_2.f1.0" && layer.values.dims() == [2, 2, 4, 16]));
 }
 
 /// Moving a value of the maps changes the result as the gradient says.

@@ -32,6 +32,18 @@ fn general(section: &str) -> Vec<Case> {
 crate::device::on_each_device! {
     convolutions_match_pytorch_and_differences,
     transposed_convolutions_match_pytorch_and_differences,
+    products_of_channels_are_those_of_matrices_and_differences,
+}
+
+fn products_of_channels_are_those_of_matrices_and_differences() {
+    for shape in [[2, 3, 4, 5], [3, 1, 2, 2], [1, 33, 1, 7]] {
+        let x = variable("x", &shape);
+        let apply = |at: &[Tensor]| ops::channel_products(&at[0]);
+        let pixels = x.transpose(0, 1).unwrap().flatten_from(1).unwrap();
+        let expected = pixels.matmul(&pixels.t().unwrap()).unwrap();
+        assert_close("products", &values(&apply(&[x.as_tensor().clone()]).unwrap()), &values(&expected), 1e-12);
+        check_differences("products", &[&x], apply);
+    }
 }
 
 fn convolutions_match_pytorch_and_differences() {

@@ -6,7 +6,11 @@ use oodkit::{
     rng,
 };
 
-use crate::{check_differences, check_layer, common::values, layers, objective, uniform, variable};
+use crate::{
+    check_differences, check_layer,
+    common::{assert_close, values},
+    layers, objective, uniform, variable,
+};
 
 const ACTIVATIONS: [Activation; 4] =
     [Activation::Identity, Activation::Relu, Activation::LeakyRelu(0.1), Activation::Relu6];
@@ -28,6 +32,7 @@ crate::device::on_each_device! {
     activations_match_pytorch_at_their_corners_too,
     silu_gelu_and_softmax_match_pytorch_and_differences,
     add_matches_pytorch_and_differences,
+    gates_are_candles_and_differences,
 }
 
 fn activations_match_pytorch_at_their_corners_too() {
@@ -53,6 +58,16 @@ fn silu_gelu_and_softmax_match_pytorch_and_differences() {
         check_layer(&what, &[("x", &x)], &golden, apply);
         check_differences(&what, &[&x], apply);
     }
+}
+
+fn gates_are_candles_and_differences() {
+    let (x, gate) = (variable("x", &[2, 3, 5]), variable("gate", &[2, 3, 5]));
+    let apply = |at: &[Tensor]| ops::gate(&at[0], &(&at[1] * 6.0)?);
+    let expected = (x.as_tensor() * candle_nn::ops::sigmoid(&(gate.as_tensor() * 6.0).unwrap()).unwrap()).unwrap();
+    let actual = apply(&[x.as_tensor().clone(), gate.as_tensor().clone()]).unwrap();
+    assert_close("gate", &values(&actual), &values(&expected), 1e-12);
+    check_differences("gate", &[&x, &gate], apply);
+    assert!(ops::gate(&x, &uniform("gate", &[2, 3, 4])).is_err());
 }
 
 fn add_matches_pytorch_and_differences() {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use oodkit::{
-    ops::{self, Activation, Interpolation, Pool, Statistics},
+    ops::{self, Activation, Assign, Interpolation, Pool, Quantiser, Statistics},
     rng,
 };
 
@@ -10,7 +10,7 @@ use crate::common::{uniform, values};
 
 type Layer = fn(&[Tensor]) -> Result<Tensor>;
 
-const LAYERS: [(&str, Layer); 17] = [
+const LAYERS: [(&str, Layer); 22] = [
     ("relu", |at| ops::relu(&at[0])),
     ("silu", |at| ops::silu(&at[0])),
     ("gelu", |at| ops::gelu(&at[0])),
@@ -41,7 +41,28 @@ const LAYERS: [(&str, Layer); 17] = [
         let (x, weight) = (at[0].reshape((864, 54))?, at[0].narrow(0, 0, 1)?.reshape((72, 54))?);
         ops::linear(&x, &weight, &Tensor::cat(&[&at[1]; 9], 0)?)
     }),
+    ("gate", |at| ops::gate(&at[0], &(&at[0] * 0.5)?)),
+    ("channel_products", |at| ops::channel_products(&at[0])),
+    ("texture of pixels", |at| {
+        let mean = ops::global_avg_pool2d(&at[0])?.reshape((12, 8, 1, 1))?;
+        let similarities = ops::cosine_similarity(&at[0], &mean)?.flatten_from(1)?;
+        let counted = ops::quantise_and_count(&similarities, QUANTISER)?;
+        ops::redistribute(&counted, &similarities, QUANTISER)
+    }),
+    ("texture of pairs", |at| {
+        let mean =
+            ops::avg_pool2d(&at[0], Pool { kernel: [9, 6], stride: [9, 6], padding: [0; 2], ceil_mode: false }, true)?;
+        let similarities = ops::cosine_similarity(&at[0], &mean)?.narrow(1, 0, 24)?.narrow(2, 0, 16)?;
+        ops::cooccurrence(&similarities.contiguous()?, 4, QUANTISER)
+    }),
+    ("features of pairs", |at| {
+        let weight = at[0].narrow(0, 0, 1)?.flatten_all()?.narrow(0, 0, 64)?.reshape((8, 8, 1, 1))?;
+        let shared = at[0].narrow(3, 0, 1)?;
+        ops::pair_features(&at[0], [&weight; 3], [Activation::LeakyRelu(0.01), Activation::Relu], &shared)
+    }),
 ];
+
+const QUANTISER: Quantiser = Quantiser { levels: 6, assign: Assign::Official };
 
 #[test]
 fn bits_do_not_depend_on_threads() {

@@ -87,15 +87,24 @@ impl Qco {
         let mean = ops::avg_pool2d(x, Pool { kernel: cell, stride: cell, padding: [0; 2], ceil_mode: false }, true)?;
         let similarities = ops::cosine_similarity(x, &mean)?;
         let pairs = ops::cooccurrence(&similarities, scale, self.quantiser)?;
-        let pairs = self.f2.forward(&self.f1.forward(&pairs, pass)?, pass)?;
         let mean = mean.reshape((images, channels, cells, 1))?;
-        let pairs = self.first.forward(&pairs, &mean, pass)?;
-        let y = match pass.mode() {
-            // The mean of what is linear in the pairs: the same, a pair's share of the work.
-            Mode::Eval => self.last.forward(&pairs.mean_keepdim(3)?, Activation::Identity, pass)?,
-            Mode::Train { .. } => self.last.forward(&pairs, Activation::Identity, pass)?.mean_keepdim(3)?,
-        };
+        let y = self.last.forward_mean(&self.features(&pairs, &mean, pass)?, pass)?;
         y.reshape((images, y.dim(1)?, scale, scale))
+    }
+
+    /// What the layers but the last make of `pairs` (N, 3, cells, pairs) and the cells' means (N, width, cells, 1): (N, width / 2, cells,
+    /// pairs). While the network learns on a CPU, nothing is kept of what lies between.
+    fn features(&self, pairs: &Tensor, mean: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let learns = matches!(pass.mode(), Mode::Train { .. });
+        if learns && pass.is_plain() && !ops::is_on_gpu(pairs) {
+            let [of_means, own] = self.first.weights(pass)?;
+            let shared = ops::conv2d(mean, &of_means, None, Convolution::new(1, 0))?;
+            let weights = [&self.f1.conv.weight(pass)?, &self.f2.conv.weight(pass)?, &own];
+            let features = ops::pair_features(pairs, weights, [self.f1.activation, self.f2.activation], &shared)?;
+            return self.first.norm.forward(&features, Activation::Relu, pass);
+        }
+        let pairs = self.f2.forward(&self.f1.forward(pairs, pass)?, pass)?;
+        self.first.forward(&pairs, mean, pass)
     }
 }
 
@@ -117,15 +126,21 @@ impl Shared {
         Ok(Self { weight, inputs: [shared, own], norm: BatchNorm2d::new(outputs, &vb.pp("bn"))? })
     }
 
+    /// The weights of what is shared, and of the rest.
+    fn weights(&self, pass: &Pass) -> Result<[Tensor; 2]> {
+        let (weight, [shared, own]) = (pass.seen(&self.weight), self.inputs);
+        Ok([weight.narrow(1, 0, shared)?, weight.narrow(1, shared, own)?])
+    }
+
     /// `pairs` (N, own, cells, pairs) and `cells` (N, shared, cells, 1) to (N, outputs, cells, pairs).
     fn forward(&self, pairs: &Tensor, cells: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let weight = pass.seen(&self.weight);
-        let [shared, own] = self.inputs;
-        let part = |x: &Tensor, from: usize, count: usize| {
-            let weight = weight.narrow(1, from, count)?;
-            ops::conv2d(&pass.operand(x)?, &pass.operand(&weight)?, None, Convolution::new(1, 0))?.to_dtype(x.dtype())
+        let [of_cells, of_pairs] = self.weights(pass)?;
+        let part = |x: &Tensor, weight: &Tensor| {
+            let y = ops::conv2d(&pass.operand(x)?, &pass.operand(weight)?, None, Convolution::new(1, 0))?;
+            pass.hold([x, &y]);
+            y.to_dtype(x.dtype())
         };
-        let (shared, own) = (part(cells, 0, shared)?, part(pairs, shared, own)?);
+        let (shared, own) = (part(cells, &of_cells)?, part(pairs, &of_pairs)?);
         self.norm.forward(&own.broadcast_add(&shared)?, Activation::Relu, pass)
     }
 }

@@ -165,6 +165,18 @@ pub fn conv_transpose2d(
     }
 }
 
+/// Σ x·xᵀ over images and pixels of `x` (N, C, H, W), whose pixels are vectors of C channels: (C, C).
+///
+/// It is the weight gradient of a 1×1 convolution whose output gradient is its input. f32 or f64.
+///
+/// # Errors
+/// When there are no values.
+pub fn channel_products(x: &Tensor) -> Result<Tensor> {
+    let channels = x.dims4()?.1;
+    let geometry = Geometry::new(x.dims(), &[channels, channels, 1, 1], Convolution::new(1, 0))?;
+    apply(ChannelProducts(geometry), [x])?.reshape((channels, channels))
+}
+
 fn fits(what: &str, bias: &Tensor, outputs: usize) -> Result<()> {
     if bias.dims() != [outputs] {
         bail!("{what}: bias has shape {:?}, there are {outputs} output channels", bias.dims());
@@ -205,12 +217,27 @@ impl Forward {
     }
 }
 
-fn run<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, ending: Ending<'_, T>) -> Vec<T> {
+/// y of slices.
+pub(super) fn run<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, ending: Ending<'_, T>) -> Vec<T> {
     if g.is_depthwise() {
         depthwise::forward(g, x, weight, bias, ending)
     } else {
         direct::forward(g, Isa::best(), x, weight, bias, ending)
     }
+}
+
+/// dX of slices.
+pub(super) fn input_gradient<T: Float>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
+    if g.group_inputs() == 1 {
+        depthwise::input_gradient(g, dy, weight)
+    } else {
+        direct::input_gradient(g, Isa::best(), dy, weight)
+    }
+}
+
+/// dW of slices.
+pub(super) fn weight_gradient<T: Float>(g: &Geometry, dy: &[T], x: &[T]) -> Vec<T> {
+    if g.is_depthwise() { depthwise::weight_gradient(g, dy, x) } else { direct::weight_gradient(g, Isa::best(), dy, x) }
 }
 
 impl Op<2> for Forward {
@@ -310,13 +337,7 @@ impl Op<2> for InputGradient {
     const NAME: &'static str = "conv2d's input gradient";
 
     fn cpu<T: Float>(&self, [dy, weight]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let g = &self.0;
-        let dx = if g.group_inputs() == 1 {
-            depthwise::input_gradient(g, dy.data, weight.data)
-        } else {
-            direct::input_gradient(g, Isa::best(), dy.data, weight.data)
-        };
-        Ok((dx, g.input_shape()))
+        Ok((input_gradient(&self.0, dy.data, weight.data), self.0.input_shape()))
     }
 
     #[cfg(any(feature = "cuda", test))]
@@ -385,18 +406,34 @@ impl Op<2> for WeightGradient {
     const NAME: &'static str = "conv2d's weight gradient";
 
     fn cpu<T: Float>(&self, [dy, x]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let g = &self.0;
-        let dw = if g.is_depthwise() {
-            depthwise::weight_gradient(g, dy.data, x.data)
-        } else {
-            direct::weight_gradient(g, Isa::best(), dy.data, x.data)
-        };
-        Ok((dw, g.weight_shape()))
+        Ok((weight_gradient(&self.0, dy.data, x.data), self.0.weight_shape()))
     }
 
     #[cfg(any(feature = "cuda", test))]
     fn gpu<G: cuda::Gpu>(&self, [dy, x]: [cuda::View<'_, G>; 2]) -> Result<(G, Shape)> {
         Ok((cuda::convolution::weight_gradient(dy, x, &self.0)?, self.0.weight_shape()))
+    }
+}
+
+/// x to Σ x·xᵀ (C, C, 1, 1).
+struct ChannelProducts(Geometry);
+
+impl Op<1> for ChannelProducts {
+    const NAME: &'static str = "channel_products";
+
+    fn cpu<T: Float>(&self, [x]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
+        WeightGradient(self.0).cpu([x, x])
+    }
+
+    #[cfg(any(feature = "cuda", test))]
+    fn gpu<G: cuda::Gpu>(&self, [x]: [cuda::View<'_, G>; 1]) -> Result<(G, Shape)> {
+        WeightGradient(self.0).gpu([x, x])
+    }
+
+    /// dx = (dY + dYᵀ)·x.
+    fn gradients(&self, [x]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
+        let both = (dy + dy.transpose(0, 1)?)?;
+        Ok([gradient::<2, _>(x, &Forward(self.0), [x, &both])?])
     }
 }
 

@@ -10,8 +10,14 @@ use crate::{
         Batches, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
-    nn::{self, Backbone, Mode, Pass, Precision, Shown, params::Params, pass::Layer, wide_resnet},
-    ops::{self, Activation, Convolution, Pool, Statistics, conv2d::geometry::Geometry},
+    nn::{
+        self, Backbone, Mode, Pass, Precision, Shown,
+        params::Params,
+        pass::Layer,
+        self_calibrated::{self, SelfCalibrated},
+        stl, wide_resnet,
+    },
+    ops::{self, Activation, Assign, Convolution, Pool, Quantiser, Statistics, conv2d::geometry::Geometry},
 };
 
 /// Numbers in [-1, 1), in twentieths when `ties` are wanted.
@@ -403,6 +409,55 @@ fn first_step(backbone: &Backbone, shape: [usize; 3], precision: Precision) -> (
     let gradients = loss.backward().unwrap();
     let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));
     (values(&loss)[0], each.collect())
+}
+
+/// What is composed of candle's operations on a GPU, beside the fused operations.
+#[test]
+fn textures() {
+    let (x, means) = (numbers("x", &[2, 5, 8, 12], false), numbers("means", &[2, 5, 2, 2], false));
+    check("cosine_similarity", &[x.clone(), means], |at| ops::cosine_similarity(&at[0], &at[1]));
+    check("gate", &[x.clone(), numbers("gate", &[2, 5, 8, 12], false)], |at| ops::gate(&at[0], &at[1]));
+    check("channel_products", &[x], |at| ops::channel_products(&at[0]));
+    for assign in [Assign::Official, Assign::Paper] {
+        let quantiser = Quantiser { levels: 6, assign };
+        let similarities = numbers("similarities", &[2, 8, 12], false);
+        let row = similarities.reshape((2, 96)).unwrap();
+        check("cooccurrence", &[similarities], |at| ops::cooccurrence(&at[0], 2, quantiser));
+        check("quantise_and_count", std::slice::from_ref(&row), |at| ops::quantise_and_count(&at[0], quantiser));
+        let inputs = [numbers("features", &[2, 3, 6], false), row];
+        check("redistribute", &inputs, |at| ops::redistribute(&at[0], &at[1], quantiser));
+    }
+}
+
+/// Result and gradients of the fusion network's parts, one training step in f64 and one in this precision.
+fn parts_step(dtype: DType, precision: Precision) -> Vec<(String, Vec<f64>)> {
+    let params = Params::new(0, &Device::Cpu);
+    let builder = params.builder().set_dtype(dtype);
+    let settings = stl::Settings { width: 8, levels: 10, cooccurrence_levels: 4, ..stl::Settings::default() };
+    let texture = stl::Stl::new(&settings, 3, [16, 16], &builder).unwrap();
+    let settings = self_calibrated::Settings { width: 4, ..self_calibrated::Settings::default() };
+    let calibrated = SelfCalibrated::new(&settings, texture.channels(), [16, 16], &builder.pp("sc")).unwrap();
+    let maps = numbers("maps", &[2, 3, 16, 16], false).to_dtype(dtype).unwrap();
+    let pass = Pass::new(Mode::Train { seed: 0, step: 0, precision });
+    let y = calibrated.forward(&texture.forward(&maps, &pass).unwrap(), &pass).unwrap();
+    let toward = numbers("toward", y.dims(), false).to_dtype(dtype).unwrap();
+    let gradients = (&y * toward).unwrap().sum_all().unwrap().backward().unwrap();
+    let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));
+    std::iter::once(("y".to_owned(), values(&y))).chain(each).collect()
+}
+
+#[test]
+fn parts_of_the_fusion_network_learn_alike() {
+    let expected = parts_step(DType::F64, Precision::F32);
+    let actual = emulated(|| parts_step(DType::F64, Precision::F32));
+    for ((name, actual), (_, expected)) in actual.iter().zip(&expected) {
+        compare(name, actual, expected, 1e-8);
+    }
+    // Which level is hit depends on rounding, so that single pixels differ.
+    let bf16 = emulated(|| parts_step(DType::F32, Precision::Bf16));
+    let (actual, expected) = (&bf16[0].1, &expected[0].1);
+    let error: f64 = actual.iter().zip(expected).map(|(a, b)| (a - b).abs()).sum::<f64>() / actual.len() as f64;
+    assert!(error > 0.0 && error < 0.1, "{error}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Hits, Quantiser, is_composed, of_counts, plain};
+use super::{Hits, Quantiser, of_counts, plain};
 use crate::ops::{
     Float,
     op::{self, Array, Op},
@@ -25,7 +25,7 @@ pub fn cooccurrence(similarities: &Tensor, scale: usize, quantiser: Quantiser) -
     if similarities.elem_count() == 0 || scale == 0 || height % scale != 0 || width % scale != 0 {
         bail!("cooccurrence: {:?} has no {scale}×{scale} equal cells", similarities.dims());
     }
-    match is_composed(similarities) {
+    match op::is_on_gpu(similarities) {
         true => plain::cooccurrence(similarities, scale, quantiser),
         false => op::apply(Cooccurrence(Cells { size: [height, width], scale, quantiser }), [similarities]),
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{LEAST_NORM, is_composed, plain};
+use super::{LEAST_NORM, plain};
 use crate::ops::{
     Float,
     fresh::fresh,
@@ -20,7 +20,7 @@ use crate::ops::{
 /// When the shapes do not fit, cells are not of one size, or there are no values.
 pub fn cosine_similarity(x: &Tensor, means: &Tensor) -> Result<Tensor> {
     let cells = Cells::new(x, means)?;
-    match is_composed(x) {
+    match op::is_on_gpu(x) {
         true => plain::cosine_similarity(x, means),
         false => op::apply(Cosine(cells), [x, means]),
     }

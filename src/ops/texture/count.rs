@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Hits, Quantiser, is_composed, of_counts, plain};
+use super::{Hits, Quantiser, of_counts, plain};
 use crate::ops::{
     Float,
     op::{self, Array, Op},
@@ -22,7 +22,7 @@ pub fn quantise_and_count(similarities: &Tensor, quantiser: Quantiser) -> Result
     if similarities.elem_count() == 0 {
         bail!("{}: there are no similarities in {:?}", Count::NAME, similarities.dims());
     }
-    match is_composed(similarities) {
+    match op::is_on_gpu(similarities) {
         true => plain::quantise_and_count(similarities, quantiser),
         false => op::apply(Count(quantiser), [similarities]),
     }

@@ -7,18 +7,20 @@
 mod cooccurrence;
 mod cosine;
 mod count;
+mod pairs;
 mod plain;
 mod redistribute;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use cooccurrence::cooccurrence;
 pub use cosine::cosine_similarity;
 pub use count::quantise_and_count;
+pub use pairs::pair_features;
 pub use redistribute::redistribute;
 
 use super::Float;
@@ -69,15 +71,6 @@ impl Quantiser {
             Assign::Official => (2 * n + 1) as f64 / (2.0 * levels),
         })
     }
-}
-
-/// Whether an operation of this tensor is composed of candle's.
-fn is_composed(tensor: &Tensor) -> bool {
-    #[cfg(test)]
-    if super::cuda::emulator::is_active() {
-        return true;
-    }
-    !tensor.device().is_cpu()
 }
 
 /// What the similarities of one map or cell hit.

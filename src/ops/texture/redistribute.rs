@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Hits, Quantiser, is_composed, plain};
+use super::{Hits, Quantiser, plain};
 use crate::ops::{
     Float,
     fresh::fresh,
@@ -27,7 +27,7 @@ pub fn redistribute(features: &Tensor, similarities: &Tensor, quantiser: Quantis
             similarities.dims()
         );
     }
-    match is_composed(features) {
+    match op::is_on_gpu(features) {
         true => plain::redistribute(features, similarities, quantiser),
         false => op::apply(Redistribute(quantiser), [features, similarities]),
     }

@@ -142,6 +142,39 @@ fn cooccurrences_are_candles() {
     assert!(values(&y.narrow(1, 2, 1).unwrap()).iter().all(|share| *share == 0.0));
 }
 
+/// A few images at a time, of different numbers at the end, and all at once.
+#[test]
+fn features_of_pairs_are_those_of_layers_one_by_one() {
+    use crate::ops::{Activation, Convolution, activate, conv2d};
+    let (channels, activations) = ([3, 2, 5, 4], [Activation::LeakyRelu(0.1), Activation::Relu]);
+    let inputs = [
+        numbers("pairs", &[5, 3, 4, 6]),
+        numbers("first", &[2, 3, 1, 1]),
+        numbers("second", &[5, 2, 1, 1]),
+        numbers("third", &[4, 5, 1, 1]),
+        numbers("shared", &[5, 4, 4, 1]),
+    ];
+    let plain: Function<'_> = &|at| {
+        let one = Convolution::new(1, 0);
+        let x = activate(&conv2d(&at[0], &at[1], None, one)?, activations[0])?;
+        let x = activate(&conv2d(&x, &at[2], None, one)?, activations[1])?;
+        conv2d(&x, &at[3], None, one)?.broadcast_add(&at[4])
+    };
+    for alive in [1, 250, usize::MAX] {
+        let layers = pairs::Layers { images: 5, channels, size: [4, 6], activations, alive };
+        let what = format!("features, {alive} alive");
+        same(&what, &inputs, &|at| pairs::apply(layers, &at[0], [&at[1], &at[2], &at[3]], &at[4]), plain);
+    }
+    let ours: Function<'_> = &|at| pair_features(&at[0], [&at[1], &at[2], &at[3]], activations, &at[4]);
+    same("features", &inputs, ours, plain);
+    differences("features", &inputs, ours);
+    let refused = |weights, shared: &[usize]| {
+        pair_features(&inputs[0], weights, activations, &numbers("shared", shared)).unwrap_err().to_string()
+    };
+    assert!(refused([&inputs[1], &inputs[3], &inputs[2]], &[5, 4, 4, 1]).contains("do not follow"));
+    assert!(refused([&inputs[1], &inputs[2], &inputs[3]], &[5, 4, 1, 1]).contains("do not fit"));
+}
+
 /// Worked out by hand: similarities 0, 0.1, …, 1 and four levels.
 #[test]
 fn hits_are_those_of_the_definitions() {
