@@ -1,6 +1,7 @@
 //! What is evaluated: a trained network or an ensemble, and its outputs on image sets.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
@@ -66,6 +67,8 @@ pub(super) struct Subject<'a> {
     /// How many of the sets, the last, are covariate-shifted ID sets.
     pub(super) shifted: usize,
     pub(super) banks: Vec<Bank>,
+    /// The outputs on the train images, once a detector has learned from them: all share one copy.
+    pub(super) train: OnceCell<Bank>,
     pub(super) seed: u64,
     pub(super) settings: &'a config::Evaluation,
     pub(super) redraw: Option<Redraw>,
@@ -143,6 +146,7 @@ impl<'a> Runner<'a> {
             categories: self.plan.experiment.data.has_categories(),
             shifted: 0,
             banks: Vec::new(),
+            train: OnceCell::new(),
             seed,
             settings,
             redraw: experiment.redraw(),
@@ -245,8 +249,15 @@ impl<'a> Runner<'a> {
 
     /// What a method learns from.
     pub(super) fn train_bank(&mut self, method: &Method, subject: &Subject<'_>) -> Result<Bank> {
-        let train = self.train_set(subject)?;
-        self.with_second(method, subject, (&train, self.bank(subject, &train)?))
+        let set = self.train_set(subject)?;
+        let bank = match subject.train.get() {
+            Some(bank) => bank,
+            None => {
+                let bank = self.bank(subject, &set)?;
+                subject.train.get_or_init(|| bank)
+            }
+        };
+        self.with_second(method, subject, (&set, bank.clone()))
     }
 }
 
@@ -262,4 +273,90 @@ pub(super) fn stored_outputs(member: &Member<'_>, set: &LoadedSet, subject: &Sub
     let folder = format!("v{OUTPUTS_VERSION}-batch{}", subject.batch_size);
     let path = member.trained.folder.join("outputs").join(folder).join(format!("{}.safetensors", set.file_stem()));
     bank::Stored { path, images: set.sha256.clone(), network: member.trained.sha256.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::Tensor;
+
+    use super::*;
+    use crate::{
+        config::load::{Loaded, parse},
+        data::Memory,
+        nn::{Pass, Shown},
+        run::{
+            execute::Context,
+            plan::{Places, plan},
+            store::Store,
+        },
+        watch::interrupt::Interrupt,
+    };
+
+    /// A network that nothing may run.
+    struct Untouched;
+
+    impl Model for Untouched {
+        fn show(&self, _: &Tensor, _: &Pass) -> candle_core::Result<Shown> {
+            candle_core::bail!("a forward pass")
+        }
+
+        fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    /// What a network gives of a set is stored once. Who comes later reads it there, and all who learn hold the same numbers.
+    #[test]
+    fn ten_learners_hold_one_bank_and_who_comes_later_makes_no_pass() {
+        let text = "{ title: Once, data: { id: { name: fashion_mnist_small, train_limit: 64, test_limit: 16 }, ood: [{ name: digits, \
+                    test_limit: 16 }] }, networks: { base: { backbone: lenet, train: { epochs: 1, max_steps: 1, batch_size: 8, optimizer: \
+                    { sgd: { lr: 0.1 } } } } }, methods: [{ network: base, detector: { all: { except: [afdu] } } }] }";
+        let folder = tempfile::tempdir().unwrap();
+        let loaded = Loaded { name: "once".into(), path: "once.yaml".into(), experiment: parse(text, "once").unwrap() };
+        let store = Store::new(folder.path());
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+        let places = Places { data: Some(&data), weights: Path::new(""), store: &store };
+        let plan = plan(&loaded, &places).unwrap();
+        let context = Context {
+            data: data.clone(),
+            store: store.clone(),
+            device: candle_core::Device::Cpu,
+            smoke: false,
+            overrides: Vec::new(),
+            interrupt: Interrupt::default(),
+            memory: Memory::mib(64),
+        };
+        let mut runner = Runner::new(&plan, &context);
+        runner.train(0).unwrap();
+        let task = &plan.cells[0].tasks[0];
+        let sets = runner.test_sets(&task.experiment.data).unwrap();
+        let methods = task.experiment.methods();
+        let of = |name: &str| methods.iter().find(|method| method.name == name).unwrap();
+        let subject = runner.subject(&task.experiment, "base", &[], (&task.networks[0], 0)).unwrap();
+        let mut subject = Subject { sets: &sets, ..subject };
+        subject.banks = sets.iter().map(|set| runner.bank(&subject, set)).collect::<Result<_>>().unwrap();
+        let bank = runner.train_bank(of("knn"), &subject).unwrap();
+        drop(subject);
+
+        let subject = runner.subject(&task.experiment, "base", &[], (&task.networks[0], 0)).unwrap();
+        let mut subject = Subject { sets: &sets, ..subject };
+        Arc::get_mut(&mut subject.members[0]).unwrap().folded = Arc::new(Untouched);
+        subject.banks = sets.iter().map(|set| runner.bank(&subject, set)).collect::<Result<_>>().unwrap();
+        let learners = ["knn", "ddu", "dice", "react", "vra", "fdbd", "nci", "she", "mahalanobis", "rmds"];
+        let banks: Vec<Bank> = learners.iter().map(|name| runner.train_bank(of(name), &subject).unwrap()).collect();
+        for other in &banks {
+            // The same storage, not only the same numbers.
+            assert_eq!([other.logits.id(), other.features.id()], [banks[0].logits.id(), banks[0].features.id()]);
+        }
+        assert_eq!(banks[0].features.to_vec2::<f32>().unwrap(), bank.features.to_vec2::<f32>().unwrap());
+        for name in learners {
+            let scored = runner.scores(of(name), &subject, &sets, &subject.banks).unwrap();
+            assert_eq!(scored.scores[1].as_slice().len(), 16, "{name}");
+        }
+        // What reads layers has to look anew.
+        let gram = runner.scores(of("gram"), &subject, &sets, &subject.banks);
+        assert!(gram.err().unwrap().to_string().contains("a forward pass"));
+    }
 }
