@@ -95,11 +95,15 @@ impl Runner<'_> {
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }
-            self.look_together(&subject, &methods)?;
+            let mut failed = self.look_together(&subject, &methods)?;
             subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
             network_results.insert(name.clone(), classified(&subject, experiment)?);
             for method in methods {
-                match self.method(method, &subject, figures) {
+                let result = match failed.remove(&method.name) {
+                    Some(error) => Err(error),
+                    None => self.method(method, &subject, figures),
+                };
+                match result {
                     Ok(result) => {
                         method_results.insert(method.name.as_str(), result);
                     }

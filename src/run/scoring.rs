@@ -238,6 +238,11 @@ impl<'a> Keeper<'a> {
         Ok(Self { place, environment, folder, record })
     }
 
+    /// Whether a set's scores were written and are there. What is in the files is seen when they are read.
+    pub(super) fn has(&self, set: &LoadedSet) -> bool {
+        self.record.is_stored(&self.folder, &self.place.files(set))
+    }
+
     /// A set's scores and the seconds that they took, if they were written and are what they were.
     ///
     /// # Errors
