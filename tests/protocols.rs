@@ -686,6 +686,21 @@ fn a_search_that_would_see_the_test_is_refused() {
         let error = load::parse(&text.replace(from, to), "field.yaml").expect_err(reason).to_string();
         assert!(error.contains(reason), "{to}: {error}");
     }
+    // Kinds of anomaly in one folder are sets of their own; normal images are of the kind `good`, said or not.
+    let kinds = |validated: &str| {
+        let set = |name: &str, kind: &str| {
+            format!("{{ name: {name}, format: mvtec, path: PLACE/nut{kind}, size: 28, channels: 1 }}")
+        };
+        let text = searched().replace("{ name: b, format: folder, path: PLACE/b }", &set("b", validated));
+        load::parse(
+            &text.replace("format: folder, path: PLACE/c", "format: mvtec, path: PLACE/nut, kind: dent"),
+            "field.yaml",
+        )
+    };
+    kinds(", kind: scratch").unwrap();
+    kinds("").unwrap();
+    let error = kinds(", kind: dent").unwrap_err().to_string();
+    assert!(error.contains("settings must not be chosen on \"c\""), "{error}");
     // Of three values, all wrong for the same reason.
     let misspelt = load::parse(&searched().replace("percentile: [10", "percentil: [10"), "field.yaml").unwrap_err();
     assert_eq!(misspelt.to_string().matches("unknown field").count(), 1, "{misspelt}");

@@ -263,7 +263,7 @@ impl Found {
         for (path, set) in sets.into_iter().chain(source) {
             let reported = |other: &&Dataset| {
                 let place = |set: &Dataset| {
-                    let parts = (set.classes.clone(), set.split.clone());
+                    let parts = (set.classes.clone(), set.split.clone(), mvtec::kind(set).to_owned());
                     (set.format, set.path.clone(), set.list.clone(), parts)
                 };
                 let same_files = (set.path.is_some() || set.list.is_some()) && place(set) == place(other);

@@ -180,7 +180,7 @@ fn truth(site: &Site, split: Split, listing: &Listing) -> Result<Truth> {
 }
 
 /// The kind of anomaly whose images a set's test images are; `good` unless the configuration says otherwise.
-fn kind(dataset: &Dataset) -> &str {
+pub fn kind(dataset: &Dataset) -> &str {
     dataset.kind.as_deref().unwrap_or(GOOD)
 }
 
