@@ -33,6 +33,9 @@ pub struct State {
     pub last_loss: Option<f64>,
     /// The best on validation images so far, if weights are chosen by it: the accuracy, or the negated loss.
     pub best: Option<f64>,
+    /// The name of what that is of; `None` in checkpoints of earlier versions, and while nothing is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_by: Option<String>,
     /// Bytes that each observer had written, by its name: what came after them is written again.
     pub positions: BTreeMap<String, u64>,
 }
@@ -51,6 +54,19 @@ pub struct EpochSums {
     pub correct: Option<u64>,
     /// Images.
     pub images: u64,
+}
+
+impl State {
+    /// Takes note of a `quality` by this measure, larger being better, if it is at least as good as the best so far. What is no number is
+    /// never the best, and numbers of two measures are not compared.
+    pub fn is_best(&mut self, measure: &str, quality: f64) -> bool {
+        let comparable = self.best_by.as_deref().is_none_or(|by| by == measure);
+        let best = quality.is_finite() && (!comparable || Some(quality) >= self.best);
+        if best {
+            (self.best, self.best_by) = (Some(quality), Some(measure.to_owned()));
+        }
+        best
+    }
 }
 
 impl EpochSums {
@@ -141,6 +157,19 @@ mod tests {
         let text = serde_json::to_string(&new).unwrap();
         assert_eq!(text, r#"{"loss":2.5,"watched":{"accuracy":7.0},"images":8}"#);
         assert_eq!(serde_json::from_str::<EpochSums>(&text).unwrap().renewed(), new);
+    }
+
+    #[test]
+    fn the_best_is_by_one_measure() {
+        let old = r#"{"data":"d","step":4,"seconds":1.0,"epoch":{"loss":0.0,"images":0},"last_loss":null,"best":0.5,"positions":{}}"#;
+        let mut state: State = serde_json::from_str(old).unwrap();
+        // An earlier version did not say of what: what is judged now is taken for it.
+        assert!(!state.is_best("accuracy", 0.25) && !state.is_best("accuracy", f64::NAN));
+        assert!(state.is_best("accuracy", 0.5) && state.is_best("accuracy", 0.75));
+        assert!(serde_json::to_string(&state).unwrap().contains(r#""best":0.75,"best_by":"accuracy""#));
+        // A negated loss is below any accuracy.
+        assert!(state.is_best("loss", -2.0) && !state.is_best("loss", -3.0) && state.is_best("loss", -1.0));
+        assert_eq!((state.best, state.best_by.as_deref()), (Some(-1.0), Some("loss")));
     }
 
     #[test]

@@ -223,10 +223,8 @@ impl<'a> Training<'a> {
     fn validate(&mut self, images: &ImageSet) -> Result<(&'static str, f64)> {
         let weights = self.average.as_ref().map(|average| use_average(self.job, average)).transpose()?;
         let (name, mean) = judge(self.job, images)?;
-        // Larger is better; what is no number is never the best.
         let quality = if name == LOSS { -mean } else { mean };
-        if self.job.recipe.keep == Keep::Best && quality.is_finite() && Some(quality) >= self.state.best {
-            self.state.best = Some(quality);
+        if self.job.recipe.keep == Keep::Best && self.state.is_best(name, quality) {
             self.best = self.job.params.all()?;
         }
         if let Some(weights) = weights {
