@@ -4,6 +4,9 @@
 //! `gpu_check PROGRAM [DEVICE]`: PROGRAM is an oodkit that was built with CUDA; DEVICE is `cuda` unless given (`cpu` tries the check itself).
 //! It ends with 1 where numbers differ.
 
+#[path = "common/learning.rs"]
+mod learning;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -12,15 +15,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use oodkit::{
-    Error, Result,
-    data::batches::Batch,
-    losses::{Loss, Objective},
-    nn::{self, Backbone, Mode, Precision, Shape, params::Params},
-    rng,
-    run::device::Wanted,
-    train::optim::{Optimizer, Rules, sgd},
-};
+use oodkit::{Error, Result, nn::Precision, rng, run::device::Wanted};
 use rand::Rng as _;
 use serde_json::Value;
 
@@ -142,25 +137,14 @@ fn measures(runs: &Path) -> Result<BTreeMap<String, f64>> {
 
 /// The median milliseconds of a training step.
 fn steps(name: &str, [batch, side]: [usize; 2], precision: Precision, device: &Device) -> Result<f64> {
-    let backbone = Backbone::by_name(name).map_err(Error::input)?;
-    let params = Params::new(0, device);
-    let shape = Shape { channels: 3, height: side, width: side, classes: 10 };
-    let model = nn::build(&backbone.into(), shape, params.builder())?;
-    let objective = Objective::new(&Loss::default(), &[], 0)?;
-    let rule = Rules::Sgd(sgd::Settings { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
-    let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
     let mut stream = rng::stream(0, "gpu check", name);
     let values: Vec<f32> = (0..batch * 3 * side * side).map(|_| stream.random_range(-1.0..1.0)).collect();
     let images = Tensor::from_vec(values, (batch, 3, side, side), device)?;
-    let labels = Some(Tensor::from_iter((0..batch as u32).map(|i| i % 10), device)?);
+    let mut learn = learning::step(name, &images, precision)?;
     let mut times = Vec::with_capacity(TIMED);
     for step in 0..WARM + TIMED {
         let started = Instant::now();
-        let batch =
-            Batch { images: images.clone(), normal: batch, labels: labels.clone(), epoch: 0, step: step as u64 };
-        let mode = Mode::Train { seed: 0, step: step as u64, precision };
-        let loss = objective.loss(&*model, &batch, mode)?.total;
-        optimizer.step(&loss.backward()?, rule.lr())?;
+        let loss = learn(step as u64)?;
         // Read, so that the device is waited for.
         let value: f32 = loss.to_dtype(DType::F32)?.to_scalar()?;
         device.synchronize()?;

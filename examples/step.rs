@@ -3,6 +3,9 @@
 //! `cargo run --release --example step wrn40_2`, then press Enter for a step; `… wrn40_2 --profile 10` takes ten steps by
 //! itself, for a profiler to record.
 
+#[path = "common/learning.rs"]
+mod learning;
+
 use std::{
     io::{BufRead as _, Write as _},
     time::Instant,
@@ -12,12 +15,9 @@ use Work::{Attention, Block, Eval, Part, Stages, Train};
 use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
-    data::batches::Batch,
-    losses::{Loss, Objective},
     nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet, self_calibrated, stl},
     ops::{self, Convolution},
     rng,
-    train::optim::{Optimizer, Rules as Rule, sgd},
 };
 use rand::Rng as _;
 
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
 /// The step as a function of its index.
 fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
     let params = Params::new(0, &Device::Cpu);
-    let (batch, channels, height, width) = images.dims4()?;
+    let (_, channels, height, width) = images.dims4()?;
     let backbone = |name| Backbone::by_name(name).map_err(Error::input);
     let build =
         |name| nn::build(&backbone(name)?.into(), Shape { channels, height, width, classes: 10 }, params.builder());
@@ -117,17 +117,8 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             })
         }
         Train(name) => {
-            let network = build(name)?;
-            let objective = Objective::new(&Loss::default(), &[], 0)?;
-            let rule = Rule::Sgd(sgd::Settings { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 5e-4 });
-            let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
-            let labels = Tensor::from_iter((0..batch as u32).map(|i| i % 10), &Device::Cpu)?;
-            Box::new(move |step| {
-                let (images, labels) = (images.clone(), Some(labels.clone()));
-                let batch = Batch { normal: batch, images, labels, epoch: 0, step };
-                let mode = Mode::Train { seed: 0, step, precision: Precision::F32 };
-                optimizer.step(&objective.loss(&*network, &batch, mode)?.total.backward()?, rule.lr())
-            })
+            let mut learn = learning::step(name, &images, Precision::F32)?;
+            Box::new(move |step| learn(step).map(|_| ()))
         }
         Eval(name) => {
             let network = build(name)?.folded()?;
