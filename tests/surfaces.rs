@@ -218,6 +218,21 @@ fn models_without_classes_stand_in_the_same_table() {
     assert_eq!(code, Some(0), "{csv}");
     assert!(csv.contains("000.png,,,"), "{csv}");
 
+    // A network that serves every category, and each category's own autoencoder in one score.
+    let colours = NETWORKS.strip_prefix("{ colours:").and_then(|rest| rest.strip_suffix(" }")).unwrap();
+    let two = format!("{only}\n  colours:{colours}");
+    let change =
+        "[{ name: Change, network: colours, detector: { reconstruction_change: { maker: again, of: features } } }]";
+    let (code, said) = place.oodkit("run", [DATA, &two, change], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    let paths = ["bolt", "nut"].map(|category| {
+        let change = &results["cells"][0]["seeds"][0]["tasks"][category]["methods"]["Change"];
+        assert!(change["sets"]["all"]["measures"]["auroc"].as_f64().is_some(), "{category}: {change}");
+        change["scores"][category].as_str().unwrap().to_owned()
+    });
+    assert_ne!(paths[0], paths[1], "each category has a second network of its own");
+
     // What a model does not show cannot be read, by a loss or by a detector.
     let refused = |networks: &str, methods: &str| {
         let (code, said) = place.oodkit("run", [DATA, networks, methods], &[]);
