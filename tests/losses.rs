@@ -64,15 +64,7 @@ fn value(term: &str, logits: &Tensor, labels: &Tensor) -> candle_core::Result<Te
         }
         _ => {
             let objective = objective("{ cross_entropy: { weight: 1.5 }, sparsity: { weight: 0.01 } }");
-            Ok(objective
-                .value(&Step {
-                    images: logits,
-                    shown: &outputs(logits, logits),
-                    labels: Some(labels),
-                    outliers: None,
-                    trace: None,
-                })?
-                .total)
+            Ok(objective.value(&Step::new(logits, &outputs(logits, logits), Some(labels)))?.total)
         }
     }
 }
@@ -157,15 +149,7 @@ fn gradients(yaml: &str) -> (Vec<f64>, Vec<f64>, Vec<(&'static str, f64)>) {
     let features = input.matmul(&first).unwrap();
     let logits = features.matmul(&second).unwrap();
     let labels = golden.labels();
-    let loss = objective(yaml)
-        .value(&Step {
-            images: &logits,
-            shown: &outputs(&logits, &features),
-            labels: Some(&labels),
-            outliers: None,
-            trace: None,
-        })
-        .unwrap();
+    let loss = objective(yaml).value(&Step::new(&logits, &outputs(&logits, &features), Some(&labels))).unwrap();
     let gradients = loss.total.backward().unwrap();
     let of = |var: &Var| gradients.get(var).map(numbers).unwrap_or_default();
     (of(&first), of(&second), loss.terms.iter().map(|(name, value)| (*name, numbers(value)[0])).collect())
@@ -192,9 +176,7 @@ fn a_weight_of_zero_hides_a_term_that_is_not_finite() {
     let labels = Tensor::new(&[0u32], &Device::Cpu).unwrap();
     let objective = objective("{ cross_entropy: {}, sparsity: { weight: 0, target: features } }");
     let outputs = outputs(&logits, &features);
-    let loss = objective
-        .value(&Step { images: &logits, shown: &outputs, labels: Some(&labels), outliers: None, trace: None })
-        .unwrap();
+    let loss = objective.value(&Step::new(&logits, &outputs, Some(&labels))).unwrap();
     assert!(numbers(&loss.total)[0].is_finite() && numbers(&loss.terms[1].1)[0].is_infinite());
 }
 
@@ -227,7 +209,7 @@ fn terms_of_outliers_refuse_a_batch_without() {
         let value = |outliers: Option<Tensor>| {
             let outliers = outliers.map(|logits| Shown { logits: Some(logits), ..Shown::default() });
             let (labels, outliers) = (Some(&labels), outliers.as_ref());
-            objective.value(&Step { images: &logits, shown: &outputs, labels, outliers, trace: None })
+            objective.value(&Step { outliers, ..Step::new(&logits, &outputs, labels) })
         };
         assert!(value(None).unwrap_err().to_string().contains("needs auxiliary outliers"));
         assert_eq!(value(Some(logits.clone())).unwrap().terms[0].0, term);
@@ -320,7 +302,7 @@ fn class_weights_are_given_or_balanced() {
         // Six train images: three of class 0, two of class 1, one of class 2.
         let objective = Objective::new(&loss(yaml), &[0, 0, 0, 1, 1, 2], 3).unwrap();
         let outputs = outputs(&logits, &logits);
-        let step = Step { images: &logits, shown: &outputs, labels: Some(&labels), outliers: None, trace: None };
+        let step = Step::new(&logits, &outputs, Some(&labels));
         numbers(&objective.value(&step).unwrap().total)[0]
     };
     let balanced = value("{ cross_entropy: { class_weights: balanced } }");

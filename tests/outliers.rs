@@ -151,13 +151,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
     let mode = Mode::Train { seed: 0, step: 0, precision: recipe.precision };
     let both = by_hand.network.show(&batch.images, &Pass::new(mode)).unwrap();
     let (learned, unlabelled) = (both.narrow(0, 4).unwrap(), both.narrow(4, 8).unwrap());
-    let step = Step {
-        images: &batch.images,
-        shown: &learned,
-        labels: batch.labels.as_ref(),
-        outliers: Some(&unlabelled),
-        trace: None,
-    };
+    let step = Step { outliers: Some(&unlabelled), ..Step::new(&batch.images, &learned, batch.labels.as_ref()) };
     let loss = Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0).unwrap().value(&step).unwrap();
     let mut optimizer = Optimizer::new(&recipe.optimizer, None, by_hand.params.trainable()).unwrap();
     optimizer.step(&loss.total.backward().unwrap(), 0.1).unwrap();

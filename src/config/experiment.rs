@@ -228,6 +228,11 @@ impl Network {
         Some(shown)
     }
 
+    /// Whether it learns from the auxiliary outliers of `data.outliers`.
+    pub fn learns_auxiliary(&self) -> bool {
+        self.train.is_some() && self.loss.of_outliers().next().is_some()
+    }
+
     /// The backbone of its model, if that has one.
     pub fn built_on(&self) -> Option<Backbone> {
         self.model()?.backbone().cloned()

@@ -8,6 +8,9 @@
 //! Auxiliary outliers are an endless sequence: one permutation of their set after another, the p-th drawn from the stream
 //! (seed, `shuffle outliers`, p), of which step s takes images s·m to s·m + m − 1, changed by the stream
 //! (seed, `augment outliers`, s). energy_ood reads its 80 million in the order of their file, from a random one in every epoch.
+//!
+//! Made outliers take the place of images: an epoch is then a permutation of the [enlarged](super::enlarged) set, and in a batch
+//! the images that stayed normal come first.
 
 use std::{
     ops::Range,
@@ -22,7 +25,13 @@ use candle_core::{Device, Tensor};
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 
-use super::{ImageSet, Normalisation, ahead::ahead, augment, image_set::normalised};
+use super::{
+    ImageSet, Normalisation,
+    ahead::ahead,
+    augment,
+    enlarged::{Enlarged, Marked, Outliers},
+    image_set::normalised,
+};
 use crate::{Error, Result, data::augment::Augment, rng};
 
 /// Batches that wait while a step runs. Ours: one being ready hides the preparation, a second evens out its time.
@@ -33,14 +42,23 @@ const PREPARED: usize = 2;
 pub struct Batch {
     /// (n + m, C, H, W) f32, augmented and normalised: n normal images, then m outliers if there are any.
     pub images: Tensor,
-    /// n.
+    /// n; 0 where all images of the batch were turned into outliers.
     pub normal: usize,
+    /// Which pixels of the n + m images are anomalous, if outliers are made.
+    pub marked: Option<Marked>,
     /// (n) u32, the classes of the normal images, if they are known.
     pub labels: Option<Tensor>,
     /// The epoch, from 0.
     pub epoch: u64,
     /// The step of this batch in the whole training, from 0.
     pub step: u64,
+}
+
+impl Batch {
+    /// The images that an epoch is made of: the normal ones, and outliers that were made of normal ones; not auxiliary outliers.
+    pub fn learned(&self) -> usize {
+        self.marked.as_ref().map_or(self.normal, Marked::images)
+    }
 }
 
 /// Steps of an epoch: n / batch_size, rounded up because the last batch may be smaller.
@@ -73,11 +91,13 @@ pub struct Source {
     pub labelled: bool,
     /// Auxiliary outliers of the same shape, and how many of them every batch has.
     pub outliers: Option<(Arc<ImageSet>, usize)>,
+    /// Outliers that are made of the normal images.
+    pub made: Option<Outliers>,
     /// The statistics that all are normalised with.
     pub normalisation: Normalisation,
     /// The random changes of all.
     pub augment: Augment,
-    /// Normal images in a batch.
+    /// Images in a batch, without auxiliary outliers.
     pub batch_size: usize,
     /// The seed of order and changes.
     pub seed: u64,
@@ -86,6 +106,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Images of an epoch.
+    pub fn per_epoch(&self) -> usize {
+        self.images.len() * self.made.as_ref().map_or(1, |made| made.repeat)
+    }
+
     /// The images at these places, changed, as bytes (n, C, H, W).
     fn changed(&self, set: &ImageSet, places: &[usize], purpose: &str, step: u64) -> Result<Vec<u8>> {
         let Source { augment: changes, seed, normalisation, .. } = self;
@@ -192,14 +217,17 @@ struct Worker {
     tables: Vec<[f32; 256]>,
     order: Order,
     outlier_order: Order,
+    enlarged: Option<Enlarged>,
 }
 
 impl Worker {
     fn new(source: Source, tables: Vec<[f32; 256]>) -> Self {
         let outliers = source.outliers.as_ref().map_or(0, |(outliers, _)| outliers.len());
-        let order = Order::new(source.seed, "shuffle", source.images.len());
+        let order = Order::new(source.seed, "shuffle", source.per_epoch());
         let outlier_order = Order::new(source.seed, "shuffle outliers", outliers);
-        Self { source, tables, order, outlier_order }
+        let made = source.made.as_ref();
+        let enlarged = made.map(|made| Enlarged::new(made.clone(), source.images.clone(), source.seed));
+        Self { source, tables, order, outlier_order, enlarged }
     }
 
     /// Prepares and sends the batches of `steps` until one fails or nobody listens.
@@ -215,16 +243,24 @@ impl Worker {
 
     fn batch(&mut self, step: u64) -> Result<Batch> {
         let Source { images: set, outliers, batch_size, device, .. } = &self.source;
-        let per_epoch = steps_per_epoch(set.len(), *batch_size);
+        let images = self.source.per_epoch();
+        let per_epoch = steps_per_epoch(images, *batch_size);
         let epoch = step / per_epoch;
         let start = (step % per_epoch) as usize * batch_size;
-        let places = &self.order.of(epoch)[start..(start + batch_size).min(set.len())];
-        let normal = places.len();
-        let labels = set.labels.as_ref().map(|labels| places.iter().map(|&i| labels[i]).collect());
+        let entries = &self.order.of(epoch)[start..(start + batch_size).min(images)];
+        // Those that stay normal come first.
+        let (entries, normal) = match &self.enlarged {
+            None => (entries.to_vec(), entries.len()),
+            Some(enlarged) => enlarged.parted(entries),
+        };
+        let places: Vec<usize> = entries.iter().map(|entry| entry % set.len()).collect();
+        let labels = set.labels.as_ref().map(|labels| places[..normal].iter().map(|&i| labels[i]).collect());
         let labels = labels.map(|labels: Vec<u32>| Tensor::from_vec(labels, normal, device)).transpose()?;
 
-        let mut bytes = self.source.changed(set, places, "augment", step)?;
-        let mut count = normal;
+        let mut bytes = self.source.changed(set, &places, "augment", step)?;
+        let enlarged = self.enlarged.as_ref();
+        let marked = enlarged.map(|enlarged| enlarged.turn(&entries, normal, &mut bytes)).transpose()?;
+        let mut count = places.len();
         if let Some((outliers, each)) = outliers {
             let (first, len) = (step * *each as u64, outliers.len() as u64);
             let places: Vec<usize> =
@@ -233,7 +269,7 @@ impl Worker {
             count += each;
         }
         let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
-        Ok(Batch { images, normal, labels, epoch, step })
+        Ok(Batch { images, normal, marked, labels, epoch, step })
     }
 }
 
@@ -289,6 +325,7 @@ mod tests {
             images,
             labelled: true,
             outliers: None,
+            made: None,
             normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },
             augment: Plain { flip: true, crop_padding: 1 }.into(),
             batch_size,
@@ -426,8 +463,12 @@ mod tests {
             // The images to learn are those of a run without outliers, and the last, smaller batch has as many outliers.
             let n = plain.normal;
             assert_eq!(batch.images.dim(0).unwrap(), n + 5);
-            let learned =
-                Batch { images: batch.images.narrow(0, 0, n).unwrap(), labels: batch.labels.clone(), ..*batch };
+            let learned = Batch {
+                images: batch.images.narrow(0, 0, n).unwrap(),
+                labels: batch.labels.clone(),
+                marked: None,
+                ..*batch
+            };
             assert_eq!(bits(&learned), bits(plain));
             for value in
                 batch.images.narrow(0, n, 5).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap().chunks(48)

@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod batches;
 pub mod download;
+pub mod enlarged;
 pub mod made;
 pub mod pseudo;
 pub mod registry;

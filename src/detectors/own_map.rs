@@ -2,10 +2,13 @@
 //!
 //! map = Gaussian_σ(resize(model's map)); score = its maximum, or as `score` says.
 //!
+//! - Of the fusion network, the score of every position (Tang et al., J. NUDT 2025, equation 9), or with `of: distance` the distance of
+//!   its embedding ψ from the origin, √(‖ψ‖² + 1) − 1 (Liznerski et al., *FCDD*, ICLR 2021).
 //! - Of an autoencoder, the squared error of every pixel: Bergmann et al., *MVTec AD*, CVPR 2019, section 4.1.2.
 //! - Reference code: none was published for the autoencoder. PaDiM's and PatchCore's smooth their maps alike.
 //! - Smoothing: σ 4, as PaDiM's and PatchCore's official code at 224 and 256 pixels.
 
+use candle_core::Tensor;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,13 +19,17 @@ use super::{
     patches::image_size,
     pushed,
 };
-use crate::{Error, Result, nn::Shown};
+use crate::{Error, Result, losses::hypersphere, nn::Shown, yaml::named::is_default};
 
 /// The map that the model makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "OwnMap")]
 pub struct Config {
+    /// What the map is of: the model's `score` of a position, or the `distance` of its embedding from the origin. Ours: `score`.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub of: Of,
     /// σ of the Gaussian that maps are smoothed with, in pixels of the image; 0: none. 4: PaDiM's and PatchCore's official code.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub smooth: f64,
@@ -31,15 +38,39 @@ pub struct Config {
     pub score: ImageScore,
 }
 
+/// What a model shows of a position that can be its score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// The model's own score.
+    #[default]
+    Score,
+    /// The distance of its embedding from the origin.
+    Distance,
+}
+
+impl Of {
+    /// The (N, h, w) map.
+    fn map(self, shown: &Shown) -> Result<Tensor> {
+        Ok(match self {
+            Self::Score => shown.map()?.clone(),
+            Self::Distance => hypersphere::distance(shown.embedding()?)?,
+        })
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
-        Self { smooth: 4.0, score: ImageScore::Max }
+        Self { of: Of::default(), smooth: 4.0, score: ImageScore::Max }
     }
 }
 
 impl Detector for Config {
     fn needs(&self) -> &'static [Output] {
-        &[Output::Map]
+        match self.of {
+            Of::Score => &[Output::Map],
+            Of::Distance => &[Output::Embedding],
+        }
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -51,7 +82,7 @@ impl Detector for Config {
     }
 
     fn grid(&self, shown: &Shown) -> Option<[usize; 2]> {
-        let (_, rows, columns) = shown.map.as_ref()?.dims3().ok()?;
+        let (_, rows, columns) = self.of.map(shown).ok()?.dims3().ok()?;
         Some([rows, columns])
     }
 
@@ -62,11 +93,14 @@ impl Detector for Config {
 
 impl Pushed for Config {
     fn start(&self, _: &Fit<'_>) -> Result<Fitting> {
-        Ok(Fitting::Ready(Box::new(OwnMap(Post { smooth: self.smooth, score: self.score }))))
+        Ok(Fitting::Ready(Box::new(OwnMap { of: self.of, post: Post { smooth: self.smooth, score: self.score } })))
     }
 }
 
-struct OwnMap(Post);
+struct OwnMap {
+    of: Of,
+    post: Post,
+}
 
 impl Scorer for OwnMap {
     fn score(&self, bank: &Bank) -> Result<Scores> {
@@ -75,7 +109,8 @@ impl Scorer for OwnMap {
 
     fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Ok(Box::new(Read {
-            post: &self.0,
+            of: self.of,
+            post: &self.post,
             size: image_size(images)?,
             grid: None,
             maps: Vec::new(),
@@ -86,6 +121,7 @@ impl Scorer for OwnMap {
 
 /// The maps so far.
 struct Read<'a> {
+    of: Of,
     post: &'a Post,
     size: [usize; 2],
     grid: Option<[usize; 2]>,
@@ -96,7 +132,7 @@ struct Read<'a> {
 
 impl Scoring for Read<'_> {
     fn see(&mut self, _: usize, batch: &Shown) -> Result<()> {
-        let map = batch.map()?;
+        let map = self.of.map(batch)?;
         let (_, rows, columns) = map.dims3()?;
         if self.grid.is_none() {
             self.maps.reserve(self.images * rows * columns);

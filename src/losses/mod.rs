@@ -1,29 +1,36 @@
 //! Loss terms, one file each, and the training objective that they add up to.
 
 pub mod binary_cross_entropy;
+mod cells;
+pub mod consistency;
 pub mod cross_entropy;
 pub mod energy_margin;
 pub mod gradient_penalty;
+pub mod hypersphere;
 pub mod logit_norm;
 pub mod outlier_exposure;
 pub mod reconstruction;
 mod registry;
+pub mod score_margin;
 pub mod sparsity;
 
 pub use binary_cross_entropy::binary_cross_entropy;
+pub use consistency::consistency;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
 pub use energy_margin::energy_margin;
 pub use gradient_penalty::Trace;
+pub use hypersphere::hypersphere;
 pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
 pub use reconstruction::reconstruction;
+pub use score_margin::score_margin;
 pub use sparsity::sparsity;
 
 use candle_core::{D, DType, Tensor};
 
 use crate::{
     Error, Result,
-    data::batches::Batch,
+    data::{batches::Batch, enlarged::Marked},
     nn::{Mode, Model, Output, Pass, Precision, Shown},
 };
 
@@ -52,6 +59,15 @@ registry::registry! {
     /// Making normal images again, for a model that does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reconstruction,
+    /// Normal positions near the origin, anomalous ones away from it; needs `train.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hypersphere,
+    /// Scores of normal positions low, those of anomalous positions above them; needs `train.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    score_margin,
+    /// Normal patches as near to each other by score as by embedding; needs `train.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consistency,
 }
 
 /// A term's settings.
@@ -67,9 +83,14 @@ pub trait Term {
         false
     }
 
-    /// Whether it is of auxiliary outliers. A term of weight 0 still has them in the batch, where batch normalisation sees them: the
-    /// control.
+    /// Whether it is of outliers, auxiliary or made. A term of weight 0 still has them in the batch, where batch normalisation sees
+    /// them: the control.
     fn of_outliers(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads which pixels of made outliers are anomalous.
+    fn of_masks(&self) -> bool {
         false
     }
 
@@ -99,9 +120,14 @@ pub trait Term {
 pub type Value = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
 
 impl Loss {
-    /// The names of the terms that are there and need auxiliary outliers.
+    /// The names of the terms that are there and need outliers.
     pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
         self.terms().filter(|(_, term)| term.of_outliers()).map(|(name, _)| name)
+    }
+
+    /// The names of the terms that are there and need masks of made outliers.
+    pub fn of_masks(&self) -> impl Iterator<Item = &'static str> {
+        self.terms().filter(|(_, term)| term.of_masks()).map(|(name, _)| name)
     }
 
     /// Whether a term that is there is of the images' classes.
@@ -127,11 +153,20 @@ pub struct Step<'a> {
     pub labels: Option<&'a Tensor>,
     /// What the model shows of the outliers in the batch, if there are any.
     pub outliers: Option<&'a Shown>,
+    /// What the model shows of all images in the batch: the normal ones, then the outliers.
+    pub all: &'a Shown,
+    /// Which pixels of all images are anomalous, if outliers were made.
+    pub marked: Option<&'a Marked>,
     /// How it came to what it shows, for objectives that [look at images](Term::looks_at_images).
     pub trace: Option<&'a Trace<'a>>,
 }
 
 impl<'a> Step<'a> {
+    /// Of a batch of normal images alone.
+    pub fn new(images: &'a Tensor, shown: &'a Shown, labels: Option<&'a Tensor>) -> Self {
+        Self { images, shown, labels, outliers: None, all: shown, marked: None, trace: None }
+    }
+
     fn labels(&self) -> candle_core::Result<&'a Tensor> {
         match self.labels {
             Some(labels) => Ok(labels),
@@ -143,6 +178,14 @@ impl<'a> Step<'a> {
         match self.outliers {
             Some(outliers) => Ok(outliers),
             None => candle_core::bail!("this loss needs auxiliary outliers, and the batch has none"),
+        }
+    }
+
+    /// 1 at the positions of a (rows, columns) grid that are anomalous, 0 at the others: (N, rows, columns) of `like`'s type and device.
+    fn anomalous(&self, grid: [usize; 2], like: &Tensor) -> candle_core::Result<Tensor> {
+        match self.marked {
+            Some(marked) => cells::anomalous(marked, grid)?.to_device(like.device())?.to_dtype(like.dtype()),
+            None => Tensor::zeros((like.dim(0)?, grid[0], grid[1]), like.dtype(), like.device()),
         }
     }
 }
@@ -206,15 +249,14 @@ impl Objective {
             false => (model.show(&batch.images, &Pass::new(mode))?, None),
         };
         let more = batch.images.dim(0)? - batch.normal;
-        let (images, shown, outliers) = match more {
-            0 => (batch.images.clone(), shown, None),
-            _ => {
-                let normal = batch.images.narrow(0, 0, batch.normal)?;
-                (normal, shown.narrow(0, batch.normal)?, Some(shown.narrow(batch.normal, more)?))
-            }
-        };
-        let (labels, outliers) = (batch.labels.as_ref(), outliers.as_ref());
-        self.value(&Step { images: &images, shown: &shown, labels, outliers, trace: trace.as_ref() })
+        let (marked, trace) = (batch.marked.as_ref(), trace.as_ref());
+        let step = Step { marked, trace, ..Step::new(&batch.images, &shown, batch.labels.as_ref()) };
+        if more == 0 {
+            return self.value(&step);
+        }
+        let normal = batch.images.narrow(0, 0, batch.normal)?;
+        let (learned, outliers) = (shown.narrow(0, batch.normal)?, shown.narrow(batch.normal, more)?);
+        self.value(&Step { images: &normal, shown: &learned, outliers: Some(&outliers), ..step })
     }
 
     /// How well a model that learned does on images that it did not learn, summed over them, and by which measure: the images
@@ -232,8 +274,8 @@ impl Objective {
         match (&shown.logits, labels) {
             (Some(logits), Some(labels)) => Ok((ACCURACY, count_correct(logits, labels)? as f64)),
             _ => {
-                let step = Step { images, shown: &shown, labels, outliers: None, trace: None };
-                let loss = self.value(&step)?.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                let loss =
+                    self.value(&Step::new(images, &shown, labels))?.total.to_dtype(DType::F64)?.to_scalar::<f64>()?;
                 Ok((LOSS, loss * images.dim(0)? as f64))
             }
         }

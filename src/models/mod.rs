@@ -3,6 +3,7 @@
 pub mod autoencoder;
 pub mod classifier;
 pub mod features;
+pub mod fusion;
 
 use candle_nn::VarBuilder;
 
@@ -28,6 +29,12 @@ pub trait Kind: Sized + Clone + 'static {
 
     /// The backbone, for published weights and what they were trained with.
     fn backbone(&self) -> Option<&Backbone> {
+        None
+    }
+
+    /// What stands before the names of the parameters that published weights of the backbone lack: they start anew. `None`: of no other
+    /// than a head.
+    fn own(&self) -> Option<&'static str> {
         None
     }
 
@@ -62,6 +69,8 @@ registry! {
         Features = "features" in features,
         /// An autoencoder of convolutions: an image is anomalous where it cannot be made again.
         Autoencoder = "autoencoder" in autoencoder,
+        /// Textures of a backbone's low stages and the meaning of a high one, fused, with a score of every position.
+        Fusion = "fusion" in fusion,
     }
 }
 
@@ -85,6 +94,11 @@ impl ModelConfig {
     /// As [`Kind::backbone`].
     pub fn backbone(&self) -> Option<&Backbone> {
         of_settings!(self, settings => settings.backbone())
+    }
+
+    /// As [`Kind::own`].
+    pub fn own(&self) -> Option<&'static str> {
+        of_settings!(self, settings => settings.own())
     }
 
     /// As [`Kind::label`].

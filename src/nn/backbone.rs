@@ -71,6 +71,15 @@ pub trait Extractor: fmt::Debug + Send + Sync {
     /// If the images have another shape.
     fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)>;
 
+    /// The maps that leave the stages up to the one called `last`, which is one of them, and maybe those of later ones; nothing that only
+    /// later ones need has to be computed.
+    ///
+    /// # Errors
+    /// As [`Extractor::extract`].
+    fn stages_until(&self, images: &Tensor, _last: &str, pass: &Pass) -> candle_core::Result<Vec<(String, Tensor)>> {
+        Ok(self.extract(images, pass)?.1)
+    }
+
     /// The backbone's own last layer for so many classes.
     fn last_layer(&self, classes: usize) -> LastLayerOf;
 

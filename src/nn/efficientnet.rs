@@ -82,10 +82,9 @@ impl EfficientNetLite0 {
             head: conv([inputs, FEATURES], 1, Convolution::new(1, 0), [vb.pp("conv_head"), vb.pp("bn2")])?,
         })
     }
-}
 
-impl Extractor for EfficientNetLite0 {
-    fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
+    /// What leaves the first `count` stages.
+    fn first(&self, count: usize, images: &Tensor, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
         let mut x = self.stem.forward(images, Activation::Relu6, pass)?;
         let stage = |(name, blocks): &(&'static str, Vec<Block>)| {
             for block in blocks {
@@ -94,8 +93,20 @@ impl Extractor for EfficientNetLite0 {
             x = pass.stage(name, x.clone())?;
             Ok(((*name).to_owned(), x.clone()))
         };
-        let stages = self.stages.iter().map(stage).collect::<Result<_>>()?;
-        Ok((ops::global_avg_pool2d(&self.head.forward(&x, Activation::Relu6, pass)?)?, stages))
+        self.stages.iter().take(count).map(stage).collect()
+    }
+}
+
+impl Extractor for EfficientNetLite0 {
+    fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
+        let stages = self.first(STAGES.len(), images, pass)?;
+        let x = &stages[STAGES.len() - 1].1;
+        Ok((ops::global_avg_pool2d(&self.head.forward(x, Activation::Relu6, pass)?)?, stages))
+    }
+
+    fn stages_until(&self, images: &Tensor, last: &str, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
+        let count = STAGES.iter().position(|(name, ..)| *name == last).map_or(STAGES.len(), |at| at + 1);
+        self.first(count, images, pass)
     }
 
     fn last_layer(&self, classes: usize) -> LastLayerOf {

@@ -310,6 +310,19 @@ impl BatchNorm2d {
         })
     }
 
+    /// Without weight and bias: running mean 0, running variance 1.
+    pub fn plain(channels: usize, vb: &VarBuilder) -> Result<Self> {
+        let (dtype, device) = (vb.dtype(), vb.device());
+        Ok(Self {
+            name: vb.prefix(),
+            weight: Tensor::ones(channels, dtype, device)?,
+            bias: Tensor::zeros(channels, dtype, device)?,
+            running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
+            running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.0))?)?,
+            epsilon: EPSILON,
+        })
+    }
+
     /// The same with another ε than 1e-5.
     #[must_use]
     pub fn epsilon(self, epsilon: f64) -> Self {

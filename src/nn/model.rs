@@ -25,8 +25,10 @@ pub struct Shown {
     pub features: Option<Tensor>,
     /// (N, C, H, W) f32, the images made again, normalised as they were.
     pub images: Option<Tensor>,
-    /// (N, h, w) f32, larger where an image is more anomalous; not while it learns.
+    /// (N, h, w) f32, larger where an image is more anomalous; while it learns only of models that show [`Output::Scores`](super::Output).
     pub map: Option<Tensor>,
+    /// (N, C, h, w) f32, the features of every position that a loss shapes.
+    pub embedding: Option<Tensor>,
     /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
     pub stages: Vec<(String, Tensor)>,
     /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
@@ -68,6 +70,14 @@ impl Shown {
         known(self.map.as_ref(), "map")
     }
 
+    /// The (N, C, h, w) embedding.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn embedding(&self) -> Result<&Tensor> {
+        known(self.embedding.as_ref(), "embedding")
+    }
+
     /// The (N, C, H, W) maps that leave this stage, if there is one.
     pub fn stage(&self, name: &str) -> Option<&Tensor> {
         self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
@@ -90,6 +100,7 @@ impl Shown {
             features: self.features.as_ref().map(of).transpose()?,
             images: self.images.as_ref().map(of).transpose()?,
             map: self.map.as_ref().map(of).transpose()?,
+            embedding: self.embedding.as_ref().map(of).transpose()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })

@@ -33,6 +33,10 @@ pub enum Output {
     Images,
     /// (N, h, w) anomaly maps.
     Map,
+    /// The maps while the model learns: a score of every position that a loss can shape.
+    Scores,
+    /// (N, C, h, w) features of every position that a loss shapes.
+    Embedding,
 }
 
 impl fmt::Display for Output {
@@ -50,6 +54,8 @@ impl fmt::Display for Output {
             Self::Gradients => "gradients",
             Self::Images => "images made again",
             Self::Map => "a map",
+            Self::Scores => "scores of positions",
+            Self::Embedding => "an embedding of positions",
         })
     }
 }

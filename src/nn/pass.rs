@@ -75,6 +75,8 @@ pub struct Leaf {
 #[derive(Debug)]
 pub struct Pass {
     mode: Mode,
+    /// The stage up to which the network is used, whatever the mode.
+    frozen: RefCell<Option<String>>,
     /// Where layers' values are taken; `None`: nowhere.
     side: Option<Side>,
     layers: RefCell<Vec<Layer>>,
@@ -91,6 +93,7 @@ impl Pass {
     pub fn new(mode: Mode) -> Self {
         Self {
             mode,
+            frozen: RefCell::default(),
             side: None,
             layers: RefCell::default(),
             wanted: Vec::new(),
@@ -132,9 +135,17 @@ impl Pass {
         Self { choosing: RefCell::new(Choosing::repeating(choices)), ..self }
     }
 
-    /// Whether the network learns or is used.
+    /// Whether the network learns or is used, where the pass is.
     pub fn mode(&self) -> Mode {
-        self.mode
+        match *self.frozen.borrow() {
+            Some(_) => Mode::Eval,
+            None => self.mode,
+        }
+    }
+
+    /// From here to the end of the stage called `name`, the network is used and does not learn.
+    pub(crate) fn freeze_until(&self, name: &str) {
+        *self.frozen.borrow_mut() = Some(name.to_owned());
     }
 
     /// Every layer's neurons, from input to output, of a pass that [keeps](Self::keeping_layers) them.
@@ -172,7 +183,7 @@ impl Pass {
 
     /// A parameter as the pass sees it: a constant unless the network learns, so that inference keeps no graph.
     pub(super) fn seen(&self, parameter: &Tensor) -> Tensor {
-        match self.mode {
+        match self.mode() {
             Mode::Eval => parameter.detach(),
             Mode::Train { .. } => parameter.clone(),
         }
@@ -181,7 +192,7 @@ impl Pass {
     /// An operand of a convolution or linear layer, in the type that the pass calculates in. The gradient returns in the type of
     /// `tensor`.
     pub(super) fn operand(&self, tensor: &Tensor) -> Result<Tensor> {
-        match self.mode {
+        match self.mode() {
             Mode::Train { precision: Precision::Bf16, .. } => tensor.to_dtype(DType::BF16),
             _ => Ok(tensor.clone()),
         }
@@ -235,6 +246,10 @@ impl Pass {
 
     /// What leaves the stage called `name`, as who reads the stage and the next stage are to have it.
     pub(crate) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
+        let ends = self.frozen.borrow().as_deref() == Some(name);
+        if ends {
+            *self.frozen.borrow_mut() = None;
+        }
         if !self.wanted.iter().any(|wanted| wanted == name) {
             return Ok(output);
         }

@@ -136,6 +136,12 @@ impl Extractor for ResNet {
         Ok((features, STAGES.into_iter().map(str::to_owned).zip(maps).collect()))
     }
 
+    fn stages_until(&self, images: &Tensor, last: &str, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
+        let count = STAGES.iter().position(|name| *name == last).map_or(STAGES.len(), |at| at + 1);
+        let maps = self.trunk.first(count, images, pass)?;
+        Ok(STAGES.into_iter().map(str::to_owned).zip(maps).collect())
+    }
+
     fn last_layer(&self, _: usize) -> LastLayerOf {
         let features = self.trunk.channels();
         LastLayerOf { name: "fc", features, init: [within(features); 2] }
@@ -192,6 +198,11 @@ impl Trunk {
 
     /// The map that leaves each stage, first to last.
     pub fn forward(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+        self.first(STAGES.len(), images, pass)
+    }
+
+    /// The same of the first `count` stages.
+    fn first(&self, count: usize, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
         let mut x = self.stem.forward(images, self.activation, pass)?;
         if self.pool {
             x = pass.max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
@@ -203,7 +214,7 @@ impl Trunk {
             x = pass.stage(name, x.clone())?;
             Ok(x.clone())
         };
-        STAGES.into_iter().zip(&self.stages).map(stage).collect()
+        STAGES.into_iter().zip(&self.stages).take(count).map(stage).collect()
     }
 
     /// See [`Extractor::folded`].

@@ -156,7 +156,11 @@ pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fit
 /// The tensors of a node's model.
 fn wanted(node: &Node, shape: Shape) -> Result<Wanted> {
     let model = node.model.clone();
-    Wanted::of(Arc::new(move |shape, vb| model.build(shape, vb).map(|_| ())), node.model.backbone(), shape)
+    // What is used as it is must be whole.
+    let own = node.model.own().filter(|_| node.train.is_some());
+    let wanted =
+        Wanted::of(Arc::new(move |shape, vb| model.build(shape, vb).map(|_| ())), node.model.backbone(), shape)?;
+    Ok(wanted.but(own))
 }
 
 /// Refuses a set of several classes that are not those of the weights' head: a class would stand for another one, or for none.

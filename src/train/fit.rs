@@ -68,6 +68,7 @@ impl Job<'_> {
             images: self.images.clone(),
             labelled: self.objective.classifies(),
             outliers: outliers.map(|(outliers, _)| (outliers.clone(), outlier_ratio * batch_size)),
+            made: self.recipe.outliers.clone(),
             normalisation: self.normalisation.clone(),
             augment: augment.clone(),
             batch_size: *batch_size,
@@ -164,7 +165,7 @@ impl<'a> Training<'a> {
                 (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
             }
         };
-        let per_epoch = steps_per_epoch(job.images.len(), recipe.batch_size);
+        let per_epoch = steps_per_epoch(job.source().per_epoch(), recipe.batch_size);
         let every_step = recipe.epochs as u64 * per_epoch;
         let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
         let (seconds_before, now) = (state.seconds, Instant::now());
@@ -197,9 +198,9 @@ impl<'a> Training<'a> {
             average.update()?;
         }
         self.state.step += 1;
-        let (sums, images) = (&mut self.state.epoch, batch.normal as f64);
+        let (sums, images) = (&mut self.state.epoch, batch.learned() as f64);
         sums.loss += loss * images;
-        sums.images += batch.normal as u64;
+        sums.images += batch.learned() as u64;
         for (name, sum) in &watched {
             *sums.watched.entry((*name).to_owned()).or_default() += sum;
         }

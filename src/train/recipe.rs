@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::augment::Augment,
+    data::{augment::Augment, enlarged::Outliers},
     nn::Precision,
     train::{optim::Rules, schedule::Schedule},
     yaml::limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
@@ -24,7 +24,7 @@ pub struct Train {
     /// Passes over the train split.
     #[garde(range(min = 1, max = MOST_EPOCHS))]
     pub epochs: usize,
-    /// Images a step; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
+    /// Images a step, made outliers among them; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
     #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: usize,
     /// Auxiliary outliers in every batch, so many times `batch_size` whatever the last batch of an epoch has, for losses with
@@ -33,6 +33,10 @@ pub struct Train {
     #[garde(range(min = 1, max = MOST_OUTLIERS))]
     #[serde(default = "default_outlier_ratio", skip_serializing_if = "is_default_outlier_ratio")]
     pub outlier_ratio: usize,
+    /// Outliers that are made of the train images (pseudo-anomalies), for losses with a term of their masks.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<Outliers>,
     /// The optimiser.
     #[garde(dive)]
     pub optimizer: Rules,

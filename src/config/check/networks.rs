@@ -117,21 +117,35 @@ impl Found {
         self.takes_the_shape(path, own);
     }
 
-    /// Whether there are outliers exactly if the loss has a term of them.
+    /// Whether there are outliers, auxiliary or made, exactly if the loss has a term of them.
     pub(super) fn outliers(&mut self, path: &Path, network: &Network, given: bool) {
-        let loss = path.join("loss");
+        let (loss, train) = (path.join("loss"), path.join("train"));
+        let made = network.train.as_ref().and_then(|train| train.outliers.as_ref());
         for term in network.loss.of_outliers().filter(|_| !given) {
             let message = format!(
                 "{term} needs auxiliary outliers: name a set of them, `data: {{ outliers: tiny_images_300k }}`"
             );
             self.add(loss.join(term), message);
         }
+        for term in network.loss.of_masks().take(1).filter(|_| made.is_none()) {
+            let message = format!(
+                "{term} reads the masks of made outliers: give the recipe `outliers: {{ make: [cutpaste, confetti] }}`"
+            );
+            self.add(train.join("outliers"), message);
+        }
         for (term, problem) in network.loss.terms().filter_map(|(name, term)| Some((name, term.problem()?))) {
             self.add(loss.join(term).join(problem.0), problem.1);
         }
-        if network.loss.of_outliers().next().is_none() && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
+        let auxiliary = network.loss.of_outliers().next().is_some();
+        if !auxiliary && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
             let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
-            self.add(path.join("train").join("outlier_ratio"), message);
+            self.add(train.join("outlier_ratio"), message);
+        }
+        if made.is_some() && auxiliary {
+            self.add(train.join("outliers"), "goes without auxiliary outliers, and the loss has a term of these");
+        } else if made.is_some() && network.loss.of_masks().next().is_none() {
+            let message = "the loss has no term of made outliers: give it hypersphere or score_margin";
+            self.add(train.join("outliers"), message);
         }
     }
 
@@ -366,11 +380,15 @@ fn unlearnable(
             (true, message.to_owned())
         }
         _ => {
-            let instead = match (model.shows().contains(&Output::Images), &network.from, &network.weights) {
-                (true, ..) => "write `loss: { reconstruction: {} }`".to_owned(),
-                (false, Some(from), _) => format!("use \"{from}\" itself"),
-                (false, None, None) => "give `weights` in the place of `train`".to_owned(),
-                (false, None, Some(_)) => "use it without `train`".to_owned(),
+            let shown = model.shows();
+            let instead = match (&network.from, &network.weights) {
+                _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
+                _ if shown.contains(&Output::Embedding) => {
+                    "write `loss: { hypersphere: {}, score_margin: {}, consistency: {} }`".to_owned()
+                }
+                (Some(from), _) => format!("use \"{from}\" itself"),
+                (None, None) => "give `weights` in the place of `train`".to_owned(),
+                (None, Some(_)) => "use it without `train`".to_owned(),
             };
             let default = match network.loss == Loss::default() {
                 true => format!(" ({term} is the default of `loss`)"),

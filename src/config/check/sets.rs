@@ -75,8 +75,7 @@ impl Found {
             if outliers.name == experiment.data.id.name {
                 self.add(path.clone(), format!("\"{}\" is the in-distribution set itself", outliers.name));
             }
-            let learns = |network: &Network| network.train.is_some() && network.loss.of_outliers().next().is_some();
-            if !experiment.networks.values().any(learns) {
+            if !experiment.networks.values().any(Network::learns_auxiliary) {
                 let message = "no network learns from outliers: give one `loss: { cross_entropy: {}, energy_margin: {} }` or \
                                `outlier_exposure: {}`";
                 self.add(path.clone(), message);

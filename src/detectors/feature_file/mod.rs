@@ -223,6 +223,7 @@ impl FeatureFile {
             // The last layer may be in another file.
             Output::Head => true,
             Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
+            Output::Scores | Output::Embedding => false,
         };
         let needs = detector.detector().needs().iter().filter(|output| !present(**output));
         let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
@@ -252,7 +253,8 @@ fn tensor(output: Output) -> &'static str {
         Output::Layers | Output::LastMaps | Output::Stages => "taps.<layer>",
         Output::Gradients => "gradients",
         Output::Images => "images",
-        Output::Map => "map",
+        Output::Map | Output::Scores => "map",
+        Output::Embedding => "embedding",
         Output::Head => "head.weight",
     }
 }

@@ -105,6 +105,8 @@ pub struct Wanted {
     sizes: BTreeMap<String, Vec<usize>>,
     /// What stands before the names of the backbone's own last layer, with its dot; empty without one.
     head: String,
+    /// What stands before the names of what a file of the backbone's weights lacks, with its dot; empty without any.
+    own: String,
 }
 
 /// Weights as a network takes them.
@@ -131,7 +133,18 @@ impl Wanted {
                 format!("{}.", backbone.extractor(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
             }
         };
-        Ok(Self { sizes: sizes(&build, shape)?, build, backbone: backbone.cloned(), shape, head })
+        Ok(Self { sizes: sizes(&build, shape)?, build, backbone: backbone.cloned(), shape, head, own: String::new() })
+    }
+
+    /// The same where a file need not have the parameters whose names begin with `own`: without any of them, they start anew.
+    #[must_use]
+    pub fn but(self, own: Option<&str>) -> Self {
+        Self { own: own.map(|own| format!("{own}.")).unwrap_or_default(), ..self }
+    }
+
+    /// Whether this is a parameter that a file of the backbone's weights lacks.
+    fn is_own(&self, name: &str) -> bool {
+        !self.own.is_empty() && name.starts_with(&self.own)
     }
 
     /// Whether this is a parameter of the backbone's last layer.
@@ -158,6 +171,9 @@ impl Wanted {
         let names::Named { mut tensors, mut notes } = self.named(tensors);
         tensors.retain(|name, _| counts(name));
         let mut wanted = self.sizes.clone();
+        if !tensors.keys().any(|name| self.is_own(name)) {
+            wanted.retain(|name, _| !self.is_own(name));
+        }
         // Of features alone, a file's head is no part.
         let features_alone = !self.head.is_empty() && !wanted.keys().any(|name| self.of_head(name));
         if head == WeightsHead::New || features_alone {

@@ -298,8 +298,7 @@ fn resolve<'a>(
     let own = network.data.as_ref();
     let data = own.unwrap_or(&experiment.data.id);
     let frozen = place.categories && network.train.is_none();
-    let learns_outliers = network.train.is_some() && network.loss.of_outliers().next().is_some();
-    let outliers = experiment.data.outliers.as_ref().filter(|_| learns_outliers);
+    let outliers = experiment.data.outliers.as_ref().filter(|_| network.learns_auxiliary());
     let weights = network.weights.as_ref().map(|weights| looked.published.get(weights)).transpose()?;
     let learned: Vec<Learned> = [Some(data), outliers]
         .into_iter()

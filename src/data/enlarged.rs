@@ -1,0 +1,238 @@
+//! A train set that is repeated, and of which a share is turned into outliers: pseudo-anomalies, with masks.
+//!
+//! Entry e of the repeated set is image e modulo N. Which entries are turned is the beginning of one permutation, drawn from the stream
+//! (seed, `turned`): exactly the share of an epoch, and every larger share turns the same entries and more. What is made of an entry
+//! depends on (seed, maker, entry) alone, so that all shares and all epochs draw from one pool of made images.
+//!
+//! - Paper: Tang et al., J. NUDT 2025, section 3: every category is repeated 10 times, and half of that turned.
+
+use std::sync::Arc;
+
+use garde::Validate;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ImageSet,
+    pseudo::{Foreground, Marks, Pseudo},
+};
+use crate::{Result, rng};
+
+/// Repetitions, at most. Ours: more than any paper's.
+const MOST_REPEATS: usize = 1000;
+
+/// Outliers that are made of train images and take their place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Outliers {
+    /// What makes them: a list of makers, each equally often unless they give a `weight`.
+    #[garde(length(min = 1), dive)]
+    pub make: Vec<Pseudo>,
+    /// The share of an epoch that is turned into outliers: exactly so many images, to the next whole one. The fusion paper's: 0.5.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(default = "half")]
+    pub share: f64,
+    /// How often each train image comes in an epoch, normal or turned in its own way. The fusion paper's (and FCDD's): 10.
+    #[garde(range(min = 1, max = MOST_REPEATS))]
+    #[serde(default = "ten")]
+    pub repeat: usize,
+    /// Which pixels of a made image are anomalous.
+    #[garde(dive)]
+    #[serde(default)]
+    pub mask: Marks,
+    /// A position of a coarser grid is anomalous if this share of its pixels is, or more. Ours, since the paper does not say: 0.25.
+    #[garde(range(min = 0.0, max = 1.0))]
+    #[serde(default = "quarter")]
+    pub cell: f64,
+    /// Where anomalies may lie. Default: anywhere.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreground: Option<Foreground>,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+fn ten() -> usize {
+    10
+}
+
+fn quarter() -> f64 {
+    0.25
+}
+
+/// Which pixels of a batch of images are anomalous.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Marked {
+    /// (N, H, W), 1 where a pixel is anomalous and 0 elsewhere.
+    pub pixels: Vec<u8>,
+    /// Rows and columns.
+    pub size: [usize; 2],
+    /// [`Outliers::cell`].
+    pub cell: f64,
+}
+
+impl Marked {
+    /// N.
+    pub fn images(&self) -> usize {
+        self.pixels.len() / self.size.iter().product::<usize>().max(1)
+    }
+}
+
+/// The repeated set.
+#[derive(Debug)]
+pub(super) struct Enlarged {
+    outliers: Outliers,
+    images: Arc<ImageSet>,
+    seed: u64,
+    turned: Vec<bool>,
+}
+
+impl Enlarged {
+    pub(super) fn new(outliers: Outliers, images: Arc<ImageSet>, seed: u64) -> Self {
+        let entries = images.len() * outliers.repeat;
+        let mut order: Vec<usize> = (0..entries).collect();
+        order.shuffle(&mut rng::stream(seed, "turned", ""));
+        let count = (outliers.share * entries as f64).round() as usize;
+        let mut turned = vec![false; entries];
+        order[..count.min(entries)].iter().for_each(|entry| turned[*entry] = true);
+        Self { outliers, images, seed, turned }
+    }
+
+    /// The same entries, those that stay normal first, and how many these are.
+    pub(super) fn parted(&self, entries: &[usize]) -> (Vec<usize>, usize) {
+        let (made, normal): (Vec<usize>, Vec<usize>) = entries.iter().partition(|entry| self.turned[**entry]);
+        let count = normal.len();
+        (normal.into_iter().chain(made).collect(), count)
+    }
+
+    /// Turns the images (n, C, H, W) of `entries` from the place `normal` on, and says which pixels that made anomalous.
+    ///
+    /// # Errors
+    /// Those of reading an image; [`Error::Input`](crate::Error::Input) naming an image of which nothing can be made.
+    pub(super) fn turn(&self, entries: &[usize], normal: usize, bytes: &mut [u8]) -> Result<Marked> {
+        let [_, height, width] = self.images.shape();
+        let (length, pixels) = (self.images.image_len(), height * width);
+        let mut marks = vec![0; entries.len() * pixels];
+        let each = bytes.par_chunks_exact_mut(length).zip(marks.par_chunks_exact_mut(pixels)).zip(entries);
+        each.skip(normal).try_for_each(|((image, mask), entry)| -> Result<()> {
+            let made = super::pseudo::of(&self.outliers, &self.images, *entry, image, self.seed)?;
+            image.copy_from_slice(&made.image);
+            mask.copy_from_slice(&made.mask);
+            Ok(())
+        })?;
+        Ok(Marked { pixels: marks, size: [height, width], cell: self.outliers.cell })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{
+        Normalisation, Split,
+        augment::Augment,
+        batches::{Batch, Source, TrainBatches},
+    };
+
+    const SIDE: usize = 16;
+    const IMAGES: usize = 5;
+
+    /// Images of noise, so that a piece pasted elsewhere changes something.
+    fn images() -> Arc<ImageSet> {
+        let pixels = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
+        Arc::new(ImageSet {
+            name: "noise".into(),
+            split: Split::Train,
+            channels: 3,
+            height: SIDE,
+            width: SIDE,
+            pixels,
+            labels: None,
+            classes: 0,
+            full_size: None,
+            files: None,
+            masks: None,
+            note: None,
+        })
+    }
+
+    fn batches(share: f64, steps: std::ops::Range<u64>) -> Vec<Batch> {
+        let made = format!("{{ make: [cutpaste, {{ confetti: {{ weight: 2 }} }}], share: {share}, repeat: 4 }}");
+        let source = Source {
+            images: images(),
+            labelled: false,
+            outliers: None,
+            made: Some(serde_saphyr::from_str(&made).unwrap()),
+            normalisation: Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
+            augment: Augment::default(),
+            batch_size: 6,
+            seed: 3,
+            device: candle_core::Device::Cpu,
+        };
+        TrainBatches::new(source, steps).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The pixels of each image of a batch, and whether it was turned.
+    fn parts(batches: &[Batch]) -> Vec<(Vec<u32>, bool)> {
+        let of = |batch: &Batch| {
+            let pixels = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+            let normal = batch.normal;
+            let bits =
+                move |(at, image): (usize, Vec<f32>)| (image.iter().map(|p| p.to_bits()).collect(), at >= normal);
+            pixels.into_iter().enumerate().map(bits).collect::<Vec<_>>()
+        };
+        batches.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn the_share_of_an_epoch_is_exact_and_normal_images_come_first() {
+        // 20 images an epoch, in batches of 6, 6, 6 and 2.
+        for (share, wanted) in [(0.0, 0), (0.05, 1), (0.5, 10), (0.52, 10), (0.53, 11), (1.0, 20)] {
+            for epoch in [0, 1] {
+                let batches = batches(share, 4 * epoch..4 * epoch + 4);
+                assert_eq!(batches.iter().map(Batch::learned).collect::<Vec<_>>(), [6, 6, 6, 2]);
+                let made: usize = batches.iter().map(|batch| batch.learned() - batch.normal).sum();
+                assert_eq!(made, wanted, "share {share}");
+                for batch in &batches {
+                    let marked = batch.marked.as_ref().unwrap();
+                    let of = marked.pixels.chunks(SIDE * SIDE).map(|mask| mask.contains(&1));
+                    let expected = (0..batch.learned()).map(|at| at >= batch.normal);
+                    assert_eq!(of.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_shares_and_epochs_draw_from_one_pool() {
+        let made = |share, steps| {
+            let turned = parts(&batches(share, steps)).into_iter().filter(|(_, turned)| *turned);
+            turned.map(|(pixels, _)| pixels).collect::<std::collections::BTreeSet<_>>()
+        };
+        let all = made(1.0, 0..4);
+        assert_eq!(all.len(), 20);
+        assert_eq!(made(1.0, 8..12), all);
+        let (quarter, half) = (made(0.25, 0..4), made(0.5, 4..8));
+        assert_eq!((quarter.len(), half.len()), (5, 10));
+        assert!(quarter.is_subset(&half) && half.is_subset(&all));
+    }
+
+    #[test]
+    fn every_image_comes_as_often_as_it_is_repeated() {
+        let batches = parts(&batches(0.0, 0..4));
+        let mut counts = std::collections::BTreeMap::<_, usize>::new();
+        batches.into_iter().for_each(|(pixels, _)| *counts.entry(pixels).or_default() += 1);
+        assert_eq!(counts.into_values().collect::<Vec<_>>(), [4; IMAGES]);
+    }
+
+    #[test]
+    fn a_run_that_goes_on_sees_what_it_would_have_seen() {
+        let all = batches(0.5, 0..9);
+        let late = batches(0.5, 5..9);
+        assert_eq!(parts(&late), parts(&all[5..]));
+        assert!(late.iter().zip(&all[5..]).all(|(one, other)| one.marked == other.marked));
+    }
+}

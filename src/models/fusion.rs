@@ -1,0 +1,311 @@
+//! The fusion network: textures of a backbone's low stages and the meaning of a high one, put together position by position, and a
+//! score of each.
+//!
+//! low = [stage 1 | stage 2] on one grid, through [STL](crate::nn::stl); high = stage 3 through a
+//! [self-calibrated convolution](crate::nn::self_calibrated), enlarged to the grid; embedding ψ = 1×1 convolution of [low | high];
+//! score = 1×1 convolution of ψ to one number.
+//!
+//! - Paper: Tang et al., *Image anomaly detection algorithm using multi-level feature fusion network*, J. NUDT 2025, section 1. No code
+//!   was published. The ablation of its table 4 leaves out `stl`, `sc`, and the loss terms of the score.
+//! - Ours, since the paper does not say: the grid, the width of ψ, that what the stages give is standardised, and that a position of ψ is
+//!   one 1×1 convolution with nothing after it.
+//! - It learns with `loss: { hypersphere: {}, score_margin: {}, consistency: {} }` and `train: { outliers: { make: … } }`.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, did_you_mean,
+    models::Kind,
+    nn::{
+        Backbone, Model, Output, Pass, Shape, Shown,
+        backbone::Extractor,
+        layers::{BatchNorm2d, Conv2d},
+        self_calibrated::{self, SelfCalibrated},
+        stl::{self, Stl},
+    },
+    ops::{self, Activation, Convolution, Interpolation, Pool},
+};
+
+/// What stands before the names of all parameters but the backbone's.
+const OWN: &str = "fusion";
+/// The image's rows over those of the three stages, unless they are named: torchvision's `layer1`, `layer2` and `layer3`.
+const STRIDES: [usize; 3] = [4, 8, 16];
+/// Words that stand for stages in `freeze`.
+const ALL: &str = "all";
+const NONE: &str = "none";
+
+/// Settings of the fusion network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Fusion")]
+pub struct Settings {
+    /// The layers that the stages are of. The paper's: `resnet50`.
+    #[garde(dive)]
+    pub backbone: Backbone,
+    /// Two low stages and a high one, by name. Default: the last that have a quarter, an eighth and a sixteenth of the image's rows, which
+    /// are a ResNet's `layer1`, `layer2` and `layer3`, as in the paper.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<[String; 3]>,
+    /// The stage whose rows and columns are the grid's. Default: the second low one, so 32×32 of an image of 256×256: the smallest on which
+    /// the paper's scale 8 makes sense.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<String>,
+    /// Channels of the embedding: the paper's C₁, which it does not give. Ours: 64, of a trial on real surfaces.
+    #[garde(range(min = 1, max = 4096))]
+    #[serde(default = "sixty_four")]
+    pub width: usize,
+    /// Texture learning of the low stages (STLNet); `null` goes without it.
+    #[garde(dive)]
+    #[serde(default = "stl_default")]
+    pub stl: Option<stl::Settings>,
+    /// The self-calibrated convolution of the high stage; `null` goes without it.
+    #[garde(dive)]
+    #[serde(default = "sc_default")]
+    pub sc: Option<self_calibrated::Settings>,
+    /// Whether each channel of a stage is brought to mean 0 and deviation 1 first (batch normalisation without weights): stages differ in
+    /// size by an order. Ours: true.
+    #[garde(skip)]
+    #[serde(default = "yes")]
+    pub standardise: bool,
+    /// Up to which stage the backbone keeps its weights and statistics: a stage, `all` or `none`. The paper does not say. Ours: `all`, which
+    /// was better on real surfaces at every budget of two cores.
+    #[garde(length(min = 1))]
+    #[serde(default = "all")]
+    pub freeze: String,
+}
+
+fn sixty_four() -> usize {
+    64
+}
+
+fn stl_default() -> Option<stl::Settings> {
+    Some(stl::Settings::default())
+}
+
+fn sc_default() -> Option<self_calibrated::Settings> {
+    Some(self_calibrated::Settings::default())
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn all() -> String {
+    ALL.to_owned()
+}
+
+impl Kind for Settings {
+    fn shows(&self) -> Vec<Output> {
+        vec![Output::Embedding, Output::Scores, Output::Map, Output::Stages]
+    }
+
+    fn build(&self, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Model>> {
+        Ok(Box::new(Fusion::new(self, shape, &vb)?))
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn own(&self) -> Option<&'static str> {
+        Some(OWN)
+    }
+
+    fn label(&self, name: &str) -> String {
+        format!("{} {name}", self.backbone.label())
+    }
+
+    fn smoke(self) -> Self {
+        let backbone = self.backbone.smoke().unwrap_or(self.backbone);
+        let renamed = |name: String| backbone.layer_in_smoke(&name);
+        let stages = self.stages.map(|stages| stages.map(renamed));
+        let (grid, freeze) = (self.grid.map(renamed), renamed(self.freeze));
+        Self { stages, grid, freeze, stl: self.stl.map(stl::Settings::smoke), backbone, ..self }
+    }
+}
+
+/// The three stages on their way to the grid.
+#[derive(Debug, Clone)]
+struct Stages {
+    names: [String; 3],
+    channels: [usize; 3],
+    grid: [usize; 2],
+    /// The last that the backbone has to compute.
+    last: String,
+}
+
+impl Stages {
+    /// Those that the settings name, of a backbone whose stages have these names, channels and sizes, from input to output.
+    fn of(settings: &Settings, all: &[(String, [usize; 3])], rows: usize) -> crate::Result<Self> {
+        let listed = || all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
+        let unknown = |key: &str, name: &str| {
+            let near = did_you_mean(name, all.iter().map(|(name, _)| &name[..]));
+            Error::input(format!("fusion: {key}: {} has no stage \"{name}\"{near}", settings.backbone.name()))
+                .hint(format!("its stages: {}", listed()))
+        };
+        let place = |key, name: &str| all.iter().position(|(other, _)| other == name).ok_or_else(|| unknown(key, name));
+        let chosen = match &settings.stages {
+            Some(names) => names.iter().map(|name| place("stages", name)).collect::<crate::Result<Vec<_>>>()?,
+            None => {
+                let of_stride =
+                    |stride: usize| all.iter().rposition(|(_, [_, height, _])| *height == rows.div_ceil(stride));
+                let found: Option<Vec<usize>> = STRIDES.into_iter().map(of_stride).collect();
+                found.ok_or_else(|| {
+                    let message = format!(
+                        "fusion: {} has no stages of a quarter, an eighth and a sixteenth of {rows} rows",
+                        settings.backbone.name()
+                    );
+                    Error::input(message).hint(format!("name three with `stages`, of: {}", listed()))
+                })?
+            }
+        };
+        if !chosen.is_sorted_by(|one, next| one < next) {
+            return Err(Error::input("fusion: stages: two low ones and a high one, from input to output")
+                .hint(format!("from input to output: {}", listed())));
+        }
+        let grid = match &settings.grid {
+            Some(name) => place("grid", name)?,
+            None => chosen[1],
+        };
+        if ![ALL, NONE].contains(&&settings.freeze[..]) {
+            place("freeze", &settings.freeze)?;
+        }
+        let [one, two, three] = [0, 1, 2].map(|at: usize| &all[chosen[at]]);
+        let [_, height, width] = all[grid].1;
+        Ok(Self {
+            names: [one, two, three].map(|(name, _)| name.clone()),
+            channels: [one, two, three].map(|(_, [channels, ..])| *channels),
+            grid: [height, width],
+            last: three.0.clone(),
+        })
+    }
+}
+
+/// The network.
+#[derive(Debug)]
+struct Fusion {
+    trunk: Box<dyn Extractor>,
+    freeze: String,
+    stages: Stages,
+    standard: Option<[BatchNorm2d; 3]>,
+    stl: Option<Stl>,
+    sc: Option<SelfCalibrated>,
+    fuse: Conv2d,
+    score: Conv2d,
+}
+
+impl Fusion {
+    fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
+        let trunk = settings.backbone.layers(shape, vb.clone())?;
+        let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, vb.device())?;
+        let (_, shown) = trunk.extract(&image, &Pass::eval())?;
+        let sizes = shown.iter().map(|(name, maps)| {
+            let (_, channels, height, width) = maps.dims4()?;
+            Ok((name.clone(), [channels, height, width]))
+        });
+        let stages = Stages::of(settings, &sizes.collect::<Result<Vec<_>>>()?, shape.height)?;
+        let vb = vb.pp(OWN);
+        let [one, two, three] = stages.channels;
+        let standard = settings.standardise.then(|| -> Result<_> {
+            let of = |at: usize| BatchNorm2d::plain(stages.channels[at], &vb.pp("standard").pp(at));
+            Ok([of(0)?, of(1)?, of(2)?])
+        });
+        let stl = settings.stl.as_ref().map(|stl| Stl::new(stl, one + two, stages.grid, &vb.pp("stl"))).transpose()?;
+        let sc = settings.sc.as_ref().map(|sc| SelfCalibrated::new(sc, three, &vb.pp("sc"))).transpose()?;
+        let low = stl.as_ref().map_or(one + two, Stl::channels);
+        let high = sc.as_ref().map_or(three, SelfCalibrated::channels);
+        let plain = Convolution::new(1, 0);
+        Ok(Self {
+            trunk,
+            freeze: settings.freeze.clone(),
+            standard: standard.transpose()?,
+            stl,
+            sc,
+            fuse: Conv2d::biased([low + high, settings.width], 1, plain, &vb.pp("fuse"))?,
+            score: Conv2d::biased([settings.width, 1], 1, plain, &vb.pp("score"))?,
+            stages,
+        })
+    }
+
+    /// What leaves the backbone's stages.
+    fn trunk(&self, images: &Tensor, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
+        let last = &self.stages.last;
+        match &self.freeze[..] {
+            ALL => {
+                let stages = self.trunk.stages_until(&images.detach(), last, &Pass::eval())?;
+                Ok(stages.into_iter().map(|(name, maps)| (name, maps.detach())).collect())
+            }
+            NONE => self.trunk.stages_until(images, last, pass),
+            stage => {
+                pass.freeze_until(stage);
+                self.trunk.stages_until(images, last, pass)
+            }
+        }
+    }
+
+    /// The embedding of the images whose stages these are.
+    fn embed(&self, stages: &[(String, Tensor)], pass: &Pass) -> Result<Tensor> {
+        let taken = |at: usize| -> Result<Tensor> {
+            let name = &self.stages.names[at];
+            let Some((_, maps)) = stages.iter().find(|(other, _)| other == name) else {
+                candle_core::bail!("the backbone shows no stage {name}")
+            };
+            match &self.standard {
+                Some(standard) => standard[at].forward(maps, Activation::Identity, pass),
+                None => Ok(maps.clone()),
+            }
+        };
+        let grid = |maps: Tensor| on_grid(&maps, self.stages.grid);
+        let low = Tensor::cat(&[grid(taken(0)?)?, grid(taken(1)?)?], 1)?;
+        let low = match &self.stl {
+            Some(stl) => stl.forward(&low, pass)?,
+            None => low,
+        };
+        let high = taken(2)?;
+        let high = match &self.sc {
+            Some(sc) => sc.forward(&high, pass)?,
+            None => high,
+        };
+        self.fuse.forward(&Tensor::cat(&[low, grid(high)?], 1)?, pass)
+    }
+}
+
+impl Model for Fusion {
+    fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown> {
+        let stages = self.trunk(images, pass)?;
+        let embedding = self.embed(&stages, pass)?;
+        let map = self.score.forward(&embedding, pass)?.squeeze(1)?;
+        Ok(Shown { embedding: Some(embedding), map: Some(map), stages, ..Shown::default() })
+    }
+
+    fn folded(&self) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Self {
+            trunk: self.trunk.folded()?,
+            freeze: self.freeze.clone(),
+            stages: self.stages.clone(),
+            standard: self.standard.clone(),
+            stl: self.stl.as_ref().map(Stl::folded).transpose()?,
+            sc: self.sc.as_ref().map(SelfCalibrated::folded).transpose()?,
+            fuse: self.fuse.clone(),
+            score: self.score.clone(),
+        }))
+    }
+}
+
+/// Maps (N, C, H, W) on a grid: means of the positions that make up one where these are whole, else between the nearest.
+fn on_grid(maps: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
+    let (_, _, height, width) = maps.dims4()?;
+    match (height, width) {
+        _ if [height, width] == [rows, columns] => Ok(maps.clone()),
+        _ if height % rows == 0 && width % columns == 0 && height / rows == width / columns => {
+            ops::avg_pool2d(maps, Pool::new(height / rows, height / rows, 0), true)
+        }
+        _ => ops::resize(maps, (rows, columns), Interpolation::Bilinear, false),
+    }
+}
