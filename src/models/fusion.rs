@@ -126,7 +126,9 @@ impl Kind for Settings {
         let renamed = |name: String| backbone.layer_in_smoke(&name);
         let stages = self.stages.map(|stages| stages.map(renamed));
         let (grid, freeze) = (self.grid.map(renamed), renamed(self.freeze));
-        Self { stages, grid, freeze, stl: self.stl.map(stl::Settings::smoke), backbone, ..self }
+        let narrow = |stl: stl::Settings| stl::Settings { width: 8, levels: 8, cooccurrence_levels: 4, scales: vec![1, 2], ..stl };
+        let sc = self.sc.map(|sc| self_calibrated::Settings { width: 8, rate: 1, ..sc });
+        Self { stages, grid, freeze, stl: self.stl.map(narrow), sc, width: 8, backbone, ..self }
     }
 }
 
@@ -136,6 +138,8 @@ struct Stages {
     names: [String; 3],
     channels: [usize; 3],
     grid: [usize; 2],
+    /// Rows and columns of the third.
+    high: [usize; 2],
     /// The last that the backbone has to compute.
     last: String,
 }
@@ -182,6 +186,7 @@ impl Stages {
             names: [one, two, three].map(|(name, _)| name.clone()),
             channels: [one, two, three].map(|(_, [channels, ..])| *channels),
             grid: [height, width],
+            high: [three.1[1], three.1[2]],
             last: three.0.clone(),
         })
     }
@@ -217,7 +222,8 @@ impl Fusion {
             Ok([of(0)?, of(1)?, of(2)?])
         });
         let stl = settings.stl.as_ref().map(|stl| Stl::new(stl, one + two, stages.grid, &vb.pp("stl"))).transpose()?;
-        let sc = settings.sc.as_ref().map(|sc| SelfCalibrated::new(sc, three, &vb.pp("sc"))).transpose()?;
+        let high = stages.high;
+        let sc = settings.sc.as_ref().map(|sc| SelfCalibrated::new(sc, three, high, &vb.pp("sc"))).transpose()?;
         let low = stl.as_ref().map_or(one + two, Stl::channels);
         let high = sc.as_ref().map_or(three, SelfCalibrated::channels);
         let plain = Convolution::new(1, 0);
@@ -256,13 +262,14 @@ impl Fusion {
             let Some((_, maps)) = stages.iter().find(|(other, _)| other == name) else {
                 candle_core::bail!("the backbone shows no stage {name}")
             };
+            // The high stage is enlarged last: its convolutions are then of fewer positions.
+            let maps = if at < 2 { on_grid(maps, self.stages.grid)? } else { maps.clone() };
             match &self.standard {
-                Some(standard) => standard[at].forward(maps, Activation::Identity, pass),
-                None => Ok(maps.clone()),
+                Some(standard) => standard[at].forward(&maps, Activation::Identity, pass),
+                None => Ok(maps),
             }
         };
-        let grid = |maps: Tensor| on_grid(&maps, self.stages.grid);
-        let low = Tensor::cat(&[grid(taken(0)?)?, grid(taken(1)?)?], 1)?;
+        let low = Tensor::cat(&[taken(0)?, taken(1)?], 1)?;
         let low = match &self.stl {
             Some(stl) => stl.forward(&low, pass)?,
             None => low,
@@ -272,7 +279,7 @@ impl Fusion {
             Some(sc) => sc.forward(&high, pass)?,
             None => high,
         };
-        self.fuse.forward(&Tensor::cat(&[low, grid(high)?], 1)?, pass)
+        self.fuse.forward(&Tensor::cat(&[low, on_grid(&high, self.stages.grid)?], 1)?, pass)
     }
 }
 
@@ -285,13 +292,16 @@ impl Model for Fusion {
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {
+        let (mut stl, mut sc) = (self.stl.clone(), self.sc.clone());
+        stl.as_mut().map(Stl::fold).transpose()?;
+        sc.as_mut().map(SelfCalibrated::fold).transpose()?;
         Ok(Box::new(Self {
             trunk: self.trunk.folded()?,
             freeze: self.freeze.clone(),
             stages: self.stages.clone(),
             standard: self.standard.clone(),
-            stl: self.stl.as_ref().map(Stl::folded).transpose()?,
-            sc: self.sc.as_ref().map(SelfCalibrated::folded).transpose()?,
+            stl,
+            sc,
             fuse: self.fuse.clone(),
             score: self.score.clone(),
         }))
