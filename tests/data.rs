@@ -421,6 +421,7 @@ fn an_embedded_set_becomes_normalised_batches() {
         images: set,
         labelled: true,
         outliers: None,
+        made: None,
         normalisation: data::normalisation(&dataset).unwrap(),
         augment: Plain { flip: true, crop_padding: 0 }.into(),
         batch_size: 128,

@@ -140,6 +140,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
         images: Arc::new(images),
         labelled: true,
         outliers: Some((Arc::new(outliers), 8)),
+        made: None,
         normalisation: normalisation(),
         augment: recipe.augment.clone(),
         batch_size: 4,

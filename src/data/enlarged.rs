@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ImageSet,
-    pseudo::{Foreground, Marks, Pseudo},
+    pseudo::{self, Foreground, Marks, Pseudo},
 };
 use crate::{Result, rng};
 
@@ -48,8 +48,8 @@ pub struct Outliers {
     pub cell: f64,
     /// Where anomalies may lie. Default: anywhere.
     #[garde(dive)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub foreground: Option<Foreground>,
+    #[serde(default)]
+    pub foreground: Foreground,
 }
 
 fn half() -> f64 {
@@ -119,7 +119,8 @@ impl Enlarged {
         let mut marks = vec![0; entries.len() * pixels];
         let each = bytes.par_chunks_exact_mut(length).zip(marks.par_chunks_exact_mut(pixels)).zip(entries);
         each.skip(normal).try_for_each(|((image, mask), entry)| -> Result<()> {
-            let made = super::pseudo::of(&self.outliers, &self.images, *entry, image, self.seed)?;
+            let Outliers { make, mask: marks, foreground, .. } = &self.outliers;
+            let made = pseudo::of(make, marks, foreground, &self.images, (*entry, image), self.seed)?;
             image.copy_from_slice(&made.image);
             mask.copy_from_slice(&made.mask);
             Ok(())

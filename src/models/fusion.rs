@@ -126,7 +126,13 @@ impl Kind for Settings {
         let renamed = |name: String| backbone.layer_in_smoke(&name);
         let stages = self.stages.map(|stages| stages.map(renamed));
         let (grid, freeze) = (self.grid.map(renamed), renamed(self.freeze));
-        let narrow = |stl: stl::Settings| stl::Settings { width: 8, levels: 8, cooccurrence_levels: 4, scales: vec![1, 2], ..stl };
+        let narrow = |stl: stl::Settings| stl::Settings {
+            width: 8,
+            levels: 8,
+            cooccurrence_levels: 4,
+            scales: vec![1, 2],
+            ..stl
+        };
         let sc = self.sc.map(|sc| self_calibrated::Settings { width: 8, rate: 1, ..sc });
         Self { stages, grid, freeze, stl: self.stl.map(narrow), sc, width: 8, backbone, ..self }
     }

@@ -100,7 +100,11 @@ impl<'a> Source<'a> {
     /// # Panics
     /// When `index` is not below the number of images.
     pub fn new(images: &'a ImageSet, index: usize, foreground: &'a Foreground) -> Result<Self> {
-        let bytes = images.image(index)?;
+        Self::of(images, index, images.image(index)?, foreground)
+    }
+
+    /// The same with these bytes, changed at random or not.
+    fn of(images: &'a ImageSet, index: usize, bytes: Cow<'a, [u8]>, foreground: &'a Foreground) -> Result<Self> {
         let object = foreground.object(&bytes, images.shape()).map_err(|problem| {
             Error::input(format!("foreground: {problem} in {}", named(images, index)))
                 .hint("lower `threshold`, or leave `foreground` out")
@@ -167,7 +171,8 @@ impl Pseudo {
 /// training.
 const ATTEMPTS: usize = 50;
 
-/// The image number `entry` of the pool: made of image `entry` mod N, by a maker drawn by the weights.
+/// The image number `entry` of the pool: made of image `entry` mod N, which has the bytes `image` (C, H, W), changed at random or not, by
+/// a maker drawn by the weights.
 ///
 /// The maker is drawn from the stream (seed, `pseudo`, entry), all else from (seed, its name, `pseudo` entry). So another mix
 /// leaves the images of a maker as they are. At least one pixel is anomalous: the image is made again from the same stream until
@@ -181,7 +186,7 @@ pub fn of(
     marks: &Marks,
     foreground: &Foreground,
     images: &ImageSet,
-    entry: usize,
+    (entry, image): (usize, &[u8]),
     seed: u64,
 ) -> Result<Made> {
     if images.is_empty() {
@@ -189,7 +194,7 @@ pub fn of(
     }
     let maker = drawn(make, &mut rng::stream(seed, "pseudo", &entry.to_string()))?;
     let mut rng = rng::stream(seed, maker.name(), &format!("pseudo {entry}"));
-    let source = Source::new(images, entry % images.len(), foreground)?;
+    let source = Source::of(images, entry % images.len(), Cow::Borrowed(image), foreground)?;
     for _ in 0..ATTEMPTS {
         let Made { image, mask: region } = maker.make(&source, &mut rng)?;
         let mask = marks.mask(&source.bytes, &image, region, source.shape());
