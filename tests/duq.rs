@@ -192,7 +192,7 @@ fn a_step_is_the_references() {
         let yaml = format!("{{ binary_cross_entropy: {{}}, gradient_penalty: {{ weight: {} }} }}", number("penalty"));
         let objective = Objective::new(&serde_saphyr::from_str::<Loss>(&yaml).unwrap(), &[], 0).unwrap();
         let (images, labels) = (case.images.clone(), Some(case.labels.clone()));
-        let batch = Batch { normal: images.dims()[0], images, labels, marked: None, epoch: 0, step: 0 };
+        let batch = Batch { normal: images.dims()[0], images, labels, entries: None, marked: None, epoch: 0, step: 0 };
         let StepLoss { total, terms, watched } = objective.loss(&*case.network, &batch, TRAIN).unwrap();
         assert_eq!(watched.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["accuracy"]);
         let terms: Vec<&str> = terms.iter().map(|(term, _)| *term).collect();

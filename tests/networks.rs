@@ -323,7 +323,7 @@ fn an_autoencoder_matches_pytorch() {
     let loss: Loss = serde_saphyr::from_str("{ reconstruction: {} }").unwrap();
     let objective = Objective::new(&loss, &[], 0).unwrap();
     assert!(!objective.classifies());
-    let batch = Batch { normal: 2, images, labels: None, marked: None, epoch: 0, step: 0 };
+    let batch = Batch { normal: 2, images, labels: None, entries: None, marked: None, epoch: 0, step: 0 };
     let step = objective.loss(&*model, &batch, TRAIN).unwrap();
     assert_eq!(step.watched, []);
     assert_close("loss", &values(&step.total), &[golden["loss"].as_f64().unwrap()], 1e-9);

@@ -90,6 +90,7 @@ impl Student {
             outliers: outliers.map(|set| Arc::new(set.clone())).zip(digest.as_deref()),
             validation: None,
             normalisation: &normalisation(),
+            fixed: None,
             device: &Device::Cpu,
             checkpoint: &checkpoint,
         };

@@ -44,6 +44,9 @@ pub struct Batch {
     pub images: Tensor,
     /// n; 0 where all images of the batch were turned into outliers.
     pub normal: usize,
+    /// What the images are known by, if the same come again: equal numbers are equal images, of one source. `None` where they are changed
+    /// at random, or auxiliary outliers are among them.
+    pub entries: Option<Vec<u64>>,
     /// Which pixels of the n + m images are anomalous, if outliers are made.
     pub marked: Option<Marked>,
     /// (n) u32, the classes of the normal images, if they are known.
@@ -269,7 +272,11 @@ impl Worker {
             count += each;
         }
         let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
-        Ok(Batch { images, normal, marked, labels, epoch, step })
+        let unchanged = self.source.augment == Augment::default() && outliers.is_none();
+        let known =
+            |(at, entry): (usize, &usize)| if at < normal { places[at] as u64 } else { (set.len() + entry) as u64 };
+        let entries = unchanged.then(|| entries.iter().enumerate().map(known).collect());
+        Ok(Batch { images, normal, entries, marked, labels, epoch, step })
     }
 }
 
@@ -466,6 +473,7 @@ mod tests {
             let learned = Batch {
                 images: batch.images.narrow(0, 0, n).unwrap(),
                 labels: batch.labels.clone(),
+                entries: None,
                 marked: None,
                 ..*batch
             };

@@ -244,9 +244,26 @@ impl Objective {
     /// # Errors
     /// If shapes do not fit or a label is not a class.
     pub fn loss(&self, model: &dyn Model, batch: &Batch, mode: Mode) -> candle_core::Result<StepLoss> {
-        let (shown, trace) = match self.looks_at_images {
-            true => Trace::forward(model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?,
-            false => (model.show(&batch.images, &Pass::new(mode))?, None),
+        self.loss_from(None, model, batch, mode)
+    }
+
+    /// The same where [`Model::fixed`] of the batch is there.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn loss_from(
+        &self,
+        fixed: Option<&[Tensor]>,
+        model: &dyn Model,
+        batch: &Batch,
+        mode: Mode,
+    ) -> candle_core::Result<StepLoss> {
+        let (shown, trace) = match fixed {
+            _ if self.looks_at_images => {
+                Trace::forward(model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?
+            }
+            Some(fixed) => (model.show_fixed(fixed, &Pass::new(mode))?, None),
+            None => (model.show(&batch.images, &Pass::new(mode))?, None),
         };
         let more = batch.images.dim(0)? - batch.normal;
         let (marked, trace) = (batch.marked.as_ref(), trace.as_ref());

@@ -102,7 +102,7 @@ fn all() -> String {
 
 impl Kind for Settings {
     fn shows(&self) -> Vec<Output> {
-        vec![Output::Embedding, Output::Scores, Output::Map, Output::Stages]
+        vec![Output::Embedding, Output::Scores, Output::Map]
     }
 
     fn build(&self, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Model>> {
@@ -115,6 +115,11 @@ impl Kind for Settings {
 
     fn own(&self) -> Option<&'static str> {
         Some(OWN)
+    }
+
+    fn fixed(&self) -> Option<serde_json::Value> {
+        let Self { backbone, stages, grid, freeze, .. } = self;
+        (freeze == ALL).then(|| serde_json::json!([backbone, stages, grid]))
     }
 
     fn label(&self, name: &str) -> String {
@@ -245,56 +250,57 @@ impl Fusion {
         })
     }
 
-    /// What leaves the backbone's stages.
-    fn trunk(&self, images: &Tensor, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
+    /// The three stages, the low ones on the grid.
+    fn stages(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
         let last = &self.stages.last;
-        match &self.freeze[..] {
-            ALL => {
-                let stages = self.trunk.stages_until(&images.detach(), last, &Pass::eval())?;
-                Ok(stages.into_iter().map(|(name, maps)| (name, maps.detach())).collect())
-            }
-            NONE => self.trunk.stages_until(images, last, pass),
+        let all = match &self.freeze[..] {
+            ALL => self.trunk.stages_until(&images.detach(), last, &Pass::eval())?,
+            NONE => self.trunk.stages_until(images, last, pass)?,
             stage => {
                 pass.freeze_until(stage);
-                self.trunk.stages_until(images, last, pass)
+                self.trunk.stages_until(images, last, pass)?
             }
-        }
-    }
-
-    /// The embedding of the images whose stages these are.
-    fn embed(&self, stages: &[(String, Tensor)], pass: &Pass) -> Result<Tensor> {
-        let taken = |at: usize| -> Result<Tensor> {
-            let name = &self.stages.names[at];
-            let Some((_, maps)) = stages.iter().find(|(other, _)| other == name) else {
+        };
+        let taken = |(at, name): (usize, &String)| {
+            let Some((_, maps)) = all.iter().find(|(other, _)| other == name) else {
                 candle_core::bail!("the backbone shows no stage {name}")
             };
             // The high stage is enlarged last: its convolutions are then of fewer positions.
             let maps = if at < 2 { on_grid(maps, self.stages.grid)? } else { maps.clone() };
-            match &self.standard {
-                Some(standard) => standard[at].forward(&maps, Activation::Identity, pass),
-                None => Ok(maps),
-            }
+            Ok(if self.freeze == ALL { maps.detach() } else { maps })
         };
-        let low = Tensor::cat(&[taken(0)?, taken(1)?], 1)?;
-        let low = match &self.stl {
-            Some(stl) => stl.forward(&low, pass)?,
-            None => low,
-        };
-        let high = taken(2)?;
-        let high = match &self.sc {
-            Some(sc) => sc.forward(&high, pass)?,
-            None => high,
-        };
-        self.fuse.forward(&Tensor::cat(&[low, on_grid(&high, self.stages.grid)?], 1)?, pass)
+        self.stages.names.iter().enumerate().map(taken).collect()
     }
 }
 
 impl Model for Fusion {
     fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown> {
-        let stages = self.trunk(images, pass)?;
-        let embedding = self.embed(&stages, pass)?;
+        self.show_fixed(&self.stages(images, pass)?, pass)
+    }
+
+    fn fixed(&self, images: &Tensor) -> Result<Option<Vec<Tensor>>> {
+        (self.freeze == ALL).then(|| self.stages(images, &Pass::eval())).transpose()
+    }
+
+    fn show_fixed(&self, stages: &[Tensor], pass: &Pass) -> Result<Shown> {
+        let standard = |at: usize| match &self.standard {
+            Some(standard) => standard[at].forward(&stages[at], Activation::Identity, pass),
+            None => Ok(stages[at].clone()),
+        };
+        let low = Tensor::cat(&[standard(0)?, standard(1)?], 1)?;
+        let low = match &self.stl {
+            Some(stl) => stl.forward(&low, pass)?,
+            None => low,
+        };
+        let high = standard(2)?;
+        let high = match &self.sc {
+            Some(sc) => sc.forward(&high, pass)?,
+            None => high,
+        };
+        let both = Tensor::cat(&[low, on_grid(&high, self.stages.grid)?], 1)?;
+        let embedding = self.fuse.forward(&both, pass)?;
         let map = self.score.forward(&embedding, pass)?.squeeze(1)?;
-        Ok(Shown { embedding: Some(embedding), map: Some(map), stages, ..Shown::default() })
+        Ok(Shown { embedding: Some(embedding), map: Some(map), ..Shown::default() })
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {

@@ -38,6 +38,11 @@ pub trait Kind: Sized + Clone + 'static {
         None
     }
 
+    /// What decides what it makes of images before anything that learns, beside the weights; `None` if all of it learns.
+    fn fixed(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// What plans and folders call it.
     fn label(&self, name: &str) -> String {
         name.to_owned()
@@ -99,6 +104,11 @@ impl ModelConfig {
     /// As [`Kind::own`].
     pub fn own(&self) -> Option<&'static str> {
         of_settings!(self, settings => settings.own())
+    }
+
+    /// As [`Kind::fixed`].
+    pub fn fixed(&self) -> Option<serde_json::Value> {
+        of_settings!(self, settings => settings.fixed())
     }
 
     /// As [`Kind::label`].

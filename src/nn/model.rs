@@ -118,6 +118,20 @@ fn known<'a>(output: Option<&'a Tensor>, what: &str) -> Result<&'a Tensor> {
 pub trait Model: Send + Sync {
     /// What it makes of images.
     fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown>;
+    /// What it makes of images before anything that learns: tensors of N rows each, constants. `None` of a model all of which learns.
+    ///
+    /// # Errors
+    /// As [`Model::show`].
+    fn fixed(&self, _images: &Tensor) -> Result<Option<Vec<Tensor>>> {
+        Ok(None)
+    }
+    /// [`Model::show`] of images of which [`Model::fixed`] gave this.
+    ///
+    /// # Errors
+    /// As [`Model::show`]; of a model without a fixed part.
+    fn show_fixed(&self, _fixed: &[Tensor], _pass: &Pass) -> Result<Shown> {
+        bail!("all of this model learns: there is nothing fixed to begin with")
+    }
     /// The last linear layer; none when there are no logits, or they are not a linear layer of the features.
     fn head(&self) -> Option<Head> {
         None

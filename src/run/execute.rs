@@ -16,6 +16,7 @@ use crate::{
         sets::LoadedSet,
         store::Store,
     },
+    train,
     watch::interrupt::Interrupt,
 };
 
@@ -91,6 +92,8 @@ pub(super) struct Runner<'a> {
     pub(super) shapes: BTreeMap<String, Shape>,
     /// ID test images that are reported on, and those held out of them.
     pub(super) held_out: BTreeMap<String, [Arc<LoadedSet>; 2]>,
+    /// What frozen parts of networks make of train images.
+    pub(super) fixed: train::Fixed,
 }
 
 impl<'a> Runner<'a> {
@@ -103,6 +106,7 @@ impl<'a> Runner<'a> {
             sets: BTreeMap::new(),
             shapes: BTreeMap::new(),
             held_out: BTreeMap::new(),
+            fixed: train::Fixed::default(),
         }
     }
 }

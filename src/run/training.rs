@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result,
-    data::{self, ImageSet, Normalisation, Split},
+    data::{self, ImageSet, Normalisation, Split, enlarged::Outliers},
     digest,
     fs::remove_if_there,
     losses::Objective,
@@ -86,6 +86,15 @@ impl Runner<'_> {
                 let positions = saved.as_ref().map(|saved| saved.state.positions.clone()).unwrap_or_default();
                 let mut journal = Journal::open(&folder, &positions)?;
                 let labels = images.labels.as_deref().unwrap_or_default();
+                // Whatever changes what a frozen part makes of an image changes this.
+                let with = node.model.fixed().map(|fixed| {
+                    let made = recipe.outliers.clone().map(|made| Outliers { share: 0.0, ..made });
+                    let weights = node.weights.as_ref().map(|weights| &weights.sha256);
+                    let upstream = node.upstream.map(|upstream| &self.plan.nodes[upstream].identity);
+                    let all =
+                        (fixed, weights, upstream, node.seed, &train.sha256, recipe.validation, made, &normalisation);
+                    serde_json::json!(all).to_string()
+                });
                 let objective = Objective::new(&node.loss, labels, shape.classes)?;
                 let job = Job {
                     what: &what,
@@ -99,6 +108,7 @@ impl Runner<'_> {
                     outliers: outliers.as_ref().map(|set| (set.images.clone(), set.sha256.as_str())),
                     validation: held_out.as_ref(),
                     normalisation: &normalisation,
+                    fixed: with.as_deref().map(|with| (&self.fixed, with)),
                     device: &self.context.device,
                     checkpoint: &checkpoint,
                 };

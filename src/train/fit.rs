@@ -18,7 +18,7 @@ use crate::{
     losses::{LOSS, Objective, StepLoss},
     nn::{Mode, Model, params::Params},
     train::{
-        Train,
+        Fixed, Train,
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
         recipe::{Checkpoint as Cadence, Keep},
@@ -54,6 +54,8 @@ pub struct Job<'a> {
     pub validation: Option<&'a ImageSet>,
     /// The statistics that images are normalised with.
     pub normalisation: &'a Normalisation,
+    /// Where what does not learn is kept, and what it depends on beside the images' places.
+    pub fixed: Option<(&'a Fixed, &'a str)>,
     /// Where the network is.
     pub device: &'a Device,
     /// Where to save what is needed to continue.
@@ -187,7 +189,8 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: &Batch, lr: f64, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let Job { model, recipe, seed, .. } = *self.job;
         let mode = Mode::Train { seed, step: self.state.step, precision: recipe.precision };
-        let StepLoss { total, terms, watched } = self.job.objective.loss(model, batch, mode)?;
+        let fixed = self.job.fixed.map(|(fixed, with)| fixed.of(with, model, batch)).transpose()?.flatten();
+        let StepLoss { total, terms, watched } = self.job.objective.loss_from(fixed.as_deref(), model, batch, mode)?;
         let (loss, terms) = (scalar(&total)?, scalars(&terms)?);
         refuse_non_finite(recipe, loss, &terms, self.state.step, batch.epoch)?;
         self.optimizer.step(&total.backward()?, lr)?;

@@ -2,9 +2,11 @@
 
 pub mod checkpoint;
 mod fit;
+mod fixed;
 pub mod optim;
 pub mod recipe;
 pub mod schedule;
 
 pub use fit::{Fitted, Job, fit};
+pub use fixed::Fixed;
 pub use recipe::Train;
