@@ -1,0 +1,207 @@
+//! The fusion network: what of it learns, what is computed once, and what is refused.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use candle_core::{Device, Tensor};
+use oodkit::{
+    Result,
+    data::{ImageSet, Normalisation, Split},
+    losses::Objective,
+    models::ModelConfig,
+    nn::{Model, Pass, Shape, params::Params},
+    train::{self, Fixed, Job, checkpoint::Checkpoint},
+    watch::{
+        events::{Event, Observer},
+        interrupt::Interrupt,
+    },
+};
+
+const SIDE: usize = 64;
+const IMAGES: usize = 6;
+
+fn images() -> ImageSet {
+    let pixels = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
+    ImageSet {
+        name: "noise".into(),
+        split: Split::Train,
+        channels: 3,
+        height: SIDE,
+        width: SIDE,
+        pixels,
+        labels: None,
+        classes: 0,
+        full_size: None,
+        files: None,
+        masks: None,
+        note: None,
+    }
+}
+
+fn build(model: &str) -> Result<(Params, Box<dyn Model>)> {
+    let model: ModelConfig = serde_saphyr::from_str(&format!("fusion: {model}")).unwrap();
+    let params = Params::new(0, &Device::Cpu);
+    let shape = Shape { channels: 3, height: SIDE, width: SIDE, classes: 1 };
+    let network = model.build(shape, params.builder())?;
+    Ok((params, network))
+}
+
+/// ResNet-18 on 64×64 pixels has a grid of 8×8.
+fn settings(more: &str) -> String {
+    let stl = "{ width: 8, levels: 8, cooccurrence_levels: 4, scales: [1, 2, 4, 8] }";
+    format!("{{ backbone: {{ resnet: {{ depth: 18 }} }}, width: 8, stl: {stl}, sc: {{ width: 8 }}, {more} }}")
+}
+
+#[derive(Default)]
+struct Losses(Vec<f64>);
+
+impl Observer for Losses {
+    fn on(&mut self, event: &Event<'_>) -> Result<()> {
+        if let Event::Step { loss, .. } = event {
+            self.0.push(*loss);
+        }
+        Ok(())
+    }
+}
+
+/// Trains on noise, from where the checkpoint left it if there is one, and gives the loss of every step.
+fn learn(
+    (params, network): &(Params, Box<dyn Model>),
+    share: f64,
+    steps: usize,
+    folder: &tempfile::TempDir,
+    fixed: Option<&Fixed>,
+) -> Result<Vec<f64>> {
+    let recipe = format!(
+        "{{ epochs: 9, max_steps: {steps}, batch_size: 4, optimizer: {{ sgd: {{ lr: 0.05, momentum: 0.9 }} }}, \
+         outliers: {{ make: [cutpaste, confetti], share: {share}, repeat: 2 }} }}"
+    );
+    let loss = "{ hypersphere: {}, score_margin: {}, consistency: { patch: 2 } }";
+    let images = Arc::new(images());
+    let checkpoint = folder.path().join("checkpoint.safetensors");
+    let job = Job {
+        what: "a fusion network",
+        model: network.as_ref(),
+        params,
+        objective: &Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0)?,
+        recipe: &serde_saphyr::from_str(&recipe).unwrap(),
+        seed: 0,
+        data: &images.sha256()?,
+        images,
+        outliers: None,
+        validation: None,
+        normalisation: &Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
+        fixed: fixed.map(|fixed| (fixed, "noise")),
+        device: &Device::Cpu,
+        checkpoint: &checkpoint,
+    };
+    let mut losses = Losses::default();
+    train::fit(&job, Checkpoint::read(&checkpoint)?, &mut [&mut losses], &Interrupt::default())?;
+    Ok(losses.0)
+}
+
+fn bits(params: &Params) -> BTreeMap<String, Vec<u32>> {
+    let of = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let all = params.all().unwrap().into_iter();
+    all.map(|(name, tensor)| (name, of(tensor).iter().map(|value| value.to_bits()).collect())).collect()
+}
+
+#[test]
+fn a_frozen_backbone_sees_each_image_once_and_that_changes_no_bit() {
+    let [plain, kept] = [(); 2].map(|()| build(&settings("freeze: all")).unwrap());
+    let before = bits(&plain.0);
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let fixed = Fixed::default();
+    let losses = learn(&plain, 0.5, 9, &folders[0], None).unwrap();
+    assert_eq!(learn(&kept, 0.5, 9, &folders[1], Some(&fixed)).unwrap(), losses);
+    assert!(losses.iter().all(|loss| loss.is_finite()));
+    let after = bits(&plain.0);
+    assert_eq!(bits(&kept.0), after);
+    // Three epochs of 12 images: six were turned, and the others are those of six images.
+    let first = fixed.computed();
+    assert!(first > 6 && first <= 12, "{first}");
+    // Another share has the same images and more of the same pool.
+    learn(&build(&settings("stl: null, freeze: all")).unwrap(), 1.0, 3, &folders[2], Some(&fixed)).unwrap();
+    assert_eq!(fixed.computed(), first + 6);
+    // Of a frozen backbone nothing moved, and all that is beside it did.
+    for (name, values) in &after {
+        assert_eq!(values == &before[name], !name.starts_with("fusion."), "{name}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_computed_again() {
+    let [few, many] = [(); 2].map(|()| build(&settings("freeze: all")).unwrap());
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let small = Fixed::holding(100_000);
+    assert_eq!(
+        learn(&few, 0.5, 9, &folders[0], Some(&small)).unwrap(),
+        learn(&many, 0.5, 9, &folders[1], Some(&Fixed::default())).unwrap()
+    );
+    assert!(small.computed() > 12, "{}", small.computed());
+}
+
+#[test]
+fn an_interrupted_training_goes_on_to_the_same_bits() {
+    let [whole, parts] = [(); 2].map(|()| build(&settings("freeze: all")).unwrap());
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let losses = learn(&whole, 0.5, 5, &folders[0], Some(&Fixed::default())).unwrap();
+    let mut again = learn(&parts, 0.5, 2, &folders[1], Some(&Fixed::default())).unwrap();
+    again.extend(learn(&parts, 0.5, 5, &folders[1], Some(&Fixed::default())).unwrap());
+    assert_eq!(again, losses);
+    assert_eq!(bits(&parts.0), bits(&whole.0));
+}
+
+#[test]
+fn no_outliers_and_nothing_else_can_both_be_learned() {
+    for share in [0.0, 1.0] {
+        let network = build(&settings("freeze: all")).unwrap();
+        let losses = learn(&network, share, 4, &tempfile::tempdir().unwrap(), None).unwrap();
+        assert!(losses.len() == 4 && losses.iter().all(|loss| loss.is_finite()), "share {share}: {losses:?}");
+    }
+}
+
+#[test]
+fn the_backbone_learns_from_where_it_is_not_frozen() {
+    for (freeze, frozen) in [("layer1", &["conv1", "bn1", "layer1"][..]), ("none", &[])] {
+        let network = build(&settings(&format!("freeze: {freeze}"))).unwrap();
+        let before = bits(&network.0);
+        learn(&network, 0.5, 2, &tempfile::tempdir().unwrap(), Some(&Fixed::default())).unwrap();
+        for (name, values) in bits(&network.0) {
+            let part = name.split('.').next().unwrap();
+            // What comes after the last stage that is read has nothing to learn from.
+            let stays = frozen.contains(&part) || part == "layer4";
+            assert_eq!(values == before[&name], stays, "freeze {freeze}: {name}");
+        }
+    }
+}
+
+#[test]
+fn the_folded_network_shows_the_same() {
+    for more in ["freeze: all", "stl: null, sc: null, standardise: false"] {
+        let network = build(&settings(more)).unwrap();
+        learn(&network, 0.5, 2, &tempfile::tempdir().unwrap(), None).unwrap();
+        let inputs = Tensor::randn(0f32, 1.0, (2, 3, SIDE, SIDE), &Device::Cpu).unwrap();
+        let shown = network.1.show(&inputs, &Pass::eval()).unwrap();
+        let folded = network.1.folded().unwrap().show(&inputs, &Pass::eval()).unwrap();
+        assert_eq!(shown.embedding().unwrap().dims(), [2, 8, 8, 8]);
+        assert_eq!(shown.map().unwrap().dims(), [2, 8, 8]);
+        let off = (shown.map().unwrap() - folded.map().unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(off.to_scalar::<f32>().unwrap() < 1e-4, "{more}: {off}");
+    }
+}
+
+#[test]
+fn what_cannot_be_built_is_named() {
+    let message = |more: &str| build(&settings(more)).err().unwrap().to_string();
+    assert_eq!(
+        message("stages: [layer1, layer2, layer33]"),
+        "fusion: stages: resnet has no stage \"layer33\" (did you mean layer3?)\n\nhint: its stages: layer1, layer2, layer3, layer4"
+    );
+    assert!(message("stages: [layer2, layer1, layer3]").starts_with("fusion: stages: two low ones and a high one"));
+    assert!(message("freeze: layer5").starts_with("fusion: freeze: resnet has no stage \"layer5\""));
+    assert!(message("grid: layer9").starts_with("fusion: grid: resnet has no stage \"layer9\""));
+    let message = build("{ backbone: { resnet: { depth: 18 } }, stl: { scales: [3] } }").err().unwrap().to_string();
+    assert!(message.starts_with("`scales` has 3, which does not divide a grid of 8×8"), "{message}");
+    let message = build("{ backbone: resnet20, sc: null, stl: null }").err().unwrap().to_string();
+    assert!(message.contains("no stages of a quarter, an eighth and a sixteenth of 64 rows"), "{message}");
+}
