@@ -69,7 +69,10 @@ smoke_tests!(
     quickstart,
     surface_quickstart,
     surfaces,
+    surfaces_ablation,
     surfaces_autoencoder,
+    surfaces_fusion,
+    surfaces_pseudo_ratio,
     reconstruction_change,
     transfer
 );
@@ -83,6 +86,9 @@ const PLANNED: &[&str] = &[
     "cifar10_lambda",
     "cifar10_published",
     "imagenet_openood",
+    "mvtec_ablation",
+    "mvtec_fusion",
+    "mvtec_pseudo_ratio",
     "surfaces_screw",
     "surfaces_trial",
 ];

@@ -62,9 +62,10 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     methods(&mut experiment);
     for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
-        if network.weights.is_none() {
+        let published = network.weights.is_some();
+        network.model = network.model.take().map(|model| model.smoke(published));
+        if !published {
             network.backbone = network.backbone.take().map(|backbone| backbone.smoke().unwrap_or(backbone));
-            network.model = network.model.take().map(ModelConfig::smoke);
         }
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {

@@ -119,6 +119,8 @@ pub fn consistency(
 
 /// (N, K, C) to the (N, K, K) distances of each to each.
 fn distances(values: &Tensor) -> Result<Tensor> {
+    // About their mean, which changes no distance, fewer digits cancel.
+    let values = values.broadcast_sub(&values.detach().mean_keepdim(1)?)?;
     let squares = values.sqr()?.sum_keepdim(D::Minus1)?;
     let products = values.matmul(&values.transpose(1, 2)?)?;
     let sums = squares.broadcast_add(&squares.transpose(1, 2)?)?;

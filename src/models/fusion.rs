@@ -131,15 +131,20 @@ impl Kind for Settings {
         let renamed = |name: String| backbone.layer_in_smoke(&name);
         let stages = self.stages.map(|stages| stages.map(renamed));
         let (grid, freeze) = (self.grid.map(renamed), renamed(self.freeze));
-        let narrow = |stl: stl::Settings| stl::Settings {
+        Self { stages, grid, freeze, backbone, ..self }.on_small_images()
+    }
+
+    /// Narrow, with parts that a grid of 4×4 has room for.
+    fn on_small_images(self) -> Self {
+        let stl = self.stl.map(|stl| stl::Settings {
             width: 8,
             levels: 8,
             cooccurrence_levels: 4,
             scales: vec![1, 2],
             ..stl
-        };
+        });
         let sc = self.sc.map(|sc| self_calibrated::Settings { width: 8, rate: 1, ..sc });
-        Self { stages, grid, freeze, stl: self.stl.map(narrow), sc, width: 8, backbone, ..self }
+        Self { width: 8, stl, sc, ..self }
     }
 }
 
@@ -218,7 +223,7 @@ struct Fusion {
 
 impl Fusion {
     fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
-        let trunk = settings.backbone.layers(shape, vb.clone())?;
+        let trunk = settings.backbone.extractor(shape, vb.clone())?;
         let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, vb.device())?;
         let (_, shown) = trunk.extract(&image, &Pass::eval())?;
         let sizes = shown.iter().map(|(name, maps)| {

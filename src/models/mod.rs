@@ -63,6 +63,12 @@ pub trait Kind: Sized + Clone + 'static {
     fn smoke(self) -> Self {
         self
     }
+
+    /// What stands for it on the small images of a smoke run where its weights are published ones.
+    #[must_use]
+    fn on_small_images(self) -> Self {
+        self
+    }
 }
 
 registry! {
@@ -132,14 +138,15 @@ impl ModelConfig {
         self.clone().learning() == *self
     }
 
-    /// As [`Kind::smoke`].
+    /// As [`Kind::smoke`], or of one whose weights are `published`, [`Kind::on_small_images`].
     #[must_use]
-    pub fn smoke(self) -> Self {
-        fn of<K: Kind>(settings: &mut K) {
-            *settings = settings.clone().smoke();
+    pub fn smoke(self, published: bool) -> Self {
+        fn of<K: Kind>(settings: &mut K, published: bool) {
+            let model = settings.clone();
+            *settings = if published { model.on_small_images() } else { model.smoke() };
         }
         let mut model = self;
-        of_settings!(&mut model, settings => of(settings));
+        of_settings!(&mut model, settings => of(settings, published));
         model
     }
 }

@@ -265,6 +265,6 @@ fn made_of(
     entry: usize,
     seed: u64,
 ) -> Result<Made> {
-    let image = set.image(entry % set.len())?;
+    let image = if set.is_empty() { Cow::Borrowed(&[][..]) } else { set.image(entry % set.len())? };
     of(make, marks, foreground, set, (entry, &image), seed)
 }
