@@ -36,10 +36,11 @@ const TEST_IMAGES: usize = 24;
 pub fn untrained(network: &mut Network, categories: bool) {
     let recipe =
         serde_json::json!({ "epochs": 1, "batch_size": BATCH, "max_steps": 1, "optimizer": { "sgd": { "lr": 0.01 } } });
+    let learns = network.train.is_some();
     network.train = network.train.take().or_else(|| serde_json::from_value(recipe).ok());
     network.model = network.model.take().map(ModelConfig::learning);
     network.normalise = Normalise::Data;
-    if categories && network.data.is_none() {
+    if categories && !learns && network.data.is_none() {
         network.data = Some(Dataset {
             format: Some(Format::ClassFolders),
             train_limit: Some(TRAIN_IMAGES),
