@@ -30,7 +30,15 @@ pub fn step(name: &str, images: &Tensor, precision: Precision) -> Result<impl Fn
         Tensor::from_iter((0..normal as u32).map(|i| i % CLASSES), &Device::Cpu)?.to_device(images.device())?;
     let images = images.clone();
     Ok(move |step| {
-        let batch = Batch { images: images.clone(), normal, labels: Some(labels.clone()), entries: None, marked: None, epoch: 0, step };
+        let batch = Batch {
+            images: images.clone(),
+            normal,
+            labels: Some(labels.clone()),
+            entries: None,
+            marked: None,
+            epoch: 0,
+            step,
+        };
         let loss = objective.loss(&*model, &batch, Mode::Train { seed: 0, step, precision })?.total;
         optimizer.step(&loss.backward()?, rule.lr())?;
         Ok(loss)
