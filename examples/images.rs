@@ -87,6 +87,7 @@ fn read(root: &Path, memory: u64, side: usize) -> Result<()> {
         images: set.clone(),
         labelled: true,
         outliers: None,
+        made: None,
         normalisation: normalisation.clone(),
         augment: Plain { flip: true, crop_padding: 4 }.into(),
         batch_size: BATCH,
