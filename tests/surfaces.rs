@@ -453,6 +453,64 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
 }
 
 #[test]
+fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused() {
+    let place = Place::new();
+    let networks = |make: &str| {
+        let recipe = "epochs: 1, batch_size: 6, optimizer: { sgd: { lr: 0.01 } }";
+        let plain = "model: { autoencoder: { channels: 4, latent: 4 } }, loss: { reconstruction: {} }";
+        let fusion =
+            "model: { fusion: { backbone: resnet18, stl: null, sc: null, width: 4 } }, loss: { hypersphere: {} }";
+        format!(
+            "{{ plain: {{ {plain}, train: {{ {recipe} }} }}, parts: {{ {fusion}, train: {{ {recipe}, outliers: {{ make: {make}, \
+             repeat: 1 }} }} }} }}"
+        )
+    };
+    let methods = "[{ name: Parts, network: parts, detector: map }]";
+    let run = |make: &str, figure: &str| {
+        let figures = format!("figures=[{{ pseudo: {figure} }}]");
+        place.oodkit("run", [DATA, &networks(make), methods], &["--set", &figures])
+    };
+    let (code, said) = run("[cutpaste, { confetti: { weight: 2 } }]", "{ images: 3 }");
+    assert_eq!(code, Some(0), "{said}");
+    for name in ["pseudo_bolt", "pseudo_nut"] {
+        has(&said, &[&format!("{name}.svg"), &format!("{name}.png")]);
+    }
+    let folder = fs::read_dir(place.path("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let drawn = image::load_from_memory(&fs::read(folder.join("pseudo_nut.png")).unwrap()).unwrap();
+    // Title and headings, a line for each maker, three images in each.
+    assert_eq!(drawn.height(), 2 * (54 + 22 + 2 * (128 + 5) + 44));
+    assert!(drawn.width() > 2 * 3 * 128);
+    // Another figure of the same network is stored without training it again.
+    let (code, said) = run("[cutpaste, { confetti: { weight: 2 } }]", "{ network: parts, images: 1 }");
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["pseudo_bolt_parts.png"]);
+
+    for (make, figure, wrong) in [
+        ("[cutpaste]", "{ network: plain }", "figures.0.pseudo.network: \"plain\" learns from no made outliers"),
+        (
+            "[cutpaste]",
+            "{ network: part }",
+            "figures.0.pseudo.network: there is no network \"part\" (did you mean \"parts\"?)",
+        ),
+        (
+            "[cutpaste, { scar: { length: [10, 250] } }]",
+            "{}",
+            "networks.parts.train.outliers.make.1.scar.width: a strip of 16 by 250",
+        ),
+        (
+            "[{ cutpaste: { area: [0.1, 1.5] } }]",
+            "{}",
+            "networks.parts.train.outliers.make.0.cutpaste.area.1: must be at most 1",
+        ),
+        ("[{ cutpaste: { area: [0.2, 0.1] } }]", "{}", "the first is above the second"),
+    ] {
+        let (code, said) = run(make, figure);
+        assert_eq!(code, Some(2), "{make}: {said}");
+        has(&said, &[wrong]);
+    }
+}
+
+#[test]
 fn maps_and_their_curves_are_drawn_for_each_category() {
     let place = Place::new();
     let methods = "[{ name: KNN, network: colours, detector: { knn: { k: 1 } } }, { name: PaDiM, network: colours, detector: { padim: { \

@@ -245,6 +245,9 @@ pub enum Figure {
     /// Heat maps of some methods over test images of each kind of anomaly, beside the true contours and what a threshold makes of the
     /// maps: a figure for each category.
     Maps(#[garde(dive)] MapsFigure),
+    /// What each maker of pseudo-anomalies makes of a network's first train images, with the contours of the anomalous pixels: a figure
+    /// for each category.
+    Pseudo(#[garde(dive)] PseudoFigure),
     /// ROC and PRO curves of some methods over the pixels of all test images, two panels for each category.
     PixelCurves(#[garde(dive)] MethodsFigure),
 }
@@ -279,6 +282,20 @@ pub struct MapsFigure {
     pub methods: Vec<String>,
     /// Anomalous images of each category: the first of each kind in turn. A normal one stands above them. Ours: 4.
     #[garde(range(min = 1, max = 32))]
+    #[serde(default = "default_factor_images")]
+    pub images: usize,
+}
+
+/// A sheet of pseudo-anomalies. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PseudoFigure {
+    /// The network whose recipe makes them. Default: the first whose does.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Train images: the first ones. Ours: 4.
+    #[garde(range(min = 1, max = 16))]
     #[serde(default = "default_factor_images")]
     pub images: usize,
 }

@@ -92,6 +92,7 @@ impl Runner<'_> {
                 let train = self.train_images(subject.id)?;
                 subject.folder = subject.folder.join(format!("{}-{}", subject.id.name, &train.sha256[..12]));
             }
+            self.pseudo_views(name, &subject, figures)?;
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data, &subject)?;
             }

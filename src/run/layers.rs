@@ -38,7 +38,7 @@ struct Known {
     shown: Shown,
 }
 
-/// Refuses detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
+/// Refuses makers of outliers whose pastes are larger than the images, detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
 /// that leave none of the features', and too little memory for a fit, as far as the shape and the number of the images are known
 /// without reading them. What the fits hold that take memory by the images' size, and what the maps take on disk, a line each; with a
 /// data root, images are counted there.
@@ -125,6 +125,18 @@ fn check_with(
     let mut known: BTreeMap<String, Rc<Known>> = BTreeMap::new();
     for (cell, task) in plan.cells.iter().flat_map(|cell| cell.tasks.iter().map(move |task| (cell, task))) {
         let experiment = &task.experiment;
+        for (network, node) in task.networks.iter().flatten() {
+            let node = node.first().map(|&node| &plan.nodes[node]);
+            let outliers = |node: &Node| Some(node.train.as_ref()?.outliers.as_ref()?.make.clone());
+            let Some((node, make)) = node.and_then(|node| Some((node, outliers(node)?))) else { continue };
+            let Some((shape, _)) = images(experiment, node)? else { continue };
+            for (index, maker) in make.iter().enumerate() {
+                let place = format!("{file}: networks.{network}.train.outliers.make.{index}.{}", maker.name());
+                maker
+                    .check([shape.channels, shape.height, shape.width])
+                    .map_err(|problem| Error::input(format!("{place}.{problem}")))?;
+            }
+        }
         let mut shown = |network: &str| -> Result<Option<(Rc<Known>, Option<usize>)>> {
             let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };

@@ -16,6 +16,7 @@ pub mod merge;
 mod pixels;
 pub mod plan;
 pub mod predict;
+pub mod pseudo_view;
 pub mod published;
 mod ready;
 mod records;

@@ -192,7 +192,7 @@ impl Runner<'_> {
 }
 
 /// The images held out by seed, and those to learn from.
-fn hold_out(images: &Arc<ImageSet>, count: usize, seed: u64) -> Result<(Option<ImageSet>, Arc<ImageSet>)> {
+pub(super) fn hold_out(images: &Arc<ImageSet>, count: usize, seed: u64) -> Result<(Option<ImageSet>, Arc<ImageSet>)> {
     use rand::seq::SliceRandom;
     if count == 0 {
         return Ok((None, images.clone()));

@@ -2,7 +2,7 @@
 
 use super::{Found, networks::in_words, root};
 use crate::{
-    config::{Experiment, Figure, Over, Redraw, Rows, Sampling, Table, expect, methods},
+    config::{Experiment, Figure, Network, Over, Redraw, Rows, Sampling, Table, expect, methods},
     detectors::DetectorConfig,
     metrics::{Column, Protocol},
     nn::Output,
@@ -162,6 +162,9 @@ impl Found {
                 }
                 Figure::Factors(_) => self.viewed(&path.join("factors"), figure, experiment),
                 Figure::Maps(figure) => self.mapped(&path.join("maps"), &figure.methods, experiment),
+                Figure::Pseudo(figure) => {
+                    self.makes_outliers(&path.join("pseudo"), figure.network.as_deref(), experiment);
+                }
                 Figure::PixelCurves(figure) => self.mapped(&path.join("pixel_curves"), &figure.methods, experiment),
                 Figure::Neuron(_) => self.viewed(&path.join("neuron"), figure, experiment),
             }
@@ -171,6 +174,23 @@ impl Found {
     pub(super) fn network_name(&mut self, path: Path, name: &str, experiment: &Experiment) {
         if !experiment.networks.contains_key(name) {
             self.add(path, no_such("network", name, experiment.networks.keys().map(String::as_str)));
+        }
+    }
+
+    /// What is shown of pseudo-anomalies needs a recipe that makes them.
+    fn makes_outliers(&mut self, path: &Path, name: Option<&str>, experiment: &Experiment) {
+        let makes = |network: &Network| network.train.as_ref().is_some_and(|train| train.outliers.is_some());
+        let recipe = "`train: { outliers: { make: [cutpaste, confetti] } }`";
+        match name {
+            None if experiment.networks.values().any(makes) => {}
+            None => self.add(path.clone(), format!("no network learns from made outliers: {recipe} makes them")),
+            Some(name) => {
+                let path = path.join("network");
+                self.network_name(path.clone(), name, experiment);
+                if experiment.networks.get(name).is_some_and(|network| !makes(network)) {
+                    self.add(path, format!("\"{name}\" learns from no made outliers: {recipe} makes them"));
+                }
+            }
         }
     }
 

@@ -34,11 +34,12 @@ pub struct Settings {
     /// Its share among the makers. Ours: 1, equal shares.
     #[garde(range(min = 0.0, max = MOST_WEIGHT))]
     pub weight: f64,
-    /// The probability that a pixel is the centre of a coloured square, in an image of `side` by `side`. FCDD's: 1.8e-5.
-    #[garde(range(min = 1e-9, max = 1e-2))]
+    /// The probability that a pixel is the centre of a coloured square, in an image of `side` by `side`. 0 leaves them out: on grey
+    /// images of three channels, their hue alone gives them away. FCDD's: 1.8e-5.
+    #[garde(range(min = 0.0, max = 1e-2))]
     pub coloured: f64,
     /// The same of black squares. FCDD's: 1.2e-5.
-    #[garde(range(min = 1e-9, max = 1e-2))]
+    #[garde(range(min = 0.0, max = 1e-2))]
     pub black: f64,
     /// Sides of squares in pixels, from and to. FCDD's: 8 and 54.
     #[garde(inner(range(min = 1, max = MOST_SIDE)), custom(rising_sides))]
@@ -85,6 +86,9 @@ impl Maker for Settings {
 
     fn check(&self, shape: [usize; 3]) -> std::result::Result<(), String> {
         let [_, height, width] = shape;
+        if self.coloured == 0.0 && self.black == 0.0 {
+            return Err("black: there are no squares: `coloured` is 0 as well".to_owned());
+        }
         if self.sides[1] as f64 * scale(shape, self.side) <= height.min(width) as f64 {
             return Ok(());
         }
@@ -122,6 +126,9 @@ struct Blob {
 
 /// The squares of a layer, in the order of their centres.
 fn blobs(settings: &Settings, of: &Source<'_>, probability: f64, coloured: bool, rng: &mut Rng) -> Vec<Blob> {
+    if probability == 0.0 {
+        return Vec::new();
+    }
     let [channels, height, width] = of.shape();
     let scale = scale(of.shape(), settings.side);
     // As many as in an image of the literature, whatever the size, on the whole image or on the object.
@@ -495,6 +502,18 @@ mod tests {
             let changed = |at: usize| (0..3).any(|channel| dark.image[channel * 4096 + at] != 200);
             assert!((0..4096).all(|at| changed(at) == (dark.mask[at] == 1)));
         }
+    }
+
+    #[test]
+    fn a_layer_may_be_left_out_but_not_both() {
+        let set = flat([3, 64, 64], 150);
+        let black = Settings { coloured: 0.0, ..Settings::default() };
+        let grey = |made: &Made| (0..4096).all(|at| made.image[at] == made.image[4096 + at]);
+        assert!((0..20).all(|draw| grey(&made(&black, &set, draw).0) && made(&black, &set, draw).0.mask.contains(&1)));
+        assert!((0..20).any(|draw| !grey(&made(&Settings::default(), &set, draw).0)));
+        assert_eq!(black.check([3, 64, 64]), Ok(()));
+        let none = Settings { black: 0.0, ..black };
+        assert_eq!(none.check([3, 64, 64]), Err("black: there are no squares: `coloured` is 0 as well".to_owned()));
     }
 
     #[test]

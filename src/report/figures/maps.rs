@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// Side of an image as shown, of its longer side.
-const CELL: i32 = 128;
+pub const CELL: i32 = 128;
 /// How much of the prediction's colour covers the image. Ours: the image can still be seen.
 const FILL: f64 = 0.6;
 /// Okabe & Ito's orange, around what is anomalous in truth.
-const TRUTH: [u8; 3] = [230, 159, 0];
+pub const TRUTH: [u8; 3] = [230, 159, 0];
 /// Their sky blue, on what is predicted.
 const PREDICTED: [u8; 3] = [86, 180, 233];
 
@@ -127,7 +127,7 @@ fn cells(at: usize, views: &[&MapView], scales: &[Scale]) -> Vec<RgbImage> {
 }
 
 /// Columns and rows at which an image is shown: its longer side fills the cell.
-fn shown_size(rows: usize, columns: usize) -> (u32, u32) {
+pub fn shown_size(rows: usize, columns: usize) -> (u32, u32) {
     let longest = rows.max(columns).max(1);
     let side = |length: usize| ((length * CELL as usize) as f64 / longest as f64).round().max(1.0) as u32;
     (side(columns), side(rows))

@@ -16,6 +16,7 @@ mod neuron;
 pub mod overlay;
 mod panels;
 mod pixel_curves;
+mod pseudo;
 mod roc;
 mod scale;
 mod scores;
@@ -166,15 +167,20 @@ pub struct Drawn {
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
 pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Vec<Drawn>> {
-    if let Figure::Maps(figure) = figure {
-        let galleries = maps::galleries(figure, results, runs_root)?.into_iter().map(|(category, mut gallery)| {
-            gallery.title = loud(gallery.title, results);
-            let names: Vec<String> = std::iter::once(category).chain(figure.methods.iter().cloned()).collect();
-            embedded(file_stem("maps", &names), &gallery::Laid::of(&gallery)?)
-        });
-        return galleries.collect();
-    }
-    one(figure, results, protocol, runs_root).map(|drawn| vec![drawn])
+    // Of photographs, a picture for each category.
+    let (kind, names, galleries) = match figure {
+        Figure::Maps(figure) => ("maps", figure.methods.clone(), maps::galleries(figure, results, runs_root)?),
+        Figure::Pseudo(figure) => {
+            ("pseudo", figure.network.iter().cloned().collect(), pseudo::galleries(figure, results, runs_root)?)
+        }
+        _ => return one(figure, results, protocol, runs_root).map(|drawn| vec![drawn]),
+    };
+    let galleries = galleries.into_iter().map(|(category, mut gallery)| {
+        gallery.title = loud(gallery.title, results);
+        let names: Vec<String> = std::iter::once(category).chain(names.iter().cloned()).collect();
+        embedded(file_stem(kind, &names), &gallery::Laid::of(&gallery)?)
+    });
+    galleries.collect()
 }
 
 /// A figure that is one picture.
@@ -209,7 +215,9 @@ fn one(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path)
         Figure::PixelCurves(figure) => {
             ("pixel_curves", figure.methods.clone(), Made::Panels(pixel_curves::picture(figure, results, runs_root)?))
         }
-        Figure::Maps(_) => return Err(Error::Failed("maps are a picture for each category".into())),
+        Figure::Maps(_) | Figure::Pseudo(_) => {
+            return Err(Error::Failed("photographs are a picture for each category".into()));
+        }
     };
     let stem = file_stem(kind, &names);
     match made {
