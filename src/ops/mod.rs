@@ -10,6 +10,7 @@ mod add;
 pub(crate) mod anomaly_factor;
 mod avg_pool2d;
 mod batch_norm;
+mod concat;
 mod conv2d;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
@@ -46,6 +47,7 @@ pub use activation::Activation;
 pub use add::add;
 pub use avg_pool2d::avg_pool2d;
 pub use batch_norm::{Statistics, batch_norm, moments};
+pub use concat::concat;
 pub use conv2d::{Convolution, channel_products, conv_transpose2d, conv2d, conv2d_inference};
 pub use dropout::dropout;
 pub use gate::gate;

@@ -33,6 +33,7 @@ crate::device::on_each_device! {
     silu_gelu_and_softmax_match_pytorch_and_differences,
     add_matches_pytorch_and_differences,
     gates_are_candles_and_differences,
+    concatenations_are_candles_and_differences,
 }
 
 fn activations_match_pytorch_at_their_corners_too() {
@@ -58,6 +59,19 @@ fn silu_gelu_and_softmax_match_pytorch_and_differences() {
         check_layer(&what, &[("x", &x)], &golden, apply);
         check_differences(&what, &[&x], apply);
     }
+}
+
+fn concatenations_are_candles_and_differences() {
+    let maps: Vec<Var> = [2, 1, 4, 3, 2].iter().map(|c| variable(&format!("{c} channels"), &[3, *c, 2, 5])).collect();
+    for count in 1..=maps.len() {
+        let maps: Vec<&Var> = maps[..count].iter().collect();
+        let apply = |at: &[Tensor]| ops::concat(&at.iter().collect::<Vec<_>>());
+        let at: Vec<Tensor> = maps.iter().map(|map| map.as_tensor().clone()).collect();
+        assert_eq!(values(&apply(&at).unwrap()), values(&Tensor::cat(&at, 1).unwrap()), "{count}");
+        check_differences("concat", &maps, apply);
+    }
+    let other = uniform("other", &[3, 2, 5, 2]);
+    assert!(ops::concat(&[]).is_err() && ops::concat(&[&maps[0], &other]).is_err());
 }
 
 fn gates_are_candles_and_differences() {

@@ -10,7 +10,7 @@ use crate::common::{uniform, values};
 
 type Layer = fn(&[Tensor]) -> Result<Tensor>;
 
-const LAYERS: [(&str, Layer); 22] = [
+const LAYERS: [(&str, Layer); 23] = [
     ("relu", |at| ops::relu(&at[0])),
     ("silu", |at| ops::silu(&at[0])),
     ("gelu", |at| ops::gelu(&at[0])),
@@ -41,6 +41,7 @@ const LAYERS: [(&str, Layer); 22] = [
         let (x, weight) = (at[0].reshape((864, 54))?, at[0].narrow(0, 0, 1)?.reshape((72, 54))?);
         ops::linear(&x, &weight, &Tensor::cat(&[&at[1]; 9], 0)?)
     }),
+    ("concat", |at| ops::concat(&[&at[0], &(&at[0] * 0.5)?, &at[0]])),
     ("gate", |at| ops::gate(&at[0], &(&at[0] * 0.5)?)),
     ("channel_products", |at| ops::channel_products(&at[0])),
     ("texture of pixels", |at| {

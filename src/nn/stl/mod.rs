@@ -133,9 +133,9 @@ impl Stl {
     pub fn forward(&self, stages: &Tensor, pass: &Pass) -> Result<Tensor> {
         let x = self.conv_start.forward(stages, Activation::Relu, pass)?;
         let texture = self.tem.forward(&x, pass)?;
-        let both = Tensor::cat(&[&texture, &x], 1)?;
+        let both = ops::concat(&[&texture, &x])?;
         let pyramid = self.ptfem.forward(&both, pass)?;
-        Tensor::cat(&[&pyramid, &both], 1)
+        ops::concat(&[&pyramid, &both])
     }
 
     /// From now on, inference uses the weights as they are now.

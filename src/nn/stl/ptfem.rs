@@ -56,7 +56,8 @@ impl Ptfem {
             .branches
             .iter()
             .map(|branch| ops::resize(&branch.forward(&x, pass)?, (height, width), Interpolation::Bilinear, true));
-        self.out.forward(&Tensor::cat(&branches.collect::<Result<Vec<_>>>()?, 1)?, Activation::Relu, pass)
+        let branches = branches.collect::<Result<Vec<_>>>()?;
+        self.out.forward(&ops::concat(&branches.iter().collect::<Vec<_>>())?, Activation::Relu, pass)
     }
 
     /// From now on, inference uses the weights as they are now.

@@ -85,7 +85,7 @@ impl Qco {
         let counted = ops::quantise_and_count(&similarities, quantiser)?.unsqueeze(2)?;
         let counted = self.f2.forward(&self.f1.forward(&counted, pass)?, pass)?;
         let mean = mean.broadcast_as((images, channels, 1, quantiser.levels))?;
-        let levels = self.out.forward(&Tensor::cat(&[&counted, &mean], 1)?, Activation::Relu, pass)?;
+        let levels = self.out.forward(&ops::concat(&[&counted, &mean])?, Activation::Relu, pass)?;
         Ok((levels, similarities))
     }
 }
