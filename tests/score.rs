@@ -615,6 +615,8 @@ fn detectors_are_listed_with_what_they_need() {
     assert!(line.contains("features, a train set") && line.contains("Sun et al. 2022"), "{line}");
     let odin = said.lines().find(|line| line.trim_start().starts_with("odin")).unwrap();
     assert!(odin.contains("logits, gradients"), "{odin}");
+    let two = said.lines().find(|line| line.trim_start().starts_with("reconstruction_change")).unwrap();
+    assert!(two.contains("logits, gradients, a second network "), "{two}");
     assert!(said.contains(" logits (ln K) ") && said.contains(" taps.<layer> (taken as is), a train set "), "{said}");
     let all = oodkit::detectors::DetectorConfig::NAMES;
     assert_eq!(said.lines().count(), all.len());

@@ -274,7 +274,8 @@ impl DetectorConfig {
             Learns::Images => &["a train set"],
             Learns::LabelledImages => &["a train set", LABELS],
         };
-        outputs.chain(learned.iter().copied()).collect()
+        let second = self.detector().second().map(|_| "a second network");
+        outputs.chain(learned.iter().copied()).chain(second).collect()
     }
 }
 
