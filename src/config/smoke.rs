@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    config::{Detectors, Experiment, HeldOut, Method, MethodEntry, Network, methods::root, sweep::FOLD},
+    config::{
+        Detectors, Experiment, HeldOut, Method, MethodEntry, Network,
+        methods::root,
+        sweep::{self, FOLD},
+    },
     data::{Dataset, Format, Size, registry},
     detectors::Smoke,
     models::ModelConfig,
@@ -57,9 +61,7 @@ pub fn untrained(network: &mut Network, categories: bool) {
 #[must_use]
 pub fn smoke(mut experiment: Experiment) -> Experiment {
     experiment.seeds.truncate(1);
-    for values in experiment.sweep.values_mut() {
-        values.truncate(SWEEP_VALUES);
-    }
+    sweep_less(&mut experiment);
     methods(&mut experiment);
     for network in experiment.networks.values_mut() {
         network.members = network.members.map(|members| members.min(MEMBERS));
@@ -101,6 +103,26 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         validation.made.truncate(SWEEP_VALUES);
     }
     experiment
+}
+
+/// Fewer values of every swept key. A paper's numbers of the cells that are gone have no row to stand beside.
+fn sweep_less(experiment: &mut Experiment) {
+    // A sweep that is wrong is refused when it is planned.
+    let names = |experiment: &Experiment| -> BTreeSet<String> {
+        sweep::cells(experiment).into_iter().flatten().map(|cell| cell.name).collect()
+    };
+    let all = names(experiment);
+    for values in experiment.sweep.values_mut() {
+        values.truncate(SWEEP_VALUES);
+    }
+    let left = names(experiment);
+    let gone: Vec<&String> = all.difference(&left).collect();
+    let stays =
+        |key: &String, _: &mut String| !gone.iter().any(|cell| key == *cell || key.contains(&format!("({cell})")));
+    for expect in experiment.tables.iter_mut().filter_map(|table| table.expect.as_mut()) {
+        expect.rows.retain(stays);
+        expect.columns.retain(stays);
+    }
 }
 
 /// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
