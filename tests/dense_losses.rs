@@ -113,6 +113,19 @@ fn gradients_are_central_differences() {
     }
 }
 
+/// A grid of 7×7 has nine whole patches of 2×2.
+#[test]
+fn what_is_left_beside_whole_patches_does_not_count() {
+    let [embedding, scores, marked] = golden().tensors(DType::F64);
+    let wider = |tensor: &Tensor, axis: usize| {
+        tensor.pad_with_zeros(axis, 0, 1).unwrap().pad_with_zeros(axis + 1, 0, 1).unwrap()
+    };
+    let plain = numbers(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0];
+    let (embedding, scores, marked) = (wider(&embedding, 2), wider(&scores, 1), wider(&marked, 1));
+    assert_eq!(numbers(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0], plain);
+    assert!(consistency(&embedding, &scores, &marked, 8, Order::Paper).is_err());
+}
+
 /// A → 0 at anomalous positions: the loss is large and finite, and pushes outwards.
 #[test]
 fn an_anomalous_position_at_the_origin_is_no_catastrophe() {

@@ -76,7 +76,7 @@ fn learn(
     share: f64,
     steps: usize,
     folder: &tempfile::TempDir,
-    fixed: Option<&Fixed>,
+    fixed: Option<(&Fixed, &str)>,
 ) -> Result<Vec<f64>> {
     let recipe = format!(
         "{{ epochs: 9, max_steps: {steps}, batch_size: 4, optimizer: {{ sgd: {{ lr: 0.05, momentum: 0.9 }} }}, \
@@ -97,7 +97,7 @@ fn learn(
         outliers: None,
         validation: None,
         normalisation: &Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
-        fixed: fixed.map(|fixed| (fixed, "noise")),
+        fixed,
         device: &Device::Cpu,
         checkpoint: &checkpoint,
     };
@@ -119,7 +119,7 @@ fn a_frozen_backbone_sees_each_image_once_and_that_changes_no_bit() {
     let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let fixed = Fixed::default();
     let losses = learn(&plain, 0.5, 9, &folders[0], None).unwrap();
-    assert_eq!(learn(&kept, 0.5, 9, &folders[1], Some(&fixed)).unwrap(), losses);
+    assert_eq!(learn(&kept, 0.5, 9, &folders[1], Some((&fixed, "noise"))).unwrap(), losses);
     assert!(losses.iter().all(|loss| loss.is_finite()));
     let after = bits(&plain.0);
     assert_eq!(bits(&kept.0), after);
@@ -127,12 +127,29 @@ fn a_frozen_backbone_sees_each_image_once_and_that_changes_no_bit() {
     let first = fixed.computed();
     assert!(first > 6 && first <= 12, "{first}");
     // Another share has the same images and more of the same pool.
-    learn(&build(&direct("freeze: all")).unwrap(), 1.0, 3, &folders[2], Some(&fixed)).unwrap();
+    learn(&build(&direct("freeze: all")).unwrap(), 1.0, 3, &folders[2], Some((&fixed, "noise"))).unwrap();
     assert_eq!(fixed.computed(), first + 6);
     // Of a frozen backbone nothing moved, and all that is beside it did.
     for (name, values) in after.iter().filter(|(name, _)| *name != IDLE) {
         assert_eq!(values == &before[name], !name.starts_with("fusion."), "{name}");
     }
+}
+
+/// Sharing would give one network what another's backbone made.
+#[test]
+fn what_was_computed_with_something_else_is_not_taken() {
+    let fixed = Fixed::default();
+    let learn = |with: &str| {
+        let network = build(&settings("freeze: all")).unwrap();
+        learn(&network, 0.0, 3, &tempfile::tempdir().unwrap(), Some((&fixed, with))).unwrap();
+        fixed.computed()
+    };
+    assert_eq!(
+        [learn("these weights"), learn("these weights"), learn("those weights"), learn("these weights")],
+        [6, 6, 12, 12]
+    );
+    fixed.clear();
+    assert_eq!(learn("these weights"), 18);
 }
 
 #[test]
@@ -141,8 +158,8 @@ fn what_does_not_fit_is_computed_again() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let small = Fixed::holding(100_000);
     assert_eq!(
-        learn(&few, 0.5, 9, &folders[0], Some(&small)).unwrap(),
-        learn(&many, 0.5, 9, &folders[1], Some(&Fixed::default())).unwrap()
+        learn(&few, 0.5, 9, &folders[0], Some((&small, "noise"))).unwrap(),
+        learn(&many, 0.5, 9, &folders[1], Some((&Fixed::default(), "noise"))).unwrap()
     );
     assert!(small.computed() > 12, "{}", small.computed());
 }
@@ -151,9 +168,9 @@ fn what_does_not_fit_is_computed_again() {
 fn an_interrupted_training_goes_on_to_the_same_bits() {
     let [whole, parts] = [(); 2].map(|()| build(&settings("freeze: all")).unwrap());
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let losses = learn(&whole, 0.5, 5, &folders[0], Some(&Fixed::default())).unwrap();
-    let mut again = learn(&parts, 0.5, 2, &folders[1], Some(&Fixed::default())).unwrap();
-    again.extend(learn(&parts, 0.5, 5, &folders[1], Some(&Fixed::default())).unwrap());
+    let losses = learn(&whole, 0.5, 5, &folders[0], Some((&Fixed::default(), "noise"))).unwrap();
+    let mut again = learn(&parts, 0.5, 2, &folders[1], Some((&Fixed::default(), "noise"))).unwrap();
+    again.extend(learn(&parts, 0.5, 5, &folders[1], Some((&Fixed::default(), "noise"))).unwrap());
     assert_eq!(again, losses);
     assert_eq!(bits(&parts.0), bits(&whole.0));
 }
@@ -172,7 +189,7 @@ fn the_backbone_learns_from_where_it_is_not_frozen() {
     for (freeze, frozen) in [("layer1", &["conv1", "bn1", "layer1"][..]), ("none", &[])] {
         let network = build(&settings(&format!("freeze: {freeze}"))).unwrap();
         let before = bits(&network.0);
-        learn(&network, 0.5, 2, &tempfile::tempdir().unwrap(), Some(&Fixed::default())).unwrap();
+        learn(&network, 0.5, 2, &tempfile::tempdir().unwrap(), Some((&Fixed::default(), "noise"))).unwrap();
         for (name, values) in bits(&network.0).into_iter().filter(|(name, _)| name != IDLE) {
             let part = name.split('.').next().unwrap();
             // What comes after the last stage that is read has nothing to learn from.
@@ -206,6 +223,7 @@ fn what_cannot_be_built_is_named() {
     );
     assert!(message("stages: [layer2, layer1, layer3]").starts_with("fusion: stages: two low ones and a high one"));
     assert!(message("freeze: layer5").starts_with("fusion: freeze: resnet has no stage \"layer5\""));
+    assert_eq!(message("freeze: layer4"), "fusion: freeze: \"layer4\" comes after layer3, the last stage that is read");
     assert!(message("grid: layer9").starts_with("fusion: grid: resnet has no stage \"layer9\""));
     let message = build("{ backbone: { resnet: { depth: 18 } }, stl: { scales: [3] } }").err().unwrap().to_string();
     assert!(message.starts_with("`scales` has 3, which does not divide a grid of 8×8"), "{message}");

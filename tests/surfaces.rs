@@ -465,7 +465,7 @@ fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused(
              repeat: 1 }} }} }} }}"
         )
     };
-    let methods = "[{ name: Parts, network: parts, detector: map }]";
+    let methods = "[{ name: Parts, network: parts, detector: { map: { of: distance } } }]";
     let run = |make: &str, figure: &str| {
         let figures = format!("figures=[{{ pseudo: {figure} }}]");
         place.oodkit("run", [DATA, &networks(make), methods], &["--set", &figures])
@@ -506,6 +506,39 @@ fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused(
     ] {
         let (code, said) = run(make, figure);
         assert_eq!(code, Some(2), "{make}: {said}");
+        has(&said, &[wrong]);
+    }
+}
+
+#[test]
+fn made_outliers_that_make_no_sense_are_refused_before_any_work() {
+    let place = Place::new();
+    let run = |loss: &str, recipe: &str, detector: &str| {
+        let model = "model: { fusion: { backbone: resnet18, stl: null, sc: null, width: 4 } }";
+        let train = format!("{{ epochs: 1, batch_size: 6, optimizer: {{ sgd: {{ lr: 0.01 }} }}, {recipe} }}");
+        let networks = format!("{{ parts: {{ {model}, loss: {loss}, train: {train} }} }}");
+        place.oodkit(
+            "run",
+            [DATA, &networks, &format!("[{{ name: Parts, network: parts, detector: {detector} }}]")],
+            &[],
+        )
+    };
+    let (all, made) = ("{ hypersphere: {}, score_margin: {} }", "outliers: { make: [cutpaste] }");
+    for (loss, recipe, detector, wrong) in [
+        (all, "outliers: { make: [cutpaste], share: 1.5 }", "map", "outliers.share: must be at most 1"),
+        (all, "outliers: { make: [cutpaste], repeat: 0 }", "map", "outliers.repeat: must be at least 1"),
+        (all, "outliers: { make: [] }", "map", "outliers.make: must have at least 1"),
+        (all, "outliers: { make: [{ cutpaste: { weight: 0 } }] }", "map", "no maker has a weight above 0"),
+        (all, "outliers: { make: [cutpast] }", "map", "(did you mean \"cutpaste\"?)"),
+        (all, "max_steps: 1", "map", "hypersphere reads the masks of made outliers"),
+        (all, &format!("{made}, validation: 1, keep: best"), "map", "which are all normal"),
+        ("{ hypersphere: {} }", made, "map", "no term of the loss of \"parts\" teaches it: add `score_margin: {}`"),
+        ("{ score_margin: {} }", made, "{ map: { of: distance } }", "teaches it: add `hypersphere: {}`"),
+        ("{ reconstruction: {} }", made, "map", "reconstruction reads images made again"),
+        ("{ hypersphere: {}, outlier_exposure: {} }", made, "map", "goes without auxiliary outliers"),
+    ] {
+        let (code, said) = run(loss, recipe, detector);
+        assert_eq!(code, Some(2), "{loss} {recipe}: {said}");
         has(&said, &[wrong]);
     }
 }

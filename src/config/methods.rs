@@ -201,6 +201,24 @@ fn leaves_out(
     })
 }
 
+/// What a detector reads of positions that no term of the loss shapes: it would grade first weights.
+fn untaught(detector: &DetectorConfig, name: &str, network: &Network, shown: &[Output]) -> Option<String> {
+    let teaches = |output| {
+        let mut terms = network.loss.terms().filter(|(_, term)| term.weight() > 0.0);
+        network.train.is_none() || terms.any(|(_, term)| term.needs().contains(&output))
+    };
+    let of_positions = |output: &Output| match output {
+        Output::Map if shown.contains(&Output::Scores) => (!teaches(Output::Scores))
+            .then_some(("scores", "add `score_margin: {}` to it, or write `map: { of: distance }`")),
+        Output::Embedding if shown.contains(&Output::Embedding) => {
+            (!teaches(Output::Embedding)).then_some(("embedding", "add `hypersphere: {}` to it"))
+        }
+        _ => None,
+    };
+    let (what, remedy) = detector.detector().needs().iter().find_map(of_positions)?;
+    Some(format!("reads the {what} of positions, and no term of the loss of \"{name}\" teaches it: {remedy}"))
+}
+
 /// Why the network of this name cannot have a detector, in words that follow the detector's name. `None` if it can, as far as is
 /// known before the network is built.
 pub fn lacks(
@@ -212,6 +230,9 @@ pub fn lacks(
     let root = root(network, networks);
     let (ensemble, model) = (network.members.is_some(), root.model()?);
     let shown = Network { members: network.members, ..root.clone() }.shows()?;
+    if let Some(untaught) = untaught(detector, name, network, &shown) {
+        return Some(untaught);
+    }
     let lack = |output: &Output| {
         Some(match *output {
             Output::Members => {

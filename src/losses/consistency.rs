@@ -1,6 +1,7 @@
 //! Consistency of features and scores: normal patches that are near each other by their embedding are near by their score.
 //!
-//! P are the distances of a patch's embedding to those of the image's other patches, Q those of its score, of normal patches alone;
+//! P are the distances of a patch's embedding to those of the image's patches, itself included, Q those of its score, of normal patches
+//! alone;
 //! value = mean over images of mean over patches of KL(softmax Q ‖ softmax P).
 //!
 //! - Paper: Tang et al., J. NUDT 2025, equations 6 and 7, which print the order (Q, P): `order: reversed` is KL(softmax P ‖ softmax Q).
@@ -83,11 +84,12 @@ impl Term for Settings {
     }
 }
 
-/// The loss of (N, C, h, w) embeddings and (N, h, w) scores, in patches of `patch` × `patch` positions; `anomalous` (N, h, w) is 1 at
+/// The loss of (N, C, h, w) embeddings and (N, h, w) scores, in patches of `patch` × `patch` positions, without the rows and columns that
+/// are left at the lower and the right edge; `anomalous` (N, h, w) is 1 at
 /// anomalous positions and 0 at normal ones. f32 or f64. It holds some (N, K, K) numbers for K patches.
 ///
 /// # Errors
-/// If shapes differ, or `patch` does not divide rows and columns.
+/// If shapes differ, or there are fewer rows or columns than `patch`.
 pub fn consistency(
     embedding: &Tensor,
     scores: &Tensor,
@@ -96,18 +98,24 @@ pub fn consistency(
     order: Order,
 ) -> Result<Tensor> {
     let (images, channels, rows, columns) = embedding.dims4()?;
-    if rows % patch != 0 || columns % patch != 0 {
-        bail!("consistency: patches of {patch}×{patch} do not divide a grid of {rows}×{columns}");
+    if rows < patch || columns < patch {
+        bail!("consistency: a grid of {rows}×{columns} has no patch of {patch}×{patch}");
     }
     let patches = (rows / patch) * (columns / patch);
-    let pooled = |values: &Tensor| ops::avg_pool2d(values, Pool::new(patch, patch, 0), true);
+    let whole = |size: usize| size / patch * patch;
+    let pooled = |values: &Tensor| {
+        let values = values.narrow(2, 0, whole(rows))?.narrow(3, 0, whole(columns))?.contiguous()?;
+        ops::avg_pool2d(&values, Pool::new(patch, patch, 0), true)
+    };
     let features = pooled(embedding)?.reshape((images, channels, patches))?.transpose(1, 2)?.contiguous()?;
     let scores = pooled(&scores.unsqueeze(1)?)?.reshape((images, patches, 1))?;
     let normal = pooled(&anomalous.unsqueeze(1)?)?.reshape((images, patches))?.eq(0.0)?.to_dtype(embedding.dtype())?;
 
     let others = normal.unsqueeze(1)?;
     let by_features = log_softmax(&distances(&features)?, &others)?;
-    let by_scores = log_softmax(&distances(&scores)?, &others)?;
+    // Of one number each, the difference itself loses no digits.
+    let apart = scores.broadcast_sub(&scores.transpose(1, 2)?)?;
+    let by_scores = log_softmax(&(apart.sqr()? + LEAST)?.sqrt()?, &others)?;
     let (first, second) = match order {
         Order::Paper => (by_scores, by_features),
         Order::Reversed => (by_features, by_scores),

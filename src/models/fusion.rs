@@ -193,8 +193,10 @@ impl Stages {
             Some(name) => place("grid", name)?,
             None => chosen[1],
         };
-        if ![ALL, NONE].contains(&&settings.freeze[..]) {
-            place("freeze", &settings.freeze)?;
+        if ![ALL, NONE].contains(&&settings.freeze[..]) && place("freeze", &settings.freeze)? > chosen[2] {
+            let (freeze, last) = (&settings.freeze, &all[chosen[2]].0);
+            let message = format!("fusion: freeze: \"{freeze}\" comes after {last}, the last stage that is read");
+            return Err(Error::input(message).hint("`freeze: all` leaves the whole backbone as it is"));
         }
         let [one, two, three] = [0, 1, 2].map(|at: usize| &all[chosen[at]]);
         let [_, height, width] = all[grid].1;
@@ -259,7 +261,13 @@ impl Fusion {
     fn stages(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
         let last = &self.stages.last;
         let all = match &self.freeze[..] {
-            ALL => self.trunk.stages_until(&images.detach(), last, &Pass::eval())?,
+            ALL => {
+                // A pass of its own: stages after the last that is read must not learn either.
+                let frozen = Pass::eval();
+                let stages = self.trunk.stages_until(&images.detach(), last, &frozen)?;
+                pass.hold_as(&frozen);
+                stages
+            }
             NONE => self.trunk.stages_until(images, last, pass)?,
             stage => {
                 pass.freeze_until(stage);
@@ -292,7 +300,7 @@ impl Model for Fusion {
             Some(standard) => standard[at].forward(&stages[at], Activation::Identity, pass),
             None => Ok(stages[at].clone()),
         };
-        let low = Tensor::cat(&[standard(0)?, standard(1)?], 1)?;
+        let low = ops::concat(&[&standard(0)?, &standard(1)?])?;
         let low = match &self.stl {
             Some(stl) => stl.forward(&low, pass)?,
             None => low,
@@ -302,7 +310,7 @@ impl Model for Fusion {
             Some(sc) => sc.forward(&high, pass)?,
             None => high,
         };
-        let both = Tensor::cat(&[low, on_grid(&high, self.stages.grid)?], 1)?;
+        let both = ops::concat(&[&low, &on_grid(&high, self.stages.grid)?])?;
         let embedding = self.fuse.forward(&both, pass)?;
         let map = self.score.forward(&embedding, pass)?.squeeze(1)?;
         Ok(Shown { embedding: Some(embedding), map: Some(map), ..Shown::default() })

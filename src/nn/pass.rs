@@ -287,6 +287,12 @@ impl Pass {
         ops::max_pool2d(x, pool)
     }
 
+    /// Counts what the convolutions of another pass, part of this one, held.
+    pub(crate) fn hold_as(&self, part: &Self) {
+        self.largest.set(self.largest.get().max(part.largest()));
+        self.sum.set(self.sum.get() + part.sum());
+    }
+
     /// Called by each convolution with the maps that it holds.
     pub(super) fn hold<'a>(&self, maps: impl IntoIterator<Item = &'a Tensor>) {
         let together = maps.into_iter().map(footprint::bytes).sum();

@@ -60,6 +60,7 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     for index in 0..plan.nodes.len() {
         runner.train(index)?;
     }
+    runner.fixed.clear();
     // The train images are not needed again unless a detector fits on them.
     runner.sets.retain(|key, _| !key.ends_with("train"));
     let cells = plan.cells.iter().map(|cell| runner.evaluate_cell(cell)).collect::<Result<Vec<_>>>()?;

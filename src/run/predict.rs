@@ -99,7 +99,8 @@ pub fn predict(
     let held_out = match quantile {
         None => None,
         Some(quantile) => {
-            let trained_on = subject.members.iter().any(|member| member.node.train.is_some() && !member.node.shared);
+            let mut all = subject.members.iter().chain(subject.seconds.values());
+            let trained_on = all.any(|member| member.node.train.is_some() && !member.node.shared);
             Some(hold_out(&mut runner, &subject, method, (quantile, trained_on))?)
         }
     };

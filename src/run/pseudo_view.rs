@@ -65,7 +65,8 @@ impl Runner<'_> {
             let (_, images) = hold_out(&self.images_of(node)?.images, recipe.validation, node.seed)?;
             let count = figure.images.min(images.len());
             let (mut made, mut masks) = (Vec::new(), Vec::new());
-            for maker in &outliers.make {
+            let makers = || outliers.make.iter().filter(|maker| maker.weight() > 0.0);
+            for maker in makers() {
                 for entry in 0..count {
                     let maker = std::slice::from_ref(maker);
                     let image = images.image(entry)?;
@@ -75,7 +76,7 @@ impl Runner<'_> {
                     masks.extend(example.mask);
                 }
             }
-            let ([channels, rows, columns], makers) = (images.shape(), outliers.make.len());
+            let ([channels, rows, columns], makers) = (images.shape(), makers().count());
             let cpu = &Device::Cpu;
             let tensors = BTreeMap::from([
                 ("images".to_owned(), Tensor::from_vec(made, (makers * count, channels, rows, columns), cpu)?),

@@ -25,11 +25,17 @@ pub struct Fixed {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// (1, …) tensors of an image of the [pool](Batch::entries), for each thing that they were computed with.
-    of: HashMap<String, HashMap<u64, Vec<Tensor>>>,
-    bytes: usize,
+    /// For each thing that they were computed with.
+    of: HashMap<String, Images>,
     /// Images that were computed.
     computed: u64,
+}
+
+/// (1, …) tensors of each image of a [pool](Batch::entries), and their bytes.
+#[derive(Debug, Default)]
+struct Images {
+    of: HashMap<u64, Vec<Tensor>>,
+    bytes: usize,
 }
 
 impl Default for Fixed {
@@ -49,57 +55,54 @@ impl Fixed {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).computed
     }
 
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).of.clear();
+    }
+
     /// What `model` makes of a batch before anything that learns; `None` of a model without such a part, or of images that never come
-    /// again. `with` says what else it depends on: the weights, the images, the seed.
+    /// again. `with` says what else it depends on: the weights, the images, the seed. What was computed with something else goes where
+    /// there is no room for both.
     ///
     /// # Errors
     /// Those of the model.
     pub fn of(&self, with: &str, model: &dyn Model, batch: &Batch) -> Result<Option<Vec<Tensor>>> {
         let Some(entries) = &batch.entries else { return Ok(None) };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = &mut *kept;
-        if !kept.of.contains_key(with) {
-            // What others left makes room for what is used now.
-            let needed = kept.bytes > self.most / 2;
-            if needed {
-                kept.of.clear();
-                kept.bytes = 0;
-            }
-            kept.of.insert(with.to_owned(), HashMap::new());
-        }
-        let images = kept.of.entry(with.to_owned()).or_default();
-        let mut new: HashMap<u64, Vec<Tensor>> = HashMap::new();
-        let mut absent: Vec<usize> = Vec::new();
-        for (at, entry) in entries.iter().enumerate() {
-            if !images.contains_key(entry) && !absent.iter().any(|other| entries[*other] == *entry) {
-                absent.push(at);
-            }
-        }
+        let mut images = kept.of.remove(with).unwrap_or_default();
+        let absent: Vec<usize> = (0..entries.len())
+            .filter(|at| !images.of.contains_key(&entries[*at]) && !entries[..*at].contains(&entries[*at]))
+            .collect();
+        let mut passing = HashMap::new();
         if !absent.is_empty() {
-            let places: Vec<u32> = absent.iter().map(|at| *at as u32).collect();
-            let places = Tensor::from_vec(places, absent.len(), batch.images.device())?;
+            let places = Tensor::from_iter(absent.iter().map(|at| *at as u32), batch.images.device())?;
             let Some(made) = model.fixed(&batch.images.index_select(&places, 0)?)? else { return Ok(None) };
             kept.computed += absent.len() as u64;
             for (row, at) in absent.iter().enumerate() {
                 // Copies, since a part of a batch would keep all of it.
-                let of_image = made.iter().map(|tensor| tensor.narrow(0, row, 1)?.copy());
-                let of_image = of_image.collect::<candle_core::Result<Vec<_>>>()?;
-                let bytes: usize = of_image.iter().map(|part| part.elem_count() * part.dtype().size_in_bytes()).sum();
-                if kept.bytes + bytes <= self.most {
-                    kept.bytes += bytes;
-                    images.insert(entries[*at], of_image);
+                let parts = made.iter().map(|tensor| tensor.narrow(0, row, 1)?.copy());
+                let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
+                let bytes: usize = parts.iter().map(|part| part.elem_count() * part.dtype().size_in_bytes()).sum();
+                let others: usize = kept.of.values().map(|images| images.bytes).sum();
+                if images.bytes + bytes + others > self.most {
+                    kept.of.clear();
+                }
+                if images.bytes + bytes <= self.most {
+                    images.bytes += bytes;
+                    images.of.insert(entries[*at], parts);
                 } else {
-                    new.insert(entries[*at], of_image);
+                    passing.insert(entries[*at], parts);
                 }
             }
         }
-        let of_image = |entry: &u64| images.get(entry).or_else(|| new.get(entry));
-        let rows: Vec<&Vec<Tensor>> = entries.iter().filter_map(of_image).collect();
-        let parts = rows.first().map_or(0, |parts| parts.len());
-        let joined = (0..parts).map(|part| {
+        let rows = entries.iter().filter_map(|entry| images.of.get(entry).or_else(|| passing.get(entry)));
+        let rows: Vec<&Vec<Tensor>> = rows.collect();
+        let joined = (0..rows.first().map_or(0, |parts| parts.len())).map(|part| {
             let column: Vec<&Tensor> = rows.iter().map(|parts| &parts[part]).collect();
             Tensor::cat(&column, 0)
         });
-        Ok(Some(joined.collect::<candle_core::Result<_>>()?))
+        let joined = joined.collect::<candle_core::Result<_>>()?;
+        kept.of.insert(with.to_owned(), images);
+        Ok(Some(joined))
     }
 }

@@ -141,6 +141,18 @@ impl Found {
             let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
             self.add(train.join("outlier_ratio"), message);
         }
+        if made.is_some_and(|made| made.make.iter().all(|maker| maker.weight() == 0.0)) {
+            self.add(train.join("outliers").join("make"), "no maker has a weight above 0, so there is nothing to make");
+        }
+        if let Some(term) = network.loss.of_masks().next()
+            && network.train.as_ref().is_some_and(|train| train.keep == Keep::Best)
+        {
+            let message = format!(
+                "best is chosen on held-out images, which are all normal: of {term} the best is the network that tells nothing \
+                 apart. Leave `keep` out"
+            );
+            self.add(train.join("keep"), message);
+        }
         if made.is_some() && auxiliary {
             self.add(train.join("outliers"), "goes without auxiliary outliers, and the loss has a term of these");
         } else if made.is_some() && network.loss.of_masks().next().is_none() {

@@ -1,9 +1,9 @@
 //! Confetti noise: blurred dark squares of random colours, sizes and angles, added to the image.
 //!
 //! Two layers are added up. In each, every pixel is the centre of a square with one probability, and at least one is. A square's
-//! side is an even whole number, and all squares of a side have one colour in an image: each channel an even whole number from
+//! side is a whole number, each as likely, and all squares of a side have one colour in an image: each channel a whole number from
 //! −256 to −1 in the coloured layer, −255 in the other. Smaller squares are drawn first, and what lies on top counts. About each
-//! centre in turn, the window of 3/4 of the side is turned by an even angle, with all that is in it. The sum is blurred and cut to
+//! centre in turn, the window of 3/4 of the side is turned by an angle, with all that is in it. The sum is blurred and cut to
 //! whole levels. Where it changes the image by less than 0.025 levels on average, and its opposite changes it more, the opposite
 //! is added.
 //!
