@@ -527,7 +527,7 @@ fn made_outliers_that_make_no_sense_are_refused_before_any_work() {
     for (loss, recipe, detector, wrong) in [
         (all, "outliers: { make: [cutpaste], share: 1.5 }", "map", "outliers.share: must be at most 1"),
         (all, "outliers: { make: [cutpaste], repeat: 0 }", "map", "outliers.repeat: must be at least 1"),
-        (all, "outliers: { make: [] }", "map", "outliers.make: must have at least 1"),
+        (all, "outliers: { make: [] }", "map", "outliers.make: must not be empty"),
         (all, "outliers: { make: [{ cutpaste: { weight: 0 } }] }", "map", "no maker has a weight above 0"),
         (all, "outliers: { make: [cutpast] }", "map", "(did you mean \"cutpaste\"?)"),
         (all, "max_steps: 1", "map", "hypersphere reads the masks of made outliers"),

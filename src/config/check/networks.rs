@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Found, in_names, root};
 use crate::{
     config::{Data, Experiment, Network, methods},
-    data::{self, Dataset, Split},
+    data::{self, Dataset, Split, enlarged::Outliers},
     losses::{Loss, Term},
     models::ModelConfig,
     nn::{
@@ -141,7 +141,8 @@ impl Found {
             let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
             self.add(train.join("outlier_ratio"), message);
         }
-        if made.is_some_and(|made| made.make.iter().all(|maker| maker.weight() == 0.0)) {
+        let none = |made: &Outliers| !made.make.is_empty() && made.make.iter().all(|maker| maker.weight() == 0.0);
+        if made.is_some_and(none) {
             self.add(train.join("outliers").join("make"), "no maker has a weight above 0, so there is nothing to make");
         }
         if let Some(term) = network.loss.of_masks().next()
