@@ -79,8 +79,8 @@ impl Fixed {
             let Some(made) = model.fixed(&batch.images.index_select(&places, 0)?)? else { return Ok(None) };
             kept.computed += absent.len() as u64;
             for (row, at) in absent.iter().enumerate() {
-                // Copies, since a part of a batch would keep all of it.
-                let parts = made.iter().map(|tensor| tensor.narrow(0, row, 1)?.copy());
+                // Of its own memory: a view, and candle's `copy` of one, would keep the whole batch.
+                let parts = made.iter().map(|tensor| tensor.narrow(0, row, 1)?.force_contiguous());
                 let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
                 let bytes: usize = parts.iter().map(|part| part.elem_count() * part.dtype().size_in_bytes()).sum();
                 let others: usize = kept.of.values().map(|images| images.bytes).sum();
@@ -104,5 +104,64 @@ impl Fixed {
         let joined = joined.collect::<candle_core::Result<_>>()?;
         kept.of.insert(with.to_owned(), images);
         Ok(Some(joined))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{CpuStorage, Device, Storage};
+
+    use super::*;
+    use crate::nn::{Pass, Shown};
+
+    /// What it makes of images before it learns is their double.
+    struct Doubling;
+
+    impl Model for Doubling {
+        fn show(&self, _: &Tensor, _: &Pass) -> candle_core::Result<Shown> {
+            Ok(Shown::default())
+        }
+
+        fn fixed(&self, images: &Tensor) -> candle_core::Result<Option<Vec<Tensor>>> {
+            Ok(Some(vec![(images * 2.0)?]))
+        }
+
+        fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    fn batch(entries: &[u64]) -> Batch {
+        let images: Vec<f32> = entries.iter().flat_map(|entry| [*entry as f32; 12]).collect();
+        let images = Tensor::from_vec(images, (entries.len(), 3, 2, 2), &Device::Cpu).unwrap();
+        Batch {
+            images,
+            normal: entries.len(),
+            entries: Some(entries.to_vec()),
+            marked: None,
+            labels: None,
+            epoch: 0,
+            step: 0,
+        }
+    }
+
+    #[test]
+    fn an_image_is_kept_once_and_takes_its_own_memory_alone() {
+        let fixed = Fixed::holding(3 * 48);
+        for entries in [[1, 2, 1], [2, 3, 3], [4, 1, 5]] {
+            let made = fixed.of("all", &Doubling, &batch(&entries)).unwrap().unwrap();
+            let expected: Vec<f32> = entries.iter().flat_map(|entry| [2.0 * *entry as f32; 12]).collect();
+            assert_eq!(made[0].flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
+        }
+        assert_eq!(fixed.computed(), 5);
+        let kept = fixed.kept.lock().unwrap();
+        let images = &kept.of["all"];
+        // The fourth and the fifth have no room.
+        assert_eq!((images.of.len(), images.bytes), (3, 3 * 48));
+        for part in images.of.values().flatten() {
+            let (storage, _) = part.storage_and_layout();
+            let Storage::Cpu(CpuStorage::F32(values)) = &*storage else { panic!("f32 on the CPU") };
+            assert_eq!(values.len(), 12);
+        }
     }
 }
