@@ -22,21 +22,8 @@ const IMAGES: usize = 6;
 const IDLE: &str = "fusion.score.bias";
 
 fn images() -> ImageSet {
-    let pixels = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
-    ImageSet {
-        name: "noise".into(),
-        split: Split::Train,
-        channels: 3,
-        height: SIDE,
-        width: SIDE,
-        pixels,
-        labels: None,
-        classes: 0,
-        full_size: None,
-        files: None,
-        masks: None,
-        note: None,
-    }
+    let pixels: Vec<u8> = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
+    ImageSet::unlabelled("noise", Split::Train, [3, SIDE, SIDE], pixels)
 }
 
 fn build(model: &str) -> Result<(Params, Box<dyn Model>)> {

@@ -229,7 +229,7 @@ pub fn lacks(
 ) -> Option<String> {
     let root = root(network, networks);
     let (ensemble, model) = (network.members.is_some(), root.model()?);
-    let shown = Network { members: network.members, ..root.clone() }.shows()?;
+    let shown = shown(network, networks)?;
     if let Some(untaught) = untaught(detector, name, network, &shown) {
         return Some(untaught);
     }
@@ -281,6 +281,11 @@ fn instead(output: Output, shown: &[Output]) -> String {
         true => format!("it shows {names}, and the detector `map` reads its map"),
         false => format!("it shows {names}, and `oodkit detectors` lists what reads them"),
     }
+}
+
+/// What a network shows, built as its chain of `from` says and with members of its own; `None` where that is not said.
+pub fn shown(network: &Network, networks: &BTreeMap<String, Network>) -> Option<Vec<Output>> {
+    Network { members: network.members, ..root(network, networks).clone() }.shows()
 }
 
 /// The network that says how this one is built: itself, or the one that its chain of `from` begins with.

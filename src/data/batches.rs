@@ -29,7 +29,7 @@ use super::{
     ImageSet, Normalisation,
     ahead::ahead,
     augment,
-    enlarged::{Enlarged, Marked, Outliers},
+    enlarged::{Enlarged, Marked, Outliers, an_epoch},
     image_set::normalised,
 };
 use crate::{Error, Result, data::augment::Augment, rng};
@@ -110,8 +110,8 @@ pub struct Source {
 
 impl Source {
     /// Images of an epoch.
-    pub fn per_epoch(&self) -> usize {
-        self.images.len() * self.made.as_ref().map_or(1, |made| made.repeat)
+    fn per_epoch(&self) -> usize {
+        an_epoch(self.images.len(), self.made.as_ref())
     }
 
     /// The images at these places, changed, as bytes (n, C, H, W).

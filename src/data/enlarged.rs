@@ -64,6 +64,11 @@ fn quarter() -> f64 {
     0.25
 }
 
+/// The images of an epoch of `images` train images, of which outliers may be `made`.
+pub fn an_epoch(images: usize, made: Option<&Outliers>) -> usize {
+    images * made.map_or(1, |made| made.repeat)
+}
+
 /// Which pixels of a batch of images are anomalous.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marked {
@@ -93,7 +98,7 @@ pub(super) struct Enlarged {
 
 impl Enlarged {
     pub(super) fn new(outliers: Outliers, images: Arc<ImageSet>, seed: u64) -> Self {
-        let entries = images.len() * outliers.repeat;
+        let entries = an_epoch(images.len(), Some(&outliers));
         let mut order: Vec<usize> = (0..entries).collect();
         order.shuffle(&mut rng::stream(seed, "turned", ""));
         let count = (outliers.share * entries as f64).round() as usize;
@@ -143,21 +148,8 @@ mod tests {
 
     /// Images of noise, so that a piece pasted elsewhere changes something.
     fn images() -> Arc<ImageSet> {
-        let pixels = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
-        Arc::new(ImageSet {
-            name: "noise".into(),
-            split: Split::Train,
-            channels: 3,
-            height: SIDE,
-            width: SIDE,
-            pixels,
-            labels: None,
-            classes: 0,
-            full_size: None,
-            files: None,
-            masks: None,
-            note: None,
-        })
+        let pixels: Vec<u8> = (0..IMAGES * 3 * SIDE * SIDE).map(|at| (at * 7919 % 251) as u8).collect();
+        Arc::new(ImageSet::unlabelled("noise", Split::Train, [3, SIDE, SIDE], pixels))
     }
 
     fn batches(share: f64, steps: std::ops::Range<u64>) -> Vec<Batch> {

@@ -34,7 +34,7 @@ pub fn new_images(
     problem: impl FnMut(Error) -> Result<()>,
 ) -> Result<(ImageSet, Vec<usize>)> {
     let (pixels, kept) = decode_all(files, (shape, fit), fits(files.len(), shape, Some(memory)), problem)?;
-    Ok((unlabelled("new images".to_owned(), Split::Test, shape, pixels), kept))
+    Ok((ImageSet::unlabelled("new images", Split::Test, shape, pixels), kept))
 }
 
 /// The rows and columns of an image file, without decoding its pixels.
@@ -115,7 +115,7 @@ fn read_all(root: &Path, files: &[PathBuf], split: Split, wanted: &Wanted) -> Re
     if kept.is_empty() {
         return Err(damaged(root, format!("all {} images are damaged", files.len())));
     }
-    Ok((unlabelled(String::new(), split, shape, pixels), kept))
+    Ok((ImageSet::unlabelled("", split, shape, pixels), kept))
 }
 
 /// Whether so many images are held.
@@ -155,24 +155,6 @@ fn decode_all(
         false => Pixels::of_files(kept.iter().map(|&place| files[place].clone()), shape, fit)?,
     };
     Ok((pixels, kept))
-}
-
-/// A set of these images.
-fn unlabelled(name: String, split: Split, [channels, height, width]: [usize; 3], pixels: Pixels) -> ImageSet {
-    ImageSet {
-        name,
-        split,
-        channels,
-        height,
-        width,
-        pixels,
-        labels: None,
-        classes: 0,
-        full_size: None,
-        files: None,
-        masks: None,
-        note: None,
-    }
 }
 
 #[cfg(test)]

@@ -89,6 +89,29 @@ impl Normalisation {
 }
 
 impl ImageSet {
+    /// A set of these images of `shape` (C, H, W), of which nothing else is known.
+    pub fn unlabelled(
+        name: impl Into<String>,
+        split: Split,
+        [channels, height, width]: [usize; 3],
+        pixels: impl Into<Pixels>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            split,
+            channels,
+            height,
+            width,
+            pixels: pixels.into(),
+            labels: None,
+            classes: 0,
+            full_size: None,
+            files: None,
+            masks: None,
+            note: None,
+        }
+    }
+
     /// How many images there are.
     pub fn len(&self) -> usize {
         self.pixels.count(self.image_len())

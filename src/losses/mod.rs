@@ -83,8 +83,8 @@ pub trait Term {
         false
     }
 
-    /// Whether it is of outliers, auxiliary or made. A term of weight 0 still has them in the batch, where batch normalisation sees
-    /// them: the control.
+    /// Whether it is of auxiliary outliers. A term of weight 0 still has them in the batch, where batch normalisation sees them: the
+    /// control.
     fn of_outliers(&self) -> bool {
         false
     }
@@ -120,7 +120,7 @@ pub trait Term {
 pub type Value = Box<dyn Fn(&Step) -> candle_core::Result<Tensor> + Send + Sync>;
 
 impl Loss {
-    /// The names of the terms that are there and need outliers.
+    /// The names of the terms that are there and need auxiliary outliers.
     pub fn of_outliers(&self) -> impl Iterator<Item = &'static str> {
         self.terms().filter(|(_, term)| term.of_outliers()).map(|(name, _)| name)
     }

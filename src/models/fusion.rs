@@ -156,8 +156,6 @@ struct Stages {
     grid: [usize; 2],
     /// Rows and columns of the third.
     high: [usize; 2],
-    /// The last that the backbone has to compute.
-    last: String,
 }
 
 impl Stages {
@@ -205,7 +203,6 @@ impl Stages {
             channels: [one, two, three].map(|(_, [channels, ..])| *channels),
             grid: [height, width],
             high: [three.1[1], three.1[2]],
-            last: three.0.clone(),
         })
     }
 }
@@ -259,7 +256,7 @@ impl Fusion {
 
     /// The three stages, the low ones on the grid.
     fn stages(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
-        let last = &self.stages.last;
+        let [.., last] = &self.stages.names;
         let all = match &self.freeze[..] {
             ALL => {
                 // A pass of its own: stages after the last that is read must not learn either.

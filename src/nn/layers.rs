@@ -300,23 +300,22 @@ const MOMENTUM: f64 = 0.1;
 impl BatchNorm2d {
     /// Weight 1, bias 0, running mean 0, running variance 1.
     pub fn new(channels: usize, vb: &VarBuilder) -> Result<Self> {
-        Ok(Self {
-            name: vb.prefix(),
-            weight: vb.get_with_hints(channels, "weight", Init::Const(1.0))?,
-            bias: vb.get_with_hints(channels, "bias", Init::Const(0.0))?,
-            running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
-            running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.0))?)?,
-            epsilon: EPSILON,
-        })
+        let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
+        Self::with(weight, vb.get_with_hints(channels, "bias", Init::Const(0.0))?, vb)
     }
 
     /// Without weight and bias: running mean 0, running variance 1.
     pub fn plain(channels: usize, vb: &VarBuilder) -> Result<Self> {
         let (dtype, device) = (vb.dtype(), vb.device());
+        Self::with(Tensor::ones(channels, dtype, device)?, Tensor::zeros(channels, dtype, device)?, vb)
+    }
+
+    fn with(weight: Tensor, bias: Tensor, vb: &VarBuilder) -> Result<Self> {
+        let channels = weight.elem_count();
         Ok(Self {
             name: vb.prefix(),
-            weight: Tensor::ones(channels, dtype, device)?,
-            bias: Tensor::zeros(channels, dtype, device)?,
+            weight,
+            bias,
             running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
             running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.0))?)?,
             epsilon: EPSILON,

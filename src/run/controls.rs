@@ -177,20 +177,12 @@ mod tests {
 
     #[test]
     fn statistics_are_those_of_the_luma() {
-        let images = ImageSet {
-            name: "two".into(),
-            split: Split::Test,
-            channels: 1,
-            height: 3,
-            width: 3,
-            pixels: vec![0, 0, 0, 0, 90, 0, 0, 0, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10].into(),
-            labels: None,
-            classes: 0,
-            full_size: None,
-            files: None,
-            masks: None,
-            note: None,
-        };
+        let images = ImageSet::unlabelled(
+            "two",
+            Split::Test,
+            [1, 3, 3],
+            vec![0, 0, 0, 0, 90, 0, 0, 0, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10],
+        );
         let Statistics(all) = Statistics::of(&images, Some(vec![70, 80])).unwrap();
         assert_eq!(all[0], ("Mean grey", vec![10.0, 10.0]));
         // 8 of −10 and one of 80: √(8·100 + 6400)/3.

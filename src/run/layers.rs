@@ -38,10 +38,10 @@ struct Known {
     shown: Shown,
 }
 
-/// Refuses makers of outliers whose pastes are larger than the images, detectors and figures of layers or neurons that the networks do not have, more neighbours than train images, directions
-/// that leave none of the features', and too little memory for a fit, as far as the shape and the number of the images are known
-/// without reading them. What the fits hold that take memory by the images' size, and what the maps take on disk, a line each; with a
-/// data root, images are counted there.
+/// Refuses makers of outliers whose pastes are larger than the images, detectors and figures of layers or neurons that the networks do not
+/// have, more neighbours than train images, directions that leave none of the features', and too little memory for a fit. It goes as far as
+/// the shape and the number of the images are known without reading them. It gives what the fits hold that take memory by the images' size,
+/// and what the maps take on disk, a line each; with a data root, images are counted there.
 ///
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.

@@ -337,20 +337,8 @@ mod tests {
     /// Two sets of 4 images.
     fn sets() -> Vec<Arc<LoadedSet>> {
         let set = |name: &str| {
-            let images = ImageSet {
-                name: name.to_owned(),
-                split: Split::Test,
-                channels: 1,
-                height: 2,
-                width: 2,
-                pixels: name.bytes().cycle().take(16).collect(),
-                labels: None,
-                classes: 0,
-                full_size: None,
-                files: None,
-                masks: None,
-                note: None,
-            };
+            let images =
+                ImageSet::unlabelled(name, Split::Test, [1, 2, 2], name.bytes().cycle().take(16).collect::<Vec<u8>>());
             Arc::new(LoadedSet::of(images, &Interrupt::default()).unwrap())
         };
         vec![set("good"), set("bent.lead")]

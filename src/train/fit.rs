@@ -14,6 +14,7 @@ use crate::{
     data::{
         ImageSet, Normalisation,
         batches::{Batch, Source, TrainBatches, in_order, steps_per_epoch},
+        enlarged::an_epoch,
     },
     losses::{LOSS, Objective, StepLoss},
     nn::{Mode, Model, params::Params},
@@ -167,7 +168,7 @@ impl<'a> Training<'a> {
                 (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
             }
         };
-        let per_epoch = steps_per_epoch(job.source().per_epoch(), recipe.batch_size);
+        let per_epoch = steps_per_epoch(an_epoch(job.images.len(), recipe.outliers.as_ref()), recipe.batch_size);
         let every_step = recipe.epochs as u64 * per_epoch;
         let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
         let (seconds_before, now) = (state.seconds, Instant::now());

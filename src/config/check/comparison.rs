@@ -64,8 +64,7 @@ impl Found {
         let path = path.join(detector.name()).join(key);
         let networks = &experiment.networks;
         let lacking = |network: &Network| {
-            let whole = Network { members: network.members, ..methods::root(network, networks).clone() };
-            let shown = whole.shows()?;
+            let shown = methods::shown(network, networks)?;
             needs.iter().copied().find(|need| !shown.contains(need))
         };
         let fit: Vec<&str> = networks

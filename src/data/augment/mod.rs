@@ -202,4 +202,4 @@ fn sides(area: usize, scale: [f64; 2], ratio: [f64; 2], rng: &mut Rng) -> [usize
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -130,7 +130,7 @@ fn windows_have_torchvisions_distribution() {
 }
 
 /// Whether values are spread evenly over a range: a share in each of ten bins, within five standard errors.
-fn spread_evenly(values: &[f64], [from, to]: [f64; 2]) {
+pub(in crate::data) fn spread_evenly(values: &[f64], [from, to]: [f64; 2]) {
     let mut bins = [0_usize; 10];
     for value in values {
         assert!((from..=to).contains(value), "{value}");

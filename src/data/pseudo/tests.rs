@@ -6,6 +6,7 @@ use garde::Validate as _;
 use rayon::prelude::*;
 
 use super::*;
+pub(super) use crate::data::augment::tests::spread_evenly;
 use crate::{data::Split, rng::stream};
 
 /// A part of `tests/golden/pseudo.json`, which `pseudo.py` made.
@@ -16,21 +17,8 @@ pub(super) fn golden(part: &str) -> serde_json::Value {
 
 /// A set of images of these bytes.
 fn set_of(shape: [usize; 3], bytes: Vec<u8>) -> ImageSet {
-    let [channels, height, width] = shape;
-    ImageSet {
-        name: "surfaces".into(),
-        split: Split::Train,
-        channels,
-        height,
-        width,
-        pixels: bytes.into(),
-        labels: None,
-        classes: 0,
-        full_size: None,
-        files: Some(Arc::new(vec!["good/000.png".into(), "good/001.png".into(), "good/002.png".into()])),
-        masks: None,
-        note: None,
-    }
+    let files = ["good/000.png", "good/001.png", "good/002.png"].map(str::to_owned);
+    ImageSet { files: Some(Arc::new(files.into())), ..ImageSet::unlabelled("surfaces", Split::Train, shape, bytes) }
 }
 
 /// One image of one level.
@@ -65,19 +53,6 @@ pub(super) fn made<'a>(settings: &impl Maker, set: &'a ImageSet, draw: u64) -> (
 /// Whether a number is another, within a tolerance.
 pub(super) fn near(value: f64, expected: f64, tolerance: f64) {
     assert!((value - expected).abs() <= tolerance, "{value} is not within {tolerance} of {expected}");
-}
-
-/// Whether values are spread evenly over a range: a share in each of ten bins, within five standard errors.
-pub(super) fn spread_evenly(values: &[f64], [from, to]: [f64; 2]) {
-    let mut bins = [0_usize; 10];
-    for value in values {
-        assert!((from..=to).contains(value), "{value}");
-        bins[(((value - from) / (to - from) * 10.0) as usize).min(9)] += 1;
-    }
-    let n = values.len() as f64;
-    for bin in bins {
-        assert!((bin as f64 - 0.1 * n).abs() < 5.0 * (0.09 * n).sqrt(), "{bins:?}");
-    }
 }
 
 fn all() -> Vec<Pseudo> {

@@ -37,20 +37,12 @@ fn passes(interrupt: &Interrupt) -> (Arc<Counting>, Vec<Arc<ForwardPass>>) {
     let network = nn::build(&Backbone::by_name("lenet").unwrap().into(), shape, params.builder()).unwrap();
     let network = Arc::new(Counting { network: network.folded().unwrap(), images: AtomicUsize::new(0) });
     let pass = |set: usize| {
-        let images = ImageSet {
-            name: format!("set {set}"),
-            split: Split::Test,
-            channels: 1,
-            height: 28,
-            width: 28,
-            pixels: (0..20 * 784).map(|at| (at * (7 + set) % 251) as u8).collect(),
-            labels: None,
-            classes: 0,
-            full_size: None,
-            files: None,
-            masks: None,
-            note: None,
-        };
+        let images = ImageSet::unlabelled(
+            format!("set {set}"),
+            Split::Test,
+            [1, 28, 28],
+            (0..20 * 784).map(|at| (at * (7 + set) % 251) as u8).collect::<Vec<u8>>(),
+        );
         Arc::new(ForwardPass {
             network: network.clone(),
             kept: true,
