@@ -484,6 +484,10 @@ fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused(
     let (code, said) = run("[cutpaste, { confetti: { weight: 2 } }]", "{ network: parts, images: 1 }");
     assert_eq!(code, Some(0), "{said}");
     has(&said, &["pseudo_bolt_parts.png"]);
+    // A maker of weight 0 makes nothing, here as in training.
+    let (code, said) = run("[cutpaste, { confetti: { weight: 0 } }]", "{ images: 2 }");
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["pseudo_bolt.png"]);
 
     for (make, figure, wrong) in [
         ("[cutpaste]", "{ network: plain }", "figures.0.pseudo.network: \"plain\" learns from no made outliers"),
@@ -508,6 +512,24 @@ fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused(
         assert_eq!(code, Some(2), "{make}: {said}");
         has(&said, &[wrong]);
     }
+}
+
+#[test]
+fn a_plan_counts_an_image_as_often_as_it_is_repeated() {
+    let place = Place::new();
+    let images = |repeat: usize| -> usize {
+        let model =
+            "model: { fusion: { backbone: resnet18, stl: null, sc: null, width: 4 } }, loss: { hypersphere: {} }";
+        let train = format!("epochs: 3, batch_size: 6, outliers: {{ make: [cutpaste], repeat: {repeat} }}");
+        let networks =
+            format!("{{ parts: {{ {model}, train: {{ {train}, optimizer: {{ sgd: {{ lr: 0.01 }} }} }} }} }}");
+        let methods = "[{ name: Parts, network: parts, detector: { map: { of: distance } } }]";
+        let (code, said) = place.oodkit("plan", [DATA, &networks, methods], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        let (before, _) = said.split_once(" images forward").unwrap();
+        before.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(images(4), 4 * images(1));
 }
 
 #[test]

@@ -65,10 +65,10 @@ impl Runner<'_> {
             let (_, images) = hold_out(&self.images_of(node)?.images, recipe.validation, node.seed)?;
             let count = figure.images.min(images.len());
             let (mut made, mut masks) = (Vec::new(), Vec::new());
-            let makers = || outliers.make.iter().filter(|maker| maker.weight() > 0.0);
-            for maker in makers() {
+            let makers: Vec<_> = outliers.make.iter().filter(|maker| maker.weight() > 0.0).collect();
+            for maker in &makers {
                 for entry in 0..count {
-                    let maker = std::slice::from_ref(maker);
+                    let maker = std::slice::from_ref(*maker);
                     let image = images.image(entry)?;
                     let (mask, foreground) = (&outliers.mask, &outliers.foreground);
                     let example = pseudo::of(maker, mask, foreground, &images, (entry, &image), node.seed)?;
@@ -76,16 +76,16 @@ impl Runner<'_> {
                     masks.extend(example.mask);
                 }
             }
-            let ([channels, rows, columns], makers) = (images.shape(), makers().count());
+            let ([channels, rows, columns], made_of) = (images.shape(), makers.len() * count);
             let cpu = &Device::Cpu;
             let tensors = BTreeMap::from([
-                ("images".to_owned(), Tensor::from_vec(made, (makers * count, channels, rows, columns), cpu)?),
-                ("masks".to_owned(), Tensor::from_vec(masks, (makers * count, rows, columns), cpu)?),
+                ("images".to_owned(), Tensor::from_vec(made, (made_of, channels, rows, columns), cpu)?),
+                ("masks".to_owned(), Tensor::from_vec(masks, (made_of, rows, columns), cpu)?),
             ]);
             let file = |at: usize| images.files.as_ref().and_then(|files| files[at].rsplit('/').next());
             let files: Vec<String> =
                 (0..count).map(|at| file(at).map_or_else(|| at.to_string(), str::to_owned)).collect();
-            let names: Vec<&str> = outliers.make.iter().map(|maker| maker.name()).collect();
+            let names: Vec<&str> = makers.iter().map(|maker| maker.name()).collect();
             let metadata = BTreeMap::from([
                 ("files".to_owned(), json!(files).to_string()),
                 ("makers".to_owned(), json!(names).to_string()),

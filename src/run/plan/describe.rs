@@ -8,7 +8,7 @@ use super::{Node, Plan, Task, images};
 use crate::{
     Error,
     config::search::HeldOut,
-    data::{self, Dataset, Split, given_normalisation},
+    data::{self, Dataset, Split, enlarged::an_epoch, given_normalisation},
     detectors::Second,
     run::{
         ready::data_problems,
@@ -162,7 +162,8 @@ impl Plan {
             if known.is_none() {
                 counted.push((node.data.clone(), count));
             }
-            let epoch = count.map(|count| count.saturating_sub(train.validation) as u64);
+            let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
+            let epoch = count.map(epoch);
             let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
             match (whole, train.max_steps.map(|steps| steps as u64)) {
                 (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
