@@ -94,10 +94,15 @@ impl Runner<'_> {
             }
             self.pseudo_views(name, &subject, figures)?;
             if methods.iter().any(|method| !method.search.is_empty()) {
-                subject.validation = self.validation(&experiment.data, &subject)?;
+                subject.validation = self.validation(&experiment.data)?;
             }
             let mut failed = self.look_together(&subject, &methods)?;
-            subject.banks = used.iter().map(|set| self.bank(&subject, set)).collect::<Result<_>>()?;
+            let banks = |sets: &[Arc<LoadedSet>]| sets.iter().map(|set| self.bank(&subject, set)).collect();
+            let validated: Option<Result<_>> = subject.validation.as_ref().map(|validation| banks(&validation.sets));
+            subject.banks = banks(used)?;
+            if let (Some(validation), Some(banks)) = (&mut subject.validation, validated.transpose()?) {
+                validation.banks = banks;
+            }
             network_results.insert(name.clone(), classified(&subject, experiment)?);
             for method in methods {
                 let result = match failed.remove(&method.name) {

@@ -1,7 +1,8 @@
 //! Choosing a detector's settings on validation images.
 //!
 //! Each combination is fitted and scored like any other method, on the validation sets' outputs, and its scores are kept: an
-//! interrupted search goes on where it was. The sets that are reported on take no part.
+//! interrupted search goes on where it was. The sets that are reported on take no part. Combinations that are shown batches are fitted in
+//! one pass over the train images ([`super::together`]).
 
 use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
@@ -16,13 +17,14 @@ use crate::{
         search::{By, HeldOut, combinations, in_words, with},
     },
     data::{Split, made::Distribution},
-    detectors::Bank,
+    detectors::{Bank, Scores},
     metrics::measures,
     rng,
     run::{
         execute::Runner,
         plan::to_json,
         results::{Combination, Search},
+        scoring::{Keeper, Place},
         sets::LoadedSet,
         subject::Subject,
     },
@@ -31,8 +33,57 @@ use crate::{
 /// The validation sets, the ID set first, and a network's outputs on them.
 pub(super) struct Validation {
     pub(super) sets: Vec<Arc<LoadedSet>>,
+    /// None before they are computed.
     pub(super) banks: Vec<Bank>,
     by: By,
+}
+
+impl Validation {
+    /// How a combination does: the mean over the OOD sets, and each of them.
+    fn measured(&self, scores: &[Scores]) -> Result<(f64, IndexMap<String, f64>)> {
+        let id = scores[0].as_slice();
+        let mut ood = IndexMap::new();
+        for (set, scores) in self.sets.iter().zip(scores).skip(1) {
+            let measures = measures::of_scores(id, scores.as_slice())?;
+            let key = match self.by {
+                By::Auroc => "auroc",
+                By::Fpr95 => "fpr95_id_positive_closest",
+            };
+            ood.extend(measures.get(key).map(|value| (set.images.name.clone(), *value)));
+        }
+        Ok((ood.values().sum::<f64>() / ood.len() as f64, ood))
+    }
+
+    fn is_better(&self, mean: f64, than: f64) -> bool {
+        let better = match self.by {
+            By::Auroc => Ordering::Greater,
+            By::Fpr95 => Ordering::Less,
+        };
+        mean.total_cmp(&than) == better
+    }
+}
+
+/// A method with one combination of the values of its search.
+pub(super) struct Tried {
+    values: IndexMap<String, Value>,
+    pub(super) method: Method,
+}
+
+impl Tried {
+    /// The method under its own name.
+    fn chosen(self, method: &Method) -> Method {
+        Method { name: method.name.clone(), ..self.method }
+    }
+}
+
+/// All combinations of a method's search.
+pub(super) fn tried(method: &Method) -> Result<Vec<Tried>> {
+    let with = |values: IndexMap<String, Value>| {
+        let detector = with(&method.detector, &values).map_err(Error::input)?;
+        let name = format!("{} ({})", method.name, in_words(&values));
+        Ok(Tried { method: Method { name, detector, ..method.clone() }, values })
+    };
+    combinations(&method.search).into_iter().map(with).collect()
 }
 
 impl Runner<'_> {
@@ -124,12 +175,10 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// What a search needs of the subject's network.
-    pub(super) fn validation(&mut self, data: &config::Data, subject: &Subject<'_>) -> Result<Option<Validation>> {
+    /// What a search chooses on, without a network's outputs.
+    pub(super) fn validation(&mut self, data: &config::Data) -> Result<Option<Validation>> {
         let sets = self.validation_sets(data)?;
-        let Some(by) = data.validation.as_ref().map(|validation| validation.by) else { return Ok(None) };
-        let banks = sets.iter().map(|set| self.bank(subject, set)).collect::<Result<_>>()?;
-        Ok(Some(Validation { sets, banks, by }))
+        Ok(data.validation.as_ref().map(|validation| Validation { sets, banks: Vec::new(), by: validation.by }))
     }
 
     /// The method with the settings that do best on the validation sets, the first of equals; and how all of them did.
@@ -140,34 +189,35 @@ impl Runner<'_> {
         let missing = || Error::Failed(format!("method {}: there are no validation data to search on", method.name));
         let validation = subject.validation.as_ref().ok_or_else(missing)?;
         let mut grid = Vec::new();
-        let mut best: Option<(f64, IndexMap<String, Value>, Method)> = None;
-        for values in combinations(&method.search) {
-            let detector = with(&method.detector, &values).map_err(Error::input)?;
-            let tried = Method { name: format!("{} ({})", method.name, in_words(&values)), detector, ..method.clone() };
-            let scored = self.scores(&tried, subject, &validation.sets, &validation.banks)?;
-            let id = scored.scores[0].as_slice();
-            let mut ood = IndexMap::new();
-            for (set, scores) in validation.sets.iter().zip(&scored.scores).skip(1) {
-                let measures = measures::of_scores(id, scores.as_slice())?;
-                let key = match validation.by {
-                    By::Auroc => "auroc",
-                    By::Fpr95 => "fpr95_id_positive_closest",
-                };
-                ood.extend(measures.get(key).map(|value| (set.images.name.clone(), *value)));
-            }
-            let mean = ood.values().sum::<f64>() / ood.len() as f64;
-            let better = match (&best, validation.by) {
-                (None, _) => true,
-                (Some((known, ..)), By::Auroc) => mean.total_cmp(known) == Ordering::Greater,
-                (Some((known, ..)), By::Fpr95) => mean.total_cmp(known) == Ordering::Less,
-            };
-            if better {
-                best = Some((mean, values.clone(), Method { name: method.name.clone(), ..tried }));
-            }
+        let mut best: Option<(f64, Tried)> = None;
+        for tried in tried(method)? {
+            let scored = self.scores(&tried.method, subject, &validation.sets, &validation.banks)?;
+            let (mean, ood) = validation.measured(&scored.scores)?;
             let seconds = scored.fit_seconds + scored.score_seconds;
-            grid.push(Combination { values, mean, ood, seconds });
+            grid.push(Combination { values: tried.values.clone(), mean, ood, seconds });
+            if best.as_ref().is_none_or(|(known, _)| validation.is_better(mean, *known)) {
+                best = Some((mean, tried));
+            }
         }
-        let (_, chosen, method) = best.ok_or_else(missing)?;
-        Ok((method, Some(Search { by: validation.by, chosen, grid })))
+        let (_, best) = best.ok_or_else(missing)?;
+        let chosen = best.values.clone();
+        Ok((best.chosen(method), Some(Search { by: validation.by, chosen, grid })))
+    }
+
+    /// The method that [`choose`](Self::choose) would give by the scores that are kept; `None` if some are missing.
+    pub(super) fn chosen(&self, method: &Method, subject: &Subject<'_>) -> Result<Option<Method>> {
+        let Some(validation) = &subject.validation else { return Ok(None) };
+        let mut best: Option<(f64, Tried)> = None;
+        for tried in tried(method)? {
+            let place = Place::of(&tried.method, subject)?;
+            let keeper = Keeper::open(self.context.store.root(), &place, &self.environment)?;
+            let stored = validation.sets.iter().map(|set| Ok(keeper.stored(set)?.map(|(scores, _)| scores)));
+            let Some(scores) = stored.collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
+            let (mean, _) = validation.measured(&scores)?;
+            if best.as_ref().is_none_or(|(known, _)| validation.is_better(mean, *known)) {
+                best = Some((mean, tried));
+            }
+        }
+        Ok(best.map(|(_, best)| best.chosen(method)))
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Member<'a> {
     pub(super) node: &'a Node,
     pub(super) trained: Trained,
     /// The network as inference uses it.
-    folded: Arc<dyn Model>,
+    pub(super) folded: Arc<dyn Model>,
     _lock: Lock,
 }
 

@@ -16,12 +16,13 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     config::Method,
-    detectors::{Bank, Batches, DetectorConfig, Fit, Fitting, Learner, Learns, Scorer, Scoring, pushed},
-    nn::{Shown, pass::Side},
+    detectors::{About, Bank, Batches, DetectorConfig, Fit, Fitting, LayerShape, Learner, Learns, Scorer, Scoring},
+    nn::{Pass, Shown, pass::Side},
     run::{
         bank::{ForwardPass, Kept, Stored},
         execute::Runner,
         scoring::{Keeper, Place},
+        search::tried,
         sets::LoadedSet,
         subject::{Subject, stored_outputs},
     },
@@ -84,14 +85,31 @@ struct Looker<'a> {
     state: State,
     /// Its own time for the fit.
     time: Duration,
+    scores: Sets,
+}
+
+/// The sets that a detector scores.
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    /// Those that settings are chosen on.
+    validation: bool,
+    /// Those that are reported on.
+    reported: bool,
+}
+
+/// A method that is to look, or one combination of its search.
+struct Candidate {
+    method: Method,
+    place: Place,
+    scores: Sets,
 }
 
 enum State {
     Learning(Box<dyn Learner>),
     Ready(Box<dyn Scorer>),
     Failed(Error),
-    /// For the moment in which it changes.
-    Changing,
+    /// Not of use any more, or for the moment in which it changes.
+    Gone,
 }
 
 impl Looker<'_> {
@@ -108,46 +126,73 @@ impl Looker<'_> {
     }
 
     fn take(&mut self) -> State {
-        std::mem::replace(&mut self.state, State::Changing)
+        std::mem::replace(&mut self.state, State::Gone)
     }
 }
 
-/// All who learn look at the train images together once; passes over some of them, or further ones, are each one's own.
+/// All who learn look at the train images together, again and again. Who wants to see only some of them, or no layers, in a further pass shares
+/// it with those who want the same.
 fn learn(pass: &ForwardPass, lookers: &mut [Looker<'_>], store: Option<&Stored>) -> Result<()> {
-    let (mut learning, mut all) = (Vec::new(), Vec::new());
+    let mut learning: Vec<(&mut Looker<'_>, Box<dyn Learner>)> = Vec::new();
     for looker in lookers.iter_mut() {
         match looker.take() {
             State::Learning(learner) => learning.push((looker, learner)),
             other => looker.state = other,
         }
     }
-    for (looker, learner) in &mut learning {
-        let see = Box::new(move |start: usize, batch: &Shown| learner.see(start, batch));
-        all.push(Look { name: &looker.method.name, layers: looker.layers, see });
-    }
-    if all.is_empty() && store.is_none() {
+    if learning.is_empty() && store.is_none() {
         return Ok(());
     }
-    let looked = look(pass, all, store)?;
-    for ((looker, learner), looked) in learning.into_iter().zip(looked) {
-        let begun = Instant::now();
-        let mut fitting = looked.failed.map_or_else(|| learner.passed(pass), Err);
-        while let Ok(Fitting::Learning(learner)) = fitting {
-            fitting = pushed::learn(learner, pass, looker.layers);
-        }
-        looker.time += looked.time + begun.elapsed();
-        if let Err(Error::Interrupted) = fitting {
-            return Err(Error::Interrupted);
-        }
-        looker.fitted(fitting);
+    let mut learning = learn_in([pass; 2], learning, store)?;
+    while let Some((first, learner)) = learning.first() {
+        let (layers, images) = (first.layers, learner.images().map(<[usize]>::to_vec));
+        let same =
+            |other: &Looker<'_>, learner: &dyn Learner| other.layers == layers && learner.images() == images.as_deref();
+        let (group, others) = learning.into_iter().partition(|(looker, learner)| same(looker, &**learner));
+        let some = images.as_deref().map(|images| pass.images.subset(images));
+        let some = ForwardPass { images: some.map_or_else(|| pass.images.clone(), Arc::new), ..pass.clone() };
+        learning = others;
+        learning.extend(learn_in([pass, &some], group, None)?);
     }
     Ok(())
 }
 
-/// All who are ready score a set that they have no scores of. Whether stored ones are still what they were is seen when they are read.
-fn score(pass: &ForwardPass, set: &LoadedSet, lookers: &mut [Looker<'_>], store: Option<&Stored>) -> Result<()> {
+/// Some who learn look at some of the train images once; gives those who go on learning.
+fn learn_in<'a, 'b>(
+    [train, pass]: [&ForwardPass; 2],
+    mut learning: Vec<(&'a mut Looker<'b>, Box<dyn Learner>)>,
+    store: Option<&Stored>,
+) -> Result<Vec<(&'a mut Looker<'b>, Box<dyn Learner>)>> {
+    let mut all = Vec::new();
+    for (looker, learner) in &mut learning {
+        let see = Box::new(move |start: usize, batch: &Shown| learner.see(start, batch));
+        all.push(Look { name: &looker.method.name, layers: looker.layers, see });
+    }
+    let looked = look(pass, all, store)?;
+    let mut left = Vec::new();
+    for ((looker, learner), looked) in learning.into_iter().zip(looked) {
+        let begun = Instant::now();
+        let fitting = looked.failed.map_or_else(|| learner.passed(train), Err);
+        looker.time += looked.time + begun.elapsed();
+        match fitting {
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Ok(Fitting::Learning(learner)) => left.push((looker, learner)),
+            fitting => looker.fitted(fitting),
+        }
+    }
+    Ok(left)
+}
+
+/// Those of them who are ready score a set that they have no scores of. Whether stored ones are still what they were is seen when they are
+/// read.
+fn score<'a, 'b: 'a>(
+    pass: &ForwardPass,
+    set: &LoadedSet,
+    lookers: impl IntoIterator<Item = &'a mut Looker<'b>>,
+    store: Option<&Stored>,
+) -> Result<()> {
     let mut ready = Vec::new();
-    for looker in lookers.iter_mut() {
+    for looker in lookers {
         if matches!(looker.state, State::Ready(_)) && !looker.keeper.has(set) {
             ready.push(looker);
         }
@@ -197,8 +242,9 @@ fn score(pass: &ForwardPass, set: &LoadedSet, lookers: &mut [Looker<'_>], store:
 
 impl Runner<'_> {
     /// Makes what is missing of a network's outputs and of the scores of detectors that are shown batches, in one forward pass over each
-    /// set. What is there already, or cannot be shared, is left to the methods' own turns. Gives those of `detector: all` that could not
-    /// learn or score, by name, and why: their own turns would come to the same end.
+    /// set. All combinations of a search learn and are scored together, and the best goes on to the sets that are reported on. What is
+    /// there already, or cannot be shared, is left to the methods' own turns. Gives those of `detector: all` that could not learn or
+    /// score, by name, and why: their own turns would come to the same end.
     ///
     /// # Errors
     /// Those of the passes and of the other detectors; [`Error::Interrupted`] between batches when the user asks to stop.
@@ -209,50 +255,38 @@ impl Runner<'_> {
     ) -> Result<BTreeMap<String, Error>> {
         let [member] = &subject.members[..] else { return Ok(BTreeMap::new()) };
         let root = self.context.store.root().to_owned();
-        let mut chosen: Vec<(&Method, Place)> = Vec::new();
-        let mut others_learn = false;
-        for method in methods {
-            let (detector, place) = (method.detector.detector(), Place::of(method, subject)?);
-            // A detector may stand under several names.
-            let listed = chosen.iter().any(|(_, other)| other.folder == place.folder);
-            if listed || method.search.is_empty() && place.is_complete(&root, subject.sets)? {
-                continue;
-            }
-            if detector.pushed().is_some() && method.search.is_empty() && !subject.ensemble {
-                chosen.push((method, place));
-            } else {
-                others_learn |= learns(&method.detector);
-            }
-        }
-        if chosen.is_empty() {
+        let (candidates, others_learn) = self.candidates(subject, methods)?;
+        if candidates.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let needed = others_learn || chosen.iter().any(|(method, _)| learns(&method.detector));
+        let needed = others_learn || candidates.iter().any(|candidate| learns(&candidate.method.detector));
         let train = if needed { Some(self.train_set(subject)?) } else { None };
-        let sets: Vec<&Arc<LoadedSet>> = train.iter().chain(subject.sets).collect();
+        let validation = subject.validation.as_ref().map_or(&[][..], |validation| &validation.sets);
+        let sets: Vec<&Arc<LoadedSet>> = train.iter().chain(validation).chain(subject.sets).collect();
         // Who looks at batches looks at what stands after the non-linearity.
         let pass = |set| ForwardPass { side: Side::After, ..self.forward_pass(member, set, subject) };
         let passes: Vec<_> = sets.iter().map(|set| Arc::new(pass(set))).collect();
         let layers = |method: &Method| method.detector.detector().pushed().is_some_and(|pushed| pushed.reads_layers());
         let mut outputs: Vec<Option<Stored>> = vec![None; sets.len()];
         // Where fewer images go at a time, or on a GPU, the outputs might differ from those of another pass in their last bits.
-        let whole = !chosen.iter().any(|(method, _)| layers(method)) || passes[0].looks_at_whole_batches()?;
+        let whole =
+            !candidates.iter().any(|candidate| layers(&candidate.method)) || passes[0].looks_at_whole_batches()?;
         if passes[0].kept && self.context.device.is_cpu() && whole {
             for set in usize::from(train.is_some() && !others_learn)..sets.len() {
                 outputs[set] = Some(stored_outputs(member, sets[set], subject)).filter(|stored| !stored.path.exists());
             }
         }
-        if chosen.len() + usize::from(outputs.iter().any(Option::is_some)) < 2 {
+        if candidates.len() + usize::from(outputs.iter().any(Option::is_some)) < 2 {
             return Ok(BTreeMap::new());
         }
         let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
         let first = usize::from(train.is_some());
         let learned = train.as_ref().map(|_| shown(&passes[0])).transpose()?;
         let mut lookers = Vec::new();
-        for (method, place) in &chosen {
+        for Candidate { method, place, scores } in &candidates {
             let keeper = Keeper::open(&root, place, &self.environment)?;
-            let mut looker =
-                Looker { method, layers: layers(method), keeper, state: State::Changing, time: Duration::ZERO };
+            let (layers, time) = (layers(method), Duration::ZERO);
+            let mut looker = Looker { method, layers, keeper, state: State::Gone, time, scores: *scores };
             let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
             if let Some(pushed) = method.detector.detector().pushed() {
                 looker.fitted(pushed.start(&fit));
@@ -262,10 +296,97 @@ impl Runner<'_> {
         if first > 0 {
             learn(&passes[0], &mut lookers, outputs[0].as_ref())?;
         }
-        for (set, pass) in passes.iter().enumerate().skip(first) {
-            score(pass, sets[set], &mut lookers, outputs[set].as_ref())?;
+        for (at, pass) in passes.iter().enumerate().skip(first) {
+            if at == first + validation.len() {
+                self.go_on_with_the_best(subject, methods, &mut lookers)?;
+            }
+            let validates = at < first + validation.len();
+            let of_set = |looker: &&mut Looker<'_>| match validates {
+                true => looker.scores.validation,
+                false => looker.scores.reported,
+            };
+            score(pass, sets[at], lookers.iter_mut().filter(of_set), outputs[at].as_ref())?;
         }
         failures(lookers)
+    }
+
+    /// The methods that share passes, and whether one of the others learns. Of a search whose combinations are not all scored yet those
+    /// that are not, as far as their fits have room together; of any other the one that was chosen.
+    fn candidates(&mut self, subject: &Subject<'_>, methods: &[&Method]) -> Result<(Vec<Candidate>, bool)> {
+        let root = self.context.store.root().to_owned();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut others_learn = false;
+        let mut room = subject.settings.fit_memory << 20;
+        for method in methods {
+            if method.detector.detector().pushed().is_none() || subject.ensemble {
+                let complete = || Place::of(method, subject)?.is_complete(&root, subject.sets);
+                others_learn |= learns(&method.detector) && (!method.search.is_empty() || !complete()?);
+                continue;
+            }
+            let searches = !method.search.is_empty();
+            let chosen = if searches { self.chosen(method, subject)? } else { Some((*method).clone()) };
+            let reported = chosen.is_some();
+            let (methods, sets) = match (chosen, &subject.validation) {
+                (Some(method), _) => (vec![method], subject.sets),
+                (None, Some(validation)) => {
+                    (tried(method)?.into_iter().map(|tried| tried.method).collect(), &validation.sets[..])
+                }
+                (None, None) => continue,
+            };
+            for method in methods {
+                let place = Place::of(&method, subject)?;
+                if place.is_complete(&root, sets)? {
+                    continue;
+                }
+                // A detector may stand under several names, or be a combination that is tried.
+                let at = match candidates.iter().position(|candidate| candidate.place.folder == place.folder) {
+                    Some(at) => at,
+                    None => {
+                        let bytes = if reported { 0 } else { self.fit_bytes(&method, subject)? };
+                        let Some(left) = room.checked_sub(bytes) else { continue };
+                        room = left;
+                        candidates.push(Candidate { method, place, scores: Sets::default() });
+                        candidates.len() - 1
+                    }
+                };
+                let scores = &mut candidates[at].scores;
+                *if reported { &mut scores.reported } else { &mut scores.validation } = true;
+            }
+        }
+        Ok((candidates, others_learn))
+    }
+
+    /// Bytes that a fit holds, of a detector that tells them.
+    fn fit_bytes(&mut self, method: &Method, subject: &Subject<'_>) -> Result<usize> {
+        let (detector, member) = (method.detector.detector(), &subject.members[0]);
+        let (Some(check), [channels, height, width, _]) = (detector.depends(), member.trained.record.shape) else {
+            return Ok(0);
+        };
+        let image = Tensor::zeros((1, channels, height, width), DType::F32, &self.context.device)?;
+        let shown = member.folded.show(&image, &Pass::eval().keeping_layers(Side::After))?;
+        let layers: Vec<LayerShape> = shown.layers.iter().map(LayerShape::from).collect();
+        let train = Some(self.train_set(subject)?.images.len());
+        let memory = subject.settings.fit_memory << 20;
+        // What cannot be fitted says so in its own turn.
+        Ok(check(About { layers: &layers, shown: &shown, train, memory }).ok().flatten().unwrap_or(0))
+    }
+
+    /// Of each search the combination that does best on the validation sets goes on. The others are done; one that failed says so in its
+    /// own turn.
+    fn go_on_with_the_best(
+        &self,
+        subject: &Subject<'_>,
+        methods: &[&Method],
+        lookers: &mut [Looker<'_>],
+    ) -> Result<()> {
+        for method in methods.iter().filter(|method| !method.search.is_empty()) {
+            let Some(chosen) = self.chosen(method, subject)? else { continue };
+            let folder = Place::of(&chosen, subject)?.folder;
+            let of_chosen = lookers.iter_mut().filter(|looker| looker.keeper.place.folder == folder);
+            of_chosen.for_each(|looker| looker.scores.reported = true);
+        }
+        lookers.iter_mut().filter(|looker| !looker.scores.reported).for_each(|looker| looker.state = State::Gone);
+        Ok(())
     }
 }
 

@@ -4,10 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
 use crate::{
-    data::{ImageSet, Normalisation, Split},
+    config::load::{Loaded, parse},
+    data::{ImageSet, Memory, Normalisation, Split},
     detectors::Scores,
     nn::{self, Backbone, Model, Pass, Shape, params::Params},
-    run::results::Environment,
+    run::{
+        execute::Context,
+        plan::{Places, plan},
+        results::Environment,
+        store::Store,
+    },
     watch::interrupt::Interrupt,
 };
 
@@ -199,7 +205,7 @@ fn method(of_all: bool) -> Method {
 }
 
 #[test]
-fn learners_share_the_first_pass_and_take_others_by_themselves() {
+fn learners_share_the_first_pass_and_those_over_the_same_images() {
     let (network, passes) = passes(&Interrupt::default());
     network.images.store(0, SeqCst);
     let root = tempfile::tempdir().unwrap();
@@ -211,11 +217,12 @@ fn learners_share_the_first_pass_and_take_others_by_themselves() {
         keeper: Keeper::open(root.path(), &place, &environment).unwrap(),
         state: State::Learning(Box::new(Twice { seen: seen.clone(), some: None })),
         time: Duration::ZERO,
+        scores: Sets::default(),
     };
     let mut lookers: Vec<Looker> = (0..10).map(|_| looker()).collect();
     learn(&passes[0], &mut lookers, None).unwrap();
-    // Ten learners: one pass for all, and two images more for each.
-    assert_eq!((network.images.load(SeqCst), seen.load(SeqCst)), (20 + 10 * 2, 10 * (20 + 2)));
+    // Ten learners: one pass for all, and one more over the two images that all want to see again.
+    assert_eq!((network.images.load(SeqCst), seen.load(SeqCst)), (20 + 2, 10 * (20 + 2)));
     assert!(lookers.iter().all(|looker| matches!(&looker.state, State::Failed(Error::Unfit { .. }))));
 }
 
@@ -262,6 +269,7 @@ fn one_that_refuses_a_set_does_not_stop_the_others() {
             keeper: Keeper::open(root.path(), place, &environment).unwrap(),
             state: State::Ready(Box::new(First { refuses: place.folder.ends_with("refuses") })),
             time: Duration::ZERO,
+            scores: Sets::default(),
         };
         places.iter().map(looker).collect()
     };
@@ -288,4 +296,64 @@ fn one_that_refuses_a_set_does_not_stop_the_others() {
     score(&passes[0], &set, &mut again, None).unwrap();
     assert_eq!(network.images.load(SeqCst), 0);
     assert!(again[0].keeper.stored(&set).unwrap().is_none(), "its own turn sees the damage, and scores anew");
+}
+
+/// A search of three combinations: each train image is seen once for all of them, and once more by those that hold it out; each validation
+/// image once; each image that is reported on once, by the best. The scores are those of a search without company.
+#[test]
+fn a_search_fits_all_its_settings_from_one_pass() {
+    let text = "{ title: Search, data: { id: { name: fashion_mnist_small, train_limit: 40, test_limit: 16 }, ood: [{ name: digits, \
+                test_limit: 16 }], validation: { id: 8, made: [uniform_noise] } }, networks: { base: { backbone: lenet, train: { epochs: 1, \
+                max_steps: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, evaluation: { batch_size: 8 }, methods: [{ network: base, \
+                detector: gram, search: { powers: [1, 2, 5] } }] }";
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let loaded =
+        Loaded { name: "search".into(), path: "search.yaml".into(), experiment: parse(text, "search").unwrap() };
+    let search = |together: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path());
+        let plan = plan(&loaded, &Places { data: Some(&data), weights: "".as_ref(), store: &store }).unwrap();
+        let context = Context {
+            data: data.clone(),
+            store: store.clone(),
+            device: Device::Cpu,
+            smoke: false,
+            overrides: Vec::new(),
+            interrupt: Interrupt::default(),
+            memory: Memory::mib(64),
+        };
+        let mut runner = Runner::new(&plan, &context);
+        runner.train(0).unwrap();
+        let task = &plan.cells[0].tasks[0];
+        let sets = runner.test_sets(&task.experiment.data).unwrap();
+        let methods = task.experiment.methods();
+        let methods: Vec<&Method> = methods.iter().collect();
+        let subject = runner.subject(&task.experiment, "base", &methods, (&task.networks[0], 0)).unwrap();
+        let validation = runner.validation(&task.experiment.data).unwrap();
+        let mut subject = Subject { sets: &sets, validation, ..subject };
+        let member = Arc::get_mut(&mut subject.members[0]).unwrap();
+        let counting = Arc::new(Counting { network: member.folded.folded().unwrap(), images: AtomicUsize::new(0) });
+        member.folded = counting.clone();
+        if together {
+            runner.look_together(&subject, &methods).unwrap();
+        }
+        let shared = counting.images.load(SeqCst);
+        let banks = |sets: &[Arc<LoadedSet>]| sets.iter().map(|set| runner.bank(&subject, set).unwrap()).collect();
+        let validated = banks(&subject.validation.as_ref().unwrap().sets);
+        subject.banks = banks(&sets);
+        subject.validation.as_mut().unwrap().banks = validated;
+        let (chosen, search) = runner.choose(methods[0], &subject).unwrap();
+        let scored = runner.scores(&chosen, &subject, &sets, &subject.banks).unwrap();
+        let looked = counting.images.load(SeqCst);
+        assert!(!together || looked == shared, "all is there");
+        let grid: Vec<_> = search.unwrap().grid.into_iter().map(|tried| (tried.values, tried.mean)).collect();
+        (looked, (chosen, grid, scored.scores))
+    };
+    let ((together, found), (alone, expected)) = (search(true), search(false));
+    // 16 images to choose on and 24 to report on; of the 40 train images some are held out.
+    let held_out = together - (40 + 16 + 24);
+    assert!((1..=10).contains(&held_out), "{held_out}");
+    // By itself each combination sees all train images and those to choose on, and the best all train images again. The outputs are apart.
+    assert_eq!(alone, (40 + 16 + 24) + 3 * (40 + held_out + 16) + (40 + held_out + 24));
+    assert_eq!(found, expected);
 }
