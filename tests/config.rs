@@ -547,6 +547,19 @@ fn recipes_keep_the_identity_they_had() {
     assert_eq!(less.intersection(&margin).collect::<BTreeSet<_>>(), sparsity.iter().collect());
     let noted = ["data.outliers.note=mine", "data.outliers.test_limit=9", "networks.margin.train.outlier_ratio=2"];
     assert_eq!(hashes("cifar10_energy_margin", &noted), margin);
+    // What a younger key of the fusion network says by default changes nothing, nor does another way to write the same.
+    let ablation = |texts: &[&str]| hashes("mvtec_ablation", &[&["data.categories=[screw]"], texts].concat());
+    let fusion = ablation(&[]);
+    let then = ["4584a55a31f7", "575082f636ec", "6ccbeead79ba", "7133cb96e000", "95909099609a"];
+    assert_eq!(fusion, then.map(str::to_owned).into());
+    let key = "networks.direct.model.fusion";
+    assert_eq!(ablation(&[&format!("{key}.freeze=[stem, layer1]"), &format!("{key}.batch_norm=train")]), fusion);
+    for other in ["model.fusion.freeze=stem", "model.fusion.batch_norm=frozen", "train.trunk_lr=0.001"] {
+        let changed = ablation(&[&format!("networks.direct.{other}")]);
+        assert_eq!((changed.len(), changed.intersection(&fusion).count()), (5, 4), "{other}");
+    }
+    let (frozen, statistics) = (format!("{key}.freeze=all"), format!("{key}.batch_norm=frozen"));
+    assert_eq!(ablation(&[&frozen, &statistics]), ablation(&[&frozen]));
     let wider = hashes("cifar10_energy_margin", &["networks.margin.train.outlier_ratio=1"]);
     assert_eq!(wider.intersection(&margin).count(), 4);
 }

@@ -59,14 +59,25 @@ impl Observer for Losses {
 
 /// Trains on noise, from where the checkpoint left it if there is one, and gives the loss of every step.
 fn learn(
-    (params, network): &(Params, Box<dyn Model>),
+    network: &(Params, Box<dyn Model>),
     share: f64,
     steps: usize,
     folder: &tempfile::TempDir,
     fixed: Option<(&Fixed, &str)>,
 ) -> Result<Vec<f64>> {
+    learn_by("optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }", network, (share, steps), folder, fixed)
+}
+
+/// The same by an optimiser and what else a recipe says.
+fn learn_by(
+    recipe: &str,
+    (params, network): &(Params, Box<dyn Model>),
+    (share, steps): (f64, usize),
+    folder: &tempfile::TempDir,
+    fixed: Option<(&Fixed, &str)>,
+) -> Result<Vec<f64>> {
     let recipe = format!(
-        "{{ epochs: 9, max_steps: {steps}, batch_size: 4, optimizer: {{ sgd: {{ lr: 0.05, momentum: 0.9 }} }}, \
+        "{{ epochs: 9, max_steps: {steps}, batch_size: 4, {recipe}, \
          outliers: {{ make: [cutpaste, confetti], share: {share}, repeat: 2 }} }}"
     );
     let loss = "{ hypersphere: {}, score_margin: {}, consistency: { patch: 2 } }";
@@ -78,6 +89,7 @@ fn learn(
         params,
         objective: &Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0)?,
         recipe: &serde_saphyr::from_str(&recipe).unwrap(),
+        own: Some("fusion"),
         seed: 0,
         data: &images.sha256()?,
         images,
@@ -153,13 +165,84 @@ fn what_does_not_fit_is_computed_again() {
 
 #[test]
 fn an_interrupted_training_goes_on_to_the_same_bits() {
-    let [whole, parts] = [(); 2].map(|()| build(&settings("freeze: all")).unwrap());
-    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let losses = learn(&whole, 0.5, 5, &folders[0], Some((&Fixed::default(), "noise"))).unwrap();
-    let mut again = learn(&parts, 0.5, 2, &folders[1], Some((&Fixed::default(), "noise"))).unwrap();
-    again.extend(learn(&parts, 0.5, 5, &folders[1], Some((&Fixed::default(), "noise"))).unwrap());
-    assert_eq!(again, losses);
-    assert_eq!(bits(&parts.0), bits(&whole.0));
+    for (model, recipe) in [
+        (settings("freeze: all"), "optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }"),
+        (
+            direct("freeze: [stem, layer1], batch_norm: frozen"),
+            "optimizer: { adamw: { lr: 0.01 } }, trunk_lr: 0.001, schedule: { multi_step: { milestones: [1] } }, warmup_epochs: 1",
+        ),
+    ] {
+        let [whole, parts] = [(); 2].map(|()| build(&model).unwrap());
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let fixed = Fixed::default();
+        let learn = |network, steps, folder: &tempfile::TempDir| {
+            learn_by(recipe, network, (0.5, steps), folder, Some((&fixed, "noise"))).unwrap()
+        };
+        let losses = learn(&whole, 5, &folders[0]);
+        let mut again = learn(&parts, 2, &folders[1]);
+        again.extend(learn(&parts, 5, &folders[1]));
+        assert_eq!(again, losses, "{model}");
+        assert_eq!(bits(&parts.0), bits(&whole.0), "{model}");
+    }
+}
+
+/// How far a step of plain gradient descent moved each parameter.
+fn moved(model: &str, recipe: &str) -> BTreeMap<String, Vec<f32>> {
+    let network = build(model).unwrap();
+    let values = || {
+        let of = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        network.0.all().unwrap().into_iter().map(|(name, tensor)| (name, of(tensor))).collect::<BTreeMap<_, _>>()
+    };
+    let before = values();
+    learn_by(recipe, &network, (0.5, 1), &tempfile::tempdir().unwrap(), None).unwrap();
+    let apart = |(name, after): (String, Vec<f32>)| {
+        let moved = after.iter().zip(&before[&name]).map(|(after, before)| after - before).collect();
+        (name, moved)
+    };
+    values().into_iter().map(apart).collect()
+}
+
+#[test]
+fn a_step_moves_the_trunk_by_its_own_learning_rate() {
+    let model = direct("freeze: stem");
+    let [plain, same, slow, still] = ["", ", trunk_lr: 0.5", ", trunk_lr: 0.125", ", trunk_lr: 0"]
+        .map(|more| moved(&model, &format!("optimizer: {{ sgd: {{ lr: 0.5 }} }}{more}")));
+    assert_eq!(same, plain);
+    let mut compared = 0;
+    for (name, plain) in plain.iter().filter(|(name, _)| !name.contains("running")) {
+        if name.starts_with("fusion.") {
+            assert_eq!([&slow[name], &still[name]], [plain; 2], "{name}");
+            continue;
+        }
+        assert!(still[name].iter().all(|moved| *moved == 0.0), "{name}");
+        let [whole, quarter] =
+            [plain, &slow[name]].map(|moved| moved.iter().map(|by| f64::from(by.abs())).sum::<f64>());
+        if whole > 0.0 {
+            // Weights are f32, so that what they moved by is rounded.
+            assert!((quarter / whole - 0.25).abs() < 0.01, "{name}: {quarter} of {whole}");
+            compared += 1;
+        }
+    }
+    // Convolutions and normalisations of layer1 to layer3.
+    assert!(compared > 30, "{compared}");
+}
+
+#[test]
+fn frozen_statistics_of_the_trunk_stay_while_its_weights_learn() {
+    let recipe = "optimizer: { sgd: { lr: 0.5 } }";
+    let [frozen, plain] =
+        ["frozen", "train"].map(|mode| moved(&direct(&format!("freeze: stem, batch_norm: {mode}")), recipe));
+    let stays = |moved: &[f32]| moved.iter().all(|by| *by == 0.0);
+    let is_of_the_trunk = |name: &str| ["layer1", "layer2", "layer3"].iter().any(|stage| name.starts_with(stage));
+    for (name, moved) in &frozen {
+        let statistics = name.contains("running");
+        if is_of_the_trunk(name) {
+            assert_eq!(stays(moved), statistics, "{name}");
+            assert!(!stays(&plain[name]), "{name}");
+        } else if statistics {
+            assert_eq!(stays(moved), !name.starts_with("fusion."), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -173,7 +256,10 @@ fn no_outliers_and_nothing_else_can_both_be_learned() {
 
 #[test]
 fn the_backbone_learns_from_where_it_is_not_frozen() {
-    for (freeze, frozen) in [("layer1", &["conv1", "bn1", "layer1"][..]), ("none", &[])] {
+    let (stem, layer1) = (&["conv1", "bn1"][..], &["conv1", "bn1", "layer1"][..]);
+    for (freeze, frozen) in
+        [("layer1", layer1), ("[stem, layer1]", layer1), ("stem", stem), ("[stem]", stem), ("none", &[])]
+    {
         let network = build(&settings(&format!("freeze: {freeze}"))).unwrap();
         let before = bits(&network.0);
         learn(&network, 0.5, 2, &tempfile::tempdir().unwrap(), Some((&Fixed::default(), "noise"))).unwrap();
@@ -206,11 +292,26 @@ fn what_cannot_be_built_is_named() {
     let message = |more: &str| build(&settings(more)).err().unwrap().to_string();
     assert_eq!(
         message("stages: [layer1, layer2, layer33]"),
-        "fusion: stages: resnet has no stage \"layer33\" (did you mean \"layer3\"?)"
+        "fusion: stages.2: resnet has no stage \"layer33\" (did you mean \"layer3\"?); its stages: layer1, layer2, layer3, layer4"
     );
-    assert!(message("stages: [layer2, layer1, layer3]").starts_with("fusion: stages: two low ones and a high one"));
-    assert!(message("freeze: layer5").starts_with("fusion: freeze: resnet has no stage \"layer5\""));
-    assert_eq!(message("freeze: layer4"), "fusion: freeze: \"layer4\" comes after layer3, the last stage that is read");
+    assert!(message("stages: [layer2, layer1, layer3]").starts_with("fusion: stages: are two low ones and a high one"));
+    assert!(message("freeze: layer5").starts_with("fusion: freeze: resnet has no stage \"layer5\" (did you mean"));
+    assert!(
+        message("freeze: layer4")
+            .starts_with("fusion: freeze: \"layer4\" comes after layer3, the last stage that is read")
+    );
+    let order = "fusion: freeze: is a list of the first parts, none left out, from input to output: of [stem, layer1, layer2, layer3, layer4]";
+    for list in ["[layer1]", "[stem, layer2]", "[layer1, stem]", "[stem, stem]"] {
+        assert_eq!(message(&format!("freeze: {list}")), order, "{list}");
+    }
+    assert_eq!(message("freeze: []"), "fusion: freeze: is of no part: write `freeze: none`");
+    assert!(message("freeze: [stem, all]").starts_with("fusion: freeze: resnet has no stage \"all\""));
+    let vgg = "{ backbone: vgg19_bn, stages: [block1, block2, block3], stl: null, sc: null, freeze: stem }";
+    let message_of_vgg = build(vgg).err().unwrap().to_string();
+    assert!(
+        message_of_vgg.starts_with("fusion: freeze: vgg19_bn has no layers before its first stage"),
+        "{message_of_vgg}"
+    );
     assert!(message("grid: layer9").starts_with("fusion: grid: resnet has no stage \"layer9\""));
     let message = build("{ backbone: { resnet: { depth: 18 } }, stl: { scales: [3] } }").err().unwrap().to_string();
     assert!(message.starts_with("`scales` has 3, which does not divide a grid of 8×8"), "{message}");

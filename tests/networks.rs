@@ -398,6 +398,36 @@ fn every_model_shows_what_it_says() {
     }
 }
 
+#[test]
+fn every_backbone_shows_the_stages_that_it_says() {
+    let mut kinds = Vec::new();
+    for (yaml, sizes) in [
+        ("lenet", [[17, 30], [28, 28]]),
+        ("{ wide_resnet: { depth: 10, width: 2 } }", [[16, 17], [32, 45]]),
+        ("resnet18", [[32, 47], [65, 50]]),
+        ("{ resnet: { depth: 50, width: 2 } }", [[32, 47], [33, 64]]),
+        ("resnet18_32x32", [[16, 17], [32, 45]]),
+        ("{ resnet_cifar: { depth: 8 } }", [[16, 17], [32, 45]]),
+        ("efficientnet_lite0", [[32, 47], [65, 50]]),
+        ("{ vgg19_bn: { width: 4 } }", [[28, 40], [32, 65]]),
+    ] {
+        let backbone: Backbone = serde_saphyr::from_str(yaml).unwrap();
+        for [height, width] in sizes {
+            let shape = Shape { channels: 3, height, width, classes: 1 };
+            let zeros = candle_nn::VarBuilder::zeros(DType::F32, &Device::Cpu);
+            let images = Tensor::zeros((1, 3, height, width), DType::F32, &Device::Cpu).unwrap();
+            let pass = Pass::eval();
+            let (_, shown) = backbone.extractor(shape, zeros).unwrap().extract(&images, &pass).unwrap();
+            let shown = shown.into_iter().map(|(name, maps)| (name, <[usize; 4]>::try_from(maps.dims()).unwrap()));
+            let shown: Vec<_> =
+                shown.map(|(name, [_, channels, rows, columns])| (name, [channels, rows, columns])).collect();
+            assert_eq!(backbone.stages([height, width]), shown, "{yaml}, {height}×{width}");
+        }
+        kinds.push(backbone.name());
+    }
+    assert!(Backbone::NAMES.iter().all(|name| kinds.contains(name)), "{kinds:?}");
+}
+
 /// Of frozen features, the numbers are those of the classifier with the same weights.
 #[test]
 fn features_are_those_of_the_classifier_without_its_head() {

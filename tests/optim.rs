@@ -49,6 +49,30 @@ fn copies(state: std::collections::BTreeMap<String, Tensor>) -> std::collections
     state.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect()
 }
 
+/// A parameter that is paced follows its gradients as under an optimiser of its own, whatever the schedule and the others do.
+#[test]
+fn a_paced_parameter_has_its_share_of_every_learning_rate() {
+    for rule in [json!({ "sgd": { "momentum": 0.9, "weight_decay": 0.1 } }), json!({ "adamw": {} })] {
+        let ([a, b], [alone, other]) = ([(); 2].map(|()| variable("a", &[3])), [(); 2].map(|()| variable("a", &[3])));
+        let named = |name: &str, var: &Var| (name.to_owned(), var.clone());
+        let start = |parameters| optimizer(&rule, &Value::Null, parameters).unwrap();
+        let mut both =
+            start(vec![named("trunk.a", &a), named("own.a", &b)]).paced(0.125, |name| name.starts_with("trunk"));
+        let (mut slow, mut fast) = (start(vec![named("a", &alone)]), start(vec![named("a", &other)]));
+        for lr in [0.1, 0.4, 0.025] {
+            let gradients = |vars: &[&Var]| {
+                let square = |var: &&Var| var.as_tensor().sqr().unwrap().sum_all().unwrap();
+                vars.iter().map(square).reduce(|sum, next| (sum + next).unwrap()).unwrap().backward().unwrap()
+            };
+            both.step(&gradients(&[&a, &b]), lr).unwrap();
+            slow.step(&gradients(&[&alone]), lr * 0.125).unwrap();
+            fast.step(&gradients(&[&other]), lr).unwrap();
+            assert_eq!([values(&a), values(&b)], [values(&alone), values(&other)], "{rule}, lr {lr}");
+        }
+        assert_ne!(values(&a), values(&b));
+    }
+}
+
 #[test]
 fn optimisers_match_pytorch_with_missing_gradients_and_after_restarts() {
     for case in golden()["cases"].as_array().unwrap() {

@@ -84,6 +84,7 @@ impl Student {
             params: &self.params,
             objective: &Objective::new(&loss, &[], 0)?,
             recipe: &recipe,
+            own: None,
             seed: 0,
             images: Arc::new(images.clone()),
             data: &images.sha256()?,

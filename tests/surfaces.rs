@@ -558,6 +558,13 @@ fn made_outliers_that_make_no_sense_are_refused_before_any_work() {
         ("{ score_margin: {} }", made, "{ map: { of: distance } }", "teaches it: add `hypersphere: {}`"),
         ("{ reconstruction: {} }", made, "map", "reconstruction reads images made again"),
         ("{ hypersphere: {}, outlier_exposure: {} }", made, "map", "goes without auxiliary outliers"),
+        (
+            all,
+            &format!("{made}, trunk_lr: 0.1"),
+            "map",
+            "networks.parts.train.trunk_lr: the whole trunk is frozen: leave it out, or let a part of the trunk learn",
+        ),
+        (all, &format!("{made}, trunk_lr: -1"), "map", "networks.parts.train.trunk_lr: must be at least 0"),
     ] {
         let (code, said) = run(loss, recipe, detector);
         assert_eq!(code, Some(2), "{loss} {recipe}: {said}");

@@ -74,6 +74,18 @@ impl Term for Settings {
         true
     }
 
+    fn problem_on(&self, [rows, columns]: [usize; 2]) -> Option<(&'static str, String)> {
+        let patch = self.patch;
+        (rows.min(columns) < patch).then(|| {
+            (
+                "patch",
+                format!(
+                    "a grid of {rows}×{columns} has no patch of {patch}×{patch}: choose a smaller one, or larger images"
+                ),
+            )
+        })
+    }
+
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let Self { patch, order, .. } = *self;
         Ok(Box::new(move |step| {

@@ -109,6 +109,11 @@ pub trait Term {
         None
     }
 
+    /// Why it cannot be had of so many rows and columns of positions, and by which of its settings.
+    fn problem_on(&self, _grid: [usize; 2]) -> Option<(&'static str, String)> {
+        None
+    }
+
     /// The term, for images of `classes` classes with these labels.
     ///
     /// # Errors
@@ -128,6 +133,11 @@ impl Loss {
     /// The names of the terms that are there and need masks of made outliers.
     pub fn of_masks(&self) -> impl Iterator<Item = &'static str> {
         self.terms().filter(|(_, term)| term.of_masks()).map(|(name, _)| name)
+    }
+
+    /// The terms that cannot be had of a grid of so many rows and columns, each with the setting and what is wrong with it.
+    pub fn problems_on(&self, grid: [usize; 2]) -> Vec<(&'static str, (&'static str, String))> {
+        self.terms().filter_map(|(name, term)| Some((name, term.problem_on(grid)?))).collect()
     }
 
     /// Whether a term that is there is of the images' classes.

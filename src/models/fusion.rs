@@ -11,14 +11,18 @@
 //!   one 1×1 convolution with nothing after it.
 //! - It learns with `loss: { hypersphere: {}, score_margin: {}, consistency: {} }` and `train: { outliers: { make: … } }`.
 
-use candle_core::{DType, Result, Tensor};
+mod stages;
+
+pub use stages::Freeze;
+
+use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, did_you_mean,
+    Error,
     models::Kind,
     nn::{
         Backbone, Model, Output, Pass, Shape, Shown,
@@ -28,15 +32,15 @@ use crate::{
         stl::{self, Stl},
     },
     ops::{self, Activation, Convolution, Interpolation, Pool},
+    yaml::{
+        named::is_default,
+        problems::{Path, Problem},
+    },
 };
+use stages::{ALL, NONE, Stages};
 
 /// What stands before the names of all parameters but the backbone's.
 const OWN: &str = "fusion";
-/// The image's rows over those of the three stages, unless they are named: torchvision's `layer1`, `layer2` and `layer3`.
-const STRIDES: [usize; 3] = [4, 8, 16];
-/// Words that stand for stages in `freeze`.
-const ALL: &str = "all";
-const NONE: &str = "none";
 
 /// Settings of the fusion network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -73,11 +77,29 @@ pub struct Settings {
     #[garde(skip)]
     #[serde(default = "yes")]
     pub standardise: bool,
-    /// Up to which stage the backbone keeps its weights and statistics: a stage, `all` or `none`. The paper does not say. Ours: `all`, which
-    /// was better on real surfaces at every budget of two cores.
-    #[garde(length(min = 1))]
-    #[serde(default = "all")]
-    pub freeze: String,
+    /// Which parts of the backbone keep their weights and statistics: a list of the first ones, `[stem, layer1]`, or the last of these,
+    /// `layer1`; `stem` is what comes before the first stage; or `all` or `none`. The paper does not say. Ours: `all`, which was better on
+    /// real surfaces at every budget of two cores.
+    #[garde(skip)]
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// What batch normalisation does in the parts of the backbone that learn. The paper does not say. Ours: `train`, as in PyTorch unless a
+    /// module is set to `eval()`.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub batch_norm: BatchNorm,
+}
+
+/// What batch normalisation does in layers whose weights learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNorm {
+    /// It normalises by each batch, and its running averages follow.
+    #[default]
+    Train,
+    /// It normalises by the running averages that the weights came with, and keeps them. Its scales and shifts learn. For small batches, and
+    /// for batches that are half pseudo-anomalies.
+    Frozen,
 }
 
 fn sixty_four() -> usize {
@@ -94,10 +116,6 @@ fn sc_default() -> Option<self_calibrated::Settings> {
 
 fn yes() -> bool {
     true
-}
-
-fn all() -> String {
-    ALL.to_owned()
 }
 
 impl Kind for Settings {
@@ -119,7 +137,34 @@ impl Kind for Settings {
 
     fn fixed(&self) -> Option<serde_json::Value> {
         let Self { backbone, stages, grid, freeze, .. } = self;
-        (freeze == ALL).then(|| serde_json::json!([backbone, stages, grid]))
+        (freeze.last() == ALL).then(|| serde_json::json!([backbone, stages, grid]))
+    }
+
+    fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
+        let stages = match size {
+            Some(size) => Stages::of(self, size),
+            None => return stages::misnamed(self).into_iter().collect(),
+        };
+        let Stages { grid, high, .. } = match stages {
+            Ok(stages) => stages,
+            Err(problem) => return vec![problem],
+        };
+        let stl = self.stl.as_ref().and_then(|stl| stl.problem(grid));
+        let path = |part: &str, key: &str| Path::default().join(part).join(key);
+        let stl = stl.map(|(at, message)| Problem { path: path("stl", "scales").join(at), message });
+        let sc = self.sc.as_ref().and_then(|sc| sc.problem(high));
+        stl.into_iter().chain(sc.map(|message| Problem { path: path("sc", "rate"), message })).collect()
+    }
+
+    fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        Stages::of(self, size).ok().map(|stages| stages.grid)
+    }
+
+    fn canonical(self) -> Self {
+        let freeze = Freeze::Until(self.freeze.last().to_owned());
+        // What is frozen keeps its statistics anyway.
+        let batch_norm = if self.freeze.last() == ALL { BatchNorm::default() } else { self.batch_norm };
+        Self { freeze, batch_norm, ..self }
     }
 
     fn label(&self, name: &str) -> String {
@@ -130,7 +175,7 @@ impl Kind for Settings {
         let backbone = self.backbone.smoke().unwrap_or(self.backbone);
         let renamed = |name: String| backbone.layer_in_smoke(&name);
         let stages = self.stages.map(|stages| stages.map(renamed));
-        let (grid, freeze) = (self.grid.map(renamed), renamed(self.freeze));
+        let (grid, freeze) = (self.grid.map(renamed), self.freeze.renamed(renamed));
         Self { stages, grid, freeze, backbone, ..self }.on_small_images()
     }
 
@@ -148,70 +193,12 @@ impl Kind for Settings {
     }
 }
 
-/// The three stages on their way to the grid.
-#[derive(Debug, Clone)]
-struct Stages {
-    names: [String; 3],
-    channels: [usize; 3],
-    grid: [usize; 2],
-    /// Rows and columns of the third.
-    high: [usize; 2],
-}
-
-impl Stages {
-    /// Those that the settings name, of a backbone whose stages have these names, channels and sizes, from input to output.
-    fn of(settings: &Settings, all: &[(String, [usize; 3])], rows: usize) -> crate::Result<Self> {
-        let listed = || all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
-        let unknown = |key: &str, name: &str| {
-            let near = did_you_mean(name, all.iter().map(|(name, _)| &name[..]));
-            Error::input(format!("fusion: {key}: {} has no stage \"{name}\"{near}", settings.backbone.name()))
-                .hint(format!("its stages: {}", listed()))
-        };
-        let place = |key, name: &str| all.iter().position(|(other, _)| other == name).ok_or_else(|| unknown(key, name));
-        let chosen = match &settings.stages {
-            Some(names) => names.iter().map(|name| place("stages", name)).collect::<crate::Result<Vec<_>>>()?,
-            None => {
-                let of_stride =
-                    |stride: usize| all.iter().rposition(|(_, [_, height, _])| *height == rows.div_ceil(stride));
-                let found: Option<Vec<usize>> = STRIDES.into_iter().map(of_stride).collect();
-                found.ok_or_else(|| {
-                    let message = format!(
-                        "fusion: {} has no stages of a quarter, an eighth and a sixteenth of {rows} rows",
-                        settings.backbone.name()
-                    );
-                    Error::input(message).hint(format!("name three with `stages`, of: {}", listed()))
-                })?
-            }
-        };
-        if !chosen.is_sorted_by(|one, next| one < next) {
-            return Err(Error::input("fusion: stages: two low ones and a high one, from input to output")
-                .hint(format!("from input to output: {}", listed())));
-        }
-        let grid = match &settings.grid {
-            Some(name) => place("grid", name)?,
-            None => chosen[1],
-        };
-        if ![ALL, NONE].contains(&&settings.freeze[..]) && place("freeze", &settings.freeze)? > chosen[2] {
-            let (freeze, last) = (&settings.freeze, &all[chosen[2]].0);
-            let message = format!("fusion: freeze: \"{freeze}\" comes after {last}, the last stage that is read");
-            return Err(Error::input(message).hint("`freeze: all` leaves the whole backbone as it is"));
-        }
-        let [one, two, three] = [0, 1, 2].map(|at: usize| &all[chosen[at]]);
-        let [_, height, width] = all[grid].1;
-        Ok(Self {
-            names: [one, two, three].map(|(name, _)| name.clone()),
-            channels: [one, two, three].map(|(_, [channels, ..])| *channels),
-            grid: [height, width],
-            high: [three.1[1], three.1[2]],
-        })
-    }
-}
-
 /// The network.
 #[derive(Debug)]
 struct Fusion {
     trunk: Box<dyn Extractor>,
     freeze: String,
+    batch_norm: BatchNorm,
     stages: Stages,
     standard: Option<[BatchNorm2d; 3]>,
     stl: Option<Stl>,
@@ -223,13 +210,8 @@ struct Fusion {
 impl Fusion {
     fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
         let trunk = settings.backbone.extractor(shape, vb.clone())?;
-        let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, vb.device())?;
-        let (_, shown) = trunk.extract(&image, &Pass::eval())?;
-        let sizes = shown.iter().map(|(name, maps)| {
-            let (_, channels, height, width) = maps.dims4()?;
-            Ok((name.clone(), [channels, height, width]))
-        });
-        let stages = Stages::of(settings, &sizes.collect::<Result<Vec<_>>>()?, shape.height)?;
+        let wrong = |Problem { path, message }| Error::input(format!("fusion: {path}: {message}"));
+        let stages = Stages::of(settings, [shape.height, shape.width]).map_err(wrong)?;
         let vb = vb.pp(OWN);
         let [one, two, three] = stages.channels;
         let standard = settings.standardise.then(|| -> Result<_> {
@@ -244,7 +226,8 @@ impl Fusion {
         let plain = Convolution::new(1, 0);
         Ok(Self {
             trunk,
-            freeze: settings.freeze.clone(),
+            freeze: settings.freeze.last().to_owned(),
+            batch_norm: settings.batch_norm,
             standard: standard.transpose()?,
             stl,
             sc,
@@ -265,10 +248,14 @@ impl Fusion {
                 pass.hold_as(&frozen);
                 stages
             }
-            NONE => self.trunk.stages_until(images, last, pass)?,
-            stage => {
-                pass.freeze_until(stage);
-                self.trunk.stages_until(images, last, pass)?
+            first => {
+                if first != NONE {
+                    pass.freeze_until(first);
+                }
+                pass.keep_statistics(self.batch_norm == BatchNorm::Frozen);
+                let stages = self.trunk.stages_until(images, last, pass);
+                pass.keep_statistics(false);
+                stages?
             }
         };
         let taken = |(at, name): (usize, &String)| {
@@ -320,6 +307,7 @@ impl Model for Fusion {
         Ok(Box::new(Self {
             trunk: self.trunk.folded()?,
             freeze: self.freeze.clone(),
+            batch_norm: self.batch_norm,
             stages: self.stages.clone(),
             standard: self.standard.clone(),
             stl,

@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use crate::{
     Error, Result,
     nn::{Backbone, Model, Output, Shape},
-    yaml::registry::registry,
+    yaml::{problems::Problem, registry::registry},
 };
 
 /// What a model is, as its settings say.
@@ -41,6 +41,23 @@ pub trait Kind: Sized + Clone + 'static {
     /// What decides what it makes of images before anything that learns, beside the weights; `None` if all of it learns.
     fn fixed(&self) -> Option<serde_json::Value> {
         None
+    }
+
+    /// What is wrong with its settings for images of so many rows and columns, each at its key; where these are not known yet, what is
+    /// wrong whatever they are.
+    fn problems(&self, _size: Option<[usize; 2]>) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// Rows and columns of the positions that losses of pixels are of, for images of this size; `None` of a model without.
+    fn grid(&self, _size: [usize; 2]) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// The same written in one way, if there are several: what is equal has one identity.
+    #[must_use]
+    fn canonical(self) -> Self {
+        self
     }
 
     /// What plans and folders call it.
@@ -115,6 +132,23 @@ impl ModelConfig {
     /// As [`Kind::fixed`].
     pub fn fixed(&self) -> Option<serde_json::Value> {
         of_settings!(self, settings => settings.fixed())
+    }
+
+    /// As [`Kind::problems`].
+    pub fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
+        of_settings!(self, settings => settings.problems(size))
+    }
+
+    /// As [`Kind::grid`].
+    pub fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+        of_settings!(self, settings => settings.grid(size))
+    }
+
+    /// As [`Kind::canonical`].
+    #[must_use]
+    pub fn canonical(mut self) -> Self {
+        of_settings!(&mut self, settings => *settings = settings.clone().canonical());
+        self
     }
 
     /// As [`Kind::label`].

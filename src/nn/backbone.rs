@@ -27,6 +27,8 @@ pub trait Family: Sized + Clone + 'static {
     const POOLS_MAPS: bool = true;
     /// Whether its feature maps have so few pixels that a smoke run can fit each.
     const FEW_PIXELS: bool = false;
+    /// Whether layers with weights come before its first stage: they are its [stem](super::pass::STEM).
+    const STEM: bool = true;
     /// Mean and deviation of the RGB images in 0..1 that its published weights were trained with; `None` where there are no such
     /// weights, or they differ in it.
     const NORMALISATION: Option<[[f32; 3]; 2]> = None;
@@ -36,6 +38,10 @@ pub trait Family: Sized + Clone + 'static {
     /// # Errors
     /// [`Error::Input`](crate::Error::Input) when images of this shape do not fit the network.
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> Result<Box<dyn Extractor>>;
+
+    /// The stages that its layers show, from input to output: their names, and their channels, rows and columns of images with `size` rows
+    /// and columns that fit it.
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])>;
 
     /// What plans and folders call it; its name unless it is told by its settings.
     fn label(&self, name: &str) -> String {
@@ -88,6 +94,18 @@ pub trait Extractor: fmt::Debug + Send + Sync {
     /// # Errors
     /// If there is no memory for it.
     fn folded(&self) -> candle_core::Result<Box<dyn Extractor>>;
+}
+
+/// The stages of a backbone each of whose strides leaves ⌈size / stride⌉ rows and columns: of their names, channels and strides.
+pub(super) fn strided<'a>(
+    mut size: [usize; 2],
+    stages: impl IntoIterator<Item = (&'a str, usize, usize)>,
+) -> Vec<(String, [usize; 3])> {
+    let of = |(name, channels, stride): (&str, usize, usize)| {
+        size = size.map(|size| size.div_ceil(stride));
+        (name.to_owned(), [channels, size[0], size[1]])
+    };
+    stages.into_iter().map(of).collect()
 }
 
 /// What is to be known of a backbone to make its last layer.
@@ -169,6 +187,19 @@ impl Backbone {
     pub fn least_side(&self) -> usize {
         fn of<F: Family>(_: &F) -> usize {
             F::LEAST_SIDE
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// As [`Family::stages`].
+    pub fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        of_settings!(self, settings => settings.stages(size))
+    }
+
+    /// As [`Family::STEM`].
+    pub fn has_stem(&self) -> bool {
+        fn of<F: Family>(_: &F) -> bool {
+            F::STEM
         }
         of_settings!(self, settings => of(settings))
     }

@@ -9,7 +9,7 @@ use crate::{
     nn::{
         Pass, Shape,
         architecture::Architecture,
-        backbone::{Extractor, Family, LastLayerOf, Part},
+        backbone::{Extractor, Family, LastLayerOf, Part, strided},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm},
     },
     ops::{self, Activation, Convolution},
@@ -26,6 +26,11 @@ impl Family for Settings {
 
     fn build(&self, _: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(EfficientNetLite0::new(shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        let after_stem = size.map(|size| size.div_ceil(2));
+        strided(after_stem, STAGES.map(|(name, _, _, stride, _, channels)| (name, channels, stride)))
     }
 
     fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {
@@ -86,6 +91,7 @@ impl EfficientNetLite0 {
     /// What leaves the first `count` stages.
     fn first(&self, count: usize, images: &Tensor, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
         let mut x = self.stem.forward(images, Activation::Relu6, pass)?;
+        pass.end_stem();
         let stage = |(name, blocks): &(&'static str, Vec<Block>)| {
             for block in blocks {
                 x = block.forward(&x, pass)?;

@@ -193,7 +193,8 @@ impl ConvNorm {
         let (images, channels, rows, columns) = x.dims4()?;
         let means = ops::global_avg_pool2d(&x.reshape((images, channels * rows, columns, 1))?)?;
         let means = means.reshape((images, channels, rows, 1))?;
-        if let Mode::Eval = pass.mode() {
+        // By given moments, the mean of normalised pixels is their normalised mean.
+        if pass.keeps_statistics() {
             return self.forward(&means, Activation::Identity, pass);
         }
         let mean = means.mean((0, 2, 3))?.unsqueeze(1)?;
@@ -330,12 +331,12 @@ impl BatchNorm2d {
 
     /// activation(normalised (N, C, H, W)), in one pass over the data.
     pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
-        let (moments, statistics) = match pass.mode() {
-            Mode::Eval => {
+        let (moments, statistics) = match pass.keeps_statistics() {
+            true => {
                 let running = [self.running_mean.as_detached_tensor(), self.running_var.as_detached_tensor()];
                 (Tensor::stack(&running, 0)?, Statistics::Given)
             }
-            Mode::Train { .. } => {
+            false => {
                 let moments = ops::moments(x)?;
                 if !pass.repeats() {
                     self.update_running(&moments, x.elem_count() / x.dim(1)?)?;
@@ -393,6 +394,41 @@ mod tests {
     use candle_nn::VarMap;
 
     use super::*;
+
+    /// Batch normalisation with frozen statistics, of which PyTorch's `eval()` of the module alone is the model.
+    #[test]
+    fn statistics_may_be_kept_while_weights_learn() {
+        let map = VarMap::new();
+        let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+        let norm = BatchNorm2d::new(2, &vb).unwrap();
+        let tensor = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        norm.running_mean.set(&tensor(&[1.0, -2.0], &[2])).unwrap();
+        norm.running_var.set(&tensor(&[4.0, 0.25], &[2])).unwrap();
+        let statistics = || [&norm.running_mean, &norm.running_var].map(|var| var.to_vec1::<f32>().unwrap());
+        let before = statistics();
+        let x = Var::from_tensor(&tensor(&[3.0, 1.0, 0.0, -2.0, 5.0, 2.0, 1.0, -3.0], &[2, 2, 1, 2])).unwrap();
+        let direction = tensor(&[1.0, 2.0, -1.0, 3.0, 0.5, 1.0, 2.0, -2.0], &[2, 2, 1, 2]);
+        let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+
+        let pass = Pass::new(Mode::Train { seed: 0, step: 0, precision: crate::nn::Precision::F32 });
+        pass.keep_statistics(true);
+        let y = norm.forward(&x, Activation::Identity, &pass).unwrap();
+        assert_eq!(flat(&y), flat(&norm.forward(&x.detach(), Activation::Identity, &Pass::eval()).unwrap()));
+        assert_eq!(statistics(), before);
+        let gradients = (y * &direction).unwrap().sum_all().unwrap().backward().unwrap();
+        let near = |of: &Tensor, expected: &[f32]| {
+            let found = flat(gradients.get(of).unwrap());
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs().max(1.0)), "{found:?}");
+        };
+        // Σ d·(x − mean)/√var and Σ d of each channel; d/√var, with nothing through the moments.
+        near(&norm.weight, &[(2.0 + 0.0 + 2.0 + 1.0) / 2.0, (-2.0 + 0.0 + 6.0 + 2.0) / 0.5]);
+        near(&norm.bias, &[4.5, 2.0]);
+        near(x.as_tensor(), &[0.5, 1.0, -2.0, 6.0, 0.25, 0.5, 4.0, -4.0]);
+
+        pass.keep_statistics(false);
+        norm.forward(&x, Activation::Identity, &pass).unwrap();
+        assert_ne!(statistics(), before);
+    }
 
     /// PyTorch counts the inputs of a group.
     #[test]

@@ -23,9 +23,17 @@ impl Family for Settings {
     const LACKS: &[Part] = &[Part::Shortcut];
     const POOLS_MAPS: bool = false;
     const FEW_PIXELS: bool = true;
+    const STEM: bool = false;
 
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(LeNet::new(architecture, shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        let left = |size: [usize; 2]| size.map(|size: usize| size.saturating_sub(4) / 2);
+        let (first, second) = (left(size), left(left(size)));
+        let stage = |name: &str, channels, [rows, columns]: [usize; 2]| (name.to_owned(), [channels, rows, columns]);
+        vec![stage("conv1", 6, first), stage("conv2", 16, second)]
     }
 }
 

@@ -23,6 +23,9 @@ use crate::{
 /// The name of what the head reads, (N, D), beside those of the stages.
 pub const PENULTIMATE: &str = "penultimate";
 
+/// The name of the layers before the first stage, where they are frozen.
+pub const STEM: &str = "stem";
+
 /// Whether the network learns or is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -77,6 +80,8 @@ pub struct Pass {
     mode: Mode,
     /// The stage up to which the network is used, whatever the mode.
     frozen: RefCell<Option<String>>,
+    /// Whether batch normalisation keeps its statistics, though its weights learn.
+    kept: Cell<bool>,
     /// Where layers' values are taken; `None`: nowhere.
     side: Option<Side>,
     layers: RefCell<Vec<Layer>>,
@@ -94,6 +99,7 @@ impl Pass {
         Self {
             mode,
             frozen: RefCell::default(),
+            kept: Cell::default(),
             side: None,
             layers: RefCell::default(),
             wanted: Vec::new(),
@@ -143,9 +149,20 @@ impl Pass {
         }
     }
 
-    /// From here to the end of the stage called `name`, the network is used and does not learn.
+    /// From here to the end of the stage called `name`, or of the [stem](STEM), the network is used and does not learn.
     pub(crate) fn freeze_until(&self, name: &str) {
         *self.frozen.borrow_mut() = Some(name.to_owned());
+    }
+
+    /// From here on, batch normalisation normalises by its running averages and leaves them as they are, though its weights learn; or
+    /// again by each batch.
+    pub(crate) fn keep_statistics(&self, keep: bool) {
+        self.kept.set(keep);
+    }
+
+    /// Whether batch normalisation normalises by its running averages, where the pass is.
+    pub(super) fn keeps_statistics(&self) -> bool {
+        self.kept.get() || self.mode() == Mode::Eval
     }
 
     /// Every layer's neurons, from input to output, of a pass that [keeps](Self::keeping_layers) them.
@@ -244,12 +261,22 @@ impl Pass {
         self.layers.borrow_mut().push(Layer { name: name.to_owned(), values: values.detach(), activation });
     }
 
-    /// What leaves the stage called `name`, as who reads the stage and the next stage are to have it.
-    pub(crate) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
+    /// Called by a backbone where its first stage begins, if it has layers before that.
+    pub(super) fn end_stem(&self) {
+        self.end(STEM);
+    }
+
+    /// What is frozen until here learns from here on.
+    fn end(&self, name: &str) {
         let ends = self.frozen.borrow().as_deref() == Some(name);
         if ends {
             *self.frozen.borrow_mut() = None;
         }
+    }
+
+    /// What leaves the stage called `name`, as who reads the stage and the next stage are to have it.
+    pub(crate) fn stage(&self, name: &str, output: Tensor) -> Result<Tensor> {
+        self.end(name);
         if !self.wanted.iter().any(|wanted| wanted == name) {
             return Ok(output);
         }

@@ -13,7 +13,7 @@ use crate::{
     nn::{
         Pass, Shape,
         architecture::{self, Architecture},
-        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf},
+        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf, strided},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
         spectral_norm,
@@ -69,6 +69,10 @@ impl Family for Settings {
         Ok(Box::new(ResNet::new(self, architecture, shape, vb)?))
     }
 
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        stages(&Form::torchvision(self), size)
+    }
+
     fn label(&self, _: &str) -> String {
         match self.width {
             1 => format!("resnet{}", self.depth),
@@ -89,6 +93,13 @@ impl Family for Settings {
 const STAGES: [&str; 4] = ["layer1", "layer2", "layer3", "layer4"];
 /// Channels inside the blocks of each stage.
 const PLANES: [usize; 4] = [64, 128, 256, 512];
+
+/// See [`Family::stages`].
+pub(super) fn stages(form: &Form, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+    // The stem and its pool halve rows and columns each.
+    let strides = [if form.small { 1 } else { 4 }, 2, 2, 2];
+    strided(size, (0..STAGES.len()).map(|at| (STAGES[at], form.outputs(PLANES[at]), strides[at])))
+}
 
 /// The trunk's four stages and their last map's average. Stages: `layer1` to `layer4`.
 #[derive(Debug, Clone)]
@@ -204,6 +215,7 @@ impl Trunk {
     /// The same of the first `count` stages.
     fn first(&self, count: usize, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
         let mut x = self.stem.forward(images, self.activation, pass)?;
+        pass.end_stem();
         if self.pool {
             x = pass.max_pool2d(&x, ops::Pool::new(3, 2, 1))?;
         }
@@ -232,7 +244,7 @@ impl Trunk {
 }
 
 /// In what residual networks differ.
-struct Form {
+pub(super) struct Form {
     blocks: [usize; 4],
     /// Blocks of 1×1, 3×3 and 1×1 convolutions with four times the planes, instead of two of 3×3.
     bottleneck: bool,
@@ -271,7 +283,7 @@ impl Form {
         Self { blocks, bottleneck, width, ..Self::PLAIN }
     }
 
-    fn small() -> Self {
+    pub(super) fn small() -> Self {
         Self { small: true, projection: "shortcut", init: ConvInit::Default, ..Self::PLAIN }
     }
 

@@ -7,7 +7,7 @@ use crate::{
         Shape,
         architecture::Architecture,
         backbone::{Backbone, Extractor, Family},
-        resnet::ResNet,
+        resnet::{self, ResNet},
         wide_resnet,
     },
     yaml::registry::no_settings,
@@ -20,6 +20,10 @@ impl Family for Settings {
 
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(ResNet::small(architecture, shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        resnet::stages(&resnet::Form::small(), size)
     }
 
     fn elsewhere(&self, channels: usize, classes: usize) -> Option<String> {

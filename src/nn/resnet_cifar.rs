@@ -11,7 +11,7 @@ use crate::{
     nn::{
         Pass, Shape,
         architecture::Architecture,
-        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf, Part},
+        backbone::{Backbone, Extractor, Family, IMAGENET, LastLayerOf, Part, strided},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, he, within},
     },
     ops::{self, Activation, Convolution, Pool},
@@ -45,6 +45,10 @@ impl Family for Settings {
 
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(ResNetCifar::new(self, architecture, shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        strided(size, (0..STAGES.len()).map(|at| (STAGES[at], PLANES[at], if at > 0 { 2 } else { 1 })))
     }
 
     fn label(&self, _: &str) -> String {
@@ -94,6 +98,7 @@ impl ResNetCifar {
 impl Extractor for ResNetCifar {
     fn extract(&self, images: &Tensor, pass: &Pass) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let mut x = self.stem.forward(images, self.activation, pass)?;
+        pass.end_stem();
         let mut stages = Vec::with_capacity(STAGES.len());
         for (name, blocks) in STAGES.into_iter().zip(&self.blocks) {
             for block in blocks {

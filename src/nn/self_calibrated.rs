@@ -58,12 +58,20 @@ impl Settings {
                 report.to_string().trim_end()
             )));
         }
-        if grid.iter().any(|side| *side < self.rate) {
-            let [rows, columns] = grid;
-            let message = format!("`rate` is {}, more than a grid of {rows}×{columns} has", self.rate);
-            return Err(Error::input(message).hint("choose a smaller `rate`, or larger images"));
+        match self.problem(grid) {
+            None => Ok(()),
+            Some(message) => Err(Error::input(message)),
         }
-        Ok(())
+    }
+
+    /// What is wrong with `rate` on this grid.
+    pub fn problem(&self, [rows, columns]: [usize; 2]) -> Option<String> {
+        let rate = self.rate;
+        (rows.min(columns) < rate).then(|| {
+            format!(
+                "`rate` is {rate}, more than a grid of {rows}×{columns} has: choose a smaller `rate`, or larger images"
+            )
+        })
     }
 }
 

@@ -49,9 +49,21 @@ impl Family for Settings {
     const LEAST_SIDE: usize = 16;
     const LACKS: &[Part] = &[Part::Shortcut];
     const POOLS_MAPS: bool = false;
+    const STEM: bool = false;
 
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(Vgg19::new(self, architecture, shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        let mut left = size;
+        let stages = STAGES.into_iter().enumerate().map(|(at, (name, _, times))| {
+            if is_pooled(at, size) {
+                left = left.map(|size| size / 2);
+            }
+            (name.to_owned(), [times * self.width, left[0], left[1]])
+        });
+        stages.collect()
     }
 
     fn label(&self, name: &str) -> String {
@@ -69,6 +81,11 @@ const SMOKE_WIDTH: usize = 8;
 /// Convolutions of each of the five stages, and how many times wider than the first it is.
 const STAGES: [(&str, usize, usize); 5] =
     [("block1", 2, 1), ("block2", 2, 2), ("block3", 4, 4), ("block4", 4, 8), ("block5", 4, 8)];
+
+/// Whether a pool ends a stage of a network for images of this size: DDU's form for MNIST has none after the first.
+fn is_pooled(stage: usize, [height, width]: [usize; 2]) -> bool {
+    stage > 0 || height.min(width) >= 32
+}
 
 /// 512 features, or eight times the width given. Stages: `block1` to `block5`, what leaves each stage, after its pool.
 ///
@@ -117,7 +134,7 @@ impl Vgg19 {
                 inputs = channels;
                 index += 3;
             }
-            let pooled = stage > 0 || size >= 32;
+            let pooled = is_pooled(stage, [shape.height, shape.width]);
             index += usize::from(pooled);
             if pooled {
                 map = map.map(|size| size / 2);

@@ -13,7 +13,7 @@ use crate::{
     nn::{
         Mode, Pass, Shape,
         architecture::{self, Architecture},
-        backbone::{Backbone, Extractor, Family, LastLayerOf},
+        backbone::{Backbone, Extractor, Family, LastLayerOf, strided},
         layers::{BatchNorm2d, Conv2d, ConvInit, ConvNorm, within},
         shortcut::AveragePool,
     },
@@ -57,6 +57,12 @@ impl Family for Settings {
 
     fn build(&self, architecture: &Architecture, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Extractor>> {
         Ok(Box::new(WideResNet::new(self, architecture, shape, vb)?))
+    }
+
+    fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])> {
+        let last = 64 * self.width;
+        let stages = [("block1", 16 * self.width, 1), ("block2", 32 * self.width, 2), ("block3", last, 2)];
+        strided(size, stages.into_iter().chain([("relu", last, 1)]))
     }
 
     fn label(&self, _: &str) -> String {
@@ -129,6 +135,7 @@ impl Extractor for WideResNet {
     fn extract(&self, images: &Tensor, pass: &Pass) -> candle_core::Result<(Tensor, Vec<(String, Tensor)>)> {
         let mut stages = Vec::with_capacity(4);
         let mut x = self.conv1.forward(images, pass)?;
+        pass.end_stem();
         for (name, layers) in ["block1", "block2", "block3"].into_iter().zip(&self.blocks) {
             for layer in layers {
                 x = layer.forward(&x, pass)?;

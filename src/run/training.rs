@@ -102,6 +102,7 @@ impl Runner<'_> {
                     params: &params,
                     objective: &objective,
                     recipe,
+                    own: node.model.own(),
                     seed: node.seed,
                     images,
                     data: &train.sha256,

@@ -22,7 +22,7 @@ use crate::{
         Fixed, Train,
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
-        recipe::{Checkpoint as Cadence, Keep},
+        recipe::{Checkpoint as Cadence, Keep, LR_OF_ZERO},
         schedule,
     },
     watch::{
@@ -43,6 +43,8 @@ pub struct Job<'a> {
     pub objective: &'a Objective,
     /// The recipe.
     pub recipe: &'a Train,
+    /// What stands before the names of the parameters that are not the trunk's, of a model that has a trunk.
+    pub own: Option<&'a str>,
     /// The seed of batch order, augmentation and dropout.
     pub seed: u64,
     /// The train images, without those held out.
@@ -64,6 +66,21 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The optimiser before the first step.
+    fn optimizer(&self) -> Result<Optimizer> {
+        let recipe = self.recipe;
+        let optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, self.params.trainable())?;
+        match (recipe.trunk_rate(), self.own) {
+            (None, _) => Ok(optimizer),
+            (Some(rate), Some(own)) if rate.is_finite() => {
+                let is_own = |name: &str| name.strip_prefix(own).is_some_and(|rest| rest.starts_with('.'));
+                Ok(optimizer.paced(rate, |name| !is_own(name)))
+            }
+            (Some(_), None) => Err(Error::input("trunk_lr: this model has no trunk with parts of its own beside it")),
+            (Some(_), Some(_)) => Err(Error::input(format!("trunk_lr: {LR_OF_ZERO}"))),
+        }
+    }
+
     fn source(&self) -> Source {
         let Train { augment, batch_size, outlier_ratio, .. } = self.recipe;
         let outliers = self.outliers.as_ref();
@@ -150,7 +167,7 @@ struct Training<'a> {
 impl<'a> Training<'a> {
     fn start(job: &'a Job<'a>, saved: Option<Checkpoint>) -> Result<Self> {
         let recipe = job.recipe;
-        let mut optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, job.params.trainable())?;
+        let mut optimizer = job.optimizer()?;
         let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
         let (state, best) = match saved {
             Some(saved) => {

@@ -14,6 +14,10 @@ use crate::{
 // Upper ends of ranges, as in [`crate::yaml::limits`].
 pub(super) const MOST_EPOCHS: usize = 100_000;
 const MOST_STEPS: usize = 1_000_000_000;
+/// A learning rate.
+pub(super) const MOST_LR: f64 = 1000.0;
+/// Why there may be no `trunk_lr`.
+pub const LR_OF_ZERO: &str = "follows optimizer.lr in proportion, and that is 0";
 /// Outliers for each image.
 const MOST_OUTLIERS: usize = 16;
 
@@ -40,6 +44,11 @@ pub struct Train {
     /// The optimiser.
     #[garde(dive)]
     pub optimizer: Rules,
+    /// The learning rate of the trunk before the schedule, which it follows in proportion: of all parameters but those that the model has of
+    /// its own beside its backbone (`fusion`). Default: the optimiser's `lr`, as of a parameter group in PyTorch.
+    #[garde(range(min = 0.0, max = MOST_LR))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_lr: Option<f64>,
     /// Gradients that are too large are made smaller. Ours: not.
     #[garde(dive)]
     #[serde(default)]
@@ -93,6 +102,11 @@ fn is_default_outlier_ratio(ratio: &usize) -> bool {
 }
 
 impl Train {
+    /// The trunk's learning rate over the optimiser's, if it has one of its own.
+    pub fn trunk_rate(&self) -> Option<f64> {
+        self.trunk_lr.map(|lr| lr / self.optimizer.lr())
+    }
+
     /// Whether `outlier_ratio` is another than the default.
     pub fn asks_for_outliers(&self) -> bool {
         !is_default_outlier_ratio(&self.outlier_ratio)

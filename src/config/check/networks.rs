@@ -13,10 +13,13 @@ use crate::{
         backbone::Part,
         weights::{Normalise, WeightsHead},
     },
-    train::{Train, recipe::Keep},
+    train::{
+        Train,
+        recipe::{Keep, LR_OF_ZERO},
+    },
     yaml::{
         named::is_default,
-        problems::{Path, no_such},
+        problems::{Path, Problem, no_such},
     },
 };
 
@@ -36,6 +39,7 @@ impl Found {
             self.origin(&path, name, network, &experiment.networks);
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
+                self.trunk_lr(&path.join("train"), train, methods::root(network, &experiment.networks));
             }
             let loss = &network.loss;
             if loss.terms().next().is_none() {
@@ -51,6 +55,7 @@ impl Found {
             let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
             self.own_data(&path, network, methods::root(network, &experiment.networks), &experiment.data);
             self.fits(&path, network, learned);
+            self.model(&path, network, methods::root(network, &experiment.networks), &experiment.data.id);
             self.normalise(&path, network, learned);
             self.members(&path, network, &experiment.seeds);
         }
@@ -205,6 +210,45 @@ impl Found {
             let message = format!("{} of {images} train images: none would be left to learn from", train.validation);
             self.add(path.join("train").join("validation"), message);
         }
+    }
+
+    /// Whether the settings of its model go together on the images that all networks see, and its loss with the model's grid.
+    fn model(&mut self, path: &Path, network: &Network, root: &Network, id: &Dataset) {
+        let Some(model) = root.model() else { return };
+        let size = data::shape(id).map(|[_, height, width]| [height, width]);
+        if size.is_some_and(|[height, width]| height.min(width) < model.least_side()) {
+            return;
+        }
+        if network.model.is_some() {
+            for Problem { path: key, message } in model.problems(size) {
+                let path = key.0.into_iter().fold(path.join("model").join(model.name()), |path, step| path.join(step));
+                self.add(path, message);
+            }
+        }
+        let grid = size.and_then(|size| model.grid(size));
+        for (term, (key, message)) in grid.into_iter().flat_map(|grid| network.loss.problems_on(grid)) {
+            self.add(path.join("loss").join(term).join(key), message);
+        }
+    }
+
+    /// Whether there is a trunk that learns, if it has a learning rate of its own.
+    fn trunk_lr(&mut self, path: &Path, train: &Train, root: &Network) {
+        let (Some(_), Some(model)) = (train.trunk_lr, root.model()) else { return };
+        let kind = model.name();
+        let message = match () {
+            () if model.own().is_none() => {
+                format!(
+                    "goes with a model that has parts of its own beside its trunk, `model: {{ fusion: … }}`, and one of the kind {kind} has none"
+                )
+            }
+            () if model.fixed().is_some() => {
+                "the whole trunk is frozen: leave it out, or let a part of the trunk learn, `freeze: [stem, layer1]`"
+                    .to_owned()
+            }
+            () if train.optimizer.lr() == 0.0 => LR_OF_ZERO.to_owned(),
+            () => return,
+        };
+        self.add(path.join("trunk_lr"), message);
     }
 
     /// Members differ from each other, and repetitions of an ensemble share none.

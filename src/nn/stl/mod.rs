@@ -81,15 +81,22 @@ impl Settings {
         if let Err(report) = self.validate() {
             return Err(Error::input(format!("the texture part's settings: {}", report.to_string().trim_end())));
         }
-        match self.scales.iter().find(|scale| grid.iter().any(|side| *side == 0 || side % **scale != 0)) {
+        match self.problem(grid) {
             None => Ok(()),
-            Some(scale) => {
-                let [rows, columns] = grid;
-                let message = format!("`scales` has {scale}, which does not divide a grid of {rows}×{columns}");
-                let hint = "leave the scale out, or choose another `size` of the images: a grid is the size divided by a power of 2";
-                Err(Error::input(message).hint(hint))
-            }
+            Some((_, message)) => Err(Error::input(message)),
         }
+    }
+
+    /// What is wrong with `scales` on this grid, and with which of them.
+    pub fn problem(&self, [rows, columns]: [usize; 2]) -> Option<(usize, String)> {
+        let divides = |scale: usize| [rows, columns].iter().all(|side| *side > 0 && side.is_multiple_of(scale));
+        let at = self.scales.iter().position(|scale| !divides(*scale))?;
+        let scale = self.scales[at];
+        let message = format!(
+            "`scales` has {scale}, which does not divide a grid of {rows}×{columns}: leave the scale out, or choose another `size` of the \
+             images. A grid is the size divided by a power of 2"
+        );
+        Some((at, message))
     }
 
     fn quantiser(&self, levels: usize) -> Quantiser {

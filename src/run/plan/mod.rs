@@ -416,9 +416,9 @@ fn identity(
         identity["loss"] = Value::Null;
     }
     // A classifier's keys stand by themselves, as they did before there were other models.
-    let built = match model {
-        ModelConfig::Classifier(architecture) => to_json(architecture)?,
-        other => json!({ "model": to_json(other)? }),
+    let built = match model.clone().canonical() {
+        ModelConfig::Classifier(architecture) => to_json(&architecture)?,
+        other => json!({ "model": to_json(&other)? }),
     };
     if let (Some(identity), Value::Object(built)) = (identity.as_object_mut(), built) {
         identity.extend(built);

@@ -9,6 +9,7 @@ use super::{Parameter, Rule};
 use crate::{
     Result,
     ops::optimizer::{self as ops, Direction},
+    train::recipe::MOST_LR,
 };
 
 /// `torch.optim.AdamW`: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε).
@@ -19,7 +20,7 @@ use crate::{
 #[schemars(rename = "Adamw")]
 pub struct Settings {
     /// Learning rate before the schedule.
-    #[garde(range(min = 0.0, max = 1000.0))]
+    #[garde(range(min = 0.0, max = MOST_LR))]
     pub lr: f64,
     /// β₁ and β₂. PyTorch's default: 0.9 and 0.999.
     #[garde(inner(range(min = 0.0, max = 0.999_999)))]

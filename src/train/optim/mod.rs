@@ -51,7 +51,7 @@ pub trait Rule {
 /// - AdamW: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε), where m̂ = m/(1 − β₁ᵗ),
 ///   v̂ = v/(1 − β₂ᵗ) and t counts the steps of the parameter.
 ///
-/// A parameter without a gradient is left alone, its weight decay too.
+/// A parameter without a gradient is left alone, its weight decay too. One that is [paced](Optimizer::paced) has another learning rate.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rules,
@@ -64,6 +64,8 @@ pub struct Optimizer {
 pub struct Parameter {
     name: String,
     var: Var,
+    /// Its learning rate over that of the others.
+    pace: f64,
     /// Steps taken.
     steps: u64,
     /// What the rule remembers; nothing before the first step.
@@ -83,8 +85,16 @@ impl Optimizer {
             return Err(Error::input(format!("{}: {key} {problem}", rule.name())));
         }
         let parameters = parameters.into_iter();
-        let parameters = parameters.map(|(name, var)| Parameter { name, var, steps: 0, memory: BTreeMap::new() });
+        let parameters =
+            parameters.map(|(name, var)| Parameter { name, var, pace: 1.0, steps: 0, memory: BTreeMap::new() });
         Ok(Self { rule: rule.clone(), clip, parameters: parameters.collect() })
+    }
+
+    /// The same where the parameters of which `of` is true have `pace` times the learning rate of the others.
+    #[must_use]
+    pub fn paced(mut self, pace: f64, of: impl Fn(&str) -> bool) -> Self {
+        self.parameters.iter_mut().filter(|parameter| of(&parameter.name)).for_each(|parameter| parameter.pace = pace);
+        self
     }
 
     /// One step with learning rate `lr`.
@@ -93,6 +103,7 @@ impl Optimizer {
         for parameter in &mut self.parameters {
             let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
             parameter.steps += 1;
+            let lr = lr * parameter.pace;
             self.rule.step(parameter, gradient, lr, direction)?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use super::{Parameter, Rule};
 use crate::{
     Result,
     ops::optimizer::{self as ops, Direction},
+    train::recipe::MOST_LR,
 };
 
 /// `torch.optim.SGD`: g ← g + wd·w; v ← μ·v + g; g ← g + μ·v (Nesterov) or v; w ← w − lr·g.
@@ -17,7 +18,7 @@ use crate::{
 #[schemars(rename = "Sgd")]
 pub struct Settings {
     /// Learning rate before the schedule.
-    #[garde(range(min = 0.0, max = 1000.0))]
+    #[garde(range(min = 0.0, max = MOST_LR))]
     pub lr: f64,
     /// μ. PyTorch's default: 0.
     #[garde(range(min = 0.0, max = 0.9999))]

@@ -1,0 +1,190 @@
+//! Which stages of the backbone the fusion network reads, on which grid, and which parts of it do not learn.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Settings;
+use crate::{
+    did_you_mean,
+    nn::{Backbone, pass::STEM},
+    yaml::{
+        named::word_or_list,
+        problems::{Path, Problem},
+    },
+};
+
+/// The image's rows over those of the three stages, unless they are named: torchvision's `layer1`, `layer2` and `layer3`.
+const STRIDES: [usize; 3] = [4, 8, 16];
+/// Words that stand for stages in `freeze`.
+pub(super) const ALL: &str = "all";
+pub(super) const NONE: &str = "none";
+
+/// A stage's name, and its channels, rows and columns.
+type Stage = (String, [usize; 3]);
+
+/// Which parts of the backbone do not learn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Freeze {
+    /// All up to this one: a stage, `stem` (the layers before the first stage), `all` or `none`.
+    Until(String),
+    /// These, the first ones from input to output.
+    Parts(Vec<String>),
+}
+
+impl Default for Freeze {
+    fn default() -> Self {
+        Self::Until(ALL.to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for Freeze {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expecting = "a stage, `stem`, `all`, `none`, or a list of the first parts: [stem, layer1]";
+        word_or_list(deserializer, expecting, |word| Some(Self::Until(word.to_owned())), Self::Parts)
+    }
+}
+
+impl Freeze {
+    /// The last part that is frozen, `all` or `none`.
+    pub(super) fn last(&self) -> &str {
+        match self {
+            Self::Until(word) => word,
+            Self::Parts(parts) => parts.last().map_or(NONE, String::as_str),
+        }
+    }
+
+    /// The same with other names of stages.
+    pub(super) fn renamed(self, name: impl Fn(String) -> String) -> Self {
+        match self {
+            Self::Until(word) => Self::Until(name(word)),
+            Self::Parts(parts) => Self::Parts(parts.into_iter().map(name).collect()),
+        }
+    }
+
+    /// The place of the last stage that is frozen; `None` of the stem alone, of all and of nothing.
+    fn place(&self, backbone: &Backbone, stages: &[Stage]) -> Result<Option<usize>, Problem> {
+        let wrong = |message| Problem { path: Path::default().join("freeze"), message };
+        let place = |name: &str| stages.iter().position(|(stage, _)| stage == name);
+        let stem = backbone.has_stem().then_some(STEM);
+        let parts: Vec<&str> = stem.into_iter().chain(stages.iter().map(|(stage, _)| &stage[..])).collect();
+        match self {
+            Self::Until(word) if [ALL, NONE].contains(&&word[..]) => return Ok(None),
+            Self::Parts(named) if named.is_empty() => {
+                return Err(wrong("is of no part: write `freeze: none`".to_owned()));
+            }
+            _ => {}
+        }
+        let named = match self {
+            Self::Until(word) => std::slice::from_ref(word),
+            Self::Parts(named) => named,
+        };
+        if let Some(name) = named.iter().find(|name| !parts.contains(&&name[..])) {
+            let what =
+                if name == STEM { "layers before its first stage".to_owned() } else { format!("stage \"{name}\"") };
+            let near = did_you_mean(name, parts.iter().copied());
+            let known = parts.join(", ");
+            return Err(wrong(format!("{} has no {what}{near}; its parts: {known}", backbone.name())));
+        }
+        if let Self::Parts(named) = self
+            && named.iter().zip(&parts).any(|(name, part)| name != part)
+        {
+            let parts = parts.join(", ");
+            return Err(wrong(format!(
+                "is a list of the first parts, none left out, from input to output: of [{parts}]"
+            )));
+        }
+        Ok(place(self.last()))
+    }
+}
+
+/// The places of the stages that settings name.
+struct Named {
+    stages: Option<[usize; 3]>,
+    grid: Option<usize>,
+    freeze: Option<usize>,
+}
+
+impl Named {
+    fn of(settings: &Settings, all: &[Stage]) -> Result<Self, Problem> {
+        let path = |key: &str| Path::default().join(key);
+        let listed = || all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
+        let place = |path: Path, name: &str| {
+            all.iter().position(|(other, _)| other == name).ok_or_else(|| {
+                let near = did_you_mean(name, all.iter().map(|(name, _)| &name[..]));
+                let backbone = settings.backbone.name();
+                Problem { path, message: format!("{backbone} has no stage \"{name}\"{near}; its stages: {}", listed()) }
+            })
+        };
+        let stages = match &settings.stages {
+            None => None,
+            Some(names) => {
+                let found = names.iter().enumerate().map(|(at, name)| place(path("stages").join(at), name));
+                let found = found.collect::<Result<Vec<_>, _>>()?;
+                if !found.is_sorted_by(|one, next| one < next) {
+                    let message = format!("are two low ones and a high one, from input to output: of {}", listed());
+                    return Err(Problem { path: path("stages"), message });
+                }
+                Some([found[0], found[1], found[2]])
+            }
+        };
+        let grid = settings.grid.as_ref().map(|name| place(path("grid"), name)).transpose()?;
+        Ok(Self { stages, grid, freeze: settings.freeze.place(&settings.backbone, all)? })
+    }
+}
+
+/// What is wrong with the names of stages, whatever the images' size.
+pub(super) fn misnamed(settings: &Settings) -> Option<Problem> {
+    // The names are the same for all sizes.
+    Named::of(settings, &settings.backbone.stages([256; 2])).err()
+}
+
+/// The three stages on their way to the grid.
+#[derive(Debug, Clone)]
+pub(super) struct Stages {
+    pub(super) names: [String; 3],
+    pub(super) channels: [usize; 3],
+    pub(super) grid: [usize; 2],
+    /// Rows and columns of the third.
+    pub(super) high: [usize; 2],
+}
+
+impl Stages {
+    /// Those that the settings name, for images with `size` rows and columns.
+    pub(super) fn of(settings: &Settings, size: [usize; 2]) -> Result<Self, Problem> {
+        let all = settings.backbone.stages(size);
+        let named = Named::of(settings, &all)?;
+        let backbone = settings.backbone.name();
+        let chosen = match named.stages {
+            Some(chosen) => chosen,
+            None => {
+                let of_stride =
+                    |stride: usize| all.iter().rposition(|(_, [_, rows, _])| *rows == size[0].div_ceil(stride));
+                let [Some(one), Some(two), Some(three)] = STRIDES.map(of_stride) else {
+                    let known = all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
+                    let message = format!(
+                        "{backbone} has no stages of a quarter, an eighth and a sixteenth of {} rows: name three of {known}",
+                        size[0]
+                    );
+                    return Err(Problem { path: Path::default().join("stages"), message });
+                };
+                [one, two, three]
+            }
+        };
+        if named.freeze.is_some_and(|last| last > chosen[2]) {
+            let (freeze, last) = (settings.freeze.last(), &all[chosen[2]].0);
+            let message = format!(
+                "\"{freeze}\" comes after {last}, the last stage that is read: `freeze: all` leaves the whole backbone as it is"
+            );
+            return Err(Problem { path: Path::default().join("freeze"), message });
+        }
+        let [one, two, three] = chosen.map(|at| &all[at]);
+        let [_, rows, columns] = all[named.grid.unwrap_or(chosen[1])].1;
+        Ok(Self {
+            names: [one, two, three].map(|(name, _)| name.clone()),
+            channels: [one, two, three].map(|(_, [channels, ..])| *channels),
+            grid: [rows, columns],
+            high: [three.1[1], three.1[2]],
+        })
+    }
+}
