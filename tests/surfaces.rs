@@ -514,6 +514,109 @@ fn what_makers_make_is_drawn_for_each_category_and_what_is_too_large_is_refused(
     }
 }
 
+/// With the line and the column.
+#[test]
+fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
+    let place = Place::new();
+    let run = |data: &str, model: &str, loss: &str, more: &str| {
+        let recipe = format!("epochs: 1, batch_size: 6, outliers: {{ make: [cutpaste] }}, {more}");
+        let networks = format!("{{ parts: {{ {model}, loss: {loss}, train: {{ {recipe} }} }} }}");
+        let (code, said) = place.oodkit("run", [data, &networks, "[{ network: parts, detector: map }]"], &[]);
+        assert_eq!(code, Some(2), "{model} {loss} {more}: {said}");
+        said
+    };
+    let fusion = |settings: &str| format!("model: {{ fusion: {{ backbone: resnet18, {settings} }} }}");
+    let (all, sgd) = ("{ hypersphere: {}, score_margin: {} }", "optimizer: { sgd: { lr: 0.01 } }");
+    let still = "optimizer: { sgd: { lr: 0 } }, trunk_lr: 0.1";
+    for (model, loss, more, key, wrong) in [
+        (
+            fusion("stl: null, sc: null, freeze: layer5"),
+            all,
+            sgd,
+            "model.fusion.freeze",
+            "resnet has no stage \"layer5\"",
+        ),
+        (
+            fusion("stl: null, sc: null, freeze: layer4"),
+            all,
+            sgd,
+            "model.fusion.freeze",
+            "\"layer4\" comes after layer3",
+        ),
+        (
+            fusion("stl: null, sc: null, freeze: [layer1]"),
+            all,
+            sgd,
+            "model.fusion.freeze",
+            "is a list of the first parts",
+        ),
+        (
+            fusion("stl: null, sc: null, stages: [layer1, layer2, layer33]"),
+            all,
+            sgd,
+            "model.fusion.stages.2",
+            "resnet has no stage \"layer33\" (did you mean \"layer3\"?); its stages: layer1, layer2, layer3, layer4",
+        ),
+        (fusion("stl: null, sc: null, grid: layer9"), all, sgd, "model.fusion.grid", "resnet has no stage \"layer9\""),
+        // Of 32×32 pixels the grid has 4×4 positions, and the last stage 2×2.
+        (
+            fusion("sc: null"),
+            all,
+            sgd,
+            "model.fusion.stl.scales.3",
+            "`scales` has 8, which does not divide a grid of 4×4",
+        ),
+        (fusion("stl: null"), all, sgd, "model.fusion.sc.rate", "`rate` is 4, more than a grid of 2×2 has"),
+        (
+            fusion("stl: null, sc: null"),
+            "{ hypersphere: {}, score_margin: {}, consistency: { patch: 5 } }",
+            sgd,
+            "loss.consistency.patch",
+            "a grid of 4×4 has no patch of 5×5: choose a smaller one, or larger images",
+        ),
+        (
+            fusion("stl: null, sc: null, freeze: none"),
+            all,
+            still,
+            "train.trunk_lr",
+            "follows optimizer.lr in proportion",
+        ),
+        (
+            "model: { autoencoder: { channels: 4, latent: 4 } }".to_owned(),
+            "{ reconstruction: {} }",
+            &format!("{sgd}, trunk_lr: 0.1"),
+            "train.trunk_lr",
+            "goes with a model that has parts of its own beside its trunk",
+        ),
+        ("backbone: resnet18".to_owned(), all, sgd, "loss.hypersphere", "write `model: { fusion: { backbone: … } }`"),
+    ] {
+        let said = run(DATA, &model, loss, more);
+        has(&said, &["parts.yaml:3:", &format!("networks.parts.{key}: "), wrong]);
+    }
+    // Where the images say their size, the loss is refused once they are read, before a step.
+    let (colours, patch) =
+        ("{ id: { name: colours, format: class_folders }, ood: [{ name: dents, format: folder, path: dents }] }", 5);
+    place.image("dents/0.png", 60, 0, Some(4));
+    place.image("colours/test/c0/0.png", 60, 0, None);
+    let loss = format!("{{ hypersphere: {{}}, score_margin: {{}}, consistency: {{ patch: {patch} }} }}");
+    let said = run(colours, &fusion("stl: null, sc: null"), &loss, sgd);
+    has(&said, &["networks.parts.loss.consistency.patch: a grid of 4×4 has no patch of 5×5"]);
+}
+
+/// A patch that the file's images have room for is made to fit those of a smoke run.
+#[test]
+fn a_smoke_run_of_large_patches_runs() {
+    let place = Place::new();
+    let model = "model: { fusion: { backbone: efficientnet_lite0, stl: null, sc: null, width: 4 } }";
+    let loss = "{ hypersphere: {}, score_margin: {}, consistency: { patch: 8 } }";
+    let train =
+        "{ epochs: 1, batch_size: 4, optimizer: { sgd: { lr: 0.01 } }, outliers: { make: [cutpaste], repeat: 1 } }";
+    let networks = format!("{{ parts: {{ {model}, loss: {loss}, train: {train} }} }}");
+    let data = "{ format: mvtec, categories: [screw], size: 256 }";
+    let (code, said) = place.oodkit("run", [data, &networks, "[{ network: parts, detector: map }]"], &["--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 #[test]
 fn a_plan_counts_an_image_as_often_as_it_is_repeated() {
     let place = Place::new();
@@ -551,7 +654,14 @@ fn made_outliers_that_make_no_sense_are_refused_before_any_work() {
         (all, "outliers: { make: [cutpaste], repeat: 0 }", "map", "outliers.repeat: must be at least 1"),
         (all, "outliers: { make: [] }", "map", "outliers.make: must not be empty"),
         (all, "outliers: { make: [{ cutpaste: { weight: 0 } }] }", "map", "no maker has a weight above 0"),
-        (all, "outliers: { make: [cutpast] }", "map", "(did you mean \"cutpaste\"?)"),
+        (
+            all,
+            "outliers: { make: [cutpast] }",
+            "map",
+            "unknown name `cutpast` (did you mean \"cutpaste\"?); the names are cutpaste, scar, confetti, perlin, nsa",
+        ),
+        ("{ consistency: {} }", made, "map", "networks.parts.loss.consistency: tells nothing apart"),
+        ("{ consistency: {}, hypersphere: { weight: 0 } }", made, "map", "loss.consistency: tells nothing apart"),
         (all, "max_steps: 1", "map", "hypersphere reads the masks of made outliers"),
         (all, &format!("{made}, validation: 1, keep: best"), "map", "which are all normal"),
         ("{ hypersphere: {} }", made, "map", "no term of the loss of \"parts\" teaches it: add `score_margin: {}`"),

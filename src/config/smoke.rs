@@ -8,7 +8,7 @@ use crate::{
         methods::root,
         sweep::{self, FOLD},
     },
-    data::{Dataset, Format, Size, registry},
+    data::{self, Dataset, Format, Size, registry},
     detectors::Smoke,
     models::ModelConfig,
     nn::{Backbone, weights::Normalise},
@@ -89,6 +89,17 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     let two_of_each = registry::known(id.source()).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
     id.size = id.size.map(|size| Size::Sides(size.sides().map(|side| side.min(SIDE))));
+    let size = data::shape(id).map_or([SIDE; 2], |[_, height, width]| [height, width]);
+    let grids: Vec<Option<[usize; 2]>> = experiment
+        .networks
+        .values()
+        .map(|network| root(network, &experiment.networks).model().and_then(|model| model.grid(size)))
+        .collect();
+    for (network, grid) in experiment.networks.values_mut().zip(grids) {
+        if let Some(grid) = grid {
+            network.loss = network.loss.clone().on_grid(grid);
+        }
+    }
     let limit = |dataset: &mut Dataset| limit(dataset, TRAIN_IMAGES);
     experiment.data.ood.iter_mut().chain(&mut experiment.data.shifted).for_each(limit);
     experiment.data.outliers.iter_mut().for_each(limit);

@@ -52,6 +52,10 @@ impl Term for Settings {
         true
     }
 
+    fn tells_anomalies(&self) -> bool {
+        true
+    }
+
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         Ok(Box::new(|step| {
             let embedding = step.all.embedding()?;

@@ -94,6 +94,11 @@ pub trait Term {
         false
     }
 
+    /// Whether it tells anomalous positions from normal ones.
+    fn tells_anomalies(&self) -> bool {
+        false
+    }
+
     /// Whether it needs the [`Step::trace`].
     fn looks_at_images(&self) -> bool {
         false
@@ -133,6 +138,15 @@ impl Loss {
     /// The names of the terms that are there and need masks of made outliers.
     pub fn of_masks(&self) -> impl Iterator<Item = &'static str> {
         self.terms().filter(|(_, term)| term.of_masks()).map(|(name, _)| name)
+    }
+
+    /// The same with patches that a grid of so many rows and columns has room for.
+    #[must_use]
+    pub fn on_grid(mut self, [rows, columns]: [usize; 2]) -> Self {
+        if let Some(consistency) = &mut self.consistency {
+            consistency.patch = consistency.patch.min(rows).min(columns);
+        }
+        self
     }
 
     /// The terms that cannot be had of a grid of so many rows and columns, each with the setting and what is wrong with it.

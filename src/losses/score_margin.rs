@@ -69,6 +69,10 @@ impl Term for Settings {
         true
     }
 
+    fn tells_anomalies(&self) -> bool {
+        true
+    }
+
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
         let Self { gamma, lambda, pair, .. } = *self;
         Ok(Box::new(move |step| {

@@ -140,6 +140,7 @@ impl Runner<'_> {
 /// If its weights do not fit.
 pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fitted>)> {
     let (channels, height, width) = (images.channels, images.height, images.width);
+    refuse_grid(node, [height, width])?;
     let mut shape = Shape { channels, height, width, classes: images.classes };
     let Some(published) = &node.weights else { return Ok((shape, None)) };
     let tensors = weights::read(&published.path)?;
@@ -151,6 +152,16 @@ pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fit
     }
     let fitted = wanted(node, shape)?.fit(tensors, published.head, &published.path)?;
     Ok((shape, Some(fitted)))
+}
+
+/// Refuses a loss that cannot be had of the grid that a model has on these images, whose size a file need not say.
+fn refuse_grid(node: &Node, size: [usize; 2]) -> Result<()> {
+    let grid = node.model.grid(size).filter(|_| node.train.is_some());
+    let name = node.uses.first().map_or("", |(name, _)| name);
+    match grid.and_then(|grid| node.loss.problems_on(grid).into_iter().next()) {
+        Some((term, (key, message))) => Err(Error::input(format!("networks.{name}.loss.{term}.{key}: {message}"))),
+        None => Ok(()),
+    }
 }
 
 /// The tensors of a node's model.

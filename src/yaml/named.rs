@@ -130,11 +130,15 @@ impl de::Error for Wrong {
     }
 }
 
-/// `unknown name "lenett" (did you mean "lenet"?)`, or all names when none is near.
+/// Names that are listed beside the one that was meant, at most.
+const FEW: usize = 8;
+
+/// `unknown name "lenett" (did you mean "lenet"?)`, and all names where none is near or they are few.
 pub fn unknown_name(name: &str, known: &[&str]) -> String {
-    match did_you_mean(name, known.iter().copied()).as_str() {
-        "" => format!("unknown name `{name}`; the names are {}", known.join(", ")),
-        near => format!("unknown name `{name}`{near}"),
+    let near = did_you_mean(name, known.iter().copied());
+    match near.is_empty() || known.len() <= FEW {
+        true => format!("unknown name `{name}`{near}; the names are {}", known.join(", ")),
+        false => format!("unknown name `{name}`{near}"),
     }
 }
 

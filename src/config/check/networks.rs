@@ -141,6 +141,13 @@ impl Found {
         for (term, problem) in network.loss.terms().filter_map(|(name, term)| Some((name, term.problem()?))) {
             self.add(loss.join(term).join(problem.0), problem.1);
         }
+        let learned =
+            |of: fn(&dyn Term) -> bool| network.loss.terms().find(|(_, term)| term.weight() > 0.0 && of(*term));
+        if let (Some((term, _)), None) = (learned(|term| term.of_masks()), learned(|term| term.tells_anomalies())) {
+            let message = "tells nothing apart: a network that gives all positions one score has the least of it. Add `hypersphere: {}` or \
+                           `score_margin: {}`";
+            self.add(loss.join(term), message);
+        }
         let auxiliary = network.loss.of_outliers().next().is_some();
         if !auxiliary && network.train.as_ref().is_some_and(Train::asks_for_outliers) {
             let message = "the loss has no term of outliers: give it energy_margin or outlier_exposure";
@@ -442,6 +449,9 @@ fn unlearnable(
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
                 _ if shown.contains(&Output::Embedding) => {
                     "write `loss: { hypersphere: {}, score_margin: {}, consistency: {} }`".to_owned()
+                }
+                _ if settings.of_masks() => {
+                    "write `model: { fusion: { backbone: … } }` in the place of `backbone`".to_owned()
                 }
                 (Some(from), _) => format!("use \"{from}\" itself"),
                 (None, None) => "give `weights` in the place of `train`".to_owned(),
