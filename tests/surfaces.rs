@@ -618,6 +618,50 @@ fn a_smoke_run_of_large_patches_runs() {
 }
 
 #[test]
+fn a_plan_says_what_is_made_what_is_kept_and_what_may_be_a_slip() {
+    let place = Place::new();
+    let plan = |data: &str, make: &str, freeze: &str, more: &[&str]| {
+        let model =
+            format!("model: {{ fusion: {{ backbone: resnet18, stl: null, sc: null, width: 4, freeze: {freeze} }} }}");
+        let made = format!("outliers: {{ make: {make}, repeat: 4, share: 0.5 }}, optimizer: {{ sgd: {{ lr: 0.01 }} }}");
+        let train = format!("train: {{ epochs: 3, batch_size: 6, {made} }}");
+        let networks = format!("{{ parts: {{ {model}, loss: {{ hypersphere: {{}} }}, {train} }} }}");
+        let methods = "[{ network: parts, detector: { map: { of: distance } } }]";
+        let (code, said) = place.oodkit("plan", [data, &networks, methods], more);
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    let said = plan(DATA, "[nsa]", "all", &[]);
+    // 6 images of a category 4 times; 3×32×32 bytes; 192 channels on 4×4 positions and 256 on 2×2, in f32.
+    has(
+        &said,
+        &[
+            "144 images forward and backward, 24 optimiser steps",
+            "made     24 of 48 images in 2 pools, 0.1 MiB, by nsa: anew in every epoch, about 0.0 s of one thread for all",
+            "kept     what frozen backbones make of 36 images in 2 pools, 0.6 MiB, the largest 0.3 MiB",
+            "note     networks.parts: no weights are given, and `freeze: all` keeps the backbone as random as it starts",
+        ],
+    );
+    assert!(!said.contains("one train image"), "{said}");
+    // All shares draw from one pool; of the largest, no image stays normal, and of the others all do.
+    let said = plan(DATA, "[cutpaste]", "all", &["--sweep", "networks.parts.train.outliers.share=[0, 0.25, 1]"]);
+    has(&said, &["made     48 of 48 images in 2 pools", "kept     what frozen backbones make of 60 images in 2 pools"]);
+    let said = plan(DATA, "[cutpaste]", "none", &[]);
+    assert!(!said.contains("kept  ") && !said.contains("note  "), "{said}");
+    // Of one image there is no other.
+    let one = "{ format: mvtec, path: parts, categories: [nut], size: 32, train_limit: 1 }";
+    has(
+        &plan(one, "[cutpaste, nsa, perlin]", "[stem]", &[]),
+        &[
+            "`freeze: stem` keeps",
+            "note     networks.parts: \"nut\" has one train image to learn from: nsa, perlin take another image of the set, and have this \
+             one itself",
+        ],
+    );
+    assert!(!plan(one, "[cutpaste]", "none", &[]).contains("one train image"));
+}
+
+#[test]
 fn a_plan_counts_an_image_as_often_as_it_is_repeated() {
     let place = Place::new();
     let images = |repeat: usize| -> usize {

@@ -140,6 +140,17 @@ impl Kind for Settings {
         (freeze.last() == ALL).then(|| serde_json::json!([backbone, stages, grid]))
     }
 
+    fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {
+        let Stages { channels: [one, two, three], grid, high, .. } = Stages::of(self, size).ok()?;
+        let pixels = |[rows, columns]: [usize; 2]| rows * columns;
+        let numbers = (one + two) * pixels(grid) + three * pixels(high);
+        self.fixed().map(|_| numbers * size_of::<f32>())
+    }
+
+    fn frozen(&self) -> Option<&str> {
+        Some(self.freeze.last()).filter(|last| *last != NONE)
+    }
+
     fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
         let stages = match size {
             Some(size) => Stages::of(self, size),

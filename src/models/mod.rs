@@ -43,6 +43,16 @@ pub trait Kind: Sized + Clone + 'static {
         None
     }
 
+    /// Bytes of what is [fixed](Kind::fixed) of an image with so many rows and columns; `None` where nothing is.
+    fn fixed_bytes(&self, _size: [usize; 2]) -> Option<usize> {
+        None
+    }
+
+    /// What of its backbone keeps its first weights, in the words of its settings; `None` where all of it learns.
+    fn frozen(&self) -> Option<&str> {
+        None
+    }
+
     /// What is wrong with its settings for images of so many rows and columns, each at its key; where these are not known yet, what is
     /// wrong whatever they are.
     fn problems(&self, _size: Option<[usize; 2]>) -> Vec<Problem> {
@@ -132,6 +142,16 @@ impl ModelConfig {
     /// As [`Kind::fixed`].
     pub fn fixed(&self) -> Option<serde_json::Value> {
         of_settings!(self, settings => settings.fixed())
+    }
+
+    /// As [`Kind::fixed_bytes`].
+    pub fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {
+        of_settings!(self, settings => settings.fixed_bytes(size))
+    }
+
+    /// As [`Kind::frozen`].
+    pub fn frozen(&self) -> Option<&str> {
+        of_settings!(self, settings => settings.frozen())
     }
 
     /// As [`Kind::problems`].

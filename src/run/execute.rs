@@ -16,7 +16,7 @@ use crate::{
         sets::LoadedSet,
         store::Store,
     },
-    train,
+    say, train,
     watch::interrupt::Interrupt,
 };
 
@@ -47,6 +47,9 @@ pub fn execute(plan: &Plan, context: &Context) -> Result<Results> {
     check_data(plan, context)?;
     check_precision(plan, context)?;
     tell_of_data(plan, &context.data)?;
+    if !context.smoke {
+        plan.notes(&context.store, Some(&context.data)).into_iter().for_each(say);
+    }
     let mut runner = Runner::new(plan, context);
     // Every picture that will be scored or learned from beside the ID images is read before any training, so that a damaged
     // one is not found out days later.

@@ -8,5 +8,5 @@ pub mod recipe;
 pub mod schedule;
 
 pub use fit::{Fitted, Job, fit};
-pub use fixed::Fixed;
+pub use fixed::{Fixed, MOST_BYTES as MOST_FIXED_BYTES};
 pub use recipe::Train;

@@ -80,6 +80,8 @@ fn rising_sides(sides: &[usize; 2], (): &()) -> garde::Result {
 }
 
 impl Maker for Settings {
+    const MILLISECONDS: f64 = 3.3;
+
     fn weight(&self) -> f64 {
         self.weight
     }

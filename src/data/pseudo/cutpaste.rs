@@ -46,6 +46,8 @@ impl Default for Settings {
 }
 
 impl Maker for Settings {
+    const MILLISECONDS: f64 = 1.2;
+
     fn weight(&self) -> f64 {
         self.weight
     }

@@ -55,6 +55,10 @@ registry! {
 pub trait Maker: Sized + 'static {
     /// Names with settings.
     const PRESETS: &'static [(&'static str, Self)] = &[];
+    /// Whether it takes another image of the set.
+    const OF_ANOTHER: bool = false;
+    /// Milliseconds that a colour image of 256×256 takes one thread: `docs/performance.md`.
+    const MILLISECONDS: f64;
 
     /// Its share among the makers of a list.
     fn weight(&self) -> f64;
@@ -148,6 +152,22 @@ impl Pseudo {
     /// Its share among the makers of a list.
     pub fn weight(&self) -> f64 {
         of_settings!(self, settings => settings.weight())
+    }
+
+    /// As [`Maker::OF_ANOTHER`].
+    pub fn is_of_another(&self) -> bool {
+        fn of<M: Maker>(_: &M) -> bool {
+            M::OF_ANOTHER
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// Seconds that an image of a shape (channels, rows, columns) takes one thread, about.
+    pub fn seconds(&self, [_, height, width]: [usize; 3]) -> f64 {
+        fn of<M: Maker>(_: &M) -> f64 {
+            M::MILLISECONDS
+        }
+        of_settings!(self, settings => of(settings)) / 1000.0 * (height * width) as f64 / (SIDE * SIDE) as f64
     }
 
     /// Whether it can work on images of a shape (channels, rows, columns).

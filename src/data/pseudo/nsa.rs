@@ -90,6 +90,9 @@ impl Default for Settings {
 const LEAST: usize = 3;
 
 impl Maker for Settings {
+    const OF_ANOTHER: bool = true;
+    const MILLISECONDS: f64 = 4.8;
+
     fn weight(&self) -> f64 {
         self.weight
     }

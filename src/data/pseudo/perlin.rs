@@ -59,6 +59,9 @@ fn rising_powers(powers: &[u32; 2], (): &()) -> garde::Result {
 }
 
 impl Maker for Settings {
+    const OF_ANOTHER: bool = true;
+    const MILLISECONDS: f64 = 13.9;
+
     fn weight(&self) -> f64 {
         self.weight
     }

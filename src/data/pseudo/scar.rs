@@ -47,6 +47,8 @@ impl Default for Settings {
 }
 
 impl Maker for Settings {
+    const MILLISECONDS: f64 = 0.2;
+
     fn weight(&self) -> f64 {
         self.weight
     }

@@ -4,11 +4,11 @@ use std::{fmt::Write as _, path::Path};
 
 use indexmap::IndexMap;
 
-use super::{Node, Plan, Task, images};
+use super::{Node, Plan, Task, images, pools::Counts};
 use crate::{
     Error,
     config::search::HeldOut,
-    data::{self, Dataset, Split, enlarged::an_epoch, given_normalisation},
+    data::{self, Split, enlarged::an_epoch, given_normalisation},
     detectors::Second,
     run::{
         ready::data_problems,
@@ -96,7 +96,14 @@ impl Plan {
                 node.folder().display()
             );
         }
-        let _ = writeln!(text, "{} networks, {} to train{}", self.nodes.len(), left, self.cost(store, data));
+        let mut counts = Counts::below(data);
+        let _ = writeln!(text, "{} networks, {} to train{}", self.nodes.len(), left, self.cost(store, &mut counts));
+        for line in self.pools(store, &mut counts) {
+            let _ = writeln!(text, "{line}");
+        }
+        for note in self.notes(store, data) {
+            let _ = writeln!(text, "note     {note}");
+        }
         text
     }
 
@@ -150,18 +157,10 @@ impl Plan {
     }
 
     /// `: 1200000 images forward and backward, 800 optimiser steps`, where it is known for all networks that are not done.
-    fn cost(&self, store: &Store, data: Option<&Path>) -> String {
-        let to_train = self.nodes.iter().filter(|node| store.progress(node) != Progress::Done);
-        let to_train = to_train.filter_map(|node| Some((node, node.train.as_ref()?)));
-        // Most networks learn the same images, whose folder is listed once.
-        let mut counted: Vec<(Dataset, Option<usize>)> = Vec::new();
+    fn cost(&self, store: &Store, counts: &mut Counts<'_>) -> String {
         let of = |(node, train): (&Node, &Train)| {
             let batch = train.batch_size as u64;
-            let known = counted.iter().find(|(dataset, _)| *dataset == node.data).map(|(_, count)| *count);
-            let count = known.unwrap_or_else(|| images(&node.data, Split::Train, data));
-            if known.is_none() {
-                counted.push((node.data.clone(), count));
-            }
+            let count = counts.of(&node.data);
             let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
             let epoch = count.map(epoch);
             let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
@@ -171,7 +170,7 @@ impl Plan {
                 (whole, _) => whole,
             }
         };
-        let costs: Option<Vec<(u64, u64)>> = to_train.map(of).collect();
+        let costs: Option<Vec<(u64, u64)>> = self.to_train(store).map(of).collect();
         match costs {
             Some(costs) if !costs.is_empty() => {
                 let [images, steps] =

@@ -8,6 +8,7 @@
 //! path; they are found under it as long as no file has changed since.
 
 mod describe;
+mod pools;
 
 use std::{
     collections::BTreeMap,
