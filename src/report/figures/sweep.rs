@@ -3,7 +3,8 @@
 //! `differences: true` shows each seed's differences to the first value instead.
 //!
 //! Swept values stand at equal distances, so that 0 and powers of ten fit one axis. With several swept keys the last is
-//! the axis, and each combination of the others a line.
+//! the axis, and each combination of the others a line. Of several categories, a line is their mean; where there is but one line, each
+//! category has a faint one of its own beside it.
 
 use indexmap::IndexMap;
 
@@ -12,7 +13,7 @@ use crate::{
     config::{Sampling, SweepFigure},
     metrics::{MeanStd, Protocol},
     report::{
-        figures::{Axis, Mark, Panel, Picture, Style, method, ood_sets, title},
+        figures::{Axis, Mark, Panel, Picture, Style, method, title},
         table::{Header, Number, Sets},
         variants::{self, Variant},
     },
@@ -22,7 +23,10 @@ use crate::{
 /// Values of the axis that are labelled, at most.
 const MOST_TICKS: usize = 12;
 
-/// The picture: means over the OOD sets.
+/// How faint the lines of single categories are beside their mean.
+const BESIDE: f64 = 0.45;
+
+/// The picture: means over the OOD sets, or over the categories.
 pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> Result<Picture> {
     method(results, "sweep", &figure.method)?;
     let variants = variants::of_method(results, &figure.method);
@@ -49,14 +53,21 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         });
         lines.entry(others.join(", ")).or_default().push((place as f64, *variant));
     }
-    let sets = ood_sets(results);
+    let sets: Vec<&str> = results.sets().map(|(name, _)| name).collect();
+    let of = if results.has_categories() { "categories" } else { "OOD sets" };
+    // Of the mean, and where it is the only line, of each category as well.
+    let alone = results.has_categories() && sets.len() > 1 && lines.len() == 1;
+    let parts: Vec<Sets<'_>> =
+        std::iter::once(Sets::Mean(&sets)).chain(sets.iter().filter(|_| alone).map(|set| Sets::One(set))).collect();
     // Every so manyth value is labelled.
     let every = values.len().div_ceil(MOST_TICKS).max(1);
     let panels = figure.columns.iter().map(|column| {
-        let number = Number { column: *column, sets: Sets::Mean(&sets), protocol, sampling: Sampling::Full };
         let mut marks = Vec::new();
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for (index, line) in lines.values().enumerate() {
+        // What is drawn last lies above: the mean.
+        let drawn: Vec<_> = parts.iter().flat_map(|part| lines.values().map(move |line| (*part, line))).collect();
+        for (index, (part, line)) in drawn.into_iter().enumerate().rev() {
+            let number = Number { column: *column, sets: part, protocol, sampling: Sampling::Full };
             let points: Vec<(f64, MeanStd)> = line
                 .iter()
                 .filter_map(|(place, variant)| {
@@ -70,6 +81,11 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
             let upper = points.iter().map(|(place, number)| (*place, number.mean + number.std));
             let lower = points.iter().rev().map(|(place, number)| (*place, number.mean - number.std));
             let means: Vec<_> = points.iter().map(|(place, number)| (*place, number.mean)).collect();
+            if alone && index > 0 {
+                means.iter().for_each(|(_, mean)| (low, high) = (low.min(*mean), high.max(*mean)));
+                marks.push(Mark::Line(means, Style::of(index).faint(BESIDE)));
+                continue;
+            }
             for (_, number) in &points {
                 (low, high) = (low.min(number.mean - number.std), high.max(number.mean + number.std));
             }
@@ -89,7 +105,8 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
             y_label: match (figure.differences, column.is_of_classes()) {
                 (true, _) => format!("difference to {}, points", values[0]),
                 (false, true) => "test accuracy (%)".to_owned(),
-                (false, false) => "mean over OOD sets (%)".to_owned(),
+                (false, false) if alone => "mean, and each category (%)".to_owned(),
+                (false, false) => format!("mean over {of} (%)"),
             },
             x: Axis {
                 range: (-0.3, values.len() as f64 - 0.7),
@@ -125,12 +142,21 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         every => format!(" · one of {every} values labelled"),
     };
     let named = lines.len() > 1;
+    let of_sets =
+        [format!("mean of {} categories", sets.len())].into_iter().chain(sets.iter().map(|set| (*set).to_owned()));
+    let style = |index: usize| if index > 0 { Style::of(index).faint(BESIDE) } else { Style::of(index) };
+    let legend = match alone {
+        true => of_sets.enumerate().map(|(index, name)| (name, style(index))).collect(),
+        false => {
+            lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect()
+        }
+    };
     Ok(Picture {
         title: format!("{}{} along the sweep", if figure.differences { "Differences of " } else { "" }, figure.method),
         subtitle: format!("{} · {protocol} · {spread}{some}", title(results)),
         panels,
         stacked: false,
-        legend: lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect(),
+        legend,
     })
 }
 
@@ -148,4 +174,45 @@ fn difference(number: &Number<'_>, variant: &Variant<'_>, first: &Variant<'_>) -
 /// `weight=0.01`: the last part of the path says enough.
 fn short(path: &str, value: &serde_json::Value) -> String {
     format!("{}={value}", path.rsplit('.').next().unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of the two categories of a record, with their numbers as its tables have them.
+    #[test]
+    fn of_several_categories_the_mean_and_each_are_drawn() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results/surfaces_pseudo_ratio");
+        let results = Results::read(&folder).unwrap().unwrap();
+        let figure = |differences| SweepFigure {
+            method: "Fusion".into(),
+            columns: vec![serde_json::from_value("auroc".into()).unwrap()],
+            differences,
+        };
+        let drawn = picture(&figure(false), &results, Protocol::default()).unwrap();
+        let names: Vec<&str> = drawn.legend.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["mean of 2 categories", "transistor", "metal_plate"]);
+        let lines = |panel: &Panel| -> Vec<Vec<String>> {
+            let of = |mark: &Mark| match mark {
+                Mark::Line(points, _) => Some(points.iter().map(|(_, value)| format!("{value:.2}")).collect()),
+                _ => None,
+            };
+            panel.marks.iter().filter_map(of).collect()
+        };
+        // The mean last, on top: share 0, 0.05, 0.25, 0.5, 0.75, 1.
+        let [metal_plate, transistor, mean] = &lines(&drawn.panels[0])[..] else { panic!("three lines") };
+        assert_eq!(mean, &["61.14", "86.86", "88.63", "94.22", "94.09", "91.35"]);
+        assert_eq!(
+            [&transistor[0], &transistor[3], &metal_plate[0], &metal_plate[3]],
+            ["62.69", "89.04", "59.59", "99.40"]
+        );
+        assert_eq!(drawn.panels[0].y_label, "mean, and each category (%)");
+        let (low, high) = drawn.panels[0].y.range;
+        assert!(low < 59.59 && high > 99.4, "{low} to {high}");
+        let differences = picture(&figure(true), &results, Protocol::default()).unwrap();
+        assert_eq!(lines(&differences.panels[0])[2][3], "33.08");
+    }
 }
