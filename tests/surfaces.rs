@@ -217,6 +217,7 @@ fn models_without_classes_stand_in_the_same_table() {
     let (code, csv) = place.predict(&new);
     assert_eq!(code, Some(0), "{csv}");
     assert!(csv.contains("000.png,,,"), "{csv}");
+    has(&csv, &["train images that were held out of 6, by a detector that learns from none"]);
 
     // A network that serves every category, and each category's own autoencoder in one score.
     let colours = NETWORKS.strip_prefix("{ colours:").and_then(|rest| rest.strip_suffix(" }")).unwrap();

@@ -55,6 +55,8 @@ pub struct HeldOut {
     pub threshold: f64,
     /// Of maps' pixels, if there are maps: that of the largest pixel of each held-out map.
     pub pixel: Option<f64>,
+    /// Whether the detector learned from the others; if not, it learns from no image.
+    pub fitted: bool,
     /// Whether the network was trained on them.
     pub trained_on: bool,
 }
@@ -66,7 +68,7 @@ const HELD_OUT: f64 = 0.2;
 /// `read` is told the shape (channels, rows, columns) that the network was trained at. Nothing is stored but what a run stores of
 /// the train images, if the detector learns from them.
 ///
-/// With a `quantile`, a fifth of the train images, drawn by name, is held out, the detector is fitted anew to the others, and the
+/// With a `quantile`, a fifth of the train images, drawn by name, is held out, the detector, if it learns, is fitted anew to the others, and the
 /// quantile of its scores of the held-out ones is the threshold. The scores are those of the fit to all, as in a run.
 ///
 /// # Errors
@@ -146,7 +148,8 @@ fn hold_out(
     held.sort_unstable();
     learned.sort_unstable();
     let detector = method.detector.build();
-    let learned = (detector.learns() != Learns::Nothing).then(|| train.subset(learned)).transpose()?;
+    let fitted = detector.learns() != Learns::Nothing;
+    let learned = fitted.then(|| train.subset(learned)).transpose()?;
     let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
     let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
     let scorer = detector.fit(&fit).map_err(|error| place.name(error))?;
@@ -162,5 +165,5 @@ fn hold_out(
         threshold(&(0..maps.images()).map(largest).collect::<Vec<f64>>())
     });
     let threshold = threshold(&in_f64(scores.as_slice()));
-    Ok(HeldOut { quantile, images: held.len(), of, threshold, pixel, trained_on })
+    Ok(HeldOut { quantile, images: held.len(), of, threshold, pixel, fitted, trained_on })
 }
