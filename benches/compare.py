@@ -43,6 +43,7 @@ CASES = {
     "ptfem256_8": "the same, scale 8 alone",
     "stl256": "all of STL, width 256: forward and backward, b32 256x32x32",
     "sc256": "self-calibrated convolution: forward and backward, b32 256x32x32",
+    "fusion64": "fusion network on a frozen EfficientNet-Lite0, width 64: train step, b32 3x256x256",
 }
 
 

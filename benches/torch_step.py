@@ -155,6 +155,78 @@ def parts(width):
     }
 
 
+class Fusion(torch.nn.Module):
+    """The fusion network of src/models/fusion.rs on a frozen EfficientNet-Lite0."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.trunk = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3))
+        one, two, three = self.trunk.feature_info.channels()
+        self.standard = torch.nn.ModuleList(torch.nn.BatchNorm2d(c, affine=False) for c in (one, two, three))
+        self.stl, self.sc = Stl(one + two, width), SelfCalibrated(three, width)
+        self.fuse = torch.nn.Conv2d(3 * width + width, width, 1)
+        self.score = torch.nn.Conv2d(width, 1, 1)
+        self.trunk.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, images):
+        with torch.no_grad():
+            one, two, three = self.trunk(images)
+            one = F.avg_pool2d(one, 2)
+        low = torch.cat([self.standard[0](one), self.standard[1](two)], 1)
+        high = self.sc(self.standard[2](three))
+        high = F.interpolate(high, low.shape[2:], mode="bilinear", align_corners=False)
+        embedding = self.fuse(torch.cat([self.stl(low), high], 1))
+        return embedding, self.score(embedding).squeeze(1)
+
+
+def hypersphere(embedding, scores, anomalous):
+    a, marked = (embedding.square().sum(1) + 1).sqrt() - 1, anomalous.bool()
+    return a[~marked].mean() / 2 - torch.log(-torch.expm1(-(a[marked] + 1e-6))).mean() / 2
+
+
+def score_margin(embedding, scores, anomalous):
+    normal = 1 - anomalous
+    usual = (scores * normal).sum((1, 2), keepdim=True) / normal.sum((1, 2), keepdim=True)
+    below = (F.relu(scores - 2.5) * normal).sum() / normal.sum()
+    return below + (F.relu(5 - (scores - usual)) * anomalous).sum() / anomalous.sum()
+
+
+def consistency(embedding, scores, anomalous):
+    features = F.avg_pool2d(embedding, 4).flatten(2).transpose(1, 2)
+    values = F.avg_pool2d(scores[:, None], 4).flatten(2).transpose(1, 2)
+    normal = F.avg_pool2d(anomalous[:, None], 4).flatten(1) == 0
+    others = torch.zeros_like(normal, dtype=torch.float).masked_fill(~normal, -1e9)[:, None]
+    apart = lambda x: ((x[:, :, None] - x[:, None]).square().sum(-1) + 1e-8).sqrt()
+    by_features = F.log_softmax(torch.cdist(features, features) + others, -1)
+    by_scores = F.log_softmax(apart(values) + others, -1)
+    rows = (by_scores.exp() * (by_scores - by_features)).sum(-1)
+    return ((rows * normal).sum(1) / normal.sum(1).clamp(min=1)).mean()
+
+
+def fusion(width):
+    def prepare(images):
+        net = Fusion(width).train()
+        learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(learned, lr=0.01, momentum=0.9, weight_decay=3e-5)
+        anomalous = torch.zeros(len(images), 32, 32)
+        anomalous[len(images) // 2 :, 8:16, 8:16] = 1
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            shown = net(images)
+            sum(term(*shown, anomalous) for term in (hypersphere, score_margin, consistency)).backward()
+            optimizer.step()
+
+        return step
+
+    return prepare
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -170,6 +242,7 @@ CASES = {
     "attention256": (attention(64), 64, 64, 16),
     **parts(64),
     **parts(256),
+    "fusion64": (fusion(64), 32, 3, 256),
 }
 
 

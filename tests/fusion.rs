@@ -318,3 +318,14 @@ fn what_cannot_be_built_is_named() {
     let message = build("{ backbone: resnet20, sc: null, stl: null }").err().unwrap().to_string();
     assert!(message.contains("no stages of a quarter, an eighth and a sixteenth of 64 rows"), "{message}");
 }
+
+/// PaDiM and PatchCore can be asked what the network still knows of normal images.
+#[test]
+fn what_is_fused_is_shown_as_stages() {
+    let (_, network) = build(&settings("freeze: all")).unwrap();
+    let images = Tensor::zeros((2, 3, SIDE, SIDE), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let shown = network.show(&images, &Pass::eval()).unwrap();
+    let dims: Vec<_> = shown.stages.iter().map(|(name, maps)| (&name[..], maps.dims().to_vec())).collect();
+    // Textures and what they are of, 8 and 2·8 channels on the grid; the third stage on its own.
+    assert_eq!(dims, [("low", vec![2, 24, 8, 8]), ("high", vec![2, 8, 4, 4]), ("embedding", vec![2, 8, 8, 8])]);
+}

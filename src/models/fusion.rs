@@ -3,7 +3,7 @@
 //!
 //! low = [stage 1 | stage 2] on one grid, through [STL](crate::nn::stl); high = stage 3 through a
 //! [self-calibrated convolution](crate::nn::self_calibrated), enlarged to the grid; embedding ψ = 1×1 convolution of [low | high];
-//! score = 1×1 convolution of ψ to one number.
+//! score = 1×1 convolution of ψ to one number. PaDiM and PatchCore may read what is fused as its stages `low`, `high` and `embedding`.
 //!
 //! - Paper: Tang et al., *Image anomaly detection algorithm using multi-level feature fusion network*, J. NUDT 2025, section 1. No code
 //!   was published. The ablation of its table 4 leaves out `stl`, `sc`, and the loss terms of the score.
@@ -120,7 +120,7 @@ fn yes() -> bool {
 
 impl Kind for Settings {
     fn shows(&self) -> Vec<Output> {
-        vec![Output::Embedding, Output::Scores, Output::Map]
+        vec![Output::Embedding, Output::Scores, Output::Map, Output::Stages]
     }
 
     fn build(&self, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Model>> {
@@ -308,7 +308,9 @@ impl Model for Fusion {
         let both = ops::concat(&[&low, &on_grid(&high, self.stages.grid)?])?;
         let embedding = self.fuse.forward(&both, pass)?;
         let map = self.score.forward(&embedding, pass)?.squeeze(1)?;
-        Ok(Shown { embedding: Some(embedding), map: Some(map), ..Shown::default() })
+        let stages = [("low", &low), ("high", &high), ("embedding", &embedding)];
+        let stages = stages.map(|(name, maps)| (name.to_owned(), maps.clone())).into();
+        Ok(Shown { embedding: Some(embedding), map: Some(map), stages, ..Shown::default() })
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {
