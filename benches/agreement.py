@@ -134,6 +134,7 @@ CASES = {
         ("sngp", {"uncertainty": "dempster_shafer"}),
         ("residual", {}),
         ("vim", {}, "ViM", SAME),
+        ("neco", {}),
         ("gradnorm", {}, "GradNorm", SAME),
         ("fdbd", {}, "fDBD", SAME),
         ("fdbd", {"relative_to": "origin"}),

@@ -158,6 +158,7 @@ fn the_registry_lists_each_detector_once() {
             "rmds",
             "residual",
             "vim",
+            "neco",
             "gradnorm",
             "fdbd",
             "nci",

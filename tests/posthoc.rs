@@ -97,6 +97,14 @@ fn what_cannot_be_learned_from_is_refused() {
     let constant = |_: &mut Head, train: &mut Bank, _: &mut Bank| train.features = train.features.ones_like().unwrap();
     assert_eq!(refused("mahalanobis", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("rmds", constant), "no feature varies among the train images of a class");
+    assert_eq!(refused("neco", constant), "no feature varies among the train images");
+    for (settings, reason) in [
+        ("dimension: 3", "dimension is 3, and there are 2 features"),
+        ("dimension: 2, max_logit: false", "dimension is 2, all features: without max_logit every score is -1"),
+    ] {
+        let error = refused(&format!("neco: {{ {settings} }}"), |_, _, _| ());
+        assert!(error.contains(reason), "{error}");
+    }
     let subspace = |_: &mut Head, train: &mut Bank, _: &mut Bank| {
         train.features = tensor(&[[1f32, 2.0], [2.0, 4.0], [3.0, 6.0], [-1.0, -2.0]].map(Vec::from));
     };
@@ -148,6 +156,7 @@ fn classes_that_lack_what_they_need() {
     let mean = bank(&[vec![0.8125, 0.875]], &[vec![0.0, 1.0]], None);
     assert_eq!(score("nci: { alpha: 0 }", &head, &train, &mean).unwrap(), [0.0]);
     assert!(score("fdbd", &head, &train, &mean).unwrap()[0].is_finite());
+    assert_eq!(score("neco", &head, &train, &mean).unwrap(), [0.0]);
 }
 
 /// ‖∂L/∂W‖₁ by central differences of L = −1/K·Σ_c ln softmax(W·z + b)_c.

@@ -367,6 +367,11 @@ fn what_cannot_be_fitted_is_told_before_training() {
         ),
         ("detector: nnguide, search: { fraction: [1, 0.009] }", "nnguide: k is 10, and there are 9 train images"),
         ("detector: { vim: { dimension: 84 } }", "vim: 84 of 84 features' directions leave no residual"),
+        ("detector: { neco: { dimension: 85 } }", "neco: dimension is 85, and there are 84 features"),
+        (
+            "detector: neco, search: { max_logit: [true, false], dimension: [84] }",
+            "neco: dimension is 84, all features",
+        ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
     ] {
         let place = place_of_search();

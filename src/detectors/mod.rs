@@ -29,6 +29,7 @@ pub mod msp;
 pub mod mutual_information;
 pub mod nac;
 pub mod nci;
+pub mod neco;
 pub mod nnguide;
 pub mod odin;
 pub mod openmax;
@@ -132,6 +133,8 @@ registry::registry! {
     Residual = residual,
     /// How far features lie off the train images' main directions, against the logits (Wang et al. 2022).
     Vim = vim,
+    /// How little of the features lies along the train images' main directions (NECO, Ben Ammar et al. 2024).
+    Neco = neco,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,
     /// The distance to decision boundaries (Liu & Qin 2024).

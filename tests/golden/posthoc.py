@@ -1,7 +1,7 @@
 """Reference scores of detectors that read features, the last layer or the train set: posthoc.json.
 
-Run with numpy, scipy, torch and pytorch-ood. The formulas are those of references.py; pytorch-ood is asserted to agree. Features and
-weights are multiples of 1/64, so that their products are exact in f32: the program and the references read the same numbers.
+Run with numpy, scipy, scikit-learn, torch and pytorch-ood. The formulas are those of references.py; pytorch-ood and sklearn are
+asserted to agree. Features and weights are multiples of 1/64, so that their products are exact in f32: the program and the references read the same numbers.
 """
 import importlib.metadata
 import json
@@ -13,9 +13,12 @@ import numpy as np
 import of_pytorch_ood
 import references
 import scipy
+import sklearn
 import torch
 from pytorch_ood import detector as pytorch_ood
 from scipy.special import softmax
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 rng = np.random.default_rng(1)
 IMAGES, TESTS, FEATURES, CLASSES = 90, 16, 6, 4
@@ -47,7 +50,7 @@ scores = {}
 
 def agree(name, theirs=True, rtol=1e-9, atol=0, where=slice(None), **settings):
     """Keeps a reference, with which pytorch-ood's has to agree."""
-    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    written = ", ".join(f"{key}: {str(value).lower()}" for key, value in settings.items())
     full = f"{name}: {{ {written} }}" if settings else name
     scores[full] = ours = getattr(references, name)(d, **settings)
     if theirs:
@@ -84,6 +87,17 @@ for dimension in [2, 3, 5]:
     agree("vim", atol=1e-9, dimension=dimension)
 scores["residual"], scores["vim"] = scores["residual: { dimension: 3 }"], scores["vim: { dimension: 3 }"]
 
+# pytorch-ood does not have it: by sklearn, as in the authors' code.
+scaler = StandardScaler().fit(train)
+standard = [scaler.transform(rows) for rows in (train, test)]
+along = PCA(FEATURES).fit(standard[0]).transform(standard[1])
+for dimension in [1, 3, 6]:
+    agree("neco", theirs=False, dimension=dimension)
+    share = np.linalg.norm(along[:, :dimension], axis=1) / np.linalg.norm(standard[1], axis=1)
+    np.testing.assert_allclose(scores[f"neco: {{ dimension: {dimension} }}"], -share * logits.max(axis=1), rtol=1e-9)
+agree("neco", theirs=False, dimension=3, max_logit=False)
+scores["neco"] = scores["neco: { dimension: 3 }"]
+
 # By autograd of the last layer, with the mean over the classes; the test has central differences.
 for temperature in [1.0, 2.5]:
     agree("gradnorm", temperature=temperature)
@@ -115,13 +129,16 @@ scores["openmax"] = scores["openmax: { tail: 20, classes: 3 }"]
 
 # A dead neuron and one that is the sum of two others: the covariance lacks rank, and a pseudo-inverse ignores what never varied.
 deficient = lambda rows: np.concatenate([rows, rows[:, :1] + rows[:, 1:2], 0 * rows[:, :1]], axis=1)
-lacking = SimpleNamespace(labels=labels, train_features=deficient(train), features=deficient(test))
-dependent = {"mahalanobis": references.mahalanobis(lacking), "rmds": references.rmds(lacking)}
+lacking = SimpleNamespace(labels=labels, train_features=deficient(train), features=deficient(test), logits=logits)
+dependent = {name: getattr(references, name)(lacking) for name in ["mahalanobis", "rmds"]}
+# Two of the eight directions do not vary.
+for dimension in [3, 8]:
+    dependent[f"neco: {{ dimension: {dimension} }}"] = references.neco(lacking, dimension)
 
 lists = lambda all: [{"detector": name, "expected": [float(score) for score in values]} for name, values in all.items()]
 record = {
-    "made_by": f"tests/golden/posthoc.py: numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}, "
-    f"pytorch-ood {importlib.metadata.version('pytorch-ood')}",
+    "made_by": f"tests/golden/posthoc.py: numpy {np.__version__}, scipy {scipy.__version__}, "
+    f"scikit-learn {sklearn.__version__}, torch {torch.__version__}, pytorch-ood {importlib.metadata.version('pytorch-ood')}",
     "weight": weight.tolist(),
     "bias": bias.tolist(),
     "labels": labels.tolist(),

@@ -208,6 +208,16 @@ def vim(d, dimension=None):
     return d.train_logits.max(axis=1).mean() / train.mean() * test - logsumexp(d.logits, axis=1)
 
 
+def neco(d, dimension=None, max_logit=True):
+    size, mean, deviation = d.features.shape[1], d.train_features.mean(axis=0), d.train_features.std(axis=0)
+    train, test = [(rows - mean) / np.where(deviation > 0, deviation, 1) for rows in (d.train_features, d.features)]
+    _, values, vectors = np.linalg.svd(train, full_matrices=False)
+    varying = vectors[values > 1e-9 * values[0]]
+    along = test @ varying[: dimension or min(100, size // 2)].T
+    share = np.linalg.norm(along, axis=1) / np.linalg.norm(test, axis=1)
+    return -share * (d.logits.max(axis=1) if max_logit else 1)
+
+
 def gradnorm(d, temperature=1):
     away = np.abs(softmax(d.logits / temperature, axis=1) - 1 / d.logits.shape[1]).sum(axis=1)
     return -np.abs(d.features).sum(axis=1) * away / temperature
