@@ -135,6 +135,7 @@ CASES = {
         ("residual", {}),
         ("vim", {}, "ViM", SAME),
         ("neco", {}),
+        ("neco", {"max_logit": False}),
         ("gradnorm", {}, "GradNorm", SAME),
         ("fdbd", {}, "fDBD", SAME),
         ("fdbd", {"relative_to": "origin"}),
@@ -192,7 +193,7 @@ def apart(scores, reference):
 
 
 def row(d, paths, folder, name, settings, of=None, scale=None, theirs=None):
-    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    written = ", ".join(f"{key}: {str(value).lower()}" for key, value in settings.items())
     detector = f"{name}: {{ {written} }}" if settings else name
     scores = ours(detector, paths, folder)
     numpy = apart(scores, (afdu if name == "afdu" else getattr(references, name))(d, **settings))
