@@ -1,8 +1,12 @@
 //! The losses of positions against an independent PyTorch version and central differences, and at their edges.
 
+mod common;
+
 use candle_core::{DType, Device, Tensor, Var};
+use common::{assert_close, numbers, uniform, values};
 use oodkit::losses::{
     consistency::{Order, consistency},
+    distillation::{self, distillation},
     hypersphere,
     score_margin::{Pair, score_margin},
 };
@@ -58,10 +62,6 @@ fn value(term: &str, embedding: &Tensor, scores: &Tensor, anomalous: &Tensor) ->
     }
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
 #[test]
 fn values_and_gradients_are_pytorchs() {
     let golden = golden();
@@ -71,7 +71,7 @@ fn values_and_gradients_are_pytorchs() {
             let [embedding, scores, marked] = golden.tensors(dtype);
             let [embedding, scores] = [embedding, scores].map(|tensor| Var::from_tensor(&tensor).unwrap());
             let loss = value(&case.term, &embedding, &scores, &masks(&case.masks, &marked)).unwrap();
-            let (name, got) = (format!("{} with {} marked, {dtype:?}", case.term, case.masks), numbers(&loss)[0]);
+            let (name, got) = (format!("{} with {} marked, {dtype:?}", case.term, case.masks), values(&loss)[0]);
             assert!(
                 (got - case.value).abs() <= tolerance * case.value.abs().max(1.0),
                 "{name}: {got}, not {}",
@@ -79,7 +79,7 @@ fn values_and_gradients_are_pytorchs() {
             );
             let gradients = loss.backward().unwrap();
             for (variable, expected) in [(&embedding, &case.embedding), (&scores, &case.scores)] {
-                let got = gradients.get(variable).map_or_else(|| vec![0.0; expected.len()], numbers);
+                let got = gradients.get(variable).map_or_else(|| vec![0.0; expected.len()], values);
                 let largest = expected.iter().fold(0f64, |most, value| most.max(value.abs()));
                 for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
                     // Near the origin the hypersphere's gradient is a hundred times that elsewhere: see below.
@@ -95,15 +95,15 @@ fn gradients_are_central_differences() {
     let golden = golden();
     let [embedding, scores, marked] = golden.tensors(DType::F64);
     for case in golden.cases.iter().filter(|case| case.masks == "some") {
-        for (values, gradient, of_embedding) in [(&embedding, &case.embedding, true), (&scores, &case.scores, false)] {
+        for (point, gradient, of_embedding) in [(&embedding, &case.embedding, true), (&scores, &case.scores, false)] {
             // The last image is one of equal positions, where distances have a kink of width 10⁻⁴.
-            for at in (0..values.elem_count() * 3 / 4).step_by(7) {
+            for at in (0..point.elem_count() * 3 / 4).step_by(7) {
                 let at_shift = |shift: f64| {
-                    let mut moved = numbers(values);
+                    let mut moved = values(point);
                     moved[at] += shift;
-                    let moved = Tensor::from_vec(moved, values.dims(), &Device::Cpu).unwrap();
+                    let moved = Tensor::from_vec(moved, point.dims(), &Device::Cpu).unwrap();
                     let (e, s) = if of_embedding { (&moved, &scores) } else { (&embedding, &moved) };
-                    numbers(&value(&case.term, e, s, &marked).unwrap())[0]
+                    values(&value(&case.term, e, s, &marked).unwrap())[0]
                 };
                 let step = 1e-6;
                 let slope = (at_shift(step) - at_shift(-step)) / (2.0 * step);
@@ -120,9 +120,9 @@ fn what_is_left_beside_whole_patches_does_not_count() {
     let wider = |tensor: &Tensor, axis: usize| {
         tensor.pad_with_zeros(axis, 0, 1).unwrap().pad_with_zeros(axis + 1, 0, 1).unwrap()
     };
-    let plain = numbers(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0];
+    let plain = values(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0];
     let (embedding, scores, marked) = (wider(&embedding, 2), wider(&scores, 1), wider(&marked, 1));
-    assert_eq!(numbers(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0], plain);
+    assert_eq!(values(&consistency(&embedding, &scores, &marked, 2, Order::Paper).unwrap())[0], plain);
     assert!(consistency(&embedding, &scores, &marked, 8, Order::Paper).is_err());
 }
 
@@ -136,8 +136,8 @@ fn an_anomalous_position_at_the_origin_is_no_catastrophe() {
             for marked in [0.0, 1.0] {
                 let marked = Tensor::full(marked, (1, 1, 1), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
                 let loss = hypersphere(&embedding, &marked).unwrap();
-                let gradient = numbers(loss.backward().unwrap().get(&embedding).unwrap())[0];
-                let (value, marked) = (numbers(&loss)[0], numbers(&marked)[0]);
+                let gradient = values(loss.backward().unwrap().get(&embedding).unwrap())[0];
+                let (value, marked) = (values(&loss)[0], values(&marked)[0]);
                 assert!(value.is_finite() && gradient.is_finite(), "{dtype:?} at {size}: {value}, {gradient}");
                 assert!(
                     if marked == 1.0 { gradient <= 0.0 } else { gradient >= 0.0 },
@@ -149,4 +149,69 @@ fn an_anomalous_position_at_the_origin_is_no_catastrophe() {
             }
         }
     }
+}
+
+/// Two stages of three images, as `tests/golden/distillation.py` has them.
+fn stages(dtype: DType) -> Vec<[Tensor; 2]> {
+    let of = |who: &str, at: usize, shape: &[usize; 4]| uniform(&format!("{who} {at}"), shape).to_dtype(dtype).unwrap();
+    let shapes = [[3, 5, 6, 8], [3, 7, 3, 4]];
+    shapes.iter().enumerate().map(|(at, shape)| ["teacher", "student"].map(|who| of(who, at, shape))).collect()
+}
+
+#[test]
+fn distillation_is_pytorchs_and_its_gradients_are_central_differences() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/distillation.json")).unwrap();
+    let cases = golden["losses"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let of: distillation::Of = serde_json::from_value(case["of"].clone()).unwrap();
+        let expected: Vec<Vec<f64>> = case["gradients"].as_array().unwrap().iter().map(numbers).collect();
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5)] {
+            let variable =
+                |[teacher, student]: [Tensor; 2]| (teacher, Var::from_tensor(&student).unwrap().into_inner());
+            let pairs: Vec<_> = stages(dtype).into_iter().map(variable).collect();
+            let loss = distillation(&pairs, of).unwrap();
+            assert_close(&format!("{of:?}"), &values(&loss), &[case["value"].as_f64().unwrap()], tolerance);
+            let gradients = loss.backward().unwrap();
+            for ((_, student), expected) in pairs.iter().zip(&expected) {
+                assert_close(&format!("{of:?}"), &values(gradients.get(student).unwrap()), expected, tolerance);
+            }
+        }
+        for (stage, gradient) in expected.iter().enumerate() {
+            for at in (0..gradient.len()).step_by(31) {
+                let moved = |by: f64| {
+                    let mut pairs: Vec<(Tensor, Tensor)> = stages(DType::F64).into_iter().map(Into::into).collect();
+                    let mut student = values(&pairs[stage].1);
+                    student[at] += by;
+                    pairs[stage].1 = Tensor::from_vec(student, pairs[stage].1.shape(), &Device::Cpu).unwrap();
+                    values(&distillation(&pairs, of).unwrap())[0]
+                };
+                let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+                assert!((slope - gradient[at]).abs() < 1e-9, "{of:?} {stage} {at}: {slope}, not {}", gradient[at]);
+            }
+        }
+    }
+}
+
+/// A vector of zeros has no direction: its cosine is 0.
+#[test]
+fn students_without_a_direction_give_numbers() {
+    for dtype in [DType::F32, DType::F64] {
+        let teacher = uniform("teacher", &[1, 4, 2, 2]).to_dtype(dtype).unwrap();
+        let student = Var::from_tensor(&teacher.zeros_like().unwrap()).unwrap();
+        let pairs = [(teacher.clone(), student.as_tensor().clone())];
+        for of in [distillation::Of::Pixel, distillation::Of::Flat] {
+            let loss = distillation(&pairs, of).unwrap();
+            assert_eq!(values(&loss), [1.0], "{of:?}");
+            assert!(values(loss.backward().unwrap().get(&student).unwrap()).iter().all(|slope| slope.is_finite()));
+        }
+        // A student that is the teacher, twice as long, is where it is to be.
+        let pairs = [(teacher.clone(), (&teacher * 2.0).unwrap())];
+        assert!(values(&distillation(&pairs, distillation::Of::Pixel).unwrap())[0].abs() < 1e-6);
+        assert!(values(&distillation(&pairs, distillation::Of::Flat).unwrap())[0].abs() < 1e-6);
+    }
+    let maps = |channels: usize| uniform("maps", &[1, channels, 2, 2]);
+    assert!(distillation(&[], distillation::Of::Pixel).is_err());
+    assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Pixel).is_err());
+    assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Flat).is_err());
 }

@@ -1,4 +1,7 @@
-//! The fusion network: what of it learns, what is computed once, and what is refused.
+//! Models on a frozen backbone: what of them learns, what is computed once, and what is refused.
+
+#[path = "fusion/students.rs"]
+mod students;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,7 +30,11 @@ fn images() -> ImageSet {
 }
 
 fn build(model: &str) -> Result<(Params, Box<dyn Model>)> {
-    let model: ModelConfig = serde_saphyr::from_str(&format!("fusion: {model}")).unwrap();
+    build_model(&format!("fusion: {model}"))
+}
+
+fn build_model(model: &str) -> Result<(Params, Box<dyn Model>)> {
+    let model: ModelConfig = serde_saphyr::from_str(model).unwrap();
     let params = Params::new(0, &Device::Cpu);
     let shape = Shape { channels: 3, height: SIDE, width: SIDE, classes: 1 };
     let network = model.build(shape, params.builder())?;
@@ -71,25 +78,35 @@ fn learn(
 /// The same by an optimiser and what else a recipe says.
 fn learn_by(
     recipe: &str,
-    (params, network): &(Params, Box<dyn Model>),
+    network: &(Params, Box<dyn Model>),
     (share, steps): (f64, usize),
     folder: &tempfile::TempDir,
     fixed: Option<(&Fixed, &str)>,
 ) -> Result<Vec<f64>> {
-    let recipe = format!(
-        "{{ epochs: 9, max_steps: {steps}, batch_size: 4, {recipe}, \
-         outliers: {{ make: [cutpaste, confetti], share: {share}, repeat: 2 }} }}"
-    );
+    let recipe = format!("{recipe}, outliers: {{ make: [cutpaste, confetti], share: {share}, repeat: 2 }}");
     let loss = "{ hypersphere: {}, score_margin: {}, consistency: { patch: 2 } }";
+    train_by((loss, "fusion"), &recipe, network, steps, folder, fixed)
+}
+
+/// Any model of noise, by its loss; `own` stands before the names of what is beside its trunk.
+fn train_by(
+    (loss, own): (&str, &str),
+    recipe: &str,
+    (params, network): &(Params, Box<dyn Model>),
+    steps: usize,
+    folder: &tempfile::TempDir,
+    fixed: Option<(&Fixed, &str)>,
+) -> Result<Vec<f64>> {
+    let recipe = format!("{{ epochs: 9, max_steps: {steps}, batch_size: 4, {recipe} }}");
     let images = Arc::new(images());
     let checkpoint = folder.path().join("checkpoint.safetensors");
     let job = Job {
-        what: "a fusion network",
+        what: "a network",
         model: network.as_ref(),
         params,
         objective: &Objective::new(&serde_saphyr::from_str(loss).unwrap(), &[], 0)?,
         recipe: &serde_saphyr::from_str(&recipe).unwrap(),
-        own: Some("fusion"),
+        own: Some(own),
         seed: 0,
         data: &images.sha256()?,
         images,

@@ -3,6 +3,8 @@
 mod common;
 #[path = "common/network.rs"]
 mod network;
+#[path = "networks/reverse.rs"]
+mod reverse;
 #[path = "networks/stl.rs"]
 mod stl;
 
@@ -375,6 +377,7 @@ fn every_model_shows_what_it_says() {
         "classifier: { backbone: lenet, head: duq }",
         "features: { backbone: resnet20 }",
         "autoencoder: { channels: 2, latent: 2 }",
+        "stfpm: { backbone: resnet20, stages: [layer3] }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);
@@ -385,6 +388,7 @@ fn every_model_shows_what_it_says() {
         assert_eq!(shown.features.is_some(), says(Output::Features), "{yaml}");
         assert_eq!(shown.images.is_some(), says(Output::Images), "{yaml}");
         assert_eq!(shown.map.is_some(), says(Output::Map), "{yaml}");
+        assert_eq!(!shown.pairs.is_empty(), says(Output::Pairs), "{yaml}");
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");
         assert_eq!(model.head().is_some(), says(Output::Head), "{yaml}");

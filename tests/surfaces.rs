@@ -325,6 +325,83 @@ fn models_without_classes_stand_in_the_same_table() {
     has(&refused(&unknown, methods), &["autoencodr", "autoencoder"]);
 }
 
+/// A student of a frozen teacher is trained and scored for each category; what does not go together is refused.
+#[test]
+fn students_of_a_teacher_stand_in_the_same_table() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 4, batch_size: 3, validation: 2, keep: best, optimizer: { adamw: { lr: 0.005, betas: [0.5, 0.999], \
+                  weight_decay: 0 } } }";
+    let network =
+        |name: &str, model: &str, loss: &str| format!("{name}: {{ model: {{ {model} }}, loss: {loss}, {recipe} }}");
+    let stages = "stages: [layer1, layer2, layer3]";
+    let rd = format!("reverse_distillation: {{ backbone: resnet20, {stages} }}");
+    let networks = format!(
+        "{{ {}, {} }}",
+        network("rd", &rd, "{ distillation: { of: flat } }"),
+        network("stfpm", &format!("stfpm: {{ backbone: resnet20, {stages} }}"), "{ distillation: { weight: 2 } }")
+    );
+    let methods =
+        "[{ name: RD, network: rd, detector: map }, { name: STFPM, network: stfpm, detector: { map: { smooth: 0 } } }]";
+    let (code, plan) = place.oodkit("plan", [DATA, &networks, methods], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["4 networks, 4 to train", "maps of RD: 18 of 32×32", "maps of STFPM: 18 of 32×32"]);
+    let (code, said) = place.oodkit("run", [DATA, &networks, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["validation loss "]);
+    let results = place.results();
+    for (category, method) in [("bolt", "RD"), ("nut", "RD"), ("bolt", "STFPM"), ("nut", "STFPM")] {
+        let measures =
+            &results["cells"][0]["seeds"][0]["tasks"][category]["methods"][method]["sets"]["all"]["measures"];
+        // A teacher of random weights knows where little, and whether well.
+        assert!(measures["auroc"].as_f64().unwrap() > 0.8, "{category} {method}: {measures}");
+    }
+    let refused = |networks: &str, methods: &str, words: &[&str]| {
+        let (code, said) = place.oodkit("run", [DATA, networks, methods], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, words);
+    };
+    let one = "[{ name: RD, network: rd, detector: map }]";
+    let other = |loss: &str| format!("{{ {} }}", network("rd", &rd, loss));
+    refused(
+        &other("{ reconstruction: {} }"),
+        one,
+        &[
+            "reconstruction reads images made again, and \"rd\", of the kind reverse_distillation, shows none: write `loss: { distillation: {} }`",
+        ],
+    );
+    refused(
+        &other("{ distillation: { of: pixels } }"),
+        one,
+        &["unknown value `pixels` (did you mean \"pixel\"?)", "values here: pixel, flat"],
+    );
+    refused(
+        &other("{ distillation: {} }"),
+        &one.replace("map", "padim"),
+        &[
+            "padim reads stages, and \"rd\", of the kind reverse_distillation, shows none",
+            "the detector `map` reads its map",
+        ],
+    );
+    let unknown = other("{ distillation: {} }").replace("layer2", "layer5");
+    refused(
+        &unknown,
+        one,
+        &[
+            "networks.rd.model.reverse_distillation.stages.1: resnet_cifar has no stage \"layer5\"",
+            "its stages: layer1, layer2, layer3",
+        ],
+    );
+    let odd = DATA.replace("size: 32", "size: 36");
+    let (code, said) = place.oodkit("run", [&odd, &other("{ distillation: {} }"), one], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["the stages are of 36×36, 18×18, 9×9", "a multiple of 32 rows and columns"]);
+    let small = DATA.replace("size: 32", "size: 24");
+    let (code, said) =
+        place.oodkit("run", [&small, &other("{ distillation: {} }").replace(&format!(", {stages}"), ""), one], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["networks.rd.model: needs images of at least 32×32 pixels"]);
+}
+
 /// The columns `file` and `score` of a CSV.
 fn scores_of(csv: &str) -> Vec<(String, f64)> {
     let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();

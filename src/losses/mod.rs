@@ -4,6 +4,7 @@ pub mod binary_cross_entropy;
 mod cells;
 pub mod consistency;
 pub mod cross_entropy;
+pub mod distillation;
 pub mod energy_margin;
 pub mod gradient_penalty;
 pub mod hypersphere;
@@ -17,6 +18,7 @@ pub mod sparsity;
 pub use binary_cross_entropy::binary_cross_entropy;
 pub use consistency::consistency;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
+pub use distillation::distillation;
 pub use energy_margin::energy_margin;
 pub use gradient_penalty::Trace;
 pub use hypersphere::hypersphere;
@@ -68,6 +70,9 @@ registry::registry! {
     /// Normal patches as near to each other by score as by embedding; needs `train.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     consistency,
+    /// A student's maps point where a teacher's do, for a model of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    distillation,
 }
 
 /// A term's settings.

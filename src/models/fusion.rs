@@ -22,8 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error,
-    models::Kind,
+    models::{Kind, stages::wrong},
     nn::{
         Backbone, Model, Output, Pass, Shape, Shown,
         backbone::Extractor,
@@ -147,8 +146,11 @@ impl Kind for Settings {
         self.fixed().map(|_| numbers * size_of::<f32>())
     }
 
-    fn frozen(&self) -> Option<&str> {
-        Some(self.freeze.last()).filter(|last| *last != NONE)
+    fn frozen(&self) -> Option<String> {
+        let last = Some(self.freeze.last()).filter(|last| *last != NONE)?;
+        Some(format!(
+            "`freeze: {last}` keeps the backbone as random as it starts: give it `weights`, or `freeze: none`"
+        ))
     }
 
     fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
@@ -221,8 +223,7 @@ struct Fusion {
 impl Fusion {
     fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
         let trunk = settings.backbone.extractor(shape, vb.clone())?;
-        let wrong = |Problem { path, message }| Error::input(format!("fusion: {path}: {message}"));
-        let stages = Stages::of(settings, [shape.height, shape.width]).map_err(wrong)?;
+        let stages = Stages::of(settings, [shape.height, shape.width]).map_err(wrong(OWN))?;
         let vb = vb.pp(OWN);
         let [one, two, three] = stages.channels;
         let standard = settings.standardise.then(|| -> Result<_> {

@@ -4,6 +4,10 @@ pub mod autoencoder;
 pub mod classifier;
 pub mod features;
 pub mod fusion;
+pub mod reverse_distillation;
+mod stages;
+pub mod stfpm;
+pub mod students;
 
 use candle_nn::VarBuilder;
 
@@ -48,8 +52,8 @@ pub trait Kind: Sized + Clone + 'static {
         None
     }
 
-    /// What of its backbone keeps its first weights, in the words of its settings; `None` where all of it learns.
-    fn frozen(&self) -> Option<&str> {
+    /// Why its backbone keeps its first weights, and what to do where these are random; `None` where all of it learns.
+    fn frozen(&self) -> Option<String> {
         None
     }
 
@@ -109,6 +113,10 @@ registry! {
         Autoencoder = "autoencoder" in autoencoder,
         /// Textures of a backbone's low stages and the meaning of a high one, fused, with a score of every position.
         Fusion = "fusion" in fusion,
+        /// Reverse distillation (RD): a student makes a frozen backbone's stages again from a narrow embedding of them.
+        ReverseDistillation = "reverse_distillation" in reverse_distillation,
+        /// STFPM: a student of a frozen backbone's own kind learns its stages.
+        Stfpm = "stfpm" in stfpm,
     }
 }
 
@@ -150,7 +158,7 @@ impl ModelConfig {
     }
 
     /// As [`Kind::frozen`].
-    pub fn frozen(&self) -> Option<&str> {
+    pub fn frozen(&self) -> Option<String> {
         of_settings!(self, settings => settings.frozen())
     }
 

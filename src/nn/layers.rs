@@ -1,5 +1,9 @@
 //! Layers with PyTorch's parameter names and default initialisation.
 
+mod doubling;
+
+pub use doubling::DoublingNorm;
+
 use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 

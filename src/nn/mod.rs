@@ -18,6 +18,7 @@ pub mod pass;
 pub mod resnet;
 pub mod resnet18_32x32;
 pub mod resnet_cifar;
+pub mod reverse;
 pub mod self_calibrated;
 pub mod shortcut;
 pub mod sngp;

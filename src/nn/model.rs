@@ -29,6 +29,8 @@ pub struct Shown {
     pub map: Option<Tensor>,
     /// (N, C, h, w) f32, the features of every position that a loss shapes.
     pub embedding: Option<Tensor>,
+    /// Maps (N, C, h, w) of a teacher, constants, each with a student's of the same shape; from the finest to the coarsest.
+    pub pairs: Vec<(Tensor, Tensor)>,
     /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
     pub stages: Vec<(String, Tensor)>,
     /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
@@ -78,6 +80,17 @@ impl Shown {
         known(self.embedding.as_ref(), "embedding")
     }
 
+    /// The pairs of a teacher's and a student's maps.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn pairs(&self) -> Result<&[(Tensor, Tensor)]> {
+        match &self.pairs[..] {
+            [] => bail!("the model shows no pairs of a teacher's and a student's maps"),
+            pairs => Ok(pairs),
+        }
+    }
+
     /// The (N, C, H, W) maps that leave this stage, if there is one.
     pub fn stage(&self, name: &str) -> Option<&Tensor> {
         self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
@@ -95,12 +108,14 @@ impl Shown {
     pub fn narrow(&self, start: usize, count: usize) -> Result<Self> {
         let of = |tensor: &Tensor| tensor.narrow(0, start, count);
         let stages = self.stages.iter().map(|(name, maps)| Ok((name.clone(), of(maps)?)));
+        let pairs = self.pairs.iter().map(|(teacher, student)| Ok((of(teacher)?, of(student)?)));
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
             images: self.images.as_ref().map(of).transpose()?,
             map: self.map.as_ref().map(of).transpose()?,
             embedding: self.embedding.as_ref().map(of).transpose()?,
+            pairs: pairs.collect::<Result<_>>()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })

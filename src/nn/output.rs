@@ -37,6 +37,8 @@ pub enum Output {
     Scores,
     /// (N, C, h, w) features of every position that a loss shapes.
     Embedding,
+    /// (N, C, h, w) maps of a teacher, each beside what a student made of it.
+    Pairs,
 }
 
 impl fmt::Display for Output {
@@ -56,6 +58,7 @@ impl fmt::Display for Output {
             Self::Map => "a map",
             Self::Scores => "scores of positions",
             Self::Embedding => "an embedding of positions",
+            Self::Pairs => "pairs of a teacher's and a student's maps",
         })
     }
 }

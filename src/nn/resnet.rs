@@ -233,22 +233,17 @@ impl Trunk {
     pub fn folded(&self) -> Result<Self> {
         let mut trunk = self.clone();
         trunk.stem.fold()?;
-        for block in trunk.stages.iter_mut().flatten() {
-            block.convs.iter_mut().try_for_each(ConvNorm::fold)?;
-            if let Shortcut::Projection(projection) = &mut block.shortcut {
-                projection.fold()?;
-            }
-        }
+        trunk.stages.iter_mut().flatten().try_for_each(Block::fold)?;
         Ok(trunk)
     }
 }
 
 /// In what residual networks differ.
 pub(super) struct Form {
-    blocks: [usize; 4],
+    pub(super) blocks: [usize; 4],
     /// Blocks of 1×1, 3×3 and 1×1 convolutions with four times the planes, instead of two of 3×3.
-    bottleneck: bool,
-    width: usize,
+    pub(super) bottleneck: bool,
+    pub(super) width: usize,
     /// The stem for small images.
     small: bool,
     projection: &'static str,
@@ -260,7 +255,7 @@ pub(super) struct Form {
 
 impl Form {
     /// torchvision's ResNet-18.
-    const PLAIN: Self = Self {
+    pub(super) const PLAIN: Self = Self {
         blocks: [2, 2, 2, 2],
         bottleneck: false,
         width: 1,
@@ -272,7 +267,7 @@ impl Form {
         bound: None,
     };
 
-    fn torchvision(settings: &Settings) -> Self {
+    pub(super) fn torchvision(settings: &Settings) -> Self {
         let blocks = match settings.depth {
             18 => [2, 2, 2, 2],
             34 | 50 => [3, 4, 6, 3],
@@ -293,7 +288,7 @@ impl Form {
     }
 
     /// For maps of `size`, which it changes to that of its result.
-    fn conv(
+    pub(super) fn conv(
         &self,
         channels: [usize; 2],
         kernel: usize,
@@ -308,8 +303,9 @@ impl Form {
     }
 }
 
+/// A residual block.
 #[derive(Debug, Clone)]
-struct Block {
+pub(super) struct Block {
     convs: Vec<ConvNorm>,
     shortcut: Shortcut,
     activation: Activation,
@@ -323,7 +319,7 @@ enum Shortcut {
 }
 
 impl Block {
-    fn new(
+    pub(super) fn new(
         form: &Form,
         [inputs, planes]: [usize; 2],
         stride: usize,
@@ -354,7 +350,7 @@ impl Block {
         Ok(Self { convs, shortcut, activation: form.activation })
     }
 
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let [first @ .., last] = &self.convs[..] else { return Ok(x.clone()) };
         let mut hidden = x.clone();
         for conv in first {
@@ -366,5 +362,14 @@ impl Block {
             Shortcut::AveragePool(shortcut) => shortcut.forward(x)?,
         };
         last.forward_add(&hidden, &skip, self.activation, pass)
+    }
+
+    /// See [`Extractor::folded`].
+    pub(super) fn fold(&mut self) -> Result<()> {
+        self.convs.iter_mut().try_for_each(ConvNorm::fold)?;
+        match &mut self.shortcut {
+            Shortcut::Projection(projection) => projection.fold(),
+            Shortcut::Identity | Shortcut::AveragePool(_) => Ok(()),
+        }
     }
 }

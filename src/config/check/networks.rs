@@ -447,6 +447,7 @@ fn unlearnable(
             let shown = model.shows();
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
+                _ if shown.contains(&Output::Pairs) => "write `loss: { distillation: {} }`".to_owned(),
                 _ if shown.contains(&Output::Embedding) => {
                     "write `loss: { hypersphere: {}, score_margin: {}, consistency: {} }`".to_owned()
                 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Settings;
 use crate::{
     did_you_mean,
+    models::stages::{Stage, place, places, usual},
     nn::{Backbone, pass::STEM},
     yaml::{
         named::word_or_list,
@@ -13,14 +14,9 @@ use crate::{
     },
 };
 
-/// The image's rows over those of the three stages, unless they are named: torchvision's `layer1`, `layer2` and `layer3`.
-const STRIDES: [usize; 3] = [4, 8, 16];
 /// Words that stand for stages in `freeze`.
 pub(super) const ALL: &str = "all";
 pub(super) const NONE: &str = "none";
-
-/// A stage's name, and its channels, rows and columns.
-type Stage = (String, [usize; 3]);
 
 /// Which parts of the backbone do not learn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -107,29 +103,17 @@ struct Named {
 
 impl Named {
     fn of(settings: &Settings, all: &[Stage]) -> Result<Self, Problem> {
-        let path = |key: &str| Path::default().join(key);
-        let listed = || all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
-        let place = |path: Path, name: &str| {
-            all.iter().position(|(other, _)| other == name).ok_or_else(|| {
-                let near = did_you_mean(name, all.iter().map(|(name, _)| &name[..]));
-                let backbone = settings.backbone.name();
-                Problem { path, message: format!("{backbone} has no stage \"{name}\"{near}; its stages: {}", listed()) }
-            })
-        };
+        let Settings { backbone, .. } = settings;
         let stages = match &settings.stages {
             None => None,
             Some(names) => {
-                let found = names.iter().enumerate().map(|(at, name)| place(path("stages").join(at), name));
-                let found = found.collect::<Result<Vec<_>, _>>()?;
-                if !found.is_sorted_by(|one, next| one < next) {
-                    let message = format!("are two low ones and a high one, from input to output: of {}", listed());
-                    return Err(Problem { path: path("stages"), message });
-                }
+                let found = places(backbone, all, names, "are two low ones and a high one")?;
                 Some([found[0], found[1], found[2]])
             }
         };
-        let grid = settings.grid.as_ref().map(|name| place(path("grid"), name)).transpose()?;
-        Ok(Self { stages, grid, freeze: settings.freeze.place(&settings.backbone, all)? })
+        let grid = settings.grid.as_ref();
+        let grid = grid.map(|name| place(backbone, all, Path::default().join("grid"), name)).transpose()?;
+        Ok(Self { stages, grid, freeze: settings.freeze.place(backbone, all)? })
     }
 }
 
@@ -154,22 +138,9 @@ impl Stages {
     pub(super) fn of(settings: &Settings, size: [usize; 2]) -> Result<Self, Problem> {
         let all = settings.backbone.stages(size);
         let named = Named::of(settings, &all)?;
-        let backbone = settings.backbone.name();
         let chosen = match named.stages {
             Some(chosen) => chosen,
-            None => {
-                let of_stride =
-                    |stride: usize| all.iter().rposition(|(_, [_, rows, _])| *rows == size[0].div_ceil(stride));
-                let [Some(one), Some(two), Some(three)] = STRIDES.map(of_stride) else {
-                    let known = all.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
-                    let message = format!(
-                        "{backbone} has no stages of a quarter, an eighth and a sixteenth of {} rows: name three of {known}",
-                        size[0]
-                    );
-                    return Err(Problem { path: Path::default().join("stages"), message });
-                };
-                [one, two, three]
-            }
+            None => usual(&settings.backbone, &all, size[0])?,
         };
         if named.freeze.is_some_and(|last| last > chosen[2]) {
             let (freeze, last) = (settings.freeze.last(), &all[chosen[2]].0);

@@ -141,10 +141,7 @@ impl Plan {
         for (node, train) in self.to_train(store) {
             let name = node.uses.first().map_or("", |(name, _)| name);
             if let Some(frozen) = node.model.frozen().filter(|_| node.weights.is_none() && node.upstream.is_none()) {
-                notes.insert(format!(
-                    "networks.{name}: no weights are given, and `freeze: {frozen}` keeps the backbone as random as it starts: give it `weights`, or \
-                     `freeze: none`"
-                ));
+                notes.insert(format!("networks.{name}: no weights are given, and {frozen}"));
             }
             let makers = train.outliers.iter().flat_map(|made| &made.make).filter(|maker| maker.weight() > 0.0);
             let others: Vec<&str> = makers.filter(|maker| maker.is_of_another()).map(|maker| maker.name()).collect();

@@ -1,0 +1,56 @@
+//! A teacher and a student: the teacher stays as it is, the student learns, and what was interrupted goes on to the same bits.
+
+use oodkit::train::Fixed;
+
+use crate::{bits, build_model, train_by};
+
+const MODELS: [(&str, &str); 2] = [
+    (
+        "reverse_distillation: { backbone: resnet20, stages: [layer1, layer2, layer3] }",
+        "{ distillation: { of: flat } }",
+    ),
+    ("stfpm: { backbone: resnet20, stages: [layer1, layer3] }", "{ distillation: {} }"),
+];
+
+const RECIPE: &str = "optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }";
+
+#[test]
+fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
+    for (model, loss) in MODELS {
+        let [plain, kept] = [(); 2].map(|()| build_model(model).unwrap());
+        let before = bits(&plain.0);
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let losses = train_by((loss, "student"), RECIPE, &plain, 4, &folders[0], None).unwrap();
+        assert!(losses[3] < losses[0], "{model}: {losses:?}");
+        // Six images pass through the teacher once, and the student sees what it saw before.
+        let fixed = Fixed::default();
+        assert_eq!(
+            train_by((loss, "student"), RECIPE, &kept, 4, &folders[1], Some((&fixed, "noise"))).unwrap(),
+            losses,
+            "{model}"
+        );
+        assert_eq!(fixed.computed(), 6);
+        let after = bits(&plain.0);
+        assert_eq!(bits(&kept.0), after);
+        for (name, values) in &after {
+            assert_eq!(values != &before[name], name.starts_with("student."), "{model}: {name}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_student_goes_on_to_the_same_bits() {
+    for (model, loss) in MODELS {
+        let [whole, parts] = [(); 2].map(|()| build_model(model).unwrap());
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let losses =
+            train_by((loss, "student"), RECIPE, &whole, 3, &folders[0], Some((&Fixed::default(), "noise"))).unwrap();
+        let mut again =
+            train_by((loss, "student"), RECIPE, &parts, 1, &folders[1], Some((&Fixed::default(), "noise"))).unwrap();
+        again.extend(
+            train_by((loss, "student"), RECIPE, &parts, 3, &folders[1], Some((&Fixed::default(), "noise"))).unwrap(),
+        );
+        assert_eq!(again, losses, "{model}");
+        assert_eq!(bits(&parts.0), bits(&whole.0), "{model}");
+    }
+}
