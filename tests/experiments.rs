@@ -73,6 +73,7 @@ smoke_tests!(
     surfaces_autoencoder,
     surfaces_fusion,
     surfaces_pseudo_ratio,
+    surfaces_rivals,
     reconstruction_change,
     transfer
 );
