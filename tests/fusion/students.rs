@@ -5,12 +5,11 @@ use oodkit::train::Fixed;
 use crate::{bits, build_model, train_by};
 
 const MODELS: [(&str, &str); 2] = [
-    (
-        "reverse_distillation: { backbone: resnet20, stages: [layer1, layer2, layer3] }",
-        "{ distillation: { of: flat } }",
-    ),
-    ("stfpm: { backbone: resnet20, stages: [layer1, layer3] }", "{ distillation: {} }"),
+    ("reverse_distillation: { backbone: efficientnet_lite0 }", "{ distillation: { of: flat } }"),
+    ("stfpm: { backbone: efficientnet_lite0 }", "{ distillation: {} }"),
 ];
+/// What a student of the teacher's kind has after the last stage that is read: nothing leads it.
+const UNREAD: [&str; 4] = ["student.blocks.5.", "student.blocks.6.", "student.conv_head.", "student.bn2."];
 
 const RECIPE: &str = "optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }";
 
@@ -33,7 +32,8 @@ fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
         let after = bits(&plain.0);
         assert_eq!(bits(&kept.0), after);
         for (name, values) in &after {
-            assert_eq!(values != &before[name], name.starts_with("student."), "{model}: {name}");
+            let learns = name.starts_with("student.") && !UNREAD.iter().any(|unread| name.starts_with(unread));
+            assert_eq!(values != &before[name], learns, "{model}: {name}");
         }
     }
 }
