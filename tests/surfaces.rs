@@ -829,6 +829,17 @@ fn maps_and_their_curves_are_drawn_for_each_category() {
     assert!(svg.contains("href=\"data:image/png;base64,iVBORw0KGgo"));
     let svg = String::from_utf8(file("pixel_curves_PaDiM.svg")).unwrap();
     has(&svg, &["bolt: ROC", "nut: PRO", "overlap with regions (%)"]);
+    // Of each category, its normal images against each of its kinds of anomalies.
+    let (code, said) = run(figures("{ roc: { methods: [KNN, PaDiM] } }, { histogram: { methods: [PaDiM] } }"));
+    assert_eq!(code, Some(0), "{said}");
+    for category in ["bolt", "nut"] {
+        let folders = fs::read_dir(place.path("runs/experiments")).unwrap().map(|entry| entry.unwrap().path());
+        let file =
+            folders.map(|folder| folder.join(format!("roc_{category}_KNN_PaDiM.svg"))).find(|file| file.is_file());
+        let svg = fs::read_to_string(file.unwrap()).unwrap();
+        has(&svg, &[&format!("{category} against scratch"), &format!("{category} against dent")]);
+        has(&said, &[&format!("roc_{category}_KNN_PaDiM.png"), &format!("histogram_{category}_PaDiM.png")]);
+    }
     let (code, said) = run(figures("{ maps: { methods: [KNN] } }"));
     assert_eq!(code, Some(2));
     has(&said, &["knn gives no map of an image; padim, patchcore and map do"]);

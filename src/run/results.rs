@@ -79,6 +79,24 @@ impl Results {
         self.datasets.iter().skip(id).map(|(name, record)| (name.as_str(), record))
     }
 
+    /// What is of one category alone, as of an experiment whose ID set are the category's normal images and whose OOD sets are its kinds of
+    /// anomalies.
+    pub fn of_category(&self, category: &str) -> Self {
+        let mut results = self.clone();
+        let record = results.datasets.swap_remove(category);
+        let kinds = record.iter().flat_map(|record| {
+            let alone = DatasetRecord { kinds: IndexMap::new(), ..record.clone() };
+            record.kinds.keys().map(move |kind| (kind.clone(), alone.clone()))
+        });
+        results.datasets = kinds.collect();
+        for seed in results.cells.iter_mut().flat_map(|cell| &mut cell.seeds) {
+            seed.tasks.retain(|task, _| task == category);
+        }
+        // A sweep may be over categories.
+        results.cells.retain(|cell| cell.seeds.iter().any(|seed| !seed.tasks.is_empty()));
+        results
+    }
+
     /// The tasks whose maps can be shown.
     pub fn mapped(&self) -> Vec<Mapped<'_>> {
         if self.has_categories() {

@@ -173,7 +173,13 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
         Figure::Pseudo(figure) => {
             ("pseudo", figure.network.iter().cloned().collect(), pseudo::galleries(figure, results, runs_root)?)
         }
-        _ => return one(figure, results, protocol, runs_root).map(|drawn| vec![drawn]),
+        // Each category has an ID set of its own.
+        Figure::Roc(_) | Figure::Histogram(_) if results.has_categories() => {
+            let of =
+                |category: &String| one(figure, &results.of_category(category), protocol, runs_root, Some(category));
+            return results.datasets.keys().map(of).collect();
+        }
+        _ => return one(figure, results, protocol, runs_root, None).map(|drawn| vec![drawn]),
     };
     let galleries = galleries.into_iter().map(|(category, mut gallery)| {
         gallery.title = loud(gallery.title, results);
@@ -183,8 +189,14 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
     galleries.collect()
 }
 
-/// A figure that is one picture.
-fn one(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Drawn> {
+/// A figure that is one picture, of a category or of all results.
+fn one(
+    figure: &Figure,
+    results: &Results,
+    protocol: Protocol,
+    runs_root: &Path,
+    category: Option<&String>,
+) -> Result<Drawn> {
     let (kind, names, made) = match figure {
         Figure::Roc(figure) => {
             ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, protocol, runs_root)?))
@@ -219,6 +231,7 @@ fn one(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path)
             return Err(Error::Failed("photographs are a picture for each category".into()));
         }
     };
+    let names: Vec<String> = category.into_iter().cloned().chain(names).collect();
     let stem = file_stem(kind, &names);
     match made {
         Made::Panels(mut picture) => {
