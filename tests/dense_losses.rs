@@ -4,11 +4,16 @@ mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
 use common::{assert_close, numbers, uniform, values};
-use oodkit::losses::{
-    consistency::{Order, consistency},
-    distillation::{self, distillation},
-    hypersphere,
-    score_margin::{Pair, score_margin},
+use oodkit::{
+    detectors::map::{ImageScore, Post},
+    losses::{
+        consistency::{Order, consistency},
+        distillation::{self, distillation},
+        fcdd::{by_image, by_mask},
+        hypersphere,
+        score_margin::{Pair, score_margin},
+    },
+    nn::receptive::Receptive,
 };
 
 #[derive(serde::Deserialize)]
@@ -214,4 +219,107 @@ fn students_without_a_direction_give_numbers() {
     assert!(distillation(&[], distillation::Of::Pixel).is_err());
     assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Pixel).is_err());
     assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Flat).is_err());
+}
+
+#[derive(serde::Deserialize)]
+struct Fcdd {
+    maps: Vec<Enlarged>,
+    loss: FcddLoss,
+}
+
+#[derive(serde::Deserialize)]
+struct Enlarged {
+    grid: [usize; 2],
+    size: [usize; 2],
+    sigma: f64,
+    field: usize,
+    map: Vec<f32>,
+    full: Vec<f64>,
+}
+
+#[derive(serde::Deserialize)]
+struct FcddLoss {
+    sigma: f64,
+    field: usize,
+    side: usize,
+    masks: Vec<f64>,
+    cases: Vec<FcddCase>,
+}
+
+#[derive(serde::Deserialize)]
+struct FcddCase {
+    supervision: String,
+    value: f64,
+    gradient: Vec<f64>,
+}
+
+fn fcdd() -> Fcdd {
+    serde_json::from_str(include_str!("golden/fcdd.json")).unwrap()
+}
+
+/// A transposed convolution with a Gaussian, cropped, as in FCDD's code.
+#[test]
+fn maps_are_enlarged_by_gaussians_as_in_fcdd() {
+    let cases = fcdd().maps;
+    assert_eq!(cases.len(), 4);
+    for Enlarged { grid, size, sigma, field, map, full } in cases {
+        let post = Post { smooth: 0.0, score: ImageScore::Mean, enlarge: Some(Receptive { sigma, field }) };
+        let found: Vec<f64> = post.full(&map, grid, size).into_iter().map(f64::from).collect();
+        assert_close(&format!("{grid:?} to {size:?}"), &found, &full, 1e-6);
+        let mean = map.iter().sum::<f32>() / map.len() as f32;
+        assert!((post.image(&map, grid, size) - mean).abs() < 1e-6, "the mean is of the grid");
+    }
+}
+
+#[test]
+fn fcdds_loss_is_pytorchs_and_its_gradients_are_central_differences() {
+    let FcddLoss { sigma, field, side, masks, cases } = fcdd().loss;
+    let enlarge = Receptive { sigma, field };
+    let z = |dtype| {
+        let z = (uniform("z", &[4, 1, 4, 4]) * 2.0).unwrap();
+        // A normal image at the origin.
+        let others = z.narrow(0, 1, 3).unwrap();
+        Tensor::cat(&[&z.narrow(0, 0, 1).unwrap().zeros_like().unwrap(), &others], 0).unwrap().to_dtype(dtype).unwrap()
+    };
+    let value = |supervision: &str, z: &Tensor| {
+        let tensor = |values: &[f64], shape: &[usize]| {
+            Tensor::from_vec(values.to_vec(), shape, &Device::Cpu).unwrap().to_dtype(z.dtype()).unwrap()
+        };
+        match supervision {
+            "image" => by_image(z, &tensor(&[0.0, 0.0, 1.0, 1.0], &[4])).unwrap(),
+            _ => by_mask(z, &tensor(&masks, &[4, side, side]), enlarge).unwrap(),
+        }
+    };
+    assert_eq!(cases.len(), 2);
+    for FcddCase { supervision, value: expected, gradient } in cases {
+        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-5)] {
+            let z = Var::from_tensor(&z(dtype)).unwrap();
+            let loss = value(&supervision, &z);
+            assert_close(&supervision, &values(&loss), &[expected], tolerance);
+            let found = values(loss.backward().unwrap().get(&z).unwrap());
+            assert_close(&supervision, &found, &gradient, tolerance);
+        }
+        let plain = values(&z(DType::F64));
+        for at in 0..plain.len() {
+            let moved = |by: f64| {
+                let mut moved = plain.clone();
+                moved[at] += by;
+                values(&value(&supervision, &Tensor::from_vec(moved, (4, 1, 4, 4), &Device::Cpu).unwrap()))[0]
+            };
+            let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((slope - gradient[at]).abs() < 1e-7, "{supervision} {at}: {slope}, not {}", gradient[at]);
+        }
+    }
+    // Anomalous images at the origin are no catastrophe, and images without anomalous pixels push nothing away.
+    let zeros = Var::zeros((4, 1, 4, 4), DType::F32, &Device::Cpu).unwrap();
+    for supervision in ["image", "mask"] {
+        let loss = value(supervision, &zeros);
+        assert!(values(&loss)[0].is_finite() && values(&loss)[0] > 1.0, "{supervision}: {loss}");
+        let gradients = loss.backward().unwrap();
+        assert!(values(gradients.get(&zeros).unwrap()).iter().all(|slope| slope.is_finite()), "{supervision}");
+    }
+    let none = Tensor::zeros((4, side, side), DType::F64, &Device::Cpu).unwrap();
+    let all_normal = by_image(&z(DType::F64), &Tensor::zeros(4, DType::F64, &Device::Cpu).unwrap()).unwrap();
+    assert!(values(&all_normal)[0] > 0.0 && by_mask(&z(DType::F64), &none, enlarge).is_ok());
+    assert!(by_mask(&z(DType::F64), &none.narrow(1, 0, 3).unwrap(), enlarge).is_err(), "fewer pixels than positions");
 }

@@ -378,6 +378,7 @@ fn every_model_shows_what_it_says() {
         "features: { backbone: resnet20 }",
         "autoencoder: { channels: 2, latent: 2 }",
         "stfpm: { backbone: resnet20, stages: [layer3] }",
+        "fcdd: { backbone: resnet20, stage: layer2 }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);
@@ -389,6 +390,7 @@ fn every_model_shows_what_it_says() {
         assert_eq!(shown.images.is_some(), says(Output::Images), "{yaml}");
         assert_eq!(shown.map.is_some(), says(Output::Map), "{yaml}");
         assert_eq!(!shown.pairs.is_empty(), says(Output::Pairs), "{yaml}");
+        assert_eq!(shown.embedding.is_some(), says(Output::Embedding), "{yaml}");
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");
         assert_eq!(model.head().is_some(), says(Output::Head), "{yaml}");

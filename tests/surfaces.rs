@@ -402,6 +402,53 @@ fn students_of_a_teacher_stand_in_the_same_table() {
     has(&said, &["networks.rd.model: needs images of at least 32×32 pixels"]);
 }
 
+#[test]
+fn fcdd_is_scored_by_its_mean_and_its_enlarged_map() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 2, batch_size: 6, optimizer: { sgd: { lr: 0.01, momentum: 0.9, nesterov: true } }, outliers: { make: \
+                  [confetti], repeat: 2 } }";
+    let networks =
+        |loss: &str| format!("{{ fcdd: {{ model: {{ fcdd: {{ backbone: resnet18 }} }}, loss: {loss}, {recipe} }} }}");
+    let method = |map: &str| format!("[{{ name: FCDD, network: fcdd, detector: {{ map: {map} }} }}]");
+    let theirs = method("{ enlarge: {}, smooth: 0, score: mean }");
+    let (code, plan) = place.oodkit("plan", [DATA, &networks("{ fcdd: {} }"), &theirs], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(
+        &plan,
+        &[
+            "maps of FCDD: 18 of 4×4",
+            "no weights are given, and what is frozen, up to the stage before the one that is read, stays as random",
+        ],
+    );
+    for loss in ["{ fcdd: {} }", "{ fcdd: { supervision: mask, enlarge: { sigma: 6, field: 31 } } }"] {
+        let (code, said) = place.oodkit("run", [DATA, &networks(loss), &theirs], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        let task = &place.results()["cells"][0]["seeds"][0]["tasks"]["nut"]["methods"]["FCDD"];
+        let measures = &task["sets"]["all"]["measures"];
+        assert!(measures["auroc"].as_f64().is_some() && measures["pixel_auroc"].as_f64().is_some(), "{measures}");
+    }
+    for (networks, methods, wrong) in [
+        (networks("{ reconstruction: {} }"), theirs.clone(), "write `loss: { fcdd: {} }`"),
+        (networks("{ fcdd: { supervision: pixel } }"), theirs.clone(), "values here: image, mask"),
+        (networks("{ fcdd: { enlarge: { sigma: 0 } } }"), theirs.clone(), "fcdd.enlarge.sigma: must be at least"),
+        (networks("{ fcdd: {} }"), method("{ enlarge: { field: 0 } }"), "map.enlarge.field: must be at least 1"),
+        (
+            networks("{ fcdd: {} }").replace(", outliers: { make: [confetti], repeat: 2 }", ""),
+            theirs.clone(),
+            "fcdd reads the masks of made outliers",
+        ),
+        (
+            networks("{ fcdd: {} }").replace("resnet18", "resnet18, stage: layer5"),
+            theirs.clone(),
+            "networks.fcdd.model.fcdd.stage: resnet has no stage",
+        ),
+    ] {
+        let (code, said) = place.oodkit("run", [DATA, &networks, &methods], &[]);
+        assert_eq!(code, Some(2), "{networks}: {said}");
+        has(&said, &[wrong]);
+    }
+}
+
 /// The columns `file` and `score` of a CSV.
 fn scores_of(csv: &str) -> Vec<(String, f64)> {
     let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();

@@ -11,7 +11,7 @@ use super::{
     Maps, Scores,
     resample::{Axis, at_place, linear, resample},
 };
-use crate::{Result, data::Frame};
+use crate::{Result, data::Frame, nn::receptive::Receptive};
 
 /// What a map's image is scored by.
 #[derive(
@@ -24,6 +24,8 @@ pub enum ImageScore {
     Max,
     /// The largest value at the grid, neither resized nor smoothed, as PatchCore's official code has it.
     Patch,
+    /// The mean of the values at the grid, as FCDD's code has it.
+    Mean,
     /// The mean of this share of the full map's values, the largest, in 0..1: one value at least.
     Top(#[garde(range(min = 1e-9, max = 1.0))] f64),
 }
@@ -35,6 +37,8 @@ pub struct Post {
     pub smooth: f64,
     /// How an image is scored.
     pub score: ImageScore,
+    /// The Gaussian by which it is enlarged, in the place of bilinear interpolation.
+    pub enlarge: Option<Receptive>,
 }
 
 impl Post {
@@ -44,7 +48,13 @@ impl Post {
     /// When the map is not of this grid, or a size is 0.
     pub fn full(&self, map: &[f32], grid: [usize; 2], size: [usize; 2]) -> Vec<f32> {
         assert_eq!(map.len(), grid[0] * grid[1], "a map of {grid:?}");
-        let [down, across] = [0, 1].map(|axis| smoothed(grid[axis], size[axis], self.smooth));
+        let [down, across] = [0, 1].map(|axis| {
+            let larger = match &self.enlarge {
+                None => linear(grid[axis], size[axis]),
+                Some(enlarge) => enlarge.weights(grid[axis], size[axis]).into_iter().map(|row| (0, row)).collect(),
+            };
+            smoothed(&larger, grid[axis], self.smooth)
+        });
         resample(map, grid[1], &down, &across)
     }
 
@@ -56,6 +66,7 @@ impl Post {
         let largest = |values: &[f32]| values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         match self.score {
             ImageScore::Patch => largest(map),
+            ImageScore::Mean => (map.iter().copied().map(f64::from).sum::<f64>() / map.len() as f64) as f32,
             ImageScore::Max => largest(&self.full(map, grid, size)),
             ImageScore::Top(share) => {
                 let mut full = self.full(map, grid, size);
@@ -103,9 +114,9 @@ pub fn in_picture(full: &[f32], size: [usize; 2], frame: Frame, picture: [usize;
     resample(&above, size[1], &down, &across).into_iter().map(|value| value + least).collect()
 }
 
-/// Linear from `grid` values to `size`, and a Gaussian after it.
-fn smoothed(grid: usize, size: usize, sigma: f64) -> Axis {
-    let linear = linear(grid, size);
+/// An axis of `grid` values, and a Gaussian after it.
+fn smoothed(larger: &Axis, grid: usize, sigma: f64) -> Axis {
+    let size = larger.len();
     let radius = (4.0 * sigma + 0.5) as usize;
     let bell = |offset: usize| if radius == 0 { 1.0 } else { (-0.5 * (offset as f64 / sigma).powi(2)).exp() };
     let total = bell(0) + 2.0 * (1..=radius).map(bell).sum::<f64>();
@@ -114,7 +125,7 @@ fn smoothed(grid: usize, size: usize, sigma: f64) -> Axis {
         for step in 0..=2 * radius {
             // Mirrored, the edge repeated: the pattern repeats itself after 2 · size.
             let place = (at as i64 + step as i64 - radius as i64).rem_euclid(2 * size as i64) as usize;
-            let (first, parts) = &linear[place.min(2 * size - 1 - place)];
+            let (first, parts) = &larger[place.min(2 * size - 1 - place)];
             let weight = bell(step.abs_diff(radius)) / total;
             weights[*first..].iter_mut().zip(parts).for_each(|(sum, part)| *sum += weight * part);
         }
@@ -131,7 +142,7 @@ mod tests {
     use super::*;
 
     fn post(smooth: f64, score: ImageScore) -> Post {
-        Post { smooth, score }
+        Post { smooth, score, enlarge: None }
     }
 
     #[derive(serde::Deserialize)]

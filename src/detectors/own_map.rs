@@ -5,6 +5,8 @@
 //! - Of the fusion network, the score of every position (Tang et al., J. NUDT 2025, equation 9), or with `of: distance` the distance of
 //!   its embedding ψ from the origin, √(‖ψ‖² + 1) − 1 (Liznerski et al., *FCDD*, ICLR 2021).
 //! - Of an autoencoder, the squared error of every pixel: Bergmann et al., *MVTec AD*, CVPR 2019, section 4.1.2.
+//! - Of a teacher and a student, how far they are apart: Deng & Li, CVPR 2022; Wang et al., BMVC 2021.
+//! - Of FCDD, the distance of every position; `enlarge: {}`, `smooth: 0` and `score: mean` are its code's.
 //! - Reference code: none was published for the autoencoder. PaDiM's and PatchCore's smooth their maps alike.
 //! - Smoothing: σ 4, as PaDiM's and PatchCore's official code at 224 and 256 pixels.
 
@@ -19,7 +21,12 @@ use super::{
     patches::image_size,
     pushed,
 };
-use crate::{Error, Result, losses::hypersphere, nn::Shown, yaml::named::is_default};
+use crate::{
+    Error, Result,
+    losses::hypersphere,
+    nn::{Shown, receptive::Receptive},
+    yaml::named::is_default,
+};
 
 /// The map that the model makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -33,9 +40,14 @@ pub struct Config {
     /// σ of the Gaussian that maps are smoothed with, in pixels of the image; 0: none. 4: PaDiM's and PatchCore's official code.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub smooth: f64,
-    /// What an image is scored by: `max` of its map, `patch` before smoothing, or `{ top: 0.01 }`, the mean of so large a share.
+    /// What an image is scored by: `max` of its map, `patch` before smoothing, `mean` before it, or `{ top: 0.01 }`, the mean of so large a
+    /// share.
     #[garde(dive)]
     pub score: ImageScore,
+    /// The Gaussian by which a map is brought to the image's size. Default: none, and bilinear interpolation.
+    #[garde(dive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enlarge: Option<Receptive>,
 }
 
 /// What a model shows of a position that can be its score.
@@ -61,7 +73,13 @@ impl Of {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { of: Of::default(), smooth: 4.0, score: ImageScore::Max }
+        Self { of: Of::default(), smooth: 4.0, score: ImageScore::Max, enlarge: None }
+    }
+}
+
+impl Config {
+    fn read(&self) -> Post {
+        Post { smooth: self.smooth, score: self.score, enlarge: self.enlarge }
     }
 }
 
@@ -78,7 +96,7 @@ impl Detector for Config {
     }
 
     fn post(&self) -> Option<Post> {
-        Some(Post { smooth: self.smooth, score: self.score })
+        Some(self.read())
     }
 
     fn grid(&self, shown: &Shown) -> Option<[usize; 2]> {
@@ -93,7 +111,7 @@ impl Detector for Config {
 
 impl Pushed for Config {
     fn start(&self, _: &Fit<'_>) -> Result<Fitting> {
-        Ok(Fitting::Ready(Box::new(OwnMap { of: self.of, post: Post { smooth: self.smooth, score: self.score } })))
+        Ok(Fitting::Ready(Box::new(OwnMap { of: self.of, post: self.read() })))
     }
 }
 

@@ -166,7 +166,7 @@ impl Patchwise for Config {
             stages: self.stages.as_deref(),
             default: 0..3,
             grid: self.grid.as_deref(),
-            post: Post { smooth: self.smooth, score: self.score },
+            post: Post { smooth: self.smooth, score: self.score, enlarge: None },
         }
     }
 

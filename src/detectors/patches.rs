@@ -277,7 +277,7 @@ mod tests {
     use crate::detectors::map::ImageScore;
 
     fn settings<'a>(stages: Option<&'a [String]>, grid: Option<&'a str>) -> Settings<'a> {
-        let post = Post { smooth: 0.0, score: ImageScore::Max };
+        let post = Post { smooth: 0.0, score: ImageScore::Max, enlarge: None };
         Settings { who: "PaDiM", stages, default: 1..3, grid, post }
     }
 

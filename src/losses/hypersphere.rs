@@ -81,10 +81,14 @@ pub fn distance(embedding: &Tensor) -> Result<Tensor> {
 pub fn hypersphere(embedding: &Tensor, anomalous: &Tensor) -> Result<Tensor> {
     let distance = distance(embedding)?;
     let normal = anomalous.affine(-1.0, 1.0)?;
-    let away = (&distance + LEAST)?;
+    mean(&distance, &normal)? * 0.5 - (mean(&likelihood(&distance)?, anomalous)? * 0.5)?
+}
+
+/// ln(1 − exp(−A)) of distances A, finite at the origin.
+pub(super) fn likelihood(distance: &Tensor) -> Result<Tensor> {
+    let away = (distance + LEAST)?;
     let half = (&away * 0.5)?.tanh()?;
-    let likelihood = (half.log()? + (away.neg()?.exp()? + 1.0)?.log()?)?;
-    mean(&distance, &normal)? * 0.5 - (mean(&likelihood, anomalous)? * 0.5)?
+    half.log()? + (away.neg()?.exp()? + 1.0)?.log()?
 }
 
 /// The mean of the values that are marked by 1; zero without any.

@@ -6,6 +6,7 @@ pub mod consistency;
 pub mod cross_entropy;
 pub mod distillation;
 pub mod energy_margin;
+pub mod fcdd;
 pub mod gradient_penalty;
 pub mod hypersphere;
 pub mod logit_norm;
@@ -73,6 +74,9 @@ registry::registry! {
     /// A student's maps point where a teacher's do, for a model of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distillation,
+    /// FCDD's: normal images near the origin, anomalous ones away from it, by image or by mask; needs `train.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fcdd,
 }
 
 /// A term's settings.

@@ -13,8 +13,6 @@
 
 mod stages;
 
-pub use stages::Freeze;
-
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use garde::Validate;
@@ -22,7 +20,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    models::{Kind, stages::wrong},
+    models::{
+        Kind,
+        freeze::{ALL, Freeze, NONE},
+        stages::wrong,
+    },
     nn::{
         Backbone, Model, Output, Pass, Shape, Shown,
         backbone::Extractor,
@@ -36,7 +38,7 @@ use crate::{
         problems::{Path, Problem},
     },
 };
-use stages::{ALL, NONE, Stages};
+use stages::Stages;
 
 /// What stands before the names of all parameters but the backbone's.
 const OWN: &str = "fusion";

@@ -2,12 +2,16 @@
 
 pub mod autoencoder;
 pub mod classifier;
+pub mod fcdd;
 pub mod features;
+mod freeze;
 pub mod fusion;
 pub mod reverse_distillation;
 mod stages;
 pub mod stfpm;
 pub mod students;
+
+pub use freeze::Freeze;
 
 use candle_nn::VarBuilder;
 
@@ -113,6 +117,8 @@ registry! {
         Autoencoder = "autoencoder" in autoencoder,
         /// Textures of a backbone's low stages and the meaning of a high one, fused, with a score of every position.
         Fusion = "fusion" in fusion,
+        /// FCDD: a backbone up to a stage, and the distance of one number of each position from the origin.
+        Fcdd = "fcdd" in fcdd,
         /// Reverse distillation (RD): a student makes a frozen backbone's stages again from a narrow embedding of them.
         ReverseDistillation = "reverse_distillation" in reverse_distillation,
         /// STFPM: a student of a frozen backbone's own kind learns its stages.

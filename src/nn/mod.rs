@@ -15,6 +15,7 @@ pub mod model;
 mod output;
 pub mod params;
 pub mod pass;
+pub mod receptive;
 pub mod resnet;
 pub mod resnet18_32x32;
 pub mod resnet_cifar;

@@ -54,3 +54,26 @@ fn an_interrupted_student_goes_on_to_the_same_bits() {
         assert_eq!(bits(&parts.0), bits(&whole.0), "{model}");
     }
 }
+
+#[test]
+fn fcdd_learns_the_stage_that_it_reads_and_goes_on_to_the_same_bits() {
+    let recipe = format!("{RECIPE}, outliers: {{ make: [confetti], share: 0.5, repeat: 2 }}");
+    for (freeze, loss) in [("", "{ fcdd: {} }"), (", freeze: all", "{ fcdd: { supervision: mask } }")] {
+        let model = format!("fcdd: {{ backbone: efficientnet_lite0{freeze} }}");
+        let [whole, parts] = [(); 2].map(|()| build_model(&model).unwrap());
+        let before = bits(&whole.0);
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let train = |network, steps, folder| train_by((loss, "fcdd"), &recipe, network, steps, folder, None).unwrap();
+        let losses = train(&whole, 3, &folders[0]);
+        assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+        let mut again = train(&parts, 1, &folders[1]);
+        again.extend(train(&parts, 3, &folders[1]));
+        assert_eq!(again, losses);
+        let after = bits(&whole.0);
+        assert_eq!(bits(&parts.0), after);
+        for (name, values) in &after {
+            let learns = name.starts_with("fcdd.") || freeze.is_empty() && name.starts_with("blocks.2.");
+            assert_eq!(values != &before[name], learns, "{model}: {name}");
+        }
+    }
+}

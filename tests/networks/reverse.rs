@@ -221,3 +221,45 @@ fn teachers_and_students_that_cannot_be_built_are_named() {
             .contains("stfpm: stages.0: resnet_cifar has no stage")
     );
 }
+
+#[test]
+fn fcdd_is_one_number_of_each_position_and_its_distance_from_the_origin() {
+    let (params, model) = build("fcdd: { backbone: resnet20, stage: layer2 }", SHAPE).unwrap();
+    let images = uniform("images", &[2, 3, 32, 64]).to_dtype(DType::F32).unwrap();
+    let shown = model.show(&images, &Pass::eval()).unwrap();
+    // A network of the same first values, since these depend on names alone.
+    let (_, features) = build("features: { backbone: resnet20 }", SHAPE).unwrap();
+    let features = features.show(&images, &Pass::eval()).unwrap();
+    let all = params.all().unwrap();
+    let (weight, bias) = (values(&all["fcdd.score.weight"]), values(&all["fcdd.score.bias"])[0]);
+    let maps = values(features.stage("layer2").unwrap());
+    let positions = 16 * 32;
+    let z = |at: usize| {
+        let (image, position) = (at / positions, at % positions);
+        let of = |c: usize| weight[c] * maps[(image * weight.len() + c) * positions + position];
+        bias + (0..weight.len()).map(of).sum::<f64>()
+    };
+    let expected: Vec<f64> = (0..2 * positions).map(|at| (z(at).powi(2) + 1.0).sqrt() - 1.0).collect();
+    assert_eq!((weight.len(), shown.map().unwrap().dims()), (32, &[2, 16, 32][..]));
+    assert_close("map", &values(shown.map().unwrap()), &expected, 1e-5);
+    let folded = model.folded().unwrap().show(&images, &Pass::eval()).unwrap();
+    assert_close("folded", &values(folded.map().unwrap()), &expected, 1e-4);
+    assert!(model.fixed(&images).unwrap().is_none(), "the stage that is read learns");
+    let (_, frozen) = build("fcdd: { backbone: resnet20, stage: layer2, freeze: all }", SHAPE).unwrap();
+    let fixed = frozen.fixed(&images).unwrap().unwrap();
+    assert_close("frozen", &values(frozen.show_fixed(&fixed, &Pass::eval()).unwrap().map().unwrap()), &expected, 1e-5);
+
+    let message = |more: &str| {
+        let yaml = format!("fcdd: {{ backbone: resnet20{more} }}");
+        let error = build(&yaml, SHAPE).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        let config: ModelConfig = serde_saphyr::from_str(&yaml).unwrap();
+        let [problem] = &config.problems(Some([32, 64]))[..] else { panic!("one problem") };
+        assert_eq!(error.to_string(), format!("fcdd: {}: {}", problem.path, problem.message));
+        problem.message.clone()
+    };
+    assert_eq!(message(""), "resnet_cifar has no stage of an eighth of 32 rows: name one of layer1, layer2, layer3");
+    assert!(message(", stage: layer4").starts_with("resnet_cifar has no stage \"layer4\""));
+    assert_eq!(message(", stage: layer2, freeze: layer3"), "\"layer3\" comes after layer2, the stage that is read");
+    assert!(message(", stage: layer2, freeze: layer9").starts_with("resnet_cifar has no stage \"layer9\""));
+}

@@ -448,6 +448,9 @@ fn unlearnable(
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
                 _ if shown.contains(&Output::Pairs) => "write `loss: { distillation: {} }`".to_owned(),
+                _ if shown.contains(&Output::Embedding) && !shown.contains(&Output::Scores) => {
+                    "write `loss: { fcdd: {} }`".to_owned()
+                }
                 _ if shown.contains(&Output::Embedding) => {
                     "write `loss: { hypersphere: {}, score_margin: {}, consistency: {} }`".to_owned()
                 }

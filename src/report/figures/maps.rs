@@ -32,7 +32,7 @@ pub const TRUTH: [u8; 3] = [230, 159, 0];
 const PREDICTED: [u8; 3] = [86, 180, 233];
 
 /// Maps are smooth already.
-const UNSMOOTHED: Post = Post { smooth: 0.0, score: ImageScore::Max };
+const UNSMOOTHED: Post = Post { smooth: 0.0, score: ImageScore::Max, enlarge: None };
 
 /// A gallery for each task, by its name; reads what was stored beside the scores.
 pub fn galleries(figure: &MapsFigure, results: &Results, runs_root: &Path) -> Result<Vec<(String, Gallery)>> {
