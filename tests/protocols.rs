@@ -353,6 +353,7 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "detector: { mahalanobis: { layers: all } }",
             "mahalanobis: mahalanobis needs 2 MiB for its layers, and may use 1 MiB",
         ),
+        ("detector: ddu", "ddu: ddu needs 2 MiB for the covariances of 10 classes, and may use 1 MiB"),
         ("detector: { mahalanobis: { layers: [conv3] } }", "mahalanobis: the network has no stage \"conv3\""),
         ("detector: { mahalanobis: { weights: [1, 2] } }", "mahalanobis has 2 weights for the layers penultimate"),
         (

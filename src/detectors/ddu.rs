@@ -11,12 +11,12 @@
 //!   1e-308, …, 0.1 itself, whose search ends early since PyTorch words the error otherwise (issues 4 and 8). A pivot that is lost
 //!   in rounding counts as singular. A class with a single train image has no covariance and is left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, centred, finite};
+use super::{Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, centred, check_memory, finite};
 use crate::{
     Error, Result,
     linalg::{Cholesky, add_gram},
@@ -34,6 +34,18 @@ const BLOCK: usize = 4096;
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Ddu")]
 pub struct Config {}
+
+impl Config {
+    /// Refuses a fit to features of this size in less memory than it takes: each class's covariance, and its factor.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with both numbers.
+    pub fn check_memory(&self, size: usize, classes: usize, memory: usize) -> Result<()> {
+        let bytes = 2 * size_of::<f64>() * classes * size * size;
+        check_memory("ddu needs", &format!("the covariances of {classes} classes"), [bytes, memory])
+            .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or leave it out"))
+    }
+}
 
 /// One Gaussian for each class.
 #[derive(Debug, Clone)]
@@ -156,8 +168,17 @@ impl Detector for Config {
         Learns::LabelledImages
     }
 
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            let (size, classes) = (about.shown.features()?.dim(1)?, about.shown.logits()?.dim(1)?);
+            Ok(self.check_memory(size, classes, about.memory).map(|()| None)?)
+        }))
+    }
+
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let (train, labels) = fit.labelled_train()?;
+        let classes = labels.iter().collect::<BTreeSet<_>>().len();
+        self.check_memory(train.features.dim(1)?, classes, fit.memory)?;
         Ok(Box::new(Gaussians::fit(&train.features, labels)?))
     }
 }
