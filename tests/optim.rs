@@ -200,6 +200,7 @@ fn schedules_match_pytorch() {
     for (name, schedule) in [
         ("cosine", json!({ "cosine": {} })),
         ("multi_step", json!({ "multi_step": { "milestones": [3, 7], "gamma": 0.2 } })),
+        ("exponential", json!({ "exponential": { "gamma": 0.985 } })),
     ] {
         let train = serde_json::from_value(json!({
             "epochs": 10, "batch_size": 1, "optimizer": { "adamw": { "lr": 0.1 } }, "schedule": schedule

@@ -5,7 +5,7 @@
 //! - Paper: Liznerski et al., *Explainable Deep One-Class Classification*, ICLR 2021, <https://arxiv.org/abs/2007.01760>.
 //! - Code: `liznerski/fcdd`, `FCDD_CNN224_VGG_F`: VGG-11 with batch normalisation up to an eighth of the rows, its first three stages as they
 //!   are. The recipe for MVTec AD: `loss: { fcdd: {} }`, `outliers: { make: [confetti], share: 0.5 }`, SGD with learning rate 0.001, Nesterov
-//!   momentum 0.9 and weight decay 0.0001, 0.985 times the learning rate after each epoch, 200 epochs, batches of 128. An image is scored by
+//!   momentum 0.9 and weight decay 0.0001, `schedule: { exponential: { gamma: 0.985 } }`, 200 epochs, batches of 128. An image is scored by
 //!   the mean of its map, and pixels by the map enlarged: `map: { enlarge: {}, smooth: 0, score: mean }`.
 //! - Deviations: the code's frozen layers go on to normalise by the batch, ours by what they were trained with. Images are not cropped or
 //!   jittered unless the recipe's `augment` says so, and their local contrast is left alone.

@@ -59,7 +59,8 @@ def schedules():
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=factor)
 
     multi_step = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7], 0.2)
-    return {"cosine": run(cosine, True), "multi_step": run(multi_step, False)}
+    exponential = lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.985)
+    return {"cosine": run(cosine, True), "multi_step": run(multi_step, False), "exponential": run(exponential, False)}
 
 
 RECIPES = [  # our configuration, and what it is in PyTorch

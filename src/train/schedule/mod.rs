@@ -2,6 +2,7 @@
 
 pub mod constant;
 pub mod cosine;
+pub mod exponential;
 pub mod multi_step;
 
 use crate::{train::recipe::Train, yaml::keys::keys};
@@ -16,6 +17,8 @@ keys! {
         }
         /// Half a cosine from `lr` to `final_lr`, moving every step (energy_ood, OpenOOD).
         Cosine = "cosine" in cosine::Settings,
+        /// Multiplied by `gamma` after each epoch (FCDD).
+        Exponential = "exponential" in exponential::Settings,
         /// Multiplied by `gamma` at each milestone (DDU).
         MultiStep = "multi_step" in multi_step::Settings,
     }
