@@ -257,6 +257,10 @@ fn frozen_statistics_of_the_trunk_stay_while_its_weights_learn() {
         ["frozen", "train"].map(|mode| moved(&small(&format!("freeze: stem, batch_norm: {mode}")), recipe));
     let stays = |moved: &[f32]| moved.iter().all(|by| *by == 0.0);
     let is_of_the_trunk = |name: &str| ["layer1", "layer2", "layer3"].iter().any(|stage| name.starts_with(stage));
+    let counted = |statistics: bool| {
+        frozen.keys().filter(|name| is_of_the_trunk(name) && name.contains("running") == statistics).count()
+    };
+    assert!(counted(true) > 0 && counted(false) > 0);
     for (name, moved) in &frozen {
         let statistics = name.contains("running");
         if is_of_the_trunk(name) {
@@ -327,11 +331,11 @@ fn what_cannot_be_built_is_named() {
         message("freeze: layer4")
             .starts_with("fusion: freeze: \"layer4\" comes after layer3, the last stage that is read")
     );
-    let order = "fusion: freeze: is a list of the first parts, none left out, from input to output: of [stem, layer1, layer2, layer3, layer4]";
+    let order = "fusion: freeze: must list the first parts without gaps, from the input on, of [stem, layer1, layer2, layer3, layer4]";
     for list in ["[layer1]", "[stem, layer2]", "[layer1, stem]", "[stem, stem]"] {
         assert_eq!(message(&format!("freeze: {list}")), order, "{list}");
     }
-    assert_eq!(message("freeze: []"), "fusion: freeze: is of no part: write `freeze: none`");
+    assert_eq!(message("freeze: []"), "fusion: freeze: names no part: write `freeze: none`");
     assert!(message("freeze: [stem, all]").starts_with("fusion: freeze: resnet has no stage \"all\""));
     let vgg = "{ backbone: vgg19_bn, stages: [block1, block2, block3], stl: null, sc: null, freeze: stem }";
     let message_of_vgg = build(vgg).err().unwrap().to_string();
@@ -341,7 +345,7 @@ fn what_cannot_be_built_is_named() {
     );
     assert!(message("grid: layer9").starts_with("fusion: grid: resnet has no stage \"layer9\""));
     let message = build("{ backbone: { resnet: { depth: 18 } }, stl: { scales: [3] } }").err().unwrap().to_string();
-    assert!(message.starts_with("`scales` has 3, which does not divide a grid of 8×8"), "{message}");
+    assert!(message.starts_with("3 does not divide the 8×8 grid"), "{message}");
     let message = build("{ backbone: resnet20, sc: null, stl: null }").err().unwrap().to_string();
     assert!(message.contains("no stages of a quarter, an eighth and a sixteenth of 64 rows"), "{message}");
 }

@@ -217,7 +217,7 @@ fn models_without_classes_stand_in_the_same_table() {
     let (code, csv) = place.predict(&new);
     assert_eq!(code, Some(0), "{csv}");
     assert!(csv.contains("000.png,,,"), "{csv}");
-    has(&csv, &["train images that were held out of 6, by a detector that learns from none"]);
+    has(&csv, &["train images that were held out of 6; the detector learns from no image"]);
 
     // A network that serves every category, and each category's own autoencoder in one score.
     let colours = NETWORKS.strip_prefix("{ colours:").and_then(|rest| rest.strip_suffix(" }")).unwrap();
@@ -673,7 +673,7 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
             all,
             sgd,
             "model.fusion.freeze",
-            "is a list of the first parts",
+            "must list the first parts without gaps",
         ),
         (
             fusion("stl: null, sc: null, stages: [layer1, layer2, layer33]"),
@@ -684,13 +684,7 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
         ),
         (fusion("stl: null, sc: null, grid: layer9"), all, sgd, "model.fusion.grid", "resnet has no stage \"layer9\""),
         // Of 32×32 pixels the grid has 4×4 positions, and the last stage 2×2.
-        (
-            fusion("sc: null"),
-            all,
-            sgd,
-            "model.fusion.stl.scales.3",
-            "`scales` has 8, which does not divide a grid of 4×4",
-        ),
+        (fusion("sc: null"), all, sgd, "model.fusion.stl.scales.3", "8 does not divide the 4×4 grid"),
         (fusion("stl: null"), all, sgd, "model.fusion.sc.rate", "`rate` is 4, more than a grid of 2×2 has"),
         (
             fusion("stl: null, sc: null"),
@@ -725,7 +719,27 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
     place.image("colours/test/c0/0.png", 60, 0, None);
     let loss = format!("{{ hypersphere: {{}}, score_margin: {{}}, consistency: {{ patch: {patch} }} }}");
     let said = run(colours, &fusion("stl: null, sc: null"), &loss, sgd);
-    has(&said, &["networks.parts.loss.consistency.patch: a grid of 4×4 has no patch of 5×5"]);
+    has(&said, &["parts.yaml: networks.parts.loss.consistency.patch: a grid of 4×4 has no patch of 5×5"]);
+    // The second network is refused before the first learns.
+    let network = |model: &str, loss: &str| {
+        let recipe = format!("epochs: 1, batch_size: 6, outliers: {{ make: [cutpaste] }}, {sgd}");
+        format!("{{ {model}, loss: {loss}, train: {{ {recipe} }} }}")
+    };
+    let first = network(&fusion("stl: null, sc: null"), "{ hypersphere: {} }");
+    for (second, wrong) in [
+        (network(&fusion("stl: null, sc: null"), &loss), "networks.parts.loss.consistency.patch: a grid of 4×4"),
+        (
+            network(&fusion("stl: { scales: [1, 3] }, sc: null"), "{ hypersphere: {} }"),
+            "networks.parts: fusion: stl.scales.1",
+        ),
+    ] {
+        let networks = format!("{{ first: {first}, parts: {second} }}");
+        let (code, said) =
+            place.oodkit("run", [colours, &networks, "[{ network: parts, detector: { map: { of: distance } } }]"], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, &[wrong]);
+        assert!(!said.contains("step"), "{said}");
+    }
 }
 
 /// A patch that the file's images have room for is made to fit those of a smoke run.
@@ -762,15 +776,15 @@ fn a_plan_says_what_is_made_what_is_kept_and_what_may_be_a_slip() {
         &said,
         &[
             "144 images forward and backward, 24 optimiser steps",
-            "made     24 of 48 images in 2 pools, 0.1 MiB, by nsa: anew in every epoch, about 0.0 s of one thread for all",
-            "kept     what frozen backbones make of 36 images in 2 pools, 0.6 MiB, the largest 0.3 MiB",
-            "note     networks.parts: no weights are given, and `freeze: all` keeps the backbone as random as it starts",
+            "made     24 of 48 images (2 pools, 0.1 MiB) by nsa; not stored but made as they are needed, under a second of one thread in all",
+            "kept     36 images' outputs of frozen backbones (2 pools, 0.6 MiB): each passes once",
+            "note     networks.parts: no weights are given, and the backbone is frozen as random as it starts",
         ],
     );
     assert!(!said.contains("one train image"), "{said}");
     // All shares draw from one pool; of the largest, no image stays normal, and of the others all do.
     let said = plan(DATA, "[cutpaste]", "all", &["--sweep", "networks.parts.train.outliers.share=[0, 0.25, 1]"]);
-    has(&said, &["made     48 of 48 images in 2 pools", "kept     what frozen backbones make of 60 images in 2 pools"]);
+    has(&said, &["made     48 of 48 images (2 pools", "kept     60 images' outputs of frozen backbones (2 pools"]);
     let said = plan(DATA, "[cutpaste]", "none", &[]);
     assert!(!said.contains("kept  ") && !said.contains("note  "), "{said}");
     // Of one image there is no other.
@@ -778,9 +792,8 @@ fn a_plan_says_what_is_made_what_is_kept_and_what_may_be_a_slip() {
     has(
         &plan(one, "[cutpaste, nsa, perlin]", "[stem]", &[]),
         &[
-            "`freeze: stem` keeps",
-            "note     networks.parts: \"nut\" has one train image to learn from: nsa, perlin take another image of the set, and have this \
-             one itself",
+            "the backbone up to stem is frozen as random as it starts",
+            "note     networks.parts: \"nut\" has one train image: nsa, perlin paste from that image itself",
         ],
     );
     assert!(!plan(one, "[cutpaste]", "none", &[]).contains("one train image"));

@@ -66,7 +66,7 @@ impl Freeze {
         match self {
             Self::Until(word) if [ALL, NONE].contains(&&word[..]) => return Ok(None),
             Self::Parts(named) if named.is_empty() => {
-                return Err(wrong("is of no part: write `freeze: none`".to_owned()));
+                return Err(wrong("names no part: write `freeze: none`".to_owned()));
             }
             _ => {}
         }
@@ -77,7 +77,7 @@ impl Freeze {
         if let Some(name) = named.iter().find(|name| !parts.contains(&&name[..])) {
             let what =
                 if name == STEM { "layers before its first stage".to_owned() } else { format!("stage \"{name}\"") };
-            let near = did_you_mean(name, parts.iter().copied());
+            let near = did_you_mean(name, parts.iter().copied().chain([ALL, NONE]));
             let known = parts.join(", ");
             return Err(wrong(format!("{} has no {what}{near}; its parts: {known}", backbone.name())));
         }
@@ -85,9 +85,7 @@ impl Freeze {
             && named.iter().zip(&parts).any(|(name, part)| name != part)
         {
             let parts = parts.join(", ");
-            return Err(wrong(format!(
-                "is a list of the first parts, none left out, from input to output: of [{parts}]"
-            )));
+            return Err(wrong(format!("must list the first parts without gaps, from the input on, of [{parts}]")));
         }
         Ok(place(self.last()))
     }

@@ -79,8 +79,8 @@ pub struct Settings {
     #[serde(default = "yes")]
     pub standardise: bool,
     /// Which parts of the backbone keep their weights and statistics: a list of the first ones, `[stem, layer1]`, or the last of these,
-    /// `layer1`; `stem` is what comes before the first stage; or `all` or `none`. The paper does not say. Ours: `all`, which was better on
-    /// real surfaces at every budget of two cores.
+    /// `layer1`; `stem` is what comes before the first stage; or `all` or `none`. The paper does not say. Ours: `all`, which is
+    /// ahead on real surfaces after 300 steps (docs/results/surfaces_fusion_tried).
     #[garde(skip)]
     #[serde(default)]
     pub freeze: Freeze,
@@ -150,9 +150,8 @@ impl Kind for Settings {
 
     fn frozen(&self) -> Option<String> {
         let last = Some(self.freeze.last()).filter(|last| *last != NONE)?;
-        Some(format!(
-            "`freeze: {last}` keeps the backbone as random as it starts: give it `weights`, or `freeze: none`"
-        ))
+        let what = if last == ALL { "the backbone".to_owned() } else { format!("the backbone up to {last}") };
+        Some(format!("{what} is frozen as random as it starts: give it `weights`, or `freeze: none`"))
     }
 
     fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {

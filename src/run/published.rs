@@ -106,9 +106,30 @@ impl<'a> Files<'a> {
 }
 
 impl Runner<'_> {
+    /// Refuses what cannot be had of images whose size the file need not say, before any network is trained.
+    fn check_sizes(&mut self) -> Result<()> {
+        let untrained = |node: &&Node| node.train.is_some() && self.context.store.progress(node) != Progress::Done;
+        for node in self.plan.nodes.iter().filter(untrained).collect::<Vec<_>>() {
+            if data::shape(&node.data).is_some() {
+                continue;
+            }
+            let images = self.images_of(node)?.images.clone();
+            let place = |error: Error| error.at(&self.plan.path.display().to_string());
+            refuse_grid(node, [images.height, images.width]).map_err(place)?;
+            if node.weights.is_none() {
+                let [channels, height, width] = images.shape();
+                let shape = Shape { channels, height, width, classes: images.classes };
+                let name = node.uses.first().map_or("", |(name, _)| name);
+                wanted(node, shape).map_err(|error| place(error.at(&format!("networks.{name}"))))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses weights that do not fit the networks that are still to be made of them, before any is trained; and test images of
     /// classes that the heads of those that are used as they are do not have.
     pub(super) fn check_weights(&mut self) -> Result<()> {
+        self.check_sizes()?;
         let mut checked = BTreeSet::new();
         for node in &self.plan.nodes {
             let Some(published) = &node.weights else { continue };

@@ -57,9 +57,9 @@ impl Rule {
             }
             (Self::HeldOut(_), Some(held_out)) => {
                 let HeldOut { quantile, images, of, threshold, fitted, .. } = held_out;
-                let by = if *fitted { "by a fit to the others" } else { "by a detector that learns from none" };
+                let by = if *fitted { ", by a fit to the others" } else { "; the detector learns from no image" };
                 let mut words = format!(
-                    "{threshold} is the {quantile} quantile of {images} train images that were held out of {of}, {by}"
+                    "{threshold} is the {quantile} quantile of {images} train images that were held out of {of}{by}"
                 );
                 if let Some(needed) = enough(*quantile).filter(|needed| images < needed) {
                     let _ = write!(words, ". It is the largest of {images}: {quantile} needs {needed} held-out images");

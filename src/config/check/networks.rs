@@ -144,7 +144,7 @@ impl Found {
         let learned =
             |of: fn(&dyn Term) -> bool| network.loss.terms().find(|(_, term)| term.weight() > 0.0 && of(*term));
         if let (Some((term, _)), None) = (learned(|term| term.of_masks()), learned(|term| term.tells_anomalies())) {
-            let message = "tells nothing apart: a network that gives all positions one score has the least of it. Add `hypersphere: {}` or \
+            let message = "tells nothing apart: a network that gives all positions one score has the smallest loss. Add `hypersphere: {}` or \
                            `score_margin: {}`";
             self.add(loss.join(term), message);
         }

@@ -93,8 +93,8 @@ impl Settings {
         let at = self.scales.iter().position(|scale| !divides(*scale))?;
         let scale = self.scales[at];
         let message = format!(
-            "`scales` has {scale}, which does not divide a grid of {rows}×{columns}: leave the scale out, or choose another `size` of the \
-             images. A grid is the size divided by a power of 2"
+            "{scale} does not divide the {rows}×{columns} grid: leave it out of `scales`, or choose another `size`. A grid is the size divided by \
+             a power of 2"
         );
         Some((at, message))
     }

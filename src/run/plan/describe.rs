@@ -158,18 +158,7 @@ impl Plan {
 
     /// `: 1200000 images forward and backward, 800 optimiser steps`, where it is known for all networks that are not done.
     fn cost(&self, store: &Store, counts: &mut Counts<'_>) -> String {
-        let of = |(node, train): (&Node, &Train)| {
-            let batch = train.batch_size as u64;
-            let count = counts.of(&node.data);
-            let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
-            let epoch = count.map(epoch);
-            let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
-            match (whole, train.max_steps.map(|steps| steps as u64)) {
-                (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
-                (None, Some(most)) => Some((most * batch, most)),
-                (whole, _) => whole,
-            }
-        };
+        let of = |(node, train): (&Node, &Train)| images_and_steps(train, counts.of(&node.data));
         let costs: Option<Vec<(u64, u64)>> = self.to_train(store).map(of).collect();
         match costs {
             Some(costs) if !costs.is_empty() => {
@@ -192,5 +181,18 @@ impl Plan {
             false => format!("{name} [{}]", cells.join("; ")),
         });
         named.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// How many images a training passes forward and backward, in how many steps, at most, where it is known; of a set of `count` images.
+pub(super) fn images_and_steps(train: &Train, count: Option<usize>) -> Option<(u64, u64)> {
+    let batch = train.batch_size as u64;
+    let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
+    let epoch = count.map(epoch);
+    let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
+    match (whole, train.max_steps.map(|steps| steps as u64)) {
+        (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
+        (None, Some(most)) => Some((most * batch, most)),
+        (whole, _) => whole,
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::{Node, Plan, images};
+use super::{Node, Plan, describe::images_and_steps, images};
 use crate::{
     data::{self, Dataset, Split, augment::Augment, enlarged::Outliers},
     run::store::{Progress, Store},
@@ -42,25 +42,15 @@ struct Pool {
     /// Entries that the largest share turns, and whether another leaves some normal.
     turned: usize,
     normal: bool,
-    /// Seconds and bytes of one made image; bytes of what is kept of any.
-    seconds: f64,
+    /// Bytes of an image, and of what is kept of one.
     bytes: usize,
     kept: usize,
 }
 
 impl Pool {
     fn of(made: &Outliers, images: usize, shape: [usize; 3], kept: usize) -> Self {
-        let weights: f64 = made.make.iter().map(|maker| maker.weight()).sum();
-        let seconds: f64 = made.make.iter().map(|maker| maker.weight() * maker.seconds(shape)).sum();
         let entries = data::enlarged::an_epoch(images, Some(made));
-        Self {
-            images,
-            entries,
-            seconds: if weights > 0.0 { seconds / weights } else { 0.0 },
-            bytes: shape.into_iter().product(),
-            kept,
-            ..Self::default()
-        }
+        Self { images, entries, bytes: shape.into_iter().product(), kept, ..Self::default() }
     }
 
     /// Takes in another network's share.
@@ -75,6 +65,18 @@ impl Pool {
     }
 }
 
+/// Of one made image, by the makers' weights.
+fn seconds(made: &Outliers, shape: [usize; 3]) -> f64 {
+    let weights: f64 = made.make.iter().map(|maker| maker.weight()).sum();
+    let seconds: f64 = made.make.iter().map(|maker| maker.weight() * maker.seconds(shape)).sum();
+    if weights > 0.0 { seconds / weights } else { 0.0 }
+}
+
+/// `20 s`, `under a second`
+fn duration(seconds: f64) -> String {
+    if seconds < 1.0 { "under a second".to_owned() } else { format!("about {seconds:.0} s") }
+}
+
 impl Plan {
     /// The networks that are still to be trained, with their recipes.
     pub(super) fn to_train<'a>(&'a self, store: &'a Store) -> impl Iterator<Item = (&'a Node, &'a Train)> {
@@ -86,10 +88,17 @@ impl Plan {
     pub(super) fn pools(&self, store: &Store, counts: &mut Counts<'_>) -> Vec<String> {
         let (mut made, mut kept) = (IndexMap::<String, Pool>::new(), IndexMap::<String, Pool>::new());
         let mut makers = IndexSet::new();
+        let (mut making, mut unknown) = (0.0, false);
         for (node, train) in self.to_train(store) {
             let Some(outliers) = &train.outliers else { continue };
             let shape = data::shape(&node.data).or_else(|| data::shape(&self.experiment.data.id));
-            let (Some(images), Some(shape)) = (counts.of(&node.data), shape) else { return Vec::new() };
+            let (Some(images), Some(shape)) = (counts.of(&node.data), shape) else {
+                unknown = true;
+                continue;
+            };
+            if let Some((passed, _)) = images_and_steps(train, Some(images)) {
+                making += passed as f64 * outliers.share * seconds(outliers, shape);
+            }
             let bytes = node.model.fixed_bytes([shape[1], shape[2]]).filter(|_| train.augment == Augment::default());
             let pool = || Pool::of(outliers, images.saturating_sub(train.validation), shape, bytes.unwrap_or_default());
             makers.extend(outliers.make.iter().filter(|maker| maker.weight() > 0.0).map(|maker| maker.name()));
@@ -103,32 +112,30 @@ impl Plan {
         }
         let sum = |pools: &IndexMap<String, Pool>, of: fn(&Pool) -> usize| pools.values().map(of).sum::<usize>();
         let in_pools = |count: usize| if count == 1 { "one pool".to_owned() } else { format!("{count} pools") };
+        // Of a set whose images are not counted nothing is known.
+        let least = if unknown { "at least " } else { "" };
         let mut lines = Vec::new();
         let turned = sum(&made, |pool| pool.turned);
         if turned > 0 {
             let (entries, bytes) = (sum(&made, |pool| pool.entries), sum(&made, |pool| pool.turned * pool.bytes));
-            let seconds: f64 = made.values().map(|pool| pool.turned as f64 * pool.seconds).sum();
             let (pools, makers) = (in_pools(made.len()), makers.into_iter().collect::<Vec<_>>().join(", "));
             lines.push(format!(
-                "made     {turned} of {entries} images in {pools}, {}, by {makers}: anew in every epoch, about {seconds:.1} s of one thread \
-                 for all; nothing is stored",
-                data::size(bytes as u64)
+                "made     {least}{turned} of {entries} images ({pools}, {}) by {makers}; not stored but made as they are needed, {} of one thread \
+                 in all",
+                data::size(bytes as u64),
+                duration(making)
             ));
         }
         if !kept.is_empty() {
             let (passes, bytes) = (sum(&kept, Pool::passes), sum(&kept, |pool| pool.passes() * pool.kept));
-            let largest = kept.values().map(|pool| pool.passes() * pool.kept).max().unwrap_or_default();
-            let beyond = match largest > MOST_FIXED_BYTES {
-                true => "; what has no room passes again in every epoch",
-                false => "",
+            let (pools, most) = (in_pools(kept.len()), data::size(MOST_FIXED_BYTES as u64));
+            let often = match bytes > MOST_FIXED_BYTES {
+                true => format!("{most} of it are kept at a time, and what is not passes again"),
+                false => "each passes once".to_owned(),
             };
             lines.push(format!(
-                "kept     what frozen backbones make of {passes} images in {}, {}, the largest {}: each passes once, and {} stay in memory at \
-                 most{beyond}",
-                in_pools(kept.len()),
-                data::size(bytes as u64),
-                data::size(largest as u64),
-                data::size(MOST_FIXED_BYTES as u64)
+                "kept     {least}{passes} images' outputs of frozen backbones ({pools}, {}): {often}",
+                data::size(bytes as u64)
             ));
         }
         lines
@@ -150,8 +157,7 @@ impl Plan {
             {
                 let (set, makers) = (&node.data.name, others.join(", "));
                 notes.insert(format!(
-                    "networks.{name}: \"{set}\" has one train image to learn from: {makers} take another image of the set, and have this one \
-                     itself"
+                    "networks.{name}: \"{set}\" has one train image: {makers} paste from that image itself"
                 ));
             }
         }
