@@ -72,6 +72,7 @@ smoke_tests!(
     surfaces_ablation,
     surfaces_autoencoder,
     surfaces_fusion,
+    surfaces_fusion_tried,
     surfaces_pseudo_ratio,
     surfaces_rivals,
     reconstruction_change,

@@ -730,7 +730,7 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
         (network(&fusion("stl: null, sc: null"), &loss), "networks.parts.loss.consistency.patch: a grid of 4×4"),
         (
             network(&fusion("stl: { scales: [1, 3] }, sc: null"), "{ hypersphere: {} }"),
-            "networks.parts: fusion: stl.scales.1",
+            "parts.yaml: networks.parts: 3 does not divide the 4×4 grid",
         ),
     ] {
         let networks = format!("{{ first: {first}, parts: {second} }}");

@@ -284,7 +284,7 @@ fn ddu_has_scipys_densities() {
         assert_close(&case["name"].to_string(), &gaussians.log_densities(&test).unwrap(), &expected, 1e-9);
 
         let train = of_features(&train, &labels);
-        let scorer = ddu::Config {}.fit(&Fit { train: Some(&train), ..Fit::default() }).unwrap();
+        let scorer = ddu::Config {}.fit(&Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() }).unwrap();
         let scores = scorer.score(&of_features(&test, &[0; 6])).unwrap();
         for (score, density) in scores.as_slice().iter().zip(expected) {
             assert_eq!(*score, -density as f32);

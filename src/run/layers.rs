@@ -143,7 +143,8 @@ fn check_with(
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
             let key = format!("{}{shape:?}", to_json(&node.model)?);
             if !known.contains_key(&key) {
-                known.insert(key.clone(), Rc::new(show(node, shape)?));
+                let shown = show(node, shape).map_err(|error| error.at(&format!("{file}: networks.{network}")))?;
+                known.insert(key.clone(), Rc::new(shown));
             }
             Ok(known.get(&key).map(|shown| (shown.clone(), train)))
         };

@@ -202,7 +202,7 @@ fn what_cannot_be_built_is_refused_by_the_name_of_the_setting() {
     let stl = |settings: stl::Settings| stl::Stl::new(&settings, 5, [32, 48], &builder).unwrap_err();
     let calibrated = |settings| self_calibrated::SelfCalibrated::new(&settings, 5, [8, 8], &builder).unwrap_err();
     for (error, name) in [
-        (stl(stl::Settings { scales: vec![1, 3], ..default() }), "`scales` has 3"),
+        (stl(stl::Settings { scales: vec![1, 3], ..default() }), "3 does not divide the 32×48 grid"),
         (stl(stl::Settings { scales: vec![], ..default() }), "scales"),
         (stl(stl::Settings { scales: vec![0], ..default() }), "scales"),
         (stl(stl::Settings { scales: vec![2, 2], ..default() }), "scales"),

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use indexmap::IndexMap;
+use serde_json::Value;
+
 use super::*;
 use crate::{
     config::load::{Loaded, parse},
@@ -302,58 +305,73 @@ fn one_that_refuses_a_set_does_not_stop_the_others() {
 /// image once; each image that is reported on once, by the best. The scores are those of a search without company.
 #[test]
 fn a_search_fits_all_its_settings_from_one_pass() {
-    let text = "{ title: Search, data: { id: { name: fashion_mnist_small, train_limit: 40, test_limit: 16 }, ood: [{ name: digits, \
-                test_limit: 16 }], validation: { id: 8, made: [uniform_noise] } }, networks: { base: { backbone: lenet, train: { epochs: 1, \
-                max_steps: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, evaluation: { batch_size: 8 }, methods: [{ network: base, \
-                detector: gram, search: { powers: [1, 2, 5] } }] }";
-    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
-    let loaded =
-        Loaded { name: "search".into(), path: "search.yaml".into(), experiment: parse(text, "search").unwrap() };
-    let search = |together: bool| {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path());
-        let plan = plan(&loaded, &Places { data: Some(&data), weights: "".as_ref(), store: &store }).unwrap();
-        let context = Context {
-            data: data.clone(),
-            store: store.clone(),
-            device: Device::Cpu,
-            smoke: false,
-            overrides: Vec::new(),
-            interrupt: Interrupt::default(),
-            memory: Memory::mib(64),
-        };
-        let mut runner = Runner::new(&plan, &context);
-        runner.train(0).unwrap();
-        let task = &plan.cells[0].tasks[0];
-        let sets = runner.test_sets(&task.experiment.data).unwrap();
-        let methods = task.experiment.methods();
-        let methods: Vec<&Method> = methods.iter().collect();
-        let subject = runner.subject(&task.experiment, "base", &methods, (&task.networks[0], 0)).unwrap();
-        let validation = runner.validation(&task.experiment.data).unwrap();
-        let mut subject = Subject { sets: &sets, validation, ..subject };
-        let member = Arc::get_mut(&mut subject.members[0]).unwrap();
-        let counting = Arc::new(Counting { network: member.folded.folded().unwrap(), images: AtomicUsize::new(0) });
-        member.folded = counting.clone();
-        if together {
-            runner.look_together(&subject, &methods).unwrap();
-        }
-        let shared = counting.images.load(SeqCst);
-        let banks = |sets: &[Arc<LoadedSet>]| sets.iter().map(|set| runner.bank(&subject, set).unwrap()).collect();
-        let validated = banks(&subject.validation.as_ref().unwrap().sets);
-        subject.banks = banks(&sets);
-        subject.validation.as_mut().unwrap().banks = validated;
-        let (chosen, search) = runner.choose(methods[0], &subject).unwrap();
-        let scored = runner.scores(&chosen, &subject, &sets, &subject.banks).unwrap();
-        let looked = counting.images.load(SeqCst);
-        assert!(!together || looked == shared, "all is there");
-        let grid: Vec<_> = search.unwrap().grid.into_iter().map(|tried| (tried.values, tried.mean)).collect();
-        (looked, (chosen, grid, scored.scores))
-    };
-    let ((together, found), (alone, expected)) = (search(true), search(false));
+    let gram = "gram, search: { powers: [1, 2, 5] }";
+    let [(together, found), (alone, expected)] = [true, false].map(|together| searched(gram, 64, together));
     // 16 images to choose on and 24 to report on; of the 40 train images some are held out.
     let held_out = together - (40 + 16 + 24);
     assert!((1..=10).contains(&held_out), "{held_out}");
     // By itself each combination sees all train images and those to choose on, and the best all train images again. The outputs are apart.
     assert_eq!(alone, (40 + 16 + 24) + 3 * (40 + held_out + 16) + (40 + held_out + 24));
     assert_eq!(found, expected);
+}
+
+/// Of two fits of 0.6 MiB each only one has room in 1 MiB: the other takes its own turn, and nothing else changes.
+#[test]
+fn fits_of_a_search_that_have_no_room_together_take_their_own_turn() {
+    let padim = "{ padim: { dimensions: 20 } }, search: { dimensions: [20, 21] }";
+    let [(roomy, _), (together, found), (alone, expected)] =
+        [(64, true), (1, true), (1, false)].map(|(memory, together)| searched(padim, memory, together));
+    assert!(roomy < together && together < alone, "{roomy} {together} {alone}");
+    assert_eq!(found, expected);
+}
+
+/// How many images a network saw for a search by this detector, and what came of it: what was chosen, how each combination did, and the
+/// scores of the best.
+type Searched = (usize, (Method, Vec<(IndexMap<String, Value>, f64)>, Vec<Scores>));
+
+fn searched(detector: &str, memory: usize, together: bool) -> Searched {
+    let text = "{ title: Search, data: { id: { name: fashion_mnist_small, train_limit: 40, test_limit: 16 }, ood: [{ name: digits, \
+                test_limit: 16 }], validation: { id: 8, made: [uniform_noise] } }, networks: { base: { backbone: lenet, train: { epochs: 1, \
+                max_steps: 1, batch_size: 8, optimizer: { sgd: { lr: 0.1 } } } } }, evaluation: { batch_size: 8, fit_memory: MEMORY }, \
+                methods: [{ network: base, detector: DETECTOR }] }";
+    let text = text.replace("MEMORY", &memory.to_string()).replace("DETECTOR", detector);
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    let loaded =
+        Loaded { name: "search".into(), path: "search.yaml".into(), experiment: parse(&text, "search").unwrap() };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path());
+    let plan = plan(&loaded, &Places { data: Some(&data), weights: "".as_ref(), store: &store }).unwrap();
+    let context = Context {
+        data: data.clone(),
+        store: store.clone(),
+        device: Device::Cpu,
+        smoke: false,
+        overrides: Vec::new(),
+        interrupt: Interrupt::default(),
+        memory: Memory::mib(64),
+    };
+    let mut runner = Runner::new(&plan, &context);
+    runner.train(0).unwrap();
+    let task = &plan.cells[0].tasks[0];
+    let sets = runner.test_sets(&task.experiment.data).unwrap();
+    let methods = task.experiment.methods();
+    let methods: Vec<&Method> = methods.iter().collect();
+    let subject = runner.subject(&task.experiment, "base", &methods, (&task.networks[0], 0)).unwrap();
+    let validation = runner.validation(&task.experiment.data).unwrap();
+    let mut subject = Subject { sets: &sets, validation, ..subject };
+    let member = Arc::get_mut(&mut subject.members[0]).unwrap();
+    let counting = Arc::new(Counting { network: member.folded.folded().unwrap(), images: AtomicUsize::new(0) });
+    member.folded = counting.clone();
+    if together {
+        runner.look_together(&subject, &methods).unwrap();
+    }
+    let banks = |sets: &[Arc<LoadedSet>]| sets.iter().map(|set| runner.bank(&subject, set).unwrap()).collect();
+    let validated = banks(&subject.validation.as_ref().unwrap().sets);
+    subject.banks = banks(&sets);
+    subject.validation.as_mut().unwrap().banks = validated;
+    let (chosen, search) = runner.choose(methods[0], &subject).unwrap();
+    let scored = runner.scores(&chosen, &subject, &sets, &subject.banks).unwrap();
+    let looked = counting.images.load(SeqCst);
+    let grid: Vec<_> = search.unwrap().grid.into_iter().map(|tried| (tried.values, tried.mean)).collect();
+    (looked, (chosen, grid, scored.scores))
 }
