@@ -213,6 +213,6 @@ mod tests {
         let (low, high) = drawn.panels[0].y.range;
         assert!(low < 59.68 && high > 99.49, "{low} to {high}");
         let differences = picture(&figure(true), &results, Protocol::default()).unwrap();
-        assert_eq!(lines(&differences.panels[0])[2][3], "30.11");
+        assert_eq!(lines(&differences.panels[0])[2][3], "30.12");
     }
 }

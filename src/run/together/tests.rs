@@ -315,12 +315,12 @@ fn a_search_fits_all_its_settings_from_one_pass() {
     assert_eq!(found, expected);
 }
 
-/// Of two fits of 0.6 MiB each only one has room in 1 MiB: the other takes its own turn, and nothing else changes.
+/// Of two fits of nearly 1 MiB each only one has room in 1 MiB: the other takes its own turn, and nothing else changes.
 #[test]
 fn fits_of_a_search_that_have_no_room_together_take_their_own_turn() {
-    let padim = "{ padim: { dimensions: 20 } }, search: { dimensions: [20, 21] }";
+    let patchcore = "{ patchcore: { grid: conv1, coreset: { size: 20 } } }, search: { reweight: [2, 9] }";
     let [(roomy, _), (together, found), (alone, expected)] =
-        [(64, true), (1, true), (1, false)].map(|(memory, together)| searched(padim, memory, together));
+        [(64, true), (1, true), (1, false)].map(|(memory, together)| searched(patchcore, memory, together));
     assert!(roomy < together && together < alone, "{roomy} {together} {alone}");
     assert_eq!(found, expected);
 }
