@@ -39,6 +39,22 @@ pub struct Context {
     pub memory: Memory,
 }
 
+#[cfg(test)]
+impl Context {
+    /// On the CPU, without what a command line could say.
+    pub(super) fn plain(data: PathBuf, store: Store) -> Self {
+        Self {
+            data,
+            store,
+            device: Device::Cpu,
+            smoke: false,
+            overrides: Vec::new(),
+            interrupt: Interrupt::default(),
+            memory: Memory::mib(64),
+        }
+    }
+}
+
 /// Runs what is missing of the plan and returns the record of all of it.
 ///
 /// # Errors

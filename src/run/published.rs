@@ -119,7 +119,7 @@ impl Runner<'_> {
             if node.weights.is_none() {
                 let [channels, height, width] = images.shape();
                 let shape = Shape { channels, height, width, classes: images.classes };
-                let name = node.uses.first().map_or("", |(name, _)| name);
+                let name = node.name();
                 wanted(node, shape).map_err(|error| place(error.at(&format!("networks.{name}"))))?;
             }
         }
@@ -178,7 +178,7 @@ pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fit
 /// Refuses a loss that cannot be had of the grid that a model has on these images, whose size a file need not say.
 fn refuse_grid(node: &Node, size: [usize; 2]) -> Result<()> {
     let grid = node.model.grid(size).filter(|_| node.train.is_some());
-    let name = node.uses.first().map_or("", |(name, _)| name);
+    let name = node.name();
     match grid.and_then(|grid| node.loss.problems_on(grid).into_iter().next()) {
         Some((term, (key, message))) => Err(Error::input(format!("networks.{name}.loss.{term}.{key}: {message}"))),
         None => Ok(()),

@@ -161,7 +161,7 @@ pub(super) fn check_precision(plan: &Plan, context: &Context) -> Result<()> {
     };
     match plan.nodes.iter().find(learns_in_bf16) {
         Some(node) if !context.device.is_cuda() => {
-            let name = node.uses.first().map_or("", |(name, _)| name);
+            let name = node.name();
             Err(Error::input(format!("networks.{name}.train.precision: bf16 needs a GPU, and this runs on the CPU"))
                 .hint("use --device cuda (make exp=... device=cuda, which builds a program for it first), or precision: f32"))
         }

@@ -54,12 +54,15 @@ impl Validation {
         Ok((ood.values().sum::<f64>() / ood.len() as f64, ood))
     }
 
-    fn is_better(&self, mean: f64, than: f64) -> bool {
+    /// Keeps a combination with this mean if it does better than the best so far: of equals the first.
+    fn keep_better(&self, best: &mut Option<(f64, Tried)>, mean: f64, tried: Tried) {
         let better = match self.by {
             By::Auroc => Ordering::Greater,
             By::Fpr95 => Ordering::Less,
         };
-        mean.total_cmp(&than) == better
+        if best.as_ref().is_none_or(|(known, _)| mean.total_cmp(known) == better) {
+            *best = Some((mean, tried));
+        }
     }
 }
 
@@ -189,15 +192,13 @@ impl Runner<'_> {
         let missing = || Error::Failed(format!("method {}: there are no validation data to search on", method.name));
         let validation = subject.validation.as_ref().ok_or_else(missing)?;
         let mut grid = Vec::new();
-        let mut best: Option<(f64, Tried)> = None;
+        let mut best = None;
         for tried in tried(method)? {
             let scored = self.scores(&tried.method, subject, &validation.sets, &validation.banks)?;
             let (mean, ood) = validation.measured(&scored.scores)?;
             let seconds = scored.fit_seconds + scored.score_seconds;
             grid.push(Combination { values: tried.values.clone(), mean, ood, seconds });
-            if best.as_ref().is_none_or(|(known, _)| validation.is_better(mean, *known)) {
-                best = Some((mean, tried));
-            }
+            validation.keep_better(&mut best, mean, tried);
         }
         let (_, best) = best.ok_or_else(missing)?;
         let chosen = best.values.clone();
@@ -207,16 +208,14 @@ impl Runner<'_> {
     /// The method that [`choose`](Self::choose) would give by the scores that are kept; `None` if some are missing.
     pub(super) fn chosen(&self, method: &Method, subject: &Subject<'_>) -> Result<Option<Method>> {
         let Some(validation) = &subject.validation else { return Ok(None) };
-        let mut best: Option<(f64, Tried)> = None;
+        let mut best = None;
         for tried in tried(method)? {
             let place = Place::of(&tried.method, subject)?;
             let keeper = Keeper::open(self.context.store.root(), &place, &self.environment)?;
             let stored = validation.sets.iter().map(|set| Ok(keeper.stored(set)?.map(|(scores, _)| scores)));
             let Some(scores) = stored.collect::<Result<Option<Vec<_>>>>()? else { return Ok(None) };
             let (mean, _) = validation.measured(&scores)?;
-            if best.as_ref().is_none_or(|(known, _)| validation.is_better(mean, *known)) {
-                best = Some((mean, tried));
-            }
+            validation.keep_better(&mut best, mean, tried);
         }
         Ok(best.map(|(_, best)| best.chosen(method)))
     }

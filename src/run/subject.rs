@@ -284,14 +284,12 @@ mod tests {
     use super::*;
     use crate::{
         config::load::{Loaded, parse},
-        data::Memory,
         nn::{Pass, Shown},
         run::{
             execute::Context,
             plan::{Places, plan},
             store::Store,
         },
-        watch::interrupt::Interrupt,
     };
 
     /// A network that nothing may run.
@@ -319,15 +317,7 @@ mod tests {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
         let places = Places { data: Some(&data), weights: Path::new(""), store: &store };
         let plan = plan(&loaded, &places).unwrap();
-        let context = Context {
-            data: data.clone(),
-            store: store.clone(),
-            device: candle_core::Device::Cpu,
-            smoke: false,
-            overrides: Vec::new(),
-            interrupt: Interrupt::default(),
-            memory: Memory::mib(64),
-        };
+        let context = Context::plain(data.clone(), store.clone());
         let mut runner = Runner::new(&plan, &context);
         runner.train(0).unwrap();
         let task = &plan.cells[0].tasks[0];

@@ -151,6 +151,11 @@ impl Node {
         self.normalisation.as_ref().or(computed).cloned().map_or_else(|| data::normalisation(&self.data), Ok)
     }
 
+    /// What the first cell that uses it calls it.
+    pub fn name(&self) -> &str {
+        self.uses.first().map_or("", |(name, _)| name)
+    }
+
     /// Its folder, relative to the runs root.
     pub fn folder(&self) -> PathBuf {
         folder_of(&self.label, &self.hash, self.seed)

@@ -146,7 +146,7 @@ impl Plan {
         let mut counts = Counts::below(root);
         let mut notes = IndexSet::new();
         for (node, train) in self.to_train(store) {
-            let name = node.uses.first().map_or("", |(name, _)| name);
+            let name = node.name();
             if let Some(frozen) = node.model.frozen().filter(|_| node.weights.is_none() && node.upstream.is_none()) {
                 notes.insert(format!("networks.{name}: no weights are given, and {frozen}"));
             }

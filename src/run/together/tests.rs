@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     config::load::{Loaded, parse},
-    data::{ImageSet, Memory, Normalisation, Split},
+    data::{ImageSet, Normalisation, Split},
     detectors::Scores,
     nn::{self, Backbone, Model, Pass, Shape, params::Params},
     run::{
@@ -341,15 +341,7 @@ fn searched(detector: &str, memory: usize, together: bool) -> Searched {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::new(folder.path());
     let plan = plan(&loaded, &Places { data: Some(&data), weights: "".as_ref(), store: &store }).unwrap();
-    let context = Context {
-        data: data.clone(),
-        store: store.clone(),
-        device: Device::Cpu,
-        smoke: false,
-        overrides: Vec::new(),
-        interrupt: Interrupt::default(),
-        memory: Memory::mib(64),
-    };
+    let context = Context::plain(data.clone(), store.clone());
     let mut runner = Runner::new(&plan, &context);
     runner.train(0).unwrap();
     let task = &plan.cells[0].tasks[0];
