@@ -5,6 +5,8 @@ mod common;
 mod network;
 #[path = "networks/reverse.rs"]
 mod reverse;
+#[path = "networks/simplenet.rs"]
+mod simplenet;
 #[path = "networks/stl.rs"]
 mod stl;
 
@@ -379,6 +381,7 @@ fn every_model_shows_what_it_says() {
         "autoencoder: { channels: 2, latent: 2 }",
         "stfpm: { backbone: resnet20, stages: [layer3] }",
         "fcdd: { backbone: resnet20, stage: layer2 }",
+        "simplenet: { backbone: resnet20, stages: [layer2, layer3], hidden: 8 }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);

@@ -208,6 +208,9 @@ fn untaught(detector: &DetectorConfig, name: &str, network: &Network, shown: &[O
         network.train.is_none() || terms.any(|(_, term)| term.needs().contains(&output))
     };
     let of_positions = |output: &Output| match output {
+        Output::Map if shown.contains(&Output::Noised) => {
+            (!teaches(Output::Scores)).then_some(("scores", "add `truncated_l1: {}` to it"))
+        }
         Output::Map if shown.contains(&Output::Scores) => (!teaches(Output::Scores))
             .then_some(("scores", "add `score_margin: {}` to it, or write `map: { of: distance }`")),
         Output::Embedding if shown.contains(&Output::Embedding) => {

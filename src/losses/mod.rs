@@ -15,6 +15,7 @@ pub mod reconstruction;
 mod registry;
 pub mod score_margin;
 pub mod sparsity;
+pub mod truncated_l1;
 
 pub use binary_cross_entropy::binary_cross_entropy;
 pub use consistency::consistency;
@@ -28,6 +29,7 @@ pub use outlier_exposure::outlier_exposure;
 pub use reconstruction::reconstruction;
 pub use score_margin::score_margin;
 pub use sparsity::sparsity;
+pub use truncated_l1::truncated_l1;
 
 use candle_core::{D, DType, Tensor};
 
@@ -77,6 +79,9 @@ registry::registry! {
     /// FCDD's: normal images near the origin, anomalous ones away from it, by image or by mask; needs `train.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fcdd,
+    /// SimpleNet's: scores of normal positions low, those of the same with noise high.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    truncated_l1,
 }
 
 /// A term's settings.

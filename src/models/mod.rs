@@ -7,6 +7,7 @@ pub mod features;
 mod freeze;
 pub mod fusion;
 pub mod reverse_distillation;
+pub mod simplenet;
 mod stages;
 pub mod stfpm;
 pub mod students;
@@ -121,6 +122,8 @@ registry! {
         Fcdd = "fcdd" in fcdd,
         /// Reverse distillation (RD): a student makes a frozen backbone's stages again from a narrow embedding of them.
         ReverseDistillation = "reverse_distillation" in reverse_distillation,
+        /// SimpleNet: a discriminator of a frozen backbone's features and the same with noise.
+        Simplenet = "simplenet" in simplenet,
         /// STFPM: a student of a frozen backbone's own kind learns its stages.
         Stfpm = "stfpm" in stfpm,
     }

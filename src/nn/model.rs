@@ -27,6 +27,8 @@ pub struct Shown {
     pub images: Option<Tensor>,
     /// (N, h, w) f32, larger where an image is more anomalous; while it learns only of models that show [`Output::Scores`](super::Output).
     pub map: Option<Tensor>,
+    /// (N, h, w) f32, while it learns, the same where noise was added to the features.
+    pub noised: Option<Tensor>,
     /// (N, C, h, w) f32, the features of every position that a loss shapes.
     pub embedding: Option<Tensor>,
     /// Maps (N, C, h, w) of a teacher, constants, each with a student's of the same shape; from the finest to the coarsest.
@@ -114,6 +116,7 @@ impl Shown {
             features: self.features.as_ref().map(of).transpose()?,
             images: self.images.as_ref().map(of).transpose()?,
             map: self.map.as_ref().map(of).transpose()?,
+            noised: self.noised.as_ref().map(of).transpose()?,
             embedding: self.embedding.as_ref().map(of).transpose()?,
             pairs: pairs.collect::<Result<_>>()?,
             stages: stages.collect::<Result<_>>()?,

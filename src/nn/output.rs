@@ -35,6 +35,8 @@ pub enum Output {
     Map,
     /// The maps while the model learns: a score of every position that a loss can shape.
     Scores,
+    /// While the model learns, the scores of the same positions after noise was added to their features.
+    Noised,
     /// (N, C, h, w) features of every position that a loss shapes.
     Embedding,
     /// (N, C, h, w) maps of a teacher, each beside what a student made of it.
@@ -57,6 +59,7 @@ impl fmt::Display for Output {
             Self::Images => "images made again",
             Self::Map => "a map",
             Self::Scores => "scores of positions",
+            Self::Noised => "scores of positions with noise",
             Self::Embedding => "an embedding of positions",
             Self::Pairs => "pairs of a teacher's and a student's maps",
         })

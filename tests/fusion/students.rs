@@ -4,9 +4,11 @@ use oodkit::train::Fixed;
 
 use crate::{bits, build_model, train_by};
 
-const MODELS: [(&str, &str); 2] = [
-    ("reverse_distillation: { backbone: efficientnet_lite0 }", "{ distillation: { of: flat } }"),
-    ("stfpm: { backbone: efficientnet_lite0 }", "{ distillation: {} }"),
+/// A model, its loss, and what stands before the names of all that learns.
+const MODELS: [(&str, &str, &str); 3] = [
+    ("reverse_distillation: { backbone: efficientnet_lite0 }", "{ distillation: { of: flat } }", "student"),
+    ("stfpm: { backbone: efficientnet_lite0 }", "{ distillation: {} }", "student"),
+    ("simplenet: { backbone: efficientnet_lite0, hidden: 16 }", "{ truncated_l1: {} }", "simplenet"),
 ];
 /// What a student of the teacher's kind has after the last stage that is read: nothing leads it.
 const UNREAD: [&str; 4] = ["student.blocks.5.", "student.blocks.6.", "student.conv_head.", "student.bn2."];
@@ -15,16 +17,16 @@ const RECIPE: &str = "optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }";
 
 #[test]
 fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
-    for (model, loss) in MODELS {
+    for (model, loss, own) in MODELS {
         let [plain, kept] = [(); 2].map(|()| build_model(model).unwrap());
         let before = bits(&plain.0);
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let losses = train_by((loss, "student"), RECIPE, &plain, 4, &folders[0], None).unwrap();
+        let losses = train_by((loss, own), RECIPE, &plain, 4, &folders[0], None).unwrap();
         assert!(losses[3] < losses[0], "{model}: {losses:?}");
         // Six images pass through the teacher once, and the student sees what it saw before.
         let fixed = Fixed::default();
         assert_eq!(
-            train_by((loss, "student"), RECIPE, &kept, 4, &folders[1], Some((&fixed, "noise"))).unwrap(),
+            train_by((loss, own), RECIPE, &kept, 4, &folders[1], Some((&fixed, "noise"))).unwrap(),
             losses,
             "{model}"
         );
@@ -32,7 +34,7 @@ fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
         let after = bits(&plain.0);
         assert_eq!(bits(&kept.0), after);
         for (name, values) in &after {
-            let learns = name.starts_with("student.") && !UNREAD.iter().any(|unread| name.starts_with(unread));
+            let learns = name.starts_with(&format!("{own}.")) && !UNREAD.iter().any(|unread| name.starts_with(unread));
             assert_eq!(values != &before[name], learns, "{model}: {name}");
         }
     }
@@ -40,16 +42,14 @@ fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
 
 #[test]
 fn an_interrupted_student_goes_on_to_the_same_bits() {
-    for (model, loss) in MODELS {
+    for (model, loss, own) in MODELS {
         let [whole, parts] = [(); 2].map(|()| build_model(model).unwrap());
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let losses =
-            train_by((loss, "student"), RECIPE, &whole, 3, &folders[0], Some((&Fixed::default(), "noise"))).unwrap();
+        let losses = train_by((loss, own), RECIPE, &whole, 3, &folders[0], Some((&Fixed::default(), "noise"))).unwrap();
         let mut again =
-            train_by((loss, "student"), RECIPE, &parts, 1, &folders[1], Some((&Fixed::default(), "noise"))).unwrap();
-        again.extend(
-            train_by((loss, "student"), RECIPE, &parts, 3, &folders[1], Some((&Fixed::default(), "noise"))).unwrap(),
-        );
+            train_by((loss, own), RECIPE, &parts, 1, &folders[1], Some((&Fixed::default(), "noise"))).unwrap();
+        again
+            .extend(train_by((loss, own), RECIPE, &parts, 3, &folders[1], Some((&Fixed::default(), "noise"))).unwrap());
         assert_eq!(again, losses, "{model}");
         assert_eq!(bits(&parts.0), bits(&whole.0), "{model}");
     }

@@ -447,6 +447,7 @@ fn unlearnable(
             let shown = model.shows();
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
+                _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
                 _ if shown.contains(&Output::Pairs) => "write `loss: { distillation: {} }`".to_owned(),
                 _ if shown.contains(&Output::Embedding) && !shown.contains(&Output::Scores) => {
                     "write `loss: { fcdd: {} }`".to_owned()

@@ -223,7 +223,7 @@ impl FeatureFile {
             // The last layer may be in another file.
             Output::Head => true,
             Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
-            Output::Scores | Output::Embedding | Output::Pairs => false,
+            Output::Scores | Output::Noised | Output::Embedding | Output::Pairs => false,
         };
         let needs = detector.detector().needs().iter().filter(|output| !present(**output));
         let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
@@ -253,7 +253,7 @@ fn tensor(output: Output) -> &'static str {
         Output::Layers | Output::LastMaps | Output::Stages => "taps.<layer>",
         Output::Gradients => "gradients",
         Output::Images => "images",
-        Output::Map | Output::Scores => "map",
+        Output::Map | Output::Scores | Output::Noised => "map",
         Output::Embedding => "embedding",
         Output::Pairs => "pairs",
         Output::Head => "head.weight",
