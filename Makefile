@@ -52,6 +52,9 @@ plan: need-exp $(program) ## exp=NAME: what would be done, and what is done
 table: need-exp $(program) ## exp=NAME: the tables again
 	@$(oodkit) table $(options)
 
+speed: need-exp $(program) ## exp=NAME: milliseconds an image of each of its methods
+	@$(oodkit) speed $(options)
+
 list: $(program) ## experiments, data sets, detectors, architectures
 	@$(oodkit) list
 
@@ -133,4 +136,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table list data schema build build-cuda gpu-check test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp
+.PHONY: help quickstart run plan table speed list data schema build build-cuda gpu-check test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp

@@ -3,6 +3,7 @@
 mod export;
 mod opened;
 mod predict;
+mod speed;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Score new images with a method of an experiment that was run: class, score and decision of each
     Predict(predict::Predict),
+    /// Measure milliseconds an image of each method of an experiment that was run
+    Speed(speed::Measured),
     /// Join results of one experiment that were measured on different machines: their cells and seeds
     Merge(Merge),
     /// Write a trained network for other programs: safetensors, and what they must know as JSON
@@ -203,6 +206,7 @@ impl Cli {
             Command::Detectors { name: None } => print(&detectors()),
             Command::Detectors { name: Some(name) } => print(&DetectorConfig::describe(&name)?),
             Command::Predict(arguments) => arguments.run(),
+            Command::Speed(arguments) => arguments.run(),
             Command::Merge(arguments) => merge(&arguments),
             Command::Export(arguments) => arguments.run(),
             Command::Score(arguments) => score(&arguments),

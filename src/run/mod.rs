@@ -25,6 +25,7 @@ mod schema_1;
 mod scoring;
 mod search;
 mod sets;
+pub mod speed;
 pub mod store;
 mod subject;
 mod together;

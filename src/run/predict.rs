@@ -119,7 +119,7 @@ pub fn predict(
 }
 
 /// A network's or an ensemble's outputs on a set, which are not kept.
-fn outputs(runner: &Runner<'_>, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
+pub(super) fn outputs(runner: &Runner<'_>, subject: &Subject<'_>, set: &LoadedSet) -> Result<Bank> {
     let banks = subject.members.iter().map(|member| {
         let pass = Arc::new(runner.forward_pass(member, set, subject));
         let bank = pass.outputs()?;

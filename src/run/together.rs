@@ -413,7 +413,7 @@ fn learns(detector: &DetectorConfig) -> bool {
 }
 
 /// A set's batches, without rows of logits and features.
-fn shown(pass: &Arc<ForwardPass>) -> Result<Bank> {
+pub(super) fn shown(pass: &Arc<ForwardPass>) -> Result<Bank> {
     let none = Tensor::zeros((0, 0), DType::F32, &Device::Cpu)?;
     Ok(Bank { labels: pass.images.labels.clone(), batches: Some(pass.clone()), ..Bank::new(none.clone(), none) })
 }
