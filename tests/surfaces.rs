@@ -402,6 +402,61 @@ fn students_of_a_teacher_stand_in_the_same_table() {
     has(&said, &["networks.rd.model: needs images of at least 32×32 pixels"]);
 }
 
+/// A discriminator of frozen features is trained and scored for each category.
+#[test]
+fn simplenet_learns_from_normal_images_and_noise() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 6, batch_size: 6, validation: 2, keep: best, optimizer: { adamw: { lr: 0.002 } } }";
+    let network = |settings: &str, loss: &str| {
+        let settings = format!("backbone: resnet20, stages: [layer1, layer2], {settings}");
+        format!("{{ simple: {{ model: {{ simplenet: {{ {settings} }} }}, loss: {loss}, {recipe} }} }}")
+    };
+    let method = "[{ name: SimpleNet, network: simple, detector: map }]";
+    let networks = network("hidden: 16, noise: 0.1", "{ truncated_l1: {} }");
+    let (code, said) = place.oodkit("run", [DATA, &networks, method], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    has(&said, &["validation loss ", "stays as random as it starts: give it `weights`"]);
+    let results = place.results();
+    for category in ["bolt", "nut"] {
+        let measures =
+            &results["cells"][0]["seeds"][0]["tasks"][category]["methods"]["SimpleNet"]["sets"]["all"]["measures"];
+        assert!(measures["auroc"].as_f64().unwrap() > 0.8, "{category}: {measures}");
+    }
+    let (code, said) = place.oodkit("speed", [DATA, &networks, method], &["--batch", "1,3", "--task", "nut"]);
+    assert_eq!(code, Some(0), "{said}");
+    has(
+        &said,
+        &[
+            "| Method | ms an image, 1 together | ms an image, 3 together |",
+            "\n| SimpleNet | ",
+            "Images of nut, seed 0.",
+            "speed.md",
+        ],
+    );
+    let refused = |networks: &str, words: &[&str]| {
+        let (code, said) = place.oodkit("run", [DATA, networks, method], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, words);
+    };
+    refused(
+        &network("hidden: 16", "{ distillation: {} }"),
+        &["distillation reads pairs", "of the kind simplenet, shows none: write `loss: { truncated_l1: {} }`"],
+    );
+    refused(
+        &network("hidden: 16", "{ truncated_l1: { weight: 0 }, sparsity: { weight: 1 } }"),
+        &["sparsity reads logits", "write `loss: { truncated_l1: {} }`"],
+    );
+    refused(&network("hidden: 0", "{ truncated_l1: {} }"), &["networks.simple.model.simplenet.hidden"]);
+    refused(&network("noise: -1", "{ truncated_l1: {} }"), &["networks.simple.model.simplenet.noise"]);
+    refused(
+        &networks.replace("layer2]", "layer5]"),
+        &["networks.simple.model.simplenet.stages.1: resnet_cifar has no stage \"layer5\""],
+    );
+    let other = networks.replace("simplenet:", "reverse_distillation:").replace("layer2]", "layer2, layer3]");
+    let other = other.replace(", hidden: 16, noise: 0.1", "");
+    refused(&other, &["truncated_l1 reads scores of positions", "write `loss: { distillation: {} }`"]);
+}
+
 #[test]
 fn fcdd_is_scored_by_its_mean_and_its_enlarged_map() {
     let place = Place::new();
@@ -659,7 +714,8 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
             all,
             sgd,
             "model.fusion.freeze",
-            "resnet has no stage \"layer5\"",
+            "resnet has no stage \"layer5\" (did you mean \"layer4\"?); its parts: stem, layer1, layer2, layer3, layer4; all and none \
+             stand for these",
         ),
         (
             fusion("stl: null, sc: null, freeze: layer4"),
@@ -712,6 +768,15 @@ fn settings_of_a_model_are_refused_at_their_place_in_the_file() {
         let said = run(DATA, &model, loss, more);
         has(&said, &["parts.yaml:3:", &format!("networks.parts.{key}: "), wrong]);
     }
+    // A patch that is out of its range is one mistake.
+    let said = run(
+        DATA,
+        &fusion("stl: null, sc: null"),
+        "{ hypersphere: {}, score_margin: {}, consistency: { patch: 65 } }",
+        sgd,
+    );
+    has(&said, &["networks.parts.loss.consistency.patch: "]);
+    assert_eq!(said.matches("patch: ").count() + said.matches("has no patch").count(), 2, "{said}");
     // Where the images say their size, the loss is refused once they are read, before a step.
     let (colours, patch) =
         ("{ id: { name: colours, format: class_folders }, ood: [{ name: dents, format: folder, path: dents }] }", 5);
@@ -993,8 +1058,16 @@ fn folders_that_are_no_categories_are_named() {
     let place = Place::new();
     has(
         &place.refused("{ format: mvtec, path: nothing, size: 32 }"),
-        &["nothing: no such folder", "CATEGORY/train/good"],
+        &["nothing: no such folder", "CATEGORY/train/good", "mvtec.com/company/research/datasets/mvtec-ad"],
     );
+    // Weights that are not there are told with it.
+    let networks =
+        "{ again: { model: { features: { backbone: resnet18 } }, weights: nowhere.safetensors, normalise: weights } }";
+    let method = "[{ name: PaDiM, network: again, detector: padim }]";
+    let missing = "{ format: mvtec, path: nothing, categories: [nut], size: 32 }";
+    let (code, said) = place.oodkit("run", [missing, networks, method], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["nothing: no such folder", "cannot read the weights nowhere.safetensors"]);
     fs::create_dir_all(place.path("empty")).unwrap();
     has(&place.refused("{ format: mvtec, path: empty, size: 32 }"), &["empty: no folder with train/good/ in it"]);
     has(

@@ -27,6 +27,9 @@ const LEAST: f64 = 1e-8;
 /// What stands for −∞ where a patch is no part of a softmax. Ours: finite, so that rows without any part give no NaN.
 const NEVER: f64 = -1e9;
 
+/// Rows and columns of positions in a patch, at most. Ours: the finest grid's.
+const MOST_PATCH: usize = 64;
+
 /// Normal patches of an image are as near to each other by score as by embedding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -37,7 +40,7 @@ pub struct Settings {
     pub weight: f64,
     /// Rows and columns of positions in a patch. Ours, since the paper does not say: 4, so that a 32×32 grid has 64 patches, whose pairs
     /// take 16 KB an image.
-    #[garde(range(min = 1, max = 64))]
+    #[garde(range(min = 1, max = MOST_PATCH))]
     pub patch: usize,
     /// Which divergence. The paper's: `paper`.
     #[garde(skip)]
@@ -76,7 +79,8 @@ impl Term for Settings {
 
     fn problem_on(&self, [rows, columns]: [usize; 2]) -> Option<(&'static str, String)> {
         let patch = self.patch;
-        (rows.min(columns) < patch).then(|| {
+        // A patch beyond its range is refused by that.
+        (rows.min(columns) < patch && patch <= MOST_PATCH).then(|| {
             (
                 "patch",
                 format!(

@@ -79,7 +79,10 @@ impl Freeze {
                 if name == STEM { "layers before its first stage".to_owned() } else { format!("stage \"{name}\"") };
             let near = did_you_mean(name, parts.iter().copied().chain([ALL, NONE]));
             let known = parts.join(", ");
-            return Err(wrong(format!("{} has no {what}{near}; its parts: {known}", backbone.name())));
+            return Err(wrong(format!(
+                "{} has no {what}{near}; its parts: {known}; {ALL} and {NONE} stand for these",
+                backbone.name()
+            )));
         }
         if let Self::Parts(named) = self
             && named.iter().zip(&parts).any(|(name, part)| name != part)

@@ -161,7 +161,6 @@ impl Runner<'_> {
 /// If its weights do not fit.
 pub(super) fn start(node: &Node, images: &ImageSet) -> Result<(Shape, Option<Fitted>)> {
     let (channels, height, width) = (images.channels, images.height, images.width);
-    refuse_grid(node, [height, width])?;
     let mut shape = Shape { channels, height, width, classes: images.classes };
     let Some(published) = &node.weights else { return Ok((shape, None)) };
     let tensors = weights::read(&published.path)?;

@@ -25,8 +25,11 @@ fn untrained<'a>(plan: &'a Plan, store: &Store) -> impl Iterator<Item = &'a Node
 pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Error> {
     let trains = untrained(plan, store).next().is_some();
     let learns_outliers = untrained(plan, store).any(|node| node.outliers.is_some());
+    let mut named = BTreeSet::new();
+    let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
+    let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
     if let Err(missing) = plan.experiment.data.check_categories(data) {
-        return vec![missing];
+        return std::iter::once(Err(missing)).chain(weights).filter_map(Result::err).collect();
     }
     // A sweep may choose another fold; the files are the same for every cell.
     let sets = &plan.experiment.data;
@@ -62,9 +65,6 @@ pub(super) fn data_problems(plan: &Plan, store: &Store, data: &Path) -> Vec<Erro
         let there = if learns_outliers { data::check(set, &[Split::Train], data) } else { Ok(()) };
         [there, refuse_tested(set, &sets.ood, data)]
     });
-    let mut named = BTreeSet::new();
-    let weights = untrained(plan, store).filter_map(|node| node.weights.as_ref());
-    let weights = weights.filter(|weights| named.insert(&weights.path)).map(Published::check);
     id.chain(own).chain([val]).chain(ood).chain(same).chain(outliers).chain(weights).filter_map(Result::err).collect()
 }
 

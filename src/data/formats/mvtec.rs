@@ -219,7 +219,8 @@ pub fn categories(folder: &Path, wanted: Option<&[String]>) -> Result<Vec<Catego
     let is_one = |place: &Path| place.join("train").join(GOOD).is_dir();
     let missing = |what: String| {
         Error::input(format!("{}: no {what}", folder.display())).hint(
-            "MVTec's layout is CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/KIND; `path` is the folder of the categories, or one of them",
+            "MVTec's layout is CATEGORY/train/good, CATEGORY/test/good, CATEGORY/test/KIND; `path` is the folder of the categories, or one of them. \
+             MVTec AD itself is to be had at https://www.mvtec.com/company/research/datasets/mvtec-ad (not for commercial use)",
         )
     };
     if is_one(folder) {
