@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 import timm
 import torchvision
 
+from reverse_networks import Reverse
 from stl_networks import Ptfem, SelfCalibrated, Stl, Tem
 from torch_networks import LeNet, Vgg19, WideResNet
 
@@ -227,6 +228,24 @@ def fusion(width):
     return prepare
 
 
+def rd(images):
+    """Reverse distillation of src/models/reverse_distillation.rs on a frozen EfficientNet-Lite0."""
+    teacher = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3)).eval()
+    student = Reverse(teacher.feature_info.channels(), [2, 2, 2, 2], 0).train()
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.005, betas=(0.5, 0.999))
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            stages = teacher(images)
+        made = student(stages)
+        pairs = zip(stages, made)
+        sum((1 - F.cosine_similarity(one.flatten(1), other.flatten(1))).mean() for one, other in pairs).backward()
+        optimizer.step()
+
+    return step
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -243,6 +262,7 @@ CASES = {
     **parts(64),
     **parts(256),
     "fusion64": (fusion(64), 32, 3, 256),
+    "rd": (rd, 16, 3, 256),
 }
 
 

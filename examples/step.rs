@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use Work::{Attention, Block, Eval, Fusion, Part, Stages, Train};
+use Work::{Attention, Block, Eval, Part, Stages, Train};
 use candle_core::{Device, Tensor, Var};
 use oodkit::{
     Error, Result,
@@ -21,7 +21,7 @@ use oodkit::{
     nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet, self_calibrated, stl},
     ops::{self, Convolution},
     rng,
-    train::optim::{Optimizer, Rules, sgd},
+    train::optim::{Optimizer, Rules},
 };
 use rand::Rng as _;
 
@@ -41,13 +41,35 @@ enum Work {
     /// A part of the fusion network of this width on the low or the third stage, in training mode, and backward from the result's mean
     /// square.
     Part(&'static str, usize),
-    /// The whole fusion network of this width on a frozen EfficientNet-Lite0: forward, three losses, backward, SGD. Half of the images are
-    /// anomalous in a square.
-    Fusion(usize),
+    /// A model of positions on a frozen EfficientNet-Lite0: forward, losses, backward, optimiser.
+    Dense(&'static Dense),
 }
 
+/// A model with its recipe, as JSON.
+struct Dense {
+    model: &'static str,
+    loss: &'static str,
+    optimizer: &'static str,
+    /// Whether half of the images are anomalous in a square.
+    made: bool,
+}
+
+const FUSION: Dense = Dense {
+    model: r#"{ "fusion": { "backbone": "efficientnet_lite0", "width": 64, "stl": { "width": 64 }, "sc": { "width": 64 } } }"#,
+    loss: r#"{ "hypersphere": {}, "score_margin": {}, "consistency": {} }"#,
+    optimizer: r#"{ "sgd": { "lr": 0.01, "momentum": 0.9, "weight_decay": 3e-5 } }"#,
+    made: true,
+};
+
+const RD: Dense = Dense {
+    model: r#"{ "reverse_distillation": { "backbone": "efficientnet_lite0" } }"#,
+    loss: r#"{ "distillation": { "of": "flat" } }"#,
+    optimizer: r#"{ "adamw": { "lr": 0.005, "betas": [0.5, 0.999], "weight_decay": 0 } }"#,
+    made: false,
+};
+
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 23] = [
+const CASES: [(&str, Work, usize, usize, usize); 24] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -70,7 +92,8 @@ const CASES: [(&str, Work, usize, usize, usize); 23] = [
     ("ptfem256_8", Part("ptfem8", 256), 32, 512, 32),
     ("stl256", Part("stl", 256), 32, 256, 32),
     ("sc256", Part("sc", 256), 32, 256, 32),
-    ("fusion64", Fusion(64), 32, 3, 256),
+    ("fusion64", Work::Dense(&FUSION), 32, 3, 256),
+    ("rd", Work::Dense(&RD), 16, 3, 256),
 ];
 
 // As in the program.
@@ -128,7 +151,7 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             let mut learn = learning::step(name, &images, Precision::F32)?;
             Box::new(move |step| learn(step).map(|_| ()))
         }
-        Fusion(width) => fusion(width, &images)?,
+        Work::Dense(of) => dense(of, &images)?,
         Eval(name) => {
             let network = build(name)?.folded()?;
             Box::new(move |_| Ok(network.show(&images, &Pass::eval()).map(|_| ())?))
@@ -154,30 +177,27 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
     })
 }
 
-/// A step of the fusion network on these images.
-fn fusion(width: usize, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
+/// A step of such a model on these images.
+fn dense(of: &Dense, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
+    fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+        serde_json::from_str(json).map_err(|error| Error::input(format!("{json}: {error}")))
+    }
     let (count, channels, height, side) = images.dims4()?;
-    let settings = serde_json::json!({ "fusion": {
-        "backbone": "efficientnet_lite0", "width": width, "stl": { "width": width }, "sc": { "width": width },
-    } });
-    let model: ModelConfig = serde_json::from_value(settings).map_err(|error| Error::input(error.to_string()))?;
-    let loss = serde_json::json!({ "hypersphere": {}, "score_margin": {}, "consistency": {} });
-    let loss: Loss = serde_json::from_value(loss).map_err(|error| Error::input(error.to_string()))?;
+    let (model, loss, rule): (ModelConfig, Loss, Rules) = (read(of.model)?, read(of.loss)?, read(of.optimizer)?);
     let params = Params::new(0, &Device::Cpu);
     let model = model.build(Shape { channels, height, width: side, classes: 1 }, params.builder())?;
     let objective = Objective::new(&loss, &[], 0)?;
-    let rule = Rules::Sgd(sgd::Settings { lr: 0.01, momentum: 0.9, nesterov: false, weight_decay: 3e-5 });
     let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
-    let (normal, middle) = (count / 2, side / 4..side / 2);
+    let (normal, middle) = (if of.made { count / 2 } else { count }, side / 4..side / 2);
     let anomalous = |at: usize| {
         let (image, row, column) = (at / (height * side), at / side % height, at % side);
         u8::from(image >= normal && middle.contains(&row) && middle.contains(&column))
     };
     let pixels: Vec<u8> = (0..count * height * side).map(anomalous).collect();
-    let marked = Marked { pixels, size: [height, side], cell: 0.25 };
+    let marked = of.made.then_some(Marked { pixels, size: [height, side], cell: 0.25 });
     let images = images.clone();
     Ok(Box::new(move |step| {
-        let (images, marked) = (images.clone(), Some(marked.clone()));
+        let (images, marked) = (images.clone(), marked.clone());
         let batch = Batch { images, normal, labels: None, entries: None, marked, epoch: 0, step };
         let mode = Mode::Train { seed: 0, step, precision: Precision::F32 };
         let loss = objective.loss(&*model, &batch, mode)?.total;
