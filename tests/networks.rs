@@ -9,6 +9,8 @@ mod reverse;
 mod simplenet;
 #[path = "networks/stl.rs"]
 mod stl;
+#[path = "networks/tiled.rs"]
+mod tiled;
 
 use std::collections::BTreeMap;
 
@@ -382,6 +384,7 @@ fn every_model_shows_what_it_says() {
         "stfpm: { backbone: resnet20, stages: [layer3] }",
         "fcdd: { backbone: resnet20, stage: layer2 }",
         "simplenet: { backbone: resnet20, stages: [layer2, layer3], hidden: 8 }",
+        "tiled: { model: { features: { backbone: resnet20 } }, size: 32 }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);

@@ -457,6 +457,58 @@ fn simplenet_learns_from_normal_images_and_noise() {
     refused(&other, &["truncated_l1 reads scores of positions", "write `loss: { distillation: {} }`"]);
 }
 
+/// Large images are seen in tiles, by frozen features and by a student.
+#[test]
+fn large_images_are_seen_in_tiles() {
+    let place = Place::new();
+    let data = DATA.replace("size: 32", "size: 64");
+    let recipe = "train: { epochs: 3, batch_size: 3, optimizer: { adamw: { lr: 0.005 } } }";
+    let networks = |tiles: &str, stage: &str| {
+        let inner = format!("stfpm: {{ backbone: resnet20, stages: [layer1, {stage}] }}");
+        let model = format!("{{ tiled: {{ model: {{ {inner} }}, {tiles} }} }}");
+        format!("{{ student: {{ model: {model}, loss: {{ distillation: {{ weight: 2 }} }}, {recipe} }} }}")
+    };
+    let method = "[{ name: STFPM, network: student, detector: { map: { smooth: 0 } } }]";
+    let good = networks("size: 32", "layer3");
+    let (code, plan) = place.oodkit("plan", [&data, &good, method], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["maps of STFPM: 18 of 64×64", "resnet20_stfpm_tiled-nut"]);
+    let (code, said) = place.oodkit("run", [&data, &good, method], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    for category in ["bolt", "nut"] {
+        let task = &results["cells"][0]["seeds"][0]["tasks"][category];
+        let auroc = task["methods"]["STFPM"]["sets"]["all"]["measures"]["auroc"].as_f64().unwrap();
+        assert!(auroc > 0.6, "{category}: {auroc}");
+    }
+    let (code, said) = place.oodkit("run", [&data, &good, method], &["--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+    for (networks, words) in [
+        (networks("size: 48", "layer3"), vec!["networks.student.model.tiled.size", "must be a multiple of 32"]),
+        (networks("size: 32, overlap: 32", "layer3"), vec!["model.tiled.overlap", "more than half of a tile of 32"]),
+        (networks("size: 96", "layer3"), vec!["networks.student.model: needs images of at least 96×96 pixels"]),
+        (
+            networks("size: 32", "layer5"),
+            vec!["networks.student.model.tiled.model.stfpm.stages.1: resnet_cifar has no stage \"layer5\""],
+        ),
+        (
+            good.replace("stfpm: { backbone: resnet20, stages: [layer1, layer3] }", "classifier: { backbone: lenet }"),
+            vec!["distillation reads pairs", "of the kind tiled, shows none"],
+        ),
+    ] {
+        let (code, said) = place.oodkit("run", [&data, &networks, method], &[]);
+        assert_eq!(code, Some(2), "{said}");
+        has(&said, &words);
+    }
+    let odd = DATA.replace("size: 32", "size: 80");
+    let (code, said) = place.oodkit("run", [&odd, &good, method], &[]);
+    assert_eq!(code, Some(2), "{said}");
+    has(
+        &said,
+        &["networks.student.model.tiled.size: 80×80 pixels are no whole number of tiles of 32", "64 or 96 rows"],
+    );
+}
+
 #[test]
 fn fcdd_is_scored_by_its_mean_and_its_enlarged_map() {
     let place = Place::new();

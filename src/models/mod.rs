@@ -11,6 +11,7 @@ pub mod simplenet;
 mod stages;
 pub mod stfpm;
 pub mod students;
+pub mod tiled;
 
 pub use freeze::Freeze;
 
@@ -126,6 +127,8 @@ registry! {
         Simplenet = "simplenet" in simplenet,
         /// STFPM: a student of a frozen backbone's own kind learns its stages.
         Stfpm = "stfpm" in stfpm,
+        /// Any of these on tiles of large images.
+        Tiled = "tiled" in tiled,
     }
 }
 

@@ -5,10 +5,11 @@ use oodkit::train::Fixed;
 use crate::{bits, build_model, train_by};
 
 /// A model, its loss, and what stands before the names of all that learns.
-const MODELS: [(&str, &str, &str); 3] = [
+const MODELS: [(&str, &str, &str); 4] = [
     ("reverse_distillation: { backbone: efficientnet_lite0 }", "{ distillation: { of: flat } }", "student"),
     ("stfpm: { backbone: efficientnet_lite0 }", "{ distillation: {} }", "student"),
     ("simplenet: { backbone: efficientnet_lite0, hidden: 16 }", "{ truncated_l1: {} }", "simplenet"),
+    ("tiled: { model: { stfpm: { backbone: efficientnet_lite0 } }, size: 32 }", "{ distillation: {} }", "student"),
 ];
 /// What a student of the teacher's kind has after the last stage that is read: nothing leads it.
 const UNREAD: [&str; 4] = ["student.blocks.5.", "student.blocks.6.", "student.conv_head.", "student.bn2."];
