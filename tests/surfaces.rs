@@ -345,6 +345,7 @@ fn students_of_a_teacher_stand_in_the_same_table() {
     let (code, plan) = place.oodkit("plan", [DATA, &networks, methods], &[]);
     assert_eq!(code, Some(0), "{plan}");
     has(&plan, &["4 networks, 4 to train", "maps of RD: 18 of 32×32", "maps of STFPM: 18 of 32×32"]);
+    has(&plan, &["kept     16 images' outputs of frozen backbones (4 pools, "]);
     let (code, said) = place.oodkit("run", [DATA, &networks, methods], &[]);
     assert_eq!(code, Some(0), "{said}");
     has(&said, &["validation loss "]);

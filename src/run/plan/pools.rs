@@ -48,8 +48,8 @@ struct Pool {
 }
 
 impl Pool {
-    fn of(made: &Outliers, images: usize, shape: [usize; 3], kept: usize) -> Self {
-        let entries = data::enlarged::an_epoch(images, Some(made));
+    fn of(made: Option<&Outliers>, images: usize, shape: [usize; 3], kept: usize) -> Self {
+        let entries = data::enlarged::an_epoch(images, made);
         Self { images, entries, bytes: shape.into_iter().product(), kept, ..Self::default() }
     }
 
@@ -90,24 +90,33 @@ impl Plan {
         let mut makers = IndexSet::new();
         let (mut making, mut unknown) = (0.0, false);
         for (node, train) in self.to_train(store) {
-            let Some(outliers) = &train.outliers else { continue };
+            let outliers = train.outliers.as_ref();
+            // Images that are changed at random, or auxiliary ones among them, never come again.
+            let again = train.augment == Augment::default() && node.outliers.is_none();
+            let fixed = node.model.fixed().filter(|_| again);
+            if outliers.is_none() && fixed.is_none() {
+                continue;
+            }
             let shape = data::shape(&node.data).or_else(|| data::shape(&self.experiment.data.id));
             let (Some(images), Some(shape)) = (counts.of(&node.data), shape) else {
                 unknown = true;
                 continue;
             };
-            if let Some((passed, _)) = images_and_steps(train, Some(images)) {
-                making += passed as f64 * outliers.share * seconds(outliers, shape);
-            }
-            let bytes = node.model.fixed_bytes([shape[1], shape[2]]).filter(|_| train.augment == Augment::default());
+            let bytes = node.model.fixed_bytes([shape[1], shape[2]]).filter(|_| again);
             let pool = || Pool::of(outliers, images.saturating_sub(train.validation), shape, bytes.unwrap_or_default());
-            makers.extend(outliers.make.iter().filter(|maker| maker.weight() > 0.0).map(|maker| maker.name()));
-            let same = Outliers { share: 0.0, ..outliers.clone() };
+            let share = outliers.map_or(0.0, |outliers| outliers.share);
+            let same = outliers.map(|outliers| Outliers { share: 0.0, ..outliers.clone() });
             let key = format!("{:?}", (&node.data, node.seed, train.validation, same));
-            made.entry(key.clone()).or_insert_with(pool).share(outliers.share);
+            if let Some(outliers) = outliers {
+                if let Some((passed, _)) = images_and_steps(train, Some(images)) {
+                    making += passed as f64 * share * seconds(outliers, shape);
+                }
+                makers.extend(outliers.make.iter().filter(|maker| maker.weight() > 0.0).map(|maker| maker.name()));
+                made.entry(key.clone()).or_insert_with(pool).share(share);
+            }
             if bytes.is_some() {
-                let with = (node.model.fixed(), &node.weights, node.upstream, &node.normalisation);
-                kept.entry(format!("{key} {with:?}")).or_insert_with(pool).share(outliers.share);
+                let with = (fixed, &node.weights, node.upstream, &node.normalisation);
+                kept.entry(format!("{key} {with:?}")).or_insert_with(pool).share(share);
             }
         }
         let sum = |pools: &IndexMap<String, Pool>, of: fn(&Pool) -> usize| pools.values().map(of).sum::<usize>();
