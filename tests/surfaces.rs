@@ -356,6 +356,27 @@ fn students_of_a_teacher_stand_in_the_same_table() {
         // A teacher of random weights knows where little, and whether well.
         assert!(measures["auroc"].as_f64().unwrap() > 0.8, "{category} {method}: {measures}");
     }
+    // What is exported scores as what was trained.
+    let export = ["export", "--experiment", "parts.yaml", "--network", "rd", "--out", "exported"];
+    let (code, said) = place.call(&export);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["--task: the experiment has several tasks", "name one of bolt, nut"]);
+    let (code, said) = place.call(&[&export[..], &["--task", "nut"]].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let about: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("exported/model.json")).unwrap()).unwrap();
+    assert_eq!((&about["task"], &about["methods"][0]["name"]), (&"nut".into(), &"RD".into()));
+    let scores = |results: &serde_json::Value| {
+        let paths = &results["cells"][0]["seeds"][0]["tasks"]["nut"]["methods"]["RD"]["scores"];
+        ["nut", "dent", "scratch"].map(|set| fs::read(place.path("runs").join(paths[set].as_str().unwrap())).unwrap())
+    };
+    let (trained, number) = (scores(&results), |values: &serde_json::Value| values.to_string());
+    let (mean, std) = (number(&about["input"]["mean"]), number(&about["input"]["std"]));
+    let data = DATA.replace("size: 32", &format!("size: 32, categories: [nut], mean: {mean}, std: {std}"));
+    let used = format!("{{ rd: {{ model: {{ {rd} }}, weights: exported/model.safetensors, normalise: data }} }}");
+    let (code, said) = place.oodkit("run", [&data, &used, "[{ name: RD, network: rd, detector: map }]"], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(scores(&place.results()) == trained, "exported weights score otherwise");
     let refused = |networks: &str, methods: &str, words: &[&str]| {
         let (code, said) = place.oodkit("run", [DATA, networks, methods], &[]);
         assert_eq!(code, Some(2), "{said}");

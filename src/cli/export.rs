@@ -11,7 +11,7 @@ use oodkit::{
     models::ModelConfig,
     nn::weights,
     run::{
-        plan::{Cell, Node},
+        plan::{Cell, Node, Task},
         results::Results,
         store::Progress,
     },
@@ -40,6 +40,9 @@ pub struct Export {
     /// A cell of the sweep: weight=0.01; needed where they have different networks of this name
     #[arg(long)]
     cell: Option<String>,
+    /// A task of the experiment: a category, needed where each has a network of its own
+    #[arg(long)]
+    task: Option<String>,
     /// Where model.safetensors and model.json go; of an ensemble, model_0.safetensors and so on
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -51,7 +54,7 @@ impl Export {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
         let opened = Opened::new(&Experiment { experiment: self.experiment.clone(), changes: self.changes.clone() })?;
-        let (cell, seed, nodes) = self.nodes(&opened)?;
+        let (cell, task, seed, nodes) = self.nodes(&opened)?;
         let mut files = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
             let folder = opened.store.folder(node);
@@ -77,6 +80,7 @@ impl Export {
             "experiment": opened.plan.name,
             "network": self.network,
             "cell": cell.name,
+            "task": task.name(),
             "seed": seed,
             "files": files,
             "architecture": built(&nodes[0].model),
@@ -91,7 +95,7 @@ impl Export {
                           then all pixels are shifted so that the median luma is this, and cut off at 0 and 255",
             },
             "classes": { "count": classes, "names": names },
-            "methods": self.methods(&opened, cell, seed)?,
+            "methods": self.methods(&opened, cell, (task.name(), seed))?,
         });
         let path = self.out.join("model.json");
         let mut text = serde_json::to_string_pretty(&about)
@@ -103,8 +107,8 @@ impl Export {
         print(&format!("files\n{files}"))
     }
 
-    /// The cell, the seed, and the network's nodes there, one for each member.
-    fn nodes<'a>(&self, opened: &'a Opened) -> Result<(&'a Cell, u64, Vec<&'a Node>)> {
+    /// The cell, the task, the seed, and the network's nodes there, one for each member.
+    fn nodes<'a>(&self, opened: &'a Opened) -> Result<(&'a Cell, &'a Task, u64, Vec<&'a Node>)> {
         let plan = &opened.plan;
         let known = plan.experiment.networks.keys().map(String::as_str);
         if !plan.experiment.networks.contains_key(&self.network) {
@@ -131,30 +135,35 @@ impl Export {
                 plan.cells.first().ok_or_else(|| Error::input(format!("{} has no cells", plan.name)))?
             }
         };
+        let of_tasks: BTreeSet<_> =
+            cell.tasks.iter().filter_map(|task| task.networks.first()?.get(&self.network)).collect();
+        let task = match (&self.task, cell.tasks.first()) {
+            // One network serves all.
+            (None, Some(first)) if of_tasks.len() == 1 => first,
+            (name, _) => cell.task(name.as_deref()).map_err(|error| error.at("--task"))?,
+        };
         let seeds = &cell.experiment.seeds;
         let at = self.seed.map_or(Some(0), |seed| seeds.iter().position(|known| *known == seed));
-        let found =
-            at.and_then(|at| Some((*seeds.get(at)?, cell.tasks.first()?.networks.get(at)?.get(&self.network)?)));
+        let found = at.and_then(|at| Some((*seeds.get(at)?, task.networks.get(at)?.get(&self.network)?)));
         let (seed, indices) = found.ok_or_else(|| {
             let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
             Error::input(format!("--seed {}: not a seed of the experiment", self.seed.unwrap_or_default()))
                 .hint(format!("its seeds are {seeds}"))
         })?;
-        Ok((cell, seed, indices.iter().filter_map(|index| plan.nodes.get(*index)).collect()))
+        Ok((cell, task, seed, indices.iter().filter_map(|index| plan.nodes.get(*index)).collect()))
     }
 
     /// The methods that read the network: detector, settings and threshold, if the experiment's results are there.
-    fn methods(&self, opened: &Opened, cell: &Cell, seed: u64) -> Result<Value> {
+    fn methods(&self, opened: &Opened, cell: &Cell, (task, seed): (&str, u64)) -> Result<Value> {
         let Some(results) = Results::read(&opened.out)? else { return Ok(json!([])) };
         if !results.are_of(&opened.plan.experiment)? {
             return Ok(json!([]));
         }
         let seeds = results.cells.iter().filter(|known| known.name == cell.name).flat_map(|cell| &cell.seeds);
-        let task = seeds.filter(|known| known.seed == seed).find_map(|seed| seed.task());
+        let scored = seeds.filter(|known| known.seed == seed).find_map(|seed| seed.tasks.get(task));
         let mut methods = Vec::new();
-        for (name, method) in task.iter().flat_map(|task| &task.methods) {
-            let id = results.datasets.keys().next().and_then(|id| method.scores.get(id));
-            let (true, Some(id)) = (method.network == self.network, id) else { continue };
+        for (name, method) in scored.iter().flat_map(|task| &task.methods) {
+            let (true, Some(id)) = (method.network == self.network, method.scores.get(task)) else { continue };
             let scores = metrics::read_scores(&opened.store.root().join(Path::new(id)))?;
             methods.push(json!({
                 "name": name,
