@@ -129,6 +129,8 @@ CASES = {
         ("relation", {"power": 8}),
         ("mahalanobis", {}, "Mahalanobis", "× 2 N: it inverts N times the covariance, and halves"),
         ("rmds", {}, "RMD", "× N: it inverts N times the covariance"),
+        ("gaussian", {}),
+        ("gaussian", {"unit": False}),
         ("ddu", {}),
         ("sngp", {}),
         ("sngp", {"uncertainty": "dempster_shafer"}),

@@ -1,11 +1,13 @@
 //! Linear algebra of statistics, in f64. Every sum has an order that depends on sizes only.
 
 mod eigen;
+mod ledoit_wolf;
 pub mod triangles;
 
 use rayon::prelude::*;
 
 pub use eigen::Eigen;
+pub use ledoit_wolf::LedoitWolf;
 
 use crate::ops::gemm::{Matrix, matmul_f64};
 

@@ -117,6 +117,7 @@ fn train_by(
         data: &images.sha256()?,
         images,
         outliers: None,
+        window: None,
         validation: None,
         normalisation: &Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
         fixed,

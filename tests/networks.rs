@@ -11,6 +11,8 @@ mod simplenet;
 mod stl;
 #[path = "networks/tiled.rs"]
 mod tiled;
+#[path = "networks/windows.rs"]
+mod windows;
 
 use std::collections::BTreeMap;
 
@@ -385,6 +387,8 @@ fn every_model_shows_what_it_says() {
         "fcdd: { backbone: resnet20, stage: layer2 }",
         "simplenet: { backbone: resnet20, stages: [layer2, layer3], hidden: 8 }",
         "tiled: { model: { features: { backbone: resnet20 } }, size: 32 }",
+        "cutpaste: { backbone: resnet20 }",
+        "cutpaste: { backbone: resnet20, patch: 16 }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);
@@ -396,6 +400,8 @@ fn every_model_shows_what_it_says() {
         assert_eq!(shown.images.is_some(), says(Output::Images), "{yaml}");
         assert_eq!(shown.map.is_some(), says(Output::Map), "{yaml}");
         assert_eq!(!shown.pairs.is_empty(), says(Output::Pairs), "{yaml}");
+        assert_eq!(shown.makers.is_some(), says(Output::Makers), "{yaml}");
+        assert_eq!(!shown.windows.is_empty(), says(Output::Windows), "{yaml}");
         assert_eq!(shown.embedding.is_some(), says(Output::Embedding), "{yaml}");
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");

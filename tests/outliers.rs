@@ -89,6 +89,7 @@ impl Student {
             images: Arc::new(images.clone()),
             data: &images.sha256()?,
             outliers: outliers.map(|set| Arc::new(set.clone())).zip(digest.as_deref()),
+            window: None,
             validation: None,
             normalisation: &normalisation(),
             fixed: None,

@@ -11,6 +11,9 @@
 //!
 //! Made outliers take the place of images: an epoch is then a permutation of the [enlarged](super::enlarged) set, and in a batch
 //! the images that stayed normal come first.
+//!
+//! A network may learn square windows of images: of each image of a batch one, drawn from the stream (seed, `window`, step) after its random
+//! changes and before an outlier is made of it.
 
 use std::{
     ops::Range,
@@ -28,7 +31,7 @@ use rayon::prelude::*;
 use super::{
     ImageSet, Normalisation,
     ahead::ahead,
-    augment,
+    augment::{self, Image, crop::window_of},
     enlarged::{Enlarged, Marked, Outliers, an_epoch},
     image_set::normalised,
 };
@@ -40,7 +43,7 @@ const PREPARED: usize = 2;
 /// What one training step learns from.
 #[derive(Debug)]
 pub struct Batch {
-    /// (n + m, C, H, W) f32, augmented and normalised: n normal images, then m outliers if there are any.
+    /// (n + m, C, H, W) f32, augmented and normalised: n normal images or windows of them, then m outliers if there are any.
     pub images: Tensor,
     /// n; 0 where all images of the batch were turned into outliers.
     pub normal: usize,
@@ -100,6 +103,8 @@ pub struct Source {
     pub normalisation: Normalisation,
     /// The random changes of all.
     pub augment: Augment,
+    /// Rows and columns of the windows that are learned, in the place of whole images; not beside auxiliary outliers.
+    pub window: Option<usize>,
     /// Images in a batch, without auxiliary outliers.
     pub batch_size: usize,
     /// The seed of order and changes.
@@ -171,6 +176,12 @@ impl TrainBatches {
             return Err(Error::input(format!(
                 "outliers \"{name}\": {n} images of {shape:?} beside images of {wanted:?}"
             )));
+        }
+        if let Some(side) = source.window.filter(|side| *side > set.height.min(set.width)) {
+            let (name, [_, height, width]) = (&set.name, set.shape());
+            let message =
+                format!("images of {height}×{width} pixels, as those of \"{name}\", have no windows of {side}×{side}");
+            return Err(Error::input(message));
         }
         let tables = source.normalisation.tables(set.channels)?;
         let (sender, batches) = sync_channel(PREPARED);
@@ -261,8 +272,16 @@ impl Worker {
         let labels = labels.map(|labels: Vec<u32>| Tensor::from_vec(labels, normal, device)).transpose()?;
 
         let mut bytes = self.source.changed(set, &places, "augment", step)?;
+        let mut shape = set.shape();
+        if let Some(side) = self.source.window {
+            let mut rng = rng::stream(self.source.seed, "window", &step.to_string());
+            let [_, height, width] = set.shape();
+            let whole = bytes.chunks_exact(set.image_len()).map(|image| Image { height, width, bytes: image.to_vec() });
+            bytes = whole.flat_map(|image| window_of(&image, [side; 2], &mut rng).bytes).collect();
+            shape = [set.channels, side, side];
+        }
         let enlarged = self.enlarged.as_ref();
-        let marked = enlarged.map(|enlarged| enlarged.turn(&entries, normal, &mut bytes)).transpose()?;
+        let marked = enlarged.map(|enlarged| enlarged.turn(&entries, normal, shape, &mut bytes)).transpose()?;
         let mut count = places.len();
         if let Some((outliers, each)) = outliers {
             let (first, len) = (step * *each as u64, outliers.len() as u64);
@@ -271,8 +290,8 @@ impl Worker {
             bytes.extend(self.source.changed(outliers, &places, "augment outliers", step)?);
             count += each;
         }
-        let images = normalised(&bytes, count, set.shape(), &self.tables, device)?;
-        let unchanged = self.source.augment == Augment::default() && outliers.is_none();
+        let images = normalised(&bytes, count, shape, &self.tables, device)?;
+        let unchanged = self.source.augment == Augment::default() && self.source.window.is_none() && outliers.is_none();
         let known =
             |(at, entry): (usize, &usize)| if at < normal { places[at] as u64 } else { (set.len() + entry) as u64 };
         let entries = unchanged.then(|| entries.iter().enumerate().map(known).collect());
@@ -335,6 +354,7 @@ mod tests {
             made: None,
             normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },
             augment: Plain { flip: true, crop_padding: 1 }.into(),
+            window: None,
             batch_size,
             seed,
             device: Device::Cpu,

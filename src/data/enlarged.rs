@@ -78,6 +78,8 @@ pub struct Marked {
     pub size: [usize; 2],
     /// [`Outliers::cell`].
     pub cell: f64,
+    /// (N), what changed each image: 0 if nothing did, else one more than the place of its maker in [`Outliers::make`].
+    pub makers: Vec<u32>,
 }
 
 impl Marked {
@@ -114,23 +116,29 @@ impl Enlarged {
         (normal.into_iter().chain(made).collect(), count)
     }
 
-    /// Turns the images (n, C, H, W) of `entries` from the place `normal` on, and says which pixels that made anomalous.
+    /// Turns the images (n, C, H, W) of `entries` from the place `normal` on, and says which pixels that made anomalous. They are the set's
+    /// images, or windows of them, of this shape.
     ///
     /// # Errors
     /// Those of reading an image; [`Error::Input`](crate::Error::Input) naming an image of which nothing can be made.
-    pub(super) fn turn(&self, entries: &[usize], normal: usize, bytes: &mut [u8]) -> Result<Marked> {
-        let [_, height, width] = self.images.shape();
-        let (length, pixels) = (self.images.image_len(), height * width);
-        let mut marks = vec![0; entries.len() * pixels];
-        let each = bytes.par_chunks_exact_mut(length).zip(marks.par_chunks_exact_mut(pixels)).zip(entries);
+    pub(super) fn turn(&self, entries: &[usize], normal: usize, shape: [usize; 3], bytes: &mut [u8]) -> Result<Marked> {
+        let [channels, height, width] = shape;
+        let (length, pixels) = (channels * height * width, height * width);
+        let Outliers { make, mask: marks, foreground, cell, .. } = &self.outliers;
+        let mut masks = vec![0; entries.len() * pixels];
+        let each = bytes.par_chunks_exact_mut(length).zip(masks.par_chunks_exact_mut(pixels)).zip(entries);
         each.skip(normal).try_for_each(|((image, mask), entry)| -> Result<()> {
-            let Outliers { make, mask: marks, foreground, .. } = &self.outliers;
-            let made = pseudo::of(make, marks, foreground, &self.images, (*entry, image), self.seed)?;
+            let made = pseudo::of(make, marks, foreground, (&self.images, shape), (*entry, image), self.seed)?;
             image.copy_from_slice(&made.image);
             mask.copy_from_slice(&made.mask);
             Ok(())
         })?;
-        Ok(Marked { pixels: marks, size: [height, width], cell: self.outliers.cell })
+        let maker = |(at, entry): (usize, &usize)| match at < normal {
+            true => Ok(0),
+            false => pseudo::place(make, *entry, self.seed).map(|place| place as u32 + 1),
+        };
+        let makers = entries.iter().enumerate().map(maker).collect::<Result<_>>()?;
+        Ok(Marked { pixels: masks, size: [height, width], cell: *cell, makers })
     }
 }
 
@@ -153,6 +161,10 @@ mod tests {
     }
 
     fn batches(share: f64, steps: std::ops::Range<u64>) -> Vec<Batch> {
+        windows(share, None, steps)
+    }
+
+    fn windows(share: f64, window: Option<usize>, steps: std::ops::Range<u64>) -> Vec<Batch> {
         let made = format!("{{ make: [cutpaste, {{ confetti: {{ weight: 2 }} }}], share: {share}, repeat: 4 }}");
         let source = Source {
             images: images(),
@@ -161,6 +173,7 @@ mod tests {
             made: Some(serde_saphyr::from_str(&made).unwrap()),
             normalisation: Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
             augment: Augment::default(),
+            window,
             batch_size: 6,
             seed: 3,
             device: candle_core::Device::Cpu,
@@ -197,6 +210,67 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What an image says of its maker is what another mix, of that maker alone, makes of the same entry.
+    #[test]
+    fn an_image_knows_its_maker() {
+        let entries = |batches: &[Batch]| -> Vec<(u32, Vec<u8>)> {
+            let each = |batch: &Batch| {
+                let marked = batch.marked.clone().unwrap();
+                let masks: Vec<Vec<u8>> = marked.pixels.chunks(SIDE * SIDE).map(<[u8]>::to_vec).collect();
+                marked.makers.into_iter().zip(masks)
+            };
+            batches.iter().flat_map(each).collect()
+        };
+        let half = entries(&batches(0.5, 0..4));
+        let count = |maker| half.iter().filter(|(made, _)| *made == maker).count();
+        assert_eq!((count(0), count(1) + count(2)), (10, 10));
+        assert!(count(1) > 0 && count(2) > 0 && half.iter().all(|(maker, mask)| (*maker > 0) == mask.contains(&1)));
+        // Confetti has squares that are turned and blurred: its masks are no rectangles.
+        let all = entries(&batches(1.0, 0..4));
+        let is_rectangle = |mask: &[u8]| {
+            let rows: Vec<usize> = (0..SIDE).filter(|row| mask[row * SIDE..][..SIDE].contains(&1)).collect();
+            let columns: Vec<usize> =
+                (0..SIDE).filter(|column| (0..SIDE).any(|row| mask[row * SIDE + column] == 1)).collect();
+            mask.iter().filter(|mark| **mark == 1).count() == rows.len() * columns.len()
+        };
+        let pasted = all.iter().filter(|(maker, _)| *maker == 1);
+        assert!(pasted.clone().count() > 3 && pasted.filter(|(_, mask)| is_rectangle(mask)).count() > 3);
+    }
+
+    #[test]
+    fn a_window_is_cut_before_an_outlier_is_made_of_it() {
+        let side = 8;
+        let [whole, seen] = [None, Some(side)].map(|window| windows(0.5, window, 0..8));
+        let held = images();
+        for (whole, seen) in whole.iter().zip(&seen) {
+            assert_eq!(seen.images.dims(), [seen.learned(), 3, side, side]);
+            assert_eq!((seen.normal, &seen.entries), (whole.normal, &None), "windows never come again");
+            let (marked, before) = (seen.marked.as_ref().unwrap(), whole.marked.as_ref().unwrap());
+            assert_eq!((marked.size, &marked.makers), ([side; 2], &before.makers));
+            // Every outlier shows in its window, and a normal window is a part of an image.
+            let masks = marked.pixels.chunks(side * side).enumerate();
+            masks.for_each(|(at, mask)| assert_eq!(mask.contains(&1), at >= seen.normal));
+            for window in 0..seen.normal {
+                let pixels = seen.images.get(window).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let bytes: Vec<u8> = pixels.iter().map(|x| ((x * 0.25 + 0.5) * 255.0).round() as u8).collect();
+                let found = (0..IMAGES).any(|image| {
+                    let image = crate::data::augment::Image {
+                        height: SIDE,
+                        width: SIDE,
+                        bytes: held.image(image).unwrap().into_owned(),
+                    };
+                    let places =
+                        (0..=SIDE - side).flat_map(|top| (0..=SIDE - side).map(move |left| [top, left, side, side]));
+                    places.into_iter().any(|place| crate::data::augment::crop::cut(&image, place).bytes == bytes)
+                });
+                assert!(found, "window {window}");
+            }
+        }
+        let late = windows(0.5, Some(side), 5..8);
+        assert_eq!(parts(&late), parts(&seen[5..]));
+        assert_ne!(parts(&seen[..4]), parts(&seen[4..]), "another epoch has other windows");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod duq;
 pub mod energy;
 pub mod fdbd;
 pub mod feature_file;
+pub mod gaussian;
 pub mod r#gen;
 #[cfg(test)]
 mod golden_maps;
@@ -60,6 +61,7 @@ pub mod temperature_scaling;
 pub mod views;
 pub mod vim;
 pub mod vra;
+mod windows;
 
 pub use about::{About, Check, Refusal, Smoke};
 pub use inputs::Inputs;
@@ -155,6 +157,8 @@ registry::registry! {
     Nac = nac,
     /// How far a network's answer changes when a second network makes the image again (what is left of DiffOOD without levels).
     ReconstructionChange = reconstruction_change,
+    /// The distance to one Gaussian of the train images' features, or of those of their windows (CutPaste, Li et al. 2021).
+    Gaussian = gaussian,
     /// The distance of every position's features to a Gaussian of the train images' there (Defard et al. 2021).
     Padim = padim,
     /// The distance of every position's features to the nearest of a memory bank (PatchCore, Roth et al. 2022).

@@ -40,7 +40,7 @@ mod tests {
         let mut pixels = vec![0; 48];
         [0, 2, 3, 24].iter().for_each(|at: &usize| pixels[*at] = 1);
         let cells = |cell, grid| -> Result<Vec<f32>> {
-            let marked = Marked { pixels: pixels.clone(), size: [4, 6], cell };
+            let marked = Marked { pixels: pixels.clone(), size: [4, 6], cell, makers: vec![0; 2] };
             anomalous(&marked, grid)?.flatten_all()?.to_vec1()
         };
         assert_eq!(cells(0.25, [2, 3])?, [1., 1., 0., 0., 0., 0., 1., 0., 0., 0., 0., 0.]);

@@ -11,6 +11,7 @@ pub mod gradient_penalty;
 pub mod hypersphere;
 pub mod logit_norm;
 pub mod outlier_exposure;
+pub mod pseudo_class;
 pub mod reconstruction;
 mod registry;
 pub mod score_margin;
@@ -26,6 +27,7 @@ pub use gradient_penalty::Trace;
 pub use hypersphere::hypersphere;
 pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
+pub use pseudo_class::pseudo_class;
 pub use reconstruction::reconstruction;
 pub use score_margin::score_margin;
 pub use sparsity::sparsity;
@@ -82,6 +84,9 @@ registry::registry! {
     /// SimpleNet's: scores of normal positions low, those of the same with noise high.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     truncated_l1,
+    /// Which maker changed an image, if any; needs `train.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pseudo_class,
 }
 
 /// A term's settings.
@@ -103,7 +108,7 @@ pub trait Term {
         false
     }
 
-    /// Whether it reads which pixels of made outliers are anomalous.
+    /// Whether it reads what is known of made outliers: which of their pixels are anomalous, or what made them.
     fn of_masks(&self) -> bool {
         false
     }

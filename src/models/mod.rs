@@ -2,6 +2,7 @@
 
 pub mod autoencoder;
 pub mod classifier;
+pub mod cutpaste;
 pub mod fcdd;
 pub mod features;
 mod freeze;
@@ -74,6 +75,16 @@ pub trait Kind: Sized + Clone + 'static {
         None
     }
 
+    /// Rows and columns of the square windows that it learns, one of each image; `None` of a model that learns whole images.
+    fn window(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many makers of outliers it tells apart; `None` of a model that tells none.
+    fn makers(&self) -> Option<usize> {
+        None
+    }
+
     /// The same written in one way, if there are several: what is equal has one identity.
     #[must_use]
     fn canonical(self) -> Self {
@@ -129,6 +140,8 @@ registry! {
         Stfpm = "stfpm" in stfpm,
         /// Any of these on tiles of large images.
         Tiled = "tiled" in tiled,
+        /// CutPaste: a backbone that learns which maker of pseudo-anomalies changed an image, seen whole or window by window.
+        Cutpaste = "cutpaste" in cutpaste,
     }
 }
 
@@ -182,6 +195,16 @@ impl ModelConfig {
     /// As [`Kind::grid`].
     pub fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
         of_settings!(self, settings => settings.grid(size))
+    }
+
+    /// As [`Kind::window`].
+    pub fn window(&self) -> Option<usize> {
+        of_settings!(self, settings => settings.window())
+    }
+
+    /// As [`Kind::makers`].
+    pub fn makers(&self) -> Option<usize> {
+        of_settings!(self, settings => settings.makers())
     }
 
     /// As [`Kind::canonical`].

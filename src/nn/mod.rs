@@ -28,6 +28,7 @@ pub mod stl;
 pub mod vgg;
 pub mod weights;
 pub mod wide_resnet;
+pub mod windows;
 
 pub use architecture::{Architecture, Nonlinearity};
 pub use backbone::Backbone;

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::nn::{
     Pass,
     pass::{Layer, Leaf},
+    windows::Windowed,
 };
 
 /// The last linear layer: detectors such as ReAct re-apply it.
@@ -33,6 +34,10 @@ pub struct Shown {
     pub embedding: Option<Tensor>,
     /// Maps (N, C, h, w) of a teacher, constants, each with a student's of the same shape; from the finest to the coarsest.
     pub pairs: Vec<(Tensor, Tensor)>,
+    /// (N, 1 + M) f32, before softmax: whether nothing changed an image, or which of M makers of outliers did.
+    pub makers: Option<Tensor>,
+    /// What is seen of windows of the images; nothing of a model that sees whole images.
+    pub windows: Vec<Windowed>,
     /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
     pub stages: Vec<(String, Tensor)>,
     /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
@@ -93,6 +98,14 @@ impl Shown {
         }
     }
 
+    /// The (N, 1 + M) logits of what changed an image.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn makers(&self) -> Result<&Tensor> {
+        known(self.makers.as_ref(), "logits of what changed an image")
+    }
+
     /// The (N, C, H, W) maps that leave this stage, if there is one.
     pub fn stage(&self, name: &str) -> Option<&Tensor> {
         self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
@@ -111,6 +124,7 @@ impl Shown {
         let of = |tensor: &Tensor| tensor.narrow(0, start, count);
         let stages = self.stages.iter().map(|(name, maps)| Ok((name.clone(), of(maps)?)));
         let pairs = self.pairs.iter().map(|(teacher, student)| Ok((of(teacher)?, of(student)?)));
+        let windows = self.windows.iter().map(|seen| Ok(Windowed { features: of(&seen.features)?, ..seen.clone() }));
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
@@ -119,6 +133,8 @@ impl Shown {
             noised: self.noised.as_ref().map(of).transpose()?,
             embedding: self.embedding.as_ref().map(of).transpose()?,
             pairs: pairs.collect::<Result<_>>()?,
+            makers: self.makers.as_ref().map(of).transpose()?,
+            windows: windows.collect::<Result<_>>()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })

@@ -41,6 +41,10 @@ pub enum Output {
     Embedding,
     /// (N, C, h, w) maps of a teacher, each beside what a student made of it.
     Pairs,
+    /// (N, 1 + M) logits of what changed an image: nothing, or one of M makers of outliers.
+    Makers,
+    /// (N, D, h, w) features of an image's windows.
+    Windows,
 }
 
 impl fmt::Display for Output {
@@ -62,6 +66,8 @@ impl fmt::Display for Output {
             Self::Noised => "scores of positions with noise",
             Self::Embedding => "an embedding of positions",
             Self::Pairs => "pairs of a teacher's and a student's maps",
+            Self::Makers => "logits of what changed an image",
+            Self::Windows => "features of windows",
         })
     }
 }

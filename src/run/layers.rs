@@ -132,8 +132,10 @@ fn check_with(
             let Some((shape, _)) = images(experiment, node)? else { continue };
             for (index, maker) in make.iter().enumerate() {
                 let place = format!("{file}: networks.{network}.train.outliers.make.{index}.{}", maker.name());
+                let whole = [shape.height, shape.width];
+                let [height, width] = node.model.window().map_or(whole, |side| [side; 2]);
                 maker
-                    .check([shape.channels, shape.height, shape.width])
+                    .check([shape.channels, height, width])
                     .map_err(|problem| Error::input(format!("{place}.{problem}")))?;
             }
         }

@@ -71,7 +71,8 @@ impl Runner<'_> {
                     let maker = std::slice::from_ref(*maker);
                     let image = images.image(entry)?;
                     let (mask, foreground) = (&outliers.mask, &outliers.foreground);
-                    let example = pseudo::of(maker, mask, foreground, &images, (entry, &image), node.seed)?;
+                    let example =
+                        pseudo::of(maker, mask, foreground, (&images, images.shape()), (entry, &image), node.seed)?;
                     made.extend(example.image);
                     masks.extend(example.mask);
                 }

@@ -105,6 +105,7 @@ impl Runner<'_> {
                     own: node.model.own(),
                     seed: node.seed,
                     images,
+                    window: node.model.window(),
                     data: &train.sha256,
                     outliers: outliers.as_ref().map(|set| (set.images.clone(), set.sha256.as_str())),
                     validation: held_out.as_ref(),

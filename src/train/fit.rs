@@ -49,6 +49,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// The train images, without those held out.
     pub images: Arc<ImageSet>,
+    /// Rows and columns of the windows of them that the model learns, if it does not learn whole images.
+    pub window: Option<usize>,
     /// SHA-256 of the train images, with those held out.
     pub data: &'a str,
     /// Auxiliary outliers at the shape of the train images, for objectives with a term of them, and their SHA-256.
@@ -91,6 +93,7 @@ impl Job<'_> {
             made: self.recipe.outliers.clone(),
             normalisation: self.normalisation.clone(),
             augment: augment.clone(),
+            window: self.window,
             batch_size: *batch_size,
             seed: self.seed,
             device: self.device.clone(),

@@ -18,6 +18,7 @@ import sklearn
 import torch
 from pytorch_ood import detector as pytorch_ood
 from scipy.special import softmax
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -77,6 +78,14 @@ for _ in range(40):
 assert abs(scaler.t.item() / temperature - 1) < 1e-3, (scaler.t, temperature)
 print("temperature", temperature, scaler.t.item())
 agree("temperature_scaling", theirs={"temperature": temperature}, rtol=1e-7)
+
+# By scikit-learn, as in `Runinho/pytorch-cutpaste`.
+for unit in [True, False]:
+    agree("gaussian", theirs=False, unit=unit)
+    rows = [rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows for rows in (train, test)]
+    theirs = np.sqrt(LedoitWolf().fit(rows[0]).mahalanobis(rows[1]))
+    np.testing.assert_allclose(scores[f"gaussian: {{ unit: {str(unit).lower()} }}"], theirs, rtol=1e-9)
+scores["gaussian"] = scores["gaussian: { unit: true }"]
 
 # Without pytorch-ood's ridge of 1e-6.
 with unittest.mock.patch.object(torch, "eye", lambda size, **_: torch.zeros(size, size)):

@@ -163,6 +163,24 @@ def rmds(d):
     return (class_distances(d, d.labels) - class_distances(d, np.zeros(len(d.labels)))).min(axis=1)
 
 
+def gaussian(d, unit=True):
+    """Ledoit and Wolf's shrinkage, with every product of a row's squares."""
+    train, test = [rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows for rows in (d.train_features, d.features)]
+    return gaussian_distances(train, test)
+
+
+def gaussian_distances(train, test):
+    images, size = train.shape
+    centred = train - train.mean(axis=0)
+    covariance = centred.T @ centred / images
+    mean = np.trace(covariance) / size
+    apart = sum(((np.outer(row, row) - covariance) ** 2).sum() for row in centred) / images**2
+    shrinkage = min(1, apart / ((covariance - mean * np.eye(size)) ** 2).sum())
+    covariance = (1 - shrinkage) * covariance + shrinkage * mean * np.eye(size)
+    away = test - train.mean(axis=0)
+    return np.sqrt((away @ np.linalg.inv(covariance) * away).sum(axis=1))
+
+
 def log_normal(train, features, jitter=0):
     """ln of the normal density with the train rows' mean and covariance, by Cholesky: scipy refuses a matrix that is nearly singular."""
     size = train.shape[1]

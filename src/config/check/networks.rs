@@ -232,6 +232,17 @@ impl Found {
                 self.add(path, message);
             }
         }
+        let made = network.train.as_ref().and_then(|train| train.outliers.as_ref()).map(|made| made.make.len());
+        if let (Some(makers), Some(made)) = (model.makers(), made)
+            && makers != made
+        {
+            let message = format!(
+                "{made} of them, and the model tells {} classes apart, of which one is that of normal images: give it `classes: {}`",
+                makers + 1,
+                made + 1
+            );
+            self.add(path.join("train").join("outliers").join("make"), message);
+        }
         let grid = size.and_then(|size| model.grid(size));
         for (term, (key, message)) in grid.into_iter().flat_map(|grid| network.loss.problems_on(grid)) {
             self.add(path.join("loss").join(term).join(key), message);
@@ -448,6 +459,7 @@ fn unlearnable(
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
                 _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
+                _ if shown.contains(&Output::Makers) => "write `loss: { pseudo_class: {} }`".to_owned(),
                 _ if shown.contains(&Output::Pairs) => "write `loss: { distillation: {} }`".to_owned(),
                 _ if shown.contains(&Output::Embedding) && !shown.contains(&Output::Scores) => {
                     "write `loss: { fcdd: {} }`".to_owned()

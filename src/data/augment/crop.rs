@@ -149,6 +149,15 @@ pub(in crate::data) fn cut(image: &Image, [top, left, height, width]: Window) ->
     Image { height, width, bytes }
 }
 
+/// A window of so many rows and columns, each place as likely.
+///
+/// # Panics
+/// When the image has no room for it.
+pub(in crate::data) fn window_of(image: &Image, [height, width]: [usize; 2], rng: &mut Rng) -> Image {
+    let (top, left) = (below(image.height - height + 1, rng), below(image.width - width + 1, rng));
+    cut(image, [top, left, height, width])
+}
+
 /// Pillow's `resize(…, BILINEAR)`, to the byte.
 pub(super) fn resize(image: &Image, height: usize, width: usize) -> Image {
     let bytes = resample::planes(&image.bytes, [image.height, image.width], [height, width], Mode::Bilinear, true);

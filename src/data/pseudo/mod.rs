@@ -26,7 +26,7 @@ use rand::Rng as _;
 
 use super::{
     ImageSet, Normalisation,
-    augment::{Alter, ColorJitter, Image, Spread, below},
+    augment::{Alter, ColorJitter, Image, Spread, below, crop::window_of},
 };
 use crate::{
     Error, Result,
@@ -85,10 +85,11 @@ pub struct Made {
     pub mask: Vec<u8>,
 }
 
-/// The image that a pseudo-anomaly is made of, and those beside it.
+/// The image that a pseudo-anomaly is made of, or a window of it, and those beside it.
 #[derive(Debug)]
 pub struct Source<'a> {
     images: &'a ImageSet,
+    shape: [usize; 3],
     index: usize,
     bytes: Cow<'a, [u8]>,
     foreground: &'a Foreground,
@@ -104,31 +105,42 @@ impl<'a> Source<'a> {
     /// # Panics
     /// When `index` is not below the number of images.
     pub fn new(images: &'a ImageSet, index: usize, foreground: &'a Foreground) -> Result<Self> {
-        Self::of(images, index, images.image(index)?, foreground)
+        Self::of((images, images.shape()), index, images.image(index)?, foreground)
     }
 
-    /// The same with these bytes, changed at random or not.
-    fn of(images: &'a ImageSet, index: usize, bytes: Cow<'a, [u8]>, foreground: &'a Foreground) -> Result<Self> {
-        let object = foreground.object(&bytes, images.shape()).map_err(|problem| {
+    /// The same with these bytes, changed at random or not: of the whole image or of a window of it, as the shape tells.
+    fn of(
+        (images, shape): (&'a ImageSet, [usize; 3]),
+        index: usize,
+        bytes: Cow<'a, [u8]>,
+        foreground: &'a Foreground,
+    ) -> Result<Self> {
+        let object = foreground.object(&bytes, shape).map_err(|problem| {
             Error::input(format!("foreground: {problem} in {}", named(images, index)))
                 .hint("lower `threshold`, or leave `foreground` out")
         })?;
-        Ok(Self { images, index, bytes, foreground, object })
+        Ok(Self { images, shape, index, bytes, foreground, object })
     }
 
-    /// Another image, each as likely; the same if there is one only.
+    /// Another image, each as likely, or a window of it; the same image if there is one only.
     fn another(&self, rng: &mut Rng) -> Result<Self> {
         let others = self.images.len() - 1;
         let index = match others {
             0 => self.index,
             _ => Some(below(others, rng)).map_or(0, |drawn| drawn + usize::from(drawn >= self.index)),
         };
-        Self::new(self.images, index, self.foreground)
+        let mut bytes = self.images.image(index)?;
+        if self.shape != self.images.shape() {
+            let [_, height, width] = self.images.shape();
+            let whole = Image { height, width, bytes: bytes.into_owned() };
+            bytes = Cow::Owned(window_of(&whole, [self.shape[1], self.shape[2]], rng).bytes);
+        }
+        Self::of((self.images, self.shape), index, bytes, self.foreground)
     }
 
     /// Channels, rows, columns.
     pub fn shape(&self) -> [usize; 3] {
-        self.images.shape()
+        self.shape
     }
 
     /// A copy that can be changed.
@@ -191,8 +203,8 @@ impl Pseudo {
 /// training.
 const ATTEMPTS: usize = 50;
 
-/// The image number `entry` of the pool: made of image `entry` mod N, which has the bytes `image` (C, H, W), changed at random or not, by
-/// a maker drawn by the weights.
+/// The image number `entry` of the pool: made of image `entry` mod N by a maker drawn by the weights. The bytes `image` (C, H, W) of the given
+/// shape are that image, changed at random or not, or a window of it.
 ///
 /// The maker is drawn from the stream (seed, `pseudo`, entry), all else from (seed, its name, `pseudo` entry). So another mix
 /// leaves the images of a maker as they are. At least one pixel is anomalous: the image is made again from the same stream until
@@ -205,16 +217,16 @@ pub fn of(
     make: &[Pseudo],
     marks: &Marks,
     foreground: &Foreground,
-    images: &ImageSet,
+    (images, shape): (&ImageSet, [usize; 3]),
     (entry, image): (usize, &[u8]),
     seed: u64,
 ) -> Result<Made> {
     if images.is_empty() {
         return Err(Error::input(format!("pseudo-anomalies: data set \"{}\" has no images", images.name)));
     }
-    let maker = drawn(make, &mut rng::stream(seed, "pseudo", &entry.to_string()))?;
+    let maker = &make[place(make, entry, seed)?];
     let mut rng = rng::stream(seed, maker.name(), &format!("pseudo {entry}"));
-    let source = Source::of(images, entry % images.len(), Cow::Borrowed(image), foreground)?;
+    let source = Source::of((images, shape), entry % images.len(), Cow::Borrowed(image), foreground)?;
     for _ in 0..ATTEMPTS {
         let Made { image, mask: region } = maker.make(&source, &mut rng)?;
         let mask = marks.mask(&source.bytes, &image, region, source.shape());
@@ -230,13 +242,16 @@ pub fn of(
     Err(Error::input(format!("make: {name} makes no pixel of {image} anomalous in {ATTEMPTS} draws")).hint(hint))
 }
 
-/// A maker by its weight.
-fn drawn<'a>(make: &'a [Pseudo], rng: &mut Rng) -> Result<&'a Pseudo> {
+/// The place among `make` of the maker that image number `entry` of the pool is made by, drawn by the weights.
+///
+/// # Errors
+/// `Error::Input` when no maker has a weight.
+pub(super) fn place(make: &[Pseudo], entry: usize, seed: u64) -> Result<usize> {
     let total: f64 = make.iter().map(Pseudo::weight).sum();
-    let mut left = rng.random::<f64>() * total;
-    let mut weighted = make.iter().filter(|maker| maker.weight() > 0.0);
-    let found = weighted.clone().find(|maker| {
-        left -= maker.weight();
+    let mut left = rng::stream(seed, "pseudo", &entry.to_string()).random::<f64>() * total;
+    let mut weighted = (0..make.len()).filter(|place| make[*place].weight() > 0.0);
+    let found = weighted.clone().find(|place| {
+        left -= make[*place].weight();
         left < 0.0
     });
     // Rounding may leave a little behind the last.

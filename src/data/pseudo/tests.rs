@@ -156,7 +156,7 @@ fn makers_are_drawn_by_their_weights() {
             .unwrap();
     let mut counts = std::collections::BTreeMap::new();
     for entry in 0..8000 {
-        *counts.entry(drawn(&list, &mut stream(3, "pseudo", &entry.to_string())).unwrap().name()).or_insert(0.0) += 1.0;
+        *counts.entry(list[place(&list, entry, 3).unwrap()].name()).or_insert(0.0) += 1.0;
     }
     assert!(!counts.contains_key("nsa"));
     near(counts["cutpaste"], 2000.0, 200.0);
@@ -241,5 +241,5 @@ fn made_of(
     seed: u64,
 ) -> Result<Made> {
     let image = if set.is_empty() { Cow::Borrowed(&[][..]) } else { set.image(entry % set.len())? };
-    of(make, marks, foreground, set, (entry, &image), seed)
+    of(make, marks, foreground, (set, set.shape()), (entry, &image), seed)
 }

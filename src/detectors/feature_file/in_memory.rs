@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::{
     Error, Result,
     detectors::{Batches, LayerShape},
-    nn::{Shown, pass::Layer},
+    nn::{Shown, pass::Layer, windows::Windowed},
     ops::Activation,
 };
 
@@ -49,6 +49,12 @@ impl InMemory {
     #[must_use]
     pub fn with_map(self, map: Tensor) -> Self {
         Self { outputs: Shown { map: Some(map), ..self.outputs }, ..self }
+    }
+
+    /// With what is seen of windows of the same images.
+    #[must_use]
+    pub fn with_windows(self, windows: Vec<Windowed>) -> Self {
+        Self { outputs: Shown { windows, ..self.outputs }, ..self }
     }
 
     /// With the rows and columns of the images, which maps of scores are brought to.
@@ -95,8 +101,17 @@ impl Batches for InMemory {
         let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
         let layers = self.layers.iter().map(chosen).collect::<Result<_>>()?;
         let of = |output: &Option<Tensor>| output.as_ref().map(|values| values.index_select(&indices, 0)).transpose();
-        let Shown { logits, features, map, .. } = &self.outputs;
-        let outputs = Shown { logits: of(logits)?, features: of(features)?, map: of(map)?, ..Shown::default() };
+        let Shown { logits, features, map, windows, .. } = &self.outputs;
+        let windows = windows
+            .iter()
+            .map(|seen| Ok(Windowed { features: seen.features.index_select(&indices, 0)?, ..seen.clone() }));
+        let outputs = Shown {
+            logits: of(logits)?,
+            features: of(features)?,
+            map: of(map)?,
+            windows: windows.collect::<Result<_>>()?,
+            ..Shown::default()
+        };
         Ok(Arc::new(Self { images: images.len(), layers, outputs, image_size: self.image_size }))
     }
 }

@@ -224,6 +224,7 @@ impl FeatureFile {
             Output::Head => true,
             Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
             Output::Scores | Output::Noised | Output::Embedding | Output::Pairs => false,
+            Output::Makers | Output::Windows => false,
         };
         let needs = detector.detector().needs().iter().filter(|output| !present(**output));
         let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
@@ -256,6 +257,8 @@ fn tensor(output: Output) -> &'static str {
         Output::Map | Output::Scores | Output::Noised => "map",
         Output::Embedding => "embedding",
         Output::Pairs => "pairs",
+        Output::Makers => "makers",
+        Output::Windows => "windows",
         Output::Head => "head.weight",
     }
 }

@@ -1,0 +1,55 @@
+//! Squares of an image that a network sees one by one.
+
+use candle_core::{Result, Tensor, bail};
+
+/// Squares at every `stride` pixels, from the first row and column on; what is left at the end of an axis is in none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Rows and columns of each.
+    pub side: usize,
+    /// Pixels from one to the next along an axis.
+    pub stride: usize,
+}
+
+impl Windows {
+    /// Rows and columns of windows in an image of so many rows and columns; `None` if a window has no room in it.
+    pub fn grid(self, size: [usize; 2]) -> Option<[usize; 2]> {
+        let [rows, columns] = size.map(|pixels| Some(pixels.checked_sub(self.side)? / self.stride + 1));
+        Some([rows?, columns?])
+    }
+
+    /// The windows of (N, C, H, W) images: (N · h · w, C, side, side), image after image and row after row.
+    ///
+    /// # Errors
+    /// If there is no room for one.
+    pub fn of(self, images: &Tensor) -> Result<Tensor> {
+        let (count, _, height, width) = images.dims4()?;
+        let Some([rows, columns]) = self.grid([height, width]) else {
+            bail!("images of {height}×{width} have no window of {0}×{0}", self.side)
+        };
+        let mut all = Vec::with_capacity(count * rows * columns);
+        for image in 0..count {
+            let image = images.narrow(0, image, 1)?;
+            for row in 0..rows {
+                let band = image.narrow(2, row * self.stride, self.side)?;
+                for column in 0..columns {
+                    all.push(band.narrow(3, column * self.stride, self.side)?);
+                }
+            }
+        }
+        Tensor::cat(&all, 0)
+    }
+}
+
+/// What a network shows of an image's windows.
+#[derive(Debug, Clone)]
+pub struct Windowed {
+    /// What it is called.
+    pub name: &'static str,
+    /// Where the windows lie.
+    pub windows: Windows,
+    /// Rows and columns of the images.
+    pub size: [usize; 2],
+    /// (N, D, h, w) f32, the features of each.
+    pub features: Tensor,
+}
