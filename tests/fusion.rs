@@ -98,8 +98,20 @@ fn learn_by(
 fn train_by(
     (loss, own): (&str, &str),
     recipe: &str,
-    (params, network): &(Params, Box<dyn Model>),
+    network: &(Params, Box<dyn Model>),
     steps: usize,
+    folder: &tempfile::TempDir,
+    fixed: Option<(&Fixed, &str)>,
+) -> Result<Vec<f64>> {
+    train_windows((loss, own), recipe, network, (steps, None), folder, fixed)
+}
+
+/// The same of windows of the images.
+fn train_windows(
+    (loss, own): (&str, &str),
+    recipe: &str,
+    (params, network): &(Params, Box<dyn Model>),
+    (steps, window): (usize, Option<usize>),
     folder: &tempfile::TempDir,
     fixed: Option<(&Fixed, &str)>,
 ) -> Result<Vec<f64>> {
@@ -117,7 +129,7 @@ fn train_by(
         data: &images.sha256()?,
         images,
         outliers: None,
-        window: None,
+        window,
         validation: None,
         normalisation: &Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
         fixed,

@@ -578,6 +578,78 @@ fn fcdd_is_scored_by_its_mean_and_its_enlarged_map() {
     }
 }
 
+#[test]
+fn cutpaste_is_scored_by_one_gaussian_of_images_and_of_windows() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 2, batch_size: 6, optimizer: { sgd: { lr: 0.01, momentum: 0.9 } }, outliers: { make: [cutpaste, scar], \
+                  share: 0.6667, repeat: 2 } }";
+    let network = |name: &str, settings: &str| {
+        format!(
+            "{name}: {{ model: {{ cutpaste: {{ backbone: resnet20, head: [8]{settings} }} }}, loss: {{ pseudo_class: {{}} }}, {recipe} }}"
+        )
+    };
+    let (image, windows) = (network("image", ""), network("windows", ", patch: 16, stride: 4"));
+    let methods = "[{ name: Images, network: image, detector: gaussian }, { name: Windows, network: windows, detector: { gaussian: { of: \
+                   windows, sigma: 3 } } }]";
+    let both = format!("{{ {image}, {windows} }}");
+    let (code, plan) = place.oodkit("plan", [DATA, &both, methods], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["4 networks, 4 to train", "maps of Windows: 18 of 8×8"]);
+    let (code, said) = place.oodkit("run", [DATA, &both, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    for category in ["bolt", "nut"] {
+        let measures = |method: &str| {
+            results["cells"][0]["seeds"][0]["tasks"][category]["methods"][method]["sets"]["all"]["measures"].clone()
+        };
+        let (images, windows) = (measures("Images"), measures("Windows"));
+        assert!(images["auroc"].as_f64().is_some() && images["pixel_auroc"].is_null(), "{images}");
+        // Windows of a few steps find a bright square among plain images.
+        assert!(windows["pixel_auroc"].as_f64().unwrap() > 0.7, "{category}: {windows}");
+    }
+    let one = "[{ name: Images, network: image, detector: gaussian }]";
+    let of = |settings: &str| format!("{{ {} }}", network("image", settings));
+    let map = "[{ name: Images, network: image, detector: { gaussian: { of: windows } } }]";
+    for (networks, methods, words) in [
+        (
+            of("").replace("[cutpaste, scar]", "[cutpaste, scar, confetti]"),
+            one,
+            "networks.image.train.outliers.make: 3 of them, and the model tells 3 classes apart, of which one is that of normal images: give it \
+             `classes: 4`",
+        ),
+        (of(", classes: 2"), one, "networks.image.train.outliers.make: 2 of them, and the model tells 2 classes apart"),
+        (of("").replace("pseudo_class", "hypersphere"), one, "write `loss: { pseudo_class: {} }`"),
+        (
+            of("").replace(", outliers: { make: [cutpaste, scar], share: 0.6667, repeat: 2 }", ""),
+            one,
+            "pseudo_class reads the masks of made outliers",
+        ),
+        (
+            of(", patch: 64"),
+            map,
+            "networks.image.model.cutpaste.patch: a window of 64×64 has no room in images of 32×32",
+        ),
+        (of(", stride: 4"), one, "networks.image.model.cutpaste.stride: goes with `patch`"),
+        (of(", patch: 0"), one, "patch: must be at least 1"),
+        (of(""), map, "gaussian reads features of windows, and \"image\", of the kind cutpaste, shows none"),
+        (of(", patch: 16"), one, "gaussian reads features, and \"image\", of the kind cutpaste, shows none"),
+        (
+            of(", patch: 1").replace("cutpaste, scar", "{ cutpaste: {} }, scar"),
+            map,
+            "networks.image.train.outliers.make.0.cutpaste.",
+        ),
+    ] {
+        let (code, said) = place.oodkit("run", [DATA, &networks, methods], &[]);
+        assert_eq!(code, Some(2), "{networks}: {said}");
+        has(&said, &[words]);
+    }
+    // Windows that have room in the file's images are made to fit those of a smoke run.
+    let large = format!("{{ {} }}", network("image", ", patch: 64"));
+    let data = "{ format: mvtec, categories: [screw], size: 256 }";
+    let (code, said) = place.oodkit("run", [data, &large, map], &["--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// The columns `file` and `score` of a CSV.
 fn scores_of(csv: &str) -> Vec<(String, f64)> {
     let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();

@@ -2,7 +2,7 @@
 
 use oodkit::train::Fixed;
 
-use crate::{bits, build_model, train_by};
+use crate::{bits, build_model, train_by, train_windows};
 
 /// A model, its loss, and what stands before the names of all that learns.
 const MODELS: [(&str, &str, &str); 4] = [
@@ -75,6 +75,36 @@ fn fcdd_learns_the_stage_that_it_reads_and_goes_on_to_the_same_bits() {
         for (name, values) in &after {
             let learns = name.starts_with("fcdd.") || freeze.is_empty() && name.starts_with("blocks.2.");
             assert_eq!(values != &before[name], learns, "{model}: {name}");
+        }
+    }
+}
+
+/// Whole images, and windows, which are others in every step.
+#[test]
+fn cutpaste_goes_on_to_the_same_bits() {
+    let recipe = format!("{RECIPE}, outliers: {{ make: [cutpaste, scar], share: 0.6667, repeat: 2 }}");
+    for (settings, window) in [("", None), (", patch: 32, freeze: blocks.1", Some(32))] {
+        let model = format!("cutpaste: {{ backbone: efficientnet_lite0, head: [6]{settings} }}");
+        let [whole, parts] = [(); 2].map(|()| build_model(&model).unwrap());
+        let before = bits(&whole.0);
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let train = |network, steps, folder| {
+            train_windows(("{ pseudo_class: {} }", "cutpaste"), &recipe, network, (steps, window), folder, None)
+                .unwrap()
+        };
+        let losses = train(&whole, 3, &folders[0]);
+        assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+        let mut again = train(&parts, 1, &folders[1]);
+        again.extend(train(&parts, 3, &folders[1]));
+        assert_eq!(again, losses);
+        let after = bits(&whole.0);
+        assert_eq!(bits(&parts.0), after);
+        let frozen = ["conv_stem.", "bn1.", "blocks.0.", "blocks.1."];
+        for (name, values) in &after {
+            let learns = window.is_none() || !frozen.iter().any(|part| name.starts_with(part));
+            // What a normalisation takes off again moves by rounding errors alone, if at all.
+            let may = name.starts_with("cutpaste.head.") && name.ends_with(".0.bias");
+            assert!(may || (values != &before[name]) == learns, "{model}: {name}");
         }
     }
 }

@@ -142,9 +142,9 @@ fn what_cannot_be_built_of_windows_is_named() {
             "cutpaste: stride: goes with `patch`: whole images are seen once",
         ),
         (
-            "cutpaste: { backbone: efficientnet_lite0, patch: 16 }",
+            "cutpaste: { backbone: resnet18, patch: 16 }",
             [64, 64],
-            "cutpaste: patch: efficientnet_lite0 needs at least 32×32 pixels, not 16×16",
+            "cutpaste: patch: resnet needs at least 32×32 pixels, not 16×16",
         ),
         (
             "cutpaste: { backbone: resnet20, freeze: all }",
