@@ -90,6 +90,7 @@ fn read(root: &Path, memory: u64, side: usize) -> Result<()> {
         made: None,
         normalisation: normalisation.clone(),
         augment: Plain { flip: true, crop_padding: 4 }.into(),
+        window: None,
         batch_size: BATCH,
         seed: 0,
         device: Device::Cpu,
