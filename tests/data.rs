@@ -424,6 +424,7 @@ fn an_embedded_set_becomes_normalised_batches() {
         made: None,
         normalisation: data::normalisation(&dataset).unwrap(),
         augment: Plain { flip: true, crop_padding: 0 }.into(),
+        window: None,
         batch_size: 128,
         seed: 0,
         device: Device::Cpu,

@@ -154,7 +154,7 @@ fn what_cannot_be_built_of_windows_is_named() {
         (
             "cutpaste: { backbone: resnet20, freeze: layer9 }",
             [32, 32],
-            "cutpaste: freeze: resnet_cifar has no stage \"layer9\" (did you mean \"layer1\"?); its parts: stem, layer1, layer2, layer3",
+            "cutpaste: freeze: resnet_cifar has no stage \"layer9\" (did you mean \"layer3\"?); its parts: stem, layer1, layer2, layer3; all and none stand for these",
         ),
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
