@@ -194,7 +194,8 @@ fn dense(of: &Dense, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>
         u8::from(image >= normal && middle.contains(&row) && middle.contains(&column))
     };
     let pixels: Vec<u8> = (0..count * height * side).map(anomalous).collect();
-    let marked = of.made.then_some(Marked { pixels, size: [height, side], cell: 0.25 });
+    let makers = (0..count).map(|image| u32::from(image >= normal)).collect();
+    let marked = of.made.then_some(Marked { pixels, size: [height, side], cell: 0.25, makers });
     let images = images.clone();
     Ok(Box::new(move |step| {
         let (images, marked) = (images.clone(), marked.clone());
