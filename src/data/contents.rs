@@ -51,6 +51,11 @@ impl Contents {
         Ok(Self { classes, ..Self::named(part, images) })
     }
 
+    /// These images below a set's folder.
+    pub(super) fn of_images(folder: &Path, images: Vec<PathBuf>) -> Self {
+        Self::named(folder, images)
+    }
+
     /// The images of a list below `place`, and the list.
     pub(super) fn of_list(place: &Path, images: Vec<PathBuf>, list: PathBuf) -> Self {
         let mut contents = Self::named(place, images);

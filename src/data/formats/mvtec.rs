@@ -1,16 +1,17 @@
 //! MVTec AD's layout: folders that normal and anomalous images lie in, and masks beside them.
 //!
 //! A category has `train/good`, `test/good`, one folder `test/<kind>` for each kind of anomaly, and
-//! `ground_truth/<kind>/<name>_mask.png`. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
+//! `ground_truth/<kind>/<name>_mask.png`. A set whose folder is one of categories has the train images of all of them. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
 //! labels are of whole images.
 
 use std::path::{Path, PathBuf};
 
-use super::{Layout, Paint, Painter, Site, Wanted, splits};
+use super::{Contents, Layout, Paint, Painter, Site, Wanted, splits};
 use crate::{
     Error, Result,
     data::{
         Dataset, ImageSet, Split, damaged,
+        links::Followed,
         listing::{self, Listing},
         masks::{self, Masks, Mirror},
         synthetic::SPOT,
@@ -45,7 +46,7 @@ pub(super) struct Mvtec;
 
 impl Layout for Mvtec {
     fn locate(&self, site: &Site, split: Split) -> Result<Vec<PathBuf>, String> {
-        locate(&site.folder, site.dataset, split).map(|place| vec![place])
+        places(&site.folder, site.dataset, split)
     }
 
     fn read(&self, site: &Site, split: Split, wanted: &Wanted) -> Result<ImageSet> {
@@ -98,9 +99,27 @@ impl Layout for Mvtec {
 
     fn listing(&self, site: &Site, split: Split) -> Result<Listing> {
         let (folder, dataset) = (&site.folder, site.dataset);
-        let place = locate(folder, dataset, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
-        let (images, others) = listing::images_below(dataset, folder, &place)?;
-        Ok(Listing::of_one_class((&place, folder), images, kind(dataset), others))
+        let places = places(folder, dataset, split).map_err(|missing| damaged(folder, format!("no {missing}")))?;
+        if places != [folder.join(part(dataset, split))] {
+            // A category that is a link to elsewhere is refused as an image would be.
+            listing::subfolders(folder, &mut Followed::of(dataset, folder)?)?;
+        }
+        let (mut images, mut others) = (Vec::new(), 0);
+        for place in &places {
+            let (found, left) = listing::images_below(dataset, folder, place)?;
+            images.extend(found);
+            others += left;
+        }
+        let place = if let [one] = &places[..] { one } else { folder };
+        Ok(Listing::of_one_class((place, folder), images, kind(dataset), others))
+    }
+
+    fn contents(&self, site: &Site, split: Split) -> Result<Contents> {
+        let places = places(&site.folder, site.dataset, split).map_err(|missing| site.lacks(missing))?;
+        match &places[..] {
+            [one] => Contents::of_folder(site, one, Vec::new()),
+            _ => Ok(Contents::of_images(&site.folder, self.listing(site, split)?.files)),
+        }
     }
 
     fn keys(&self) -> &'static [&'static str] {
@@ -193,11 +212,20 @@ fn part(dataset: &Dataset, split: Split) -> PathBuf {
     }
 }
 
-/// The folder of a split's images, or what was looked for.
-fn locate(folder: &Path, dataset: &Dataset, split: Split) -> Result<PathBuf, String> {
+/// The folder of a split's images, or those of the train images of all categories in a folder of these; or what was looked for.
+fn places(folder: &Path, dataset: &Dataset, split: Split) -> Result<Vec<PathBuf>, String> {
     let part = part(dataset, split);
     let place = folder.join(&part);
-    if place.is_dir() { Ok(place) } else { Err(format!("folder {}/", part.display())) }
+    if place.is_dir() {
+        return Ok(vec![place]);
+    }
+    let categories = match split {
+        Split::Train => listing::folders_in(folder).unwrap_or_default(),
+        Split::Test | Split::Val => Vec::new(),
+    };
+    let found: Vec<PathBuf> =
+        categories.iter().map(|category| category.join(&part)).filter(|place| place.is_dir()).collect();
+    if found.is_empty() { Err(format!("folder {}/", part.display())) } else { Ok(found) }
 }
 
 /// A category: a task of its own.
