@@ -7,11 +7,13 @@ use common::{assert_close, numbers, uniform, values};
 use oodkit::{
     detectors::map::{ImageScore, Post},
     losses::{
+        compactness,
         consistency::{Order, consistency},
         distillation::{self, distillation},
         fcdd::{by_image, by_mask},
-        hypersphere,
+        hypersphere, regression,
         score_margin::{Pair, score_margin},
+        student_penalty,
     },
     nn::receptive::Receptive,
 };
@@ -219,6 +221,79 @@ fn students_without_a_direction_give_numbers() {
     assert!(distillation(&[], distillation::Of::Pixel).is_err());
     assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Pixel).is_err());
     assert!(distillation(&[(maps(2), maps(3))], distillation::Of::Flat).is_err());
+}
+
+#[derive(serde::Deserialize)]
+struct PatchLoss {
+    term: String,
+    value: f64,
+    gradients: Vec<Vec<f64>>,
+}
+
+/// The maps that the losses of descriptions of patches are of, as `tests/golden/patch_description.py` has them, in the order of its gradients.
+fn described(term: &str) -> Vec<Tensor> {
+    let names: Vec<String> = match term {
+        "compactness" => vec!["embedding".to_owned()],
+        "student_penalty" => vec!["student 0".to_owned()],
+        _ => (0..3).flat_map(|at| ["teacher", "student"].map(|who| format!("{who} {at}"))).collect(),
+    };
+    names.iter().map(|name| uniform(name, &[3, 5, 4, 6])).collect()
+}
+
+fn of_patches(term: &str, maps: &[Tensor]) -> Tensor {
+    let pairs: Vec<_> = maps.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+    match term {
+        "compactness" => compactness(&maps[0]),
+        "student_penalty" => student_penalty(&[(maps[0].zeros_like().unwrap(), maps[0].clone())]),
+        "regression None" => regression(&pairs, None),
+        hard => regression(&pairs, Some(hard.strip_prefix("regression ").unwrap().parse().unwrap())),
+    }
+    .unwrap()
+}
+
+#[test]
+fn losses_of_descriptions_are_pytorchs_and_their_gradients_are_central_differences() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/patch_description.json")).unwrap();
+    let cases: Vec<PatchLoss> = serde_json::from_value(golden["losses"].clone()).unwrap();
+    assert_eq!(cases.len(), 5);
+    for PatchLoss { term, value, gradients } in cases {
+        for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 1e-4)] {
+            let maps: Vec<Tensor> = (described(&term).iter())
+                .map(|maps| Var::from_tensor(&maps.to_dtype(dtype).unwrap()).unwrap().into_inner())
+                .collect();
+            let loss = of_patches(&term, &maps);
+            assert_close(&term, &values(&loss), &[value], tolerance);
+            let found = loss.backward().unwrap();
+            for (maps, expected) in maps.iter().zip(&gradients) {
+                assert_close(&term, &values(found.get(maps).unwrap()), expected, tolerance);
+            }
+        }
+        let maps = described(&term);
+        for (which, gradient) in gradients.iter().enumerate() {
+            for at in (0..gradient.len()).step_by(29) {
+                let moved = |by: f64| {
+                    let mut maps = maps.clone();
+                    let mut moved = values(&maps[which]);
+                    moved[at] += by;
+                    maps[which] = Tensor::from_vec(moved, maps[which].shape(), &Device::Cpu).unwrap();
+                    values(&of_patches(&term, &maps))[0]
+                };
+                let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+                assert!((slope - gradient[at]).abs() < 1e-7, "{term} {which} {at}: {slope}, not {}", gradient[at]);
+            }
+        }
+    }
+    // A channel that does not vary is correlated with none, and pulls at nothing.
+    let flat = Var::from_tensor(&(uniform("embedding", &[2, 3, 2, 2]) * 0.0).unwrap()).unwrap();
+    let loss = compactness(&flat).unwrap();
+    assert_eq!(values(&loss), [0.0]);
+    assert!(values(loss.backward().unwrap().get(&flat).unwrap()).iter().all(|slope| *slope == 0.0));
+    // Where all squares are equal, all are hard.
+    let [ones, twos] =
+        [1.0, 2.0].map(|value| (uniform("embedding", &[1, 2, 2, 2]) * 0.0).unwrap().affine(1.0, value).unwrap());
+    assert_eq!(values(&regression(&[(ones.clone(), twos.clone())], Some(0.999)).unwrap()), [1.0]);
+    assert!(regression(&[], None).is_err() && student_penalty(&[]).is_err());
+    assert!(regression(&[(ones, twos.narrow(1, 0, 1).unwrap())], None).is_err());
 }
 
 #[derive(serde::Deserialize)]

@@ -3,6 +3,8 @@
 mod common;
 #[path = "common/network.rs"]
 mod network;
+#[path = "networks/patches.rs"]
+mod patches;
 #[path = "networks/reverse.rs"]
 mod reverse;
 #[path = "networks/simplenet.rs"]
@@ -389,6 +391,9 @@ fn every_model_shows_what_it_says() {
         "tiled: { model: { features: { backbone: resnet20 } }, size: 32 }",
         "cutpaste: { backbone: resnet20 }",
         "cutpaste: { backbone: resnet20, patch: 16 }",
+        "patch_description: { backbone: resnet20, stages: [layer2], patches: { channels: 2, outputs: 3 } }",
+        "efficient_ad: { patches: { channels: 2, outputs: 3 }, padding: true, width: 4 }",
+        "uninformed_students: { patches: { layers: p17, channels: 2, outputs: 3 } }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);
@@ -402,6 +407,7 @@ fn every_model_shows_what_it_says() {
         assert_eq!(!shown.pairs.is_empty(), says(Output::Pairs), "{yaml}");
         assert_eq!(shown.makers.is_some(), says(Output::Makers), "{yaml}");
         assert_eq!(!shown.windows.is_empty(), says(Output::Windows), "{yaml}");
+        assert_eq!(!shown.parts.is_empty(), says(Output::Parts), "{yaml}");
         assert_eq!(shown.embedding.is_some(), says(Output::Embedding), "{yaml}");
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");

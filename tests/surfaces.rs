@@ -531,6 +531,147 @@ fn large_images_are_seen_in_tiles() {
     );
 }
 
+/// A teacher is distilled once, of the train images of all categories, and taken by what learns each of them.
+#[test]
+fn a_teacher_is_distilled_once_and_taken_by_the_students_of_every_category() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 3, batch_size: 3, optimizer: { adamw: { lr: 0.002, weight_decay: 0.00001 } } }";
+    let patches = "patches: { channels: 4, outputs: 8 }";
+    let teacher = |own: &str| {
+        let model = format!("patch_description: {{ backbone: resnet20, stages: [layer1, layer2], {patches} }}");
+        format!("teacher: {{ model: {{ {model} }}, {own}loss: {{ regression: {{}} }}, {recipe} }}")
+    };
+    let ad = format!(
+        "ad: {{ model: {{ efficient_ad: {{ {patches}, padding: true, width: 8 }} }}, from: teacher, loss: {{ regression: {{ hard: 0.99 }} }}, {recipe} }}"
+    );
+    let us = format!(
+        "us: {{ model: {{ uninformed_students: {{ {patches}, padding: true }} }}, from: teacher, loss: {{ regression: {{}} }}, {recipe} }}"
+    );
+    let own = "data: { name: all_parts, format: mvtec, path: parts }, ";
+    let networks = format!("{{ {}, {ad}, {us} }}", teacher(own));
+    let methods = "[{ name: EfficientAD, network: ad, detector: { map: { of: quantiles, smooth: 0 } } }, { name: US, network: us, detector: { \
+                   map: { of: deviations } } }]";
+    let (code, plan) = place.oodkit("plan", [DATA, &networks, methods], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    has(&plan, &["5 networks, 5 to train", "maps of EfficientAD: 18 of 8×8", "maps of US: 18 of 8×8"]);
+    // Of the networks that take a teacher, none is said to be random.
+    assert_eq!(plan.matches("stays as random").count(), 1, "{plan}");
+    has(&plan, &["networks.teacher: no weights are given, and a teacher does not learn"]);
+    let (code, said) = place.oodkit("run", [DATA, &networks, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = place.results();
+    for (category, method) in [("bolt", "EfficientAD"), ("nut", "EfficientAD"), ("bolt", "US"), ("nut", "US")] {
+        let of = &results["cells"][0]["seeds"][0]["tasks"][category]["methods"][method];
+        let measures = &of["sets"]["all"]["measures"];
+        assert!(measures["auroc"].as_f64().is_some_and(f64::is_finite), "{category} {method}: {measures}");
+        assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.6, "{category} {method}: {measures}");
+    }
+    // What all have of the teacher is the teacher's, to the bit; their outputs' statistics are of their own images.
+    let (mut taught, mut seen) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(place.path("runs/networks")).unwrap() {
+        let folder = entry.unwrap().path().join("seed0");
+        let record: Value = serde_json::from_slice(&fs::read(folder.join("network.json")).unwrap()).unwrap();
+        seen.push(record["train_images"].as_u64().unwrap());
+        let state =
+            candle_core::safetensors::load(folder.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
+        let bits = |name: &str| -> Option<Vec<f32>> {
+            state.get(name).map(|values| values.flatten_all().unwrap().to_vec1().unwrap())
+        };
+        taught.push((
+            bits("teacher.conv1.weight").unwrap(),
+            bits("teacher.conv4.bias").unwrap(),
+            bits("teacher_outputs.running_mean"),
+        ));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [6, 6, 6, 6, 12]);
+    assert!(taught.iter().all(|(weight, bias, _)| *weight == taught[0].0 && *bias == taught[0].1));
+    let mut means: Vec<_> = taught.iter().filter_map(|(_, _, mean)| mean.clone()).collect();
+    assert!(means.len() == 4 && means.iter().all(|mean| mean.iter().any(|value| *value != 0.0)));
+    means.dedup();
+    assert!(means.len() > 1, "categories have statistics of their own");
+
+    let refused = |networks: &str, methods: &str, data: &str, words: &[&str]| {
+        let (code, said) = place.oodkit("run", [data, networks, methods], &[]);
+        assert_eq!(code, Some(2), "{networks}: {said}");
+        has(&said, words);
+        assert!(!said.contains("epoch"), "something was trained: {said}");
+    };
+    let one = "[{ name: EfficientAD, network: ad, detector: map }]";
+    let with = |ad: &str| format!("{{ {}, {ad} }}", teacher(""));
+    let larger = ad.replace("outputs: 8", "outputs: 6");
+    for (ad, words) in [
+        (
+            larger.clone(),
+            &[
+                "parts.yaml:3:",
+                "networks.ad.from: 2 common parameters are of another shape: teacher.conv4.bias (and 1 more) is [8] in \
+               patch_description and [6] in efficient_ad: give both the same settings",
+            ][..],
+        ),
+        (ad.replace("padding: true", "padding: false"), &["networks.ad.model: needs images of at least 33×33 pixels"]),
+        (ad.replace("from: teacher", "from: teachr"), &["networks.ad.from: ", "did you mean \"teacher\"?"]),
+        (
+            ad.replace("model: {", "backbone: lenet, model: {"),
+            &["give backbone or model, not both", "give backbone or from, not both"],
+        ),
+        (
+            ad.replace(recipe, "seed: 1").replace(", seed: 1", ""),
+            &["networks.ad: give train (a recipe): \"teacher\" gives a part"],
+        ),
+        (ad.replace("loss: { regression: { hard: 0.99 } }, ", ""), &["write `loss: { regression: {} }`"]),
+        (
+            ad.replace("regression: { hard: 0.99 }", "regression: { hard: 1 }"),
+            &["loss.regression.hard: must be at most"],
+        ),
+        (ad.replace("regression: { hard: 0.99 }", "compactness: {}"), &["compactness reads an embedding of positions"]),
+        (
+            ad.replace("regression: { hard: 0.99 }", "regression: {}, student_penalty: {}"),
+            &["student_penalty needs auxiliary outliers"],
+        ),
+        (
+            format!(
+                "{ad}, auto: {{ model: {{ autoencoder: {{}} }}, from: teacher, loss: {{ reconstruction: {{}} }}, {recipe} }}"
+            ),
+            &["networks.auto.from: patch_description and autoencoder have no parameter in common: bn1.bias, "],
+        ),
+    ] {
+        refused(&with(&ad), one, DATA, words);
+    }
+    refused(
+        &with(&ad).replace("layer2", "layer9"),
+        one,
+        DATA,
+        &["model.patch_description.stages.1: resnet_cifar has no stage \"layer9\""],
+    );
+    refused(
+        &format!("{{ auto: {{ model: {{ autoencoder: {{}} }}, loss: {{ reconstruction: {{}} }}, {recipe} }} }}"),
+        "[{ network: auto, detector: { map: { of: quantiles } } }]",
+        DATA,
+        &["map reads the parts of a map, and \"auto\", of the kind autoencoder, shows none"],
+    );
+    // A category that is a link is none of the set's own images.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::create_dir_all(elsewhere.path().join("train/good")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), place.path("parts/washer")).unwrap();
+    let shared = format!("{{ {}, {ad} }}", teacher(own)).replace("outputs: 8", "outputs: 6");
+    let named = DATA.replace("path: parts", "path: parts, categories: [nut]");
+    refused(&shared, one, &named, &["parts/washer is a symbolic link"]);
+    fs::remove_file(place.path("parts/washer")).unwrap();
+    // Where the images say their size, it is refused once they are read, before a step.
+    let colours =
+        "{ id: { name: colours, format: class_folders }, ood: [{ name: dents, format: folder, path: dents }] }";
+    place.image("dents/0.png", 60, 0, Some(4));
+    place.image("colours/test/c0/0.png", 60, 0, None);
+    refused(&with(&larger), one, colours, &["parts.yaml: networks.ad.from: 2 common parameters are of another shape"]);
+    refused(
+        &with(&ad.replace("padding: true", "padding: false")),
+        one,
+        colours,
+        &["images of 32×32 have no patch of 33×33"],
+    );
+}
+
 #[test]
 fn fcdd_is_scored_by_its_mean_and_its_enlarged_map() {
     let place = Place::new();

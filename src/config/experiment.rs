@@ -139,7 +139,7 @@ impl Data {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// A classifier's layers up to the features; exactly one of `backbone`, `model` and `from` is given.
+    /// A classifier's layers up to the features. One of `backbone`, `model` and `from` is given, or `model` and `from`.
     #[garde(dive)]
     #[serde(default)]
     pub backbone: Option<Backbone>,
@@ -163,7 +163,8 @@ pub struct Network {
     #[garde(skip)]
     #[serde(default)]
     pub shortcut: Option<Shortcut>,
-    /// The network of this experiment whose trained weights this one starts from (fine-tuning).
+    /// The network of this experiment whose trained weights this one starts from (fine-tuning). With `model`, those of the parameters whose
+    /// names both models have; the others start anew.
     #[garde(skip)]
     #[serde(default)]
     pub from: Option<String>,

@@ -291,12 +291,12 @@ pub fn shown(network: &Network, networks: &BTreeMap<String, Network>) -> Option<
     Network { members: network.members, ..root(network, networks).clone() }.shows()
 }
 
-/// The network that says how this one is built: itself, or the one that its chain of `from` begins with.
+/// The network that says how this one is built: itself, or the next that does so in its chain of `from`.
 pub fn root<'a>(network: &'a Network, networks: &'a BTreeMap<String, Network>) -> &'a Network {
     let mut current = network;
     // No chain is longer than there are networks, unless it is a circle.
     for _ in 0..networks.len() {
-        match current.from.as_ref().and_then(|from| networks.get(from)) {
+        match current.from.as_ref().filter(|_| current.model.is_none()).and_then(|from| networks.get(from)) {
             Some(from) => current = from,
             None => break,
         }

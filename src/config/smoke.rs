@@ -1,6 +1,6 @@
 //! `smoke=1`: the same path in seconds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::{
@@ -63,9 +63,10 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     experiment.seeds.truncate(1);
     sweep_less(&mut experiment);
     methods(&mut experiment);
-    for network in experiment.networks.values_mut() {
+    let published: Vec<bool> =
+        experiment.networks.values().map(|network| starts_published(network, &experiment.networks)).collect();
+    for (network, published) in experiment.networks.values_mut().zip(published) {
         network.members = network.members.map(|members| members.min(MEMBERS));
-        let published = network.weights.is_some();
         network.model = network.model.take().map(|model| model.smoke(published));
         if !published {
             network.backbone = network.backbone.take().map(|backbone| backbone.smoke().unwrap_or(backbone));
@@ -116,6 +117,17 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     experiment
 }
 
+/// Whether the chain of `from` of a network begins with published weights, whose layers are as wide as they are.
+fn starts_published(network: &Network, networks: &BTreeMap<String, Network>) -> bool {
+    let mut current = Some(network);
+    // No chain is longer than there are networks.
+    for _ in 0..=networks.len() {
+        let Some(network) = current.filter(|network| network.weights.is_none()) else { break };
+        current = network.from.as_ref().and_then(|from| networks.get(from));
+    }
+    current.is_some_and(|network| network.weights.is_some())
+}
+
 /// Fewer values of every swept key. A paper's numbers of the cells that are gone have no row to stand beside.
 fn sweep_less(experiment: &mut Experiment) {
     // A sweep that is wrong is refused when it is planned.
@@ -154,7 +166,7 @@ fn methods(experiment: &mut Experiment) {
             values.truncate(SWEEP_VALUES);
         }
         let origin = root(&experiment.networks[&method.network], &experiment.networks);
-        let replaced = origin.built_on().filter(|_| origin.weights.is_none());
+        let replaced = origin.built_on().filter(|_| !starts_published(origin, &experiment.networks));
         method.detector.detector_mut().smoke(&mut Smoke {
             search: &mut method.search,
             layer: &|name| replaced.as_ref().map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),

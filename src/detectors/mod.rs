@@ -36,6 +36,7 @@ pub mod odin;
 pub mod openmax;
 mod own_map;
 pub mod padim;
+mod parts;
 pub mod patchcore;
 mod patches;
 pub mod pushed;

@@ -6,6 +6,10 @@
 //!   its embedding ψ from the origin, √(‖ψ‖² + 1) − 1 (Liznerski et al., *FCDD*, ICLR 2021).
 //! - Of an autoencoder, the squared error of every pixel: Bergmann et al., *MVTec AD*, CVPR 2019, section 4.1.2.
 //! - Of a teacher and a student, how far they are apart: Deng & Li, CVPR 2022; Wang et al., BMVC 2021.
+//! - Of EfficientAD and of uninformed students, the mean of two parts, each brought to one measure by what it is on train images. `of: quantiles`:
+//!   0.1·(part − q₀.₉) / (q₀.₉₉₅ − q₀.₉) (Batzner et al., *EfficientAD*, WACV 2024, section 3.4); `of: deviations`: (part − mean) / deviation
+//!   (Bergmann et al., *Uninformed Students*, CVPR 2020, equation 8). EfficientAD takes the quantiles of train images that it holds out; these
+//!   are of all of them.
 //! - Of FCDD, the distance of every position; `enlarge: {}`, `smooth: 0` and `score: mean` are its code's.
 //! - Reference code: none was published for the autoencoder. PaDiM's and PatchCore's smooth their maps alike.
 //! - Smoothing: σ 4, as PaDiM's and PatchCore's official code at 224 and 256 pixels.
@@ -16,8 +20,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bank, Batches, Detector, Fit, Fitting, Maps, Output, Pushed, Scorer, Scores, Scoring,
+    Bank, Batches, Detector, Fit, Fitting, Learns, Maps, Output, Pushed, Scorer, Scores, Scoring,
     map::{ImageScore, Post},
+    parts::{Measure, Measuring, measured},
     patches::image_size,
     pushed,
 };
@@ -33,7 +38,8 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "OwnMap")]
 pub struct Config {
-    /// What the map is of: the model's `score` of a position, or the `distance` of its embedding from the origin. Ours: `score`.
+    /// What the map is of: the model's `score` of a position, the `distance` of its embedding from the origin, or the mean of the parts of its
+    /// map, each measured by its `quantiles` or its `deviations` on train images. Ours: `score`.
     #[garde(skip)]
     #[serde(skip_serializing_if = "is_default")]
     pub of: Of,
@@ -59,15 +65,24 @@ pub enum Of {
     Score,
     /// The distance of its embedding from the origin.
     Distance,
+    /// The mean of the parts of its map, of which each has 0 at its 0.9 quantile on train images and 0.1 at its 0.995 quantile.
+    Quantiles,
+    /// The mean of the parts of its map, of which each has mean 0 and deviation 1 on train images.
+    Deviations,
 }
 
 impl Of {
-    /// The (N, h, w) map.
-    fn map(self, shown: &Shown) -> Result<Tensor> {
+    /// The (N, h, w) map, of parts that were measured so.
+    fn map(self, shown: &Shown, parts: &[Measure]) -> Result<Tensor> {
         Ok(match self {
             Self::Score => shown.map()?.clone(),
             Self::Distance => hypersphere::distance(shown.embedding()?)?,
+            Self::Quantiles | Self::Deviations => measured(shown.parts()?, parts)?,
         })
+    }
+
+    fn learns(self) -> bool {
+        matches!(self, Self::Quantiles | Self::Deviations)
     }
 }
 
@@ -78,7 +93,7 @@ impl Default for Config {
 }
 
 impl Config {
-    fn read(&self) -> Post {
+    pub(super) fn read(&self) -> Post {
         Post { smooth: self.smooth, score: self.score, enlarge: self.enlarge }
     }
 }
@@ -88,7 +103,12 @@ impl Detector for Config {
         match self.of {
             Of::Score => &[Output::Map],
             Of::Distance => &[Output::Embedding],
+            Of::Quantiles | Of::Deviations => &[Output::Parts],
         }
+    }
+
+    fn learns(&self) -> Learns {
+        if self.of.learns() { Learns::Images } else { Learns::Nothing }
     }
 
     fn pushed(&self) -> Option<&dyn Pushed> {
@@ -100,7 +120,11 @@ impl Detector for Config {
     }
 
     fn grid(&self, shown: &Shown) -> Option<[usize; 2]> {
-        let (_, rows, columns) = self.of.map(shown).ok()?.dims3().ok()?;
+        let dims = match self.of {
+            Of::Score | Of::Distance => self.of.map(shown, &[]).ok()?.dims3(),
+            Of::Quantiles | Of::Deviations => shown.parts().ok()?.first()?.1.dims3(),
+        };
+        let (_, rows, columns) = dims.ok()?;
         Some([rows, columns])
     }
 
@@ -110,14 +134,20 @@ impl Detector for Config {
 }
 
 impl Pushed for Config {
-    fn start(&self, _: &Fit<'_>) -> Result<Fitting> {
-        Ok(Fitting::Ready(Box::new(OwnMap { of: self.of, post: self.read() })))
+    fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
+        if self.of.learns() {
+            let images = fit.train()?.batches()?.images();
+            return Ok(Fitting::Learning(Box::new(Measuring::new(self.clone(), images, fit.memory))));
+        }
+        Ok(Fitting::Ready(Box::new(OwnMap { of: self.of, parts: Vec::new(), post: self.read() })))
     }
 }
 
-struct OwnMap {
-    of: Of,
-    post: Post,
+pub(super) struct OwnMap {
+    pub of: Of,
+    /// How the parts are measured, where the map is of them.
+    pub parts: Vec<Measure>,
+    pub post: Post,
 }
 
 impl Scorer for OwnMap {
@@ -125,10 +155,17 @@ impl Scorer for OwnMap {
         pushed::score(self, bank, "reading maps", false)
     }
 
+    fn record(&self) -> Option<serde_json::Value> {
+        if self.parts.is_empty() {
+            return None;
+        }
+        let parts = self.parts.iter().map(|part| (part.name.clone(), serde_json::json!([part.zero, part.unit])));
+        Some(serde_json::json!({ "parts": parts.collect::<serde_json::Map<_, _>>() }))
+    }
+
     fn scoring<'a>(&'a self, images: &dyn Batches) -> Result<Box<dyn Scoring + 'a>> {
         Ok(Box::new(Read {
-            of: self.of,
-            post: &self.post,
+            map: self,
             size: image_size(images)?,
             grid: None,
             maps: Vec::new(),
@@ -139,8 +176,7 @@ impl Scorer for OwnMap {
 
 /// The maps so far.
 struct Read<'a> {
-    of: Of,
-    post: &'a Post,
+    map: &'a OwnMap,
     size: [usize; 2],
     grid: Option<[usize; 2]>,
     maps: Vec<f32>,
@@ -150,7 +186,7 @@ struct Read<'a> {
 
 impl Scoring for Read<'_> {
     fn see(&mut self, _: usize, batch: &Shown) -> Result<()> {
-        let map = self.of.map(batch)?;
+        let map = self.map.of.map(batch, &self.map.parts)?;
         let (_, rows, columns) = map.dims3()?;
         if self.grid.is_none() {
             self.maps.reserve(self.images * rows * columns);
@@ -162,6 +198,6 @@ impl Scoring for Read<'_> {
 
     fn finish(self: Box<Self>) -> Result<Scores> {
         let grid = self.grid.ok_or_else(|| Error::Failed("there is no image to make a map of".into()))?;
-        self.post.scores(Maps::new(grid, self.maps)?, self.size)
+        self.map.post.scores(Maps::new(grid, self.maps)?, self.size)
     }
 }

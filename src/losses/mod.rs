@@ -2,6 +2,7 @@
 
 pub mod binary_cross_entropy;
 mod cells;
+pub mod compactness;
 pub mod consistency;
 pub mod cross_entropy;
 pub mod distillation;
@@ -14,11 +15,14 @@ pub mod outlier_exposure;
 pub mod pseudo_class;
 pub mod reconstruction;
 mod registry;
+pub mod regression;
 pub mod score_margin;
 pub mod sparsity;
+pub mod student_penalty;
 pub mod truncated_l1;
 
 pub use binary_cross_entropy::binary_cross_entropy;
+pub use compactness::compactness;
 pub use consistency::consistency;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
 pub use distillation::distillation;
@@ -29,8 +33,10 @@ pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
 pub use pseudo_class::pseudo_class;
 pub use reconstruction::reconstruction;
+pub use regression::regression;
 pub use score_margin::score_margin;
 pub use sparsity::sparsity;
+pub use student_penalty::student_penalty;
 pub use truncated_l1::truncated_l1;
 
 use candle_core::{D, DType, Tensor};
@@ -87,6 +93,15 @@ registry::registry! {
     /// Which maker changed an image, if any; needs `train.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pseudo_class,
+    /// A student's maps equal a teacher's, for a model of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    regression,
+    /// An embedding's channels are not correlated, for a model of descriptions of patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compactness,
+    /// EfficientAD's: a student's maps of auxiliary outliers are near 0; needs `data.outliers`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    student_penalty,
 }
 
 /// A term's settings.

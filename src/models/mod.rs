@@ -3,16 +3,21 @@
 pub mod autoencoder;
 pub mod classifier;
 pub mod cutpaste;
+pub mod efficient_ad;
 pub mod fcdd;
 pub mod features;
 mod freeze;
 pub mod fusion;
+pub mod patch_description;
 pub mod reverse_distillation;
 pub mod simplenet;
 mod stages;
 pub mod stfpm;
 pub mod students;
+pub mod taken;
+mod teacher;
 pub mod tiled;
+pub mod uninformed_students;
 
 pub use freeze::Freeze;
 
@@ -138,6 +143,12 @@ registry! {
         Simplenet = "simplenet" in simplenet,
         /// STFPM: a student of a frozen backbone's own kind learns its stages.
         Stfpm = "stfpm" in stfpm,
+        /// A small network that describes patches, distilled from a frozen backbone: the teacher of those that follow.
+        PatchDescription = "patch_description" in patch_description,
+        /// EfficientAD: a student and an autoencoder learn a teacher's descriptions of patches.
+        EfficientAd = "efficient_ad" in efficient_ad,
+        /// Uninformed students (US): several learn a teacher's descriptions of patches, and differ where an image is not normal.
+        UninformedStudents = "uninformed_students" in uninformed_students,
         /// Any of these on tiles of large images.
         Tiled = "tiled" in tiled,
         /// CutPaste: a backbone that learns which maker of pseudo-anomalies changed an image, seen whole or window by window.

@@ -15,15 +15,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     models::{Kind, ModelConfig, stages::wrong},
-    nn::{Backbone, Model, Output, Pass, Shape, Shown},
+    nn::{Backbone, Model, Output, Pass, Shape, Shown, standard::Survey},
     yaml::problems::{Path, Problem},
 };
 
 /// Sides and overlaps are multiples of it: the image's rows over those of a backbone's coarsest stage.
 const STRIDE: usize = 32;
 /// What is said of positions, and so of tiles.
-const OF_POSITIONS: [Output; 7] =
-    [Output::Stages, Output::Map, Output::Scores, Output::Noised, Output::Embedding, Output::Pairs, Output::Images];
+const OF_POSITIONS: [Output; 8] = [
+    Output::Stages,
+    Output::Map,
+    Output::Parts,
+    Output::Scores,
+    Output::Noised,
+    Output::Embedding,
+    Output::Pairs,
+    Output::Images,
+];
 
 /// Settings of a model on tiles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -253,6 +261,7 @@ impl Tiled {
         let some = |maps: &Option<Tensor>| maps.as_ref().map(of).transpose();
         let stages = tiles.stages.iter().map(|(name, maps)| Ok((name.clone(), of(maps)?)));
         let pairs = tiles.pairs.iter().map(|(teacher, student)| Ok((of(teacher)?, of(student)?)));
+        let parts = tiles.parts.iter().map(|(name, part)| Ok((*name, of(part)?)));
         Ok(Shown {
             images: some(&tiles.images)?,
             map: some(&tiles.map)?,
@@ -260,6 +269,7 @@ impl Tiled {
             embedding: some(&tiles.embedding)?,
             stages: stages.collect::<Result<_>>()?,
             pairs: pairs.collect::<Result<_>>()?,
+            parts: parts.collect::<Result<_>>()?,
             ..Shown::default()
         })
     }
@@ -288,6 +298,10 @@ impl Model for Tiled {
         let shown = self.model.show_fixed(&tiles, &own)?;
         pass.hold_as(&own);
         self.shown(&shown)
+    }
+
+    fn survey(&self) -> Option<Survey<'_>> {
+        Some(self.model.survey()?.of_parts(|images| self.cut(images)))
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::nn::{
     Pass,
     pass::{Layer, Leaf},
+    standard::Survey,
     windows::Windowed,
 };
 
@@ -30,9 +31,12 @@ pub struct Shown {
     pub map: Option<Tensor>,
     /// (N, h, w) f32, while it learns, the same where noise was added to the features.
     pub noised: Option<Tensor>,
+    /// (N, h, w) f32 each, what the map is the mean of, all at its rows and columns; by name. Of models that show [`Output::Parts`](super::Output).
+    pub parts: Vec<(&'static str, Tensor)>,
     /// (N, C, h, w) f32, the features of every position that a loss shapes.
     pub embedding: Option<Tensor>,
-    /// Maps (N, C, h, w) of a teacher, constants, each with a student's of the same shape; from the finest to the coarsest.
+    /// Maps (N, C, h, w) of a teacher, each with a student's of the same shape; from the finest to the coarsest. A teacher's are constants,
+    /// unless it learns, too.
     pub pairs: Vec<(Tensor, Tensor)>,
     /// (N, 1 + M) f32, before softmax: whether nothing changed an image, or which of M makers of outliers did.
     pub makers: Option<Tensor>,
@@ -87,6 +91,17 @@ impl Shown {
         known(self.embedding.as_ref(), "embedding")
     }
 
+    /// The parts of the (N, h, w) maps.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn parts(&self) -> Result<&[(&'static str, Tensor)]> {
+        match &self.parts[..] {
+            [] => bail!("the model shows no parts of a map"),
+            parts => Ok(parts),
+        }
+    }
+
     /// The pairs of a teacher's and a student's maps.
     ///
     /// # Errors
@@ -125,6 +140,7 @@ impl Shown {
         let stages = self.stages.iter().map(|(name, maps)| Ok((name.clone(), of(maps)?)));
         let pairs = self.pairs.iter().map(|(teacher, student)| Ok((of(teacher)?, of(student)?)));
         let windows = self.windows.iter().map(|seen| Ok(Windowed { features: of(&seen.features)?, ..seen.clone() }));
+        let parts = self.parts.iter().map(|(name, part)| Ok((*name, of(part)?)));
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
@@ -135,6 +151,7 @@ impl Shown {
             pairs: pairs.collect::<Result<_>>()?,
             makers: self.makers.as_ref().map(of).transpose()?,
             windows: windows.collect::<Result<_>>()?,
+            parts: parts.collect::<Result<_>>()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })
@@ -165,6 +182,10 @@ pub trait Model: Send + Sync {
     /// As [`Model::show`]; of a model without a fixed part.
     fn show_fixed(&self, _fixed: &[Tensor], _pass: &Pass) -> Result<Shown> {
         bail!("all of this model learns: there is nothing fixed to begin with")
+    }
+    /// What it wants to know of the train images before the first step; `None` of a model that learns without.
+    fn survey(&self) -> Option<Survey<'_>> {
+        None
     }
     /// The last linear layer; none when there are no logits, or they are not a linear layer of the features.
     fn head(&self) -> Option<Head> {

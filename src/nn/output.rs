@@ -45,6 +45,8 @@ pub enum Output {
     Makers,
     /// (N, D, h, w) features of an image's windows.
     Windows,
+    /// The (N, h, w) maps that the map is the mean of.
+    Parts,
 }
 
 impl fmt::Display for Output {
@@ -68,6 +70,7 @@ impl fmt::Display for Output {
             Self::Pairs => "pairs of a teacher's and a student's maps",
             Self::Makers => "logits of what changed an image",
             Self::Windows => "features of windows",
+            Self::Parts => "the parts of a map",
         })
     }
 }

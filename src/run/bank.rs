@@ -120,11 +120,13 @@ impl ForwardPass {
         // Detached: what is kept of a batch must not keep the graph of its forward pass alive.
         let plain = |output: &Tensor| output.detach().to_dtype(DType::F32);
         let stages = shown.stages.iter().map(|(name, maps)| Ok((name.clone(), plain(maps)?)));
+        let parts = shown.parts.iter().map(|(name, maps)| Ok((*name, plain(maps)?)));
         Ok(Shown {
             logits: shown.logits.as_ref().map(plain).transpose()?,
             features: shown.features.as_ref().map(plain).transpose()?,
             map: shown.map.as_ref().map(plain).transpose()?,
             stages: stages.collect::<candle_core::Result<_>>()?,
+            parts: parts.collect::<candle_core::Result<_>>()?,
             ..shown
         })
     }

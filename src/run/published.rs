@@ -13,6 +13,7 @@ use crate::{
     Error, Result,
     data::{self, Format, ImageSet, download::HUB},
     digest,
+    models::taken,
     nn::{
         Output, Shape,
         params::Params,
@@ -121,6 +122,10 @@ impl Runner<'_> {
                 let shape = Shape { channels, height, width, classes: images.classes };
                 let name = node.name();
                 wanted(node, shape).map_err(|error| place(error.at(&format!("networks.{name}"))))?;
+                let upstream = node.upstream.map(|upstream| &self.plan.nodes[upstream].model);
+                if let Some(message) = upstream.and_then(|from| taken::problem(from, &node.model, shape)) {
+                    return Err(place(Error::input(format!("networks.{name}.from: {message}"))));
+                }
             }
         }
         Ok(())

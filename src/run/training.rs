@@ -51,8 +51,17 @@ impl Runner<'_> {
         let network = node.model.build(shape, params.builder())?;
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
-            self.refuse_other_images(upstream, &train.sha256)?;
-            let (model, _) = store.model(upstream, &store.record(upstream)?)?;
+            // One that learned data of its own is known by them.
+            if !upstream.shared {
+                self.refuse_other_images(upstream, &train.sha256)?;
+            }
+            let (mut model, _) = store.model(upstream, &store.record(upstream)?)?;
+            if upstream.model != node.model {
+                let mut state = params.all()?;
+                model.retain(|name, _| state.contains_key(name));
+                state.extend(model);
+                model = state;
+            }
             params.load(&model, &store.folder(upstream).join("model.safetensors"))?;
         }
         let mut weights_record = None;

@@ -17,7 +17,7 @@ use crate::{
         enlarged::an_epoch,
     },
     losses::{LOSS, Objective, StepLoss},
-    nn::{Mode, Model, params::Params},
+    nn::{Mode, Model, params::Params, standard::MOST_IMAGES},
     train::{
         Fixed, Train,
         checkpoint::{Checkpoint, EpochSums, State},
@@ -125,6 +125,9 @@ pub fn fit(
     observers: &mut [&mut dyn Observer],
     interrupt: &Interrupt,
 ) -> Result<Fitted> {
+    if saved.is_none() {
+        survey(job, interrupt)?;
+    }
     let mut training = Training::start(job, saved)?;
     let (recipe, total) = (job.recipe, training.total);
     tell(observers, Event::Started { what: job.what, step: training.state.step, total })?;
@@ -148,6 +151,21 @@ pub fn fit(
     let Training { state, .. } = training;
     tell(observers, Event::Finished { step: state.step })?;
     Ok(Fitted { steps: state.step, final_loss: state.last_loss.unwrap_or(f64::NAN), seconds: state.seconds })
+}
+
+/// Shows the model the train images as they are, if it wants to know something of them before the first step. A checkpoint has what came
+/// of it.
+fn survey(job: &Job<'_>, interrupt: &Interrupt) -> Result<()> {
+    let Some(mut survey) = job.model.survey() else { return Ok(()) };
+    let (images, all) = (&job.images, job.images.len());
+    let seen = all.min(MOST_IMAGES);
+    let places: Vec<usize> = (0..seen).map(|at| at * all / seen).collect();
+    let (some, batch) = (images.subset(&places), job.recipe.batch_size);
+    in_order(&some, batch, job.normalisation, job.device, |_, images| {
+        interrupt.check()?;
+        Ok(survey.see(images)?)
+    })?;
+    Ok(survey.finish()?)
 }
 
 /// Training under way.

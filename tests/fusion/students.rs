@@ -5,14 +5,29 @@ use oodkit::train::Fixed;
 use crate::{bits, build_model, train_by, train_windows};
 
 /// A model, its loss, and what stands before the names of all that learns.
-const MODELS: [(&str, &str, &str); 4] = [
+const MODELS: [(&str, &str, &str); 7] = [
     ("reverse_distillation: { backbone: efficientnet_lite0 }", "{ distillation: { of: flat } }", "student"),
     ("stfpm: { backbone: efficientnet_lite0 }", "{ distillation: {} }", "student"),
     ("simplenet: { backbone: efficientnet_lite0, hidden: 16 }", "{ truncated_l1: {} }", "simplenet"),
     ("tiled: { model: { stfpm: { backbone: efficientnet_lite0 } }, size: 32 }", "{ distillation: {} }", "student"),
+    (
+        "patch_description: { backbone: efficientnet_lite0, patches: { channels: 4, outputs: 6 } }",
+        "{ regression: {}, compactness: { weight: 0.01 } }",
+        "teacher",
+    ),
+    ("efficient_ad: { patches: { channels: 4, outputs: 6 }, width: 8 }", "{ regression: { hard: 0.9 } }", "student"),
+    ("uninformed_students: { patches: { layers: p33, channels: 4, outputs: 6 } }", "{ regression: {} }", "students"),
 ];
-/// What a student of the teacher's kind has after the last stage that is read: nothing leads it.
-const UNREAD: [&str; 4] = ["student.blocks.5.", "student.blocks.6.", "student.conv_head.", "student.bn2."];
+/// What else learns, or is known of the train images before the first step.
+const ALSO: [&str; 2] = ["autoencoder.", "teacher_outputs."];
+/// What a student of the teacher's kind has after the last stage that is read, and a projection: nothing leads them.
+const UNREAD: [&str; 5] = [
+    "student.blocks.5.",
+    "student.blocks.6.",
+    "student.conv_head.",
+    "student.bn2.",
+    "teacher.source.random_projection",
+];
 
 const RECIPE: &str = "optimizer: { sgd: { lr: 0.05, momentum: 0.9 } }";
 
@@ -23,7 +38,8 @@ fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
         let before = bits(&plain.0);
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let losses = train_by((loss, own), RECIPE, &plain, 4, &folders[0], None).unwrap();
-        assert!(losses[3] < losses[0], "{model}: {losses:?}");
+        // Of the second epoch: the hardest tenth differs from batch to batch.
+        assert!(losses[2].min(losses[3]) < losses[0], "{model}: {losses:?}");
         // Six images pass through the teacher once, and the student sees what it saw before.
         let fixed = Fixed::default();
         assert_eq!(
@@ -35,7 +51,9 @@ fn a_teacher_does_not_move_and_a_student_learns_what_it_shows() {
         let after = bits(&plain.0);
         assert_eq!(bits(&kept.0), after);
         for (name, values) in &after {
-            let learns = name.starts_with(&format!("{own}.")) && !UNREAD.iter().any(|unread| name.starts_with(unread));
+            let own = [&format!("{own}."), ALSO[0], ALSO[1]];
+            let learns =
+                own.iter().any(|own| name.starts_with(own)) && !UNREAD.iter().any(|unread| name.starts_with(unread));
             assert_eq!(values != &before[name], learns, "{model}: {name}");
         }
     }

@@ -20,10 +20,11 @@ fn images(height: usize, width: usize) -> Tensor {
     uniform("images", &[2, 3, height, width]).to_dtype(DType::F32).unwrap()
 }
 
-const INNER: [&str; 3] = [
+const INNER: [&str; 4] = [
     "features: { backbone: resnet20 }",
     "stfpm: { backbone: resnet20, stages: [layer1, layer3] }",
     "fcdd: { backbone: resnet20, stage: layer2 }",
+    "efficient_ad: { patches: { channels: 2, outputs: 3 }, padding: true, width: 4 }",
 ];
 
 fn tiled(inner: &str, overlap: usize) -> String {
@@ -34,7 +35,7 @@ fn tiled(inner: &str, overlap: usize) -> String {
 fn maps(shown: &Shown) -> Vec<Tensor> {
     let stages = shown.stages.iter().map(|(_, maps)| maps.clone());
     let pairs = shown.pairs.iter().flat_map(|(teacher, student)| [teacher.clone(), student.clone()]);
-    let map = shown.map.iter().map(|map| map.unsqueeze(1).unwrap());
+    let map = shown.map.iter().chain(shown.parts.iter().map(|(_, part)| part)).map(|map| map.unsqueeze(1).unwrap());
     stages.chain(pairs).chain(map).chain(shown.embedding.clone()).collect()
 }
 

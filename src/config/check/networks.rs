@@ -7,9 +7,9 @@ use crate::{
     config::{Data, Experiment, Network, methods},
     data::{self, Dataset, Split, enlarged::Outliers},
     losses::{Loss, Term},
-    models::ModelConfig,
+    models::{ModelConfig, taken},
     nn::{
-        Backbone, Output,
+        Backbone, Output, Shape,
         backbone::Part,
         weights::{Normalise, WeightsHead},
     },
@@ -54,8 +54,9 @@ impl Found {
             }
             let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
             self.own_data(&path, network, methods::root(network, &experiment.networks), &experiment.data);
-            self.fits(&path, network, learned);
+            self.fits(&path, network, learned, &experiment.data.id);
             self.model(&path, network, methods::root(network, &experiment.networks), &experiment.data.id);
+            self.taken(&path, network, experiment);
             self.normalise(&path, network, learned);
             self.members(&path, network, &experiment.seeds);
         }
@@ -198,14 +199,15 @@ impl Found {
     }
 
     /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
-    pub(super) fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset) {
+    pub(super) fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset, id: &Dataset) {
         let smallest = network.model().map_or(1, |model| model.least_side());
-        if let Some([_, height, width]) = data::shape(dataset)
+        // All sets take the ID set's shape.
+        if let Some([_, height, width]) = data::shape(id)
             && height.min(width) < smallest
         {
             let message = format!(
                 "needs images of at least {smallest}×{smallest} pixels, and those of \"{}\" are {height}×{width}",
-                dataset.name
+                id.name
             );
             self.add(path.join(if network.model.is_some() { "model" } else { "backbone" }), message);
         }
@@ -246,6 +248,17 @@ impl Found {
         let grid = size.and_then(|size| model.grid(size));
         for (term, (key, message)) in grid.into_iter().flat_map(|grid| network.loss.problems_on(grid)) {
             self.add(path.join("loss").join(term).join(key), message);
+        }
+    }
+
+    /// Whether a model of its own can take something from the network that it starts from, as far as is known before images are read.
+    fn taken(&mut self, path: &Path, network: &Network, experiment: &Experiment) {
+        let (Some(from), Some(model)) = (&network.from, &network.model) else { return };
+        let networks = &experiment.networks;
+        let from = networks.get(from).and_then(|from| methods::root(from, networks).model());
+        let (Some(from), Some([channels, height, width])) = (from, data::shape(&experiment.data.id)) else { return };
+        if let Some(message) = taken::problem(&from, model, Shape { channels, height, width, classes: 1 }) {
+            self.add(path.join("from"), message);
         }
     }
 
@@ -342,17 +355,14 @@ impl Found {
             );
         }
         match (&own, &network.from) {
-            (Some(_), Some(_)) if network.model.is_some() => {
-                self.add(path.join("from"), "give model or from, not both: from takes its network's model");
-            }
-            (Some(_), Some(_)) => {
+            (Some(_), Some(_)) if network.backbone.is_some() => {
                 self.add(path.join("from"), "give backbone or from, not both: from takes its network's backbone");
             }
             (None, None) => {
                 self.add(path.clone(), "give backbone or model (a new network), or from (the network it starts from)")
             }
             (Some(_), None) => {}
-            (None, Some(from)) => {
+            (_, Some(from)) => {
                 if !networks.contains_key(from) {
                     self.add(path.join("from"), no_such("network", from, networks.keys().map(String::as_str)));
                 } else if let Some(cycle) = cycle(name, networks) {
@@ -423,6 +433,12 @@ pub(in crate::config) fn in_words(names: &[&str]) -> String {
 /// What a network without `train` and without `weights` needs.
 fn without_train(network: &Network, model: Option<ModelConfig>) -> String {
     match (&network.from, model) {
+        (Some(from), Some(model)) if network.model.is_some() => {
+            format!(
+                "give train (a recipe): \"{from}\" gives a part of a model of the kind {}, and the rest has to learn",
+                model.name()
+            )
+        }
         (Some(from), _) => format!("give train (a recipe): without it this network is \"{from}\" itself"),
         (None, Some(model)) if !model.learns() => {
             format!("give weights (a file): a model of the kind {} does not learn", model.name())
@@ -432,6 +448,11 @@ fn without_train(network: &Network, model: Option<ModelConfig>) -> String {
         }
         (None, _) => "give train (a recipe), or weights (a file) to use as they are".to_owned(),
     }
+}
+
+/// Whether what a model pairs are descriptions of patches, whose length is learned, too.
+fn shows_descriptions(shown: &[Output]) -> bool {
+    shown.contains(&Output::Parts) || shown.contains(&Output::Embedding)
 }
 
 /// Why a term cannot be learned by a model, and whether that is a matter of the whole loss.
@@ -460,6 +481,9 @@ fn unlearnable(
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
                 _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
                 _ if shown.contains(&Output::Makers) => "write `loss: { pseudo_class: {} }`".to_owned(),
+                _ if shown.contains(&Output::Pairs) && shows_descriptions(&shown) => {
+                    "write `loss: { regression: {} }`".to_owned()
+                }
                 _ if shown.contains(&Output::Pairs) => "write `loss: { distillation: {} }`".to_owned(),
                 _ if shown.contains(&Output::Embedding) && !shown.contains(&Output::Scores) => {
                     "write `loss: { fcdd: {} }`".to_owned()

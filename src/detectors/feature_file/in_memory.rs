@@ -57,6 +57,12 @@ impl InMemory {
         Self { outputs: Shown { windows, ..self.outputs }, ..self }
     }
 
+    /// With the (N, h, w) parts of the maps of the same images.
+    #[must_use]
+    pub fn with_parts(self, parts: Vec<(&'static str, Tensor)>) -> Self {
+        Self { outputs: Shown { parts, ..self.outputs }, ..self }
+    }
+
     /// With the rows and columns of the images, which maps of scores are brought to.
     #[must_use]
     pub fn with_image_size(self, size: [usize; 2]) -> Self {
@@ -101,7 +107,8 @@ impl Batches for InMemory {
         let chosen = |(name, values): &(String, Tensor)| Ok((name.clone(), values.index_select(&indices, 0)?));
         let layers = self.layers.iter().map(chosen).collect::<Result<_>>()?;
         let of = |output: &Option<Tensor>| output.as_ref().map(|values| values.index_select(&indices, 0)).transpose();
-        let Shown { logits, features, map, windows, .. } = &self.outputs;
+        let Shown { logits, features, map, windows, parts, .. } = &self.outputs;
+        let parts = parts.iter().map(|(name, part)| Ok((*name, part.index_select(&indices, 0)?)));
         let windows = windows
             .iter()
             .map(|seen| Ok(Windowed { features: seen.features.index_select(&indices, 0)?, ..seen.clone() }));
@@ -110,6 +117,7 @@ impl Batches for InMemory {
             features: of(features)?,
             map: of(map)?,
             windows: windows.collect::<Result<_>>()?,
+            parts: parts.collect::<Result<_>>()?,
             ..Shown::default()
         };
         Ok(Arc::new(Self { images: images.len(), layers, outputs, image_size: self.image_size }))

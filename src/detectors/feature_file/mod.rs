@@ -224,7 +224,7 @@ impl FeatureFile {
             Output::Head => true,
             Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
             Output::Scores | Output::Noised | Output::Embedding | Output::Pairs => false,
-            Output::Makers | Output::Windows => false,
+            Output::Makers | Output::Windows | Output::Parts => false,
         };
         let needs = detector.detector().needs().iter().filter(|output| !present(**output));
         let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
@@ -259,6 +259,7 @@ fn tensor(output: Output) -> &'static str {
         Output::Pairs => "pairs",
         Output::Makers => "makers",
         Output::Windows => "windows",
+        Output::Parts => "parts",
         Output::Head => "head.weight",
     }
 }

@@ -133,7 +133,7 @@ impl Wanted {
                 format!("{}.", backbone.extractor(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
             }
         };
-        Ok(Self { sizes: sizes(&build, shape)?, build, backbone: backbone.cloned(), shape, head, own: String::new() })
+        Ok(Self { sizes: sizes(&*build, shape)?, build, backbone: backbone.cloned(), shape, head, own: String::new() })
     }
 
     /// The same where a file need not have the parameters whose names begin with `own`: without any of them, they start anew.
@@ -250,7 +250,7 @@ impl Wanted {
 
     /// The tensors that are of another size in a network of `other` shape, and the axis.
     fn axes(&self, other: Shape) -> Result<BTreeMap<String, usize>> {
-        let other = sizes(&self.build, other)?;
+        let other = sizes(&*self.build, other)?;
         let axis = |(name, sizes): (&String, &Vec<usize>)| {
             let axis = sizes.iter().zip(other.get(name)?).position(|(one, other)| one != other)?;
             Some((name.clone(), axis))
@@ -291,8 +291,11 @@ fn usable(name: &str, tensor: &Tensor) -> Result<Tensor, String> {
     Ok(tensor)
 }
 
-/// The sizes of a network's tensors by name.
-fn sizes(build: &Build, shape: Shape) -> Result<BTreeMap<String, Vec<usize>>> {
+/// The sizes of a network's tensors by name; none is made.
+///
+/// # Errors
+/// Those of `build`.
+pub fn sizes(build: &dyn Fn(Shape, VarBuilder) -> Result<()>, shape: Shape) -> Result<BTreeMap<String, Vec<usize>>> {
     let recorder = Recorder::default();
     build(shape, recorder.builder())?;
     let sizes = recorder.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -330,7 +330,8 @@ fn resolve<'a>(
     let index = match nodes.iter().position(|node| node.by_content == by_content && node.seed == seed) {
         Some(index) => index,
         None => {
-            let tuned = if upstream.is_some() { " tuned" } else { "" };
+            // What is of another kind than what it starts from is no tuned one.
+            let tuned = if upstream.is_some() && network.model.is_none() { " tuned" } else { "" };
             let on = if frozen { String::new() } else { format!(" on {}", data.name) };
             let label = format!("{}{tuned}{on}", model.label());
             let old = of(|set| set.by_path(), upstream.map(|index| nodes[index].by_path.as_str()))?;

@@ -1,0 +1,233 @@
+//! A patch description network that learns what a frozen backbone says of every patch: a small teacher, distilled from a large network.
+//!
+//! target = the backbone's stages, each channel standardised, brought to the descriptions' rows and columns and put together; where these are
+//! more or fewer channels than the descriptions have, a fixed random projection of them, or with `decode` the descriptions are projected.
+//!
+//! - Papers: Batzner, Heckler & König, *EfficientAD*, WACV 2024, section 3.1 and appendix A.2: PDN-S learns a WideResNet-101's `layer2` and
+//!   `layer3` on ImageNet. Bergmann et al., *Uninformed Students*, CVPR 2020, section 3.1: a description of 128 numbers, from which a layer that
+//!   is left out afterwards makes a ResNet-18's features, and [`compactness`](crate::losses::compactness).
+//! - Code: `nelson1425/EfficientAD`, `pretraining.py`; its recipe is `loss: { regression: {} }`, Adam with learning rate 0.0001 and weight decay
+//!   0.00001, 60,000 batches of 16. `denguir/student-teacher-anomaly-detection`, `teacher_training.py`.
+//! - Deviations: the code shows the backbone the image at twice the size, reduces channels by means of neighbours, and standardises afterwards.
+//!   *Uninformed Students* compares with features of a patch alone, and learns patches of random scale. Here both see the same image once.
+//! - Other models take it `from` a network of this model: its parameters are below `teacher`.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use garde::Validate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    models::{
+        Kind,
+        stages::{chosen, fixed_maps_of, wrong},
+        students::RANDOM_TEACHER,
+        teacher::{TEACHER, grid},
+    },
+    nn::{
+        Backbone, Model, Output, Pass, Shape, Shown,
+        backbone::Extractor,
+        layers::Conv2d,
+        patch_description::{self, PatchNetwork},
+        standard::{Standard, Survey},
+    },
+    ops::{self, Convolution, Interpolation},
+    yaml::problems::Problem,
+};
+
+/// Settings of a distilled patch description network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PatchDescription")]
+pub struct Settings {
+    /// What is learned from; it does not learn. EfficientAD's: a WideResNet-101 with ImageNet weights, which is not among these.
+    #[garde(dive)]
+    pub backbone: Backbone,
+    /// The stages that are learned, by name. Default: the last that have a quarter, an eighth and a sixteenth of the image's rows, which are a
+    /// ResNet's `layer1`, `layer2` and `layer3`. EfficientAD's: `[layer2, layer3]`.
+    #[garde(inner(length(min = 1)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Vec<String>>,
+    /// The network that learns. Default: EfficientAD's PDN-S.
+    #[garde(dive)]
+    #[serde(default)]
+    pub patches: patch_description::Settings,
+    /// Whether zeros stand beyond the image's border, so that descriptions are as many as a stage's positions. Default: `true`, as
+    /// EfficientAD's code has it while it distils.
+    #[garde(skip)]
+    #[serde(default = "yes")]
+    pub padding: bool,
+    /// Whether a 1×1 convolution that learns makes the backbone's channels of the descriptions, as in *Uninformed Students*. Default: `false`.
+    #[garde(skip)]
+    #[serde(default)]
+    pub decode: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Kind for Settings {
+    fn shows(&self) -> Vec<Output> {
+        vec![Output::Pairs, Output::Embedding]
+    }
+
+    fn build(&self, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Model>> {
+        Ok(Box::new(Distilled::new(self, shape, &vb)?))
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn own(&self) -> Option<&'static str> {
+        Some(TEACHER)
+    }
+
+    fn fixed(&self) -> Option<serde_json::Value> {
+        Some(serde_json::json!(["images and stages", self.backbone, self.stages]))
+    }
+
+    fn fixed_bytes(&self, [height, width]: [usize; 2]) -> Option<usize> {
+        let stages = chosen(&self.backbone, self.stages.as_deref(), Some([height, width])).ok()??;
+        let stages: usize = stages.iter().map(|(_, sizes)| sizes.iter().product::<usize>()).sum();
+        // The images are kept, too: in colour, as far as is known here.
+        Some((3 * height * width + stages) * size_of::<f32>())
+    }
+
+    fn frozen(&self) -> Option<String> {
+        Some(RANDOM_TEACHER.to_owned())
+    }
+
+    fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
+        chosen(&self.backbone, self.stages.as_deref(), size).err().into_iter().collect()
+    }
+
+    fn label(&self, name: &str) -> String {
+        format!("{} {name}", self.backbone.label())
+    }
+
+    fn least_side(&self) -> usize {
+        self.backbone.least_side().max(self.patches.layers.least_side(self.padding))
+    }
+
+    fn smoke(self) -> Self {
+        let backbone = self.backbone.smoke().unwrap_or(self.backbone);
+        let renamed = |name: String| backbone.layer_in_smoke(&name);
+        let stages = self.stages.map(|stages| stages.into_iter().map(renamed).collect());
+        Self { stages, patches: self.patches.smoke(), padding: true, backbone, ..self }
+    }
+
+    fn on_small_images(self) -> Self {
+        Self { patches: self.patches.smoke(), padding: true, ..self }
+    }
+}
+
+/// The network, and what it learns from.
+#[derive(Debug)]
+struct Distilled {
+    backbone: Box<dyn Extractor>,
+    stages: Vec<String>,
+    /// Rows and columns of descriptions.
+    grid: [usize; 2],
+    teacher: PatchNetwork,
+    source: Standard,
+    /// (outputs, C, 1, 1), of the standardised stages.
+    projection: Option<Tensor>,
+    decoder: Option<Conv2d>,
+}
+
+/// The model's name, for messages.
+const NAME: &str = "patch_description";
+
+impl Distilled {
+    fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
+        let size = [shape.height, shape.width];
+        let backbone = settings.backbone.extractor(shape, vb.clone())?;
+        let stages = chosen(&settings.backbone, settings.stages.as_deref(), Some(size));
+        let stages = stages.map_err(wrong(NAME))?.unwrap_or_default();
+        let grid = grid(NAME, &settings.patches, settings.padding, size)?;
+        let channels: usize = stages.iter().map(|(_, [channels, ..])| channels).sum();
+        let (vb, outputs) = (vb.pp(TEACHER), settings.patches.outputs);
+        let teacher = PatchNetwork::new(&settings.patches, shape.channels, settings.padding, 1, &vb)?;
+        let (mut projection, mut decoder) = (None, None);
+        if settings.decode {
+            decoder = Some(Conv2d::biased([outputs, channels], 1, Convolution::new(1, 0), &vb.pp("decoder"))?);
+        } else if channels != outputs {
+            let init = Init::Randn { mean: 0.0, stdev: 1.0 / (channels as f64).sqrt() };
+            let weights = vb.pp("source").get_with_hints((outputs, channels, 1, 1), "random_projection", init)?;
+            projection = Some(weights);
+        }
+        let source = Standard::new(channels, &vb.pp("source"))?;
+        let stages = stages.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { backbone, stages, grid, teacher, source, projection, decoder })
+    }
+
+    /// The stages at the descriptions' rows and columns, put together.
+    fn joined(&self, stages: &[Tensor]) -> Result<Tensor> {
+        let [rows, columns] = self.grid;
+        let at_grid = |maps: &Tensor| {
+            let (_, _, height, width) = maps.dims4()?;
+            if [height, width] == self.grid {
+                return Ok(maps.clone());
+            }
+            ops::resize(maps, (rows, columns), Interpolation::Bilinear, false)
+        };
+        Tensor::cat(&stages.iter().map(at_grid).collect::<Result<Vec<_>>>()?, 1)
+    }
+
+    /// What is learned, of the stages.
+    fn target(&self, stages: &[Tensor]) -> Result<Tensor> {
+        let target = self.source.forward(&self.joined(stages)?)?;
+        match &self.projection {
+            Some(weights) => ops::conv2d(&target, &weights.detach(), None, Convolution::new(1, 0)),
+            None => Ok(target),
+        }
+    }
+
+    fn stages(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+        fixed_maps_of(self.backbone.as_ref(), &self.stages, images, pass)
+    }
+}
+
+impl Model for Distilled {
+    fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown> {
+        let stages = self.stages(images, pass)?;
+        self.show_fixed(&[vec![images.clone()], stages].concat(), pass)
+    }
+
+    fn fixed(&self, images: &Tensor) -> Result<Option<Vec<Tensor>>> {
+        // The network that learns sees the images, too.
+        Ok(Some([vec![images.clone()], self.stages(images, &Pass::eval())?].concat()))
+    }
+
+    fn show_fixed(&self, fixed: &[Tensor], pass: &Pass) -> Result<Shown> {
+        let Some((images, stages)) = fixed.split_first() else {
+            candle_core::bail!("a patch description network sees images, and there are none")
+        };
+        let target = self.target(stages)?.detach();
+        let described = self.teacher.forward(images, pass)?;
+        let made = match &self.decoder {
+            Some(decoder) => decoder.forward(&described, pass)?,
+            None => described.clone(),
+        };
+        Ok(Shown { pairs: vec![(target, made)], embedding: Some(described), ..Shown::default() })
+    }
+
+    fn survey(&self) -> Option<Survey<'_>> {
+        Some(Survey::new(&self.source, |images| self.joined(&self.stages(images, &Pass::eval())?)))
+    }
+
+    fn folded(&self) -> Result<Box<dyn Model>> {
+        Ok(Box::new(Self {
+            backbone: self.backbone.folded()?,
+            stages: self.stages.clone(),
+            grid: self.grid,
+            teacher: self.teacher.clone(),
+            source: self.source.clone(),
+            projection: self.projection.clone(),
+            decoder: self.decoder.clone(),
+        }))
+    }
+}

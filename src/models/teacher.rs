@@ -1,0 +1,54 @@
+//! A small teacher that is taken from another network, whose descriptions of patches are learned: what models of it have in common.
+
+use candle_core::{D, Result, Tensor};
+
+use crate::{
+    Error,
+    nn::{
+        Pass,
+        patch_description::{PatchNetwork, Settings},
+        standard::Standard,
+    },
+};
+
+/// What stands before the names of its parameters, where it is distilled and where it teaches.
+pub(super) const TEACHER: &str = "teacher";
+/// Why a teacher that is not taken from another network is none.
+pub(super) const UNTAUGHT: &str = "a teacher does not learn here, so it stays as random as it starts: distil one, `model: { \
+                                   patch_description: … }`, and name that network under `from`";
+
+/// Rows and columns of descriptions of images of this size.
+pub(super) fn grid(model: &str, patches: &Settings, padded: bool, size: [usize; 2]) -> crate::Result<[usize; 2]> {
+    let layers = patches.layers;
+    layers.grid(size, padded).ok_or_else(|| {
+        let ([rows, columns], patch) = (size, layers.patch());
+        Error::input(format!("{model}: images of {rows}×{columns} have no patch of {patch}×{patch}"))
+            .hint("choose another `size` of the data, or `padding: true`")
+    })
+}
+
+/// What precedes anything that learns where a teacher teaches: the images, and what it says of them, standardised.
+pub(super) fn taught(teacher: &PatchNetwork, outputs: &Standard, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+    let frozen = Pass::eval();
+    let described = outputs.forward(&teacher.forward(&images.detach(), &frozen)?)?.detach();
+    pass.hold_as(&frozen);
+    Ok(vec![images.clone(), described])
+}
+
+/// Bytes of [`taught`] of an image.
+pub(super) fn taught_bytes(patches: &Settings, padded: bool, [height, width]: [usize; 2]) -> Option<usize> {
+    let [rows, columns] = patches.layers.grid([height, width], padded)?;
+    // In colour, as far as is known here.
+    Some((3 * height * width + patches.outputs * rows * columns) * size_of::<f32>())
+}
+
+/// The mean over channels of the squared difference: two (N, C, h, w) to (N, h, w).
+pub(super) fn apart(one: &Tensor, other: &Tensor) -> Result<Tensor> {
+    (one - other)?.sqr()?.mean(1)
+}
+
+/// The mean of maps of one shape.
+pub(super) fn mean_of(parts: &[(&'static str, Tensor)]) -> Result<Tensor> {
+    let all: Vec<&Tensor> = parts.iter().map(|(_, part)| part).collect();
+    Tensor::stack(&all, D::Minus1)?.mean(D::Minus1)
+}
