@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 import timm
 import torchvision
 
+from patch_networks import PatchSvdd
 from reverse_networks import Reverse
 from stl_networks import Ptfem, SelfCalibrated, Stl, Tem
 from torch_networks import LeNet, Vgg19, WideResNet
@@ -246,6 +247,44 @@ def rd(images):
     return step
 
 
+def patch_svdd(images):
+    """Patch SVDD of src/models/patch_svdd: of each image two pairs of patches of each size."""
+    network = PatchSvdd().train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.0001)
+    generator = torch.Generator().manual_seed(0)
+    ahead = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+
+    def cut(corners, side):
+        return torch.stack([image[:, y:y + side, x:x + side] for image, (y, x) in zip(images, corners)])
+
+    def pairs(side, far):
+        """Two corners of each image, and the direction between them."""
+        room = images.shape[2] - side
+        first, second, directions = [], [], torch.randint(8, (len(images),), generator=generator)
+        for direction in directions:
+            corner = torch.randint(room + 1, (2,), generator=generator)
+            away = 3 * side // 4 + torch.randint(side // 4, (2,), generator=generator) if far else side // 32
+            other = (corner + torch.tensor(ahead[direction]) * away).clamp(0, room)
+            first.append(corner.tolist())
+            second.append(other.tolist())
+        return first, second, directions
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = 0
+        for side, embed, classify in [(64, network.large, network.cls_large), (32, network.small, network.cls_small)]:
+            first, second, directions = pairs(side, True)
+            noisy = lambda patches: patches + 0.1 * torch.randn(len(patches), 3, 1, 1) + 0.1 * torch.randn_like(patches)
+            logits = classify(embed(noisy(cut(first, side))), embed(noisy(cut(second, side))))
+            one, other, _ = pairs(side, False)
+            near = embed(cut(one, side)) - embed(cut(other, side))
+            loss = loss + F.cross_entropy(logits, directions) + near.norm(dim=1).mean()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -263,6 +302,7 @@ CASES = {
     **parts(256),
     "fusion64": (fusion(64), 32, 3, 256),
     "rd": (rd, 16, 3, 256),
+    "patch_svdd": (patch_svdd, 8, 3, 256),
 }
 
 

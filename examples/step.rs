@@ -41,7 +41,7 @@ enum Work {
     /// A part of the fusion network of this width on the low or the third stage, in training mode, and backward from the result's mean
     /// square.
     Part(&'static str, usize),
-    /// A model of positions on a frozen EfficientNet-Lite0: forward, losses, backward, optimiser.
+    /// A model with losses of its own: forward, losses, backward, optimiser.
     Dense(&'static Dense),
 }
 
@@ -68,8 +68,15 @@ const RD: Dense = Dense {
     made: false,
 };
 
+const PATCH_SVDD: Dense = Dense {
+    model: r#"{ "patch_svdd": {} }"#,
+    loss: r#"{ "patch_position": {}, "patch_svdd": {} }"#,
+    optimizer: r#"{ "adamw": { "lr": 0.0001, "weight_decay": 0 } }"#,
+    made: false,
+};
+
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 24] = [
+const CASES: [(&str, Work, usize, usize, usize); 25] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -94,6 +101,7 @@ const CASES: [(&str, Work, usize, usize, usize); 24] = [
     ("sc256", Part("sc", 256), 32, 256, 32),
     ("fusion64", Work::Dense(&FUSION), 32, 3, 256),
     ("rd", Work::Dense(&RD), 16, 3, 256),
+    ("patch_svdd", Work::Dense(&PATCH_SVDD), 8, 3, 256),
 ];
 
 // As in the program.

@@ -38,6 +38,8 @@ mod digest;
 mod error;
 mod fs;
 mod linalg;
+#[cfg(test)]
+mod pattern;
 mod pickle;
 #[cfg(test)]
 mod rooms;

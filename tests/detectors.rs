@@ -16,7 +16,12 @@ use oodkit::{
         msp::msp, softmax_entropy::softmax_entropy,
     },
     metrics::of_scores,
-    nn::{Head, Model, Output, Pass, Shown, heads::HeadLayer, layers::Linear},
+    nn::{
+        Head, Model, Output, Pass, Shown,
+        heads::HeadLayer,
+        layers::Linear,
+        windows::{Windowed, Windows},
+    },
     rng,
 };
 use rand_distr::{Distribution, StandardNormal};
@@ -40,12 +45,18 @@ fn bank(logits: Vec<f32>, classes: usize) -> Bank {
     let batches = batches.with_outputs(Some(&logits), Some(&logits)).with_image_size([3, 2]);
     // The less certain, the more anomalous.
     let batches = batches.with_map(logits.max_keepdim(1).unwrap().neg().unwrap().unsqueeze(2).unwrap());
+    let batches = batches.with_windows(vec![seen(2, [2, 2], &maps)]);
     // Pixels in 0..1 are numbers from −50 to 50.
     let normalisation = Normalisation { mean: vec![0.5; classes], std: vec![0.01; classes] };
     let inputs = Set { network: Identity::new(classes), images: maps, normalisation, batch: 64 };
     let second = Some(Arc::new(Set { network: Arc::new(Peaks), ..inputs.clone() }) as _);
     let (batches, inputs) = (Some(Arc::new(batches) as _), Some(Arc::new(inputs) as _));
     Bank { members, labels, batches, inputs, second, ..Bank::new(logits.clone(), logits) }
+}
+
+/// Windows of images of a size that lie side by side.
+fn seen(side: usize, size: [usize; 2], features: &Tensor) -> Windowed {
+    Windowed { name: "patch", windows: Windows { side, stride: side }, size, features: features.clone() }
 }
 
 /// The network whose images, features and logits are the same numbers.
@@ -177,7 +188,7 @@ fn batches_are_all_that_some_read() {
             detector.name()
         );
     }
-    assert_eq!(names, ["gram", "rankfeat", "padim", "patchcore", "map"]);
+    assert_eq!(names, ["gram", "rankfeat", "padim", "patchcore", "patch_svdd", "map"]);
 }
 
 /// Two stages of maps: 4×6 with four channels and 2×3 with three, of images of 16×24, an anomaly in one corner of the last.
@@ -195,7 +206,8 @@ fn staged(images: usize, name: &str) -> Bank {
     };
     let stages = vec![stage("layer1", [4, 4, 6]), stage("layer2", [3, 2, 3])];
     let map = stages[0].1.mean(1).unwrap().abs().unwrap();
-    let batches = InMemory::new(stages).unwrap().with_image_size([16, 24]).with_map(map);
+    let windows = seen(4, [16, 24], &stages[0].1);
+    let batches = InMemory::new(stages).unwrap().with_image_size([16, 24]).with_map(map).with_windows(vec![windows]);
     Bank { batches: Some(Arc::new(batches) as _), ..bank(vec![0.0; images * CLASSES], CLASSES) }
 }
 
@@ -212,7 +224,11 @@ fn maps_are_there_where_they_are_promised_and_show_where_the_anomaly_is() {
         };
         mapping.push(config.name());
         let own = config.name() == "map";
-        let (needs, learns) = if own { (Output::Map, Learns::Nothing) } else { (Output::Stages, Learns::Images) };
+        let (needs, learns) = match config.name() {
+            "map" => (Output::Map, Learns::Nothing),
+            "patch_svdd" => (Output::Windows, Learns::Images),
+            _ => (Output::Stages, Learns::Images),
+        };
         let detector = config.build();
         assert_eq!((detector.needs(), detector.learns()), (&[needs][..], learns), "no class is needed");
         let fit = Fit { train: Some(&train), memory: 1 << 20, ..Fit::default() };
@@ -229,7 +245,7 @@ fn maps_are_there_where_they_are_promised_and_show_where_the_anomaly_is() {
         assert!(scores.as_slice()[4] > 1.3 * others, "{}: {:?}", config.name(), scores.as_slice());
         assert_eq!(config.build().fit(&fit).unwrap().record().is_some(), !own);
     }
-    assert_eq!(mapping, ["padim", "patchcore", "map"]);
+    assert_eq!(mapping, ["padim", "patchcore", "patch_svdd", "map"]);
 }
 
 #[test]

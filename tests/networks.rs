@@ -394,6 +394,7 @@ fn every_model_shows_what_it_says() {
         "patch_description: { backbone: resnet20, stages: [layer2], patches: { channels: 2, outputs: 3 } }",
         "efficient_ad: { patches: { channels: 2, outputs: 3 }, padding: true, width: 4 }",
         "uninformed_students: { patches: { layers: p17, channels: 2, outputs: 3 } }",
+        "patch_svdd: { channels: [4, 4, 4], features: 5 }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);

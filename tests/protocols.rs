@@ -63,7 +63,7 @@ fn left_out(network: &str) -> BTreeSet<&'static str> {
 fn all_is_what_a_network_can_have() {
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
     // Those of maps, and one of two networks, are named, whatever the network.
-    let maps = set(&["padim", "patchcore", "map", "reconstruction_change"]);
+    let maps = set(&["padim", "patchcore", "patch_svdd", "map", "reconstruction_change"]);
     let plain = &set(&["mutual_information", "duq", "sngp"]) | &maps;
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);

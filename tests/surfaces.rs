@@ -791,6 +791,87 @@ fn cutpaste_is_scored_by_one_gaussian_of_images_and_of_windows() {
     assert_eq!(code, Some(0), "{said}");
 }
 
+#[test]
+fn patch_svdd_is_scored_by_the_nearest_patches_of_two_sizes() {
+    let place = Place::new();
+    let recipe = "train: { epochs: 2, batch_size: 6, optimizer: { adamw: { lr: 0.001, weight_decay: 0 } } }";
+    let networks = |settings: &str, loss: &str| {
+        let model = format!("patch_svdd: {{ channels: [4, 4, 4], features: 6, hidden: 8{settings} }}");
+        format!("{{ patches: {{ model: {{ {model} }}, loss: {loss}, {recipe} }} }}")
+    };
+    let loss = "{ patch_position: {}, patch_svdd: {} }";
+    let method = |detector: &str| format!("[{{ name: Patches, network: patches, detector: {detector} }}]");
+    let (code, plan) = place.oodkit("plan", [DATA, &networks("", loss), &method("patch_svdd")], &[]);
+    assert_eq!(code, Some(0), "{plan}");
+    // 26 windows of an image: 25 small ones and a large one.
+    has(&plan, &["2 networks, 2 to train", "maps of Patches: 18 of 8×8"]);
+    for detector in ["patch_svdd", "{ patch_svdd: { windows: [small], smooth: 1, score: max } }"] {
+        let (code, said) = place.oodkit("run", [DATA, &networks("", loss), &method(detector)], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        for category in ["bolt", "nut"] {
+            let task = &place.results()["cells"][0]["seeds"][0]["tasks"][category]["methods"]["Patches"];
+            let measures = &task["sets"]["all"]["measures"];
+            assert!(measures["auroc"].as_f64().unwrap() > 0.7, "{category}: {measures}");
+            assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.6, "{category}: {measures}");
+        }
+    }
+    let plain = method("patch_svdd");
+    for (data, networks, methods, words) in [
+        (DATA, networks("", "{ reconstruction: {} }"), &plain, "write `loss: { patch_position: {}, patch_svdd: {} }`"),
+        (
+            DATA,
+            networks(", stride: 3", loss),
+            &plain,
+            "networks.patches.model.patch_svdd.stride: 3 must be even and divide the number of convolutions, 4 with these `channels`",
+        ),
+        (
+            DATA,
+            networks("", loss).replace("channels: [4, 4, 4], features: 6, hidden: 8", ""),
+            &plain,
+            "networks.patches.model: needs images of at least 64×64 pixels, and those of",
+        ),
+        (
+            DATA,
+            networks("", loss).replace("batch_size", "validation: 2, batch_size"),
+            &plain,
+            "networks.patches.train.validation: patch_position is of what the model shows while it learns",
+        ),
+        (
+            DATA,
+            networks("", loss),
+            &method("{ patch_svdd: { windows: [tiny] } }"),
+            "the network has none called \"tiny\"",
+        ),
+        (DATA, networks("", loss), &method("{ patch_svdd: { windows: [small, small] } }"), "\"small\" is named twice"),
+        (
+            DATA,
+            networks("", loss),
+            &method("patchcore"),
+            "patchcore reads stages, and \"patches\", of the kind patch_svdd, shows none",
+        ),
+        (
+            DATA,
+            networks("", loss),
+            &method("map"),
+            "map reads a map, and \"patches\", of the kind patch_svdd, shows none",
+        ),
+    ] {
+        let (code, said) = place.oodkit("run", [data, &networks, methods], &[]);
+        assert_eq!(code, Some(2), "{networks}: {said}");
+        has(&said, &[words]);
+        assert!(!said.contains("step"), "{said}");
+    }
+    // All windows of the train images are held, or none: before training.
+    let (large, more) = (DATA.replace("size: 32", "size: 256"), ["--set", "evaluation.fit_memory=1"]);
+    let whole = networks("", loss).replace("channels: [4, 4, 4], features: 6, hidden: 8", "");
+    let (code, said) = place.oodkit("run", [&large, &whole, &plain], &more);
+    assert_eq!(code, Some(2), "{said}");
+    has(&said, &["windows of the train images, and may use 1 MiB", "`stride`"]);
+    let data = "{ format: mvtec, categories: [screw], size: 256 }";
+    let (code, said) = place.oodkit("run", [data, &whole, &plain], &["--smoke"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// The columns `file` and `score` of a CSV.
 fn scores_of(csv: &str) -> Vec<(String, f64)> {
     let columns: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
@@ -1254,7 +1335,7 @@ fn maps_and_their_curves_are_drawn_for_each_category() {
     }
     let (code, said) = run(figures("{ maps: { methods: [KNN] } }"));
     assert_eq!(code, Some(2));
-    has(&said, &["knn gives no map of an image; padim, patchcore and map do"]);
+    has(&said, &["knn gives no map of an image; padim, patchcore, patch_svdd and map do"]);
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub mod openmax;
 mod own_map;
 pub mod padim;
 mod parts;
+pub mod patch_svdd;
 pub mod patchcore;
 mod patches;
 pub mod pushed;
@@ -164,6 +165,8 @@ registry::registry! {
     Padim = padim,
     /// The distance of every position's features to the nearest of a memory bank (PatchCore, Roth et al. 2022).
     Patchcore = patchcore,
+    /// The distance of windows' features to the nearest of all train images' windows (Patch SVDD, Yi & Yoon 2020).
+    PatchSvdd = patch_svdd,
     /// The map that the model itself makes of an image.
     Map = own_map,
 }

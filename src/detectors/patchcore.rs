@@ -180,7 +180,7 @@ impl Config {
     /// At the fit's peak: the row, its projection and its place, the distance to and the place of the nearest, and a quarter for what
     /// neighbours are screened by.
     fn bytes_of_a_patch(&self, layout: &Layout) -> usize {
-        (4 * (layout.channels() + self.projection(layout).unwrap_or(0)) + 16) * 5 / 4
+        Neighbours::bytes_of_a_row(layout.channels() + self.projection(layout).unwrap_or(0))
     }
 
     fn counts(&self, layout: &Layout, images: usize, memory: usize) -> Result<Counts> {
@@ -248,7 +248,7 @@ impl Patchcore {
             for rows in rows {
                 let nearest: Vec<u32> = self.bank.closest(&rows, 1)?.iter().map(|closest| closest[0].row).collect();
                 let each = rows.par_chunks_exact(self.bank.columns()).zip(&nearest);
-                let map: Vec<f32> = each.map(|(patch, nearest)| self.distance(patch, *nearest) as f32).collect();
+                let map: Vec<f32> = each.map(|(patch, nearest)| self.bank.distance(patch, *nearest) as f32).collect();
                 weights.push(match self.reweight {
                     Some(neighbours) => {
                         let far = (1..map.len()).fold(0, |far, at| if map[at] > map[far] { at } else { far });
@@ -266,16 +266,11 @@ impl Patchcore {
         Ok((maps, weights))
     }
 
-    fn distance(&self, patch: &[f32], row: u32) -> f64 {
-        let squares = patch.iter().zip(self.bank.row(row)).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-        squares.sum::<f64>().sqrt()
-    }
-
     /// w of a patch and its nearest row.
     fn weight(&self, patch: &[f32], nearest: u32, neighbours: usize) -> Result<f64> {
         let around = self.bank.closest(self.bank.row(nearest), neighbours.min(self.counts.kept))?;
-        let distances: Vec<f64> = around[0].iter().map(|near| self.distance(patch, near.row)).collect();
-        let own = self.distance(patch, nearest);
+        let distances: Vec<f64> = around[0].iter().map(|near| self.bank.distance(patch, near.row)).collect();
+        let own = self.bank.distance(patch, nearest);
         // The exponentials would overflow.
         let most = distances.iter().copied().fold(own, f64::max);
         let sum: f64 = distances.iter().map(|distance| (distance - most).exp()).sum();

@@ -39,6 +39,16 @@ impl Layout {
         self.grid[0] * self.grid[1]
     }
 
+    /// What the windows are called.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Rows and columns of a window.
+    pub fn side(&self) -> usize {
+        self.windows.side
+    }
+
     /// Pixels from a window to the next.
     pub fn stride(&self) -> usize {
         self.windows.stride

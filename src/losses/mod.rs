@@ -12,6 +12,8 @@ pub mod gradient_penalty;
 pub mod hypersphere;
 pub mod logit_norm;
 pub mod outlier_exposure;
+pub mod patch_position;
+pub mod patch_svdd;
 pub mod pseudo_class;
 pub mod reconstruction;
 mod registry;
@@ -31,6 +33,8 @@ pub use gradient_penalty::Trace;
 pub use hypersphere::hypersphere;
 pub use logit_norm::logit_norm;
 pub use outlier_exposure::outlier_exposure;
+pub use patch_position::patch_position;
+pub use patch_svdd::patch_svdd;
 pub use pseudo_class::pseudo_class;
 pub use reconstruction::reconstruction;
 pub use regression::regression;
@@ -102,6 +106,12 @@ registry::registry! {
     /// EfficientAD's: a student's maps of auxiliary outliers are near 0; needs `data.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     student_penalty,
+    /// In which of eight directions a patch lies from another, for a model that draws patches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    patch_position,
+    /// Embeddings of patches at nearly one place are near, for a model that draws patches; beside `patch_position`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    patch_svdd,
 }
 
 /// A term's settings.
@@ -125,6 +135,11 @@ pub trait Term {
 
     /// Whether it reads what is known of made outliers: which of their pixels are anomalous, or what made them.
     fn of_masks(&self) -> bool {
+        false
+    }
+
+    /// Whether a model shows what it reads only while it learns, so that held-out images cannot be judged by it.
+    fn only_while_learning(&self) -> bool {
         false
     }
 

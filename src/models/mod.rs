@@ -9,6 +9,7 @@ pub mod features;
 mod freeze;
 pub mod fusion;
 pub mod patch_description;
+pub mod patch_svdd;
 pub mod reverse_distillation;
 pub mod simplenet;
 mod stages;
@@ -153,6 +154,8 @@ registry! {
         Tiled = "tiled" in tiled,
         /// CutPaste: a backbone that learns which maker of pseudo-anomalies changed an image, seen whole or window by window.
         Cutpaste = "cutpaste" in cutpaste,
+        /// Patch SVDD: embeddings of patches of two sizes, to be compared with those of all train images.
+        PatchSvdd = "patch_svdd" in patch_svdd,
     }
 }
 

@@ -111,6 +111,14 @@ impl Conv2d {
         y.to_dtype(x.dtype())
     }
 
+    /// activation([`Conv2d::forward`]), in one pass where no gradient is asked for.
+    pub fn forward_activated(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        match pass.mode() {
+            Mode::Eval if !x.track_op() => self.infer(x, None, activation, pass),
+            _ => ops::activate(&self.forward(x, pass)?, activation),
+        }
+    }
+
     /// [`Conv2d::forward`] plus `add` (N, O, H', W').
     pub fn forward_add(&self, x: &Tensor, add: &Tensor, pass: &Pass) -> Result<Tensor> {
         match pass.mode() {

@@ -6,7 +6,7 @@ use crate::nn::{
     Pass,
     pass::{Layer, Leaf},
     standard::Survey,
-    windows::Windowed,
+    windows::{PatchPairs, Windowed},
 };
 
 /// The last linear layer: detectors such as ReAct re-apply it.
@@ -42,6 +42,8 @@ pub struct Shown {
     pub makers: Option<Tensor>,
     /// What is seen of windows of the images; nothing of a model that sees whole images.
     pub windows: Vec<Windowed>,
+    /// Pairs of patches of each size, while it learns, of a model that draws some.
+    pub patches: Vec<PatchPairs>,
     /// The (N, C, H, W) maps that leave each stage, with its name, from input to output; clones of tensors the pass made anyway.
     pub stages: Vec<(String, Tensor)>,
     /// Every layer's neurons, from input to output, of a pass that [keeps](Pass::keeping_layers) them.
@@ -121,6 +123,17 @@ impl Shown {
         known(self.makers.as_ref(), "logits of what changed an image")
     }
 
+    /// The pairs of patches of each size.
+    ///
+    /// # Errors
+    /// If the model has none, as in evaluation.
+    pub fn patches(&self) -> Result<&[PatchPairs]> {
+        match &self.patches[..] {
+            [] => bail!("the model shows no pairs of patches"),
+            patches => Ok(patches),
+        }
+    }
+
     /// The (N, C, H, W) maps that leave this stage, if there is one.
     pub fn stage(&self, name: &str) -> Option<&Tensor> {
         self.stages.iter().find_map(|(other, maps)| (other == name).then_some(maps))
@@ -141,6 +154,11 @@ impl Shown {
         let pairs = self.pairs.iter().map(|(teacher, student)| Ok((of(teacher)?, of(student)?)));
         let windows = self.windows.iter().map(|seen| Ok(Windowed { features: of(&seen.features)?, ..seen.clone() }));
         let parts = self.parts.iter().map(|(name, part)| Ok((*name, of(part)?)));
+        let patches = self.patches.iter().map(|pairs| {
+            let [first, second] = &pairs.near;
+            let (logits, directions) = (of(&pairs.logits)?, of(&pairs.directions)?);
+            Ok(PatchPairs { logits, directions, near: [of(first)?, of(second)?] })
+        });
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
@@ -152,6 +170,7 @@ impl Shown {
             makers: self.makers.as_ref().map(of).transpose()?,
             windows: windows.collect::<Result<_>>()?,
             parts: parts.collect::<Result<_>>()?,
+            patches: patches.collect::<Result<_>>()?,
             stages: stages.collect::<Result<_>>()?,
             ..Self::default()
         })

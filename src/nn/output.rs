@@ -47,6 +47,8 @@ pub enum Output {
     Windows,
     /// The (N, h, w) maps that the map is the mean of.
     Parts,
+    /// Pairs of patches, while the model learns.
+    Patches,
 }
 
 impl fmt::Display for Output {
@@ -71,6 +73,7 @@ impl fmt::Display for Output {
             Self::Makers => "logits of what changed an image",
             Self::Windows => "features of windows",
             Self::Parts => "the parts of a map",
+            Self::Patches => "pairs of patches",
         })
     }
 }

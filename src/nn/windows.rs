@@ -53,3 +53,14 @@ pub struct Windowed {
     /// (N, D, h, w) f32, the features of each.
     pub features: Tensor,
 }
+
+/// Pairs of patches of one size that a network sees while it learns, of each image one of each kind.
+#[derive(Debug, Clone)]
+pub struct PatchPairs {
+    /// (N, 8), before softmax: in which direction the second of two patches lies, seen from the first.
+    pub logits: Tensor,
+    /// (N) u32, the direction.
+    pub directions: Tensor,
+    /// (N, D) each, the embeddings of two patches that lie nearly at one place.
+    pub near: [Tensor; 2],
+}

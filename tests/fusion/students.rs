@@ -126,3 +126,24 @@ fn cutpaste_goes_on_to_the_same_bits() {
         }
     }
 }
+
+#[test]
+fn patch_svdd_goes_on_to_the_same_bits() {
+    let model = "patch_svdd: { channels: [4, 4, 4], features: 6, hidden: 5 }";
+    let loss = "{ patch_position: {}, patch_svdd: { weight: 0.5 } }";
+    let [whole, parts] = [(); 2].map(|()| build_model(model).unwrap());
+    let before = bits(&whole.0);
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let train = |network, steps, folder| train_by((loss, "none"), RECIPE, network, steps, folder, None).unwrap();
+    let losses = train(&whole, 4, &folders[0]);
+    // Patches differ from step to step.
+    assert!(losses.windows(2).all(|pair| pair[0] != pair[1]), "{losses:?}");
+    let mut again = train(&parts, 1, &folders[1]);
+    again.extend(train(&parts, 4, &folders[1]));
+    assert_eq!(again, losses);
+    let after = bits(&whole.0);
+    assert_eq!(bits(&parts.0), after);
+    for (name, values) in &after {
+        assert_eq!(values != &before[name], !name.ends_with(".fc3.weight"), "{name}");
+    }
+}

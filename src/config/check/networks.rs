@@ -177,12 +177,21 @@ impl Found {
 
     /// Whether the model shows what the terms of its loss read.
     pub(super) fn objective(&mut self, path: &Path, name: &str, network: &Network, root: &Network) {
-        let path = path.join("loss");
+        let (path, train) = (path.join("loss"), path.join("train"));
         let precision = network.train.as_ref().map(|train| train.precision);
         for (term, settings) in network.loss.terms() {
             if let Some(message) = precision.and_then(|precision| settings.refuses(precision)) {
                 self.add(path.join(term), message);
             }
+        }
+        let only = network.loss.terms().find(|(_, term)| term.only_while_learning());
+        if let Some((term, _)) = only
+            && network.train.as_ref().is_some_and(|train| train.validation > 0)
+        {
+            let message = format!(
+                "{term} is of what the model shows while it learns: held-out images cannot be judged by it. Leave it out"
+            );
+            self.add(train.join("validation"), message);
         }
         let Some(model) = root.model() else { return };
         let shown = model.shows();
@@ -480,6 +489,9 @@ fn unlearnable(
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
                 _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
+                _ if shown.contains(&Output::Patches) => {
+                    "write `loss: { patch_position: {}, patch_svdd: {} }`".to_owned()
+                }
                 _ if shown.contains(&Output::Makers) => "write `loss: { pseudo_class: {} }`".to_owned(),
                 _ if shown.contains(&Output::Pairs) && shows_descriptions(&shown) => {
                     "write `loss: { regression: {} }`".to_owned()

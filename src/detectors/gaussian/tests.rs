@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     detectors::{DetectorConfig, feature_file::InMemory},
     nn::windows::Windows,
+    pattern::uniform,
 };
 
 #[derive(serde::Deserialize)]
@@ -47,22 +48,11 @@ impl Golden {
         Bank { batches: Some(Arc::new(batches)), ..Bank::new(none.clone(), none) }
     }
 
-    /// As `tests/golden/pattern.py` has them.
+    /// Some channels vary more than others.
     fn features(&self, name: &str, images: usize) -> Tensor {
-        let shape = (images, self.features, self.grid[0], self.grid[1]);
-        let count = images * self.features * self.grid[0] * self.grid[1];
-        let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-        let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, hash);
-        let value = |i: u64| {
-            let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((z ^ (z >> 31)) >> 11) as f64 * 2f64.powi(-52) - 1.0
-        };
-        // Some channels vary more than others.
-        let scale = |i: u64| [2.0, 1.5, 1.0, 0.5, 0.25][i as usize / (self.grid[0] * self.grid[1]) % self.features];
-        let values: Vec<f32> = (0..count as u64).map(|i| (value(i) * scale(i) + 0.25) as f32).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        let values = uniform(name, &[images, self.features, self.grid[0], self.grid[1]]);
+        let scales = Tensor::new(&[2.0, 1.5, 1.0, 0.5, 0.25], &Device::Cpu).unwrap().reshape((1, 5, 1, 1)).unwrap();
+        (values.broadcast_mul(&scales).unwrap() + 0.25).unwrap().to_dtype(DType::F32).unwrap()
     }
 }
 

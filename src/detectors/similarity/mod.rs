@@ -103,6 +103,22 @@ impl Neighbours {
         self.columns
     }
 
+    /// M.
+    pub fn rows(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Bytes that are held of a row of so many columns: the row, its place, and a quarter for what neighbours are screened by.
+    pub fn bytes_of_a_row(columns: usize) -> usize {
+        (4 * columns + 16) * 5 / 4
+    }
+
+    /// The Euclidean distance of an image (D) to a row.
+    pub fn distance(&self, image: &[f32], row: u32) -> f64 {
+        let squares = image.iter().zip(self.row(row)).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
     /// A row's values.
     pub fn row(&self, row: u32) -> &[f32] {
         &self.rows[row as usize * self.columns..][..self.columns]
