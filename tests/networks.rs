@@ -1,6 +1,8 @@
 //! The networks against PyTorch's: `tests/golden/make_networks.py`.
 
 mod common;
+#[path = "networks/metaformer.rs"]
+mod metaformer;
 #[path = "common/network.rs"]
 mod network;
 #[path = "networks/patches.rs"]
@@ -385,6 +387,7 @@ fn every_model_shows_what_it_says() {
         "classifier: { backbone: lenet, head: duq }",
         "features: { backbone: resnet20 }",
         "autoencoder: { channels: 2, latent: 2 }",
+        "metaformer: { patch: 8, width: 8, heads: 2 }",
         "stfpm: { backbone: resnet20, stages: [layer3] }",
         "fcdd: { backbone: resnet20, stage: layer2 }",
         "simplenet: { backbone: resnet20, stages: [layer2, layer3], hidden: 8 }",

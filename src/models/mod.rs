@@ -8,6 +8,7 @@ pub mod fcdd;
 pub mod features;
 mod freeze;
 pub mod fusion;
+pub mod metaformer;
 pub mod patch_description;
 pub mod patch_svdd;
 pub mod reverse_distillation;
@@ -138,6 +139,8 @@ registry! {
         Fusion = "fusion" in fusion,
         /// FCDD: a backbone up to a stage, and the distance of one number of each position from the origin.
         Fcdd = "fcdd" in fcdd,
+        /// MF, our reading of Metaformer: a transformer makes patches again, and attention of the image's own weighs its errors.
+        Metaformer = "metaformer" in metaformer,
         /// Reverse distillation (RD): a student makes a frozen backbone's stages again from a narrow embedding of them.
         ReverseDistillation = "reverse_distillation" in reverse_distillation,
         /// SimpleNet: a discriminator of a frozen backbone's features and the same with noise.

@@ -28,6 +28,7 @@ pub mod sngp;
 pub mod spectral_norm;
 pub mod standard;
 pub mod stl;
+pub mod transformer;
 pub mod vgg;
 pub mod weights;
 pub mod wide_resnet;

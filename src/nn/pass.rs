@@ -199,7 +199,7 @@ impl Pass {
     }
 
     /// A parameter as the pass sees it: a constant unless the network learns, so that inference keeps no graph.
-    pub(super) fn seen(&self, parameter: &Tensor) -> Tensor {
+    pub(crate) fn seen(&self, parameter: &Tensor) -> Tensor {
         match self.mode() {
             Mode::Eval => parameter.detach(),
             Mode::Train { .. } => parameter.clone(),
