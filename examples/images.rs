@@ -91,6 +91,7 @@ fn read(root: &Path, memory: u64, side: usize) -> Result<()> {
         normalisation: normalisation.clone(),
         augment: Plain { flip: true, crop_padding: 4 }.into(),
         window: None,
+        round: None,
         batch_size: BATCH,
         seed: 0,
         device: Device::Cpu,

@@ -425,6 +425,7 @@ fn an_embedded_set_becomes_normalised_batches() {
         normalisation: data::normalisation(&dataset).unwrap(),
         augment: Plain { flip: true, crop_padding: 0 }.into(),
         window: None,
+        round: None,
         batch_size: 128,
         seed: 0,
         device: Device::Cpu,

@@ -7,6 +7,8 @@ mod metaformer;
 mod network;
 #[path = "networks/patches.rs"]
 mod patches;
+#[path = "networks/reptile.rs"]
+mod reptile;
 #[path = "networks/reverse.rs"]
 mod reverse;
 #[path = "networks/simplenet.rs"]

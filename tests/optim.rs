@@ -9,7 +9,7 @@ use oodkit::{
     train::{
         optim::{Average, Optimizer},
         recipe::Ema,
-        schedule,
+        reptile, schedule,
     },
 };
 use serde_json::{Value, json};
@@ -208,5 +208,47 @@ fn schedules_match_pytorch() {
         let train = train.unwrap();
         let rates: Vec<f64> = (0..60).map(|step| schedule::lr(&train, 6, 60, step)).collect();
         assert_close(name, &rates, &numbers(&golden()["schedules"][name]), 1e-15);
+    }
+}
+
+/// Rounds of Reptile on a toy against numpy (`tests/golden/reptile.py`), each step as after a checkpoint.
+#[test]
+fn rounds_of_reptile_match_numpy() {
+    let golden: Value = serde_json::from_str(include_str!("golden/reptile.json")).unwrap();
+    let inner = golden["inner_steps"].as_u64().unwrap() as usize;
+    let settings = json!({ "inner_steps": inner, "rate": golden["rate"] });
+    let settings: reptile::Settings = serde_json::from_value(settings).unwrap();
+    let (a, b) = (variable("a", &[2, 3]), variable("b", &[4]));
+    let parameters = || vec![("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())];
+    let both = || -> Vec<f64> { values(&a).into_iter().chain(values(&b)).collect() };
+    let sgd = || optimizer(&json!({ "sgd": { "momentum": 0.9 } }), &Value::Null, parameters()).unwrap();
+    let loss = |var: &Var, name: &str, class: &Value| {
+        let curvature = uniform(&format!("curvature {name} {class}"), var.dims()).affine(0.5, 1.0).unwrap();
+        let away = (var.as_tensor() - uniform(&format!("target {name} {class}"), var.dims())).unwrap();
+        (away.sqr().unwrap() * curvature).unwrap().sum_all().unwrap()
+    };
+    let mut steps = golden["steps"].as_array().unwrap().iter();
+    for (class, expected) in golden["classes"].as_array().unwrap().iter().zip(golden["rounds"].as_array().unwrap()) {
+        let (mut start, mut inner_optimizer) = (reptile::Start::new(&settings, parameters()), sgd());
+        start.begin().unwrap();
+        for _ in 0..inner {
+            let whole = ((loss(&a, "a", class) + loss(&b, "b", class)).unwrap() * 0.5).unwrap();
+            inner_optimizer.step(&whole.backward().unwrap(), 0.1).unwrap();
+            assert_close("step", &both(), &numbers(steps.next().unwrap()), 1e-12);
+            let saved = copies(start.values().clone());
+            start = reptile::Start::new(&settings, parameters());
+            start.load(&saved).unwrap();
+        }
+        start.end().unwrap();
+        assert_close("round", &both(), &numbers(expected), 1e-12);
+        assert!(start.values().is_empty(), "no round is under way");
+    }
+    let mut start = reptile::Start::new(&settings, parameters());
+    for state in [
+        copies(Default::default()),
+        [("a".to_owned(), uniform("a", &[6])), ("b".to_owned(), uniform("b", &[4]))].into(),
+    ] {
+        let error = start.load(&state).unwrap_err().to_string();
+        assert_eq!(error, "the weights that a round began with are not those of this network");
     }
 }

@@ -147,6 +147,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
         normalisation: normalisation(),
         augment: recipe.augment.clone(),
         window: None,
+        round: None,
         batch_size: 4,
         seed: 0,
         device: Device::Cpu,

@@ -1,5 +1,8 @@
 //! Folders of categories in MVTec's layout: tasks, masks, tables by category, and what is wrong with files.
 
+#[path = "surfaces/metaformer.rs"]
+mod metaformer;
+
 use std::{
     fs,
     path::{Path, PathBuf},

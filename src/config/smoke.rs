@@ -77,6 +77,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         train.batch_size = train.batch_size.min(BATCH);
         train.max_steps = Some(train.max_steps.map_or(STEPS, |steps| steps.min(STEPS)));
         train.validation = train.validation.min(VALIDATION);
+        // A round a step.
+        train.reptile.iter_mut().for_each(|reptile| reptile.inner_steps = 1);
     }
     let batch_size = &mut experiment.evaluation.batch_size;
     *batch_size = Some(batch_size.map_or(EVALUATION_BATCH, |images| images.min(EVALUATION_BATCH)));

@@ -9,6 +9,8 @@
 //! (seed, `shuffle outliers`, p), of which step s takes images s·m to s·m + m − 1, changed by the stream
 //! (seed, `augment outliers`, s). energy_ood reads its 80 million in the order of their file, from a random one in every epoch.
 //!
+//! With rounds, a batch is of one class, and follows from (seed, step) too: see [`Rounds`].
+//!
 //! Made outliers take the place of images: an epoch is then a permutation of the [enlarged](super::enlarged) set, and in a batch
 //! the images that stayed normal come first.
 //!
@@ -34,6 +36,7 @@ use super::{
     augment::{self, Image, crop::window_of},
     enlarged::{Enlarged, Marked, Outliers, an_epoch},
     image_set::normalised,
+    rounds::Rounds,
 };
 use crate::{Error, Result, data::augment::Augment, rng};
 
@@ -72,6 +75,11 @@ pub fn steps_per_epoch(n: usize, batch_size: usize) -> u64 {
     n.div_ceil(batch_size.max(1)) as u64
 }
 
+/// The same in whole rounds of so many steps.
+pub fn in_rounds(steps: u64, round: u64) -> u64 {
+    steps.next_multiple_of(round.max(1))
+}
+
 /// Hands `each` every batch of a set in its order, as it is: the places, and the images (n, C, H, W) normalised. The next batch is
 /// prepared on a thread meanwhile.
 ///
@@ -95,6 +103,8 @@ pub struct Source {
     pub images: Arc<ImageSet>,
     /// Whether their classes are needed.
     pub labelled: bool,
+    /// Batches in a row that are of one class, drawn anew after them; `None`: an epoch has each image once.
+    pub round: Option<u64>,
     /// Auxiliary outliers of the same shape, and how many of them every batch has.
     pub outliers: Option<(Arc<ImageSet>, usize)>,
     /// Outliers that are made of the normal images.
@@ -117,6 +127,12 @@ impl Source {
     /// Images of an epoch.
     fn per_epoch(&self) -> usize {
         an_epoch(self.images.len(), self.made.as_ref())
+    }
+
+    /// Steps of an epoch; of whole rounds, if there are rounds.
+    pub fn steps_per_epoch(&self) -> u64 {
+        let steps = steps_per_epoch(self.per_epoch(), self.batch_size);
+        self.round.map_or(steps, |round| in_rounds(steps, round))
     }
 
     /// The images at these places, changed, as bytes (n, C, H, W).
@@ -163,7 +179,9 @@ impl TrainBatches {
         if set.is_empty() {
             return Err(Error::input(format!("data set \"{}\" has no {} images", set.name, set.split)));
         }
-        if source.labelled && set.labels.as_ref().is_none_or(|labels| labels.len() != set.len()) {
+        if (source.labelled || source.round.is_some())
+            && set.labels.as_ref().is_none_or(|labels| labels.len() != set.len())
+        {
             return Err(Error::input(format!("data set \"{}\" has no labels to train on", set.name)));
         }
         if source.batch_size == 0 {
@@ -184,10 +202,11 @@ impl TrainBatches {
             return Err(Error::input(message));
         }
         let tables = source.normalisation.tables(set.channels)?;
+        let rounds = source.round.map(|steps| Rounds::new(set, steps, source.batch_size, source.seed)).transpose()?;
         let (sender, batches) = sync_channel(PREPARED);
         let worker = std::thread::Builder::new()
             .name("batches".into())
-            .spawn(move || Worker::new(source, tables).send(steps, &sender))
+            .spawn(move || Worker::new(source, tables, rounds).send(steps, &sender))
             .map_err(|error| Error::Failed(format!("cannot start the thread that prepares batches: {error}")))?;
         Ok(Self { batches: Some(batches), worker: Some(worker) })
     }
@@ -230,18 +249,19 @@ struct Worker {
     source: Source,
     tables: Vec<[f32; 256]>,
     order: Order,
+    rounds: Option<Rounds>,
     outlier_order: Order,
     enlarged: Option<Enlarged>,
 }
 
 impl Worker {
-    fn new(source: Source, tables: Vec<[f32; 256]>) -> Self {
+    fn new(source: Source, tables: Vec<[f32; 256]>, rounds: Option<Rounds>) -> Self {
         let outliers = source.outliers.as_ref().map_or(0, |(outliers, _)| outliers.len());
         let order = Order::new(source.seed, "shuffle", source.per_epoch());
         let outlier_order = Order::new(source.seed, "shuffle outliers", outliers);
         let made = source.made.as_ref();
         let enlarged = made.map(|made| Enlarged::new(made.clone(), source.images.clone(), source.seed));
-        Self { source, tables, order, outlier_order, enlarged }
+        Self { source, tables, order, rounds, outlier_order, enlarged }
     }
 
     /// Prepares and sends the batches of `steps` until one fails or nobody listens.
@@ -258,14 +278,20 @@ impl Worker {
     fn batch(&mut self, step: u64) -> Result<Batch> {
         let Source { images: set, outliers, batch_size, device, .. } = &self.source;
         let images = self.source.per_epoch();
-        let per_epoch = steps_per_epoch(images, *batch_size);
+        let per_epoch = self.source.steps_per_epoch();
         let epoch = step / per_epoch;
         let start = (step % per_epoch) as usize * batch_size;
-        let entries = &self.order.of(epoch)[start..(start + batch_size).min(images)];
+        let entries = match &self.rounds {
+            Some(rounds) => rounds.of(step),
+            None => self.order.of(epoch)[start..(start + batch_size).min(images)].to_vec(),
+        };
         // Those that stay normal come first.
         let (entries, normal) = match &self.enlarged {
-            None => (entries.to_vec(), entries.len()),
-            Some(enlarged) => enlarged.parted(entries),
+            None => {
+                let count = entries.len();
+                (entries, count)
+            }
+            Some(enlarged) => enlarged.parted(&entries),
         };
         let places: Vec<usize> = entries.iter().map(|entry| entry % set.len()).collect();
         let labels = set.labels.as_ref().map(|labels| places[..normal].iter().map(|&i| labels[i]).collect());
@@ -350,6 +376,7 @@ mod tests {
         Source {
             images,
             labelled: true,
+            round: None,
             outliers: None,
             made: None,
             normalisation: Normalisation { mean: vec![0.4, 0.5, 0.6], std: vec![0.2, 0.25, 0.3] },

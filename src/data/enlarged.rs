@@ -169,6 +169,7 @@ mod tests {
         let source = Source {
             images: images(),
             labelled: false,
+            round: None,
             outliers: None,
             made: Some(serde_saphyr::from_str(&made).unwrap()),
             normalisation: Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },

@@ -31,6 +31,7 @@ mod memory;
 mod picture;
 mod pixels;
 mod resample;
+mod rounds;
 mod statistics;
 
 use std::{

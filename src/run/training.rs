@@ -49,13 +49,19 @@ impl Runner<'_> {
         let Shape { channels, height, width, classes } = shape;
         let params = Params::new(node.seed, &self.context.device);
         let network = node.model.build(shape, params.builder())?;
+        let mut carried = None;
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
-            // One that learned data of its own is known by them.
-            if !upstream.shared {
-                self.refuse_other_images(upstream, &train.sha256)?;
-            }
-            let (mut model, _) = store.model(upstream, &store.record(upstream)?)?;
+            let record = store.record(upstream)?;
+            // One that learned data of its own is known by them; what starts from it sees images normalised as these.
+            carried = match upstream.shared {
+                true => Some(upstream.normalisation(record.normalisation.as_ref())?),
+                false => {
+                    self.refuse_other_images(upstream, &train.sha256)?;
+                    record.normalisation.clone()
+                }
+            };
+            let (mut model, _) = store.model(upstream, &record)?;
             if upstream.model != node.model {
                 let mut state = params.all()?;
                 model.retain(|name, _| state.contains_key(name));
@@ -79,7 +85,9 @@ impl Runner<'_> {
             Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
         let computed = match data::given_normalisation(&node.data)? {
-            None if node.train.is_some() && node.normalisation.is_none() => Some(data::statistics(&train.images)?),
+            None if node.train.is_some() && node.normalisation.is_none() => {
+                carried.map_or_else(|| data::statistics(&train.images), Ok).map(Some)?
+            }
             _ => None,
         };
         let normalisation = node.normalisation(computed.as_ref())?;

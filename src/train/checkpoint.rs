@@ -1,6 +1,6 @@
 //! What is needed to continue training, in one file.
 //!
-//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<part>.<name>`, `average.<name>` and `best.<name>`,
+//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<part>.<name>`, `average.<name>`, `best.<name>` and `start.<name>`,
 //! and [`State`] as JSON in its metadata. Random streams are named by step (see [`crate::rng`]), so the step is all there is to save of them.
 
 use std::{collections::BTreeMap, path::Path};
@@ -92,6 +92,8 @@ pub struct Checkpoint {
     pub average: BTreeMap<String, Tensor>,
     /// The best weights so far; empty unless weights are chosen by validation accuracy.
     pub best: BTreeMap<String, Tensor>,
+    /// The weights at the beginning of the round under way; empty unless the recipe has [rounds](super::reptile).
+    pub start: BTreeMap<String, Tensor>,
 }
 
 impl Checkpoint {
@@ -106,14 +108,14 @@ impl Checkpoint {
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
         let state: State = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
         let state = State { epoch: state.epoch.renewed(), ..state };
-        let mut parts = ["model.", "optimizer.", "average.", "best."].map(|prefix| {
+        let mut parts = ["model.", "optimizer.", "average.", "best.", "start."].map(|prefix| {
             let part = tensors
                 .iter()
                 .filter_map(|(name, tensor)| name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone())));
             part.collect::<BTreeMap<_, _>>()
         });
-        let [model, optimizer, average, best] = parts.each_mut().map(std::mem::take);
-        Ok(Some(Self { state, model, optimizer, average, best }))
+        let [model, optimizer, average, best, start] = parts.each_mut().map(std::mem::take);
+        Ok(Some(Self { state, model, optimizer, average, best, start }))
     }
 
     /// What is told of the checkpoint at `path` when its content is wrong in this way; other errors are returned unchanged.
@@ -134,6 +136,7 @@ impl Checkpoint {
             ("optimizer.", &self.optimizer),
             ("average.", &self.average),
             ("best.", &self.best),
+            ("start.", &self.start),
         ];
         let tensors = parts.into_iter().flat_map(|(prefix, part)| {
             part.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
@@ -192,6 +195,7 @@ mod tests {
             optimizer: [("fc.weight".to_owned(), tensor.affine(2.0, 0.0)?)].into(),
             average: BTreeMap::new(),
             best: BTreeMap::new(),
+            start: BTreeMap::new(),
         };
         written.write(&path)?;
         let read = Checkpoint::read(&path)?.expect("was written");

@@ -13,8 +13,7 @@ use crate::{
     Error, Result,
     data::{
         ImageSet, Normalisation,
-        batches::{Batch, Source, TrainBatches, in_order, steps_per_epoch},
-        enlarged::an_epoch,
+        batches::{Batch, Source, TrainBatches, in_order},
     },
     losses::{LOSS, Objective, StepLoss},
     nn::{Mode, Model, params::Params, standard::MOST_IMAGES},
@@ -23,6 +22,7 @@ use crate::{
         checkpoint::{Checkpoint, EpochSums, State},
         optim::{Average, Optimizer},
         recipe::{Checkpoint as Cadence, Keep, LR_OF_ZERO},
+        reptile::Start,
         schedule,
     },
     watch::{
@@ -84,11 +84,12 @@ impl Job<'_> {
     }
 
     fn source(&self) -> Source {
-        let Train { augment, batch_size, outlier_ratio, .. } = self.recipe;
+        let Train { augment, batch_size, outlier_ratio, reptile, .. } = self.recipe;
         let outliers = self.outliers.as_ref();
         Source {
             images: self.images.clone(),
             labelled: self.objective.classifies(),
+            round: reptile.as_ref().map(|reptile| reptile.inner_steps as u64),
             outliers: outliers.map(|(outliers, _)| (outliers.clone(), outlier_ratio * batch_size)),
             made: self.recipe.outliers.clone(),
             normalisation: self.normalisation.clone(),
@@ -173,6 +174,8 @@ struct Training<'a> {
     job: &'a Job<'a>,
     optimizer: Optimizer,
     average: Option<Average>,
+    /// Where the round of one class began, if there are rounds, and the steps of a round.
+    start: Option<(Start, u64)>,
     state: State,
     /// The best weights so far, if the recipe keeps those.
     best: BTreeMap<String, Tensor>,
@@ -190,6 +193,8 @@ impl<'a> Training<'a> {
         let recipe = job.recipe;
         let mut optimizer = job.optimizer()?;
         let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
+        let rounds = recipe.reptile.as_ref();
+        let mut start = rounds.map(|rounds| (Start::new(rounds, job.params.trainable()), rounds.inner_steps as u64));
         let (state, best) = match saved {
             Some(saved) => {
                 refuse_other_data(job, &saved.state)?;
@@ -199,6 +204,11 @@ impl<'a> Training<'a> {
                 if let Some(average) = &mut average {
                     average.load(&saved.average).map_err(fits)?;
                 }
+                if let Some((start, steps)) = &mut start
+                    && !saved.state.step.is_multiple_of(*steps)
+                {
+                    start.load(&saved.start).map_err(fits)?;
+                }
                 (saved.state, saved.best)
             }
             None => {
@@ -206,7 +216,7 @@ impl<'a> Training<'a> {
                 (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
             }
         };
-        let per_epoch = steps_per_epoch(an_epoch(job.images.len(), recipe.outliers.as_ref()), recipe.batch_size);
+        let per_epoch = job.source().steps_per_epoch();
         let every_step = recipe.epochs as u64 * per_epoch;
         let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
         let (seconds_before, now) = (state.seconds, Instant::now());
@@ -214,6 +224,7 @@ impl<'a> Training<'a> {
             job,
             optimizer,
             average,
+            start,
             state,
             best,
             per_epoch,
@@ -227,6 +238,12 @@ impl<'a> Training<'a> {
     /// One step of the optimiser, and what came of it.
     fn step(&mut self, batch: &Batch, lr: f64, observers: &mut [&mut dyn Observer]) -> Result<()> {
         let Job { model, recipe, seed, .. } = *self.job;
+        if let Some((start, steps)) = &mut self.start
+            && self.state.step.is_multiple_of(*steps)
+        {
+            start.begin()?;
+            self.optimizer = self.job.optimizer()?;
+        }
         let mode = Mode::Train { seed, step: self.state.step, precision: recipe.precision };
         let fixed = self.job.fixed.map(|(fixed, with)| fixed.of(with, model, batch)).transpose()?.flatten();
         let StepLoss { total, terms, watched } = self.job.objective.loss_from(fixed.as_deref(), model, batch, mode)?;
@@ -240,6 +257,12 @@ impl<'a> Training<'a> {
             average.update()?;
         }
         self.state.step += 1;
+        // The last round may be a short one.
+        if let Some((start, steps)) = &mut self.start
+            && (self.state.step.is_multiple_of(*steps) || self.state.step == self.total)
+        {
+            start.end()?;
+        }
         let (sums, images) = (&mut self.state.epoch, batch.learned() as f64);
         sums.loss += loss * images;
         sums.images += batch.learned() as u64;
@@ -296,6 +319,7 @@ impl<'a> Training<'a> {
             optimizer: self.optimizer.state()?,
             average: self.average.as_ref().map(|average| average.values().clone()).unwrap_or_default(),
             best: self.best.clone(),
+            start: self.start.as_ref().map(|(start, _)| start.values().clone()).unwrap_or_default(),
         };
         saved.write(self.job.checkpoint)
     }

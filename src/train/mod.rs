@@ -1,10 +1,11 @@
-//! Training: the loop ([`fit()`]), the [recipe], optimisers, schedules, checkpoints.
+//! Training: the loop ([`fit()`]), the [recipe], optimisers, schedules, checkpoints, and first weights that were learned ([reptile]).
 
 pub mod checkpoint;
 mod fit;
 mod fixed;
 pub mod optim;
 pub mod recipe;
+pub mod reptile;
 pub mod schedule;
 
 pub use fit::{Fitted, Job, fit};

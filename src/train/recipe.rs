@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::{augment::Augment, enlarged::Outliers},
     nn::Precision,
-    train::{optim::Rules, schedule::Schedule},
+    train::{optim::Rules, reptile, schedule::Schedule},
     yaml::limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
 };
 
@@ -57,6 +57,10 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub ema: Option<Ema>,
+    /// Every class is a task of its own, in rounds: what is learned are first weights that adapt to a task in few steps. Ours: not.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reptile: Option<reptile::Settings>,
     /// What convolutions and linear layers calculate in. Ours: f32.
     #[garde(skip)]
     #[serde(default)]

@@ -40,6 +40,7 @@ impl Found {
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
                 self.trunk_lr(&path.join("train"), train, methods::root(network, &experiment.networks));
+                self.reptile(&path.join("train"), network, &experiment.data);
             }
             let loss = &network.loss;
             if loss.terms().next().is_none() {
@@ -289,6 +290,27 @@ impl Found {
             () => return,
         };
         self.add(path.join("trunk_lr"), message);
+    }
+
+    /// Whether there are classes to draw rounds from, and nothing that goes on from step to step whatever the class.
+    fn reptile(&mut self, path: &Path, network: &Network, data: &Data) {
+        let Some(train) = network.train.as_ref().filter(|train| train.reptile.is_some()) else { return };
+        let path = path.join("reptile");
+        if data.has_categories() && network.data.is_none() {
+            let message = "a category's train images are of one class, and every round is of another: give the network `data` of its own, \
+                           `data: { name: textures, format: class_folders, path: … }`, and start a second one `from` it without `reptile`";
+            self.add(path.clone(), message);
+        }
+        if network.loss.classifies() {
+            let message = "a batch is of one class, so there is nothing to classify: it goes with a loss such as `reconstruction`";
+            self.add(path.clone(), message);
+        }
+        if train.ema.is_some() {
+            self.add(path.clone(), "goes without `ema`: an average of weights of one class after another is of no use");
+        }
+        if train.outliers.is_some() {
+            self.add(path, "goes without `outliers`: a round has the images of one class as they are");
+        }
     }
 
     /// Members differ from each other, and repetitions of an ensemble share none.

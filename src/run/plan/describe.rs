@@ -8,7 +8,7 @@ use super::{Node, Plan, Task, images, pools::Counts};
 use crate::{
     Error,
     config::search::HeldOut,
-    data::{self, Split, enlarged::an_epoch, given_normalisation},
+    data::{self, Split, batches::in_rounds, enlarged::an_epoch, given_normalisation},
     detectors::Second,
     run::{
         ready::data_problems,
@@ -189,7 +189,14 @@ pub(super) fn images_and_steps(train: &Train, count: Option<usize>) -> Option<(u
     let batch = train.batch_size as u64;
     let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
     let epoch = count.map(epoch);
-    let whole = epoch.map(|count| (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64));
+    let whole = epoch.map(|count| match &train.reptile {
+        None => (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64),
+        // Every batch of a round is whole.
+        Some(reptile) => {
+            let steps = in_rounds(count.div_ceil(batch), reptile.inner_steps as u64) * train.epochs as u64;
+            (steps * batch, steps)
+        }
+    });
     match (whole, train.max_steps.map(|steps| steps as u64)) {
         (Some((_, steps)), Some(most)) if steps > most => Some((most * batch, most)),
         (None, Some(most)) => Some((most * batch, most)),
