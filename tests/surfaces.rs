@@ -953,7 +953,8 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
         let methods = &results["cells"][0]["seeds"][0]["tasks"][category]["methods"];
         let names = ["KNN", "Mean grey", "Mean grey (better side)", "Contrast", "Contrast (better side)"];
         assert_eq!(methods.as_object().unwrap().keys().take(5).collect::<Vec<_>>(), names);
-        assert_eq!(methods.as_object().unwrap().len(), 9);
+        assert_eq!(methods.as_object().unwrap().len(), 10);
+        assert!(methods["Mean image"]["sets"]["all"]["measures"]["auroc"].is_number());
         assert!(methods["File size"]["sets"]["all"]["measures"]["auroc"].is_number());
         // A square of another grey changes the mean and the contrast of every anomalous image.
         for name in &names[1..] {
@@ -967,6 +968,7 @@ fn control_rows_are_trivial_statistics_and_a_note_tells_what_they_reach() {
         &said,
         &[
             "Sharpness (better side)",
+            "Mean image: the mean squared distance",
             "Control rows are statistics of the images",
             "Where a control reaches a method in AUROC, the number says nothing of the method:\nOn bolt: ",
             " 100.00, where KNN ",

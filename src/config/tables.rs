@@ -107,8 +107,8 @@ pub struct Table {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "is_false")]
     pub intervals: bool,
-    /// Whether there are rows of trivial statistics of the images: mean grey, contrast, sharpness and, of files, their size. A number
-    /// that one of them reaches says little of a method; a note tells where one does.
+    /// Whether there are rows of trivial statistics of the images: mean grey, contrast, sharpness, the size of files, and the
+    /// distance from the mean train image. A number that one of them reaches says little of a method; a note tells where one does.
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "is_false")]
     pub controls: bool,

@@ -7,6 +7,7 @@ use crate::{
         table::{Header, Number, Sets, two_decimals},
         variants::Variant,
     },
+    run::controls::MEAN_IMAGE,
 };
 
 /// What control rows are.
@@ -15,6 +16,9 @@ const WHAT: [&str; 3] = [
     "An image is scored by its distance from the train images' median, in median absolute deviations.",
     "On the better side: by large or small, whichever tells a set better; this looks at the test images.",
 ];
+
+/// What [`MEAN_IMAGE`] is, where there is such a row: results of earlier versions have none.
+const OF_MEAN: &str = "the mean squared distance of an image's values from the mean train image.";
 
 /// Sets that a note tells of, at most.
 const TOLD: usize = 8;
@@ -26,7 +30,9 @@ pub fn lines(table: &Table, variants: &[Variant<'_>], sets: &[&str]) -> Vec<Stri
         return Vec::new();
     }
     let reached = table.columns.iter().find_map(|column| reached(table, *column, [&controls, &methods], sets));
-    WHAT.map(str::to_owned).into_iter().chain(reached.unwrap_or_default()).collect()
+    let of_mean = controls.iter().any(|control| control.label().starts_with(MEAN_IMAGE));
+    let of_mean = of_mean.then(|| format!("{MEAN_IMAGE}: {OF_MEAN}"));
+    WHAT.map(str::to_owned).into_iter().chain(of_mean).chain(reached.unwrap_or_default()).collect()
 }
 
 /// Where a control reaches a method in a number; `None` of a number that controls do not have.

@@ -2,7 +2,8 @@
 //!
 //! Each statistic gives two rows. The first scores an image by how far its statistic lies from the median of the train images, in
 //! units of their median absolute deviation: it knows no more than a method does. The second takes the side that tells each set better,
-//! large or small, which it learns of the test images: it bounds what the statistic can tell.
+//! large or small, which it learns of the test images: it bounds what the statistic can tell. A last row scores an image by how far its
+//! pixels are from the mean train image: what makes images again should see more.
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -33,7 +34,11 @@ impl Runner<'_> {
             Statistics::of(&set.images, data::file_sizes(dataset, &set.images, root))
         };
         let (id, ood) = (&data.id, data.ood_sets());
-        let learned = of((&train, id))?;
+        let mut learned = of((&train, id))?;
+        let mean_image = mean_image(&train.images)?;
+        // A distance is scored as it is: nothing of the train images is needed but their mean.
+        learned.0.push((MEAN_IMAGE, Vec::new()));
+        let of = |(set, dataset): (&LoadedSet, &Dataset)| of((set, dataset))?.and_distances(&set.images, &mean_image);
         let described = sets.iter().map(|set| &**set).zip([id].into_iter().chain(&ood).chain(&data.shifted));
         let tested = described.map(of).collect::<Result<Vec<_>>>()?;
         let (redraw, more) = (experiment.redraw(), asked_for(experiment));
@@ -76,6 +81,23 @@ impl Runner<'_> {
 /// What is added to the name of a row that takes the better side.
 const BETTER_SIDE: &str = " (better side)";
 
+/// The row of distances from the mean train image.
+pub(crate) const MEAN_IMAGE: &str = "Mean image";
+
+/// The mean of each value (C, H, W) of the images, 0..255; sums are of whole numbers, so that their order changes nothing.
+fn mean_image(images: &ImageSet) -> Result<Vec<f64>> {
+    let add = |mut sums: Vec<u64>, image: usize| -> Result<Vec<u64>> {
+        sums.iter_mut().zip(images.image(image)?.iter()).for_each(|(sum, value)| *sum += u64::from(*value));
+        Ok(sums)
+    };
+    let none = || vec![0; images.image_len()];
+    let both = |one: Vec<u64>, other: Vec<u64>| -> Result<Vec<u64>> {
+        Ok(one.into_iter().zip(other).map(|(a, b)| a + b).collect())
+    };
+    let sums = (0..images.len()).into_par_iter().try_fold(none, add).try_reduce(none, both)?;
+    Ok(sums.into_iter().map(|sum| sum as f64 / images.len().max(1) as f64).collect())
+}
+
 /// The statistics, by name, each of every image of one set.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Statistics(pub(super) Vec<(&'static str, Vec<f64>)>);
@@ -96,6 +118,17 @@ impl Statistics {
         all.extend(bytes.map(|bytes| ("File size", bytes.into_iter().map(|bytes| bytes as f64).collect())));
         Ok(Self(all))
     }
+
+    /// The same and, of each image, the mean over its values of (value − that of the mean image)².
+    fn and_distances(mut self, images: &ImageSet, mean: &[f64]) -> Result<Self> {
+        let distance = |image: usize| -> Result<f64> {
+            let image = images.image(image)?;
+            let squares = image.iter().zip(mean).map(|(value, mean)| (f64::from(*value) - mean).powi(2));
+            Ok(squares.sum::<f64>() / mean.len().max(1) as f64)
+        };
+        self.0.push((MEAN_IMAGE, (0..images.len()).into_par_iter().map(distance).collect::<Result<_>>()?));
+        Ok(self)
+    }
 }
 
 /// A statistic of the train images, the normal test images and the images of other sets.
@@ -107,15 +140,20 @@ pub(super) struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The names of its two rows, and for each the scores of the normal images and of `others`; larger means more anomalous.
-    pub(super) fn scores(&self, others: &[f64]) -> [(String, [Vec<f32>; 2]); 2] {
+    /// The names of its two rows, and for each the scores of the normal images and of `others`; larger means more anomalous. A distance
+    /// from the mean image has one row, of itself.
+    pub(super) fn scores(&self, others: &[f64]) -> Vec<(String, [Vec<f32>; 2])> {
+        if self.name == MEAN_IMAGE {
+            let plain = [self.normal, others].map(|values| values.iter().map(|value| *value as f32).collect());
+            return vec![(self.name.to_owned(), plain)];
+        }
         let (centre, spread) = robust(self.train);
         let far = |values: &[f64]| values.iter().map(|value| ((value - centre).abs() / spread) as f32).collect();
         let larger =
             others.iter().flat_map(|other| self.normal.iter().map(move |normal| other.total_cmp(normal) as i64));
         let sign = if larger.sum::<i64>() < 0 { -1.0 } else { 1.0 };
         let signed = |values: &[f64]| values.iter().map(|value| (sign * value) as f32).collect();
-        [
+        vec![
             (self.name.to_owned(), [far(self.normal), far(others)]),
             (format!("{}{BETTER_SIDE}", self.name), [signed(self.normal), signed(others)]),
         ]
@@ -203,14 +241,28 @@ mod tests {
     fn a_row_scores_by_distance_from_the_train_images_and_by_the_better_side() {
         let row = Row { name: "Mean grey", train: &[10.0, 12.0, 14.0, 16.0, 18.0], normal: &[13.0, 20.0] };
         // Median 14, deviations 4 2 0 2 4.
-        let [(name, [normal, others]), (better, [up, down])] = row.scores(&[4.0, 13.0]);
+        let [(name, [normal, others]), (better, [up, down])] = &row.scores(&[4.0, 13.0])[..] else {
+            panic!("two rows")
+        };
         assert_eq!((name.as_str(), better.as_str()), ("Mean grey", "Mean grey (better side)"));
-        assert_eq!((normal, others), (vec![0.5, 3.0], vec![5.0, 0.5]));
+        assert_eq!((normal, others), (&vec![0.5, 3.0], &vec![5.0, 0.5]));
         // The others are darker.
-        assert_eq!((up, down), (vec![-13.0, -20.0], vec![-4.0, -13.0]));
+        assert_eq!((up, down), (&vec![-13.0, -20.0], &vec![-4.0, -13.0]));
         // Of one value, distances are those of the statistic itself.
         let row = Row { train: &[7.0; 3], ..row };
         assert_eq!(row.scores(&[9.0])[0].1[1], [2.0]);
+    }
+
+    #[test]
+    fn distances_from_the_mean_image_are_scores_themselves() {
+        let set = |pixels: &[u8]| ImageSet::unlabelled("some", Split::Train, [1, 1, 2], pixels.to_vec());
+        let mean = mean_image(&set(&[10, 0, 20, 255, 30, 0])).unwrap();
+        assert_eq!(mean, [20.0, 85.0]);
+        let Statistics(all) = Statistics(Vec::new()).and_distances(&set(&[20, 85, 26, 77, 255, 0]), &mean).unwrap();
+        // (6² + 8²)/2 and (235² + 85²)/2.
+        assert_eq!(all, [(MEAN_IMAGE, vec![0.0, 50.0, 31225.0])]);
+        let row = Row { name: MEAN_IMAGE, train: &[], normal: &[1.0, 2.0] };
+        assert_eq!(row.scores(&[0.5]), [(MEAN_IMAGE.to_owned(), [vec![1.0, 2.0], vec![0.5]])]);
     }
 
     /// As the README of `data/embedded` says: its defects were made so.

@@ -4,7 +4,7 @@
 //! [`results`] is the record that tables are made from.
 
 pub mod bank;
-mod controls;
+pub(crate) mod controls;
 pub mod device;
 mod digests;
 mod evaluation;
