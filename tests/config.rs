@@ -313,6 +313,27 @@ fn smoke_is_small_valid_and_settled() {
 }
 
 /// What it sets itself is not taken for a value that somebody gave beside those to choose from.
+/// What takes a part of a network of published weights is as wide as that; of random ones both are narrow.
+#[test]
+fn smoke_keeps_networks_as_wide_as_what_they_take() {
+    for (weights, narrow) in [("weights: { file: wide.pth }, normalise: weights, ", false), ("", true)] {
+        let train = "train: { epochs: 1, batch_size: 4, optimizer: { sgd: { lr: 0.01 } }";
+        let text = format!(
+            "title: Taken\ndata: {{ format: mvtec, path: mvtec, size: 256 }}\nnetworks:\n  student: {{ model: {{ stfpm: {{ backbone: wide_resnet50_2 }} \
+             }}, {weights}loss: {{ distillation: {{}} }}, {train} }} }}\n  fcdd: {{ model: {{ fcdd: {{ backbone: wide_resnet50_2 }} }}, from: student, loss: \
+             {{ fcdd: {{}} }}, {train}, outliers: {{ make: [confetti] }} }} }}\nmethods: [{{ network: fcdd, detector: map }}]\n"
+        );
+        let experiment = load::parse(&text, "taken").unwrap_or_else(|error| panic!("{error}"));
+        let small = config::smoke(experiment.clone());
+        for name in ["student", "fcdd"] {
+            let [before, after] = [&experiment, &small].map(|experiment| experiment.networks[name].built_on().unwrap());
+            assert_eq!(before != after, narrow, "{name}: {after:?}");
+        }
+        let text = serde_json::to_string(&small).unwrap();
+        assert_eq!(load::parse(&text, "smoke").unwrap_or_else(|error| panic!("{error}")), small);
+    }
+}
+
 #[test]
 fn smoke_leaves_what_is_searched() {
     let text = std::fs::read_to_string("experiments/cifar10_openood_cpu.yaml").unwrap();

@@ -42,7 +42,8 @@ words! {
         /// OpenOOD's data folder, with `images_classic`, `images_largescale` and `benchmark_imglist`: `list:` names a benchmark, and
         /// the set's name one of its lists, `{train,val,test}_<name>.txt`. `openood` unless `path` is given.
         Openood = "openood" in openood::Openood,
-        /// MVTec AD's: `train/good`, `test/good`, `test/<kind>` and `ground_truth/<kind>/<name>_mask.png` in the folder of a category.
+        /// MVTec AD's: `train/good`, `test/good`, `test/<kind>` and `ground_truth/<kind>/<name>_mask.png` in the folder of a category. A
+        /// folder of categories has the train images of all of them.
         Mvtec = "mvtec" in mvtec::Mvtec,
     }
 }
