@@ -53,14 +53,17 @@ impl Runner<'_> {
         if let Some(upstream) = node.upstream {
             let upstream = &self.plan.nodes[upstream];
             let record = store.record(upstream)?;
-            // One that learned data of its own is known by them; what starts from it sees images normalised as these.
-            carried = match upstream.shared {
-                true => Some(upstream.normalisation(record.normalisation.as_ref())?),
-                false => {
-                    self.refuse_other_images(upstream, &train.sha256)?;
-                    record.normalisation.clone()
-                }
-            };
+            // One that learned data of its own is known by them.
+            if !upstream.shared {
+                self.refuse_other_images(upstream, &train.sha256)?;
+            }
+            // The same model goes on with images that are normalised as those it learned from.
+            if upstream.model == node.model {
+                carried = match upstream.shared {
+                    true => Some(upstream.normalisation(record.normalisation.as_ref())?),
+                    false => record.normalisation.clone(),
+                };
+            }
             let (mut model, _) = store.model(upstream, &record)?;
             if upstream.model != node.model {
                 let mut state = params.all()?;
