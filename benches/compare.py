@@ -45,6 +45,7 @@ CASES = {
     "sc256": "self-calibrated convolution: forward and backward, b32 256x32x32",
     "fusion64": "fusion network on a frozen EfficientNet-Lite0, width 64: train step, b32 3x256x256",
     "rd": "reverse distillation of a frozen EfficientNet-Lite0: train step, b16 3x256x256",
+    "efficient_ad": "EfficientAD-S: train step, b4 3x256x256",
     "patch_svdd": "Patch SVDD: train step, b8 3x256x256",
 }
 

@@ -19,6 +19,8 @@ from torch.utils.flop_counter import flop_registry
 import timm
 import torchvision
 
+from description_networks import Autoencoder
+from description_networks import Small as PatchDescription
 from patch_networks import PatchSvdd
 from reverse_networks import Reverse
 from stl_networks import Ptfem, SelfCalibrated, Stl, Tem
@@ -285,6 +287,27 @@ def patch_svdd(images):
     return step
 
 
+def efficient_ad(images):
+    """EfficientAD-S with a random teacher, without dropout, whose masks are no work."""
+    teacher, student = PatchDescription(128, 384, False).eval(), PatchDescription(128, 768, False)
+    autoencoder = Autoencoder(64, 384, [256, 256], 5, [56, 56])
+    learned = [*student.parameters(), *autoencoder.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=0.0001, weight_decay=0.00001)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            taught = teacher(images)
+        local, overall = student(images).chunk(2, 1)
+        made = autoencoder(images)
+        apart = (taught - local).square()
+        hard = apart[apart >= torch.quantile(apart, 0.999)].mean()
+        (hard + (taught - made).square().mean() + (made - overall).square().mean()).backward()
+        optimizer.step()
+
+    return step
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -302,6 +325,7 @@ CASES = {
     **parts(256),
     "fusion64": (fusion(64), 32, 3, 256),
     "rd": (rd, 16, 3, 256),
+    "efficient_ad": (efficient_ad, 4, 3, 256),
     "patch_svdd": (patch_svdd, 8, 3, 256),
 }
 

@@ -76,7 +76,7 @@ const PATCH_SVDD: Dense = Dense {
 };
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 25] = [
+const CASES: [(&str, Work, usize, usize, usize); 26] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -101,8 +101,16 @@ const CASES: [(&str, Work, usize, usize, usize); 25] = [
     ("sc256", Part("sc", 256), 32, 256, 32),
     ("fusion64", Work::Dense(&FUSION), 32, 3, 256),
     ("rd", Work::Dense(&RD), 16, 3, 256),
+    ("efficient_ad", Work::Dense(&EFFICIENT_AD), 4, 3, 256),
     ("patch_svdd", Work::Dense(&PATCH_SVDD), 8, 3, 256),
 ];
+
+const EFFICIENT_AD: Dense = Dense {
+    model: r#"{ "efficient_ad": { "dropout": 0 } }"#,
+    loss: r#"{ "regression": { "hard": 0.999 } }"#,
+    optimizer: r#"{ "adamw": { "lr": 0.0001, "weight_decay": 0.00001 } }"#,
+    made: false,
+};
 
 // As in the program.
 #[global_allocator]
