@@ -236,16 +236,21 @@ impl Cutpaste {
     /// What is seen of every window of (N, C, H, W) images, some windows at a time.
     fn look(&self, images: &Tensor, windows: Windows, pass: &Pass) -> Result<Shown> {
         let (count, _, height, width) = images.dims4()?;
+        let Some([rows, columns]) = windows.grid([height, width]) else { candle_core::bail!("there is no window") };
         let mut features = Vec::new();
+        // Image by image, so that an image's bits do not depend on those beside it.
         for image in 0..count {
-            let all = windows.of(&images.narrow(0, image, 1)?)?;
-            for first in (0..all.dim(0)?).step_by(TOGETHER) {
-                let together = all.narrow(0, first, TOGETHER.min(all.dim(0)? - first))?;
+            let (image, all) = (images.narrow(0, image, 1)?, rows * columns);
+            if pass.is_sketch() {
+                features.push(self.features(&windows.of(&image, 0..1)?, pass)?.repeat((all, 1))?);
+                continue;
+            }
+            for first in (0..all).step_by(TOGETHER) {
+                let together = windows.of(&image, first..(first + TOGETHER).min(all))?;
                 features.push(self.features(&together, pass)?);
             }
         }
         let features = Tensor::cat(&features, 0)?;
-        let Some([rows, columns]) = windows.grid([height, width]) else { candle_core::bail!("there is no window") };
         let logits = self.logits(features.clone(), pass)?;
         // Of an image, the mean over its windows.
         let makers = logits.reshape((count, rows * columns, ()))?.mean(1)?;

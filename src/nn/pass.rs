@@ -89,6 +89,8 @@ pub struct Pass {
     wanted: Vec<String>,
     leaves: RefCell<Vec<Leaf>>,
     choosing: RefCell<Choosing>,
+    /// Whether shapes alone matter.
+    sketches: bool,
     largest: Cell<usize>,
     sum: Cell<usize>,
 }
@@ -105,6 +107,7 @@ impl Pass {
             wanted: Vec::new(),
             leaves: RefCell::default(),
             choosing: RefCell::default(),
+            sketches: false,
             largest: Cell::default(),
             sum: Cell::default(),
         }
@@ -119,6 +122,17 @@ impl Pass {
     #[must_use]
     pub fn keeping_layers(self, side: Side) -> Self {
         Self { side: Some(side), ..self }
+    }
+
+    /// The same of which the results' shapes alone matter: what is the same for each part of an image may be computed of one.
+    #[must_use]
+    pub fn sketching(self) -> Self {
+        Self { sketches: true, ..self }
+    }
+
+    /// Whether it is one of which shapes alone matter.
+    pub(crate) fn is_sketch(&self) -> bool {
+        self.sketches
     }
 
     /// The same that can be differentiated by these stages; [`PENULTIMATE`] is what the head reads. The outputs' graph begins at the

@@ -1,5 +1,7 @@
 //! Squares of an image that a network sees one by one.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor, bail};
 
 /// Squares at every `stride` pixels, from the first row and column on; what is left at the end of an axis is in none.
@@ -18,26 +20,21 @@ impl Windows {
         Some([rows?, columns?])
     }
 
-    /// The windows of (N, C, H, W) images: (N · h · w, C, side, side), image after image and row after row.
+    /// These windows of (N, C, H, W) images, by their places image after image and row after row: (K, C, side, side) of K places below N · h · w.
     ///
     /// # Errors
-    /// If there is no room for one.
-    pub fn of(self, images: &Tensor) -> Result<Tensor> {
-        let (count, _, height, width) = images.dims4()?;
+    /// If there is no room for one, or no such place.
+    pub fn of(self, images: &Tensor, places: Range<usize>) -> Result<Tensor> {
+        let (_, _, height, width) = images.dims4()?;
         let Some([rows, columns]) = self.grid([height, width]) else {
             bail!("images of {height}×{width} have no window of {0}×{0}", self.side)
         };
-        let mut all = Vec::with_capacity(count * rows * columns);
-        for image in 0..count {
-            let image = images.narrow(0, image, 1)?;
-            for row in 0..rows {
-                let band = image.narrow(2, row * self.stride, self.side)?;
-                for column in 0..columns {
-                    all.push(band.narrow(3, column * self.stride, self.side)?);
-                }
-            }
-        }
-        Tensor::cat(&all, 0)
+        let window = |place: usize| {
+            let (image, row, column) = (place / (rows * columns), place / columns % rows, place % columns);
+            let band = images.narrow(0, image, 1)?.narrow(2, row * self.stride, self.side)?;
+            band.narrow(3, column * self.stride, self.side)
+        };
+        Tensor::cat(&places.map(window).collect::<Result<Vec<_>>>()?, 0)
     }
 }
 

@@ -229,7 +229,7 @@ fn show(node: &Node, shape: Shape) -> Result<Known> {
     let params = Params::new(node.seed, &Device::Cpu);
     let network = node.model.build(shape, params.builder())?;
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
-    let pass = Pass::eval().keeping_layers(Side::Before);
+    let pass = Pass::eval().keeping_layers(Side::Before).sketching();
     let shown = network.show(&image, &pass)?;
     Ok(Known { layers: shown.layers.iter().map(LayerShape::from).collect(), shown })
 }

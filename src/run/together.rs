@@ -363,7 +363,7 @@ impl Runner<'_> {
             return Ok(0);
         };
         let image = Tensor::zeros((1, channels, height, width), DType::F32, &self.context.device)?;
-        let shown = member.folded.show(&image, &Pass::eval().keeping_layers(Side::After))?;
+        let shown = member.folded.show(&image, &Pass::eval().keeping_layers(Side::After).sketching())?;
         let layers: Vec<LayerShape> = shown.layers.iter().map(LayerShape::from).collect();
         let train = Some(self.train_set(subject)?.images.len());
         let memory = subject.settings.fit_memory << 20;

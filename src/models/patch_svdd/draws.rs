@@ -25,8 +25,8 @@ pub(super) struct Draws {
 }
 
 impl Draws {
-    /// Of `images` images (channels, rows, columns). A second patch is three to four quarters of a side away along each axis of its direction, or a
-    /// 32nd at most, and is moved into the image where it leaves it. Noise has the deviation `noise`, once a channel and once a pixel.
+    /// Of `images` images (channels, rows, columns). A second patch that lies apart is three to four quarters of a side away along each
+    /// axis of its direction. One that is near is a 32nd away at most. Both are moved into the image where they leave it. Noise has the deviation `noise`, once a channel and once a pixel.
     pub fn new(
         images: usize,
         [channels, height, width]: [usize; 3],

@@ -77,7 +77,11 @@ fn all_windows_together_are_pytorchs_one_by_one() {
         assert_close("large", &sampled(&large.features), &golden.large, tolerance);
         assert_close("small", &sampled(&small.features), &golden.small, tolerance);
         // Patches that are cut out have the same embeddings, to rounding.
-        let cut = network.windows.map(|windows| windows.of(&images(dtype)).unwrap());
+        let cut = network.windows.map(|windows| {
+            let images = images(dtype);
+            let [rows, columns] = windows.grid(SIZE).unwrap();
+            windows.of(&images, 0..images.dim(0).unwrap() * rows * columns).unwrap()
+        });
         let embedded = network.encoder.patches(cut.each_ref(), &Pass::eval()).unwrap();
         for (seen, embedded) in [large, small].into_iter().zip(embedded) {
             let rows = seen.features.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
