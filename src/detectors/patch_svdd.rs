@@ -8,7 +8,7 @@
 //! - Deviations: the nearest is exact for both sizes, where the code's of small patches is approximate (NGT). A map is kept in cells of as many pixels
 //!   as divide all windows' sides and strides, in which it is constant, and read as bilinear between their centres. What no window covers has the
 //!   value of the nearest, and 0 in the code.
-//! - The fit holds (4·D + 16)·5/4 bytes for each window of the train images, of all of them: 357 MB for 320 images of 256×256 pixels with D = 64 at
+//! - The fit holds (4·D + 16)·5/4 bytes for each window of the train images, of all of them: 355 MiB for 320 images of 256×256 pixels with D = 64 at
 //!   strides of 4 and 16. A stride twice as large needs a quarter, and a sixteenth of the time.
 
 use rayon::prelude::*;

@@ -57,13 +57,11 @@ impl Runner<'_> {
             if !upstream.shared {
                 self.refuse_other_images(upstream, &train.sha256)?;
             }
-            // The same model goes on with images that are normalised as those it learned from.
-            if upstream.model == node.model {
-                carried = match upstream.shared {
-                    true => Some(upstream.normalisation(record.normalisation.as_ref())?),
-                    false => record.normalisation.clone(),
-                };
-            }
+            // What is taken goes on with images that are normalised as those it learned from.
+            carried = match upstream.shared {
+                true => Some(upstream.normalisation(record.normalisation.as_ref())?),
+                false => record.normalisation.clone(),
+            };
             let (mut model, _) = store.model(upstream, &record)?;
             if upstream.model != node.model {
                 let mut state = params.all()?;
@@ -87,11 +85,12 @@ impl Runner<'_> {
             None => None,
             Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
-        let computed = match data::given_normalisation(&node.data)? {
-            None if node.train.is_some() && node.normalisation.is_none() => {
-                carried.map_or_else(|| data::statistics(&train.images), Ok).map(Some)?
-            }
-            _ => None,
+        let computed = match carried {
+            _ if node.train.is_none() || node.normalisation.is_some() => None,
+            // Whatever the ID set gives: what it starts from knows no other images.
+            Some(carried) => Some(carried),
+            None if data::given_normalisation(&node.data)?.is_some() => None,
+            None => Some(data::statistics(&train.images)?),
         };
         let normalisation = node.normalisation(computed.as_ref())?;
         let mut train_images = 0;

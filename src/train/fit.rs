@@ -154,6 +154,10 @@ pub fn fit(
     Ok(Fitted { steps: state.step, final_loss: state.last_loss.unwrap_or(f64::NAN), seconds: state.seconds })
 }
 
+/// Images of a survey that pass together, ours: a constant, since moments are rounded batch by batch, and networks of several recipes share
+/// what comes of them.
+const SURVEYED: usize = 16;
+
 /// Shows the model the train images as they are, if it wants to know something of them before the first step. A checkpoint has what came
 /// of it.
 fn survey(job: &Job<'_>, interrupt: &Interrupt) -> Result<()> {
@@ -161,8 +165,8 @@ fn survey(job: &Job<'_>, interrupt: &Interrupt) -> Result<()> {
     let (images, all) = (&job.images, job.images.len());
     let seen = all.min(MOST_IMAGES);
     let places: Vec<usize> = (0..seen).map(|at| at * all / seen).collect();
-    let (some, batch) = (images.subset(&places), job.recipe.batch_size);
-    in_order(&some, batch, job.normalisation, job.device, |_, images| {
+    let some = images.subset(&places);
+    in_order(&some, SURVEYED, job.normalisation, job.device, |_, images| {
         interrupt.check()?;
         Ok(survey.see(images)?)
     })?;
@@ -193,6 +197,9 @@ impl<'a> Training<'a> {
         let recipe = job.recipe;
         let mut optimizer = job.optimizer()?;
         let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
+        let per_epoch = job.source().steps_per_epoch();
+        let every_step = recipe.epochs as u64 * per_epoch;
+        let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
         let rounds = recipe.reptile.as_ref();
         let mut start = rounds.map(|rounds| (Start::new(rounds, job.params.trainable()), rounds.inner_steps as u64));
         let (state, best) = match saved {
@@ -204,8 +211,10 @@ impl<'a> Training<'a> {
                 if let Some(average) = &mut average {
                     average.load(&saved.average).map_err(fits)?;
                 }
+                // At a round's end there is no start to go back to; the last round may be a short one.
                 if let Some((start, steps)) = &mut start
                     && !saved.state.step.is_multiple_of(*steps)
+                    && saved.state.step < total
                 {
                     start.load(&saved.start).map_err(fits)?;
                 }
@@ -216,9 +225,6 @@ impl<'a> Training<'a> {
                 (State { data: job.data.to_owned(), outliers, ..State::default() }, BTreeMap::new())
             }
         };
-        let per_epoch = job.source().steps_per_epoch();
-        let every_step = recipe.epochs as u64 * per_epoch;
-        let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
         let (seconds_before, now) = (state.seconds, Instant::now());
         Ok(Self {
             job,

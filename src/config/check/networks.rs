@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Found, in_names, root};
 use crate::{
     config::{Data, Experiment, Network, methods},
-    data::{self, Dataset, Split, enlarged::Outliers},
+    data::{self, Dataset, Format, Split, enlarged::Outliers},
     losses::{Loss, Term},
     models::{ModelConfig, taken},
     nn::{
@@ -296,7 +296,8 @@ impl Found {
     fn reptile(&mut self, path: &Path, network: &Network, data: &Data) {
         let Some(train) = network.train.as_ref().filter(|train| train.reptile.is_some()) else { return };
         let path = path.join("reptile");
-        if data.has_categories() && network.data.is_none() {
+        let of_categories = |own: &Dataset| own.format.is_some_and(Format::has_categories);
+        if network.data.as_ref().map_or(data.has_categories(), of_categories) {
             let message = "a category's train images are of one class, and every round is of another: give the network `data` of its own, \
                            `data: { name: textures, format: class_folders, path: … }`, and start a second one `from` it without `reptile`";
             self.add(path.clone(), message);
