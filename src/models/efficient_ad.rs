@@ -11,7 +11,7 @@
 //! - The teacher is [taken](crate::models::patch_description) `from` another network. Its outputs are standardised by the train images.
 //! - Deviations: the code shows the autoencoder an image of other brightness, contrast or saturation, and the student as well where both are
 //!   compared. Here all see one image, of which the recipe's `augment` may change the colours. The code's map is 0 beyond the last whole
-//!   patch; ours has the nearest value there.
+//!   patch; ours has the nearest value there, and quantiles are of such maps.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;

@@ -1,4 +1,5 @@
-//! Any model on tiles of large images: small defects keep their pixels, and what a pass holds does not grow with the image.
+//! Any model on tiles of large images: small defects keep their pixels, and a model of one size serves images of others. All tiles of an image
+//! pass together.
 //!
 //! An image is cut into square tiles, whose borders may overlap. The model sees each tile as an image. What it shows of positions is put
 //! together again: y = Σ over tiles of w · (what it shows of the tile), where w rises evenly over an overlap and falls alike, so that the

@@ -1,8 +1,8 @@
 //! MVTec AD's layout: folders that normal and anomalous images lie in, and masks beside them.
 //!
 //! A category has `train/good`, `test/good`, one folder `test/<kind>` for each kind of anomaly, and
-//! `ground_truth/<kind>/<name>_mask.png`. A set whose folder is one of categories has the train images of all of them. MPDD, Kolektor SDD and one's own folders are laid out alike. Without `ground_truth/` the
-//! labels are of whole images.
+//! `ground_truth/<kind>/<name>_mask.png`. A set whose folder is one of categories has the train images of all of them. MPDD, Kolektor
+//! SDD and one's own folders are laid out alike. Without `ground_truth/` the labels are of whole images.
 
 use std::path::{Path, PathBuf};
 
