@@ -134,30 +134,19 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::detectors::{
-        Bank,
-        feature_file::InMemory,
-        golden_maps::{config, score},
+    use crate::{
+        detectors::{
+            Bank,
+            feature_file::InMemory,
+            golden_maps::{config, score},
+        },
+        pattern::uniform,
     };
-
-    /// As `tests/golden/pattern.py`.
-    fn uniform(name: &str, count: u64) -> Vec<f32> {
-        let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-        let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, hash);
-        let value = |i: u64| {
-            let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(seed);
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            (((z ^ (z >> 31)) >> 11) as f64 * 2f64.powi(-52) - 1.0) as f32
-        };
-        (0..count).map(value).collect()
-    }
 
     fn bank(who: &str, images: usize, scale: f32) -> Bank {
         let part = |name: &'static str| {
-            let values: Vec<f32> = uniform(&format!("{who} {name}"), images as u64 * 20);
-            let values: Vec<f32> = values.iter().map(|value| value * value * scale).collect();
-            (name, Tensor::from_vec(values, (images, 4, 5), &Device::Cpu).unwrap())
+            let values = uniform(&format!("{who} {name}"), &[images, 4, 5]).to_dtype(DType::F32).unwrap();
+            (name, (values.sqr().unwrap() * f64::from(scale)).unwrap())
         };
         let layer = Tensor::zeros((images, 1, 1, 1), DType::F32, &Device::Cpu).unwrap();
         let batches = InMemory::new(vec![("layer".into(), layer)]).unwrap();

@@ -23,7 +23,7 @@ use crate::{
     models::{
         Kind,
         students::OWN,
-        teacher::{TEACHER, UNTAUGHT, apart, grid, mean_of, taught, taught_bytes},
+        teacher::{TEACHER, UNTAUGHT, apart, grid, mean_of, taught, taught_by, taught_bytes},
     },
     nn::{
         Mode, Model, Output, Pass, Shape, Shown,
@@ -82,7 +82,7 @@ impl Kind for Settings {
     }
 
     fn fixed(&self) -> Option<serde_json::Value> {
-        Some(serde_json::json!(["images and teacher", self.patches, self.padding]))
+        Some(taught_by(&self.patches, self.padding))
     }
 
     fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {

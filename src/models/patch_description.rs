@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     models::{
         Kind,
-        stages::{chosen, fixed_maps_of, wrong},
+        stages::{bytes, chosen, fixed_maps_of, image_bytes, images_and_stages, wrong},
         students::RANDOM_TEACHER,
         teacher::{TEACHER, grid},
     },
@@ -86,14 +86,12 @@ impl Kind for Settings {
     }
 
     fn fixed(&self) -> Option<serde_json::Value> {
-        Some(serde_json::json!(["images and stages", self.backbone, self.stages]))
+        Some(images_and_stages(&self.backbone, self.stages.as_deref()))
     }
 
-    fn fixed_bytes(&self, [height, width]: [usize; 2]) -> Option<usize> {
-        let stages = chosen(&self.backbone, self.stages.as_deref(), Some([height, width])).ok()??;
-        let stages: usize = stages.iter().map(|(_, sizes)| sizes.iter().product::<usize>()).sum();
-        // The images are kept, too: in colour, as far as is known here.
-        Some((3 * height * width + stages) * size_of::<f32>())
+    fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {
+        // The images are kept, too.
+        Some(image_bytes(size) + bytes(&self.backbone, self.stages.as_deref(), size)?)
     }
 
     fn frozen(&self) -> Option<String> {

@@ -20,7 +20,7 @@ use crate::{
     did_you_mean,
     models::{
         Kind,
-        stages::{Stage, chosen, fixed_maps_of, wrong},
+        stages::{Stage, bytes, chosen, fixed_maps_of, wrong},
         students::{Combine, OWN, RANDOM_TEACHER},
     },
     nn::{
@@ -83,8 +83,7 @@ impl Kind for Settings {
     }
 
     fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {
-        let stages = chosen(&self.backbone, self.named(), Some(size)).ok()??;
-        Some(stages.iter().map(|(_, sizes)| sizes.iter().product::<usize>() * size_of::<f32>()).sum())
+        bytes(&self.backbone, self.named(), size)
     }
 
     fn frozen(&self) -> Option<String> {

@@ -74,6 +74,22 @@ pub(super) fn chosen(
     Ok(size.map(|_| found.into_iter().map(|place| all[place].clone()).collect()))
 }
 
+/// Bytes of these stages of an image, or of the usual ones.
+pub(super) fn bytes(backbone: &Backbone, names: Option<&[String]>, size: [usize; 2]) -> Option<usize> {
+    let stages = chosen(backbone, names, Some(size)).ok()??;
+    Some(stages.iter().map(|(_, sizes)| sizes.iter().product::<usize>() * size_of::<f32>()).sum())
+}
+
+/// Bytes of an image that is kept, in colour, as far as is known here.
+pub(super) fn image_bytes([height, width]: [usize; 2]) -> usize {
+    3 * height * width * size_of::<f32>()
+}
+
+/// What decides what is kept of an image by who sees both it and its stages.
+pub(super) fn images_and_stages(backbone: &Backbone, names: Option<&[String]>) -> serde_json::Value {
+    serde_json::json!(["images and stages", backbone, names])
+}
+
 /// A problem of a model's settings as an error, where the model is built.
 pub(super) fn wrong(model: &str) -> impl Fn(Problem) -> Error + '_ {
     move |Problem { path, message }| Error::input(format!("{model}: {path}: {message}"))

@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use crate::{
     Error,
+    models::stages::image_bytes,
     nn::{
         Pass,
         patch_description::{PatchNetwork, Settings},
@@ -36,10 +37,14 @@ pub(super) fn taught(teacher: &PatchNetwork, outputs: &Standard, images: &Tensor
 }
 
 /// Bytes of [`taught`] of an image.
-pub(super) fn taught_bytes(patches: &Settings, padded: bool, [height, width]: [usize; 2]) -> Option<usize> {
-    let [rows, columns] = patches.layers.grid([height, width], padded)?;
-    // In colour, as far as is known here.
-    Some((3 * height * width + patches.outputs * rows * columns) * size_of::<f32>())
+pub(super) fn taught_bytes(patches: &Settings, padded: bool, size: [usize; 2]) -> Option<usize> {
+    let [rows, columns] = patches.layers.grid(size, padded)?;
+    Some(image_bytes(size) + patches.outputs * rows * columns * size_of::<f32>())
+}
+
+/// What decides [`taught`] of an image, beside the teacher's weights.
+pub(super) fn taught_by(patches: &Settings, padded: bool) -> serde_json::Value {
+    serde_json::json!(["images and teacher", patches, padded])
 }
 
 /// The mean over channels of the squared difference: two (N, C, h, w) to (N, h, w).

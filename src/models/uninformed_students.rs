@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     models::{
         Kind,
-        teacher::{TEACHER, UNTAUGHT, apart, grid, mean_of, taught, taught_bytes},
+        teacher::{TEACHER, UNTAUGHT, apart, grid, mean_of, taught, taught_by, taught_bytes},
     },
     nn::{
         Mode, Model, Output, Pass, Shape, Shown,
@@ -74,7 +74,7 @@ impl Kind for Settings {
     }
 
     fn fixed(&self) -> Option<serde_json::Value> {
-        Some(serde_json::json!(["images and teacher", self.patches, self.padding]))
+        Some(taught_by(&self.patches, self.padding))
     }
 
     fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {

@@ -86,8 +86,7 @@ pub fn predict(
     let cell = plan.cells.iter().find(|known| known.name == cell);
     let cell = cell.ok_or_else(|| missing("the sweep has no such cell".to_owned()))?;
     let task = cell.task(Some(task))?;
-    let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| task.networks.get(at));
-    let networks = networks.ok_or_else(|| missing(format!("there is no seed {seed}")))?;
+    let networks = task.of_seed(seed).map_err(|error| error.at(&plan.name))?;
     let subject = runner.subject(&task.experiment, &method.network, &[method], (networks, seed))?;
     let [channels, height, width, known] = subject.members[0].trained.record.shape;
     let images = read([channels, height, width])?;

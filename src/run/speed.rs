@@ -45,8 +45,7 @@ pub fn speed(
     let missing = |what: String| Error::input(format!("{}: {what}", plan.name));
     let cell = plan.cells.first().ok_or_else(|| missing("it has no cell".to_owned()))?;
     let task = cell.task(Some(task))?;
-    let networks = cell.experiment.seeds.iter().position(|known| *known == seed).and_then(|at| task.networks.get(at));
-    let networks = networks.ok_or_else(|| missing(format!("there is no seed {seed}")))?;
+    let networks = task.of_seed(seed).map_err(|error| error.at(&plan.name))?;
     let images = runner.id_test_images(&task.experiment.data.id)?.images.clone();
     let set = |batch: &usize| {
         // A set of fewer images shows them again.

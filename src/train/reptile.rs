@@ -15,7 +15,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, ops::optimizer::average};
+use crate::{Result, ops::optimizer::average, train::optim::copies_of};
 
 /// Steps of a round, at most; ours, far beyond any use.
 const MOST_STEPS: usize = 100_000;
@@ -86,16 +86,9 @@ impl Start {
     /// Continues a round from a copy of [`Start::values`].
     ///
     /// # Errors
-    /// [`Error::Input`] when they are not those of these parameters. Nothing is changed then.
+    /// [`Error::Input`](crate::Error::Input) when they are not those of these parameters. Nothing is changed then.
     pub fn load(&mut self, values: &BTreeMap<String, Tensor>) -> Result<()> {
-        let fits = |(name, var): &(String, Var)| values.get(name).is_some_and(|value| value.dims() == var.dims());
-        if values.len() != self.parameters.len() || !self.parameters.iter().all(fits) {
-            return Err(Error::input("the weights that a round began with are not those of this network"));
-        }
-        let copies = self.parameters.iter().map(|(name, var)| {
-            Ok((name.clone(), values[name].to_device(var.device())?.to_dtype(var.dtype())?.copy()?))
-        });
-        self.values = copies.collect::<Result<_>>()?;
+        self.values = copies_of(&self.parameters, values, "the weights that a round began with")?;
         Ok(())
     }
 }

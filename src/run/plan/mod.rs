@@ -89,6 +89,18 @@ impl Cell {
     }
 }
 
+impl Task {
+    /// The networks of this seed, by name.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the experiment has no such seed.
+    pub(super) fn of_seed(&self, seed: u64) -> Result<&BTreeMap<String, Vec<usize>>> {
+        let at = self.experiment.seeds.iter().position(|known| *known == seed);
+        let networks = at.and_then(|at| self.networks.get(at));
+        networks.ok_or_else(|| Error::input(format!("there is no seed {seed}")))
+    }
+}
+
 /// What is learned from and tested on together.
 #[derive(Debug, Clone)]
 pub struct Task {

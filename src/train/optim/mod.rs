@@ -230,14 +230,23 @@ impl Average {
     /// # Errors
     /// [`Error::Input`] when they are not those of these parameters. Nothing is changed then.
     pub fn load(&mut self, values: &BTreeMap<String, Tensor>) -> Result<()> {
-        let fits = |(name, var): &(String, Var)| values.get(name).is_some_and(|value| value.dims() == var.dims());
-        if values.len() != self.parameters.len() || !self.parameters.iter().all(fits) {
-            return Err(Error::input("the averaged weights in the checkpoint are not those of this network"));
-        }
-        let copies = self.parameters.iter().map(|(name, var)| {
-            Ok((name.clone(), values[name].to_device(var.device())?.to_dtype(var.dtype())?.copy()?))
-        });
-        self.values = copies.collect::<Result<_>>()?;
+        self.values = copies_of(&self.parameters, values, "the averaged weights in the checkpoint")?;
         Ok(())
     }
+}
+
+/// Copies of values by name, as these parameters are; `what` names the values where they are those of others.
+pub(super) fn copies_of(
+    parameters: &[(String, Var)],
+    values: &BTreeMap<String, Tensor>,
+    what: &str,
+) -> Result<BTreeMap<String, Tensor>> {
+    let fits = |(name, var): &(String, Var)| values.get(name).is_some_and(|value| value.dims() == var.dims());
+    if values.len() != parameters.len() || !parameters.iter().all(fits) {
+        return Err(Error::input(format!("{what} are not those of this network")));
+    }
+    let copy = |(name, var): &(String, Var)| {
+        Ok((name.clone(), values[name].to_device(var.device())?.to_dtype(var.dtype())?.copy()?))
+    };
+    parameters.iter().map(copy).collect()
 }
