@@ -4,6 +4,7 @@ pub mod architecture;
 pub mod backbone;
 pub mod choices;
 pub mod classifier;
+pub mod denoiser;
 pub mod description_autoencoder;
 pub mod duq;
 pub mod efficientnet;
@@ -36,6 +37,7 @@ pub mod windows;
 
 pub use architecture::{Architecture, Nonlinearity};
 pub use backbone::Backbone;
+pub use denoiser::Denoiser;
 pub use model::{Head, Model, Shown};
 pub use output::Output;
 pub use pass::{Mode, Pass};

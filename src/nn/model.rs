@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use crate::nn::{
-    Pass,
+    Denoiser, Pass,
     pass::{Layer, Leaf},
     standard::Survey,
     windows::{PatchPairs, Windowed},
@@ -208,6 +208,10 @@ pub trait Model: Send + Sync {
     }
     /// The last linear layer; none when there are no logits, or they are not a linear layer of the features.
     fn head(&self) -> Option<Head> {
+        None
+    }
+    /// The model as one that predicts the noise in noisy images; `None` of a model that does not.
+    fn denoiser(&self) -> Option<&dyn Denoiser> {
         None
     }
     /// Called while learning, after each change of the parameters, with the batch that led to it: images as for [`Model::show`], and
