@@ -49,6 +49,8 @@ pub enum Output {
     Parts,
     /// Pairs of patches, while the model learns.
     Patches,
+    /// The noise in noisy images: of a model that is a [`Denoiser`](super::Denoiser).
+    Noise,
 }
 
 impl fmt::Display for Output {
@@ -74,6 +76,7 @@ impl fmt::Display for Output {
             Self::Windows => "features of windows",
             Self::Parts => "the parts of a map",
             Self::Patches => "pairs of patches",
+            Self::Noise => "the noise in noisy images",
         })
     }
 }
