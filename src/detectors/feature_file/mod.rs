@@ -224,7 +224,7 @@ impl FeatureFile {
             Output::Head => true,
             Output::Gradients | Output::Map | Output::Images | Output::Softmax => false,
             Output::Scores | Output::Noised | Output::Embedding | Output::Pairs => false,
-            Output::Makers | Output::Windows | Output::Patches | Output::Parts => false,
+            Output::Makers | Output::Windows | Output::Patches | Output::Parts | Output::Noise => false,
         };
         let needs = detector.detector().needs().iter().filter(|output| !present(**output));
         let mut missing: Vec<&str> = needs.map(|output| tensor(*output)).collect();
@@ -261,6 +261,7 @@ fn tensor(output: Output) -> &'static str {
         Output::Windows => "windows",
         Output::Parts => "parts",
         Output::Patches => "patches",
+        Output::Noise => "noise",
         Output::Head => "head.weight",
     }
 }
