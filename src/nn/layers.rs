@@ -71,6 +71,19 @@ impl Conv2d {
         Ok(Self { bias, ..Self::new(channels, kernel, convolution, ConvInit::Default, vb)? })
     }
 
+    /// With bias, both starting as asked.
+    pub fn with_init(
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        convolution: Convolution,
+        init: Init,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
+        let bias = Some(vb.get_with_hints(outputs, "bias", init)?);
+        Ok(Self { weight: weight.into(), bias, convolution, same: false })
+    }
+
     /// The same with TensorFlow's `SAME` padding in place of its own: ⌈size / stride⌉ pixels leave each axis, and an odd
     /// zero goes to the end.
     #[must_use]

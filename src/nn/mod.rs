@@ -30,6 +30,7 @@ pub mod spectral_norm;
 pub mod standard;
 pub mod stl;
 pub mod transformer;
+pub mod unet;
 pub mod vgg;
 pub mod weights;
 pub mod wide_resnet;
