@@ -17,6 +17,8 @@ mod simplenet;
 mod stl;
 #[path = "networks/tiled.rs"]
 mod tiled;
+#[path = "networks/unet.rs"]
+mod unet;
 #[path = "networks/windows.rs"]
 mod windows;
 
@@ -374,7 +376,7 @@ fn an_autoencoders_loss_changes_as_its_gradient_says() {
         assert!((difference - gradient[place]).abs() < 1e-6 * gradient[place].abs().max(1.0), "{place}");
     }
     // Held-out images are judged by the same loss, in evaluation.
-    let (name, judged) = objective.judge(&*model, &images, None).unwrap();
+    let (name, judged) = objective.judge(&*model, &images, None, 0).unwrap();
     assert_eq!(name, "loss");
     let expected = 2.0 * map_sum(&images).to_scalar::<f64>().unwrap() / (2.0 * 4.0 * 6.0);
     assert!((judged - expected).abs() < 1e-9, "{judged}, not {expected}");
@@ -400,6 +402,7 @@ fn every_model_shows_what_it_says() {
         "efficient_ad: { patches: { channels: 2, outputs: 3 }, padding: true, width: 4 }",
         "uninformed_students: { patches: { layers: p17, channels: 2, outputs: 3 } }",
         "patch_svdd: { channels: [4, 4, 4], features: 5 }",
+        "diffusion: { unet: { channels: 4, multipliers: [1, 2], blocks: 1 } }",
     ] {
         let config: ModelConfig = serde_saphyr::from_str(yaml).unwrap();
         let params = Params::new(0, &Device::Cpu);
@@ -418,12 +421,13 @@ fn every_model_shows_what_it_says() {
         assert_eq!(!shown.stages.is_empty(), says(Output::Stages), "{yaml}");
         assert_eq!(!shown.layers.is_empty(), says(Output::Layers), "{yaml}");
         assert_eq!(model.head().is_some(), says(Output::Head), "{yaml}");
+        assert_eq!(model.denoiser().is_some(), says(Output::Noise), "{yaml}");
         // Held-out images are judged by their classes wherever a model tells them, whatever its loss is.
         if says(Output::Logits) {
             let objective =
                 Objective::new(&serde_saphyr::from_str("{ sparsity: { weight: 1 } }").unwrap(), &[], 0).unwrap();
             let labels = Tensor::new(&[0u32, 3], &Device::Cpu).unwrap();
-            assert_eq!(objective.judge(&*model, &images, Some(&labels)).unwrap().0, "accuracy");
+            assert_eq!(objective.judge(&*model, &images, Some(&labels), 0).unwrap().0, "accuracy");
         }
     }
 }

@@ -186,6 +186,64 @@ fn scores_of_two_networks_are_of_both() {
     assert_eq!((scores().len(), place.networks().len()), (2, 3));
 }
 
+/// The ordinary trainer, with all that a recipe of DDPM's has; pixels are in -1..1 whatever is given with the data.
+#[test]
+fn a_diffusion_model_trains_as_any_other_network() {
+    let (before, _) = EXPERIMENT.split_once("  plain:").unwrap();
+    let unet = "unet: { channels: 4, multipliers: [1, 2], blocks: 1, attention: [1], dropout: 0.1 }";
+    let recipe = "train: { epochs: 1, batch_size: 16, optimizer: { adamw: { lr: 0.002 } }, warmup_epochs: 0.5, clip: { norm: 1 }, \
+                  ema: { decay: 0.9 }, augment: { flip: true }, validation: 16, keep: best }";
+    let ddpm = format!(
+        "  ddpm: {{ model: {{ diffusion: {{ {unet}, unshuffle: 2, classes: true }} }}, loss: {{ denoising: {{}} }}, {recipe} }}"
+    );
+    let tuned = format!("  tuned: {{ from: ddpm, loss: {{ denoising: {{}} }}, {recipe} }}");
+    let method = "methods: [{ name: MSP, network: base, detector: msp }]";
+    let text = format!("{before}{ddpm}\n{tuned}\n{method}\n");
+    let place = Place::new();
+    place.write(&text, "a");
+    place.run(&[]);
+    let records = || {
+        let folders = place.networks().into_iter().map(|network| network.join("seed0"));
+        let read = |folder: PathBuf| fs::read_to_string(folder.join("network.json")).unwrap();
+        let of_diffusion = |record: &serde_json::Value| record["normalisation"]["mean"] == serde_json::json!([0.5]);
+        folders.map(|folder| serde_json::from_str(&read(folder)).unwrap()).filter(of_diffusion).collect::<Vec<_>>()
+    };
+    // Of `base`, mean and std are those given with the data, and no record of its own has them.
+    assert_eq!(records().len(), 2);
+    for record in records() {
+        assert_eq!(record["normalisation"]["std"], serde_json::json!([0.5]));
+        assert!(record["final_loss"].as_f64().unwrap() < 2.0, "{record}");
+    }
+    // Other statistics of the data make another `base`, and the same diffusion models.
+    place.write(&text.replace("mean: [0.5]", "mean: [0.4]"), "a");
+    let plan = String::from_utf8(place.oodkit("plan", &[]).stdout).unwrap();
+    assert!(plan.contains("3 networks, 1 to train"), "{plan}");
+
+    for (from, to, command, message) in [
+        // The size of images of one's own is known when they are read.
+        (
+            "multipliers: [1, 2]",
+            "multipliers: [1, 2, 2]",
+            "run",
+            "unet.multipliers: 3 levels halve rows and columns 2 times after",
+        ),
+        (
+            "attention: [1]",
+            "attention: [16]",
+            "plan",
+            "networks.ddpm.model.diffusion.unet.attention.0: there is no level 16",
+        ),
+        ("classes: true", "predicts: velocity", "plan", "networks.ddpm.model.diffusion.predicts: velocity is that of"),
+        ("classes: true", "classes: true, steps: 1", "plan", "networks.ddpm.model.diffusion.steps"),
+        ("loss: { denoising: {} }, train", "train", "plan", "write `loss: { denoising: {} }`"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        place.write(&text.replacen(from, to, 1), "a");
+        let told = place.fails(2, command, &[]);
+        assert!(told.contains(message), "{told}");
+    }
+}
+
 #[test]
 fn other_data_is_another_network() {
     let place = Place::new();

@@ -5,6 +5,7 @@ mod cells;
 pub mod compactness;
 pub mod consistency;
 pub mod cross_entropy;
+pub mod denoising;
 pub mod distillation;
 pub mod energy_margin;
 pub mod fcdd;
@@ -27,6 +28,7 @@ pub use binary_cross_entropy::binary_cross_entropy;
 pub use compactness::compactness;
 pub use consistency::consistency;
 pub use cross_entropy::{cross_entropy, weighted_cross_entropy};
+pub use denoising::denoising;
 pub use distillation::distillation;
 pub use energy_margin::energy_margin;
 pub use gradient_penalty::Trace;
@@ -88,6 +90,9 @@ registry::registry! {
     /// A student's maps point where a teacher's do, for a model of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distillation,
+    /// What a denoiser predicts in noisy images equals what is there, for a model of the kind `diffusion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    denoising,
     /// FCDD's: normal images near the origin, anomalous ones away from it, by image or by mask; needs `train.outliers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fcdd,
@@ -331,12 +336,13 @@ impl Objective {
         batch: &Batch,
         mode: Mode,
     ) -> candle_core::Result<StepLoss> {
+        let pass = Pass::new(mode).telling(batch.labels.as_ref());
         let (shown, trace) = match fixed {
             _ if self.looks_at_images => {
                 Trace::forward(model, &batch.images, mode).map(|(shown, trace)| (shown, Some(trace)))?
             }
-            Some(fixed) => (model.show_fixed(fixed, &Pass::new(mode))?, None),
-            None => (model.show(&batch.images, &Pass::new(mode))?, None),
+            Some(fixed) => (model.show_fixed(fixed, &pass)?, None),
+            None => (model.show(&batch.images, &pass)?, None),
         };
         let more = batch.images.dim(0)? - batch.normal;
         let (marked, trace) = (batch.marked.as_ref(), trace.as_ref());
@@ -350,7 +356,7 @@ impl Objective {
     }
 
     /// How well a model that learned does on images that it did not learn, summed over them, and by which measure: the images
-    /// classified rightly ([`ACCURACY`]), or of a model that tells no classes the [`LOSS`].
+    /// classified rightly ([`ACCURACY`]), or of a model that tells no classes the [`LOSS`]. `first`: the place of the first among them all.
     ///
     /// # Errors
     /// As [`Objective::loss`].
@@ -359,8 +365,9 @@ impl Objective {
         model: &dyn Model,
         images: &Tensor,
         labels: Option<&Tensor>,
+        first: usize,
     ) -> candle_core::Result<(&'static str, f64)> {
-        let shown = model.show(images, &Pass::eval())?;
+        let shown = model.show(images, &Pass::eval().telling(labels).judging(first))?;
         match (&shown.logits, labels) {
             (Some(logits), Some(labels)) => Ok((ACCURACY, count_correct(logits, labels)? as f64)),
             _ => {

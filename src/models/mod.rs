@@ -3,6 +3,7 @@
 pub mod autoencoder;
 pub mod classifier;
 pub mod cutpaste;
+pub mod diffusion;
 pub mod efficient_ad;
 pub mod fcdd;
 pub mod features;
@@ -27,6 +28,7 @@ use candle_nn::VarBuilder;
 
 use crate::{
     Error, Result,
+    data::Normalisation,
     nn::{Backbone, Model, Output, Shape},
     yaml::{problems::Problem, registry::registry},
 };
@@ -48,6 +50,21 @@ pub trait Kind: Sized + Clone + 'static {
     /// The backbone, for published weights and what they were trained with.
     fn backbone(&self) -> Option<&Backbone> {
         None
+    }
+
+    /// Our name for another program's name of a parameter.
+    fn our_name(&self, theirs: &str) -> Option<String> {
+        self.backbone().and_then(|backbone| backbone.our_name(theirs))
+    }
+
+    /// What its images are normalised by, with so many channels, whatever the data's mean and deviation are; `None`: by these.
+    fn normalisation(&self, _channels: usize) -> Option<Normalisation> {
+        None
+    }
+
+    /// Whether it is told the classes of images while it learns, whatever its loss is.
+    fn is_told_classes(&self) -> bool {
+        false
     }
 
     /// What stands before the names of the parameters that published weights of the backbone lack: they start anew. `None`: of no other
@@ -157,6 +174,8 @@ registry! {
         Tiled = "tiled" in tiled,
         /// CutPaste: a backbone that learns which maker of pseudo-anomalies changed an image, seen whole or window by window.
         Cutpaste = "cutpaste" in cutpaste,
+        /// A diffusion model: a U-Net that tells images from the noise in them, for detectors and samplers that denoise.
+        Diffusion = "diffusion" in diffusion,
         /// Patch SVDD: embeddings of patches of two sizes, to be compared with those of all train images.
         PatchSvdd = "patch_svdd" in patch_svdd,
     }
@@ -182,6 +201,21 @@ impl ModelConfig {
     /// As [`Kind::backbone`].
     pub fn backbone(&self) -> Option<&Backbone> {
         of_settings!(self, settings => settings.backbone())
+    }
+
+    /// As [`Kind::our_name`].
+    pub fn our_name(&self, theirs: &str) -> Option<String> {
+        of_settings!(self, settings => settings.our_name(theirs))
+    }
+
+    /// As [`Kind::normalisation`].
+    pub fn normalisation(&self, channels: usize) -> Option<Normalisation> {
+        of_settings!(self, settings => settings.normalisation(channels))
+    }
+
+    /// As [`Kind::is_told_classes`].
+    pub fn is_told_classes(&self) -> bool {
+        of_settings!(self, settings => settings.is_told_classes())
     }
 
     /// As [`Kind::own`].

@@ -14,7 +14,8 @@ const MOST: usize = 256;
 /// kept as stages. Found by passing one image through the network.
 pub fn batch_size(model: &dyn Model, shape: Shape, memory: usize, device: &Device) -> Result<usize> {
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, device)?;
-    let pass = Pass::eval();
+    // One that judges passes through all that a model is used for.
+    let pass = Pass::eval().judging(0);
     let shown = model.show(&image, &pass)?;
     let kept: usize = shown.stages.iter().map(|(_, maps)| bytes(maps)).sum();
     let fitting = (memory / (pass.largest() + kept).max(1)).clamp(1, MOST);

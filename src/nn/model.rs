@@ -40,6 +40,9 @@ pub struct Shown {
     pub pairs: Vec<(Tensor, Tensor)>,
     /// (N, 1 + M) f32, before softmax: whether nothing changed an image, or which of M makers of outliers did.
     pub makers: Option<Tensor>,
+    /// What a model made of noisy images, and what it should have: (N, C, H, W) f32 each. While it learns, and of a pass that
+    /// [judges](Pass::judging).
+    pub denoised: Option<[Tensor; 2]>,
     /// What is seen of windows of the images; nothing of a model that sees whole images.
     pub windows: Vec<Windowed>,
     /// Pairs of patches of each size, while it learns, of a model that draws some.
@@ -123,6 +126,17 @@ impl Shown {
         known(self.makers.as_ref(), "logits of what changed an image")
     }
 
+    /// What the model made of noisy images, and what it should have.
+    ///
+    /// # Errors
+    /// If the model has none, as in evaluation.
+    pub fn denoised(&self) -> Result<&[Tensor; 2]> {
+        match &self.denoised {
+            Some(denoised) => Ok(denoised),
+            None => bail!("the model shows nothing of noisy images"),
+        }
+    }
+
     /// The pairs of patches of each size.
     ///
     /// # Errors
@@ -159,6 +173,10 @@ impl Shown {
             let (logits, directions) = (of(&pairs.logits)?, of(&pairs.directions)?);
             Ok(PatchPairs { logits, directions, near: [of(first)?, of(second)?] })
         });
+        let denoised = match &self.denoised {
+            Some([made, wanted]) => Some([of(made)?, of(wanted)?]),
+            None => None,
+        };
         Ok(Self {
             logits: self.logits.as_ref().map(of).transpose()?,
             features: self.features.as_ref().map(of).transpose()?,
@@ -168,6 +186,7 @@ impl Shown {
             embedding: self.embedding.as_ref().map(of).transpose()?,
             pairs: pairs.collect::<Result<_>>()?,
             makers: self.makers.as_ref().map(of).transpose()?,
+            denoised,
             windows: windows.collect::<Result<_>>()?,
             parts: parts.collect::<Result<_>>()?,
             patches: patches.collect::<Result<_>>()?,

@@ -91,6 +91,10 @@ pub struct Pass {
     choosing: RefCell<Choosing>,
     /// Whether shapes alone matter.
     sketches: bool,
+    /// (N) u32.
+    classes: Option<Tensor>,
+    /// The place of the first image among those held out.
+    judged: Option<usize>,
     largest: Cell<usize>,
     sum: Cell<usize>,
 }
@@ -108,6 +112,8 @@ impl Pass {
             leaves: RefCell::default(),
             choosing: RefCell::default(),
             sketches: false,
+            classes: None,
+            judged: None,
             largest: Cell::default(),
             sum: Cell::default(),
         }
@@ -166,6 +172,29 @@ impl Pass {
     /// From here to the end of the stage called `name`, or of the [stem](STEM), the network is used and does not learn.
     pub(crate) fn freeze_until(&self, name: &str) {
         *self.frozen.borrow_mut() = Some(name.to_owned());
+    }
+
+    /// The same of images of these classes, (N) u32.
+    #[must_use]
+    pub fn telling(self, classes: Option<&Tensor>) -> Self {
+        Self { classes: classes.cloned(), ..self }
+    }
+
+    /// The (N) u32 classes of the images, where they are told.
+    pub fn classes(&self) -> Option<&Tensor> {
+        self.classes.as_ref()
+    }
+
+    /// The same that shows what losses read though the network does not learn, of images that are held out, of which the first has this
+    /// place among all: what is drawn of an image depends on its place alone.
+    #[must_use]
+    pub fn judging(self, first: usize) -> Self {
+        Self { judged: Some(first), ..self }
+    }
+
+    /// The place of the first image, of a pass that [judges](Self::judging).
+    pub fn judged(&self) -> Option<usize> {
+        self.judged
     }
 
     /// From here on, batch normalisation normalises by its running averages and leaves them as they are, though its weights learn; or

@@ -117,6 +117,7 @@ impl Runner<'_> {
             let images = self.images_of(node)?.images.clone();
             let place = |error: Error| error.at(&self.plan.path.display().to_string());
             refuse_grid(node, [images.height, images.width]).map_err(place)?;
+            refuse_classes(node, &images).map_err(place)?;
             if node.weights.is_none() {
                 let [channels, height, width] = images.shape();
                 let shape = Shape { channels, height, width, classes: images.classes };
@@ -189,20 +190,31 @@ fn refuse_grid(node: &Node, size: [usize; 2]) -> Result<()> {
     }
 }
 
+/// Refuses to tell a model the classes of images that have none, or one.
+pub(super) fn refuse_classes(node: &Node, images: &ImageSet) -> Result<()> {
+    if !node.model.is_told_classes() || node.train.is_none() || images.classes > 1 && images.labels.is_some() {
+        return Ok(());
+    }
+    let (name, set) = (node.name(), &images.name);
+    let message = format!("networks.{name}.model: \"{set}\" has no classes that the model could be told");
+    Err(Error::input(message).hint("leave `classes` of the model out"))
+}
+
 /// The tensors of a node's model.
 fn wanted(node: &Node, shape: Shape) -> Result<Wanted> {
-    let model = node.model.clone();
+    let (model, names) = (node.model.clone(), node.model.clone());
     // What is used as it is must be whole.
     let own = node.model.own().filter(|_| node.train.is_some());
     let wanted =
         Wanted::of(Arc::new(move |shape, vb| model.build(shape, vb).map(|_| ())), node.model.backbone(), shape)?;
-    Ok(wanted.but(own))
+    Ok(wanted.but(own).named_by(Arc::new(move |theirs| names.our_name(theirs))))
 }
 
 /// Refuses a set of several classes that are not those of the weights' head: a class would stand for another one, or for none.
 fn check_classes(node: &Node, images: &ImageSet, classes: usize, published: &Published) -> Result<()> {
+    let tells = node.model.shows().contains(&Output::Logits);
     // A set of one class asks nothing of a head: what is read is what comes before it.
-    if !node.model.shows().contains(&Output::Logits) || node.train.is_none() && images.classes <= 1 {
+    if !(tells || node.model.is_told_classes()) || node.train.is_none() && images.classes <= 1 {
         return Ok(());
     }
     let name = &node.data.name;
@@ -215,6 +227,10 @@ fn check_classes(node: &Node, images: &ImageSet, classes: usize, published: &Pub
         (None, None) => return Ok(()),
     };
     let path = published.path.display();
+    if !tells {
+        return Err(Error::input(format!("the weights {path} are told {classes} classes where {what}"))
+            .hint("leave `classes` of the model out where the weights have none, or train it on these images"));
+    }
     Err(Error::input(format!("the head of the weights {path} has {classes} classes where {what}"))
         .hint("`weights: { file: …, head: new }` with `train` learns a head for the classes of the data"))
 }

@@ -45,6 +45,7 @@ impl Runner<'_> {
             return remove_if_there(&checkpoint);
         }
         let train = self.images_of(node)?;
+        published::refuse_classes(node, &train.images)?;
         let (shape, published) = published::start(node, &train.images)?;
         let Shape { channels, height, width, classes } = shape;
         let params = Params::new(node.seed, &self.context.device);
@@ -85,7 +86,9 @@ impl Runner<'_> {
             None => None,
             Some(dataset) => Some(self.set(dataset, Split::Train, Some(train.images.shape()))?),
         };
+        let of_model = node.model.normalisation(channels);
         let computed = match carried {
+            _ if of_model.is_some() => of_model,
             _ if node.train.is_none() || node.normalisation.is_some() => None,
             // Whatever the ID set gives: what it starts from knows no other images.
             Some(carried) => Some(carried),

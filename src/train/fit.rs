@@ -425,8 +425,9 @@ fn judge(job: &Job<'_>, images: &ImageSet) -> Result<(&'static str, f64)> {
     let labels = images.labels.as_deref();
     let (mut name, mut sum) = (LOSS, 0.0);
     in_order(images, job.recipe.batch_size, job.normalisation, job.device, |range, inputs| {
+        let first = range.start;
         let labels = labels.map(|labels| Tensor::new(&labels[range], job.device)).transpose()?;
-        let (measure, judged) = job.objective.judge(&*model, inputs, labels.as_ref())?;
+        let (measure, judged) = job.objective.judge(&*model, inputs, labels.as_ref(), first)?;
         name = measure;
         sum += judged;
         Ok(())

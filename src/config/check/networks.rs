@@ -67,7 +67,13 @@ impl Found {
     pub(super) fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
         let known = network.built_on().as_ref().and_then(Backbone::normalisation);
         let path_of = path.join("normalise");
+        let of_model = network.model().is_some_and(|model| model.normalisation(1).is_some());
         match network.normalise {
+            Normalise::Weights if of_model => {
+                let message = "this model brings pixels to -1..1, whatever its weights are: leave this key out";
+                self.add(path_of, message);
+            }
+            Normalise::Data if of_model => {}
             Normalise::Data
                 if network.train.is_none() && data::given_normalisation(id).is_ok_and(|given| given.is_none()) =>
             {
@@ -102,6 +108,16 @@ impl Found {
 
     /// What a network learns, where that is not the ID set; and that there is something to learn.
     pub(super) fn own_data(&mut self, path: &Path, network: &Network, root: &Network, data: &Data) {
+        if let Some(model) = network.model.as_ref().filter(|model| model.is_told_classes() && network.train.is_some()) {
+            let of_one = match &network.data {
+                Some(own) => data::classes(own) == Some(1),
+                None => data.has_categories() || data::classes(&data.id) == Some(1),
+            };
+            if of_one {
+                let message = "the images are of one class, so there is none to tell: leave this key out";
+                self.add(path.join("model").join(model.name()).join("classes"), message);
+            }
+        }
         let Some(own) = &network.data else {
             // Of a model without logits the loss is refused.
             let can_classify = root.model().is_none_or(|model| model.shows().contains(&Output::Logits));
@@ -511,6 +527,7 @@ fn unlearnable(
             let shown = model.shows();
             let instead = match (&network.from, &network.weights) {
                 _ if shown.contains(&Output::Images) => "write `loss: { reconstruction: {} }`".to_owned(),
+                _ if shown.contains(&Output::Noise) => "write `loss: { denoising: {} }`".to_owned(),
                 _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
                 _ if shown.contains(&Output::Patches) => {
                     "write `loss: { patch_position: {}, patch_svdd: {} }`".to_owned()

@@ -96,11 +96,14 @@ fn counts(name: &str) -> bool {
 /// Asks for all parameters of a network for images and classes of a shape.
 pub type Build = Arc<dyn Fn(Shape, VarBuilder) -> Result<()> + Send + Sync>;
 
+/// Our name for another program's name of a parameter.
+pub type OurName = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// The tensors that a network wants, and which of them depend on what.
 #[derive(Clone)]
 pub struct Wanted {
     build: Build,
-    backbone: Option<Backbone>,
+    our_name: OurName,
     shape: Shape,
     sizes: BTreeMap<String, Vec<usize>>,
     /// What stands before the names of the backbone's own last layer, with its dot; empty without one.
@@ -133,7 +136,16 @@ impl Wanted {
                 format!("{}.", backbone.extractor(shape, recorder.builder())?.last_layer(shape.classes.max(1)).name)
             }
         };
-        Ok(Self { sizes: sizes(&*build, shape)?, build, backbone: backbone.cloned(), shape, head, own: String::new() })
+        let backbone = backbone.cloned();
+        let our_name: OurName =
+            Arc::new(move |theirs| backbone.as_ref().and_then(|backbone| backbone.our_name(theirs)));
+        Ok(Self { sizes: sizes(&*build, shape)?, build, our_name, shape, head, own: String::new() })
+    }
+
+    /// The same with other names than the backbone's.
+    #[must_use]
+    pub fn named_by(self, our_name: OurName) -> Self {
+        Self { our_name, ..self }
     }
 
     /// The same where a file need not have the parameters whose names begin with `own`: without any of them, they start anew.
@@ -159,7 +171,13 @@ impl Wanted {
     pub fn classes(&self, tensors: &BTreeMap<String, Tensor>) -> Result<Option<usize>> {
         let tensors = self.named(tensors.clone());
         let by_class = self.axes(Shape { classes: self.shape.classes + 1, ..self.shape })?;
-        Ok(by_class.iter().find_map(|(name, axis)| tensors.tensors.get(name)?.dims().get(*axis).copied()))
+        let classes = |(name, axis): (&String, &usize)| {
+            let given = tensors.tensors.get(name)?.dims().get(*axis).copied()?;
+            // A table of classes has one row more, of none.
+            let more = self.sizes.get(name)?.get(*axis)?.checked_sub(self.shape.classes)?;
+            given.checked_sub(more)
+        };
+        Ok(by_class.iter().find_map(classes))
     }
 
     /// Brings tensors, named as in their file, to what this network takes.
@@ -170,6 +188,7 @@ impl Wanted {
     pub fn fit(&self, tensors: BTreeMap<String, Tensor>, head: WeightsHead, file: &Path) -> Result<Fitted> {
         let names::Named { mut tensors, mut notes } = self.named(tensors);
         tensors.retain(|name, _| counts(name));
+        notes.extend(self.flatten(&mut tensors)?);
         let mut wanted = self.sizes.clone();
         if !tensors.keys().any(|name| self.is_own(name)) {
             wanted.retain(|name, _| !self.is_own(name));
@@ -213,7 +232,10 @@ impl Wanted {
         let mut causes = Vec::new();
         let mut hint = None;
         let by_class = self.axes(Shape { classes: classes + 1, ..self.shape })?;
-        if let Some(given) = take(&mut mismatch, &by_class) {
+        let more =
+            |name: &String| by_class.get(name).and_then(|axis| self.sizes[name].get(*axis)?.checked_sub(classes));
+        let of_none = by_class.keys().find_map(more).unwrap_or_default();
+        if let Some(given) = take(&mut mismatch, &by_class).map(|given| given.saturating_sub(of_none)) {
             causes.push(format!("its head has {given} classes where the data have {classes}"));
             hint = Some("`weights: { file: …, head: new }` with `train` learns a head for the classes of the data");
         }
@@ -245,7 +267,20 @@ impl Wanted {
     }
 
     fn named(&self, tensors: BTreeMap<String, Tensor>) -> names::Named {
-        names::ours(tensors, self.backbone.as_ref(), |name| self.sizes.contains_key(name))
+        names::ours(tensors, &*self.our_name, |name| self.sizes.contains_key(name))
+    }
+
+    /// Makes linear layers of the 1×1 convolutions that stand in their places; a note if there are any.
+    fn flatten(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<Option<String>> {
+        let mut first = None;
+        for (name, tensor) in tensors {
+            let Some([outputs, inputs]) = self.sizes.get(name).map(Vec::as_slice) else { continue };
+            if tensor.dims() == [*outputs, *inputs, 1, 1] {
+                *tensor = tensor.reshape((*outputs, *inputs))?;
+                first = first.or(Some(name));
+            }
+        }
+        Ok(first.map(|name| format!("1×1 convolutions are taken as linear layers, such as {name}")))
     }
 
     /// The tensors that are of another size in a network of `other` shape, and the axis.

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::nn::Backbone;
-
 /// What wrappers put before every name: `DataParallel`, `torch.compile`, and modules that hold the network under a name.
 const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "net.", "backbone."];
 
@@ -21,15 +19,14 @@ pub struct Named {
     pub notes: Vec<String>,
 }
 
-/// The tensors with prefixes taken off and other programs' names changed to those of `backbone`. `wanted` says whether the
+/// The tensors with prefixes taken off and other programs' names changed to what `our_name` makes of them. `wanted` says whether the
 /// network has a parameter of a name; names that stay unknown are left as they are.
 pub fn ours(
     mut tensors: BTreeMap<String, Tensor>,
-    backbone: Option<&Backbone>,
+    our_name: &dyn Fn(&str) -> Option<String>,
     wanted: impl Fn(&str) -> bool,
 ) -> Named {
     let mut notes = Vec::new();
-    let our_name = |name: &str| backbone.and_then(|backbone| backbone.our_name(name));
     let known = |name: &str| wanted(name) || our_name(name).is_some_and(|name| wanted(&name));
     // One wrapper may hold another; each round takes letters off, so there is an end.
     while let Some(prefix) = PREFIXES.into_iter().find(|prefix| is_prefix(prefix, &tensors, &known)) {

@@ -29,7 +29,8 @@ impl Plan {
                 if anomalous.is_empty() { String::new() } else { format!(" against {}", anomalous.join(", ")) };
             let _ = writeln!(text, "data     {name}{against}");
         }
-        let by_data = self.nodes.iter().any(|node| node.normalisation.is_none());
+        let by_data =
+            (self.nodes.iter()).any(|node| node.normalisation.is_none() && node.model.normalisation(1).is_none());
         if by_data && given_normalisation(id).is_ok_and(|given| given.is_none()) {
             let _ = writeln!(text, "         normalised by the mean and std of its train images, which are computed");
         }

@@ -328,7 +328,12 @@ fn resolve<'a>(
         (Normalise::Weights, None) => model.backbone().and_then(Backbone::normalisation),
         (Normalise::Data, None) => None,
     };
-    let given = normalisation.clone().map_or_else(|| given_normalisation(data), |own| Ok(Some(own)))?;
+    let given = match &normalisation {
+        // Whatever is given with the data.
+        None if model.normalisation(1).is_some() => None,
+        None => given_normalisation(data)?,
+        own => own.clone(),
+    };
     let of = |by: fn(&Learned<'_>) -> Result<Value>, from: Option<&str>| {
         let sets = learned.iter().map(by).collect::<Result<Vec<_>>>()?;
         identity(network, &model, (given.as_ref(), sets), (from, weights.as_ref())).and_then(|whole| match frozen {
