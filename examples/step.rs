@@ -19,7 +19,7 @@ use oodkit::{
     losses::{Loss, Objective},
     models::ModelConfig,
     nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet, self_calibrated, stl},
-    ops::{self, Convolution},
+    ops::{self, Convolution, Order},
     rng,
     train::optim::{Optimizer, Rules},
 };
@@ -274,9 +274,8 @@ fn block(x: &Tensor, weights: &[Var]) -> candle_core::Result<Tensor> {
 
 fn attention(x: &Tensor, weights: &[Var]) -> candle_core::Result<Tensor> {
     let one = Convolution::new(1, 0);
-    let qkv = ops::conv2d(x, &weights[0], Some(&weights[1]), one)?.flatten_from(2)?.chunk(3, 1)?;
-    let similarity = (qkv[0].t()?.matmul(&qkv[1])? * (qkv[0].dim(1)? as f64).powf(-0.5))?;
-    let mixed = qkv[2].matmul(&ops::softmax(&similarity)?.t()?)?;
+    let qkv = ops::conv2d(x, &weights[0], Some(&weights[1]), one)?.flatten_from(2)?;
+    let mixed = ops::attention(&qkv, 1, (x.dim(1)? as f64).powf(-0.5), Order::Channels)?;
     ops::conv2d(&mixed.reshape(x.shape())?, &weights[2], Some(&weights[3]), one)
 }
 

@@ -15,7 +15,7 @@ use crate::{
         Pass,
         layers::{Conv2d, Linear},
     },
-    ops::{self, Activation, Convolution},
+    ops::{self, Activation, Convolution, Order},
 };
 
 /// ε of a layer normalisation, in timm's vision transformers.
@@ -126,16 +126,11 @@ impl Attention {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let (images, count, width) = tokens.dims3()?;
-        let depth = width / self.heads;
-        let qkv = of_tokens(&self.qkv, tokens, pass)?.reshape((images, count, 3, self.heads, depth))?;
-        // (3, N, heads, T, depth)
-        let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?;
-        let [queries, keys, values] = [qkv.get(0)?, qkv.get(1)?, qkv.get(2)?];
-        let scores = (queries * (depth as f64).powf(-0.5))?.matmul(&keys.t()?)?;
-        pass.hold([&qkv, &scores]);
-        let y = ops::softmax(&scores)?.matmul(&values)?;
-        of_tokens(&self.proj, &y.transpose(1, 2)?.reshape((images, count, width))?, pass)
+        let qkv = of_tokens(&self.qkv, tokens, pass)?;
+        let depth = tokens.dim(2)? / self.heads;
+        let y = ops::attention(&qkv, self.heads, (depth as f64).powf(-0.5), Order::Tokens)?;
+        pass.hold([&qkv, &y]);
+        of_tokens(&self.proj, &y, pass)
     }
 }
 

@@ -8,6 +8,7 @@ mod activation;
 mod add;
 #[cfg(any(feature = "cuda", test))]
 pub(crate) mod anomaly_factor;
+mod attention;
 mod avg_pool2d;
 mod batch_norm;
 mod concat;
@@ -45,6 +46,7 @@ mod wide;
 
 pub use activation::Activation;
 pub use add::add;
+pub use attention::{Order, attention};
 pub use avg_pool2d::avg_pool2d;
 pub use batch_norm::{Statistics, batch_norm, moments};
 pub use concat::concat;
