@@ -9,7 +9,7 @@ use crate::{
         layers::{Conv2d, Linear},
         transformer::of_tokens,
     },
-    ops::{self, Activation, Convolution},
+    ops::{self, Activation, Convolution, Order},
     rng,
 };
 
@@ -165,14 +165,12 @@ impl Attention {
         let (images, channels, height, width) = x.dims4()?;
         let (positions, depth) = (height * width, channels / self.heads);
         let tokens = self.norm.forward(x, false, pass)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let heads = |layer: &Linear| {
-            let tokens = of_tokens(layer, &tokens, pass)?.reshape((images, positions, self.heads, depth))?;
-            tokens.transpose(1, 2)?.contiguous()
-        };
-        let scores = (heads(&self.query)? * (depth as f64).powf(-0.5))?.matmul(&heads(&self.key)?.t()?)?;
-        pass.hold([x, &scores]);
-        let y = ops::softmax(&scores)?.matmul(&heads(&self.value)?)?;
-        let y = of_tokens(&self.out, &y.transpose(1, 2)?.reshape((images, positions, channels))?, pass)?;
+        let each = |layer: &Linear| of_tokens(layer, &tokens, pass)?.reshape((images * positions, channels, 1, 1));
+        let qkv = ops::concat(&[&each(&self.query)?, &each(&self.key)?, &each(&self.value)?])?;
+        let qkv = qkv.reshape((images, positions, 3 * channels))?;
+        let y = ops::attention(&qkv, self.heads, (depth as f64).powf(-0.5), Order::Tokens)?;
+        pass.hold([x, &qkv, &y]);
+        let y = of_tokens(&self.out, &y, pass)?;
         ops::add(x, &y.transpose(1, 2)?.reshape(x.shape())?.contiguous()?, Activation::Identity)
     }
 }

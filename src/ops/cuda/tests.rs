@@ -276,6 +276,31 @@ fn convolutions() {
 }
 
 #[test]
+fn transposed_convolutions() {
+    for (shape, [outputs, kernel], convolution, output_padding) in [
+        ([2, 3, 4, 5], [4, 4], Convolution::new(2, 1), [0, 0]),
+        ([1, 4, 3, 3], [2, 3], Convolution::new(2, 1), [1, 1]),
+        ([2, 2, 5, 4], [3, 2], Convolution::new(2, 0), [0, 0]),
+    ] {
+        let what = format!("conv_transpose2d {shape:?} {outputs} {kernel} {convolution:?}");
+        let weight = numbers("weight", &[shape[1], outputs, kernel, kernel], false);
+        let inputs = [numbers("x", &shape, false), weight, numbers("bias", &[outputs], false)];
+        let apply = |at: &[Tensor], bias| ops::conv_transpose2d(&at[0], &at[1], bias, convolution, output_padding);
+        check(&what, &inputs, |at| apply(at, Some(&at[2])));
+        check(&what, &inputs[..2], |at| apply(at, None));
+    }
+}
+
+#[test]
+fn attention() {
+    for (order, shape) in [(ops::Order::Channels, [2, 12, 5]), (ops::Order::Tokens, [2, 5, 12])] {
+        check(&format!("attention {order:?}"), &[numbers("qkv", &shape, false)], |qkv| {
+            ops::attention(&qkv[0], 2, 0.7, order)
+        });
+    }
+}
+
+#[test]
 fn optimiser_steps() {
     use crate::ops::optimizer::*;
     let direction = Direction { scale: 0.7, bound: 0.4, decay: 0.01 };
