@@ -74,7 +74,7 @@ smoke_tests!(
     surfaces_fusion,
     surfaces_fusion_tried,
     surfaces_pseudo_ratio,
-    surfaces_rivals,
+    surfaces_all,
     reconstruction_change,
     transfer
 );

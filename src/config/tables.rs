@@ -277,13 +277,17 @@ pub struct MethodsFigure {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapsFigure {
-    /// Methods whose detectors give maps, in this order.
-    #[garde(length(min = 1, max = 4))]
+    /// Methods whose detectors give maps, in this order: up to 4, or up to 8 without predictions.
+    #[garde(length(min = 1, max = 8), custom(fit_in_the_width(self.predictions)))]
     pub methods: Vec<String>,
     /// Anomalous images of each category: the first of each kind in turn. A normal one stands above them. Ours: 4.
     #[garde(range(min = 1, max = 32))]
     #[serde(default = "default_factor_images")]
     pub images: usize,
+    /// Whether what a threshold makes of each map stands beside it. Without it many methods fit side by side. Ours: yes.
+    #[garde(skip)]
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub predictions: bool,
 }
 
 /// A sheet of pseudo-anomalies. Of the first seed.
@@ -355,6 +359,22 @@ pub struct FactorsFigure {
 
 fn default_factor_images() -> usize {
     4
+}
+
+/// With predictions each method takes two columns.
+fn fit_in_the_width(predictions: bool) -> impl FnOnce(&Vec<String>, &()) -> garde::Result {
+    move |methods, ()| match predictions && methods.len() > 4 {
+        true => Err(garde::Error::new("more than 4 methods fit only with predictions: false")),
+        false => Ok(()),
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 /// One neuron's normal range, and where the first images of each set lie in it. Of the first seed.

@@ -105,6 +105,8 @@ pub struct Laid<'a> {
     left: i32,
     /// From one group to the next.
     group: i32,
+    /// Where each scale begins, and its line.
+    scales: Vec<(i32, i32)>,
 }
 
 impl<'a> Laid<'a> {
@@ -122,12 +124,28 @@ impl<'a> Laid<'a> {
         let left = MARGIN + HEADING_INDENT + labels.min(MOST_WIDTH / 4) + 12;
         let group = gallery.headings.len() as i32 * (gallery.cell + GAP) - GAP + WIDE_GAP;
         let groups = gallery.lines.iter().map(|line| line.groups.len()).max().unwrap_or(0) as i32;
-        let scales = gallery.scales.iter().map(|scale| text_width(&scale.label, LABEL)).collect::<Result<Vec<_>>>()?;
-        let scales: i32 = scales.into_iter().map(|label| label + SCALE_ROOM).sum();
-        let widest =
-            (left + groups * group - WIDE_GAP + MARGIN).max(heading + 2 * MARGIN).max(MARGIN + HEADING_INDENT + scales);
-        Ok(Self { gallery, width: widest.min(MOST_WIDTH), left, group })
+        let rooms = gallery.scales.iter().map(|scale| Ok(text_width(&scale.label, LABEL)? + SCALE_ROOM));
+        let rooms = rooms.collect::<Result<Vec<i32>>>()?;
+        let in_one_line = MARGIN + HEADING_INDENT + rooms.iter().sum::<i32>();
+        let widest = (left + groups * group - WIDE_GAP + MARGIN).max(heading + 2 * MARGIN).max(in_one_line);
+        let width = widest.min(MOST_WIDTH);
+        Ok(Self { gallery, width, left, group, scales: in_lines(&rooms, width) })
     }
+}
+
+/// Where things of these widths begin that stand side by side, and in which line.
+fn in_lines(rooms: &[i32], width: i32) -> Vec<(i32, i32)> {
+    let first = MARGIN + HEADING_INDENT;
+    let (mut x, mut line) = (first, 0);
+    let place = |room: &i32| {
+        if x > first && x + room > width {
+            (x, line) = (first, line + 1);
+        }
+        let here = (x, line);
+        x += room;
+        here
+    };
+    rooms.iter().map(place).collect()
 }
 
 /// What a bar takes beside its label.
@@ -135,7 +153,9 @@ const SCALE_ROOM: i32 = 10 + BAR_WIDTH + 60;
 
 impl Sheet for Laid<'_> {
     fn size(&self) -> (i32, i32) {
-        (self.width, HEADING + HEADINGS + self.gallery.lines.len() as i32 * (self.gallery.cell + GAP) + BELOW)
+        let scales = 1 + self.scales.last().map_or(0, |(_, line)| *line);
+        let pictures = self.gallery.lines.len() as i32 * (self.gallery.cell + GAP);
+        (self.width, HEADING + HEADINGS + pictures + scales * BELOW)
     }
 
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>) -> Result<()> {
@@ -162,9 +182,8 @@ impl Sheet for Laid<'_> {
             }
             y += cell + GAP;
         }
-        let mut x = MARGIN + HEADING_INDENT;
-        for scale in &gallery.scales {
-            x += draw_scale(canvas, scale, (x, y + 10))?;
+        for (scale, (x, line)) in gallery.scales.iter().zip(&self.scales) {
+            draw_scale(canvas, scale, (*x, y + 10 + line * BELOW))?;
         }
         Ok(())
     }
@@ -222,8 +241,8 @@ fn rectangles(picture: &RgbImage) -> Vec<[u32; 4]> {
     finished
 }
 
-/// A bar with its ends' values; returns the room that it took.
-fn draw_scale<B: DrawingBackend>(canvas: &Canvas<'_, B>, scale: &Scale, (x, y): (i32, i32)) -> Result<i32> {
+/// A bar with its ends' values.
+fn draw_scale<B: DrawingBackend>(canvas: &Canvas<'_, B>, scale: &Scale, (x, y): (i32, i32)) -> Result<()> {
     let label = text_width(&scale.label, LABEL)?;
     canvas.text(&scale.label, (x, y + BAR_HEIGHT / 2), LABEL, INK, AFTER)?;
     let (low, high) = scale.range;
@@ -243,7 +262,7 @@ fn draw_scale<B: DrawingBackend>(canvas: &Canvas<'_, B>, scale: &Scale, (x, y): 
         let at = (left + BAR_WIDTH * place / 2, y + BAR_HEIGHT + 9);
         canvas.text(&format!("{sign}{value:.decimals$}"), at, TICK, PALE_INK, AROUND)?;
     }
-    Ok(label + SCALE_ROOM)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -260,6 +279,14 @@ mod tests {
         assert_eq!(scale.color(f64::NAN), [0; 3]);
         let scale = Scale { stops: VIRIDIS, ..scale };
         assert_eq!([scale.color(-9.0), scale.color(1.0), scale.color(9.0)], [VIRIDIS[0], VIRIDIS[5], VIRIDIS[10]]);
+    }
+
+    #[test]
+    fn what_does_not_fit_in_a_line_begins_the_next() {
+        let first = MARGIN + HEADING_INDENT;
+        let width = first + 700;
+        let expected = [(first, 0), (first + 300, 0), (first, 1), (first, 2), (first + 200, 2)];
+        assert_eq!(in_lines(&[300, 400, 900, 200, 300], width), expected);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub const CELL: i32 = 128;
 const FILL: f64 = 0.6;
 /// Okabe & Ito's orange, around what is anomalous in truth.
 pub const TRUTH: [u8; 3] = [230, 159, 0];
+const TRUE: &str = "orange: true contour";
 /// Their sky blue, on what is predicted.
 const PREDICTED: [u8; 3] = [86, 180, 233];
 
@@ -45,7 +46,8 @@ pub fn galleries(figure: &MapsFigure, results: &Results, runs_root: &Path) -> Re
         let methods = figure.methods.iter().map(of).collect::<Result<Vec<_>>>()?;
         let note = task.note.map(|note| format!(" · {note}")).unwrap_or_default();
         let subtitle = format!("{}{note} · first images of each kind", title(results));
-        galleries.push((task.name.to_owned(), gallery(format!("{}: heat maps", task.name), subtitle, &methods)));
+        let title = format!("{}: heat maps", task.name);
+        galleries.push((task.name.to_owned(), gallery(title, subtitle, &methods, figure.predictions)));
     }
     Ok(galleries)
 }
@@ -73,22 +75,24 @@ pub fn view(
     map_view::read(&path)
 }
 
-/// A line for each image: the image, its mask's contour, and for each method, by its name, the heat map and the prediction.
-pub fn gallery(title: String, subtitle: String, methods: &[(String, MapView)]) -> Gallery {
+/// A line for each image: the image, its mask's contour, and for each method, by its name, the heat map and perhaps the prediction.
+pub fn gallery(title: String, subtitle: String, methods: &[(String, MapView)], predictions: bool) -> Gallery {
     let scale = |(name, view): &(String, MapView)| Scale { label: name.clone(), range: view.range, stops: VIRIDIS };
     let scales: Vec<Scale> = methods.iter().map(scale).collect();
-    let of_method = |(name, _): &(String, MapView)| [name.clone(), "prediction".to_owned()];
+    let of_method = |(name, _): &(String, MapView)| {
+        std::iter::once(name.clone()).chain(predictions.then(|| "prediction".to_owned()))
+    };
     let views: Vec<&MapView> = methods.iter().map(|(_, view)| view).collect();
     let examples = views.first().map_or(&[][..], |view| &view.examples);
     Gallery {
         title,
-        subtitle: format!(
-            "{subtitle} · orange: true contour · blue: above {} % of the normal test pixels",
-            100.0 * ACCEPTED
-        ),
+        subtitle: match predictions {
+            true => format!("{subtitle} · {TRUE} · blue: above {} % of the normal test pixels", 100.0 * ACCEPTED),
+            false => format!("{subtitle} · {TRUE}"),
+        },
         headings: ["image", "truth"].map(str::to_owned).into_iter().chain(methods.iter().flat_map(of_method)).collect(),
         lines: (0..examples.len())
-            .map(|at| Line { label: examples[at].label.clone(), groups: vec![cells(at, &views, &scales)] })
+            .map(|at| Line { label: examples[at].label.clone(), groups: vec![cells(at, &views, &scales, predictions)] })
             .collect(),
         scales,
         cell: CELL,
@@ -96,7 +100,7 @@ pub fn gallery(title: String, subtitle: String, methods: &[(String, MapView)]) -
 }
 
 /// Of the example at this position, which all methods share.
-fn cells(at: usize, views: &[&MapView], scales: &[Scale]) -> Vec<RgbImage> {
+fn cells(at: usize, views: &[&MapView], scales: &[Scale], predictions: bool) -> Vec<RgbImage> {
     let example = &views[0].examples[at];
     let [_, rows, columns] = example.shape;
     let (width, height) = shown_size(rows, columns);
@@ -118,10 +122,12 @@ fn cells(at: usize, views: &[&MapView], scales: &[Scale]) -> Vec<RgbImage> {
         let map = UNSMOOTHED.full(map, [rows, columns], [height as usize, width as usize]);
         let value = |x: u32, y: u32| f64::from(map[(y * width + x) as usize]);
         cells.push(heat(&image, &map, scale));
-        cells.push(over(&|x, y, pixel| match value(x, y) > view.threshold {
-            true => mixed(pixel, PREDICTED, FILL),
-            false => pixel,
-        }));
+        if predictions {
+            cells.push(over(&|x, y, pixel| match value(x, y) > view.threshold {
+                true => mixed(pixel, PREDICTED, FILL),
+                false => pixel,
+            }));
+        }
     }
     cells
 }
@@ -177,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_line_shows_image_contour_heat_and_prediction() {
-        let gallery = gallery("title".into(), "sub".into(), &example());
+        let gallery = gallery("title".into(), "sub".into(), &example(), true);
         assert_eq!(gallery.headings, ["image", "truth", "finds", "prediction", "misses", "prediction"]);
         let [anomalous, normal] = [0, 1].map(|line| &gallery.lines[line].groups[0]);
         // Shown twice as large: the square's corner is at column 80, row 16.
@@ -192,6 +198,9 @@ mod tests {
         assert_eq!([at(3, 95, 30), at(5, 95, 30)], [filled, at(0, 95, 30)]);
         assert_eq!(at(5, 10, 4), mixed(at(0, 10, 4), PREDICTED, FILL));
         assert_eq!(normal[1], normal[0], "a normal image has no contour");
+        let heats = super::gallery("title".into(), "sub".into(), &example(), false);
+        assert_eq!(heats.headings, ["image", "truth", "finds", "misses"]);
+        assert_eq!(heats.lines[0].groups[0], [0, 1, 2, 4].map(|cell| anomalous[cell].clone()));
         let png = canvas::png(&Laid::of(&gallery).unwrap()).unwrap();
         let drawn = image::load_from_memory(&png).unwrap();
         assert!(drawn.width() > 12 * 128 && drawn.height() > 4 * 128, "{}×{}", drawn.width(), drawn.height());
