@@ -23,6 +23,7 @@ pub mod resnet;
 pub mod resnet18_32x32;
 pub mod resnet_cifar;
 pub mod reverse;
+pub mod sampler;
 pub mod self_calibrated;
 pub mod shortcut;
 pub mod sngp;
