@@ -2,12 +2,14 @@
 
 mod eigen;
 mod ledoit_wolf;
+mod mixture;
 pub mod triangles;
 
 use rayon::prelude::*;
 
 pub use eigen::Eigen;
 pub use ledoit_wolf::LedoitWolf;
+pub use mixture::{Covariance, Mixture};
 
 use crate::ops::gemm::{Matrix, matmul_f64};
 
