@@ -62,8 +62,10 @@ fn left_out(network: &str) -> BTreeSet<&'static str> {
 #[test]
 fn all_is_what_a_network_can_have() {
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
-    // Those of maps, and one of two networks, are named, whatever the network.
+    // Those of maps, of two networks and of a diffusion model are named, whatever the network.
     let maps = set(&["padim", "patchcore", "patch_svdd", "map", "reconstruction_change"]);
+    let of_denoiser = set(&["diffood", "denoising_error", "diffpath", "elbo_ratio", "ddpm_ood"]);
+    let maps = &maps | &of_denoiser;
     let plain = &set(&["mutual_information", "duq", "sngp"]) | &maps;
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
@@ -261,6 +263,12 @@ fn a_second_network_that_cannot_serve_is_refused_where_it_is_named() {
         let error = error.to_string();
         assert!(error.starts_with("field.yaml:1") && error.contains(&format!(": {place}: {message}")), "{error}");
     }
+    let method = "- { name: Change, network: base, detector: { diffood: { denoiser: base } } }";
+    let error = load::parse(&with(&[(all, method), ("[msp, knn]", "[Change]")]), "field.yaml").unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let message = "methods.0.detector.diffood.denoiser: diffood reads the noise in noisy images of it, and \"base\", of the kind classifier, \
+                   shows none; give the experiment one, such as `model: { diffusion: {} }`";
+    assert!(error.to_string().contains(message), "{error}");
     // Of a network that cannot run again on other images; and a name is no setting to search.
     let good = "- { name: Change, network: base, detector: { reconstruction_change: { maker: again } } }";
     let changes = [(all, good), ("[msp, knn]", "[Change]"), ("optimizer: { sgd: { lr: 0.05 } } }", &networks)];
@@ -985,4 +993,66 @@ fn a_full_spectrum_without_shifted_sets_is_refused() {
     assert!(drawn.contains("energy_ood has no covariate-shifted ID images"), "{drawn}");
     let intervals = said("sampling: full_spectrum", "sampling: full_spectrum, intervals: true");
     assert!(intervals.contains("intervals are computed without covariate-shifted images"), "{intervals}");
+}
+
+/// A small diffusion model with a classifier, by every detector that reads one: priced before, and refused where it cannot serve.
+#[test]
+fn detectors_of_a_diffusion_model_are_priced_and_run() {
+    let text = "\
+title: Denoising
+data:
+  id: { name: fashion_mnist_small, train_limit: 24, test_limit: 12 }
+  ood: [{ name: digits, test_limit: 9 }]
+networks:
+  base: { backbone: lenet, train: &recipe { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+  ddpm:
+    model: { diffusion: { unet: { channels: 4, multipliers: [1, 2], blocks: 1 }, unshuffle: 2, classes: true } }
+    loss: { denoising: {} }
+    train: *recipe
+methods:
+  - { name: DiffOOD, network: base, detector: { diffood: { denoiser: ddpm, levels: [40, 80], repeats: 2 } } }
+  - { name: Errors, network: ddpm, detector: { denoising_error: { train_images: 20 } } }
+  - { name: DiffPath, network: ddpm, detector: { diffpath: { components: 2 } } }
+  - { name: Ratio, network: ddpm, detector: elbo_ratio }
+  - { name: DDPM-OOD, network: ddpm, detector: { ddpm_ood: { steps: 10, skip: 4 } } }
+tables: [{ name: all, rows: method, columns: [auroc] }]
+";
+    let place = Place::new(text);
+    let plan = place.prints("plan");
+    // (2 + 4) steps twice, for the class and without, and for each of two repeats.
+    for (name, count) in [("DiffOOD", 24), ("Errors", 5), ("DiffPath", 10), ("Ratio", 10), ("DDPM-OOD", 21)] {
+        let line = format!("denoising of {name}: {count} evaluations of a denoiser an image: ");
+        let told = plan.lines().find_map(|told| told.strip_prefix(&line)).unwrap_or_else(|| panic!("{name}: {plan}"));
+        let seconds: f64 = told.split(' ').next().unwrap().parse().unwrap();
+        assert!(seconds > 0.0 && told.ends_with(" s an image on this CPU"), "{plan}");
+    }
+    place.prints("run");
+    let results = place.results();
+    for (name, method) in &results.cells[0].seeds[0].tasks[0].methods {
+        for (set, count) in [("fashion_mnist_small", 12), ("digits", 9)] {
+            let scores = place.scores(&method.scores[set]);
+            assert_eq!(scores.len(), count, "{name}");
+            assert!(scores.iter().all(|score| score.is_finite()), "{name}");
+            assert!(scores.iter().any(|score| *score != scores[0]), "{name}: {scores:?}");
+        }
+    }
+    for (from, to, message) in [
+        ("levels: [40, 80]", "levels: [40, 1000]", "methods.0.detector.diffood.levels: there is no step 1000"),
+        (
+            "levels: [40, 80]",
+            "levels: [10, 80]",
+            "methods.0.detector.diffood.stride: a stride of 20 skips the level 10",
+        ),
+        (", classes: true", "", "methods.0.detector.diffood.guidance: the denoiser is told no classes"),
+        ("unshuffle: 2,", "unshuffle: 2, steps: 8,", "methods.0.detector.diffood.levels: there is no step 40"),
+        ("denoiser: ddpm", "denoiser: base", "methods.0.detector.diffood.denoiser: diffood reads the noise"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let place = Place::new(&text.replace(from, to).replace("repeats: 2", "repeats: 2, guidance: 1"));
+        let output = place.oodkit("run");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(message), "{told}");
+        assert!(!place.path("runs/networks").exists(), "{message}: trained first");
+    }
 }

@@ -248,7 +248,7 @@ pub fn lacks(
             Output::RawLogits if ensemble => format!(
                 "reads what softmax ignores of the logits, and of the ensemble \"{name}\" there is only the mean softmax"
             ),
-            Output::Gradients if ensemble => {
+            Output::Gradients | Output::Noise if ensemble => {
                 format!("runs one network again, and \"{name}\" is an ensemble: give it a network without members")
             }
             _ if ensemble => format!(

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use super::LayerShape;
+use super::{Denoises, LayerShape};
 use crate::{Error, nn::Shown};
 
 /// What a network gives of one image, whatever its weights, and how much it learns from.
@@ -13,6 +13,8 @@ pub struct About<'a> {
     pub layers: &'a [LayerShape],
     /// Of one image.
     pub shown: &'a Shown,
+    /// The denoiser that is read: the second network, if the detector reads one, else this one.
+    pub denoiser: Option<Denoises>,
     /// How many train images there are, if that is known.
     pub train: Option<usize>,
     /// Bytes that the fit may hold at a time.
@@ -69,6 +71,11 @@ impl Smoke<'_> {
     pub fn set<T>(&mut self, key: &str, setting: &mut T, value: T) {
         *setting = value;
         self.search.shift_remove(key);
+    }
+
+    /// Only the first steps of a schedule, which the smallest has.
+    pub fn few_steps(&mut self, key: &str, levels: &mut Vec<usize>) {
+        self.set(key, levels, vec![1, 2]);
     }
 
     /// Only such directions as a network that hardly learned has.

@@ -24,6 +24,17 @@ pub trait Inputs: fmt::Debug + Send + Sync {
     fn pass(&self, what: &str, each: &mut dyn FnMut(usize, &Tensor) -> Result<()>) -> Result<()>;
     /// The images at these positions, in this order.
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Inputs>>;
+    /// How many images there is room for at a time without a graph; any number unless it is known.
+    fn at_a_time(&self) -> usize {
+        usize::MAX
+    }
+    /// To be called between pieces of long work on a batch.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the user asks to stop.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Σ ⟨v, y⟩'s gradients with respect to all variables: what a gradient v with respect to (N, D) `outputs` y becomes on its way back.

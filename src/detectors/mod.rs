@@ -7,10 +7,16 @@ mod about;
 pub mod afdu;
 pub mod ash;
 pub mod coreset;
+pub mod ddpm_ood;
 pub mod ddu;
+mod denoising;
+pub mod denoising_error;
 mod describe;
 pub mod dice;
+pub mod diffood;
+pub mod diffpath;
 pub mod duq;
+pub mod elbo_ratio;
 pub mod energy;
 pub mod fdbd;
 pub mod feature_file;
@@ -66,6 +72,7 @@ pub mod vra;
 mod windows;
 
 pub use about::{About, Check, Refusal, Smoke};
+pub use denoising::Denoises;
 pub use inputs::Inputs;
 pub use pushed::{Fitting, Learner, Pushed, Scoring};
 pub use record::in_words;
@@ -159,6 +166,16 @@ registry::registry! {
     Nac = nac,
     /// How far a network's answer changes when a second network makes the image again (what is left of DiffOOD without levels).
     ReconstructionChange = reconstruction_change,
+    /// How sharply a network's answer changes under denoising (DiffOOD, Liu et al. 2022).
+    Diffood = diffood,
+    /// How far the noise that a diffusion model predicts is from the one that was added.
+    DenoisingError = denoising_error,
+    /// How usual the way from an image to noise is (DiffPath, Heng et al. 2024).
+    Diffpath = diffpath,
+    /// What an image's content costs a diffusion model, against its detail (Goodier & Campbell 2023).
+    ElboRatio = elbo_ratio,
+    /// How far images made again from ever more noise are from themselves (DDPM-OOD, Graham et al. 2023).
+    DdpmOod = ddpm_ood,
     /// The distance to one Gaussian of the train images' features, or of those of their windows (CutPaste, Li et al. 2021).
     Gaussian = gaussian,
     /// The distance of every position's features to a Gaussian of the train images' there (Defard et al. 2021).
@@ -384,6 +401,10 @@ pub trait Detector {
     }
     /// What of it depends on the network, or on how many train images there are. `None` where nothing does.
     fn depends(&self) -> Option<Check<'_>> {
+        None
+    }
+    /// How often it runs such a denoiser for each image that it scores; `None` of one that runs none.
+    fn evaluations(&self, _denoises: Denoises) -> Option<usize> {
         None
     }
     /// Why `all` leaves it out for a network with this head, in words that follow its name.

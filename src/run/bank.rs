@@ -194,6 +194,14 @@ impl Inputs for ForwardPass {
     fn subset(&self, images: &[usize]) -> Result<Arc<dyn Inputs>> {
         Ok(Arc::new(Self { images: Arc::new(self.images.subset(images)), ..self.clone() }))
     }
+
+    fn at_a_time(&self) -> usize {
+        self.batch
+    }
+
+    fn check(&self) -> Result<()> {
+        self.interrupt.check()
+    }
 }
 
 /// Where the outputs of a network on a set are stored, and what they are made of.

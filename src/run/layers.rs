@@ -2,10 +2,11 @@
 //! enough, before any network is trained.
 
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
     path::Path,
     rc::Rc,
+    time::Instant,
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -19,8 +20,8 @@ use crate::{
         search::{combinations, in_words, with},
     },
     data::{self, Dataset, Format, Split},
-    detectors::{About, LayerShape, Refusal},
-    nn::{Pass, Shape, Shown, params::Params, pass::Side},
+    detectors::{About, Denoises, LayerShape, Refusal},
+    nn::{Model, Pass, Shape, Shown, params::Params, pass::Side},
     run::{
         execute::Runner,
         plan::{Node, Plan, to_json},
@@ -36,12 +37,65 @@ type Images = (Shape, Option<usize>);
 struct Known {
     layers: Vec<LayerShape>,
     shown: Shown,
+    denoiser: Option<Denoises>,
+    /// Itself, untrained, and an image.
+    network: Box<dyn Model>,
+    image: Tensor,
+    /// As [`Known::seconds`], once it is known.
+    seconds: OnceCell<f64>,
+}
+
+/// Images that a denoiser is timed on.
+const TIMED: usize = 4;
+
+impl Known {
+    /// How long a denoiser takes for an image here, on the CPU.
+    fn seconds(&self) -> Result<Option<f64>> {
+        let Some(denoiser) = self.network.denoiser() else { return Ok(None) };
+        if let Some(seconds) = self.seconds.get() {
+            return Ok(Some(*seconds));
+        }
+        // The first call makes what later ones find.
+        denoiser.output(&self.image, 0.0, None)?;
+        let images = self.image.repeat((TIMED, 1, 1, 1))?;
+        let begun = Instant::now();
+        denoiser.output(&images, 0.0, None)?;
+        Ok(Some(*self.seconds.get_or_init(|| begun.elapsed().as_secs_f64() / TIMED as f64)))
+    }
+}
+
+/// The evaluations of a denoiser that a method needs.
+struct Evaluations {
+    /// For an image, at least and at most.
+    images: [usize; 2],
+    /// Seconds an evaluation, and the images that are to be scored, if that is known.
+    cost: Option<(f64, Option<usize>)>,
+}
+
+impl Evaluations {
+    /// `288 evaluations an image: 0.42 s an image, 0.9 h for 8000 images on this CPU`.
+    fn in_words(&self) -> String {
+        let [least, most] = self.images;
+        let count = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        let cost = self.cost.map(|(seconds, images)| {
+            let an_image = seconds * most as f64;
+            let all = images.map(|images| {
+                let hours = an_image * images as f64 / 3600.0;
+                format!(
+                    ", {} for {images} images",
+                    if hours < 0.1 { format!("{:.1} min", 60.0 * hours) } else { format!("{hours:.1} h") }
+                )
+            });
+            format!(": {an_image:.3} s an image{} on this CPU", all.unwrap_or_default())
+        });
+        format!("{count} evaluations of a denoiser an image{}", cost.unwrap_or_default())
+    }
 }
 
 /// Refuses makers of outliers whose pastes are larger than the images, detectors and figures of layers or neurons that the networks do not
 /// have, more neighbours than train images, directions that leave none of the features', and too little memory for a fit. It goes as far as
 /// the shape and the number of the images are known without reading them. It gives what the fits hold that take memory by the images' size,
-/// and what the maps take on disk, a line each; with a data root, images are counted there.
+/// what the maps take on disk, and what denoisers cost, a line each; with a data root, images are counted there.
 ///
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
@@ -83,7 +137,7 @@ fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>)
         };
         std::iter::once(&data.id).chain(&data.ood_sets()).map(count).sum()
     };
-    check_with(plan, images, &tested)
+    check_with(plan, images, Some(&tested))
 }
 
 impl Runner<'_> {
@@ -105,19 +159,24 @@ impl Runner<'_> {
             };
             Ok(Some((shape, train)))
         };
-        check_with(plan, images, &|_| None).map(|_| ())
+        check_with(plan, images, None).map(|_| ())
     }
 }
+
+/// How many images an experiment scores, if that is known.
+type Tested<'a> = dyn Fn(&Experiment) -> Option<usize> + 'a;
 
 fn check_with(
     plan: &Plan,
     images: &mut dyn FnMut(&Experiment, &Node) -> Result<Option<Images>>,
-    tested: &dyn Fn(&Experiment) -> Option<usize>,
+    tested: Option<&Tested<'_>>,
 ) -> Result<Vec<String>> {
     // Of each method, the least and the most MiB that a fit holds, with the first place that has it.
     let mut held: IndexMap<String, [(u64, String); 2]> = IndexMap::new();
     // Of each method, the grid of its maps and how many there will be.
     let mut maps: IndexMap<String, ([usize; 2], Option<usize>)> = IndexMap::new();
+    // Of each method, what a denoiser is asked for.
+    let mut evaluations: IndexMap<String, Evaluations> = IndexMap::new();
     // What is scored; the same in two cells is scored once.
     let mut scored: BTreeSet<String> = BTreeSet::new();
     let file = plan.path.display();
@@ -139,7 +198,7 @@ fn check_with(
                     .map_err(|problem| Error::input(format!("{place}.{problem}")))?;
             }
         }
-        let mut shown = |network: &str| -> Result<Option<(Rc<Known>, Option<usize>)>> {
+        let mut of = |network: &str| -> Result<Option<(Rc<Known>, Option<usize>)>> {
             let node = task.networks.first().and_then(|networks| networks.get(network)?.first());
             let Some(node) = node.map(|&node| &plan.nodes[node]) else { return Ok(None) };
             let Some((shape, train)) = images(experiment, node)? else { return Ok(None) };
@@ -154,19 +213,36 @@ fn check_with(
             if method.detector.detector().depends().is_none() && method.detector.post().is_none() {
                 continue;
             }
-            let Some((shown, train)) = shown(&method.network)? else { continue };
+            let Some((network, train)) = of(&method.network)? else { continue };
             let place = format!("{file}: methods.{}.detector.{}", method.entry, method.detector.name());
             let memory = experiment.evaluation.fit_memory << 20;
-            let about = About { layers: &shown.layers, shown: &shown.shown, train, memory };
             for values in combinations(&method.search) {
                 let tried = match values.is_empty() {
                     true => method.detector.clone(),
                     false => with(&method.detector, &values).map_err(Error::input)?,
                 };
                 let networks: Vec<_> = task.networks.iter().map(|networks| networks.get(&method.network)).collect();
+                let second = tried.detector().second().and_then(|second| second.network.map(str::to_owned));
+                let second = match second {
+                    None => None,
+                    Some(second) => of(&second)?.map(|(second, _)| second),
+                };
+                let read = second.as_ref().unwrap_or(&network);
+                let denoiser = read.denoiser;
+                let about = About { layers: &network.layers, shown: &network.shown, denoiser, train, memory };
+                if let Some(tested) = tested
+                    && let Some(count) = denoiser.and_then(|denoiser| tried.detector().evaluations(denoiser))
+                {
+                    let seconds = read.seconds()?;
+                    let cost = seconds.map(|seconds| (seconds, tested(experiment)));
+                    let needed = evaluations.entry(method.name.clone());
+                    let [least, most] = &mut needed.or_insert(Evaluations { images: [count; 2], cost }).images;
+                    (*least, *most) = ((*least).min(count), (*most).max(count));
+                }
                 let what = json!([method.name, tried, networks, experiment.data]).to_string();
-                if let Some(grid) = tried.detector().grid(&shown.shown).filter(|_| scored.insert(what)) {
-                    let count = tested(experiment).map(|images| images * experiment.seeds.len());
+                if let Some(grid) = tried.detector().grid(&network.shown).filter(|_| scored.insert(what)) {
+                    let count =
+                        tested.and_then(|tested| tested(experiment)).map(|images| images * experiment.seeds.len());
                     let known = maps.entry(method.name.clone()).or_insert((grid, Some(0)));
                     known.1 = known.1.zip(count).map(|(known, count)| known + count);
                 }
@@ -202,7 +278,7 @@ fn check_with(
         for (index, figure) in experiment.figures.iter().enumerate() {
             if let Some((method, view)) = viewed(experiment, figure)
                 && let Some(views) = method.detector.detector().views()
-                && let Some((shown, _)) = shown(&method.network)?
+                && let Some((shown, _)) = of(&method.network)?
             {
                 views.check(view, &shown.layers).map_err(|error| error.at(&format!("{file}: figures.{index}")))?;
             }
@@ -221,7 +297,8 @@ fn check_with(
         }
         None => format!("maps of {name}: {rows}×{columns}, {} bytes an image", rows * columns * size_of::<f32>()),
     });
-    Ok(held.chain(maps).collect())
+    let evaluations = evaluations.iter().map(|(name, needed)| format!("denoising of {name}: {}", needed.in_words()));
+    Ok(held.chain(maps).chain(evaluations).collect())
 }
 
 /// An untrained network, shown an image.
@@ -231,7 +308,9 @@ fn show(node: &Node, shape: Shape) -> Result<Known> {
     let image = Tensor::zeros((1, shape.channels, shape.height, shape.width), DType::F32, &Device::Cpu)?;
     let pass = Pass::eval().keeping_layers(Side::Before).sketching();
     let shown = network.show(&image, &pass)?;
-    Ok(Known { layers: shown.layers.iter().map(LayerShape::from).collect(), shown })
+    let denoiser = network.denoiser().map(Denoises::of);
+    let layers = shown.layers.iter().map(LayerShape::from).collect();
+    Ok(Known { layers, shown, denoiser, network, image, seconds: OnceCell::new() })
 }
 
 #[cfg(test)]

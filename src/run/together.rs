@@ -16,7 +16,9 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     Error, Result,
     config::Method,
-    detectors::{About, Bank, Batches, DetectorConfig, Fit, Fitting, LayerShape, Learner, Learns, Scorer, Scoring},
+    detectors::{
+        About, Bank, Batches, Denoises, DetectorConfig, Fit, Fitting, LayerShape, Learner, Learns, Scorer, Scoring,
+    },
     nn::{Pass, Shown, pass::Side},
     run::{
         bank::{ForwardPass, Kept, Stored},
@@ -368,7 +370,8 @@ impl Runner<'_> {
         let train = Some(self.train_set(subject)?.images.len());
         let memory = subject.settings.fit_memory << 20;
         // What cannot be fitted says so in its own turn.
-        Ok(check(About { layers: &layers, shown: &shown, train, memory }).ok().flatten().unwrap_or(0))
+        let denoiser = member.folded.denoiser().map(Denoises::of);
+        Ok(check(About { layers: &layers, shown: &shown, denoiser, train, memory }).ok().flatten().unwrap_or(0))
     }
 
     /// Of each search the combination that does best on the validation sets goes on. The others are done; one that failed says so in its

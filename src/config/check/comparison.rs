@@ -74,6 +74,7 @@ impl Found {
             .collect();
         let remedy = match (&fit[..], needs) {
             ([], [Output::Images]) => "give the experiment one, such as `model: { autoencoder: {} }`".to_owned(),
+            ([], [Output::Noise]) => "give the experiment one, such as `model: { diffusion: {} }`".to_owned(),
             ([], _) => "give the experiment one that does".to_owned(),
             (fit, _) => format!("name {}", fit.join(" or ")),
         };

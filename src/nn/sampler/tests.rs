@@ -198,13 +198,14 @@ fn samplers_reach_the_exact_map_of_a_gaussian_by_their_order() {
         (Kind::Plms, Course::Linear, Noise, 2.0),
         // Euler's, Heun's at the first step, and Adams and Bashforth's fourth.
         (Kind::Ddim, Course::Flow, Velocity, 1.0),
-        (Kind::Plms, Course::Flow, Velocity, 2.0),
+        (Kind::Plms, Course::Flow, Velocity, 3.0),
         (Kind::Pndm, Course::Flow, Velocity, 4.0),
     ] {
         let distances = [60, 120, 240].map(|steps| far(kind, course, prediction, steps));
         let orders = [0, 1].map(|at: usize| (distances[at] / distances[at + 1]).log2());
-        println!("{kind:?} {course:?} {prediction:?}: {distances:?} {orders:?}");
-        assert!(orders.iter().all(|found| *found > order - 0.25), "{kind:?} {course:?}: {distances:?} {orders:?}");
+        // The more steps, the nearer to the order.
+        let enough = orders[0] > order - 0.45 && orders[1] > order - 0.25;
+        assert!(enough, "{kind:?} {course:?} {prediction:?}: {distances:?} {orders:?}");
     }
 }
 

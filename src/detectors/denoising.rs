@@ -1,0 +1,215 @@
+//! What detectors that read a denoiser share: the denoiser, images in -1..1, noise that depends on the image alone, and z-scores.
+
+use std::borrow::Cow;
+
+use candle_core::{DType, Tensor};
+use sha2::{Digest, Sha256};
+
+use super::{Bank, Inputs, Output, Refusal, inputs::renormalised, numbers};
+use crate::{
+    Error, Result,
+    data::Normalisation,
+    nn::{
+        Denoiser,
+        denoiser::Place,
+        sampler::{self, Guide},
+    },
+    rng,
+};
+
+/// What of a network is needed.
+pub(super) const NEEDS: &[Output] = &[Output::Noise];
+
+/// What is known of a denoiser before it is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denoises {
+    /// T, the steps of its schedule.
+    pub steps: usize,
+    /// The classes that it can be told; 0 of one that is told none.
+    pub classes: usize,
+}
+
+impl Denoises {
+    /// Of a denoiser.
+    pub fn of(denoiser: &dyn Denoiser) -> Self {
+        Self { steps: denoiser.schedule().steps(), classes: denoiser.classes() }
+    }
+
+    /// Refuses a step that is not on the schedule.
+    pub(super) fn check(&self, key: &'static str, step: usize) -> Result<(), Refusal> {
+        if step < self.steps {
+            return Ok(());
+        }
+        let error = Error::input(format!("there is no step {step}: the denoiser's schedule has {}", self.steps))
+            .hint(format!("steps count from 0 to {}", self.steps - 1));
+        Err(Refusal { key: Some(key), error })
+    }
+}
+
+/// A denoiser and images, in batches.
+#[derive(Clone, Copy)]
+pub(super) struct Images<'a> {
+    inputs: &'a dyn Inputs,
+    /// The denoiser, without guidance.
+    pub(super) guide: Guide<'a>,
+}
+
+impl<'a> Images<'a> {
+    /// Of a network that is a denoiser.
+    pub(super) fn of(inputs: &'a dyn Inputs) -> Result<Self> {
+        let missing = || Error::Failed("the detector needs a denoiser, and the network is none".into());
+        let denoiser = inputs.network().denoiser().ok_or_else(missing)?;
+        Ok(Self { inputs, guide: Guide { denoiser, guidance: 0.0, together: inputs.at_a_time() } })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.inputs.images()
+    }
+
+    /// Calls `each` with images in -1..1 and the position of the first in its set. `rows` is how many noisy images of each are denoised
+    /// together: so many images come at a time that these have room.
+    pub(super) fn pass(
+        &self,
+        what: &str,
+        rows: usize,
+        each: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let group = (self.inputs.at_a_time() / rows.max(1)).max(1);
+        self.inputs.pass(what, &mut |start, images| {
+            let count = images.dim(0)?;
+            let images = renormalised(images, self.inputs.normalisation(), &signed(images.dim(1)?))?;
+            for at in (0..count).step_by(group) {
+                self.inputs.check()?;
+                each(start + at, &images.narrow(0, at, group.min(count - at))?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Statistics of every image, `size` of each, one image after another, by what `of` gives of a batch.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] naming the first image whose statistics are NaN or infinite.
+    pub(super) fn statistics(
+        &self,
+        what: &str,
+        (rows, size): (usize, usize),
+        of: &dyn Fn(&Tensor) -> Result<Vec<f64>>,
+    ) -> Result<Vec<f64>> {
+        let mut all = Vec::with_capacity(self.count() * size);
+        self.pass(what, rows, &mut |start, images| {
+            let values = of(images)?;
+            super::same("statistics", values.len(), size * images.dim(0)?)?;
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                let message = format!("what is denoised of image {} is {}", start + at / size, values[at]);
+                return Err(Error::Failed(message));
+            }
+            all.extend(values);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}
+
+/// Pixels in -1..1.
+pub(super) fn signed(channels: usize) -> Normalisation {
+    Normalisation { mean: vec![0.5; channels], std: vec![0.5; channels] }
+}
+
+/// Standard normal noise for images in -1..1, one stream for each image and number. It is named by the image's pixels, so that a score
+/// depends on no other image and no order.
+pub(super) fn noise(images: &Tensor, (seed, purpose, number): (u64, &str, usize)) -> Result<Tensor> {
+    let (count, channels, height, width) = images.dims4()?;
+    let pixels = numbers(images)?;
+    let rows = pixels.chunks_exact(channels * height * width).map(|pixels| {
+        let mut hash = Sha256::new();
+        // Coarser than the last bits, which processors may differ in.
+        pixels.iter().for_each(|x| hash.update(((x + 1.0) * 32_767.5).round().to_le_bytes()));
+        let name = format!("{} {number}", crate::digest::hex(&hash.finalize()));
+        sampler::normal(&mut rng::stream(seed, purpose, &name), [channels, height, width], images.device())
+    });
+    let rows = rows.collect::<candle_core::Result<Vec<_>>>()?;
+    debug_assert_eq!(rows.len(), count);
+    Ok(Tensor::stack(&rows, 0)?.to_dtype(images.dtype())?)
+}
+
+/// a·x₀ + s·ε
+pub(super) fn noisy(images: &Tensor, noise: &Tensor, place: Place) -> Result<Tensor> {
+    Ok(((images * place.signal)? + (noise * place.noise)?)?)
+}
+
+/// The mean over everything of an image of the squares of a − b, in f64.
+pub(super) fn mean_squares(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let size = a.elem_count() / a.dim(0)?;
+    let (a, b) = (numbers(a)?, numbers(b)?);
+    let rows = a.chunks_exact(size).zip(b.chunks_exact(size));
+    Ok(rows.map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / size as f64).collect())
+}
+
+/// Images of the rows of a tensor, `parts` one after another, each of all images: of (parts·N, …) the (N) of part `part`.
+pub(super) fn part(all: &Tensor, part: usize, images: usize) -> Result<Tensor> {
+    Ok(all.narrow(0, part * images, images)?)
+}
+
+/// No more than so many of a bank's images, at even distances.
+///
+/// # Errors
+/// [`Error::Input`] if there is none.
+pub(super) fn some(bank: &Bank, most: Option<usize>) -> Result<Cow<'_, Bank>> {
+    let count = bank.inputs()?.images();
+    if count == 0 {
+        return Err(Error::input("there is no train image to learn from"));
+    }
+    match most {
+        Some(most) if most < count => {
+            let images: Vec<usize> = (0..most).map(|at| at * count / most).collect();
+            let inputs = Some(bank.inputs()?.subset(&images)?);
+            let none = Tensor::zeros((0, 0), DType::F32, bank.logits.device())?;
+            Ok(Cow::Owned(Bank { inputs, ..Bank::new(none.clone(), none) }))
+        }
+        _ => Ok(Cow::Borrowed(bank)),
+    }
+}
+
+/// What statistics of train images are like: the mean and the deviation of each.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Usual {
+    pub(super) mean: Vec<f64>,
+    /// 1 where nothing varies.
+    pub(super) deviation: Vec<f64>,
+    pub(super) images: usize,
+}
+
+impl Usual {
+    /// Of `rows` (N, size); deviations divide by N.
+    pub(super) fn of(rows: &[f64], size: usize) -> Self {
+        let images = rows.len() / size;
+        let column = |at: usize| rows.iter().skip(at).step_by(size);
+        let mean: Vec<f64> = (0..size).map(|at| column(at).sum::<f64>() / images as f64).collect();
+        let deviation = |at: usize| {
+            let square = column(at).map(|x| (x - mean[at]).powi(2)).sum::<f64>() / images as f64;
+            Some(square.sqrt()).filter(|deviation| *deviation > 0.0).unwrap_or(1.0)
+        };
+        let deviation = (0..size).map(deviation).collect();
+        Self { mean, deviation, images }
+    }
+
+    /// (x − μ)/σ of every number of `rows` (N, size).
+    pub(super) fn standardised(&self, rows: &[f64]) -> Vec<f64> {
+        let usual = self.mean.iter().zip(&self.deviation).cycle();
+        rows.iter().zip(usual).map(|(x, (mean, deviation))| (x - mean) / deviation).collect()
+    }
+
+    /// Kept beside the scores.
+    pub(super) fn record(&self) -> serde_json::Value {
+        serde_json::json!({ "train_images": self.images, "mean": self.mean, "deviation": self.deviation })
+    }
+}
+
+/// The means of rows of so many numbers.
+pub(super) fn row_means(rows: &[f64], size: usize) -> Vec<f32> {
+    rows.chunks_exact(size).map(|row| (row.iter().sum::<f64>() / size as f64) as f32).collect()
+}
+
+#[cfg(test)]
+mod tests;
