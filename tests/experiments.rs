@@ -61,6 +61,7 @@ smoke_tests!(
     cifar10_wrn28_afdu,
     cifar10_wrn28_afdu_cpu,
     fashion_afdu,
+    fashion_diffood,
     fashion_sparsity,
     fer2013_vgg19_afdu,
     fer2013_vgg19_afdu_cpu,
