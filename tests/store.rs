@@ -236,6 +236,13 @@ fn a_diffusion_model_trains_as_any_other_network() {
         ("classes: true", "predicts: velocity", "plan", "networks.ddpm.model.diffusion.predicts: velocity is that of"),
         ("classes: true", "classes: true, steps: 1", "plan", "networks.ddpm.model.diffusion.steps"),
         ("loss: { denoising: {} }, train", "train", "plan", "write `loss: { denoising: {} }`"),
+        (
+            "ddpm: {",
+            "ddpm: { data: { name: mnist, classes: ['3'] },",
+            "plan",
+            "networks.ddpm.model.diffusion.classes: the images are of one class",
+        ),
+        ("ddpm: {", "ddpm: { weights: no.safetensors, normalise: weights,", "plan", "brings pixels to -1..1"),
     ] {
         assert!(text.contains(from), "{from}");
         place.write(&text.replacen(from, to, 1), "a");

@@ -355,3 +355,53 @@ impl Denoiser for Diffusion {
         self.pass(&noisy.detach(), &vec![time; count], told.as_ref(), &Pass::eval())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::nn::params::Params;
+
+    fn built(yaml: &str) -> Diffusion {
+        let settings: Settings = serde_saphyr::from_str(yaml).unwrap();
+        let shape = Shape { channels: 1, height: 4, width: 4, classes: 3 };
+        Diffusion::new(&settings, shape, &Params::new(0, &Device::Cpu).builder()).unwrap()
+    }
+
+    fn images(count: usize) -> Tensor {
+        Tensor::zeros((count, 1, 4, 4), DType::F32, &Device::Cpu).unwrap()
+    }
+
+    const UNET: &str = "unet: { channels: 4, multipliers: [1], blocks: 1, attention: [] }";
+
+    #[test]
+    fn each_step_is_beside_the_one_as_far_from_the_other_end() {
+        let model = built(&format!("{{ {UNET}, steps: 50 }}"));
+        let drawn = |count: usize, step| model.of_step(&images(count), None, (0, step)).unwrap().places;
+        let mut seen = [false; 50];
+        for step in 0..20 {
+            let places = drawn(15, step);
+            for (place, other) in places[..8].iter().zip(&places[8..]) {
+                assert_eq!(place.time + other.time, 49.0);
+            }
+            places.iter().for_each(|place| seen[place.time as usize] = true);
+        }
+        assert!(seen.iter().filter(|seen| **seen).count() > 45, "{seen:?}");
+    }
+
+    /// The logistic function of a normal number: the median is a half, and a seventh is above that of 1, which is 0.731.
+    #[test]
+    fn times_of_a_flow_are_logit_normal() {
+        let model = built(&format!("{{ {UNET}, schedule: flow, steps: 1000 }}"));
+        let places = model.of_step(&images(4000), None, (0, 0)).unwrap().places;
+        let share = |above: f64| places.iter().filter(|place| place.noise > above).count() as f64 / 4000.0;
+        assert!((share(0.5) - 0.5).abs() < 0.03 && (share(0.731_06) - 0.158_7).abs() < 0.02, "{}", share(0.5));
+        for place in &places {
+            assert!((place.signal + place.noise - 1.0).abs() < 1e-12);
+            assert!((place.time - (place.noise * 1000.0 - 1.0)).abs() < 1e-9);
+        }
+        // The schedule's own places are on it.
+        assert_eq!(model.along(0.25).time, model.schedule.place(249).time);
+    }
+}
