@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     nn::sampler::{Chain, Guide, Kind, Sampler, Way, together},
+    yaml::limits::MOST_IMAGES,
 };
 
 /// Settings.
@@ -36,7 +37,7 @@ pub struct Config {
     #[garde(skip)]
     pub sampler: Kind,
     /// How many train images the z-scores are of, at most, at even distances. ddpm-ood's for a quick run: 1000.
-    #[garde(range(min = 2))]
+    #[garde(range(min = 2, max = MOST_IMAGES))]
     pub train_images: usize,
     /// Of the noise.
     #[garde(skip)]

@@ -17,7 +17,7 @@ use super::{
     Bank, Check, Detector, Fit, Learns, Output, Refusal, Scorer, Scores, Smoke,
     denoising::{self, Denoises, Images, Usual, mean_squares, noisy, row_means, some},
 };
-use crate::{Result, nn::sampler::Guide};
+use crate::{Result, nn::sampler::Guide, yaml::limits::MOST_IMAGES};
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema)]
@@ -25,7 +25,7 @@ use crate::{Result, nn::sampler::Guide};
 #[schemars(rename = "DenoisingError")]
 pub struct Config {
     /// The steps t. Ours: five, over the first half of 1,000, where an image is still to be seen.
-    #[garde(length(min = 1, max = 1000))]
+    #[garde(length(min = 1, max = 1000), inner(range(max = 100_000)))]
     pub levels: Vec<usize>,
     /// How often noise is drawn for a step. Ours: 1.
     #[garde(range(min = 1, max = 1000))]
@@ -34,7 +34,7 @@ pub struct Config {
     #[garde(skip)]
     pub standardise: bool,
     /// How many train images the z-scores are of, at most, at even distances. ddpm-ood's for a quick run: 1000.
-    #[garde(range(min = 2))]
+    #[garde(range(min = 2, max = MOST_IMAGES))]
     pub train_images: usize,
     /// Of the noise.
     #[garde(skip)]

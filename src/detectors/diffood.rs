@@ -46,7 +46,7 @@ pub struct Config {
     #[garde(inner(length(min = 1)))]
     pub denoiser: Option<String>,
     /// The steps that noise is added up to, rising. DiffOOD's: 120, 240 and 360 of 1,000.
-    #[garde(length(min = 1, max = 100))]
+    #[garde(length(min = 1, max = 100), inner(range(max = 100_000)))]
     pub levels: Vec<usize>,
     /// Steps of the schedule that one step of the sampler takes. DiffOOD's, 50 steps of 1,000: 20.
     #[garde(range(min = 1, max = 100_000))]
@@ -55,7 +55,7 @@ pub struct Config {
     #[garde(skip)]
     pub sampler: Kind,
     /// β, how much further than to the class the noise points. DiffOOD's: 2, where the denoiser is told classes, else 0, the only choice there.
-    #[garde(inner(range(min = 0.0, max = 1000.0)))]
+    #[garde(range(min = 0.0, max = 1000.0))]
     pub guidance: Option<f64>,
     /// How often noise is drawn. DiffOOD's: 4.
     #[garde(range(min = 1, max = 1000))]

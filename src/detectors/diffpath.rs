@@ -24,6 +24,7 @@ use crate::{
     linalg::{self, Mixture},
     nn::sampler::{Guide, Sampler, Way},
     rng,
+    yaml::limits::MOST_IMAGES,
 };
 
 /// Sums of an image.
@@ -47,7 +48,7 @@ pub struct Config {
     #[garde(skip)]
     pub clamp: bool,
     /// How many train images the mixture is of, at most, at even distances. DiffPath's: none, all.
-    #[garde(inner(range(min = 2)))]
+    #[garde(range(min = 2, max = MOST_IMAGES))]
     pub train_images: Option<usize>,
     /// Steps of the mixture's fit at most. DiffPath's: 200.
     #[garde(range(min = 1, max = 100_000))]

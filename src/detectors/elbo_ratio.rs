@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     nn::{denoiser::Schedule, sampler::Guide},
+    yaml::limits::MOST_IMAGES,
 };
 
 /// Settings.
@@ -39,7 +40,7 @@ pub struct Config {
     #[garde(skip)]
     pub standardise: bool,
     /// How many train images the z-scores are of, at most, at even distances. Ours, as ddpm_ood's: 1000.
-    #[garde(range(min = 2))]
+    #[garde(range(min = 2, max = MOST_IMAGES))]
     pub train_images: usize,
     /// Of the noise.
     #[garde(skip)]

@@ -48,7 +48,7 @@ pub struct Settings {
     #[garde(range(min = 1, max = 16))]
     pub blocks: usize,
     /// The levels with attention, counted from 0, the finest. The middle always has it. DDPM's: 1, which has 16×16 positions of 32×32 pixels.
-    #[garde(skip)]
+    #[garde(inner(range(max = 7)))]
     pub attention: Vec<usize>,
     /// Heads of each attention. DDPM's: 1.
     #[garde(range(min = 1, max = 64))]
