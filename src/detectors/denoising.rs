@@ -188,7 +188,9 @@ impl Usual {
         let mean: Vec<f64> = (0..size).map(|at| column(at).sum::<f64>() / images as f64).collect();
         let deviation = |at: usize| {
             let square = column(at).map(|x| (x - mean[at]).powi(2)).sum::<f64>() / images as f64;
-            Some(square.sqrt()).filter(|deviation| *deviation > 0.0).unwrap_or(1.0)
+            // What is left of a constant by rounding is no deviation.
+            let least = 1e-12 * mean[at].abs();
+            Some(square.sqrt()).filter(|deviation| *deviation > least).unwrap_or(1.0)
         };
         let deviation = (0..size).map(deviation).collect();
         Self { mean, deviation, images }

@@ -65,8 +65,8 @@ pub struct Settings {
     #[garde(skip)]
     pub classes: bool,
     /// The share of images whose class is not told while it learns, with `classes`, so that it also learns to do without: guidance needs
-    /// both. Default: 0.1, as in DiffOOD and in the paper of guidance.
-    #[garde(range(min = 0.0, max = 1.0))]
+    /// both. Detectors ask without a class, too, so that neither may go without. Default: 0.1, as in DiffOOD and in the paper of guidance.
+    #[garde(range(min = 0.01, max = 0.99))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop: Option<f64>,
 }
