@@ -59,6 +59,11 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
+    /// That brings pixels in 0..1 to -1..1, as diffusion models take them.
+    pub fn signed(channels: usize) -> Self {
+        Self { mean: vec![0.5; channels], std: vec![0.5; channels] }
+    }
+
     /// For captions: `mean 0.48, 0.45, 0.40 and std 0.23, 0.22, 0.23`.
     pub fn in_words(&self) -> String {
         let list = |values: &[f32]| values.iter().map(|value| format!("{value:.3}")).collect::<Vec<_>>().join(", ");

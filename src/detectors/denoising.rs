@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 
-use super::{Bank, Inputs, Output, Refusal, inputs::renormalised, numbers};
+use super::{Bank, Fit, Inputs, Output, Refusal, inputs::renormalised, numbers};
 use crate::{
     Error, Result,
     data::Normalisation,
@@ -77,7 +77,7 @@ impl<'a> Images<'a> {
         let group = (self.inputs.at_a_time() / rows.max(1)).max(1);
         self.inputs.pass(what, &mut |start, images| {
             let count = images.dim(0)?;
-            let images = renormalised(images, self.inputs.normalisation(), &signed(images.dim(1)?))?;
+            let images = renormalised(images, self.inputs.normalisation(), &Normalisation::signed(images.dim(1)?))?;
             for at in (0..count).step_by(group) {
                 self.inputs.check()?;
                 each(start + at, &images.narrow(0, at, group.min(count - at))?)?;
@@ -109,11 +109,6 @@ impl<'a> Images<'a> {
         })?;
         Ok(all)
     }
-}
-
-/// Pixels in -1..1.
-pub(super) fn signed(channels: usize) -> Normalisation {
-    Normalisation { mean: vec![0.5; channels], std: vec![0.5; channels] }
 }
 
 /// Standard normal noise for images in -1..1, one stream for each image and number. It is named by the image's pixels, so that a score
@@ -194,6 +189,20 @@ impl Usual {
         };
         let deviation = (0..size).map(deviation).collect();
         Self { mean, deviation, images }
+    }
+
+    /// Of `size` statistics of a fit's train images, `most` of them at most, which `all` gives.
+    ///
+    /// # Errors
+    /// Those of `all`; if there is no train image.
+    pub(super) fn learned(
+        fit: &Fit<'_>,
+        most: usize,
+        size: usize,
+        all: impl Fn(&Images<'_>) -> Result<Vec<f64>>,
+    ) -> Result<Self> {
+        let train = some(fit.train()?, Some(most))?;
+        Ok(Self::of(&all(&Images::of(train.inputs()?)?)?, size))
     }
 
     /// (x − μ)/σ of every number of `rows` (N, size).

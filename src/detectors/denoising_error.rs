@@ -15,7 +15,7 @@ use candle_core::Tensor;
 
 use super::{
     Bank, Check, Detector, Fit, Learns, Output, Refusal, Scorer, Scores, Smoke,
-    denoising::{self, Denoises, Images, Usual, mean_squares, noisy, row_means, some},
+    denoising::{self, Denoises, Images, Usual, mean_squares, noisy, row_means},
 };
 use crate::{Result, nn::sampler::Guide, yaml::limits::MOST_IMAGES};
 
@@ -106,15 +106,9 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let usual = match self.standardise {
-            false => None,
-            true => {
-                let train = some(fit.train()?, Some(self.train_images))?;
-                let images = Images::of(train.inputs()?)?;
-                Some(Usual::of(&self.all(&images, "fitting denoising_error")?, self.levels.len()))
-            }
-        };
-        Ok(Box::new(Fitted { config: self.clone(), usual }))
+        let all = |images: &Images<'_>| self.all(images, "fitting denoising_error");
+        let learned = || Usual::learned(fit, self.train_images, self.levels.len(), all);
+        Ok(Box::new(Fitted { config: self.clone(), usual: self.standardise.then(learned).transpose()? }))
     }
 }
 
@@ -129,7 +123,10 @@ impl Scorer for Fitted {
         let images = Images::of(bank.inputs()?)?;
         self.config.check(Denoises::of(images.guide.denoiser)).map_err(|refusal| refusal.error)?;
         let errors = self.config.all(&images, "scoring denoising_error")?;
-        let errors = self.usual.as_ref().map_or_else(|| errors.clone(), |usual| usual.standardised(&errors));
+        let errors = match &self.usual {
+            Some(usual) => usual.standardised(&errors),
+            None => errors,
+        };
         Scores::new(row_means(&errors, self.config.levels.len()))
     }
 

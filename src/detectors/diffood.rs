@@ -18,7 +18,7 @@ use candle_core::Tensor;
 
 use super::{
     Bank, Check, Detector, Fit, Output, Refusal, Scorer, Scores, Second, Smoke, argmax,
-    denoising::{self, Denoises, Images, noisy, signed},
+    denoising::{self, Denoises, Images, noisy},
     inputs::renormalised,
     map_rows,
     reconstruction_change::{self, Norm, Of},
@@ -197,7 +197,7 @@ impl Config {
     /// What of (N, C, H, W) images in -1..1 is compared, (N, D).
     fn answer(&self, answers: &Answers<'_>, images: &Tensor) -> Result<Tensor> {
         let (count, channels, ..) = images.dims4()?;
-        let images = renormalised(images, &signed(channels), answers.normalisation)?;
+        let images = renormalised(images, &Normalisation::signed(channels), answers.normalisation)?;
         if self.target == Target::Images {
             return Ok(images.flatten_from(1)?);
         }

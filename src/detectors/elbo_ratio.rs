@@ -14,7 +14,7 @@ use candle_core::Tensor;
 
 use super::{
     Bank, Check, Detector, Fit, Learns, Output, Refusal, Scorer, Scores, Smoke,
-    denoising::{self, Denoises, Images, Usual, mean_squares, noisy, some},
+    denoising::{self, Denoises, Images, Usual, mean_squares, noisy},
 };
 use crate::{
     Error, Result,
@@ -135,14 +135,9 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let usual = match self.standardise {
-            false => None,
-            true => {
-                let train = some(fit.train()?, Some(self.train_images))?;
-                Some(Usual::of(&self.all(&Images::of(train.inputs()?)?, "fitting elbo_ratio")?, 2))
-            }
-        };
-        Ok(Box::new(Fitted { config: self.clone(), usual }))
+        let all = |images: &Images<'_>| self.all(images, "fitting elbo_ratio");
+        let learned = || Usual::learned(fit, self.train_images, 2, all);
+        Ok(Box::new(Fitted { config: self.clone(), usual: self.standardise.then(learned).transpose()? }))
     }
 }
 
@@ -157,7 +152,10 @@ impl Scorer for Fitted {
         let images = Images::of(bank.inputs()?)?;
         self.config.check(Denoises::of(images.guide.denoiser)).map_err(|refusal| refusal.error)?;
         let densities = self.config.all(&images, "scoring elbo_ratio")?;
-        let densities = self.usual.as_ref().map_or_else(|| densities.clone(), |usual| usual.standardised(&densities));
+        let densities = match &self.usual {
+            Some(usual) => usual.standardised(&densities),
+            None => densities,
+        };
         Scores::new(densities.chunks_exact(2).map(|bands| (bands[1] - bands[0]) as f32).collect())
     }
 

@@ -138,7 +138,7 @@ impl Kind for Settings {
     }
 
     fn normalisation(&self, channels: usize) -> Option<Normalisation> {
-        Some(Normalisation { mean: vec![0.5; channels], std: vec![0.5; channels] })
+        Some(Normalisation::signed(channels))
     }
 
     fn is_told_classes(&self) -> bool {

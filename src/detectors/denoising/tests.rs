@@ -48,7 +48,7 @@ fn what_is_measured_is_what_numpy_measures() {
     let noises: Vec<Tensor> = (0..12).map(|at| uniform(&format!("noise {at}"), &[5, 2, 2, 2])).collect();
     let denoiser = layer(Course::Linear, Prediction::Noise);
     let answers = Answers { network: &Hidden, normalisation: &normalisation, together: 3 };
-    let as_network = renormalised(&images, &signed(2), &normalisation).unwrap();
+    let as_network = renormalised(&images, &Normalisation::signed(2), &normalisation).unwrap();
     let logits = Hidden.show(&as_network, &Pass::eval()).unwrap().logits.unwrap();
     let classes = map_rows(&logits, |row| crate::detectors::argmax(row) as u32).unwrap();
     assert!(classes.iter().any(|class| *class != classes[0]), "{classes:?}");
