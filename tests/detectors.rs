@@ -116,6 +116,10 @@ impl Denoiser for Standing {
         self.classes
     }
 
+    fn products(&self, _: &Tensor) -> candle_core::Result<u64> {
+        Ok(0)
+    }
+
     fn output(&self, noisy: &Tensor, time: f64, classes: Option<&[u32]>) -> candle_core::Result<Tensor> {
         let place = if time < 0.0 { Schedule::clean() } else { self.schedule.place(time as usize) };
         let (peak, deviation) = (8.0 / 50.0, 1.0 / 50.0);

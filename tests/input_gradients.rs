@@ -25,8 +25,8 @@ use garde::Validate;
 use inputs::Set;
 use network::parameter;
 use oodkit::{
-    data::Normalisation,
-    detectors::{Bank, DetectorConfig, Fit, inputs::pull_back, mahalanobis::Distances, nac, odin, stages::Stages},
+    data::{Attack, Normalisation},
+    detectors::{Bank, DetectorConfig, Fit, inputs::pull_back, mahalanobis::Distances, nac, odin, pgd, stages::Stages},
     nn::{self, Backbone, Model, Output, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
 };
 use scores::{Reference, assert_scores};
@@ -170,6 +170,62 @@ fn sure_images_move_too() {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
     assert!(values(&gradient).iter().all(|slope| slope.is_finite() && *slope != 0.0));
+}
+
+fn attack(epsilon: u8, steps: usize) -> Attack {
+    Attack { network: "net".to_owned(), epsilon, steps }
+}
+
+/// Logits w·x and −w·x: the gradient has one sign for each pixel, wherever the image is.
+struct Straight(Tensor);
+
+impl Model for Straight {
+    fn show(&self, images: &Tensor, _: &Pass) -> candle_core::Result<Shown> {
+        let logit = images.flatten_from(1)?.matmul(&self.0)?;
+        Ok(Shown { logits: Some(Tensor::cat(&[&logit, &logit.neg()?], 1)?), ..Shown::default() })
+    }
+
+    fn folded(&self) -> candle_core::Result<Box<dyn Model>> {
+        unreachable!("nothing folds it")
+    }
+}
+
+/// Every pixel of a straight network's image goes as far as it may, and stops at black, at white and at ε.
+#[test]
+fn an_attack_goes_to_its_bounds_and_no_farther() {
+    let weights = Tensor::new(&[[1.0f64], [-1.0], [2.0], [-0.5]], &Device::Cpu).unwrap();
+    let normalisation = Normalisation { mean: vec![0.25], std: vec![0.5] };
+    let levels = [[250.0, 3.0, 100.0, 128.0], [0.0, 255.0, 10.0, 200.0]];
+    let images: Vec<f64> = levels.as_flattened().iter().map(|level| (level / 255.0 - 0.25) / 0.5).collect();
+    let images = Tensor::from_vec(images, (2, 1, 2, 2), &Device::Cpu).unwrap();
+    let set = Set { network: Arc::new(Straight(weights)), images, normalisation, batch: 1 };
+    // w·x > 0 of the first image: up where w > 0. Of the second, down.
+    assert_eq!(pgd::moved(&attack(8, 10), &set).unwrap(), [255, 0, 108, 120, 0, 255, 2, 208]);
+    // Half a step further than ε in one step, and back to it.
+    assert_eq!(pgd::moved(&attack(2, 1), &set).unwrap(), [252, 1, 102, 126, 0, 255, 8, 202]);
+}
+
+/// Of a network that is not straight: within ε, and surer of most images.
+#[test]
+fn a_network_is_surer_of_attacked_images() {
+    let set = set(test_images());
+    let sure = |images: &Tensor| -> Vec<f64> {
+        let softmax = candle_nn::ops::softmax(set.network.show(images, &Pass::eval()).unwrap().logits().unwrap(), 1);
+        values(&softmax.unwrap().max(1).unwrap())
+    };
+    let bytes = |images: &Tensor| -> Vec<f64> {
+        let plane = |(at, x): (usize, f64)| (x * f64::from(set.normalisation.std[at / 64 % 3]) + 0.5).clamp(0.0, 1.0) * 255.0;
+        values(images).into_iter().enumerate().map(plane).collect()
+    };
+    let moved = pgd::moved(&attack(4, 5), &set).unwrap();
+    for (moved, first) in moved.iter().zip(bytes(&set.images)) {
+        assert!((f64::from(*moved) - first).abs() <= 4.5, "{moved} of {first}");
+    }
+    let back = |(at, level): (usize, &u8)| (f64::from(*level) / 255.0 - 0.5) / f64::from(set.normalisation.std[at / 64 % 3]);
+    let moved: Vec<f64> = moved.iter().enumerate().map(back).collect();
+    let moved = Tensor::from_vec(moved, set.images.shape(), &Device::Cpu).unwrap();
+    let surer = sure(&moved).iter().zip(sure(&set.images)).filter(|(after, before)| *after > before).count();
+    assert!(surer >= 7, "{surer} of 8");
 }
 
 #[test]

@@ -62,8 +62,8 @@ fn left_out(network: &str) -> BTreeSet<&'static str> {
 #[test]
 fn all_is_what_a_network_can_have() {
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
-    // Those of maps, of two networks and of a diffusion model are named, whatever the network.
-    let maps = set(&["padim", "patchcore", "patch_svdd", "map", "reconstruction_change"]);
+    // Those of maps, of two networks, of a diffusion model and with a network of their own are named, whatever the network.
+    let maps = set(&["padim", "patchcore", "patch_svdd", "map", "reconstruction_change", "feature_denoising"]);
     let of_denoiser = set(&["diffood", "denoising_error", "diffpath", "elbo_ratio", "ddpm_ood"]);
     let maps = &maps | &of_denoiser;
     let plain = &set(&["mutual_information", "duq", "sngp"]) | &maps;
@@ -995,6 +995,10 @@ fn a_full_spectrum_without_shifted_sets_is_refused() {
     assert!(intervals.contains("intervals are computed without covariate-shifted images"), "{intervals}");
 }
 
+/// FLOPs of the U-Net of 4 and 8 channels on 14×14 and 7×7 positions below, counted by hand: two for each product of its convolutions, linear
+/// layers and attention.
+const FLOPS: f64 = 1948192.0;
+
 /// A small diffusion model with a classifier, by every detector that reads one: priced before, and refused where it cannot serve.
 #[test]
 fn detectors_of_a_diffusion_model_are_priced_and_run() {
@@ -1011,6 +1015,9 @@ networks:
     train: *recipe
 methods:
   - { name: DiffOOD, network: base, detector: { diffood: { denoiser: ddpm, levels: [40, 80], repeats: 2 } } }
+  - { name: Blurred, network: base, detector: { diffood: { denoiser: ddpm, levels: [40], repeats: 1, by: blur } } }
+  - { name: Mixed, network: base, detector: { diffood: { denoiser: ddpm, levels: [40], repeats: 1, by: interpolation } } }
+  - { name: Noisy, network: base, detector: { diffood: { denoiser: ddpm, levels: [40], repeats: 1, by: noise } } }
   - { name: Errors, network: ddpm, detector: { denoising_error: { train_images: 20 } } }
   - { name: DiffPath, network: ddpm, detector: { diffpath: { components: 2 } } }
   - { name: Ratio, network: ddpm, detector: elbo_ratio }
@@ -1020,9 +1027,11 @@ tables: [{ name: all, rows: method, columns: [auroc] }]
     let place = Place::new(text);
     let plan = place.prints("plan");
     // (2 + 4) steps twice, for the class and without, and for each of two repeats.
-    for (name, count) in [("DiffOOD", 24), ("Errors", 5), ("DiffPath", 10), ("Ratio", 10), ("DDPM-OOD", 21)] {
-        let line = format!("denoising of {name}: {count} evaluations of a denoiser an image: ");
+    for (name, count) in [("DiffOOD", 24), ("Blurred", 4), ("Errors", 5), ("DiffPath", 10), ("Ratio", 10), ("DDPM-OOD", 21)] {
+        let line = format!("denoising of {name}: {count} evaluations of a denoiser an image, ");
         let told = plan.lines().find_map(|told| told.strip_prefix(&line)).unwrap_or_else(|| panic!("{name}: {plan}"));
+        let (flops, told) = told.split_once(" GFLOP: ").unwrap();
+        assert_eq!(flops, format!("{:.3}", count as f64 * FLOPS / 1e9), "{name}");
         let seconds: f64 = told.split(' ').next().unwrap().parse().unwrap();
         assert!(seconds > 0.0 && told.ends_with(" s an image on this CPU"), "{plan}");
     }
@@ -1054,5 +1063,56 @@ tables: [{ name: all, rows: method, columns: [auroc] }]
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains(message), "{told}");
         assert!(!place.path("runs/networks").exists(), "{message}: trained first");
+    }
+}
+
+/// A set beside itself after an attack: other scores, said in the record, and made of the same images again.
+#[test]
+fn a_set_is_attacked_on_a_network() {
+    let text = "\
+title: Attack
+data:
+  id: { name: fashion_mnist_small, train_limit: 24, test_limit: 12 }
+  ood:
+    - { name: digits, test_limit: 9 }
+    - { name: digits_pgd8, of: digits, test_limit: 9, attack: { network: base, epsilon: 8 } }
+networks:
+  base: { backbone: lenet, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+  other: { backbone: lenet, train: { epochs: 1, batch_size: 12, optimizer: { sgd: { lr: 0.05 } } } }
+methods:
+  - { name: MSP, network: base, detector: msp }
+  - { name: MSP of another, network: other, detector: msp }
+tables: [{ name: all, rows: method, columns: [auroc], over: each, controls: true }]
+seeds: [0, 1]
+";
+    let place = Place::new(text);
+    place.prints("run");
+    let results = place.results();
+    let record = &results.datasets["digits_pgd8"];
+    assert_eq!(record.note.as_deref(), Some("moved by up to 8/255 to make base sure, 10 steps of PGD"));
+    assert_eq!(record.sha256, results.datasets["digits"].sha256);
+    let scores = |seed: usize, method: &str, set: &str| {
+        let methods = &results.cells[0].seeds[seed].tasks[0].methods;
+        place.scores(&methods[method].scores[set])
+    };
+    for seed in [0, 1] {
+        let [before, after] = ["digits", "digits_pgd8"].map(|set| scores(seed, "MSP", set));
+        assert!(before.iter().zip(&after).all(|(before, after)| after < before), "{before:?} {after:?}");
+        assert_ne!(scores(seed, "MSP of another", "digits"), scores(seed, "MSP of another", "digits_pgd8"));
+    }
+    let mean = |set: &str| results.cells[0].seeds[0].tasks[0].methods["Mean grey"].sets[set].measures.clone();
+    assert_ne!(format!("{:?}", mean("digits")), format!("{:?}", mean("digits_pgd8")), "controls see the moved images");
+    for (from, to, message) in [
+        ("network: base, epsilon", "network: bass, epsilon", "there is no network \"bass\"; did you mean \"base\""),
+        ("epsilon: 8", "epsilon: 0", "data.ood.1.attack.epsilon: lower than 1"),
+        ("backbone: lenet, train", "backbone: lenet, members: 2, train", "\"base\" is an ensemble"),
+        ("test_limit: 12 }", "test_limit: 12, attack: { network: base, epsilon: 8 } }", "goes with sets under data.ood"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let place = Place::new(&text.replacen(from, to, 1));
+        let output = place.oodkit("run");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(message), "{told}");
     }
 }

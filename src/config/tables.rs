@@ -237,6 +237,8 @@ pub enum Figure {
     Confusion(#[garde(dive)] ConfusionFigure),
     /// Numbers of one method along the sweep, by the protocol of the first table.
     Sweep(#[garde(dive)] SweepFigure),
+    /// Mean scores of the ID set and of each OOD set along the sweep: how far each of them moves as a setting grows.
+    SetScores(#[garde(dive)] SetScoresFigure),
     /// Activations and log anomaly factors over the feature maps of ID and OOD images (the AFDU paper's figures 5 and 6).
     Factors(#[garde(dive)] FactorsFigure),
     /// How one neuron's train activations are distributed: histogram, kernel density, Gaussian, and the anomaly factor (the
@@ -337,6 +339,15 @@ pub struct SweepFigure {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "is_false")]
     pub differences: bool,
+}
+
+/// Scores along the sweep. Of the first seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetScoresFigure {
+    /// The method.
+    #[garde(skip)]
+    pub method: String,
 }
 
 /// Heat maps of a convolution's activations and log anomaly factors, means over its channels, of the first images of the ID

@@ -6,7 +6,7 @@ use garde::Validate;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Cut, Damaged, Division, Format, Links, Resize, Size};
+use super::{Attack, Cut, Damaged, Division, Format, Links, Resize, Size};
 use crate::yaml::{
     limits::MOST_IMAGES,
     named::{string_or_map, string_or_object},
@@ -130,6 +130,11 @@ pub struct Dataset {
     #[garde(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Of an OOD set: its images are moved so that a network is surer of them, before anything scores them: `{ network: base, epsilon: 8 }`.
+    /// Give it a name of its own: `{ name: mnist_pgd8, of: mnist, attack: { network: base, epsilon: 8 } }`.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<Attack>,
 }
 
 impl Dataset {

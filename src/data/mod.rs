@@ -14,6 +14,7 @@ pub mod store;
 pub mod synthetic;
 
 mod ahead;
+mod attack;
 mod classes;
 mod conform;
 pub(crate) mod contents;
@@ -42,6 +43,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use attack::Attack;
 pub use conform::Frame;
 pub use copies::{Copies, copies};
 pub use dataset::Dataset;

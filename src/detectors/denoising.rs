@@ -1,8 +1,11 @@
 //! What detectors that read a denoiser share: the denoiser, images in -1..1, noise that depends on the image alone, and z-scores.
 
+pub mod equal_change;
+
 use std::borrow::Cow;
 
 use candle_core::{DType, Tensor};
+use rand::Rng as _;
 use sha2::{Digest, Sha256};
 
 use super::{Bank, Fit, Inputs, Output, Refusal, inputs::renormalised, numbers};
@@ -113,19 +116,29 @@ impl<'a> Images<'a> {
 
 /// Standard normal noise for images in -1..1, one stream for each image and number. It is named by the image's pixels, so that a score
 /// depends on no other image and no order.
-pub(super) fn noise(images: &Tensor, (seed, purpose, number): (u64, &str, usize)) -> Result<Tensor> {
-    let (count, channels, height, width) = images.dims4()?;
-    let pixels = numbers(images)?;
-    let rows = pixels.chunks_exact(channels * height * width).map(|pixels| {
+pub(super) fn noise(images: &Tensor, name: (u64, &str, usize)) -> Result<Tensor> {
+    let (_, channels, height, width) = images.dims4()?;
+    let of = |mut stream| sampler::normal(&mut stream, [channels, height, width], images.device());
+    let rows = streams(images, name)?.into_iter().map(of).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&rows, 0)?.to_dtype(images.dtype())?)
+}
+
+/// A number below `count` for each image, of the same kind of stream.
+pub(super) fn drawn(images: &Tensor, name: (u64, &str, usize), count: usize) -> Result<Tensor> {
+    let numbers = streams(images, name)?.into_iter().map(|mut stream| stream.random_range(0..count) as u32);
+    Ok(Tensor::from_iter(numbers, images.device())?)
+}
+
+/// A stream for each image.
+fn streams(images: &Tensor, (seed, purpose, number): (u64, &str, usize)) -> Result<Vec<rng::Rng>> {
+    let size = images.elem_count() / images.dim(0)?;
+    let of = |pixels: &[f64]| {
         let mut hash = Sha256::new();
         // Coarser than the last bits, which processors may differ in.
         pixels.iter().for_each(|x| hash.update(((x + 1.0) * 32_767.5).round().to_le_bytes()));
-        let name = format!("{} {number}", crate::digest::hex(&hash.finalize()));
-        sampler::normal(&mut rng::stream(seed, purpose, &name), [channels, height, width], images.device())
-    });
-    let rows = rows.collect::<candle_core::Result<Vec<_>>>()?;
-    debug_assert_eq!(rows.len(), count);
-    Ok(Tensor::stack(&rows, 0)?.to_dtype(images.dtype())?)
+        rng::stream(seed, purpose, &format!("{} {number}", crate::digest::hex(&hash.finalize())))
+    };
+    Ok(numbers(images)?.chunks_exact(size).map(of).collect())
 }
 
 /// a·x₀ + s·ε

@@ -12,13 +12,19 @@
 //! - Deviation: the code grades every level by itself, and gives no rule which to take. The mean over levels is ours; `levels: [360]` is one of
 //!   the code's columns.
 //! - One image takes (6 + 12 + 18) · 2 · 4 = 288 evaluations of the denoiser by default, half of them for the class that is not told.
+//! - `by` puts an image that is changed otherwise in the place of the denoised one, at the same distance in pixels from x_0: with plain
+//!   noise, a blur, or a mixture with a train image. It is ours, to see whether it is denoising that separates.
 //! - `reconstruction_change` is the same with one maker, such as an autoencoder, in the place of all levels.
 
 use candle_core::Tensor;
 
 use super::{
-    Bank, Check, Detector, Fit, Output, Refusal, Scorer, Scores, Second, Smoke, argmax,
-    denoising::{self, Denoises, Images, noisy},
+    Bank, Check, Detector, Fit, Learns, Output, Refusal, Scorer, Scores, Second, Smoke, argmax,
+    denoising::{
+        self, Denoises, Images,
+        equal_change::{self, By},
+        noisy,
+    },
     inputs::renormalised,
     map_rows,
     reconstruction_change::{self, Norm, Of},
@@ -72,9 +78,22 @@ pub struct Config {
     /// Whether level 0 is the image itself. DiffOOD's code: false.
     #[garde(skip)]
     pub clean: bool,
+    /// What changes the image: all else is a control that goes as far as denoising does. DiffOOD's: denoising.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "denoises")]
+    pub by: By,
     /// Of the noise.
     #[garde(skip)]
     pub seed: u64,
+}
+
+/// Train images of which `by: interpolation` takes one. Ours: enough that no single one matters, and soon read.
+const OTHERS: usize = 256;
+
+/// What is only written where it is asked for keeps the hashes of files without it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn denoises(by: &By) -> bool {
+    *by == By::Denoising
 }
 
 /// What is compared.
@@ -122,6 +141,7 @@ impl Default for Config {
             change: Change::Global,
             time: Time::Official,
             clean: false,
+            by: By::default(),
             seed: 0,
         }
     }
@@ -145,7 +165,8 @@ impl Config {
         if self.time == Time::Official { way.told_early() } else { way }
     }
 
-    /// Scores of (N, C, H, W) images in -1..1 that the network takes for these classes, with this noise for each repeat.
+    /// Scores of (N, C, H, W) images in -1..1 that the network takes for these classes, with this noise for each repeat. `towards` are the
+    /// images of all repeats, (R·N, C, H, W), that the image is moved towards.
     ///
     /// # Errors
     /// Those of the networks; if an answer is NaN or infinite.
@@ -156,6 +177,7 @@ impl Config {
         images: &Tensor,
         classes: &[u32],
         noise: &[Tensor],
+        towards: Option<&Tensor>,
     ) -> Result<Vec<f32>> {
         let guide = Guide { guidance: self.guidance(Denoises::of(guide.denoiser)), ..*guide };
         let schedule = guide.denoiser.schedule();
@@ -182,7 +204,10 @@ impl Config {
         let mut last = before.clone();
         let mut sums = vec![0.0; images.dim(0)?];
         for chain in &chains {
-            let after = self.answer(answers, chain.images())?;
+            let after = match self.by {
+                By::Denoising => self.answer(answers, chain.images())?,
+                _ => self.answer(answers, &equal_change::as_far(&first, chain.images(), towards)?)?,
+            };
             let reference = if self.change == Change::Global { &before } else { &last };
             let changes = compared.changes(reference, &after, 0)?;
             for changes in changes.chunks_exact(sums.len()) {
@@ -208,6 +233,23 @@ impl Config {
             Ok(answer.detach())
         });
         Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// What (N, C, H, W) images are moved towards in each repeat; `others` are train images.
+    fn towards(&self, images: &Tensor, others: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let name = |repeat| (self.seed, "diffood control", repeat);
+        let each = |of: &dyn Fn(usize) -> Result<Tensor>| -> Result<Option<Tensor>> {
+            Ok(Some(Tensor::cat(&(0..self.repeats).map(of).collect::<Result<Vec<_>>>()?, 0)?))
+        };
+        match (self.by, others) {
+            (By::Noise, _) => {
+                each(&|repeat| Ok((images + (denoising::noise(images, name(repeat))? * equal_change::FARTHEST)?)?))
+            }
+            (By::Interpolation, Some(others)) => {
+                each(&|repeat| Ok(others.index_select(&denoising::drawn(images, name(repeat), others.dim(0)?)?, 0)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn check(&self, denoises: Denoises, classes: Option<usize>) -> Result<(), Refusal> {
@@ -276,28 +318,54 @@ impl Detector for Config {
         smoke.set("repeats", &mut self.repeats, 1);
     }
 
-    fn fit(&self, _: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(self.clone()))
+    fn learns(&self) -> Learns {
+        if self.by == By::Interpolation { Learns::Images } else { Learns::Nothing }
+    }
+
+    fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
+        let others = match self.learns() {
+            Learns::Nothing => None,
+            _ => {
+                let train = denoising::some(fit.train()?, Some(OTHERS))?;
+                let (inputs, mut all) = (train.inputs()?, Vec::new());
+                inputs.pass("reading images to mix with", &mut |_, images| {
+                    let signed = Normalisation::signed(images.dim(1)?);
+                    all.push(renormalised(images, inputs.normalisation(), &signed)?);
+                    Ok(())
+                })?;
+                Some(Tensor::cat(&all, 0)?)
+            }
+        };
+        Ok(Box::new(Fitted { config: self.clone(), others }))
     }
 }
 
-impl Scorer for Config {
+/// The detector, with the train images that images are mixed with.
+struct Fitted {
+    config: Config,
+    /// (M, C, H, W) in -1..1.
+    others: Option<Tensor>,
+}
+
+impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
+        let Self { config, others } = self;
         let (inputs, denoiser) = (bank.inputs()?, Images::of(bank.second()?)?);
         for images in [inputs.images(), denoiser.count()] {
             same("images", images, bank.logits.dim(0)?)?;
         }
-        self.check(Denoises::of(denoiser.guide.denoiser), Some(bank.logits.dim(1)?))
+        config.check(Denoises::of(denoiser.guide.denoiser), Some(bank.logits.dim(1)?))
             .map_err(|refusal| refusal.error)?;
         let classes = map_rows(&bank.logits, |row| argmax(row) as u32)?;
         let answers =
             Answers { network: inputs.network(), normalisation: inputs.normalisation(), together: inputs.at_a_time() };
         let mut scores = Vec::with_capacity(classes.len());
-        denoiser.pass("scoring diffood", self.levels.len() * self.repeats, &mut |start, images| {
-            let noise = (0..self.repeats).map(|repeat| denoising::noise(images, (self.seed, "diffood", repeat)));
+        denoiser.pass("scoring diffood", config.levels.len() * config.repeats, &mut |start, images| {
+            let noise = (0..config.repeats).map(|repeat| denoising::noise(images, (config.seed, "diffood", repeat)));
             let noise = noise.collect::<Result<Vec<_>>>()?;
             let classes = &classes[start..start + images.dim(0)?];
-            scores.extend(self.scores(&denoiser.guide, &answers, images, classes, &noise)?);
+            let towards = config.towards(images, others.as_ref())?;
+            scores.extend(config.scores(&denoiser.guide, &answers, images, classes, &noise, towards.as_ref())?);
             Ok(())
         })?;
         Scores::new(scores)

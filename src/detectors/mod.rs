@@ -19,6 +19,7 @@ pub mod duq;
 pub mod elbo_ratio;
 pub mod energy;
 pub mod fdbd;
+pub mod feature_denoising;
 pub mod feature_file;
 pub mod gaussian;
 pub mod r#gen;
@@ -46,6 +47,7 @@ mod parts;
 pub mod patch_svdd;
 pub mod patchcore;
 mod patches;
+pub mod pgd;
 pub mod pushed;
 pub mod rankfeat;
 pub mod react;
@@ -170,6 +172,8 @@ registry::registry! {
     Diffood = diffood,
     /// How far the noise that a diffusion model predicts is from the one that was added.
     DenoisingError = denoising_error,
+    /// How wrong a denoiser of the train images' features is about an image's.
+    FeatureDenoising = feature_denoising,
     /// How usual the way from an image to noise is (DiffPath, Heng et al. 2024).
     Diffpath = diffpath,
     /// What an image's content costs a diffusion model, against its detail (Goodier & Campbell 2023).

@@ -341,6 +341,13 @@ impl Denoiser for Diffusion {
         self.classes.map_or(0, |(classes, _)| classes)
     }
 
+    fn products(&self, noisy: &Tensor) -> Result<u64> {
+        let (pass, count) = (Pass::eval(), noisy.dim(0)?);
+        let none = self.classes.map(|(none, _)| Tensor::full(none as u32, count, noisy.device())).transpose()?;
+        self.pass(&noisy.detach(), &vec![0.0; count], none.as_ref(), &pass)?;
+        Ok(pass.products())
+    }
+
     fn output(&self, noisy: &Tensor, time: f64, classes: Option<&[u32]>) -> Result<Tensor> {
         let count = noisy.dim(0)?;
         let told = match (self.classes, classes) {

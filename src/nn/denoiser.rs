@@ -190,6 +190,11 @@ pub trait Denoiser: Send + Sync {
     /// # Errors
     /// When the shapes do not fit; of classes, where it is told none.
     fn output(&self, noisy: &Tensor, time: f64, classes: Option<&[u32]>) -> Result<Tensor>;
+    /// Multiplications, each with an addition, that this takes.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    fn products(&self, noisy: &Tensor) -> Result<u64>;
 
     /// What its output says of noisy images at a place.
     ///

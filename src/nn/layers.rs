@@ -121,6 +121,7 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(|bias| pass.operand(&pass.seen(bias))).transpose()?;
         let y = ops::conv2d(&pass.operand(x)?, &pass.operand(&weight)?, bias.as_ref(), convolution)?;
         pass.hold([x, &y]);
+        pass.multiply(&y, weight.elem_count() / weight.dim(0)?);
         y.to_dtype(x.dtype())
     }
 
@@ -150,6 +151,7 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(|bias| pass.seen(bias));
         let y = ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)?;
         pass.hold([x, &y].into_iter().chain(add));
+        pass.multiply(&y, weight.elem_count() / weight.dim(0)?);
         Ok(y)
     }
 
@@ -299,6 +301,7 @@ impl Linear {
             input.matmul(&pass.operand(&weight)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
         };
         pass.note(&self.name, &y, activation)?;
+        pass.multiply(&y, weight.dim(1)?);
         pass.choose(activation, |activation| ops::activate(&y, activation))
     }
 

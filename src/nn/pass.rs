@@ -97,6 +97,7 @@ pub struct Pass {
     judged: Option<usize>,
     largest: Cell<usize>,
     sum: Cell<usize>,
+    products: Cell<u64>,
 }
 
 impl Pass {
@@ -116,6 +117,7 @@ impl Pass {
             judged: None,
             largest: Cell::default(),
             sum: Cell::default(),
+            products: Cell::default(),
         }
     }
 
@@ -241,6 +243,11 @@ impl Pass {
         self.sum.get()
     }
 
+    /// Multiplications, each with an addition, of all convolutions, linear layers and attention so far: half of the FLOPs.
+    pub fn products(&self) -> u64 {
+        self.products.get()
+    }
+
     /// A parameter as the pass sees it: a constant unless the network learns, so that inference keeps no graph.
     pub(crate) fn seen(&self, parameter: &Tensor) -> Tensor {
         match self.mode() {
@@ -361,6 +368,11 @@ impl Pass {
     pub(crate) fn hold_as(&self, part: &Self) {
         self.largest.set(self.largest.get().max(part.largest()));
         self.sum.set(self.sum.get() + part.sum());
+    }
+
+    /// Called by each layer with the values that it gives, each a sum of so many products.
+    pub(super) fn multiply(&self, y: &Tensor, products: usize) {
+        self.products.set(self.products.get() + (y.elem_count() * products) as u64);
     }
 
     /// Called by each convolution with the maps that it holds.

@@ -130,6 +130,7 @@ impl Attention {
         let depth = tokens.dim(2)? / self.heads;
         let y = ops::attention(&qkv, self.heads, (depth as f64).powf(-0.5), Order::Tokens)?;
         pass.hold([&qkv, &y]);
+        pass.multiply(&y, 2 * tokens.dim(1)?);
         of_tokens(&self.proj, &y, pass)
     }
 }

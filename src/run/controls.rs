@@ -5,6 +5,8 @@
 //! large or small, which it learns of the test images: it bounds what the statistic can tell. A last row scores an image by how far its
 //! pixels are from the mean train image: what makes images again should see more.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use rayon::prelude::*;
 
@@ -26,9 +28,14 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// Those of reading the images, the train images among them.
-    pub(super) fn controls(&mut self, experiment: &Experiment, seed: u64) -> Result<IndexMap<String, MethodResult>> {
+    pub(super) fn controls(
+        &mut self,
+        experiment: &Experiment,
+        sets: &[Arc<LoadedSet>],
+        seed: u64,
+    ) -> Result<IndexMap<String, MethodResult>> {
         let data = &experiment.data;
-        let (train, sets) = (self.train_images(&data.id)?, self.test_sets(data)?);
+        let train = self.train_images(&data.id)?;
         let root = &self.context.data;
         let of = |(set, dataset): (&LoadedSet, &Dataset)| {
             Statistics::of(&set.images, data::file_sizes(dataset, &set.images, root))

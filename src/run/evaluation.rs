@@ -75,7 +75,7 @@ impl Runner<'_> {
     fn evaluate_task(&mut self, experiment: &config::Experiment, seed: u64, networks: &Networks) -> Result<TaskResult> {
         // Figures show one network; tables have the others.
         let figures = if experiment.seeds.first() == Some(&seed) { &experiment.figures[..] } else { &[] };
-        let sets = self.test_sets(&experiment.data)?;
+        let sets = self.attacked_sets(experiment, networks, seed)?;
         let all = experiment.methods();
         let mut network_results = IndexMap::new();
         let mut method_results = IndexMap::new();
@@ -132,7 +132,7 @@ impl Runner<'_> {
             Some((method.name.clone(), result))
         });
         let controls = match experiment.tables.iter().any(|table| table.controls) {
-            true => self.controls(experiment, seed)?,
+            true => self.controls(experiment, &sets, seed)?,
             false => IndexMap::new(),
         };
         Ok(TaskResult {

@@ -3,6 +3,7 @@
 //! [`mod@plan`] turns a file into a graph of networks, [`execute`] does what is missing of it, [`store`] keeps it, and
 //! [`results`] is the record that tables are made from.
 
+mod attack;
 pub mod bank;
 pub(crate) mod controls;
 pub mod device;

@@ -19,6 +19,8 @@ pub(super) struct LoadedSet {
     pub(super) masks_sha256: Option<String>,
     /// The set that it was made of, if it was.
     pub(super) made_of: Option<String>,
+    /// What tells these images from those of the same digest before an attack.
+    pub(super) attacked: Option<String>,
 }
 
 impl LoadedSet {
@@ -30,7 +32,7 @@ impl LoadedSet {
             interrupt.check()
         })?;
         let masks_sha256 = images.masks.as_ref().map(Masks::sha256);
-        Ok(Self { sha256, masks_sha256, images: Arc::new(images), made_of: None })
+        Ok(Self { sha256, masks_sha256, images: Arc::new(images), made_of: None, attacked: None })
     }
 
     /// What tells its images and masks from others.
@@ -40,7 +42,8 @@ impl LoadedSet {
 
     /// A file name that no other content has.
     pub(super) fn file_stem(&self) -> String {
-        format!("{}-{}", self.images.name, &self.sha256[..12])
+        let attacked = self.attacked.as_ref().map(|hash| format!("-{hash}")).unwrap_or_default();
+        format!("{}-{}{attacked}", self.images.name, &self.sha256[..12])
     }
 }
 
@@ -82,7 +85,10 @@ impl Runner<'_> {
         }
         self.context.interrupt.check()?;
         let memory = self.context.memory.bytes.saturating_sub(self.held());
-        let images = data::load_as(dataset, split, &self.context.data, like, Some(memory))?;
+        let mut images = data::load_as(dataset, split, &self.context.data, like, Some(memory))?;
+        if let Some(attack) = &dataset.attack {
+            images.note = Some(images.note.into_iter().chain([attack.in_words()]).collect::<Vec<_>>().join(", "));
+        }
         if images.pixels.held().is_none() {
             say(format!(
                 "{} ({split}): {} images take {} and are decoded each time they are needed; images may take {}",

@@ -2,10 +2,10 @@
 
 use super::{Found, in_names, root};
 use crate::{
-    config::{Categories, Data, Experiment, HELD_OUT, HeldOut, Network, Validation, expect},
+    config::{Categories, Data, Experiment, HELD_OUT, HeldOut, Network, Validation, expect, methods},
     data::{self, Dataset, Division, made::Distribution, mvtec, registry},
     did_you_mean,
-    nn::weights::Normalise,
+    nn::{Output, weights::Normalise},
     yaml::problems::{Path, first_repeated},
 };
 
@@ -69,6 +69,14 @@ impl Found {
         for (index, dataset) in experiment.data.ood.iter().enumerate() {
             self.dataset(data.join("ood").join(index), dataset);
             self.takes_the_shape(data.join("ood").join(index), dataset);
+            self.attack(data.join("ood").join(index).join("attack"), dataset, experiment);
+        }
+        let validation = experiment.data.validation.iter().flat_map(|validation| &validation.ood);
+        let others = [("id", &experiment.data.id)].into_iter();
+        let others = others.chain(experiment.data.outliers.iter().map(|set| ("outliers", set)));
+        let others = others.chain(experiment.data.shifted.iter().map(|set| ("shifted", set)));
+        for (key, _) in others.chain(validation.map(|set| ("validation", set))).filter(|(_, set)| set.attack.is_some()) {
+            self.add(data.join(key), "`attack` goes with sets under data.ood");
         }
         if let Some(outliers) = &experiment.data.outliers {
             let path = data.join("outliers");
@@ -83,6 +91,24 @@ impl Found {
             self.no_masks(&path, outliers);
             self.dataset(path.clone(), outliers);
             self.takes_the_shape(path, outliers);
+        }
+    }
+
+    /// A classifier of the experiment must be named.
+    fn attack(&mut self, path: Path, dataset: &Dataset, experiment: &Experiment) {
+        let Some(attack) = &dataset.attack else { return };
+        let Some(network) = experiment.networks.get(&attack.network) else {
+            let near = did_you_mean(&attack.network, experiment.networks.keys().map(String::as_str));
+            self.add(path.join("network"), format!("there is no network \"{}\"{near}", attack.network));
+            return;
+        };
+        if network.members.is_some() {
+            let message = format!("\"{}\" is an ensemble, and one classifier is attacked", attack.network);
+            self.add(path.join("network"), message);
+        } else if methods::shown(network, &experiment.networks)
+            .is_some_and(|shown| ![Output::Logits, Output::Gradients].iter().all(|output| shown.contains(output)))
+        {
+            self.add(path.join("network"), format!("\"{}\" has no logits to be sure by", attack.network));
         }
     }
 

@@ -160,6 +160,13 @@ impl Found {
                         self.add(path.join("columns").join(column), "is given twice");
                     }
                 }
+                Figure::SetScores(figure) => {
+                    let path = path.join("set_scores");
+                    if experiment.sweep.is_empty() {
+                        self.add(path.clone(), "this experiment has no sweep");
+                    }
+                    self.method_name(&path.join("method"), &figure.method, experiment);
+                }
                 Figure::Factors(_) => self.viewed(&path.join("factors"), figure, experiment),
                 Figure::Maps(figure) => self.mapped(&path.join("maps"), &figure.methods, experiment),
                 Figure::Pseudo(figure) => {

@@ -67,7 +67,7 @@ fn what_is_measured_is_what_numpy_measures() {
                 DetectorConfig::ElboRatio(config) => (config.densities(&guide, &images, &noises), 1e-9),
                 DetectorConfig::DdpmOod(config) => (config.distances(&guide, &images, &noises), 1e-9),
                 DetectorConfig::Diffood(config) => {
-                    let scores = config.scores(&guide, &answers, &images, &classes, &noises[..2]);
+                    let scores = config.scores(&guide, &answers, &images, &classes, &noises[..2], None);
                     (scores.map(|scores| scores.into_iter().map(f64::from).collect()), 1e-6)
                 }
                 other => panic!("{other:?}"),

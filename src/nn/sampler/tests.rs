@@ -30,6 +30,10 @@ impl<F: Fn(&Tensor, f64, Option<&[u32]>) -> Result<Tensor> + Send + Sync> Denois
     fn output(&self, noisy: &Tensor, time: f64, classes: Option<&[u32]>) -> Result<Tensor> {
         (self.output)(noisy, time, classes)
     }
+
+    fn products(&self, _: &Tensor) -> Result<u64> {
+        Ok(0)
+    }
 }
 
 pub(crate) fn schedule(course: Course, steps: usize) -> Schedule {

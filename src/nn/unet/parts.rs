@@ -170,6 +170,7 @@ impl Attention {
         let qkv = qkv.reshape((images, positions, 3 * channels))?;
         let y = ops::attention(&qkv, self.heads, (depth as f64).powf(-0.5), Order::Tokens)?;
         pass.hold([x, &qkv, &y]);
+        pass.multiply(&y, 2 * positions);
         let y = of_tokens(&self.out, &y, pass)?;
         ops::add(x, &y.transpose(1, 2)?.reshape(x.shape())?.contiguous()?, Activation::Identity)
     }

@@ -20,6 +20,7 @@ mod pseudo;
 mod roc;
 mod scale;
 mod scores;
+mod set_scores;
 pub mod sheet;
 mod sweep;
 
@@ -214,6 +215,10 @@ fn one(
         }
         Figure::Sweep(figure) => {
             ("sweep", vec![figure.method.clone()], Made::Panels(sweep::picture(figure, results, protocol)?))
+        }
+        Figure::SetScores(figure) => {
+            let picture = set_scores::picture(figure, results, runs_root)?;
+            ("set_scores", vec![figure.method.clone()], Made::Panels(picture))
         }
         Figure::Factors(figure) => {
             let names = [&figure.method].into_iter().chain(&figure.layer).cloned().collect();

@@ -28,39 +28,15 @@ const BESIDE: f64 = 0.45;
 
 /// The picture: means over the OOD sets, or over the categories.
 pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> Result<Picture> {
-    method(results, "sweep", &figure.method)?;
-    let variants = variants::of_method(results, &figure.method);
-    let key = variants.first().filter(|variant| variant.swept).and_then(|variant| variant.cell.values.keys().last());
-    let key = key.ok_or_else(|| {
-        Error::input(format!("figure sweep: no sweep reaches method \"{}\"", figure.method))
-            .hint("add sweep: { networks.NAME.loss.sparsity.weight: [0, 0.01] }, or remove the figure")
-    })?;
-    // Values along the axis, and lines of (value's place, variant) by the other keys' values.
-    let mut values: Vec<String> = Vec::new();
-    let mut lines: IndexMap<String, Vec<(f64, Variant<'_>)>> = IndexMap::new();
-    for variant in &variants {
-        let others: Vec<String> = variant
-            .cell
-            .values
-            .iter()
-            .filter(|(path, _)| *path != key)
-            .map(|(path, value)| short(path, value))
-            .collect();
-        let value = variant.cell.values.get(key).map(ToString::to_string).unwrap_or_default();
-        let place = values.iter().position(|known| *known == value).unwrap_or_else(|| {
-            values.push(value);
-            values.len() - 1
-        });
-        lines.entry(others.join(", ")).or_default().push((place as f64, *variant));
-    }
+    let along = Along::of("sweep", &figure.method, results)?;
+    let Along { key, values, lines, .. } = &along;
+    let variants: Vec<&Variant<'_>> = lines.values().flatten().map(|(_, variant)| variant).collect();
     let sets: Vec<&str> = results.sets().map(|(name, _)| name).collect();
     let of = if results.has_categories() { "categories" } else { "OOD sets" };
     // Of the mean, and where it is the only line, of each category as well.
     let alone = results.has_categories() && sets.len() > 1 && lines.len() == 1;
     let parts: Vec<Sets<'_>> =
         std::iter::once(Sets::Mean(&sets)).chain(sets.iter().filter(|_| alone).map(|set| Sets::One(set))).collect();
-    // Every so manyth value is labelled.
-    let every = values.len().div_ceil(MOST_TICKS).max(1);
     let panels = figure.columns.iter().map(|column| {
         let mut marks = Vec::new();
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -101,22 +77,14 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         let header = Header { group: None, metric: *column, paper: false, intervals: false, marks: Vec::new() };
         Panel {
             title: header.title().into_owned(),
-            x_label: key.clone(),
+            x_label: (*key).to_owned(),
             y_label: match (figure.differences, column.is_of_classes()) {
                 (true, _) => format!("difference to {}, points", values[0]),
                 (false, true) => "test accuracy (%)".to_owned(),
                 (false, false) if alone => "mean, and each category (%)".to_owned(),
                 (false, false) => format!("mean over {of} (%)"),
             },
-            x: Axis {
-                range: (-0.3, values.len() as f64 - 0.7),
-                ticks: values
-                    .iter()
-                    .enumerate()
-                    .step_by(every)
-                    .map(|(place, value)| (place as f64, value.clone()))
-                    .collect(),
-            },
+            x: along.axis(),
             y: Axis { range, ticks: Vec::new() },
             marks,
         }
@@ -137,10 +105,7 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     } else {
         "OOD positive, first threshold"
     };
-    let some = match every {
-        1 => String::new(),
-        every => format!(" · one of {every} values labelled"),
-    };
+    let some = along.labelled();
     let named = lines.len() > 1;
     let of_sets =
         [format!("mean of {} categories", sets.len())].into_iter().chain(sets.iter().map(|set| (*set).to_owned()));
@@ -148,7 +113,7 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
     let legend = match alone {
         true => of_sets.enumerate().map(|(index, name)| (name, style(index))).collect(),
         false => {
-            lines.into_keys().enumerate().filter(|_| named).map(|(index, name)| (name, Style::of(index))).collect()
+            lines.keys().enumerate().filter(|_| named).map(|(index, name)| (name.clone(), Style::of(index))).collect()
         }
     };
     Ok(Picture {
@@ -158,6 +123,56 @@ pub fn picture(figure: &SweepFigure, results: &Results, protocol: Protocol) -> R
         stacked: false,
         legend,
     })
+}
+
+/// A method's variants along a sweep.
+pub(super) struct Along<'a> {
+    /// The last swept key, whose values stand along the axis.
+    pub(super) key: &'a str,
+    pub(super) values: Vec<String>,
+    /// By the other keys' values, each variant with the place of its value.
+    pub(super) lines: IndexMap<String, Vec<(f64, Variant<'a>)>>,
+    /// Every so manyth value is labelled.
+    every: usize,
+}
+
+impl<'a> Along<'a> {
+    /// Of a method that a figure of this kind names.
+    pub(super) fn of(kind: &str, name: &'a str, results: &'a Results) -> Result<Self> {
+        method(results, kind, name)?;
+        let variants = variants::of_method(results, name);
+        let first = variants.first().filter(|variant| variant.swept);
+        let key = first.and_then(|variant| variant.cell.values.keys().last()).ok_or_else(|| {
+            Error::input(format!("figure {kind}: no sweep reaches method \"{name}\""))
+                .hint("add sweep: { networks.NAME.loss.sparsity.weight: [0, 0.01] }, or remove the figure")
+        })?;
+        let mut values: Vec<String> = Vec::new();
+        let mut lines: IndexMap<String, Vec<_>> = IndexMap::new();
+        for variant in variants {
+            let others = variant.cell.values.iter().filter(|(path, _)| *path != key);
+            let others: Vec<String> = others.map(|(path, value)| short(path, value)).collect();
+            let value = variant.cell.values.get(key).map(ToString::to_string).unwrap_or_default();
+            let place = values.iter().position(|known| *known == value).unwrap_or_else(|| {
+                values.push(value);
+                values.len() - 1
+            });
+            lines.entry(others.join(", ")).or_default().push((place as f64, variant));
+        }
+        let every = values.len().div_ceil(MOST_TICKS).max(1);
+        Ok(Self { key, values, lines, every })
+    }
+
+    /// The horizontal axis.
+    pub(super) fn axis(&self) -> Axis {
+        let ticks = self.values.iter().enumerate().step_by(self.every);
+        let ticks = ticks.map(|(place, value)| (place as f64, value.clone())).collect();
+        Axis { range: (-0.3, self.values.len() as f64 - 0.7), ticks }
+    }
+
+    /// What a subtitle says of the axis.
+    pub(super) fn labelled(&self) -> String {
+        if self.every == 1 { String::new() } else { format!(" · one of {} values labelled", self.every) }
+    }
 }
 
 /// A number less that of the first value, seed by seed: of the seeds that have both.
