@@ -1116,3 +1116,160 @@ seeds: [0, 1]
         assert!(told.contains(message), "{told}");
     }
 }
+
+const SAMPLED: &str = "\
+title: Samples
+data:
+  id: { name: fashion_mnist_small, train_limit: 24, test_limit: 12 }
+  ood: [{ name: digits, test_limit: 9 }]
+networks:
+  base: { backbone: lenet, train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+  ddpm:
+    model: { diffusion: { unet: { channels: 4, multipliers: [1, 2], blocks: 1 }, unshuffle: 2, classes: true, steps: 20 } }
+    loss: { denoising: {} }
+    train: { epochs: 2, batch_size: 8, optimizer: { adamw: { lr: 0.01 } }, ema: { decay: 0.5 }, validation: 4 }
+methods:
+  - { name: MSP, network: base, detector: msp }
+  - { name: Errors, network: ddpm, detector: { denoising_error: { train_images: 20, levels: [3, 9] } } }
+tables: [{ name: all, rows: method, columns: [auroc] }]
+figures:
+  - samples: { network: ddpm, images: 3, steps: 4, guidance: 1 }
+  - training: { networks: [ddpm, base] }
+";
+
+/// The files of an experiment's folder with this ending, by name.
+fn drawn(place: &Place, ending: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = std::fs::read_dir(place.path("runs/experiments")).unwrap().next().unwrap().unwrap().path();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|own| own == ending));
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut files: Vec<_> = files.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect();
+    files.sort();
+    files
+}
+
+/// Samples are made once, beside the network. Figures are drawn again from what lies there, without it.
+#[test]
+fn samples_and_losses_are_drawn_and_drawn_again() {
+    let place = Place::new(SAMPLED);
+    place.prints("run");
+    let first = [drawn(&place, "png"), drawn(&place, "svg")];
+    let names: Vec<&str> = first[0].iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["samples_ddpm.png", "training_ddpm_base.png"]);
+    if let Some(out) = std::env::var_os("OODKIT_TEST_FIGURES") {
+        first[0].iter().for_each(|(name, bytes)| std::fs::write(Path::new(&out).join(name), bytes).unwrap());
+    }
+    let losses = String::from_utf8(first[1][1].1.clone()).unwrap();
+    for told in ["train images", "held-out images", ">ddpm<", ">base<"] {
+        assert!(losses.contains(told), "{told}");
+    }
+    let sheet = image::load_from_memory(&first[0][0].1).unwrap();
+    // Title and headings, a line for each of ten classes, images of 28 pixels as three each, everything twice as large.
+    assert_eq!(sheet.height(), 2 * (54 + 22 + 10 * (84 + 5) + 44));
+    let network = |folder: &Path, name: &str| {
+        let found = place.results().cells[0].seeds[0].tasks[0].networks[name].folder.clone();
+        folder.join("runs").join(found)
+    };
+    let ddpm = network(place.0.path(), "ddpm");
+    let stored: Vec<_> = std::fs::read_dir(&ddpm).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let stored: Vec<_> =
+        stored.iter().map(|name| name.to_string_lossy()).filter(|name| name.starts_with("samples-")).collect();
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    std::fs::remove_file(ddpm.join("model.safetensors")).unwrap();
+    place.prints("table");
+    assert!([drawn(&place, "png"), drawn(&place, "svg")] == first);
+    // Other samples of the same network need it.
+    place.write(&SAMPLED.replace("guidance: 1", "guidance: 1, seed: 1"));
+    let output = place.oodkit("table");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("the figure was not there when the network was used"), "{told}");
+}
+
+/// Sheets that are written while a network learns change nothing of it, and show what the figure shows.
+#[test]
+fn sheets_while_a_network_learns_leave_it_what_it_is() {
+    let [without, with] =
+        [SAMPLED.to_owned(), SAMPLED.replace("guidance: 1", "guidance: 1, every_epochs: 1")].map(|text| {
+            let place = Place::new(&text);
+            place.prints("run");
+            place
+        });
+    let folder = |place: &Place| {
+        let found = place.results().cells[0].seeds[0].tasks[0].networks["ddpm"].folder.clone();
+        place.path("runs").join(found)
+    };
+    let read = |place: &Place, name: &str| std::fs::read(folder(place).join(name)).unwrap();
+    assert_eq!(folder(&without).strip_prefix(without.0.path()), folder(&with).strip_prefix(with.0.path()));
+    assert!(read(&without, "model.safetensors") == read(&with, "model.safetensors"));
+    let log = |place: &Place| {
+        let text = String::from_utf8(read(place, "metrics.jsonl")).unwrap();
+        text.lines().filter(|line| !line.contains("checkpoint")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(log(&without), log(&with));
+    assert!(drawn(&without, "png") == drawn(&with, "png"));
+    assert!(!folder(&without).join("samples-epoch-001.png").exists());
+    let sheets = [1, 2].map(|epoch| {
+        let sheet = image::load_from_memory(&read(&with, &format!("samples-epoch-{epoch:03}.png"))).unwrap();
+        sheet.to_rgb8()
+    });
+    // 28 pixels as two each, and two between.
+    assert_eq!(sheets[0].dimensions(), (2 + 3 * 58, 2 + 10 * 58));
+    assert!(sheets[0] != sheets[1], "the images form");
+    let entries = std::fs::read_dir(folder(&with)).unwrap().map(|entry| entry.unwrap().path());
+    let stored = entries
+        .filter(|path| path.to_string_lossy().contains("samples-"))
+        .find(|path| path.extension().is_some_and(|own| own == "safetensors"));
+    let tensors = candle_core::safetensors::load(stored.unwrap(), &Device::Cpu).unwrap();
+    let images: Vec<u8> = tensors["images"].flatten_all().unwrap().to_vec1().unwrap();
+    // The last is of the averaged weights, which are the result.
+    let of_sheet = (0..30).flat_map(|image| (0..784).map(move |at| (image, at))).map(|(image, at)| {
+        let (x, y) = (2 + 58 * (image % 3) + 2 * (at % 28), 2 + 58 * (image / 3) + 2 * (at / 28));
+        sheets[1].get_pixel(x, y).0[0]
+    });
+    assert!(of_sheet.collect::<Vec<u8>>() == images);
+}
+
+#[test]
+fn samples_and_losses_that_cannot_be_are_refused() {
+    for (from, to, message) in [
+        (
+            "{ network: ddpm,",
+            "{ network: base,",
+            "figures.0.samples.network: \"base\", of the kind classifier, is no diffusion model; name ddpm",
+        ),
+        (
+            "{ network: ddpm,",
+            "{ network: ddpn,",
+            "figures.0.samples.network: there is no network \"ddpn\" (did you mean \"ddpm\"?)",
+        ),
+        ("steps: 4", "steps: 21", "figures.0.samples.steps: the schedule of \"ddpm\" has 20 steps, and not 21"),
+        ("steps: 4", "steps: 0", "figures.0.samples.steps: must be at least 1"),
+        ("images: 3", "images: 17", "figures.0.samples.images: must be at most 16"),
+        (", classes: true", "", "figures.0.samples.guidance: \"ddpm\" is told no classes, and guidance is towards one"),
+        ("guidance: 1", "guidance: .nan", "figures.0.samples.guidance"),
+        ("guidance: 1", "every_epochs: 0", "figures.0.samples.every_epochs: must be at least 1"),
+        ("[ddpm, base]", "[ddpm, bas]", "figures.1.training.networks.1: there is no network \"bas\""),
+        ("[ddpm, base]", "[ddpm, ddpm]", "figures.1.training.networks.1: \"ddpm\" is given twice"),
+        (
+            "train: { epochs: 1, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } }",
+            "weights: base.pth",
+            "figures.1.training.networks.1: \"base\" has no `train`",
+        ),
+        ("[ddpm, base]", "[]", "figures.1.training.networks: must not be empty"),
+        (
+            "- training: { networks: [ddpm, base] }",
+            "- samples: { network: ddpm, every_epochs: 1 }\n  - samples: { network: ddpm, seed: 1, every_epochs: 2 }",
+            "figures.2.samples.every_epochs: another figure has it for \"ddpm\" already",
+        ),
+    ] {
+        assert!(SAMPLED.contains(from), "{from}");
+        let error = load::parse(&SAMPLED.replace(from, to), "field.yaml").expect_err(message);
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    // A flow, and a model that is told no classes, are fine without guidance; by default a short schedule is taken whole.
+    for (from, to) in [("steps: 20", "steps: 20, schedule: flow"), ("steps: 4, guidance: 1", "guidance: 0")] {
+        parse(&SAMPLED.replace(from, to));
+    }
+}

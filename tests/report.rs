@@ -1123,3 +1123,75 @@ fn a_sweep_shows_what_seeds_share_as_differences() {
     assert!(svg.contains("of the differences of 3 seeds, each to its own"), "{svg}");
     assert!(svg.contains("difference to 0.0, points") && !svg.contains("<polygon"), "{svg}");
 }
+
+/// What a run would have logged of a network's training.
+fn write_log(runs: &Path, network: &str, steps: u64, terms: &[&str]) {
+    let folder = runs.join("networks").join(network).join("seed0");
+    fs::create_dir_all(&folder).unwrap();
+    let mut lines = String::new();
+    for step in 1..=steps {
+        let loss = 1.0 / step as f64;
+        let terms: serde_json::Map<String, Value> =
+            terms.iter().zip(1..).map(|(name, part)| ((*name).to_owned(), json!(loss / f64::from(part)))).collect();
+        lines +=
+            &json!({"event": "step", "step": step, "epoch": 0, "lr": 0.1, "loss": loss, "terms": terms}).to_string();
+        lines += "\n";
+        if step % 10 == 0 {
+            lines += &json!({"event": "epoch", "epoch": 0, "step": step, "loss": loss, "validation": 2.0 * loss})
+                .to_string();
+            lines += "\n";
+        }
+    }
+    fs::write(folder.join("metrics.jsonl"), lines).unwrap();
+}
+
+#[test]
+fn losses_are_drawn_of_what_training_logged() {
+    let experiment = experiment(json!([]), json!([]));
+    let mut results = results(&experiment);
+    for cell in &mut results.cells {
+        let tuned = &mut cell.seeds[0].tasks[0].networks["tuned"];
+        tuned.folder = format!("networks/tuned-{}/seed0", cell.name).into();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let drawn = |networks: &[&str]| {
+        let figure: Figure = serde_json::from_value(json!({ "training": { "networks": networks } })).unwrap();
+        oodkit::report::figures::draw(&figure, &results, Protocol::default(), folder.path())
+    };
+    let missing = drawn(&["base"]).unwrap_err().to_string();
+    assert!(missing.contains("\"base\" has no record of training") && missing.contains("metrics.jsonl"), "{missing}");
+    write_log(folder.path(), "base", 1000, &["cross_entropy"]);
+    write_log(folder.path(), "tuned-weight=0", 30, &["cross_entropy", "sparsity"]);
+    write_log(folder.path(), "tuned-weight=0.01", 2, &["cross_entropy", "sparsity"]);
+    let drawn_once = drawn(&["tuned", "base"]).unwrap().remove(0);
+    assert_eq!(drawn_once.stem, "training_tuned_base");
+    assert_eq!(drawn(&["tuned", "base"]).unwrap().remove(0), drawn_once);
+    is_a_drawing(&drawn_once.svg);
+    is_a_picture(&drawn_once.png, &drawn_once.svg);
+    if let Some(out) = std::env::var_os("OODKIT_TEST_FIGURES") {
+        fs::write(Path::new(&out).join("training.png"), &drawn_once.png).unwrap();
+    }
+    for told in [
+        "tuned (weight=0)",
+        "tuned (weight=0.01)",
+        "base",
+        "step, means of 4",
+        "loss, log scale",
+        "train images, all terms with their weights",
+        "held-out images",
+        "sparsity, without its weight",
+    ] {
+        assert!(drawn_once.svg.contains(told), "{told}");
+    }
+    // A lone term is the whole loss.
+    let base = drawn(&["base"]).unwrap().remove(0).svg;
+    assert!(!base.contains("cross_entropy") && base.contains("train images"));
+    let unknown = drawn(&["bas"]).unwrap_err().to_string();
+    assert!(
+        unknown.contains("figure training: the results have no network \"bas\" (did you mean \"base\"?)"),
+        "{unknown}"
+    );
+    fs::write(folder.path().join("networks/base/seed0/metrics.jsonl"), "{\"event\": 3}\n").unwrap();
+    let damaged = drawn(&["base"]).unwrap_err().to_string();
+    assert!(damaged.contains("metrics.jsonl:1: no line of a log"), "{damaged}");
+}

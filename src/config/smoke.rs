@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::{
-        Detectors, Experiment, HeldOut, Method, MethodEntry, Network,
+        Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Network,
         methods::root,
         sweep::{self, FOLD},
     },
@@ -18,8 +18,10 @@ use crate::{
 const SWEEP_VALUES: usize = 2;
 /// Images a training step.
 const BATCH: usize = 8;
-/// Training steps of each network.
+/// Training steps of each network, and steps of a sampler.
 const STEPS: usize = 2;
+/// Images that a diffusion model makes of each class.
+const SAMPLES: usize = 2;
 /// Networks of an ensemble.
 const MEMBERS: usize = 2;
 /// Held-out images.
@@ -79,6 +81,14 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         train.validation = train.validation.min(VALIDATION);
         // A round a step.
         train.reptile.iter_mut().for_each(|reptile| reptile.inner_steps = 1);
+    }
+    for figure in &mut experiment.figures {
+        if let Figure::Samples(samples) = figure {
+            samples.images = samples.images.min(SAMPLES);
+            samples.steps = Some(samples.steps.map_or(STEPS, |steps| steps.min(STEPS)));
+            // There is one epoch.
+            samples.every_epochs = samples.every_epochs.map(|_| 1);
+        }
     }
     let batch_size = &mut experiment.evaluation.batch_size;
     *batch_size = Some(batch_size.map_or(EVALUATION_BATCH, |images| images.min(EVALUATION_BATCH)));

@@ -57,6 +57,7 @@ pub use listing::list_pictures;
 pub use masks::{MaskRule, Masks};
 pub use memory::Memory;
 pub(crate) use memory::size;
+pub use picture::painted;
 pub use pixels::Pixels;
 pub use statistics::statistics;
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 use rayon::prelude::*;
 
 use super::{
@@ -48,6 +48,15 @@ impl Picture {
         }
         conform::images(&self.pixels, self.shape, shape, fit)
     }
+}
+
+/// The image of planes (C, H, W) of bytes, grey or red, green and blue.
+pub fn painted(planes: &[u8], [channels, height, width]: [usize; 3]) -> RgbImage {
+    let plane = |part: usize| &planes[part.min(channels - 1) * height * width..];
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = y as usize * width + x as usize;
+        Rgb([0, 1, 2].map(|part| plane(part)[at]))
+    })
 }
 
 /// The shape that images are brought to. Where rows and columns are left open, all images must have the same; where

@@ -145,6 +145,10 @@ impl Kind for Settings {
         self.classes
     }
 
+    fn schedule_steps(&self) -> Option<usize> {
+        Some(self.steps)
+    }
+
     fn problems(&self, size: Option<[usize; 2]>) -> Vec<Problem> {
         let problem =
             |key: &str, message: &str| Problem { path: Path::default().join(key), message: message.to_owned() };

@@ -67,6 +67,11 @@ pub trait Kind: Sized + Clone + 'static {
         false
     }
 
+    /// T, the steps of the schedule of a diffusion model; `None` of any other.
+    fn schedule_steps(&self) -> Option<usize> {
+        None
+    }
+
     /// What stands before the names of the parameters that published weights of the backbone lack: they start anew. `None`: of no other
     /// than a head.
     fn own(&self) -> Option<&'static str> {
@@ -216,6 +221,11 @@ impl ModelConfig {
     /// As [`Kind::is_told_classes`].
     pub fn is_told_classes(&self) -> bool {
         of_settings!(self, settings => settings.is_told_classes())
+    }
+
+    /// As [`Kind::schedule_steps`].
+    pub fn schedule_steps(&self) -> Option<usize> {
+        of_settings!(self, settings => settings.schedule_steps())
     }
 
     /// As [`Kind::own`].

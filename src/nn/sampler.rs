@@ -122,6 +122,13 @@ impl Way {
         Self { steps, early: 0 }
     }
 
+    /// All of a schedule of `total` steps, from the last to the image without noise, in `steps` of even length: DDIM's linear choice.
+    pub fn whole(total: usize, steps: usize) -> Self {
+        let steps = steps.clamp(1, total.max(1));
+        let places = (0..=steps).rev().map(|step| (step * total / steps) as i64 - 1);
+        Self { steps: places.collect(), early: 0 }
+    }
+
     /// From the first step up by `stride`, over so many steps.
     pub fn up(stride: usize, count: usize) -> Self {
         Self { steps: (0..count as i64).map(|step| step * stride as i64).collect(), early: 0 }
@@ -257,6 +264,21 @@ impl Chain {
         Ok(())
     }
 
+    /// Goes to the end of the way. `before` every prediction is told how many steps are done, and may end it all.
+    fn finish<E: From<candle_core::Error>>(
+        &mut self,
+        guide: &Guide<'_>,
+        draw: &mut Draw<'_>,
+        before: &mut dyn FnMut(usize) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        while let Some(place) = self.wants() {
+            before(self.at)?;
+            let predicted = guide.predict(&self.asked, place, self.classes.as_deref())?;
+            self.take(predicted, draw)?;
+        }
+        Ok(())
+    }
+
     fn arrive(&mut self, images: Tensor) {
         self.inside.clear();
         self.asked = images.clone();
@@ -316,36 +338,37 @@ impl Sampler {
         draw: &mut Draw<'_>,
     ) -> Result<Tensor> {
         let mut chain = Chain::new(self, guide.denoiser, way, images, classes.map(<[u32]>::to_vec));
-        while let Some(place) = chain.wants() {
-            let predicted = guide.predict(&chain.asked, place, chain.classes.as_deref())?;
-            chain.take(predicted, draw)?;
-        }
+        chain.finish(guide, draw, &mut |_| Ok::<_, candle_core::Error>(()))?;
         Ok(chain.images)
     }
 
-    /// (N, C, H, W) images made of noise in steps of `stride`, of these classes. Every image has a stream of its own, named by its number.
+    /// (N, C, H, W) images made of noise in so many steps, of these classes. Every image has a stream of its own, named by its number; the
+    /// first's is `first`. `before` every prediction is told how many steps are done, and may end it all.
     ///
     /// # Errors
-    /// As [`Sampler::follow`].
-    pub fn generate(
+    /// As [`Sampler::follow`], and those of `before`.
+    pub fn generate<E: From<candle_core::Error>>(
         self,
         guide: &Guide<'_>,
-        stride: usize,
-        shape: [usize; 4],
+        steps: usize,
+        (first, shape): (usize, [usize; 4]),
         classes: Option<&[u32]>,
         (seed, device): (u64, &Device),
-    ) -> Result<Tensor> {
+        before: &mut dyn FnMut(usize) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Tensor, E> {
         let [count, rest @ ..] = shape;
         let mut streams: Vec<rng::Rng> =
-            (0..count).map(|image| rng::stream(seed, "sample", &format!("image {image}"))).collect();
+            (first..first + count).map(|image| rng::stream(seed, "sample", &format!("image {image}"))).collect();
         let mut draw = |_| {
             let rows = streams.iter_mut().map(|stream| normal(stream, rest, device));
             Tensor::stack(&rows.collect::<Result<Vec<_>>>()?, 0)
         };
         let schedule = guide.denoiser.schedule();
-        let way = Way::down(schedule.steps() - 1, stride, true);
         let start = (draw(0)? * schedule.place(schedule.steps() - 1).noise)?;
-        self.follow(guide, &way, &start, classes, &mut draw)
+        let way = Way::whole(schedule.steps(), steps);
+        let mut chain = Chain::new(self, guide.denoiser, &way, &start, classes.map(<[u32]>::to_vec));
+        chain.finish(guide, &mut draw, before)?;
+        Ok(chain.images)
     }
 }
 

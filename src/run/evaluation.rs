@@ -93,6 +93,7 @@ impl Runner<'_> {
                 subject.folder = subject.folder.join(format!("{}-{}", subject.id.name, &train.sha256[..12]));
             }
             self.pseudo_views(name, &subject, figures)?;
+            self.samples_views(name, &subject, figures)?;
             if methods.iter().any(|method| !method.search.is_empty()) {
                 subject.validation = self.validation(&experiment.data)?;
             }

@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Result,
-    watch::{events::Observer, jsonl::Jsonl, progress::Progress, tensorboard::TensorBoard},
+    watch::{
+        events::Observer,
+        jsonl::{self, Jsonl},
+        progress::Progress,
+        tensorboard::TensorBoard,
+    },
 };
 
 /// Progress bar, `metrics.jsonl` and TensorBoard events of one network.
@@ -19,7 +24,7 @@ impl Journal {
     pub fn open(folder: &Path, positions: &BTreeMap<String, u64>) -> Result<Self> {
         Ok(Self {
             progress: Progress::on_stderr(),
-            jsonl: Jsonl::open(&folder.join("metrics.jsonl"), positions.get(Jsonl::NAME).copied())?,
+            jsonl: Jsonl::open(&folder.join(jsonl::FILE), positions.get(Jsonl::NAME).copied())?,
             tensorboard: TensorBoard::open(folder, positions.get(TensorBoard::NAME).copied())?,
         })
     }

@@ -22,6 +22,7 @@ pub mod published;
 mod ready;
 mod records;
 pub mod results;
+pub mod samples_view;
 mod schema_1;
 mod scoring;
 mod search;

@@ -20,6 +20,7 @@ use crate::{
         store::{NetworkRecord, Progress, write_json},
     },
     train::{self, Job, checkpoint::Checkpoint},
+    watch::events::Observer,
 };
 
 /// A trained network, ready to be used.
@@ -136,7 +137,10 @@ impl Runner<'_> {
                     device: &self.context.device,
                     checkpoint: &checkpoint,
                 };
-                Some(train::fit(&job, saved, &mut journal.observers(), &self.context.interrupt)?)
+                let mut sheets = self.sheets(index, network.as_ref(), [channels, height, width])?;
+                let mut observers: Vec<&mut dyn Observer> = journal.observers().into();
+                observers.extend(sheets.as_mut().map(|sheets| sheets as &mut dyn Observer));
+                Some(train::fit(&job, saved, &mut observers, &self.context.interrupt)?)
             }
         };
         let metadata = BTreeMap::from([

@@ -285,22 +285,26 @@ impl<'a> Training<'a> {
         let sums = std::mem::take::<EpochSums>(&mut self.state.epoch);
         let loss = sums.loss / sums.images as f64;
         self.state.last_loss = Some(loss);
+        // What is looked at is what would be left.
+        let looked_at = self.job.validation.is_some() || observers.iter().any(|observer| observer.looks(epoch));
+        let average = self.average.as_ref().filter(|_| looked_at);
+        let weights = average.map(|average| use_average(self.job, average)).transpose()?;
         let validation = self.job.validation.map(|images| self.validate(images)).transpose()?;
         let watched: Vec<_> =
             sums.watched.iter().map(|(name, sum)| (name.as_str(), sum / sums.images as f64)).collect();
-        tell(observers, Event::Epoch { epoch, step: self.state.step, loss, watched: &watched, validation })
+        tell(observers, Event::Epoch { epoch, step: self.state.step, loss, watched: &watched, validation })?;
+        match weights {
+            Some(weights) => self.job.params.load(&weights, self.job.checkpoint),
+            None => Ok(()),
+        }
     }
 
     /// The accuracy on these images, or the loss where nothing is classified.
     fn validate(&mut self, images: &ImageSet) -> Result<(&'static str, f64)> {
-        let weights = self.average.as_ref().map(|average| use_average(self.job, average)).transpose()?;
         let (name, mean) = judge(self.job, images)?;
         let quality = if name == LOSS { -mean } else { mean };
         if self.job.recipe.keep == Keep::Best && self.state.is_best(name, quality) {
             self.best = self.job.params.all()?;
-        }
-        if let Some(weights) = weights {
-            self.job.params.load(&weights, self.job.checkpoint)?;
         }
         Ok((name, mean))
     }

@@ -59,6 +59,11 @@ pub trait Observer {
     /// Called on the training thread; a failure stops the run.
     fn on(&mut self, event: &Event<'_>) -> Result<()>;
 
+    /// Whether it looks at the network when this epoch, from 0, has ended. The network then has the weights that would be left.
+    fn looks(&self, _epoch: u64) -> bool {
+        false
+    }
+
     /// The observer's name and the bytes it has written (and handed to the disk), if it writes a file that a continued run must cut back to
     /// where the checkpoint was.
     fn bookmark(&mut self) -> Result<Option<(&'static str, u64)>> {

@@ -6,16 +6,22 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufWriter, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, BufWriter, ErrorKind, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     Error, Result,
+    fs::{ShortLines, open_regular},
     watch::events::{Event, Observer},
 };
+
+/// The log's name in a network's folder.
+pub const FILE: &str = "metrics.jsonl";
 
 /// Writes every event to a file.
 #[derive(Debug)]
@@ -63,6 +69,73 @@ impl Observer for Jsonl {
             // Steps come by the thousand; everything else is worth seeing at once.
             Event::Step { .. } => Ok(()),
             _ => self.file.flush().map_err(Error::io("write", &self.path)),
+        }
+    }
+}
+
+/// What a log tells of a network's losses.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Losses {
+    /// Of every step its number, from 1, and the whole loss.
+    pub steps: Vec<(u64, f64)>,
+    /// Of every term, unweighted, the same.
+    pub terms: IndexMap<String, Vec<(u64, f64)>>,
+    /// The mean over the held-out images after epochs, by the steps done then; empty where none were held out, or of a classifier, whose
+    /// accuracy is looked at.
+    pub held_out: Vec<(u64, f64)>,
+}
+
+/// The parts of a line that tell of losses.
+#[derive(Deserialize)]
+struct Line {
+    event: String,
+    step: u64,
+    #[serde(default)]
+    loss: Option<f64>,
+    #[serde(default)]
+    terms: IndexMap<String, Option<f64>>,
+    #[serde(default)]
+    validation: Option<f64>,
+    #[serde(default)]
+    accuracy: Option<f64>,
+}
+
+impl Losses {
+    /// Reads a log; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the line that is none of a log's.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let file = match open_regular(path) {
+            Ok((file, _)) => file,
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut losses = Self::default();
+        for (number, line) in BufReader::new(ShortLines::new(file)).lines().enumerate() {
+            let wrong = |why: &dyn std::fmt::Display| {
+                Error::input(format!("{}:{}: no line of a log: {why}", path.display(), number + 1))
+                    .hint("remove the network's folder to train it anew")
+            };
+            let line = line.map_err(|error| wrong(&error))?;
+            let line: Line = serde_json::from_str(&line).map_err(|error| wrong(&error))?;
+            losses.take(line);
+        }
+        Ok(Some(losses))
+    }
+
+    fn take(&mut self, line: Line) {
+        let step = line.step;
+        match line.event.as_str() {
+            "step" => {
+                self.steps.extend(line.loss.map(|loss| (step, loss)));
+                for (name, value) in line.terms {
+                    self.terms.entry(name).or_default().extend(value.map(|value| (step, value)));
+                }
+            }
+            // What is watched of a classifier, held-out images as well, is its accuracy.
+            "epoch" if line.accuracy.is_none() => self.held_out.extend(line.validation.map(|loss| (step, loss))),
+            _ => {}
         }
     }
 }
@@ -153,6 +226,38 @@ mod tests {
                 r#"{"event":"step","step":1,"epoch":0,"lr":0.1,"loss":2.5,"terms":{"cross_entropy":2.5},"accuracy":0.25}"#
             )
         );
+        Ok(())
+    }
+
+    #[test]
+    fn losses_are_read_as_they_were_written() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        assert_eq!(Losses::read(&path)?, None);
+        let mut log = Jsonl::open(&path, None)?;
+        log.on(&Event::Started { what: "base", step: 0, total: 2 })?;
+        for (number, loss) in [(1, 2.5), (2, f64::NAN)] {
+            let terms = [("denoising", loss), ("other", 0.5)];
+            log.on(&Event::Step { step: number, epoch: 0, lr: 0.1, loss, terms: &terms, watched: &[] })?;
+        }
+        let epoch =
+            |watched, name| Event::Epoch { epoch: 0, step: 2, loss: 1.0, watched, validation: Some((name, 0.75)) };
+        log.on(&epoch(&[], "loss"))?;
+        log.on(&epoch(&[("accuracy", 0.5)], "accuracy"))?;
+        log.on(&Event::Checkpoint { step: 2 })?;
+        log.on(&Event::Finished { step: 2 })?;
+        drop(log);
+        let of = |points: &[(u64, f64)]| points.to_vec();
+        let terms = [("denoising", of(&[(1, 2.5)])), ("other", of(&[(1, 0.5), (2, 0.5)]))];
+        let terms = terms.into_iter().map(|(name, points)| (name.to_owned(), points)).collect();
+        let expected = Losses { steps: of(&[(1, 2.5)]), terms, held_out: of(&[(2, 0.75)]) };
+        assert_eq!(Losses::read(&path)?, Some(expected));
+
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text.truncate(text.find("\"loss\"").unwrap());
+        std::fs::write(&path, text).unwrap();
+        let told = Losses::read(&path).unwrap_err().to_string();
+        assert!(told.contains("metrics.jsonl:2: no line of a log: EOF"), "{told}");
         Ok(())
     }
 

@@ -9,12 +9,12 @@ use clap::ValueEnum;
 use indexmap::IndexMap;
 use oodkit::{
     Error, Result,
-    data::{self, Fit, Frame},
+    data::{self, Fit, Frame, painted},
     detectors::map::{Post, in_picture},
     report::{
         figures::{
             gallery::{Scale, VIRIDIS},
-            overlay::{heat, outline, painted},
+            overlay::{heat, outline},
         },
         maps::{Raw, write_image, write_mask},
     },

@@ -2,7 +2,7 @@
 
 use super::{Found, networks::in_words, root};
 use crate::{
-    config::{Experiment, Figure, Network, Over, Redraw, Rows, Sampling, Table, expect, methods},
+    config::{Experiment, Figure, Network, Over, Redraw, Rows, SamplesFigure, Sampling, Table, expect, methods},
     detectors::DetectorConfig,
     metrics::{Column, Protocol},
     nn::Output,
@@ -172,6 +172,17 @@ impl Found {
                 Figure::Pseudo(figure) => {
                     self.makes_outliers(&path.join("pseudo"), figure.network.as_deref(), experiment);
                 }
+                Figure::Samples(figure) => self.samples(&path.join("samples"), (index, figure), experiment),
+                Figure::Training(figure) => {
+                    let path = path.join("training").join("networks");
+                    for (index, name) in figure.networks.iter().enumerate() {
+                        self.network_name(path.join(index), name, experiment);
+                        self.learns(path.join(index), name, experiment);
+                    }
+                    if let Some(index) = first_repeated(&figure.networks) {
+                        self.add(path.join(index), format!("\"{}\" is given twice", figure.networks[index]));
+                    }
+                }
                 Figure::PixelCurves(figure) => self.mapped(&path.join("pixel_curves"), &figure.methods, experiment),
                 Figure::Neuron(_) => self.viewed(&path.join("neuron"), figure, experiment),
             }
@@ -198,6 +209,54 @@ impl Found {
                     self.add(path, format!("\"{name}\" learns from no made outliers: {recipe} makes them"));
                 }
             }
+        }
+    }
+
+    /// What is shown of training needs a network that learns.
+    fn learns(&mut self, path: Path, name: &str, experiment: &Experiment) {
+        if experiment.networks.get(name).is_some_and(|network| network.train.is_none()) {
+            self.add(path, format!("\"{name}\" has no `train`: it does not learn, and there is no training to show"));
+        }
+    }
+
+    /// What is shown of samples needs a diffusion model, told classes where it is to be guided to them.
+    fn samples(&mut self, path: &Path, (index, figure): (usize, &SamplesFigure), experiment: &Experiment) {
+        let (networks, name) = (&experiment.networks, &figure.network);
+        let Some(network) = networks.get(name) else {
+            return self.network_name(path.join("network"), name, experiment);
+        };
+        let model_of = |network: &Network| methods::root(network, networks).model();
+        let Some(model) = model_of(network) else { return };
+        let Some(steps) = model.schedule_steps() else {
+            let is_one = |network: &Network| model_of(network).is_some_and(|model| model.schedule_steps().is_some());
+            let others: Vec<&str> =
+                networks.iter().filter(|(_, network)| is_one(network)).map(|(name, _)| name.as_str()).collect();
+            let remedy = match &others[..] {
+                [] => "give the experiment one, such as `model: { diffusion: {} }`".to_owned(),
+                others => format!("name {}", others.join(" or ")),
+            };
+            let message = format!("\"{name}\", of the kind {}, is no diffusion model; {remedy}", model.name());
+            return self.add(path.join("network"), message);
+        };
+        if let Some(wanted) = figure.steps.filter(|wanted| *wanted > steps) {
+            let message = format!("the schedule of \"{name}\" has {steps} steps, and not {wanted}");
+            self.add(path.join("steps"), message);
+        }
+        if figure.guidance > 0.0 && !model.is_told_classes() {
+            let message = format!(
+                "\"{name}\" is told no classes, and guidance is towards one: leave it out, or give the model `classes: true`"
+            );
+            self.add(path.join("guidance"), message);
+        }
+        if figure.every_epochs.is_none() {
+            return;
+        }
+        self.learns(path.join("every_epochs"), name, experiment);
+        let mut before = experiment.figures[..index].iter();
+        let same = |other: &Figure| matches!(other, Figure::Samples(other) if other.network == *name && other.every_epochs.is_some());
+        if before.any(same) {
+            let message = format!("another figure has it for \"{name}\" already, and their files have one name");
+            self.add(path.join("every_epochs"), message);
         }
     }
 

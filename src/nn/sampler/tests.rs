@@ -43,11 +43,13 @@ pub(crate) fn schedule(course: Course, steps: usize) -> Schedule {
 /// The layer of tests/golden/samplers.py.
 pub(crate) fn layer(course: Course, prediction: Prediction) -> impl Denoiser {
     let output = |noisy: &Tensor, time: f64, classes: Option<&[u32]>| {
+        let uniform = |name, shape: &[usize]| uniform(name, shape).to_dtype(noisy.dtype());
         let (count, size) = (noisy.dim(0)?, 8);
         let rows: Vec<u32> = classes.map_or_else(|| vec![3; count], <[u32]>::to_vec);
-        let of_class = uniform("classes", &[4, size]).index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
-        let told = ((uniform("time", &[size]) * time)? / 1000.0)?;
-        let linear = noisy.reshape((count, size))?.matmul(&uniform("denoiser", &[size, size]).t()?)?;
+        let of_class =
+            uniform("classes", &[4, size])?.index_select(&Tensor::from_vec(rows, count, &Device::Cpu)?, 0)?;
+        let told = ((uniform("time", &[size])? * time)? / 1000.0)?;
+        let linear = noisy.reshape((count, size))?.matmul(&uniform("denoiser", &[size, size])?.t()?)?;
         (linear.broadcast_add(&told)? + of_class)?.tanh()?.reshape(noisy.shape())
     };
     Known { schedule: schedule(course, 1000), prediction, classes: 3, output }
@@ -213,21 +215,32 @@ fn samplers_reach_the_exact_map_of_a_gaussian_by_their_order() {
     }
 }
 
+fn made_of_noise(
+    sampler: Sampler,
+    guide: &Guide<'_>,
+    steps: usize,
+    images: (usize, [usize; 4]),
+    classes: Option<&[u32]>,
+) -> Tensor {
+    let mut before = |_| Ok::<_, candle_core::Error>(());
+    sampler.generate(guide, steps, images, classes, (0, &Device::Cpu), &mut before).unwrap()
+}
+
 /// What 20,000 numbers made of noise are like.
 #[test]
 fn samples_have_the_mean_and_the_variance_of_the_images() {
     let of = |kind, eta| Sampler { kind, eta, clamp: false };
-    for (sampler, course, prediction, stride) in [
-        (of(Kind::Ddim, 0.0), Course::Linear, Prediction::Noise, 2),
-        (of(Kind::Ddim, 1.0), Course::Linear, Prediction::Noise, 1),
-        (of(Kind::Ddim, 1.0), Course::Flow, Prediction::Velocity, 1),
-        (of(Kind::Ancestral, 0.0), Course::Linear, Prediction::Noise, 1),
-        (of(Kind::Pndm, 0.0), Course::Linear, Prediction::V, 10),
-        (of(Kind::Plms, 0.0), Course::Flow, Prediction::Velocity, 10),
+    for (sampler, course, prediction, steps) in [
+        (of(Kind::Ddim, 0.0), Course::Linear, Prediction::Noise, 100),
+        (of(Kind::Ddim, 1.0), Course::Linear, Prediction::Noise, 200),
+        (of(Kind::Ddim, 1.0), Course::Flow, Prediction::Velocity, 200),
+        (of(Kind::Ancestral, 0.0), Course::Linear, Prediction::Noise, 200),
+        (of(Kind::Pndm, 0.0), Course::Linear, Prediction::V, 20),
+        (of(Kind::Plms, 0.0), Course::Flow, Prediction::Velocity, 20),
     ] {
         let denoiser = gaussian(course, prediction, 200, OF);
         let guide = Guide { denoiser: &denoiser, guidance: 0.0, together: 1000 };
-        let made = sampler.generate(&guide, stride, [2, 1, 100, 100], None, (0, &Device::Cpu)).unwrap();
+        let made = made_of_noise(sampler, &guide, steps, (0, [2, 1, 100, 100]), None);
         let made = values(&made);
         let mean = made.iter().sum::<f64>() / made.len() as f64;
         let deviation = (made.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / made.len() as f64).sqrt();
@@ -245,8 +258,32 @@ fn ways_are_where_they_should_be() {
     assert_eq!(steps(Way::down(130, 50, false)), [130, 80, 30, 0]);
     assert_eq!(steps(Way::down(40, 20, true)), [40, 20, 0, -1]);
     assert_eq!(steps(Way::down(9, 3, true)), [9, 6, 3, 0, -1]);
+    assert_eq!(Way::whole(1000, 50), Way::down(999, 20, true));
+    assert_eq!(steps(Way::whole(10, 4)), [9, 6, 4, 1, -1]);
+    assert_eq!([(8, 8), (8, 50), (8, 1)].map(|(total, steps)| Way::whole(total, steps).len()), [8, 8, 1]);
     let (places, middles) = Way::down(40, 20, false).told_early().places(&schedule(Course::Linear, 1000));
     assert_eq!(places.iter().map(|place| place.time).collect::<Vec<_>>(), [39.0, 19.0, -1.0]);
     assert_eq!(places[0].noise, schedule(Course::Linear, 1000).place(40).noise);
     assert_eq!(middles.iter().map(|place| place.time).collect::<Vec<_>>(), [29.0, 9.0]);
+}
+
+#[test]
+fn an_image_is_made_by_its_number_and_making_ends_when_asked() {
+    let denoiser = layer(Course::Linear, Prediction::Noise);
+    let guide = Guide { denoiser: &denoiser, guidance: 1.0, together: 2 };
+    let sampler = Sampler { clamp: true, ..Sampler::default() };
+    let shape = |count| [count, 2, 2, 2];
+    let all = made_of_noise(sampler, &guide, 7, (3, shape(4)), Some(&[0, 1, 2, 0]));
+    let last = made_of_noise(sampler, &guide, 7, (5, shape(2)), Some(&[2, 0]));
+    assert_eq!(values(&all.narrow(0, 2, 2).unwrap()), values(&last));
+    let other = made_of_noise(sampler, &guide, 7, (5, shape(2)), Some(&[0, 0]));
+    assert_ne!(values(&other)[..8], values(&last)[..8]);
+    let mut done = Vec::new();
+    let mut before = |step| {
+        done.push(step);
+        if step < 2 { Ok(()) } else { Err(crate::Error::Interrupted) }
+    };
+    let made = sampler.generate(&guide, 7, (0, shape(1)), None, (0, &Device::Cpu), &mut before);
+    assert!(matches!(made, Err(crate::Error::Interrupted)));
+    assert_eq!(done, [0, 1, 2]);
 }

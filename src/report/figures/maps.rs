@@ -9,11 +9,12 @@ use image::{ImageBuffer, Luma, Rgb, RgbImage, imageops};
 use crate::{
     Error, Result,
     config::MapsFigure,
+    data::painted,
     detectors::map::{ImageScore, Post},
     report::figures::{
         gallery::{Gallery, Line, Scale, VIRIDIS},
         method,
-        overlay::{heat, outline, painted},
+        overlay::{heat, outline},
         title,
     },
     run::{

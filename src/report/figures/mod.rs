@@ -2,8 +2,8 @@
 //!
 //! A kind of figure is one file with one function from results to a [`Picture`], which says what to draw but not how, and which
 //! `panels` draws, or to a `gallery` of small pictures, both on a `canvas`. In a sweep, a method or network that the sweep
-//! reaches is shown with the file's own values (or those of the first cell), and its name says so; accuracy bars show it in every
-//! cell.
+//! reaches is shown with the file's own values (or those of the first cell), and its name says so; accuracy bars and losses show it in
+//! every cell.
 
 mod accuracy;
 mod canvas;
@@ -18,20 +18,24 @@ mod panels;
 mod pixel_curves;
 mod pseudo;
 mod roc;
+mod samples;
 mod scale;
 mod scores;
 mod set_scores;
 pub mod sheet;
 mod sweep;
+mod training;
 
 use std::path::Path;
+
+use indexmap::IndexMap;
 
 use crate::{
     Error, Result,
     config::Figure,
     metrics::Protocol,
     report::variants::{self, Variant},
-    run::results::Results,
+    run::results::{NetworkResult, Results},
 };
 
 /// A figure: panels in rows, one legend below them all.
@@ -170,6 +174,9 @@ pub struct Drawn {
 pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Vec<Drawn>> {
     // Of photographs, a picture for each category.
     let (kind, names, galleries) = match figure {
+        Figure::Samples(figure) => {
+            ("samples", vec![figure.network.clone()], samples::galleries(figure, results, runs_root)?)
+        }
         Figure::Maps(figure) => ("maps", figure.methods.clone(), maps::galleries(figure, results, runs_root)?),
         Figure::Pseudo(figure) => {
             ("pseudo", figure.network.iter().cloned().collect(), pseudo::galleries(figure, results, runs_root)?)
@@ -184,7 +191,9 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
     };
     let galleries = galleries.into_iter().map(|(category, mut gallery)| {
         gallery.title = loud(gallery.title, results);
-        let names: Vec<String> = std::iter::once(category).chain(names.iter().cloned()).collect();
+        // Of samples without categories, the only task is known.
+        let category = Some(category).filter(|_| kind != "samples" || results.has_categories());
+        let names: Vec<String> = category.into_iter().chain(names.iter().cloned()).collect();
         embedded(file_stem(kind, &names), &gallery::Laid::of(&gallery)?)
     });
     galleries.collect()
@@ -232,7 +241,12 @@ fn one(
         Figure::PixelCurves(figure) => {
             ("pixel_curves", figure.methods.clone(), Made::Panels(pixel_curves::picture(figure, results, runs_root)?))
         }
-        Figure::Maps(_) | Figure::Pseudo(_) => {
+        Figure::Training(figure) => (
+            "training",
+            figure.networks.clone(),
+            Made::Panels(training::picture(&figure.networks, results, runs_root)?),
+        ),
+        Figure::Maps(_) | Figure::Pseudo(_) | Figure::Samples(_) => {
             return Err(Error::Failed("photographs are a picture for each category".into()));
         }
     };
@@ -340,6 +354,25 @@ fn method<'a>(results: &'a Results, figure: &str, name: &'a str) -> Result<Varia
     }
     variants::representative(variants::of_method(results, name))
         .ok_or_else(|| Error::input(format!("figure {figure}: the results are empty")))
+}
+
+/// The network with the file's own values in every task, by its name, as the first seed has it.
+fn network<'a>(results: &'a Results, figure: &str, name: &str) -> Result<IndexMap<&'a str, &'a NetworkResult>> {
+    let known = || results.tasks().flat_map(|task| task.networks.keys());
+    let Some(name) = known().find(|known| *known == name) else {
+        let near = crate::did_you_mean(name, known().map(String::as_str));
+        return Err(Error::input(format!("figure {figure}: the results have no network \"{name}\"{near}")));
+    };
+    let variant = variants::representative(variants::of_network(results, name));
+    // Where categories are swept, other cells have other tasks.
+    let cells = variant.map(|variant| variant.cell).into_iter().chain(&results.cells);
+    let mut found = IndexMap::new();
+    for (task, result) in cells.filter_map(|cell| cell.seeds.first()).flat_map(|seed| &seed.tasks) {
+        if let Some(network) = result.networks.get(name) {
+            found.entry(task.as_str()).or_insert(network);
+        }
+    }
+    Ok(found)
 }
 
 /// The names of the OOD sets, in the order of the experiment.

@@ -7,15 +7,6 @@ use super::gallery::Scale;
 /// How much of a colour lies over the image.
 const OPACITY: f64 = 0.5;
 
-/// The image of planes (C, H, W) of bytes, grey or red, green and blue.
-pub fn painted(planes: &[u8], [channels, height, width]: [usize; 3]) -> RgbImage {
-    let plane = |part: usize| &planes[part.min(channels - 1) * height * width..];
-    RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        let at = y as usize * width + x as usize;
-        Rgb([0, 1, 2].map(|part| plane(part)[at]))
-    })
-}
-
 /// The image in grey below the colours of a map of its size.
 ///
 /// # Panics
@@ -49,7 +40,7 @@ pub fn outline(image: &mut RgbImage, mask: &[bool], colour: [u8; 3]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::figures::gallery::GREYS;
+    use crate::{data::painted, report::figures::gallery::GREYS};
 
     #[test]
     fn colours_lie_over_grey_and_outlines_are_one_pixel() {

@@ -7,60 +7,40 @@ use image::{ImageBuffer, Luma, RgbImage, imageops};
 use crate::{
     Error, Result,
     config::PseudoFigure,
+    data::painted,
     report::figures::{
         gallery::{Gallery, Line},
         maps::{CELL, TRUTH, shown_size},
-        overlay::{outline, painted},
+        network,
+        overlay::outline,
         title,
     },
-    report::variants::{of_network, representative},
     run::{
         pseudo_view::{self, Example, PseudoView},
-        results::Results,
+        results::{NetworkResult, Results},
     },
 };
 
-/// A gallery for each task, by its name; reads what was stored beside the networks.
+/// A gallery for each task, by its name; reads what was stored beside the network that the figure names, or the first of which something is.
 pub fn galleries(figure: &PseudoFigure, results: &Results, runs_root: &Path) -> Result<Vec<(String, Gallery)>> {
-    let mut galleries: Vec<(String, Gallery)> = Vec::new();
-    let network = network(figure, results, runs_root)?;
-    let variant = representative(of_network(results, network))
-        .ok_or_else(|| Error::input("figure pseudo: the results are empty"))?;
-    // Where categories are swept, other cells have other tasks.
-    for cell in std::iter::once(variant.cell).chain(&results.cells) {
-        for (task, result) in cell.seeds.first().iter().flat_map(|seed| &seed.tasks) {
-            let Some(found) = result.networks.get(network) else { continue };
-            if galleries.iter().any(|(drawn, _)| drawn == task) {
-                continue;
-            }
-            let view = pseudo_view::read(&pseudo_view::path(&runs_root.join(&found.folder), figure.images))?;
-            let subtitle = format!(
-                "{} · {network} · the first train images, before other random changes · orange: contour of the anomalous pixels",
-                title(results)
-            );
-            galleries.push((task.clone(), gallery(format!("{task}: pseudo-anomalies"), subtitle, &view)));
-        }
-    }
-    Ok(galleries)
-}
-
-/// The network that the figure names, or the first of which something is stored.
-fn network<'a>(figure: &'a PseudoFigure, results: &'a Results, runs_root: &Path) -> Result<&'a str> {
-    let all = || results.tasks().flat_map(|task| &task.networks);
-    let stored = |folder: &Path| pseudo_view::path(&runs_root.join(folder), figure.images).exists();
-    let found = match &figure.network {
-        Some(name) => all().find(|(network, _)| *network == name),
-        None => all().find(|(_, network)| stored(&network.folder)),
+    let stored = |folder: &Path| pseudo_view::path(&runs_root.join(folder), figure.images);
+    let mut all = results.tasks().flat_map(|task| &task.networks);
+    let name = match &figure.network {
+        Some(name) => name,
+        None => all.find(|(_, network)| stored(&network.folder).exists()).map(|(name, _)| name).ok_or_else(|| {
+            Error::input("figure pseudo: nothing that a network learns from is stored")
+                .hint("run the experiment again: networks and scores are used again")
+        })?,
     };
-    match (found, &figure.network) {
-        (Some((name, _)), _) => Ok(name),
-        (None, Some(name)) => {
-            let near = crate::did_you_mean(name, all().map(|(network, _)| network.as_str()));
-            Err(Error::input(format!("figure pseudo: the results have no network \"{name}\"{near}")))
-        }
-        (None, None) => Err(Error::input("figure pseudo: nothing that a network learns from is stored")
-            .hint("run the experiment again: networks and scores are used again")),
-    }
+    let of = |(task, found): (&str, &NetworkResult)| {
+        let view = pseudo_view::read(&stored(&found.folder))?;
+        let subtitle = format!(
+            "{} · {name} · the first train images, before other random changes · orange: contour of the anomalous pixels",
+            title(results)
+        );
+        Ok((task.to_owned(), gallery(format!("{task}: pseudo-anomalies"), subtitle, &view)))
+    };
+    network(results, "pseudo", name)?.into_iter().map(of).collect()
 }
 
 /// A line for each maker, a column for each image.

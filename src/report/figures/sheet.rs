@@ -6,10 +6,10 @@ use image::{RgbImage, imageops};
 
 use crate::{
     Result,
+    data::painted,
     report::figures::{
         canvas,
         gallery::{self, Gallery, Laid, Line},
-        overlay::painted,
     },
 };
 
