@@ -50,6 +50,8 @@ macro_rules! smoke_tests {
 
 smoke_tests!(
     afdu_sensitivity,
+    cifar100_diffood,
+    cifar10_diffood_cpu,
     cifar10_energy_margin_cpu,
     cifar10_lambda_cpu,
     cifar10_openood,
@@ -85,9 +87,11 @@ smoke_tests!(
 const PLANNED: &[&str] = &[
     "cifar100_openood",
     "cifar100_sparsity",
+    "cifar10_diffood",
     "cifar10_energy_margin",
     "cifar10_lambda",
     "cifar10_published",
+    "imagenet_diffood",
     "imagenet_openood",
     "mvtec_ablation",
     "mvtec_fusion",
