@@ -50,6 +50,7 @@ macro_rules! smoke_tests {
 
 smoke_tests!(
     afdu_sensitivity,
+    cifar10_diffood_cpu,
     cifar10_energy_margin_cpu,
     cifar10_lambda_cpu,
     cifar10_openood,
@@ -86,11 +87,14 @@ smoke_tests!(
 /// Planned, not run, since they would take minutes: their two-core profiles, which are run, differ in the network and the schedule
 /// alone, or their twins on CIFAR-10, ImageNet-200 and five surfaces in the data.
 const PLANNED: &[&str] = &[
+    "cifar100_diffood",
     "cifar100_openood",
     "cifar100_sparsity",
+    "cifar10_diffood",
     "cifar10_energy_margin",
     "cifar10_lambda",
     "cifar10_published",
+    "imagenet_diffood",
     "imagenet_openood",
     "mvtec_ablation",
     "mvtec_fusion",

@@ -1,5 +1,7 @@
 //! The networks against PyTorch's: `tests/golden/make_networks.py`.
 
+#[path = "networks/adm.rs"]
+mod adm;
 mod common;
 #[path = "networks/metaformer.rs"]
 mod metaformer;

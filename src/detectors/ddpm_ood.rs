@@ -92,6 +92,7 @@ impl Config {
     }
 
     fn check(&self, denoises: Denoises) -> Result<(), Refusal> {
+        denoises.untold()?;
         let refused = |key, error| Err(Refusal { key: Some(key), error });
         if self.steps > denoises.steps {
             let message = format!("{} steps do not fit a schedule of {}", self.steps, denoises.steps);

@@ -30,12 +30,23 @@ pub struct Denoises {
     pub steps: usize,
     /// The classes that it can be told; 0 of one that is told none.
     pub classes: usize,
+    /// Whether it cannot go without a class.
+    pub needs_class: bool,
 }
 
 impl Denoises {
     /// Of a denoiser.
     pub fn of(denoiser: &dyn Denoiser) -> Self {
-        Self { steps: denoiser.schedule().steps(), classes: denoiser.classes() }
+        Self { steps: denoiser.schedule().steps(), classes: denoiser.classes(), needs_class: denoiser.needs_class() }
+    }
+
+    /// Refuses a denoiser that cannot go without a class, where none is told.
+    pub(super) fn untold(&self) -> Result<(), Refusal> {
+        if !self.needs_class {
+            return Ok(());
+        }
+        let error = Error::input("the denoiser cannot go without a class (`drop: 0`), and it is told none here");
+        Err(Refusal { key: None, error: error.hint("take weights without classes, or train a denoiser that can") })
     }
 
     /// Refuses a step that is not on the schedule.

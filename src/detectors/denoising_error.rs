@@ -80,6 +80,7 @@ impl Config {
     }
 
     fn check(&self, denoises: Denoises) -> Result<(), Refusal> {
+        denoises.untold()?;
         self.levels.iter().try_for_each(|level| denoises.check("levels", *level))
     }
 }

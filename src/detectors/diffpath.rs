@@ -144,6 +144,7 @@ impl Config {
     }
 
     fn check(&self, denoises: Denoises) -> Result<(), Refusal> {
+        denoises.untold()?;
         if self.steps > denoises.steps {
             let message = format!("{} steps do not fit a schedule of {}", self.steps, denoises.steps);
             return Err(Refusal { key: Some("steps"), error: Error::input(message).hint("take fewer") });

@@ -102,6 +102,7 @@ impl Config {
     }
 
     fn check(&self, denoises: Denoises) -> Result<(), Refusal> {
+        denoises.untold()?;
         for (key, [start, end]) in [("low", self.low), ("high", self.high)] {
             if start >= end || end * denoises.steps as f64 <= 1.0 {
                 let message =

@@ -22,7 +22,7 @@ use crate::{
         layers::Linear,
         params::Params,
         sampler::normal,
-        unet::sinusoid,
+        unet::{Style, sinusoid},
     },
     ops::{self, Activation},
     rng,
@@ -154,7 +154,7 @@ impl Perceptron {
     /// The noise in (N, D) features at (N) times.
     fn noise(&self, noisy: &Tensor, times: &[f64], pass: &Pass) -> Result<Tensor> {
         let [first, second, last] = &self.layers;
-        let told = Tensor::cat(&[noisy, &sinusoid(times, TIME, noisy)?], 1)?;
+        let told = Tensor::cat(&[noisy, &sinusoid(times, TIME, Style::Ddpm, noisy)?], 1)?;
         let hidden = ops::silu(&first.forward(&told, Activation::Identity, pass)?)?;
         let hidden = ops::silu(&second.forward(&hidden, Activation::Identity, pass)?)?;
         Ok(last.forward(&hidden, Activation::Identity, pass)?)

@@ -11,6 +11,7 @@
 //! - Code: `luping-liu/DiffOOD`, whose recipe for CIFAR-10 is Adam with learning rate 0.0002, `clip: { norm: 1 }`, `ema: { decay: 0.9999 }`,
 //!   batches of 128 and flips.
 //! - Pixels are brought to -1..1, whatever the mean and the deviation of the data are.
+//! - Weights of improved DDPM and ADM know no class of none: `drop: 0`. Then every image needs a class, and there is no guidance.
 //! - The network is told the time in 1,000ths of the schedule, as published weights of 1,000 steps are, whatever its steps are.
 //! - It learns with `loss: { denoising: {} }`.
 
@@ -38,6 +39,8 @@ use crate::{
 const TOLD: f64 = 1000.0;
 /// The share of classes that are dropped, unless given.
 const DROP: f64 = 0.1;
+/// The least share that lets a network learn to do without a class.
+const LEAST_DROP: f64 = 0.01;
 
 /// Settings of a diffusion model. The defaults are DDPM's for CIFAR-10.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -65,8 +68,9 @@ pub struct Settings {
     #[garde(skip)]
     pub classes: bool,
     /// The share of images whose class is not told while it learns, with `classes`, so that it also learns to do without: guidance needs
-    /// both. Detectors ask without a class, too, so that neither may go without. Default: 0.1, as in DiffOOD and in the paper of guidance.
-    #[garde(range(min = 0.01, max = 0.99))]
+    /// both, and most detectors ask without a class. From 0.01 on; or 0 of weights that know no such class, as ADM's. Default: 0.1, as in
+    /// DiffOOD and in the paper of guidance.
+    #[garde(range(min = 0.0, max = 0.99))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop: Option<f64>,
 }
@@ -134,7 +138,7 @@ impl Kind for Settings {
     }
 
     fn our_name(&self, theirs: &str) -> Option<String> {
-        unet::names::our_name(theirs, self.unet.multipliers.len())
+        unet::names::our_name(theirs, &self.unet)
     }
 
     fn normalisation(&self, channels: usize) -> Option<Normalisation> {
@@ -168,6 +172,10 @@ impl Kind for Settings {
         if self.drop.is_some() && !self.classes {
             problems.push(problem("drop", "goes with `classes: true`: no class is told that could be dropped"));
         }
+        if self.drop.is_some_and(|share| share > 0.0 && share < LEAST_DROP) {
+            let message = "must be at least 0.01, or 0 of a network that cannot go without a class";
+            problems.push(problem("drop", message));
+        }
         problems
     }
 
@@ -193,8 +201,24 @@ struct Diffusion {
     course: Course,
     schedule: Schedule,
     prediction: Prediction,
-    /// K, and the share of images whose class is not told, if any is.
-    classes: Option<(usize, f64)>,
+    /// The classes that are told, if any are.
+    classes: Option<Told>,
+}
+
+/// The classes that a network is told.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// K
+    classes: usize,
+    /// The share of images whose class is not told; 0 where there is no class of none.
+    drop: f64,
+}
+
+impl Told {
+    /// What stands for an image without a class, K; `None` where every image needs one.
+    fn none(self) -> Option<u32> {
+        (self.drop > 0.0).then_some(self.classes as u32)
+    }
 }
 
 /// What is drawn of a batch of images.
@@ -210,10 +234,11 @@ struct Drawn {
 impl Diffusion {
     fn new(settings: &Settings, shape: Shape, vb: &VarBuilder) -> Result<Self> {
         let Settings { unshuffle, schedule: course, steps, .. } = *settings;
-        let classes = settings.classes.then_some((shape.classes, settings.share()));
+        let classes = settings.classes.then(|| Told { classes: shape.classes, drop: settings.share() });
+        let rows = classes.map(|told| told.classes + usize::from(told.none().is_some()));
         let maps = shape.channels * unshuffle * unshuffle;
         Ok(Self {
-            unet: UNet::new(&settings.unet, maps, classes.map(|(classes, _)| classes), vb)?,
+            unet: UNet::new(&settings.unet, maps, rows, vb)?,
             unshuffle,
             course,
             schedule: Schedule::new(denoiser::Settings { course, steps }),
@@ -259,18 +284,21 @@ impl Diffusion {
                 half.iter().copied().chain(other).take(count).map(|time| self.schedule.place(time)).collect()
             }
         };
-        let noise = normal(stream("diffusion's noise"), images.elem_count()).collect();
+        let noise = like(normal(stream("diffusion's noise"), images.elem_count()).collect(), images)?;
         let classes = match (self.classes, classes) {
             (None, _) => None,
             (Some(_), None) => bail!("this diffusion model is told classes, and the batch has none"),
-            (Some((none, share)), Some(classes)) => {
+            (Some(told), Some(classes)) => {
+                let Some(none) = told.none() else {
+                    return Ok(Drawn { places, noise, classes: Some(classes.clone()) });
+                };
                 let mut dropped = stream("diffusion's dropped classes");
-                let told = classes.to_vec1::<u32>()?.into_iter();
-                let told = told.map(|class| if dropped.random::<f64>() < share { none as u32 } else { class });
-                Some(Tensor::from_iter(told, images.device())?)
+                let classes = classes.to_vec1::<u32>()?.into_iter();
+                let classes = classes.map(|class| if dropped.random::<f64>() < told.drop { none } else { class });
+                Some(Tensor::from_iter(classes, images.device())?)
             }
         };
-        Ok(Drawn { places, noise: like(noise, images)?, classes })
+        Ok(Drawn { places, noise, classes })
     }
 
     /// Times and noise of images that are held out: of each by its place, so that they are the same after every epoch and in any batch.
@@ -286,8 +314,8 @@ impl Diffusion {
         let classes = match (self.classes, classes) {
             (None, _) => None,
             (Some(_), Some(classes)) => Some(classes.clone()),
-            // Where shapes alone matter, too.
-            (Some((none, _)), None) => Some(Tensor::full(none as u32, count, images.device())?),
+            // Where shapes alone matter, too: any class will do.
+            (Some(told), None) => Some(Tensor::full(told.none().unwrap_or(0), count, images.device())?),
         };
         Ok(Drawn { places, noise: like(noise, images)?, classes })
     }
@@ -342,13 +370,18 @@ impl Denoiser for Diffusion {
     }
 
     fn classes(&self) -> usize {
-        self.classes.map_or(0, |(classes, _)| classes)
+        self.classes.map_or(0, |told| told.classes)
+    }
+
+    fn needs_class(&self) -> bool {
+        self.classes.is_some_and(|told| told.none().is_none())
     }
 
     fn products(&self, noisy: &Tensor) -> Result<u64> {
         let (pass, count) = (Pass::eval(), noisy.dim(0)?);
-        let none = self.classes.map(|(none, _)| Tensor::full(none as u32, count, noisy.device())).transpose()?;
-        self.pass(&noisy.detach(), &vec![0.0; count], none.as_ref(), &pass)?;
+        // Any class costs the same.
+        let told = self.classes.map(|told| Tensor::full(told.none().unwrap_or(0), count, noisy.device())).transpose()?;
+        self.pass(&noisy.detach(), &vec![0.0; count], told.as_ref(), &pass)?;
         Ok(pass.products())
     }
 
@@ -361,7 +394,10 @@ impl Denoiser for Diffusion {
                 bail!("{} classes of {count} images", classes.len())
             }
             (Some(_), Some(classes)) => Some(Tensor::new(classes, noisy.device())?),
-            (Some((none, _)), None) => Some(Tensor::full(none as u32, count, noisy.device())?),
+            (Some(told), None) => match told.none() {
+                Some(none) => Some(Tensor::full(none, count, noisy.device())?),
+                None => bail!("this diffusion model cannot go without a class"),
+            },
         };
         self.pass(&noisy.detach(), &vec![time; count], told.as_ref(), &Pass::eval())
     }

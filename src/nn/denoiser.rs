@@ -185,10 +185,14 @@ pub trait Denoiser: Send + Sync {
     fn prediction(&self) -> Prediction;
     /// How many classes it can be told; 0 of a model that is told none.
     fn classes(&self) -> usize;
+    /// Whether it cannot go without a class.
+    fn needs_class(&self) -> bool {
+        false
+    }
     /// Its output of noisy images that are all at one time, each of a class, or of no class known. Without a graph.
     ///
     /// # Errors
-    /// When the shapes do not fit; of classes, where it is told none.
+    /// When the shapes do not fit; of classes, where it is told none; without, where it needs them.
     fn output(&self, noisy: &Tensor, time: f64, classes: Option<&[u32]>) -> Result<Tensor>;
     /// Multiplications, each with an addition, that this takes.
     ///

@@ -93,7 +93,7 @@ fn a_unet_of_ddpms_shape_is_diffusers() {
 
 #[test]
 fn a_unet_that_is_told_classes_is_diffusers() {
-    is_diffusers("classes", 2, Some(5), &[(DType::F32, 1e-4), (DType::F64, 1e-9)]);
+    is_diffusers("classes", 2, Some(6), &[(DType::F32, 1e-4), (DType::F64, 1e-9)]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn times_are_embedded_as_by_diffusers() {
     let golden = &golden()["embedding"];
     let like = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
     for (channels, name) in [(8, "even"), (7, "odd")] {
-        let waves = unet::sinusoid(&numbers(&golden["times"]), channels, &like).unwrap();
+        let waves = unet::sinusoid(&numbers(&golden["times"]), channels, unet::Style::Ddpm, &like).unwrap();
         assert_close(name, &values(&waves), &numbers(&golden[name]), 1e-4);
     }
 }
@@ -109,12 +109,23 @@ fn times_are_embedded_as_by_diffusers() {
 /// Up and down, skips, attention, classes and times: with respect to the maps and to one number of each kind of parameter.
 #[test]
 fn a_unets_output_changes_as_its_gradients_say() {
-    let settings: unet::Settings = serde_json::from_value(serde_json::json!({
-        "channels": 6, "multipliers": [1, 2], "blocks": 1, "attention": [0], "heads": 2, "dropout": 0.0, "groups": 4
-    }))
-    .unwrap();
+    for more in [
+        serde_json::json!({ "heads": 2 }),
+        serde_json::json!({ "style": "adm", "scale_shift": true, "resample": "residual", "head_channels": 3, "learned_sigma": true }),
+        serde_json::json!({ "style": "adm", "scale_shift": true, "heads": 2, "attention_order": "new" }),
+    ] {
+        changes_as_its_gradients_say(&more);
+    }
+}
+
+fn changes_as_its_gradients_say(more: &Value) {
+    let mut settings = serde_json::json!({
+        "channels": 6, "multipliers": [1, 2], "blocks": 1, "attention": [0], "dropout": 0.0, "groups": 4
+    });
+    settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let settings: unet::Settings = serde_json::from_value(settings).unwrap();
     let params = Params::new(0, &Device::Cpu);
-    let network = UNet::new(&settings, 2, Some(3), &params.builder().set_dtype(DType::F64)).unwrap();
+    let network = UNet::new(&settings, 2, Some(4), &params.builder().set_dtype(DType::F64)).unwrap();
     load(&params);
     let dims = [2, 2, 4, 6];
     let labels = Tensor::new(&[3u32, 1], &Device::Cpu).unwrap();

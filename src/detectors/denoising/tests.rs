@@ -140,7 +140,7 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
     let shown = Shown { logits: Some(Tensor::zeros((1, 3), DType::F32, &Device::Cpu).unwrap()), ..Shown::default() };
     let of = |detector: &str, steps, classes| {
         let config: DetectorConfig = serde_saphyr::from_str(detector).unwrap();
-        let denoiser = Some(Denoises { steps, classes });
+        let denoiser = Some(Denoises { steps, classes, needs_class: false });
         let about = About { layers: &[], shown: &shown, denoiser, train: Some(60), memory: 1 << 20 };
         let checked = config.detector().depends().unwrap()(about);
         checked.map_err(|refusal| (refusal.key, refusal.error.to_string(), refusal.error.exit_code()))
@@ -185,11 +185,28 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
     }
 }
 
+/// ADM's weights of classes: what tells none has no use for them.
+#[test]
+fn a_denoiser_that_needs_a_class_is_refused_where_none_is_told() {
+    let shown = Shown::default();
+    let denoiser = Some(Denoises { steps: 1000, classes: 3, needs_class: true });
+    let of = |detector: &str| {
+        let config: DetectorConfig = serde_saphyr::from_str(detector).unwrap();
+        let about = About { layers: &[], shown: &shown, denoiser, train: Some(60), memory: 1 << 20 };
+        config.detector().depends().unwrap()(about).map_err(|refusal| refusal.error)
+    };
+    for detector in ["denoising_error", "diffpath", "elbo_ratio", "ddpm_ood"] {
+        let error = of(detector).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("cannot go without a class"), "{detector}: {error}");
+    }
+}
+
 #[test]
 fn evaluations_are_those_of_the_papers() {
     let of = |detector: &str, classes| {
         let config: DetectorConfig = serde_saphyr::from_str(detector).unwrap();
-        config.detector().evaluations(Denoises { steps: 1000, classes }).unwrap()
+        config.detector().evaluations(Denoises { steps: 1000, classes, needs_class: false }).unwrap()
     };
     assert_eq!(of("diffood", 10), 288);
     assert_eq!(of("diffood: { sampler: pndm }", 10), 504);

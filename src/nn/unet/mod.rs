@@ -1,18 +1,23 @@
-//! DDPM's U-Net: maps of an image and a time to maps of the same size, with the parameter names of diffusers' `UNet2DModel`.
+//! The U-Nets of DDPM, improved DDPM and ADM: maps of an image and a time to maps of the same size, with the parameter names of diffusers'
+//! `UNet2DModel`.
 //!
 //! Levels halve rows and columns. On the way down each has `blocks` residual blocks; on the way up one more, and each reads the maps that a
 //! block on the way down left, beside those of the block before it. Between them are a block, attention and a block. The time's embedding,
-//! and that of a class, are added to the maps inside each block.
+//! and that of a class, are added to the maps inside each block, or scale and shift them.
 //!
-//! - Paper: Ho et al., *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, <https://arxiv.org/abs/2006.11239>, appendix B.
+//! - Papers: Ho et al., *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, <https://arxiv.org/abs/2006.11239>, appendix B; Nichol &
+//!   Dhariwal, *Improved DDPM*, ICML 2021, <https://arxiv.org/abs/2102.09672>; Dhariwal & Nichol, *Diffusion Models Beat GANs* (ADM), NeurIPS
+//!   2021, <https://arxiv.org/abs/2105.05233>, section 3.
 //! - Code: diffusers' `UNet2DModel` as `google/ddpm-cifar10-32` has it (`flip_sin_to_cos` false, `freq_shift` 1, `downsample_padding` 0,
-//!   ε 1e-6); `luping-liu/DiffOOD` for the classes, which are diffusers' `num_class_embeds` with one more.
+//!   ε 1e-6); `luping-liu/DiffOOD` for the classes, which are diffusers' `num_class_embeds` with one more; `openai/improved-diffusion` and
+//!   `openai/guided-diffusion`, `unet.py`, for [`Style::Adm`], whose keys are their flags.
+//! - Of a learned variance (`learned_sigma`) the channels are made and left out: samplers and losses read the noise alone.
 //! - First weights: PyTorch's, and 0 for the last layer of every block, of every attention and of all, as in the paper's code and in ADM.
 
 pub mod names;
 mod parts;
 
-pub use parts::{Attention, ResidualBlock, sinusoid};
+pub use parts::sinusoid;
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -25,13 +30,52 @@ use crate::{
         Pass,
         layers::{Conv2d, Linear},
     },
-    ops::{self, Activation, Convolution, Interpolation},
-    yaml::problems::{Path, Problem},
+    ops::{self, Activation, Convolution},
+    yaml::{
+        named::is_default,
+        problems::{Path, Problem},
+    },
 };
-use parts::{Norm, zeroed};
+use parts::{Attention, Norm, ResidualBlock, Sides, doubled, zeroed};
 
 /// Times the first channels: what the time's embedding has.
 const EMBEDDING: usize = 4;
+
+/// Whose code the network is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "UNetStyle")]
+pub enum Style {
+    /// DDPM's, as diffusers has it.
+    #[default]
+    Ddpm,
+    /// That of improved DDPM and of ADM: cosines before sines in the embedding of times, ε 1e-5, strided convolutions with zeros on all sides,
+    /// and one layer for queries, keys and values.
+    Adm,
+}
+
+/// How rows and columns change from level to level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "UNetResample")]
+pub enum Resample {
+    /// A strided convolution; nearest neighbours and a convolution.
+    #[default]
+    Conv,
+    /// Inside of a residual block of its own: means of 2×2 numbers; nearest neighbours.
+    Residual,
+}
+
+/// How the output channels of the layer of queries, keys and values are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionOrder {
+    /// Among the heads, and each head's into its queries, keys and values.
+    #[default]
+    Legacy,
+    /// Into queries, keys and values, and each of these among the heads.
+    New,
+}
 
 /// Settings of a U-Net. The defaults are DDPM's for CIFAR-10.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -60,6 +104,32 @@ pub struct Settings {
     /// DDPM's: 32.
     #[garde(range(min = 1, max = 1024))]
     pub groups: usize,
+    /// Whose code it is. Default: `ddpm`. `adm` is for weights of improved DDPM and ADM.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub style: Style,
+    /// Channels of each head, in the place of `heads`. ADM's: 64. Default: none.
+    #[garde(range(min = 1, max = 4096))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_channels: Option<usize>,
+    /// How queries, keys and values are divided, of `style: adm`. Default: `legacy`; `new` is `use_new_attention_order` of ADM's code.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub attention_order: AttentionOrder,
+    /// Whether the embedding scales and shifts normalised maps, in the place of being added before. Default: false, as in DDPM. Improved DDPM's
+    /// and ADM's: true.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub scale_shift: bool,
+    /// How rows and columns change. Default: `conv`, as in DDPM and improved DDPM. ADM's: `residual`.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub resample: Resample,
+    /// Whether the output has as many channels again, of the learned variance, as published weights of improved DDPM and ADM have. They are left
+    /// out and not learned. Default: false.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub learned_sigma: bool,
 }
 
 impl Default for Settings {
@@ -72,6 +142,12 @@ impl Default for Settings {
             heads: 1,
             dropout: 0.1,
             groups: 32,
+            style: Style::Ddpm,
+            head_channels: None,
+            attention_order: AttentionOrder::Legacy,
+            scale_shift: false,
+            resample: Resample::Conv,
+            learned_sigma: false,
         }
     }
 }
@@ -102,12 +178,37 @@ impl Settings {
                 problem(attention.join(at), message)
             })
             .collect();
-        let attending = self.attention.iter().filter_map(|level| widths.get(*level)).chain(widths.last());
-        if let Some(width) = attending.into_iter().find(|width| !width.is_multiple_of(self.heads.max(1))) {
-            let message = format!("{} heads do not divide {width} channels: each has a part of its own", self.heads);
-            problems.push(problem(Path::default().join("heads"), message));
+        let mut attending = self.attention.iter().filter_map(|level| widths.get(*level)).chain(widths.last());
+        let mut refuse = |key: &str, message| problems.push(problem(Path::default().join(key), message));
+        match self.head_channels {
+            Some(channels) => {
+                if let Some(width) = attending.find(|width| !width.is_multiple_of(channels)) {
+                    refuse("head_channels", format!("heads of {channels} channels do not divide {width} channels"));
+                }
+                if self.heads != Self::default().heads {
+                    refuse("heads", "`head_channels` says how many heads there are: leave this key out".to_owned());
+                }
+            }
+            None => {
+                if let Some(width) = attending.find(|width| !width.is_multiple_of(self.heads.max(1))) {
+                    let heads = self.heads;
+                    refuse(
+                        "heads",
+                        format!("{heads} heads do not divide {width} channels: each has a part of its own"),
+                    );
+                }
+            }
+        }
+        if self.style == Style::Ddpm && self.attention_order == AttentionOrder::New {
+            let message = "goes with `style: adm`: DDPM has a layer for each of queries, keys and values";
+            refuse("attention_order", message.to_owned());
         }
         problems
+    }
+
+    /// Heads of an attention of so many channels.
+    fn heads_of(&self, channels: usize) -> usize {
+        self.head_channels.map_or(self.heads, |each| channels / each.max(1))
     }
 
     /// What stands for it in a smoke run: as deep, and narrow.
@@ -115,7 +216,8 @@ impl Settings {
     pub fn smoke(self) -> Self {
         // Heads go on dividing the channels.
         let channels = if self.heads == 1 { self.channels.min(4) } else { self.channels.min(4 * self.heads) };
-        Self { channels, blocks: 1, ..self }
+        let head_channels = self.head_channels.map(|channels| channels.min(2));
+        Self { channels, head_channels, blocks: 1, ..self }
     }
 }
 
@@ -126,7 +228,25 @@ struct Level {
     /// After each block, where there is any.
     attentions: Vec<Attention>,
     /// What changes rows and columns after the blocks; none at the last level.
-    resample: Option<Conv2d>,
+    resample: Option<Resampling>,
+}
+
+/// What changes rows and columns.
+#[derive(Debug, Clone)]
+enum Resampling {
+    Down(Conv2d),
+    Up(Conv2d),
+    Block(ResidualBlock),
+}
+
+impl Resampling {
+    fn forward(&self, x: &Tensor, embedding: &Tensor, pass: &Pass) -> Result<Tensor> {
+        match self {
+            Self::Down(conv) => conv.forward(x, pass),
+            Self::Up(conv) => conv.forward(&doubled(x)?, pass),
+            Self::Block(block) => block.forward(x, embedding, pass),
+        }
+    }
 }
 
 impl Level {
@@ -144,8 +264,11 @@ impl Level {
 #[derive(Debug, Clone)]
 pub struct UNet {
     channels: usize,
+    style: Style,
+    /// Channels of the maps that it is given and gives.
+    maps: usize,
     time: [Linear; 2],
-    /// (K + 1, D): of each class, and of none.
+    /// (K, D): of each class that it is told.
     classes: Option<Tensor>,
     first: Conv2d,
     down: Vec<Level>,
@@ -157,17 +280,18 @@ pub struct UNet {
 }
 
 impl UNet {
-    /// Of maps with so many channels, which is told K classes, if any.
+    /// Of maps with so many channels, which is told K classes, if any. One of them may stand for none.
     ///
     /// # Errors
     /// Those of candle, and where heads do not divide the channels.
     pub fn new(settings: &Settings, maps: usize, classes: Option<usize>, vb: &VarBuilder) -> Result<Self> {
-        let Settings { channels, blocks, .. } = *settings;
+        let Settings { channels, blocks, style, .. } = *settings;
         let embedding = EMBEDDING * channels;
-        let block = |[inputs, outputs]: [usize; 2], vb: VarBuilder| {
-            ResidualBlock::new([inputs, outputs, embedding], settings.groups, settings.dropout, &vb)
+        let sized = |[inputs, outputs]: [usize; 2], sides: Sides, vb: VarBuilder| {
+            ResidualBlock::new([inputs, outputs, embedding], sides, settings, &vb)
         };
-        let attention = |width: usize, vb: VarBuilder| Attention::new(width, settings.heads, settings.groups, &vb);
+        let block = |channels: [usize; 2], vb: VarBuilder| sized(channels, Sides::Kept, vb);
+        let attention = |width: usize, vb: VarBuilder| Attention::new(width, settings, &vb);
         let same = Convolution::new(1, 1);
         let (widths, of_time) = (settings.widths(), vb.pp("time_embedding"));
         let Some((&first, &coarsest)) = widths.first().zip(widths.last()) else { bail!("a U-Net has a level") };
@@ -187,10 +311,14 @@ impl UNet {
                 before = width;
             }
             if at + 1 < widths.len() {
-                let conv =
-                    Conv2d::biased([width; 2], 3, Convolution::new(2, 0), &vb.pp("downsamplers").pp(0).pp("conv"))?;
-                // Zeros after the last row and column alone: sides are even.
-                level.resample = Some(conv.same());
+                let vb = vb.pp("downsamplers").pp(0);
+                let conv = |by| Conv2d::biased([width; 2], 3, by, &vb.pp("conv"));
+                level.resample = Some(match (settings.resample, style) {
+                    (Resample::Residual, _) => Resampling::Block(sized([width; 2], Sides::Halved, vb)?),
+                    // Zeros after the last row and column alone: sides are even.
+                    (Resample::Conv, Style::Ddpm) => Resampling::Down(conv(Convolution::new(2, 0))?.same()),
+                    (Resample::Conv, Style::Adm) => Resampling::Down(conv(Convolution::new(2, 1))?),
+                });
                 kept.push(width);
             }
             down.push(level);
@@ -214,16 +342,23 @@ impl UNet {
                 before = width;
             }
             if at > 0 {
-                level.resample = Some(Conv2d::biased([width; 2], 3, same, &vb.pp("upsamplers").pp(0).pp("conv"))?);
+                let vb = vb.pp("upsamplers").pp(0);
+                level.resample = Some(match settings.resample {
+                    Resample::Residual => Resampling::Block(sized([width; 2], Sides::Doubled, vb)?),
+                    Resample::Conv => Resampling::Up(Conv2d::biased([width; 2], 3, same, &vb.pp("conv"))?),
+                });
             }
             up.push(level);
         }
         let classes = classes.map(|classes| {
             let start = Init::Randn { mean: 0.0, stdev: 1.0 };
-            vb.get_with_hints((classes + 1, embedding), "class_embedding.weight", start)
+            vb.get_with_hints((classes, embedding), "class_embedding.weight", start)
         });
+        let outputs = if settings.learned_sigma { 2 * maps } else { maps };
         Ok(Self {
             channels,
+            style,
+            maps,
             time: [
                 Linear::new(channels, embedding, &of_time.pp("linear_1"))?,
                 Linear::new(embedding, embedding, &of_time.pp("linear_2"))?,
@@ -233,15 +368,15 @@ impl UNet {
             down,
             middle,
             up,
-            norm: Norm::new(first, settings.groups, &vb.pp("conv_norm_out"))?,
-            last: zeroed([first, maps], 3, same, &vb.pp("conv_out"))?,
+            norm: Norm::new(first, settings, &vb.pp("conv_norm_out"))?,
+            last: zeroed([first, outputs], 3, same, &vb.pp("conv_out"))?,
         })
     }
 
-    /// SiLU of the embedding of (N) times and (N) u32 classes, of which K is none: (N, D).
+    /// SiLU of the embedding of (N) times and (N) u32 classes: (N, D).
     fn embedding(&self, times: &[f64], classes: Option<&Tensor>, like: &Tensor, pass: &Pass) -> Result<Tensor> {
         let [first, second] = &self.time;
-        let sinusoid = sinusoid(times, self.channels, like)?;
+        let sinusoid = sinusoid(times, self.channels, self.style, like)?;
         let hidden = ops::silu(&first.forward(&sinusoid, Activation::Identity, pass)?)?;
         let embedding = second.forward(&hidden, Activation::Identity, pass)?;
         let embedding = match (&self.classes, classes) {
@@ -257,7 +392,7 @@ impl UNet {
         ops::silu(&embedding)
     }
 
-    /// Of maps (N, C, H, W) at N times, and of N u32 classes where it is told them, of which K is none: the same shape.
+    /// Of maps (N, C, H, W) at N times, and of N u32 classes where it is told them: the same shape.
     ///
     /// # Errors
     /// When the shapes do not fit, or sides are no multiple of [`Settings::multiple`].
@@ -275,7 +410,7 @@ impl UNet {
                 kept.push(x.clone());
             }
             if let Some(down) = &level.resample {
-                x = down.forward(&x, pass)?;
+                x = down.forward(&x, &embedding, pass)?;
                 kept.push(x.clone());
             }
         }
@@ -288,12 +423,11 @@ impl UNet {
                 x = level.block(at, &ops::concat(&[&x, &beside])?, &embedding, pass)?;
             }
             if let Some(up) = &level.resample {
-                let (_, _, rows, columns) = x.dims4()?;
-                let larger = ops::resize(&x, (2 * rows, 2 * columns), Interpolation::Nearest, false)?;
-                x = up.forward(&larger, pass)?;
+                x = up.forward(&x, &embedding, pass)?;
             }
         }
-        self.last.forward(&self.norm.forward(&x, true, pass)?, pass)
+        // What follows the noise is a learned variance.
+        self.last.forward(&self.norm.forward(&x, true, pass)?, pass)?.narrow(1, 0, self.maps)?.contiguous()
     }
 }
 

@@ -270,17 +270,27 @@ impl Wanted {
         names::ours(tensors, &*self.our_name, |name| self.sizes.contains_key(name))
     }
 
-    /// Makes linear layers of the 1×1 convolutions that stand in their places; a note if there are any.
+    /// Brings layers of one position to the rank that is wanted: linear layers and 1×1 convolutions in each other's places; a note if there are
+    /// any.
     fn flatten(&self, tensors: &mut BTreeMap<String, Tensor>) -> Result<Option<String>> {
+        // Outputs and inputs, if all other sizes are 1.
+        let of_one = |sizes: &[usize]| match sizes {
+            [outputs, inputs, rest @ ..] if rest.iter().all(|size| *size == 1) => Some([*outputs, *inputs]),
+            _ => None,
+        };
         let mut first = None;
         for (name, tensor) in tensors {
-            let Some([outputs, inputs]) = self.sizes.get(name).map(Vec::as_slice) else { continue };
-            if tensor.dims() == [*outputs, *inputs, 1, 1] {
-                *tensor = tensor.reshape((*outputs, *inputs))?;
-                first = first.or(Some(name));
+            let Some(wanted) = self.sizes.get(name) else { continue };
+            let pair = of_one(wanted);
+            if pair.is_some() && tensor.rank() > 2 && wanted != tensor.dims() && pair == of_one(tensor.dims()) {
+                *tensor = tensor.reshape(wanted.as_slice())?;
+                first = first.or(Some((name, wanted.len())));
             }
         }
-        Ok(first.map(|name| format!("1×1 convolutions are taken as linear layers, such as {name}")))
+        Ok(first.map(|(name, rank)| match rank {
+            2 => format!("1×1 convolutions are taken as linear layers, such as {name}"),
+            _ => format!("convolutions of one position are taken as 1×1 convolutions, such as {name}"),
+        }))
     }
 
     /// The tensors that are of another size in a network of `other` shape, and the axis.
