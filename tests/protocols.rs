@@ -1160,7 +1160,7 @@ fn samples_and_losses_are_drawn_and_drawn_again() {
         first[0].iter().for_each(|(name, bytes)| std::fs::write(Path::new(&out).join(name), bytes).unwrap());
     }
     let losses = String::from_utf8(first[1][1].1.clone()).unwrap();
-    for told in ["train images", "held-out images", ">ddpm<", ">base<"] {
+    for told in ["train images", "held-out images", "\nddpm\n", "\nbase\n"] {
         assert!(losses.contains(told), "{told}");
     }
     let sheet = image::load_from_memory(&first[0][0].1).unwrap();
