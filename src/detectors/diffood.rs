@@ -60,7 +60,8 @@ pub struct Config {
     /// How steps are made. DiffOOD's README: ddim; its program's default is pndm, for 504 evaluations in the place of 288.
     #[garde(skip)]
     pub sampler: Kind,
-    /// β, how much further than to the class the noise points. DiffOOD's: 2, where the denoiser is told classes, else 0, the only choice there.
+    /// β, how much further than to the class the noise points. DiffOOD's: 2, where the denoiser is told classes and can go without, else 0, the
+    /// only choice there.
     #[garde(range(min = 0.0, max = 1000.0))]
     pub guidance: Option<f64>,
     /// How often noise is drawn. DiffOOD's: 4.
@@ -157,7 +158,8 @@ pub(super) struct Answers<'a> {
 impl Config {
     /// β for a denoiser.
     fn guidance(&self, denoises: Denoises) -> f64 {
-        self.guidance.unwrap_or(if denoises.classes == 0 { 0.0 } else { GUIDANCE })
+        let both = denoises.classes > 0 && !denoises.needs_class;
+        self.guidance.unwrap_or(if both { GUIDANCE } else { 0.0 })
     }
 
     fn way(&self, level: usize) -> Way {
@@ -272,6 +274,10 @@ impl Config {
         if denoises.classes == 0 && self.guidance.is_some_and(|guidance| guidance > 0.0) {
             let message = "the denoiser is told no classes, and guidance is towards one";
             return refused("guidance", Error::input(message).hint("leave it out, or train the denoiser with classes"));
+        }
+        if denoises.needs_class && self.guidance.is_some_and(|guidance| guidance > 0.0) {
+            let message = "the denoiser cannot go without a class (`drop: 0`), and guidance is away from that";
+            return refused("guidance", Error::input(message).hint("leave it out"));
         }
         match classes {
             Some(classes) if denoises.classes > 0 && denoises.classes != classes => {

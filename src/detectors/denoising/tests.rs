@@ -200,6 +200,12 @@ fn a_denoiser_that_needs_a_class_is_refused_where_none_is_told() {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("cannot go without a class"), "{detector}: {error}");
     }
+    // DiffOOD tells it, without guidance.
+    of("diffood").unwrap();
+    let error = of("diffood: { guidance: 2 }").unwrap_err();
+    assert!(error.to_string().contains("guidance is away from that"), "{error}");
+    let config: DetectorConfig = serde_saphyr::from_str("diffood").unwrap();
+    assert_eq!(config.detector().evaluations(denoiser.unwrap()), Some(144));
 }
 
 #[test]

@@ -236,7 +236,7 @@ struct Level {
 enum Resampling {
     Down(Conv2d),
     Up(Conv2d),
-    Block(ResidualBlock),
+    Block(Box<ResidualBlock>),
 }
 
 impl Resampling {
@@ -314,7 +314,7 @@ impl UNet {
                 let vb = vb.pp("downsamplers").pp(0);
                 let conv = |by| Conv2d::biased([width; 2], 3, by, &vb.pp("conv"));
                 level.resample = Some(match (settings.resample, style) {
-                    (Resample::Residual, _) => Resampling::Block(sized([width; 2], Sides::Halved, vb)?),
+                    (Resample::Residual, _) => Resampling::Block(Box::new(sized([width; 2], Sides::Halved, vb)?)),
                     // Zeros after the last row and column alone: sides are even.
                     (Resample::Conv, Style::Ddpm) => Resampling::Down(conv(Convolution::new(2, 0))?.same()),
                     (Resample::Conv, Style::Adm) => Resampling::Down(conv(Convolution::new(2, 1))?),
@@ -344,7 +344,7 @@ impl UNet {
             if at > 0 {
                 let vb = vb.pp("upsamplers").pp(0);
                 level.resample = Some(match settings.resample {
-                    Resample::Residual => Resampling::Block(sized([width; 2], Sides::Doubled, vb)?),
+                    Resample::Residual => Resampling::Block(Box::new(sized([width; 2], Sides::Doubled, vb)?)),
                     Resample::Conv => Resampling::Up(Conv2d::biased([width; 2], 3, same, &vb.pp("conv"))?),
                 });
             }

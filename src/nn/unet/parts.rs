@@ -24,10 +24,11 @@ const LONGEST: f64 = 10_000.0;
 /// Those of candle.
 pub fn sinusoid(times: &[f64], channels: usize, style: Style, like: &Tensor) -> Result<Tensor> {
     let half = channels / 2;
-    let (waves, parts): ([fn(f64) -> f64; 2], _) = match style {
-        Style::Ddpm => ([f64::sin, f64::cos], half.max(2) - 1),
-        Style::Adm => ([f64::cos, f64::sin], half),
+    let waves: [fn(f64) -> f64; 2] = match style {
+        Style::Ddpm => [f64::sin, f64::cos],
+        Style::Adm => [f64::cos, f64::sin],
     };
+    let parts = if style == Style::Ddpm { half.max(2) - 1 } else { half };
     let rate = |at: usize| (-LONGEST.ln() * at as f64 / parts as f64).exp();
     let of = |wave: fn(f64) -> f64, time: f64| (0..half).map(move |at| wave(time * rate(at)));
     // An odd number of channels ends with a 0.
@@ -196,9 +197,9 @@ pub(super) struct Attention {
 #[derive(Debug, Clone)]
 enum Layers {
     /// Of [`Style::Ddpm`].
-    Apart { query: Linear, key: Linear, value: Linear, out: Linear },
+    Apart { qkv: Box<[Linear; 3]>, out: Linear },
     /// Of [`Style::Adm`].
-    Joint { qkv: Conv2d, out: Conv2d, order: AttentionOrder },
+    Joint { qkv: Box<Conv2d>, out: Conv2d, order: AttentionOrder },
 }
 
 impl Attention {
@@ -217,16 +218,14 @@ impl Attention {
                 let linear = |name: &str| Linear::new(channels, channels, &vb.pp(name));
                 let zero = Init::Const(0.0);
                 Layers::Apart {
-                    query: linear("to_q")?,
-                    key: linear("to_k")?,
-                    value: linear("to_v")?,
+                    qkv: Box::new([linear("to_q")?, linear("to_k")?, linear("to_v")?]),
                     out: Linear::with_init([channels; 2], zero, zero, &vb_out)?,
                 }
             }
             Style::Adm => {
                 let one = Convolution::new(1, 0);
                 Layers::Joint {
-                    qkv: Conv2d::biased([channels, 3 * channels], 1, one, &vb.pp("qkv"))?,
+                    qkv: Box::new(Conv2d::biased([channels, 3 * channels], 1, one, &vb.pp("qkv"))?),
                     out: zeroed([channels; 2], 1, one, &vb_out)?,
                     order: settings.attention_order,
                 }
@@ -245,10 +244,11 @@ impl Attention {
         let scale = ((channels / self.heads) as f64).powf(-0.5);
         let normal = self.norm.forward(x, false, pass)?;
         match &self.layers {
-            Layers::Apart { query, key, value, out } => {
+            Layers::Apart { qkv, out } => {
                 let tokens = normal.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
                 let each =
                     |layer: &Linear| of_tokens(layer, &tokens, pass)?.reshape((images * positions, channels, 1, 1));
+                let [query, key, value] = &**qkv;
                 let qkv = ops::concat(&[&each(query)?, &each(key)?, &each(value)?])?;
                 let qkv = qkv.reshape((images, positions, 3 * channels))?;
                 let y = ops::attention(&qkv, self.heads, scale, Order::Tokens)?;
