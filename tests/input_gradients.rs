@@ -214,14 +214,16 @@ fn a_network_is_surer_of_attacked_images() {
         values(&softmax.unwrap().max(1).unwrap())
     };
     let bytes = |images: &Tensor| -> Vec<f64> {
-        let plane = |(at, x): (usize, f64)| (x * f64::from(set.normalisation.std[at / 64 % 3]) + 0.5).clamp(0.0, 1.0) * 255.0;
+        let plane =
+            |(at, x): (usize, f64)| (x * f64::from(set.normalisation.std[at / 64 % 3]) + 0.5).clamp(0.0, 1.0) * 255.0;
         values(images).into_iter().enumerate().map(plane).collect()
     };
     let moved = pgd::moved(&attack(4, 5), &set).unwrap();
     for (moved, first) in moved.iter().zip(bytes(&set.images)) {
         assert!((f64::from(*moved) - first).abs() <= 4.5, "{moved} of {first}");
     }
-    let back = |(at, level): (usize, &u8)| (f64::from(*level) / 255.0 - 0.5) / f64::from(set.normalisation.std[at / 64 % 3]);
+    let back =
+        |(at, level): (usize, &u8)| (f64::from(*level) / 255.0 - 0.5) / f64::from(set.normalisation.std[at / 64 % 3]);
     let moved: Vec<f64> = moved.iter().enumerate().map(back).collect();
     let moved = Tensor::from_vec(moved, set.images.shape(), &Device::Cpu).unwrap();
     let surer = sure(&moved).iter().zip(sure(&set.images)).filter(|(after, before)| *after > before).count();

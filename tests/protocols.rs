@@ -1027,7 +1027,9 @@ tables: [{ name: all, rows: method, columns: [auroc] }]
     let place = Place::new(text);
     let plan = place.prints("plan");
     // (2 + 4) steps twice, for the class and without, and for each of two repeats.
-    for (name, count) in [("DiffOOD", 24), ("Blurred", 4), ("Errors", 5), ("DiffPath", 10), ("Ratio", 10), ("DDPM-OOD", 21)] {
+    for (name, count) in
+        [("DiffOOD", 24), ("Blurred", 4), ("Errors", 5), ("DiffPath", 10), ("Ratio", 10), ("DDPM-OOD", 21)]
+    {
         let line = format!("denoising of {name}: {count} evaluations of a denoiser an image, ");
         let told = plan.lines().find_map(|told| told.strip_prefix(&line)).unwrap_or_else(|| panic!("{name}: {plan}"));
         let (flops, told) = told.split_once(" GFLOP: ").unwrap();
@@ -1106,7 +1108,11 @@ seeds: [0, 1]
         ("network: base, epsilon", "network: bass, epsilon", "there is no network \"bass\"; did you mean \"base\""),
         ("epsilon: 8", "epsilon: 0", "data.ood.1.attack.epsilon: lower than 1"),
         ("backbone: lenet, train", "backbone: lenet, members: 2, train", "\"base\" is an ensemble"),
-        ("test_limit: 12 }", "test_limit: 12, attack: { network: base, epsilon: 8 } }", "goes with sets under data.ood"),
+        (
+            "test_limit: 12 }",
+            "test_limit: 12, attack: { network: base, epsilon: 8 } }",
+            "goes with sets under data.ood",
+        ),
     ] {
         assert!(text.contains(from), "{from}");
         let place = Place::new(&text.replacen(from, to, 1));

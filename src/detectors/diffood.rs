@@ -360,7 +360,8 @@ impl Scorer for Fitted {
         for images in [inputs.images(), denoiser.count()] {
             same("images", images, bank.logits.dim(0)?)?;
         }
-        config.check(Denoises::of(denoiser.guide.denoiser), Some(bank.logits.dim(1)?))
+        config
+            .check(Denoises::of(denoiser.guide.denoiser), Some(bank.logits.dim(1)?))
             .map_err(|refusal| refusal.error)?;
         let classes = map_rows(&bank.logits, |row| argmax(row) as u32)?;
         let answers =

@@ -126,7 +126,8 @@ impl Detector for Config {
         match &train.batches {
             // With a progress bar, until the user asks to stop.
             Some(batches) => {
-                batches.work("learning feature_denoising", self.steps, &mut |mut steps| steps.try_for_each(&mut step))?;
+                batches
+                    .work("learning feature_denoising", self.steps, &mut |mut steps| steps.try_for_each(&mut step))?;
             }
             None => (0..self.steps).try_for_each(step)?,
         }
@@ -227,7 +228,8 @@ mod tests {
         // Neither the place nor the unit of a feature matters.
         let moved = |features: &Tensor, factor: f64| features.affine(5.0 * factor, 40.0).unwrap();
         let bank = |features: Tensor| Bank::new(Tensor::zeros((2000, 2), DType::F32, &Device::Cpu).unwrap(), features);
-        let config = Config { levels: vec![100, 400], repeats: 40, width: 32, steps: 1500, lr: 0.01, ..Config::default() };
+        let config =
+            Config { levels: vec![100, 400], repeats: 40, width: 32, steps: 1500, lr: 0.01, ..Config::default() };
         let train = bank(moved(&train, 1.0));
         let scorer = config.fit(&Fit { train: Some(&train), ..Fit::default() }).unwrap();
         let mean = |factor: f64| {

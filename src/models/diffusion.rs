@@ -380,7 +380,8 @@ impl Denoiser for Diffusion {
     fn products(&self, noisy: &Tensor) -> Result<u64> {
         let (pass, count) = (Pass::eval(), noisy.dim(0)?);
         // Any class costs the same.
-        let told = self.classes.map(|told| Tensor::full(told.none().unwrap_or(0), count, noisy.device())).transpose()?;
+        let told =
+            self.classes.map(|told| Tensor::full(told.none().unwrap_or(0), count, noisy.device())).transpose()?;
         self.pass(&noisy.detach(), &vec![0.0; count], told.as_ref(), &pass)?;
         Ok(pass.products())
     }

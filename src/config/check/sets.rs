@@ -75,7 +75,8 @@ impl Found {
         let others = [("id", &experiment.data.id)].into_iter();
         let others = others.chain(experiment.data.outliers.iter().map(|set| ("outliers", set)));
         let others = others.chain(experiment.data.shifted.iter().map(|set| ("shifted", set)));
-        for (key, _) in others.chain(validation.map(|set| ("validation", set))).filter(|(_, set)| set.attack.is_some()) {
+        for (key, _) in others.chain(validation.map(|set| ("validation", set))).filter(|(_, set)| set.attack.is_some())
+        {
             self.add(data.join(key), "`attack` goes with sets under data.ood");
         }
         if let Some(outliers) = &experiment.data.outliers {

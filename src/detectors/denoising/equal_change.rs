@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn a_blur_is_numpys() {
         let blurred = blurred(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0], [2, 3], 0.8);
-        let expected = [4.4541321871924, 7.16109585109, 10.562578928444, 8.079562333234, 12.989852539517, 19.159964559979];
+        let expected =
+            [4.4541321871924, 7.16109585109, 10.562578928444, 8.079562333234, 12.989852539517, 19.159964559979];
         for (blurred, expected) in blurred.iter().zip(expected) {
             assert!((blurred - expected).abs() < 1e-12, "{blurred} {expected}");
         }

@@ -52,7 +52,11 @@ pub fn picture(figure: &SetScoresFigure, results: &Results, runs_root: &Path) ->
     };
     Ok(Picture {
         title: format!("Scores of {} along the sweep", figure.method),
-        subtitle: format!("{} · mean, and the middle half of each set · first seed{}", title(results), along.labelled()),
+        subtitle: format!(
+            "{} · mean, and the middle half of each set · first seed{}",
+            title(results),
+            along.labelled()
+        ),
         panels,
         stacked: false,
         legend: sets.iter().enumerate().map(name).collect(),
