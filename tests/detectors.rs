@@ -194,6 +194,8 @@ fn every_detector() -> impl Iterator<Item = DetectorConfig> {
     DetectorConfig::NAMES.iter().map(|name| match *name {
         // Its 1,275 evaluations an image would take minutes.
         "ddpm_ood" => serde_saphyr::from_str("ddpm_ood: { steps: 20, skip: 8 }").unwrap(),
+        // Its 2,000 steps of learning would, too.
+        "feature_denoising" => serde_saphyr::from_str("feature_denoising: { steps: 50, width: 16 }").unwrap(),
         name => DetectorConfig::default_of(name).unwrap(),
     })
 }
@@ -408,12 +410,13 @@ fn unsure_images_score_higher() {
     // residual's and ViM's own tests have images that they find unusual. Of a last layer that is the identity, DICE leaves out whole
     // classes, and of maps of one pixel RankFeat leaves nothing. To NAC all neurons count alike, and of these six one stands out. To
     // PaDiM and to one Gaussian, which know no class, what lies between the classes is usual. Noise of these steps hides all classes.
-    const UNFIT: [&str; 11] = [
+    const UNFIT: [&str; 12] = [
         "afdu",
         "ddpm_ood",
         "denoising_error",
         "dice",
         "elbo_ratio",
+        "feature_denoising",
         "gaussian",
         "nac",
         "padim",
@@ -430,6 +433,7 @@ fn unsure_images_score_higher() {
         "ddpm_ood: { steps: 100, skip: 200 }",
         "diffood: { target: images, clean: true, time: exact }",
         "diffpath: { covariance: diagonal, components: 3 }",
+        "feature_denoising: { levels: [5, 20, 50], steps: 500 }",
     ];
     let fit = every_detector().filter(|config| !UNFIT.contains(&config.name()));
     for config in fit.chain(hiding_less.map(read)) {
