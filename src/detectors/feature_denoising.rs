@@ -3,8 +3,9 @@
 //! score = mean over levels t and draws ε of ‖ε̂(a_t·z + s_t·ε, t) − ε‖² / D, where z are an image's D features, standardised by the train
 //! images', and ε̂ is a perceptron of two hidden layers that learned ε of the train images' z at random t. (a_t, s_t) are DDPM's linear schedule.
 //!
-//! - It is `denoising_error` in the place where NODI (Zhou et al. 2024, <https://arxiv.org/abs/2401.08689>) denoises. NODI scores by the noise
-//!   predicted of the features as they are; its perceptron and its training are not ours.
+//! - Paper: NODI, Zhou et al. 2024, <https://arxiv.org/abs/2401.08689>, denoises features, too. It scores by the noise predicted of the features as
+//!   they are; this is `denoising_error` in their place.
+//! - Reference code: none that we know of. The perceptron and its training are ours.
 //! - An evaluation takes microseconds: what a diffusion model of images has to beat.
 //! - Draws are the same for all images, so that a score depends on no other image.
 
@@ -92,6 +93,9 @@ impl Detector for Config {
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let train = fit.train()?;
         let (rows, columns) = train.features.dims2()?;
+        if rows == 0 {
+            return Err(Error::input("there is no train image to learn from"));
+        }
         let values: Vec<f64> = finite(&train.features)?.into_iter().map(f64::from).collect();
         let usual = Usual::of(&values, columns);
         let features = standardised(&usual, &train.features)?;

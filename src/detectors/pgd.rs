@@ -6,13 +6,9 @@
 //! - Paper: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*, <https://arxiv.org/abs/1706.06083>.
 //! - The gradient is ODIN's at temperature 1, which does not vanish where the network is sure.
 
-use super::{
-    Inputs,
-    inputs::{renormalised, step_down},
-    numbers, odin,
-};
+use super::{Inputs, inputs::renormalised, numbers, odin};
 use crate::{
-    Result,
+    Error, Result,
     data::{Attack, Normalisation},
 };
 
@@ -32,11 +28,18 @@ pub fn moved(attack: &Attack, inputs: &dyn Inputs) -> Result<Vec<u8>> {
         let mut moved = images.clone();
         for _ in 0..attack.steps {
             inputs.check()?;
-            let gradient = surer.gradient(inputs, &moved)?;
-            let stepped = step_down(&moved, &gradient, attack.step(), &normalisation.std, start)?;
-            let within = renormalised(&stepped, normalisation, &pixels)?;
-            let bounded = numbers(&within)?.into_iter().zip(&first);
-            let bounded: Vec<f64> = bounded.map(|(x, first)| x.clamp(first - epsilon, first + epsilon)).collect();
+            let slopes = numbers(&surer.gradient(inputs, &moved)?)?;
+            if let Some(at) = slopes.iter().position(|slope| !slope.is_finite()) {
+                let (image, slope) = (start + at / (slopes.len() / images.dim(0)?), slopes[at]);
+                return Err(Error::Failed(format!("the gradient with respect to image {image} is {slope}")));
+            }
+            let now = numbers(&renormalised(&moved, normalisation, &pixels)?)?.into_iter();
+            let bounded = now.zip(slopes).zip(&first).map(|((x, slope), first)| {
+                // A pixel that does not matter stays.
+                let step = if slope == 0.0 { 0.0 } else { attack.step() * slope.signum() };
+                (x - step).clamp(first - epsilon, first + epsilon).clamp(0.0, 1.0)
+            });
+            let bounded: Vec<f64> = bounded.collect();
             let bounded = candle_core::Tensor::from_vec(bounded, images.shape(), images.device())?;
             moved = renormalised(&bounded.to_dtype(images.dtype())?, &pixels, normalisation)?;
         }

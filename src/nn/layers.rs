@@ -121,7 +121,7 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(|bias| pass.operand(&pass.seen(bias))).transpose()?;
         let y = ops::conv2d(&pass.operand(x)?, &pass.operand(&weight)?, bias.as_ref(), convolution)?;
         pass.hold([x, &y]);
-        pass.multiply(&y, weight.elem_count() / weight.dim(0)?);
+        pass.multiply(&y, self.weight.raw().elem_count() / weight.dim(0)?);
         y.to_dtype(x.dtype())
     }
 
@@ -151,7 +151,7 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(|bias| pass.seen(bias));
         let y = ops::conv2d_inference(x, &weight, bias.as_ref(), add, convolution, activation)?;
         pass.hold([x, &y].into_iter().chain(add));
-        pass.multiply(&y, weight.elem_count() / weight.dim(0)?);
+        pass.multiply(&y, self.weight.raw().elem_count() / weight.dim(0)?);
         Ok(y)
     }
 

@@ -71,13 +71,20 @@ impl Found {
             self.takes_the_shape(data.join("ood").join(index), dataset);
             self.attack(data.join("ood").join(index).join("attack"), dataset, experiment);
         }
-        let validation = experiment.data.validation.iter().flat_map(|validation| &validation.ood);
-        let others = [("id", &experiment.data.id)].into_iter();
-        let others = others.chain(experiment.data.outliers.iter().map(|set| ("outliers", set)));
-        let others = others.chain(experiment.data.shifted.iter().map(|set| ("shifted", set)));
-        for (key, _) in others.chain(validation.map(|set| ("validation", set))).filter(|(_, set)| set.attack.is_some())
-        {
-            self.add(data.join(key), "`attack` goes with sets under data.ood");
+        let validation = experiment.data.validation.iter();
+        let chosen_on = validation.flat_map(|validation| {
+            let id = if let HeldOut::Set(set) = &validation.id { Some(&**set) } else { None };
+            id.into_iter().chain(&validation.ood).chain(&validation.made_of)
+        });
+        let own = experiment.networks.values().filter_map(|network| network.data.as_ref());
+        let others = [&experiment.data.id].into_iter().map(|set| (data.join("id"), set));
+        let others = others.chain(experiment.data.outliers.iter().map(|set| (data.join("outliers"), set)));
+        let others = others.chain(experiment.data.shifted.iter().map(|set| (data.join("shifted"), set)));
+        let others = others.chain(chosen_on.map(|set| (data.join("validation"), set)));
+        let others = others.chain(own.map(|set| (root("networks"), set)));
+        for (path, set) in others.filter(|(_, set)| set.attack.is_some()) {
+            let message = format!("`attack` goes with sets under data.ood, and \"{}\" is none", set.name);
+            self.add(path, message);
         }
         if let Some(outliers) = &experiment.data.outliers {
             let path = data.join("outliers");

@@ -162,6 +162,9 @@ impl Found {
                 }
                 Figure::SetScores(figure) => {
                     let path = path.join("set_scores");
+                    if experiment.data.has_categories() {
+                        self.add(path.clone(), "goes with one ID set, not with categories");
+                    }
                     if experiment.sweep.is_empty() {
                         self.add(path.clone(), "this experiment has no sweep");
                     }
@@ -246,6 +249,12 @@ impl Found {
             let message = format!(
                 "\"{name}\" is told no classes, and guidance is towards one: leave it out, or give the model `classes: true`"
             );
+            self.add(path.join("guidance"), message);
+        }
+        if figure.guidance > 0.0
+            && matches!(model, crate::models::ModelConfig::Diffusion(settings) if settings.drop == Some(0.0))
+        {
+            let message = format!("\"{name}\" cannot go without a class (`drop: 0`), and guidance is away from that");
             self.add(path.join("guidance"), message);
         }
         if figure.every_epochs.is_none() {

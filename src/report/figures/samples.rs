@@ -24,9 +24,9 @@ pub fn galleries(figure: &SamplesFigure, results: &Results, runs_root: &Path) ->
     let name = &figure.network;
     let of = |(task, found): (&str, &NetworkResult)| {
         let view = samples_view::read(&samples_view::path(&runs_root.join(&found.folder), figure))?;
-        let task_title = if results.has_categories() { format!("{task}: ") } else { String::new() };
+        let title_of = if results.has_categories() { format!("{task}: what") } else { "What".to_owned() };
         let subtitle = format!("{} · {}", title(results), how(figure, &view.made));
-        Ok((task.to_owned(), gallery(format!("{task_title}what {name} makes of noise"), subtitle, &view)))
+        Ok((task.to_owned(), gallery(format!("{title_of} {name} makes of noise"), subtitle, &view)))
     };
     network(results, "samples", name)?.into_iter().map(of).collect()
 }

@@ -36,7 +36,7 @@ pub fn picture(figure: &SetScoresFigure, results: &Results, runs_root: &Path) ->
             marks.push(Mark::Line(at(|of| of.mean).collect(), style));
             marks.push(Mark::Dots(at(|of| of.mean).collect(), style));
         }
-        let margin = ((high - low) * MARGIN).max(f64::MIN_POSITIVE);
+        let margin = ((high - low) * MARGIN).max(high.abs().max(1e-6) * 1e-3);
         Ok(Panel {
             title: if others.is_empty() { figure.method.clone() } else { others.clone() },
             x_label: along.key.to_owned(),
