@@ -9,6 +9,8 @@
 //! - An evaluation takes microseconds: what a diffusion model of images has to beat.
 //! - Draws are the same for all images, so that a score depends on no other image.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use rand::Rng as _;
@@ -98,7 +100,7 @@ impl Detector for Config {
         }
         let values: Vec<f64> = finite(&train.features)?.into_iter().map(f64::from).collect();
         let usual = Usual::of(&values, columns);
-        let features = standardised(&usual, &train.features)?;
+        let features = standardised(&usual, &train.features)?.to_dtype(DType::F32)?;
         let params = Params::new(self.seed, &Device::Cpu);
         let network = Perceptron::new(columns, self.width, &params.builder())?;
         let rule = adamw::Settings { lr: self.lr, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 };
@@ -135,6 +137,11 @@ impl Detector for Config {
             }
             None => (0..self.steps).try_for_each(step)?,
         }
+        // Scores are computed in f64: how many images go together then moves no bit of what is rounded to f32.
+        let exact = Params::new(self.seed, &Device::Cpu);
+        let network = Perceptron::new(columns, self.width, &exact.builder().set_dtype(DType::F64))?;
+        let learned = params.all()?.into_iter().map(|(name, values)| Ok((name, values.to_dtype(DType::F64)?)));
+        exact.load(&learned.collect::<Result<_>>()?, Path::new("feature_denoising"))?;
         Ok(Box::new(Fitted { config: self.clone(), usual, network }))
     }
 }
@@ -180,12 +187,12 @@ impl Fitted {
         let mut sums = vec![0.0; rows];
         for level in &self.config.levels {
             for repeat in 0..self.config.repeats {
-                let noise = draw(self.config.seed, *level, repeat, columns)?;
+                let noise = draw(self.config.seed, *level, repeat, columns)?.to_dtype(DType::F64)?;
                 let place = schedule.place(*level);
                 let noisy = (features * place.signal)?.broadcast_add(&(&noise * place.noise)?)?;
                 let predicted = self.network.noise(&noisy, &vec![place.time; rows], &Pass::eval())?;
-                let errors = predicted.broadcast_sub(&noise)?.sqr()?.mean(1)?.to_vec1::<f32>()?;
-                sums.iter_mut().zip(errors).for_each(|(sum, error)| *sum += f64::from(error));
+                let errors = predicted.broadcast_sub(&noise)?.sqr()?.mean(1)?.to_vec1::<f64>()?;
+                sums.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
             }
         }
         Ok(sums)
@@ -213,10 +220,10 @@ fn draw(seed: u64, level: usize, repeat: usize, columns: usize) -> Result<Tensor
     Ok(normal(&mut rng, [1, 1, columns], &Device::Cpu)?.squeeze(0)?)
 }
 
-/// (N, D) features as the perceptron takes them, f32.
+/// (N, D) features as the perceptron takes them, f64.
 fn standardised(usual: &Usual, features: &Tensor) -> Result<Tensor> {
     let values: Vec<f64> = finite(features)?.into_iter().map(f64::from).collect();
-    Ok(Tensor::from_vec(usual.standardised(&values), features.shape(), &Device::Cpu)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(usual.standardised(&values), features.shape(), &Device::Cpu)?)
 }
 
 #[cfg(test)]
