@@ -1106,7 +1106,7 @@ seeds: [0, 1]
     assert_ne!(format!("{:?}", mean("digits")), format!("{:?}", mean("digits_pgd8")), "controls see the moved images");
     for (from, to, message) in [
         ("network: base, epsilon", "network: bass, epsilon", "there is no network \"bass\" (did you mean \"base\"?)"),
-        ("epsilon: 8", "epsilon: 0", "data.ood.1.attack.epsilon: lower than 1"),
+        ("epsilon: 8", "epsilon: 0", "data.ood.1.attack.epsilon: must be at least 1"),
         ("backbone: lenet, train", "backbone: lenet, members: 2, train", "\"base\" is an ensemble"),
         (
             "test_limit: 12 }",
