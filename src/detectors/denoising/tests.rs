@@ -189,10 +189,10 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
 #[test]
 fn a_denoiser_that_needs_a_class_is_refused_where_none_is_told() {
     let shown = Shown::default();
-    let denoiser = Some(Denoises { steps: 1000, classes: 3, needs_class: true });
+    let denoiser = Denoises { steps: 1000, classes: 3, needs_class: true };
     let of = |detector: &str| {
         let config: DetectorConfig = serde_saphyr::from_str(detector).unwrap();
-        let about = About { layers: &[], shown: &shown, denoiser, train: Some(60), memory: 1 << 20 };
+        let about = About { layers: &[], shown: &shown, denoiser: Some(denoiser), train: Some(60), memory: 1 << 20 };
         config.detector().depends().unwrap()(about).map_err(|refusal| refusal.error)
     };
     for detector in ["denoising_error", "diffpath", "elbo_ratio", "ddpm_ood"] {
@@ -205,7 +205,7 @@ fn a_denoiser_that_needs_a_class_is_refused_where_none_is_told() {
     let error = of("diffood: { guidance: 2 }").unwrap_err();
     assert!(error.to_string().contains("guidance is away from that"), "{error}");
     let config: DetectorConfig = serde_saphyr::from_str("diffood").unwrap();
-    assert_eq!(config.detector().evaluations(denoiser.unwrap()), Some(144));
+    assert_eq!(config.detector().evaluations(denoiser), Some(144));
 }
 
 #[test]
