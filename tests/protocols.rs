@@ -160,6 +160,15 @@ impl Place {
         place
     }
 
+    /// Asserts that the program ends with 2 and says so.
+    #[track_caller]
+    fn refuses(&self, command: &str, message: &str) {
+        let output = self.oodkit(command);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command}: {told}");
+        assert!(told.contains(message), "{command}: {told}");
+    }
+
     fn write(&self, text: &str) {
         let text = text.replace("PLACE", &self.0.path().display().to_string());
         std::fs::write(self.path("field.yaml"), text).unwrap();
@@ -386,10 +395,7 @@ fn what_cannot_be_fitted_is_told_before_training() {
         let place = place_of_search();
         place.write(&experiment(method));
         for command in ["plan", "run"] {
-            let output = place.oodkit(command);
-            let told = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{command}: {told}");
-            assert!(told.contains(expected), "{command}: {told}");
+            place.refuses(command, expected);
             assert!(!place.path("runs/networks").exists(), "{method}: trained first");
         }
     }
@@ -640,10 +646,7 @@ fn settings_are_chosen_on_images_made_of_the_id_images() {
     let same = experiment(&format!("made: jigsaw, made_of: {}", folder("b")))
         .replace("{ name: digits, test_limit: 30,", "{ name: d, format: folder, path: PLACE/b/../b,");
     place.write(&same);
-    let output = place.oodkit("run");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("most images of \"b\" are in \"d\", which is reported on"), "{told}");
+    place.refuses("run", "most images of \"b\" are in \"d\", which is reported on");
 }
 
 #[test]
@@ -723,10 +726,7 @@ fn a_search_that_would_see_the_test_is_refused() {
     let same =
         searched().replace("{ name: digits, test_limit: 20 }", "{ name: a, format: folder, path: PLACE/c/../c }");
     place.write(&same);
-    let output = place.oodkit("run");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("most images of \"a\" are in \"c\", which is reported on"), "{told}");
+    place.refuses("run", "most images of \"a\" are in \"c\", which is reported on");
 }
 
 /// 32 train images span at most 32 directions, and `vim` compares with a subspace of half of LeNet's 84: it cannot learn.
@@ -1060,10 +1060,7 @@ tables: [{ name: all, rows: method, columns: [auroc] }]
     ] {
         assert!(text.contains(from), "{from}");
         let place = Place::new(&text.replace(from, to).replace("repeats: 2", "repeats: 2, guidance: 1"));
-        let output = place.oodkit("run");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(message), "{told}");
+        place.refuses("run", message);
         assert!(!place.path("runs/networks").exists(), "{message}: trained first");
     }
 }
@@ -1116,10 +1113,7 @@ seeds: [0, 1]
     ] {
         assert!(text.contains(from), "{from}");
         let place = Place::new(&text.replacen(from, to, 1));
-        let output = place.oodkit("run");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(message), "{told}");
+        place.refuses("run", message);
     }
 }
 
@@ -1186,10 +1180,7 @@ fn samples_and_losses_are_drawn_and_drawn_again() {
     assert!([drawn(&place, "png"), drawn(&place, "svg")] == first);
     // Other samples of the same network need it.
     place.write(&SAMPLED.replace("guidance: 1", "guidance: 1, seed: 1"));
-    let output = place.oodkit("table");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("the figure was not there when the network was used"), "{told}");
+    place.refuses("table", "the figure was not there when the network was used");
 }
 
 /// Sheets that are written while a network learns change nothing of it, and show what the figure shows.

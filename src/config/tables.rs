@@ -223,8 +223,8 @@ pub struct Expect {
 
 /// A figure, written as SVG and PNG.
 ///
-/// Of a method or network that the sweep reaches, all but `accuracy`, `training` and `sweep` show the cell with the file's own values, or the
-/// first.
+/// Of a method or network that the sweep reaches, all but `accuracy`, `training`, `sweep` and `set_scores` show the cell with the file's own
+/// values, or the first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Figure {

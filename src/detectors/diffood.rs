@@ -206,13 +206,9 @@ impl Config {
         let mut last = before.clone();
         let mut sums = vec![0.0; images.dim(0)?];
         for chain in &chains {
-            // The network is shown pixels within -1..1, and distances are of what it is shown.
             let after = match self.by {
                 By::Denoising => self.answer(answers, chain.images())?,
-                _ => self.answer(
-                    answers,
-                    &equal_change::as_far(&first.clamp(-1.0, 1.0)?, &chain.images().clamp(-1.0, 1.0)?, towards)?,
-                )?,
+                _ => self.answer(answers, &equal_change::as_far(&first, chain.images(), towards)?)?,
             };
             let reference = if self.change == Change::Global { &before } else { &last };
             let changes = compared.changes(reference, &after, 0)?;

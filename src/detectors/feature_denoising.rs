@@ -20,7 +20,7 @@ use crate::{
     Error, Result,
     nn::{
         Mode, Pass, Precision,
-        denoiser::{Course, Schedule, Settings},
+        denoiser::{Course, Place, Schedule, Settings},
         heads,
         layers::Linear,
         params::Params,
@@ -98,9 +98,10 @@ impl Detector for Config {
         if rows == 0 {
             return Err(Error::input("there is no train image to learn from"));
         }
-        let values: Vec<f64> = finite(&train.features)?.into_iter().map(f64::from).collect();
+        let values = values(&train.features)?;
         let usual = Usual::of(&values, columns);
-        let features = standardised(&usual, &train.features)?.to_dtype(DType::F32)?;
+        let features = Tensor::from_vec(usual.standardised(&values), (rows, columns), &Device::Cpu)?;
+        let features = features.to_dtype(DType::F32)?;
         let params = Params::new(self.seed, &Device::Cpu);
         let network = Perceptron::new(columns, self.width, &params.builder())?;
         let rule = adamw::Settings { lr: self.lr, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0 };
@@ -109,16 +110,16 @@ impl Detector for Config {
         let mut step = |at: usize| {
             let mut rng = rng::stream(self.seed, "feature_denoising", &format!("step {at}"));
             let drawn: Vec<u32> = (0..self.batch_size).map(|_| rng.random_range(0..rows) as u32).collect();
-            let times: Vec<usize> = (0..self.batch_size).map(|_| rng.random_range(0..STEPS)).collect();
+            let places: Vec<Place> = (0..self.batch_size).map(|_| schedule.place(rng.random_range(0..STEPS))).collect();
             let features = features.index_select(&Tensor::new(&drawn[..], &Device::Cpu)?, 0)?;
             let noise = normal(&mut rng, [1, self.batch_size, columns], &Device::Cpu)?.squeeze(0)?;
-            let factor = |of: fn(&Schedule, usize) -> f64| {
-                let column: Vec<f32> = times.iter().map(|time| of(&schedule, *time) as f32).collect();
+            let factor = |of: fn(&Place) -> f64| {
+                let column: Vec<f32> = places.iter().map(|place| of(place) as f32).collect();
                 Tensor::from_vec(column, (self.batch_size, 1), &Device::Cpu)
             };
-            let signal = features.broadcast_mul(&factor(|schedule, time| schedule.place(time).signal)?)?;
-            let noisy = (signal + noise.broadcast_mul(&factor(|schedule, time| schedule.place(time).noise)?)?)?;
-            let times: Vec<f64> = times.iter().map(|time| *time as f64).collect();
+            let signal = features.broadcast_mul(&factor(|place| place.signal)?)?;
+            let noisy = (signal + noise.broadcast_mul(&factor(|place| place.noise)?)?)?;
+            let times: Vec<f64> = places.iter().map(|place| place.time).collect();
             let mode = Mode::Train { seed: self.seed, step: at as u64, precision: Precision::F32 };
             let loss = (network.noise(&noisy, &times, &Pass::new(mode))? - noise)?.sqr()?.mean_all()?;
             let value = f64::from(loss.to_scalar::<f32>()?);
@@ -203,7 +204,8 @@ impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
         let (rows, columns) = bank.features.dims2()?;
         same("features", columns, self.usual.mean.len())?;
-        let features = standardised(&self.usual, &bank.features)?;
+        let features = self.usual.standardised(&values(&bank.features)?);
+        let features = Tensor::from_vec(features, (rows, columns), &Device::Cpu)?;
         let draws = (self.config.levels.len() * self.config.repeats) as f64;
         let mut scores = Vec::with_capacity(rows);
         for start in (0..rows).step_by(BATCH) {
@@ -220,10 +222,9 @@ fn draw(seed: u64, level: usize, repeat: usize, columns: usize) -> Result<Tensor
     Ok(normal(&mut rng, [1, 1, columns], &Device::Cpu)?.squeeze(0)?)
 }
 
-/// (N, D) features as the perceptron takes them, f64.
-fn standardised(usual: &Usual, features: &Tensor) -> Result<Tensor> {
-    let values: Vec<f64> = finite(features)?.into_iter().map(f64::from).collect();
-    Ok(Tensor::from_vec(usual.standardised(&values), features.shape(), &Device::Cpu)?)
+/// The numbers of features, none of which is NaN or infinite.
+fn values(features: &Tensor) -> Result<Vec<f64>> {
+    Ok(finite(features)?.into_iter().map(f64::from).collect())
 }
 
 #[cfg(test)]

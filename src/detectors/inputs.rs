@@ -57,6 +57,19 @@ pub fn pull_back(outputs: &Tensor, v: Vec<f64>, x: &Tensor) -> Result<Tensor> {
     gradients.get(x).cloned().ok_or_else(missing)
 }
 
+/// The numbers of a gradient with respect to images; `start` is the position of the first in its set.
+///
+/// # Errors
+/// [`Error::Failed`] naming the first image with a gradient that is NaN or infinite.
+pub(super) fn slopes(gradient: &Tensor, start: usize) -> Result<Vec<f64>> {
+    let slopes = numbers(gradient)?;
+    if let Some(at) = slopes.iter().position(|slope| !slope.is_finite()) {
+        let (image, slope) = (start + at / (slopes.len() / gradient.dim(0)?), slopes[at]);
+        return Err(Error::Failed(format!("the gradient with respect to image {image} is {slope}")));
+    }
+    Ok(slopes)
+}
+
 /// x − ε·sign(g)/σ of images x, (N, C, H, W), with their `gradient` g and the C `deviations` σ: a step of ε, in units of pixels in
 /// 0..1, down the gradient. sign(0) is 1, as in the reference code of ODIN, Mahalanobis, energy_ood and OpenOOD; pytorch-ood leaves
 /// such pixels as they are. `start` is the position of the first image in its set.
@@ -67,12 +80,8 @@ pub fn step_down(images: &Tensor, gradient: &Tensor, noise: f64, deviations: &[f
     let (_, channels, height, width) = images.dims4()?;
     super::same("deviations", deviations.len(), channels)?;
     // By loops: candle's elementwise operations on tensors of this size wait spinning.
-    let (mut values, slopes) = (numbers(images)?, numbers(gradient)?);
+    let (mut values, slopes) = (numbers(images)?, slopes(gradient, start)?);
     let plane = height * width;
-    if let Some(at) = slopes.iter().position(|slope| !slope.is_finite()) {
-        let (image, slope) = (start + at / (channels * plane), slopes[at]);
-        return Err(Error::Failed(format!("the gradient with respect to image {image} is {slope}")));
-    }
     let planes = values.chunks_exact_mut(plane).zip(slopes.chunks_exact(plane)).zip(deviations.iter().cycle());
     for ((values, slopes), deviation) in planes {
         let step = noise / f64::from(*deviation);

@@ -6,9 +6,15 @@
 //! - Paper: Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*, <https://arxiv.org/abs/1706.06083>.
 //! - The gradient is ODIN's at temperature 1, which does not vanish where the network is sure.
 
-use super::{Inputs, inputs::renormalised, numbers, odin};
+use candle_core::Tensor;
+
+use super::{
+    Inputs,
+    inputs::{renormalised, slopes},
+    numbers, odin,
+};
 use crate::{
-    Error, Result,
+    Result,
     data::{Attack, Normalisation},
 };
 
@@ -25,25 +31,19 @@ pub fn moved(attack: &Attack, inputs: &dyn Inputs) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     inputs.pass("attacking", &mut |start, images| {
         let first = numbers(&renormalised(images, normalisation, &pixels)?)?;
+        let mut levels = first.clone();
         let mut moved = images.clone();
         for _ in 0..attack.steps {
             inputs.check()?;
-            let slopes = numbers(&surer.gradient(inputs, &moved)?)?;
-            if let Some(at) = slopes.iter().position(|slope| !slope.is_finite()) {
-                let (image, slope) = (start + at / (slopes.len() / images.dim(0)?), slopes[at]);
-                return Err(Error::Failed(format!("the gradient with respect to image {image} is {slope}")));
-            }
-            let now = numbers(&renormalised(&moved, normalisation, &pixels)?)?.into_iter();
-            let bounded = now.zip(slopes).zip(&first).map(|((x, slope), first)| {
+            let slopes = slopes(&surer.gradient(inputs, &moved)?, start)?;
+            for ((x, slope), first) in levels.iter_mut().zip(slopes).zip(&first) {
                 // A pixel that does not matter stays.
                 let step = if slope == 0.0 { 0.0 } else { attack.step() * slope.signum() };
-                (x - step).clamp(first - epsilon, first + epsilon).clamp(0.0, 1.0)
-            });
-            let bounded: Vec<f64> = bounded.collect();
-            let bounded = candle_core::Tensor::from_vec(bounded, images.shape(), images.device())?;
-            moved = renormalised(&bounded.to_dtype(images.dtype())?, &pixels, normalisation)?;
+                *x = (*x - step).clamp(first - epsilon, first + epsilon).clamp(0.0, 1.0);
+            }
+            let as_pixels = Tensor::from_vec(levels.clone(), images.shape(), images.device())?;
+            moved = renormalised(&as_pixels.to_dtype(images.dtype())?, &pixels, normalisation)?;
         }
-        let levels = numbers(&renormalised(&moved, normalisation, &pixels)?)?;
         all.extend(levels.into_iter().map(|level| (level * 255.0).round() as u8));
         Ok(())
     })?;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Changes when attacks change their meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Runner<'_> {
     /// The test sets of a task, attacked where the file says so, on the task's `networks` of a seed.

@@ -9,17 +9,17 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::{
-    Error, Result,
+    Result,
     config::{Figure, Method},
-    fs::read_if_there,
     metrics::pixel::Curves,
-    nn::weights::{self, read_safetensors},
+    nn::weights,
     run::{
         execute::Runner,
         pixels,
         plan::{short_hash, to_json},
         scoring::Scored,
         subject::Subject,
+        view,
     },
 };
 
@@ -154,20 +154,10 @@ impl Runner<'_> {
 /// # Errors
 /// [`Error::Input`] if there is no such file, or it is something else.
 pub fn read(path: &Path) -> Result<MapView> {
-    let hint = "run the experiment again: networks and scores are used again";
-    let Some(bytes) = read_if_there(path)? else {
-        let message = format!("{} does not exist: the figure was not there when the scores were made", path.display());
-        return Err(Error::input(message).hint(hint));
-    };
-    let damaged = |reason: &str| {
-        Error::input(format!("{} does not hold what a figure shows: {reason}", path.display()))
-            .hint("remove the file and run the experiment again: what is still good is not repeated")
-    };
-    let (tensors, metadata) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
-    view(&tensors, &metadata).ok_or_else(|| damaged("a part is missing or of another size"))
+    view::File::read(path.to_path_buf())?.parsed(parsed)
 }
 
-fn view(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<MapView> {
+fn parsed(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<MapView> {
     let of = |name: &str, dtype: DType| tensors.get(name).filter(|tensor| tensor.dtype() == dtype);
     let (images, masks, maps) = (of("images", DType::U8)?, of("masks", DType::U8)?, of("maps", DType::F32)?);
     let (count, channels, rows, columns) = images.dims4().ok()?;

@@ -9,12 +9,11 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 
 use crate::{
-    Error, Result,
+    Result,
     config::Figure,
     data::pseudo,
-    fs::read_if_there,
-    nn::weights::{self, read_safetensors},
-    run::{execute::Runner, plan::short_hash, subject::Subject, training::hold_out},
+    nn::weights,
+    run::{execute::Runner, plan::short_hash, subject::Subject, training::hold_out, view},
 };
 
 /// Changes when what is stored changes its meaning.
@@ -102,19 +101,10 @@ impl Runner<'_> {
 /// # Errors
 /// [`Error::Input`] if there is no such file, or it is something else.
 pub fn read(path: &Path) -> Result<PseudoView> {
-    let Some(bytes) = read_if_there(path)? else {
-        let message = format!("{} does not exist: the figure was not there when the network was used", path.display());
-        return Err(Error::input(message).hint("run the experiment again: networks and scores are used again"));
-    };
-    let damaged = |reason: &str| {
-        Error::input(format!("{} does not hold what a figure shows: {reason}", path.display()))
-            .hint("remove the file and run the experiment again: what is still good is not repeated")
-    };
-    let (tensors, metadata) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
-    view(&tensors, &metadata).ok_or_else(|| damaged("a part is missing or of another size"))
+    view::File::stored(path.to_path_buf(), "the network was used")?.parsed(parsed)
 }
 
-fn view(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<PseudoView> {
+fn parsed(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<PseudoView> {
     let of = |name: &str| tensors.get(name).filter(|tensor| tensor.dtype() == DType::U8);
     let list = |name: &str| serde_json::from_str::<Vec<String>>(metadata.get(name)?).ok();
     let (images, masks, files, makers) = (of("images")?, of("masks")?, list("files")?, list("makers")?);

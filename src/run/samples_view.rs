@@ -15,17 +15,18 @@ use crate::{
     Error, Result,
     config::{Figure, MOST_SAMPLES, SamplesFigure},
     data::{self, painted},
-    fs::{read_if_there, write_atomic},
+    fs::write_atomic,
     nn::{
         Denoiser, Model,
         denoiser::Prediction,
         sampler::{Guide, Sampler},
-        weights::{self, read_safetensors},
+        weights,
     },
     run::{
         execute::Runner,
         plan::{Node, short_hash},
         subject::Subject,
+        view,
     },
     watch::{
         events::{Event, Observer},
@@ -269,19 +270,10 @@ impl Observer for Sheets<'_> {
 /// # Errors
 /// [`Error::Input`] if there is no such file, or it is something else.
 pub fn read(path: &Path) -> Result<SamplesView> {
-    let Some(bytes) = read_if_there(path)? else {
-        let message = format!("{} does not exist: the figure was not there when the network was used", path.display());
-        return Err(Error::input(message).hint("run the experiment again: networks and scores are used again"));
-    };
-    let damaged = |reason: &str| {
-        Error::input(format!("{} does not hold what a figure shows: {reason}", path.display()))
-            .hint("remove the file and run the experiment again: what is still good is not repeated")
-    };
-    let (tensors, metadata) = read_safetensors(&bytes).map_err(|reason| damaged(&reason))?;
-    view(&tensors, &metadata).ok_or_else(|| damaged("a part is missing or of another size"))
+    view::File::stored(path.to_path_buf(), "the network was used")?.parsed(parsed)
 }
 
-fn view(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<SamplesView> {
+fn parsed(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Option<SamplesView> {
     let made: Made = serde_json::from_str(metadata.get("made")?).ok()?;
     let images = tensors.get("images")?;
     let (count, channels, rows, columns) = images.dims4().ok()?;

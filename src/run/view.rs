@@ -109,20 +109,38 @@ pub(super) fn viewed<'a>(experiment: &Experiment, figure: &'a Figure) -> Option<
 }
 
 impl File {
-    /// Reads what a run stored.
+    /// Reads what a run stored beside scores.
+    ///
+    /// # Errors
+    /// As [`File::stored`].
+    pub fn read(path: PathBuf) -> Result<Self> {
+        Self::stored(path, "the scores were made")
+    }
+
+    /// Reads what a run stored when this happened: `the network was used`.
     ///
     /// # Errors
     /// [`Error::Input`] if there is no such file, or it is something else.
-    pub fn read(path: PathBuf) -> Result<Self> {
+    pub(super) fn stored(path: PathBuf, what: &str) -> Result<Self> {
         let Some(bytes) = read_if_there(&path)? else {
-            let message =
-                format!("{} does not exist: the figure was not there when the scores were made", path.display());
+            let message = format!("{} does not exist: the figure was not there when {what}", path.display());
             return Err(Error::input(message).hint("run the experiment again: networks and scores are used again"));
         };
         match read_safetensors(&bytes) {
             Ok((tensors, metadata)) => Ok(Self { path, tensors, metadata }),
             Err(reason) => Err(damaged(&path, &reason)),
         }
+    }
+
+    /// What `part` makes of its tensors and metadata.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if that is nothing.
+    pub(super) fn parsed<T>(
+        &self,
+        part: impl FnOnce(&BTreeMap<String, Tensor>, &BTreeMap<String, String>) -> Option<T>,
+    ) -> Result<T> {
+        part(&self.tensors, &self.metadata).ok_or_else(|| damaged(&self.path, "a part is missing or of another size"))
     }
 
     /// What is shown: a layer's name, or a neuron's place.

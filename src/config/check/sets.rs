@@ -106,9 +106,7 @@ impl Found {
     fn attack(&mut self, path: Path, dataset: &Dataset, experiment: &Experiment) {
         let Some(attack) = &dataset.attack else { return };
         let Some(network) = experiment.networks.get(&attack.network) else {
-            let near = did_you_mean(&attack.network, experiment.networks.keys().map(String::as_str));
-            self.add(path.join("network"), format!("there is no network \"{}\"{near}", attack.network));
-            return;
+            return self.network_name(path.join("network"), &attack.network, experiment);
         };
         if network.members.is_some() {
             let message = format!("\"{}\" is an ensemble, and one classifier is attacked", attack.network);

@@ -5,6 +5,7 @@ use crate::{
     config::{Experiment, Figure, Network, Over, Redraw, Rows, SamplesFigure, Sampling, Table, expect, methods},
     detectors::DetectorConfig,
     metrics::{Column, Protocol},
+    models::ModelConfig,
     nn::Output,
     yaml::problems::{Path, first_repeated, no_such},
 };
@@ -251,9 +252,7 @@ impl Found {
             );
             self.add(path.join("guidance"), message);
         }
-        if figure.guidance > 0.0
-            && matches!(model, crate::models::ModelConfig::Diffusion(settings) if settings.drop == Some(0.0))
-        {
+        if figure.guidance > 0.0 && matches!(model, ModelConfig::Diffusion(settings) if settings.drop == Some(0.0)) {
             let message = format!("\"{name}\" cannot go without a class (`drop: 0`), and guidance is away from that");
             self.add(path.join("guidance"), message);
         }

@@ -34,7 +34,11 @@ const WIDEST: f64 = 1e4;
 pub(in crate::detectors) fn as_far(first: &Tensor, denoised: &Tensor, towards: Option<&Tensor>) -> Result<Tensor> {
     let (_, _, rows, columns) = first.dims4()?;
     let size = first.elem_count() / first.dim(0)?;
-    let (from, as_far) = (numbers(first)?, numbers(denoised)?);
+    // The network is shown pixels within -1..1, and distances are of what it is shown.
+    let shown = |images: &Tensor| -> Result<Vec<f64>> {
+        Ok(numbers(images)?.into_iter().map(|x| x.clamp(-1.0, 1.0)).collect())
+    };
+    let (from, as_far) = (shown(first)?, shown(denoised)?);
     let towards = towards.map(numbers).transpose()?;
     let image = |at: usize| {
         let part = at * size..(at + 1) * size;
@@ -121,6 +125,9 @@ mod tests {
             assert!(changed.iter().all(|x| (-1.0..=1.0).contains(x)));
             assert!(changed[6..].iter().zip(&from[6..]).all(|(a, b)| (a - b).abs() < 1e-6), "{changed:?}");
         }
+        // What leaves the range is not seen.
+        let [black, blacker] = [-1.0, -1.2].map(|level| images(&[level; 6]));
+        assert_eq!(numbers(&as_far(&black, &blacker, None).unwrap()).unwrap(), [-1.0; 6]);
         // As far as the mean, and no farther.
         let mean = numbers(&as_far(&first, &images(&[9.0; 12]), None).unwrap()).unwrap();
         assert!(mean[..6].iter().all(|x| (x - 0.25 / 6.0).abs() < 1e-6), "{mean:?}");
