@@ -28,6 +28,8 @@ CASES = {
     "vgg19": "VGG19 (batch norm) train step, b64 3x32x32",
     "resnet50_stages": "ResNet-50 stages 1-3 forward and backward, b4 3x256x256",
     "efficientnet_eval": "EfficientNet-Lite0 evaluation, b16 3x224x224",
+    "unet": "diffusion U-Net train step, b64 1x28x28",
+    "unet_eval": "diffusion U-Net evaluation, b64 1x28x28",
     "unet_block32": "group norm, SiLU, 3x3 convolution: forward and backward, b64 32x32x32",
     "unet_block64": "the same, b64 64x16x16",
     "unet_block128": "the same, b64 128x8x8",

@@ -4,6 +4,7 @@
 convolution and matrix product, forward and backward, counted as it ran.
 """
 import json
+import math
 import pathlib
 import sys
 import time
@@ -12,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/g
 
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -308,6 +310,62 @@ def efficient_ad(images):
     return step
 
 
+class Unet(torch.nn.Module):
+    """The network of configs/networks/fashion_diffood.yaml in diffusers; without classes, each image is of none."""
+
+    def __init__(self):
+        from diffusers import UNet2DModel  # not above: the memory of every other case would include it
+
+        super().__init__()
+        self.net = UNet2DModel(
+            sample_size=14,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(24, 48),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=None,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
+            norm_num_groups=8,
+            num_class_embeds=11,
+        )
+        # As oodkit divides them; diffusers has one number of groups for all.
+        for module in self.net.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.num_groups = math.gcd(module.num_channels, 32)
+
+    def forward(self, images, times=500, classes=None):
+        if classes is None:
+            classes = torch.full((len(images),), 10)
+        return F.pixel_shuffle(self.net(F.pixel_unshuffle(images, 2), times, classes).sample, 2)
+
+
+def unet(images):
+    """A step of src/models/diffusion.rs with the recipe of configs/train/diffusion_two_cores.yaml."""
+    net, labels = Unet().train(), torch.arange(len(images)) % 10
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, weight_decay=0)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    left = torch.cos((torch.arange(1001) / 1000 + 0.008) / 1.008 * math.pi / 2).square()
+    kept = (left[1:] / left[:-1]).clamp(min=0.001).cumprod(0).reshape(-1, 1, 1, 1)
+    signal, share = kept.sqrt(), (1 - kept).sqrt()
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        half = torch.randint(1000, (len(images) // 2,))
+        times, noise = torch.cat([half, 999 - half]), torch.randn_like(images)
+        classes = labels.masked_fill(torch.rand(len(images)) < 0.1, 10)
+        F.mse_loss(net(signal[times] * images + share[times] * noise, times, classes), noise).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1)
+        optimizer.step()
+        average.update_parameters(net)
+
+    return step
+
+
 CASES = {
     "lenet": (train(lambda: LeNet(1, 10, 256)), 128, 1, 28),
     "wrn40_2": (train(lambda: WideResNet(40, 2, 3, 10, 0.3)), 64, 3, 32),
@@ -316,6 +374,8 @@ CASES = {
     "vgg19": (train(lambda: Vgg19(3, 10, True)), 64, 3, 32),
     "resnet50_stages": (resnet_stages(torchvision.models.resnet50, 3), 4, 3, 256),
     "efficientnet_eval": (evaluate(lambda: timm.create_model("tf_efficientnet_lite0", num_classes=10)), 16, 3, 224),
+    "unet": (unet, 64, 1, 28),
+    "unet_eval": (evaluate(Unet), 64, 1, 28),
     "unet_block32": (block(32), 64, 32, 32),
     "unet_block64": (block(64), 64, 64, 16),
     "unet_block128": (block(128), 64, 128, 8),

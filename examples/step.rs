@@ -21,7 +21,10 @@ use oodkit::{
     nn::{self, Backbone, Mode, Pass, Precision, Shape, params::Params, resnet, self_calibrated, stl},
     ops::{self, Convolution, Order},
     rng,
-    train::optim::{Optimizer, Rules},
+    train::{
+        optim::{Average, Optimizer, Rules},
+        recipe::{Clip, Ema},
+    },
 };
 use rand::Rng as _;
 
@@ -43,6 +46,8 @@ enum Work {
     Part(&'static str, usize),
     /// A model with losses of its own: forward, losses, backward, optimiser.
     Dense(&'static Dense),
+    /// The output of the diffusion model of this JSON at one time, told no class, in evaluation mode.
+    Denoise(&'static str),
 }
 
 /// A model with its recipe, as JSON.
@@ -52,6 +57,8 @@ struct Dense {
     optimizer: &'static str,
     /// Whether half of the images are anomalous in a square.
     made: bool,
+    /// What is done to large gradients, and the average of the weights.
+    steadied: Option<(Clip, Ema)>,
 }
 
 const FUSION: Dense = Dense {
@@ -59,6 +66,7 @@ const FUSION: Dense = Dense {
     loss: r#"{ "hypersphere": {}, "score_margin": {}, "consistency": {} }"#,
     optimizer: r#"{ "sgd": { "lr": 0.01, "momentum": 0.9, "weight_decay": 3e-5 } }"#,
     made: true,
+    steadied: None,
 };
 
 const RD: Dense = Dense {
@@ -66,6 +74,7 @@ const RD: Dense = Dense {
     loss: r#"{ "distillation": { "of": "flat" } }"#,
     optimizer: r#"{ "adamw": { "lr": 0.005, "betas": [0.5, 0.999], "weight_decay": 0 } }"#,
     made: false,
+    steadied: None,
 };
 
 const PATCH_SVDD: Dense = Dense {
@@ -73,10 +82,22 @@ const PATCH_SVDD: Dense = Dense {
     loss: r#"{ "patch_position": {}, "patch_svdd": {} }"#,
     optimizer: r#"{ "adamw": { "lr": 0.0001, "weight_decay": 0 } }"#,
     made: false,
+    steadied: None,
+};
+
+const UNET: Dense = Dense {
+    model: r#"{ "diffusion": {
+        "unet": { "channels": 24, "multipliers": [1, 2], "blocks": 1, "attention": [1], "dropout": 0 },
+        "unshuffle": 2, "schedule": "cosine", "classes": true
+    } }"#,
+    loss: r#"{ "denoising": {} }"#,
+    optimizer: r#"{ "adamw": { "lr": 0.001, "weight_decay": 0 } }"#,
+    made: false,
+    steadied: Some((Clip::Norm(1.0), Ema { decay: 0.999 })),
 };
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 26] = [
+const CASES: [(&str, Work, usize, usize, usize); 28] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -84,6 +105,8 @@ const CASES: [(&str, Work, usize, usize, usize); 26] = [
     ("vgg19", Train("vgg19_bn"), 64, 3, 32),
     ("resnet50_stages", Stages("resnet50", 3), 4, 3, 256),
     ("efficientnet_eval", Eval("efficientnet_lite0"), 16, 3, 224),
+    ("unet", Work::Dense(&UNET), 64, 1, 28),
+    ("unet_eval", Work::Denoise(UNET.model), 64, 1, 28),
     ("unet_block32", Block, 64, 32, 32),
     ("unet_block64", Block, 64, 64, 16),
     ("unet_block128", Block, 64, 128, 8),
@@ -110,6 +133,7 @@ const EFFICIENT_AD: Dense = Dense {
     loss: r#"{ "regression": { "hard": 0.999 } }"#,
     optimizer: r#"{ "adamw": { "lr": 0.0001, "weight_decay": 0.00001 } }"#,
     made: false,
+    steadied: None,
 };
 
 // As in the program.
@@ -168,6 +192,15 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
             Box::new(move |step| learn(step).map(|_| ()))
         }
         Work::Dense(of) => dense(of, &images)?,
+        Work::Denoise(model) => {
+            let shape = Shape { channels, height, width, classes: 10 };
+            let model = read::<ModelConfig>(model)?.build(shape, params.builder())?.folded()?;
+            Box::new(move |_| {
+                let denoiser = model.denoiser().ok_or_else(|| Error::input("this model is no denoiser"))?;
+                denoiser.output(&images, 500.0, None)?;
+                Ok(())
+            })
+        }
         Eval(name) => {
             let network = build(name)?.folded()?;
             Box::new(move |_| Ok(network.show(&images, &Pass::eval()).map(|_| ())?))
@@ -193,17 +226,23 @@ fn prepare(work: Work, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<(
     })
 }
 
+fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| Error::input(format!("{json}: {error}")))
+}
+
 /// A step of such a model on these images.
 fn dense(of: &Dense, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>>> {
-    fn read<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
-        serde_json::from_str(json).map_err(|error| Error::input(format!("{json}: {error}")))
-    }
     let (count, channels, height, side) = images.dims4()?;
     let (model, loss, rule): (ModelConfig, Loss, Rules) = (read(of.model)?, read(of.loss)?, read(of.optimizer)?);
     let params = Params::new(0, &Device::Cpu);
-    let model = model.build(Shape { channels, height, width: side, classes: 1 }, params.builder())?;
+    let told = model.is_told_classes();
+    let labels = told.then(|| Tensor::from_iter((0..count as u32).map(|i| i % 10), &Device::Cpu)).transpose()?;
+    let classes = if told { 10 } else { 1 };
+    let model = model.build(Shape { channels, height, width: side, classes }, params.builder())?;
     let objective = Objective::new(&loss, &[], 0)?;
-    let mut optimizer = Optimizer::new(&rule, None, params.trainable())?;
+    let (clip, ema) = of.steadied.clone().unzip();
+    let mut optimizer = Optimizer::new(&rule, clip, params.trainable())?;
+    let mut average = ema.map(|ema| Average::new(&ema, params.trainable()));
     let (normal, middle) = (if of.made { count / 2 } else { count }, side / 4..side / 2);
     let anomalous = |at: usize| {
         let (image, row, column) = (at / (height * side), at / side % height, at % side);
@@ -214,12 +253,12 @@ fn dense(of: &Dense, images: &Tensor) -> Result<Box<dyn FnMut(u64) -> Result<()>
     let marked = of.made.then_some(Marked { pixels, size: [height, side], cell: 0.25, makers });
     let images = images.clone();
     Ok(Box::new(move |step| {
-        let (images, marked) = (images.clone(), marked.clone());
-        let batch = Batch { images, normal, labels: None, entries: None, marked, epoch: 0, step };
+        let (images, labels, marked) = (images.clone(), labels.clone(), marked.clone());
+        let batch = Batch { images, normal, labels, entries: None, marked, epoch: 0, step };
         let mode = Mode::Train { seed: 0, step, precision: Precision::F32 };
         let loss = objective.loss(&*model, &batch, mode)?.total;
         optimizer.step(&loss.backward()?, rule.lr())?;
-        Ok(())
+        average.as_mut().map_or(Ok(()), Average::update)
     }))
 }
 

@@ -113,6 +113,17 @@ fn large_experiments_are_planned() {
     }
 }
 
+/// Four changes at five levels, of four sets of 250 images.
+#[test]
+fn the_price_of_denoising_is_of_all_cells() {
+    let runs = tempfile::tempdir().unwrap();
+    for (set, images) in [("title=Controls", 20_000), ("seeds=[0, 1]", 40_000), ("data.ood.0.test_limit=50", 16_000)] {
+        let plan = oodkit(runs.path()).args(["plan", "fashion_diffood_controls", "--set", set]).output().unwrap();
+        let text = String::from_utf8_lossy(&plan.stdout);
+        assert!(text.contains(&format!(" for {images} test images on this CPU")), "{set}: {text}");
+    }
+}
+
 #[test]
 fn every_experiment_is_smoke_run_or_planned() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");

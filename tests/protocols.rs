@@ -1206,6 +1206,10 @@ fn sheets_while_a_network_learns_leave_it_what_it_is() {
     assert_eq!(log(&without), log(&with));
     assert!(drawn(&without, "png") == drawn(&with, "png"));
     assert!(!folder(&without).join("samples-epoch-001.png").exists());
+    without.write(&SAMPLED.replace("guidance: 1", "guidance: 1, every_epochs: 1"));
+    let again = without.oodkit("run");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("ddpm has no samples-epoch-001.png"));
+    assert!(!String::from_utf8_lossy(&with.oodkit("run").stderr).contains("ddpm has no"));
     let sheets = [1, 2].map(|epoch| {
         let sheet = image::load_from_memory(&read(&with, &format!("samples-epoch-{epoch:03}.png"))).unwrap();
         sheet.to_rgb8()

@@ -834,7 +834,12 @@ fn patch_svdd_is_scored_by_the_nearest_patches_of_two_sizes() {
     }
     let plain = method("patch_svdd");
     for (data, networks, methods, words) in [
-        (DATA, networks("", "{ reconstruction: {} }"), &plain, "write `loss: { patch_position: {}, patch_svdd: {} }`"),
+        (
+            DATA,
+            networks("", "{ reconstruction: {} }"),
+            &plain,
+            "write `loss: { patch_position: {}, patch_svdd: { weight: 0.001 } }`",
+        ),
         (
             DATA,
             networks(", stride: 3", loss),

@@ -22,6 +22,8 @@ const BATCH: usize = 8;
 const STEPS: usize = 2;
 /// Images that a diffusion model makes of each class.
 const SAMPLES: usize = 2;
+/// Anomalous images whose maps are drawn.
+const MAPPED: usize = 1;
 /// Networks of an ensemble.
 const MEMBERS: usize = 2;
 /// Held-out images.
@@ -83,11 +85,15 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         train.reptile.iter_mut().for_each(|reptile| reptile.inner_steps = 1);
     }
     for figure in &mut experiment.figures {
-        if let Figure::Samples(samples) = figure {
-            samples.images = samples.images.min(SAMPLES);
-            samples.steps = Some(samples.steps.map_or(STEPS, |steps| steps.min(STEPS)));
-            // There is one epoch.
-            samples.every_epochs = samples.every_epochs.map(|_| 1);
+        match figure {
+            Figure::Samples(samples) => {
+                samples.images = samples.images.min(SAMPLES);
+                samples.steps = Some(samples.steps.map_or(STEPS, |steps| steps.min(STEPS)));
+                // There is one epoch.
+                samples.every_epochs = samples.every_epochs.map(|_| 1);
+            }
+            Figure::Maps(maps) => maps.images = maps.images.min(MAPPED),
+            _ => {}
         }
     }
     let batch_size = &mut experiment.evaluation.batch_size;

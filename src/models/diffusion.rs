@@ -8,8 +8,8 @@
 //! - Papers: those of [`denoiser`]; Ho & Salimans, *Classifier-Free Diffusion Guidance*, 2022, <https://arxiv.org/abs/2207.12598>
 //!   (classes that are dropped); Esser et al., *Scaling Rectified Flow Transformers*, ICML 2024, <https://arxiv.org/abs/2403.03206>
 //!   (logit-normal times).
-//! - Code: `luping-liu/DiffOOD`, whose recipe for CIFAR-10 is Adam with learning rate 0.0002, `clip: { norm: 1 }`, `ema: { decay: 0.9999 }`,
-//!   batches of 128 and flips.
+//! - Code: `luping-liu/DiffOOD`, whose recipe for CIFAR-10 is AdamW without decay, learning rate 0.0002, `clip: { norm: 1 }`,
+//!   `ema: { decay: 0.9999 }`, batches of 128 and flips.
 //! - Pixels are brought to -1..1, whatever the mean and the deviation of the data are.
 //! - Weights of improved DDPM and ADM know no class of none: `drop: 0`. Then every image needs a class, and there is no guidance.
 //! - The network is told the time in 1,000ths of the schedule, as published weights of 1,000 steps are, whatever its steps are.

@@ -122,7 +122,8 @@ impl Way {
         Self { steps, early: 0 }
     }
 
-    /// All of a schedule of `total` steps, from the last to the image without noise, in `steps` of even length: DDIM's linear choice.
+    /// All of a schedule of `total` steps, from the last to the image without noise, in `steps` of even length. Diffusers calls it
+    /// `trailing`.
     pub fn whole(total: usize, steps: usize) -> Self {
         let steps = steps.clamp(1, total.max(1));
         let places = (0..=steps).rev().map(|step| (step * total / steps) as i64 - 1);

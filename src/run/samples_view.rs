@@ -184,6 +184,19 @@ impl Runner<'_> {
             _ => None,
         });
         for figure in figures {
+            if let Some(every) = figure.every_epochs
+                && member.node.train.as_ref().is_some_and(|recipe| {
+                    // As many steps as these epochs have.
+                    let epoch = trained.record.train_images.div_ceil(recipe.batch_size);
+                    trained.record.steps as usize >= every * epoch
+                })
+                && !trained.folder.join(sheet(every)).exists()
+            {
+                let first = sheet(every);
+                crate::say(format!(
+                    "{name} has no {first}: it learned before the file asked for `every_epochs`, or was stopped there"
+                ));
+            }
             let path = path(&trained.folder, figure);
             if read(&path).is_ok_and(|view| view.made.network == trained.sha256) {
                 continue;
@@ -237,6 +250,11 @@ impl Runner<'_> {
     }
 }
 
+/// The name of the images of so many epochs.
+fn sheet(epochs: usize) -> String {
+    format!("samples-epoch-{epochs:03}.png")
+}
+
 /// Writes what a diffusion model makes after every so many epochs.
 pub(super) struct Sheets<'a> {
     maker: Maker<'a>,
@@ -260,7 +278,7 @@ impl Observer for Sheets<'_> {
             view => view?,
         };
         let png = view.png()?;
-        let path = self.folder.join(format!("samples-epoch-{:03}.png", epoch + 1));
+        let path = self.folder.join(sheet(epoch as usize + 1));
         write_atomic(&path, |file| file.write_all(&png))
     }
 }

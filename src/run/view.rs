@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Changes when what is stored changes its meaning.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a [`Figure::Factors`] shows of one set.
 #[derive(Debug, Clone)]
@@ -61,10 +61,9 @@ pub struct File {
     metadata: BTreeMap<String, String>,
 }
 
-/// Where what a figure shows lies: beside the scores, a file for each choice of layer, images and sets. `sets` are their names
-/// and SHA-256. `None` for figures that are drawn from scores alone.
-pub fn path<'a>(scores: &Path, figure: &Figure, sets: impl Iterator<Item = (&'a str, &'a str)>) -> Option<PathBuf> {
-    let sets: Vec<_> = sets.collect();
+/// Where what a figure shows lies: beside the scores, a file for each choice of layer, images and sets. `sets` are the names of their files of
+/// scores without the ending, which no other images have. `None` for figures that are drawn from scores alone.
+pub fn path(scores: &Path, figure: &Figure, sets: &[String]) -> Option<PathBuf> {
     let (_, View { layer, part }) = figure.view()?;
     let (kind, hash) = match part {
         Part::Maps { images } => ("factors", json!([VERSION, layer, images, sets])),
@@ -85,9 +84,9 @@ impl Runner<'_> {
         scorer: Option<&dyn Scorer>,
     ) -> Result<()> {
         let Some(views) = method.detector.detector().views() else { return Ok(()) };
+        let sets: Vec<String> = subject.reported().iter().map(|set| set.file_stem()).collect();
         for figure in figures {
-            let sets = subject.reported().iter().map(|set| (set.images.name.as_str(), set.sha256.as_str()));
-            let (Some((name, view)), Some(path)) = (figure.view(), path(scores, figure, sets)) else { continue };
+            let (Some((name, view)), Some(path)) = (figure.view(), path(scores, figure, &sets)) else { continue };
             if name != method.name || path.exists() {
                 continue;
             }

@@ -530,7 +530,7 @@ fn unlearnable(
                 _ if shown.contains(&Output::Noise) => "write `loss: { denoising: {} }`".to_owned(),
                 _ if shown.contains(&Output::Noised) => "write `loss: { truncated_l1: {} }`".to_owned(),
                 _ if shown.contains(&Output::Patches) => {
-                    "write `loss: { patch_position: {}, patch_svdd: {} }`".to_owned()
+                    "write `loss: { patch_position: {}, patch_svdd: { weight: 0.001 } }`".to_owned()
                 }
                 _ if shown.contains(&Output::Makers) => "write `loss: { pseudo_class: {} }`".to_owned(),
                 _ if shown.contains(&Output::Pairs) && shows_descriptions(&shown) => {

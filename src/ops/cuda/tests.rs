@@ -10,6 +10,7 @@ use crate::{
         Batches, LayerShape,
         afdu::{self, Aggregate, Constant, Granularity, Tap},
     },
+    models::ModelConfig,
     nn::{
         self, Backbone, Mode, Pass, Precision, Shown,
         params::Params,
@@ -503,5 +504,43 @@ fn networks_learn_alike() {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
         assert!(cosine > 0.99 && bf16_loss != loss, "{backbone:?}: {cosine}");
+    }
+}
+
+/// Prediction and gradients of a diffusion model's training step.
+fn denoising_step(model: &str) -> Vec<(String, Vec<f64>)> {
+    let model: ModelConfig = serde_saphyr::from_str(model).unwrap();
+    let params = Params::new(0, &Device::Cpu);
+    let shape = nn::Shape { channels: 1, height: 8, width: 8, classes: 3 };
+    let network = model.build(shape, params.builder()).unwrap();
+    // Blocks' last layers start with 0, which would hide what is before them.
+    for (name, variable) in params.trainable() {
+        let weight = (numbers(&name, variable.dims(), false) * 0.3).unwrap();
+        variable.set(&weight.to_dtype(DType::F32).unwrap()).unwrap();
+    }
+    let images = numbers("images", &[4, 1, 8, 8], false).to_dtype(DType::F32).unwrap();
+    let classes = Tensor::new(&[1u32, 0, 2, 1], &Device::Cpu).unwrap();
+    let pass = Pass::new(Mode::Train { seed: 0, step: 0, precision: Precision::F32 }).telling(Some(&classes));
+    let [predicted, target] = network.show(&images, &pass).unwrap().denoised.unwrap();
+    let gradients = (&predicted - target).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let each = params.trainable().into_iter().map(|(name, variable)| (name, values(gradients.get(&variable).unwrap())));
+    std::iter::once(("predicted".to_owned(), values(&predicted))).chain(each).collect()
+}
+
+/// Group norm, attention, upsampling, and the embeddings of times and classes, together.
+#[test]
+fn diffusion_models_learn_alike() {
+    let blocks = "channels: 8, multipliers: [1, 2], blocks: 1, attention: [1], dropout: 0, groups: 4";
+    let adm = "style: adm, scale_shift: true, resample: residual, head_channels: 4, attention_order: new";
+    for model in [
+        format!("diffusion: {{ unet: {{ {blocks} }}, schedule: cosine, classes: true }}"),
+        format!("diffusion: {{ unet: {{ {blocks}, {adm}, learned_sigma: true }}, classes: true, drop: 0 }}"),
+    ] {
+        let expected = denoising_step(&model);
+        let actual = emulated(|| denoising_step(&model));
+        assert_eq!(actual.len(), expected.len());
+        for ((name, actual), (_, expected)) in actual.iter().zip(&expected) {
+            compare(name, actual, expected, 1e-3);
+        }
     }
 }

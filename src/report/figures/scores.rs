@@ -29,9 +29,12 @@ pub fn read(variant: &Variant<'_>, set: &str, runs_root: &Path) -> Result<Vec<f6
 /// The record names no scores, or the file is not there or is damaged.
 pub fn view(variant: &Variant<'_>, figure: &Figure, results: &Results, runs_root: &Path) -> Result<(u64, view::File)> {
     let id = id_set(results)?;
-    let first = variant.methods().find_map(|(seed, method)| Some((seed.seed, method.scores.get(id)?.parent()?)));
-    let sets = results.datasets.iter().map(|(name, set)| (name.as_str(), set.sha256.as_str()));
-    let found = first.and_then(|(seed, folder)| Some((seed, view::path(&runs_root.join(folder), figure, sets)?)));
+    let found = variant.methods().find_map(|(seed, method)| {
+        let folder = runs_root.join(method.scores.get(id)?.parent()?);
+        let stem = |name: &String| Some(method.scores.get(name)?.file_stem()?.to_string_lossy().into_owned());
+        let sets: Vec<String> = results.datasets.keys().map(stem).collect::<Option<_>>()?;
+        Some((seed.seed, view::path(&folder, figure, &sets)?))
+    });
     let (seed, path) = found.ok_or_else(|| {
         Error::input(format!("the results name no scores of {}", variant.label())).hint("run the experiment again")
     })?;
