@@ -93,7 +93,7 @@ const PLANNED: &[&str] = &[
     "cifar10_energy_margin",
     "cifar10_lambda",
     "cifar10_published",
-    // Its swept levels are as many in a smoke run, whose sampler takes every step: minutes.
+    // Its twenty cells are as many in a smoke run: 36 seconds of a release build.
     "fashion_diffood_controls",
     "imagenet_diffood",
     "imagenet_openood",
