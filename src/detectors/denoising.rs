@@ -1,6 +1,7 @@
 //! What detectors that read a denoiser share: the denoiser, images in -1..1, noise that depends on the image alone, and z-scores.
 
 pub mod equal_change;
+pub(super) mod neighbours;
 
 use std::borrow::Cow;
 

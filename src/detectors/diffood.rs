@@ -12,9 +12,13 @@
 //! - Deviation: the code grades every level by itself, and gives no rule which to take. The mean over levels is ours; `levels: [360]` is one of
 //!   the code's columns.
 //! - One image takes (6 + 12 + 18) · 2 · 4 = 288 evaluations of the denoiser by default, half of them for the class that is not told.
+//! - `noise: knn_inverted` is the paper's Algorithm 2, whose use the code has commented out: a repeat's noise is what DDIM makes, on the way up and
+//!   without a class, of one of the train images nearest to the image, by the cosine of the network's features.
 //! - `by` puts an image that is changed otherwise in the place of the denoised one, at the same distance in pixels from x_0: with plain
 //!   noise, a blur, or a mixture with a train image. It is ours, to see whether it is denoising that separates.
 //! - `reconstruction_change` is the same with one maker, such as an autoencoder, in the place of all levels.
+
+use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
@@ -23,6 +27,7 @@ use super::{
     denoising::{
         self, Denoises, Images,
         equal_change::{self, By},
+        neighbours::Near,
         noisy,
     },
     inputs::renormalised,
@@ -38,6 +43,7 @@ use crate::{
         denoiser::Schedule,
         sampler::{Chain, Guide, Kind, Sampler, Way, together},
     },
+    yaml::limits::MOST_IMAGES,
 };
 
 /// Guidance of a denoiser that is told classes. DiffOOD's.
@@ -83,10 +89,21 @@ pub struct Config {
     #[garde(skip)]
     #[serde(skip_serializing_if = "denoises")]
     pub by: By,
+    /// Which noise is added. DiffOOD's: gaussian.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "is_gaussian")]
+    pub noise: Noise,
+    /// With `noise: knn_inverted`, among how many train images neighbours are found, at even distances. Ours: 1,000, which are kept.
+    #[garde(range(min = 1, max = MOST_IMAGES))]
+    #[serde(skip_serializing_if = "are_usual")]
+    pub train_images: usize,
     /// Of the noise.
     #[garde(skip)]
     pub seed: u64,
 }
+
+/// Train images that neighbours are found among.
+const TRAIN_IMAGES: usize = 1000;
 
 /// Train images of which `by: interpolation` takes one. Ours: enough that no single one matters, and soon read.
 const OTHERS: usize = 256;
@@ -95,6 +112,28 @@ const OTHERS: usize = 256;
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn denoises(by: &By) -> bool {
     *by == By::Denoising
+}
+
+/// As [`denoises`].
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_gaussian(noise: &Noise) -> bool {
+    *noise == Noise::Gaussian
+}
+
+/// As [`denoises`].
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn are_usual(images: &usize) -> bool {
+    *images == TRAIN_IMAGES
+}
+
+/// Which noise is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Noise {
+    /// Drawn.
+    Gaussian,
+    /// What the train images nearest to the image are made into on the way up, one for each repeat.
+    KnnInverted,
 }
 
 /// What is compared.
@@ -143,6 +182,8 @@ impl Default for Config {
             time: Time::Official,
             clean: false,
             by: By::default(),
+            noise: Noise::Gaussian,
+            train_images: TRAIN_IMAGES,
             seed: 0,
         }
     }
@@ -164,6 +205,12 @@ impl Config {
 
     fn way(&self, level: usize) -> Way {
         let way = Way::down(level, self.stride, self.clean);
+        if self.time == Time::Official { way.told_early() } else { way }
+    }
+
+    /// From an image to noise.
+    pub(super) fn way_up(&self, schedule: &Schedule) -> Way {
+        let way = Way::up(self.stride, schedule.steps().div_ceil(self.stride));
         if self.time == Time::Official { way.told_early() } else { way }
     }
 
@@ -267,6 +314,17 @@ impl Config {
                 return refused("levels", Error::input(message));
             }
         }
+        if self.noise == Noise::KnnInverted {
+            if denoises.needs_class {
+                let message = "the denoiser cannot go without a class (`drop: 0`), and neighbours are told none";
+                return refused("noise", Error::input(message).hint("take gaussian"));
+            }
+            if self.repeats > self.train_images {
+                let message =
+                    format!("a neighbour for each of {} repeats, of {} images", self.repeats, self.train_images);
+                return refused("train_images", Error::input(message).hint("take more images, or fewer repeats"));
+            }
+        }
         if self.sampler == Kind::Ancestral {
             let message = "ancestral steps add noise, and levels with the same noise are compared";
             return refused("sampler", Error::input(message).hint("take ddim, pndm or plms"));
@@ -292,12 +350,28 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Refuses fewer train images than repeats.
+    fn check_neighbours(&self, images: usize) -> Result<()> {
+        if images >= self.repeats {
+            return Ok(());
+        }
+        let message = format!(
+            "repeats is {}, each with a neighbour of its own, and there are {images} train images",
+            self.repeats
+        );
+        Err(Error::input(message).hint("take fewer"))
+    }
+}
+
 impl Detector for Config {
     fn needs(&self) -> &'static [Output] {
         // The class that an image is taken for is the largest logit's, whatever is compared.
-        match self.target {
-            Target::Features => &[Output::RawLogits, Output::Features, Output::Gradients],
-            Target::Logits | Target::Images => &[Output::RawLogits, Output::Gradients],
+        match (self.target, self.noise) {
+            (Target::Features, _) | (_, Noise::KnnInverted) => {
+                &[Output::RawLogits, Output::Features, Output::Gradients]
+            }
+            (Target::Logits | Target::Images, Noise::Gaussian) => &[Output::RawLogits, Output::Gradients],
         }
     }
 
@@ -308,14 +382,23 @@ impl Detector for Config {
     fn depends(&self) -> Option<Check<'_>> {
         Some(Box::new(|about| {
             let classes = about.shown.logits.as_ref().map(|logits| logits.dim(1)).transpose()?;
-            about.denoiser.map_or(Ok(()), |denoises| self.check(denoises, classes)).map(|()| None)
+            about.denoiser.map_or(Ok(()), |denoises| self.check(denoises, classes))?;
+            if self.noise == Noise::KnnInverted {
+                self.check_neighbours(about.most()).map_err(|error| Refusal { key: Some("repeats"), error })?;
+            }
+            Ok(None)
         }))
     }
 
     fn evaluations(&self, denoises: Denoises) -> Option<usize> {
         let steps: usize = self.levels.iter().map(|level| self.sampler.evaluations(self.way(*level).len())).sum();
         let each = if self.guidance(denoises) > 0.0 { 2 } else { 1 };
-        Some(steps * each * self.repeats)
+        let up = match self.noise {
+            Noise::Gaussian => 0,
+            // At most: what is a neighbour of two images is made into noise once.
+            Noise::KnnInverted => denoises.steps.div_ceil(self.stride) - 1,
+        };
+        Some((steps * each + up) * self.repeats)
     }
 
     fn smoke(&mut self, smoke: &mut Smoke<'_>) {
@@ -325,13 +408,14 @@ impl Detector for Config {
     }
 
     fn learns(&self) -> Learns {
-        if self.by == By::Interpolation { Learns::Images } else { Learns::Nothing }
+        let learns = self.by == By::Interpolation || self.noise == Noise::KnnInverted;
+        if learns { Learns::Images } else { Learns::Nothing }
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        let others = match self.learns() {
-            Learns::Nothing => None,
-            _ => {
+        let others = match self.by {
+            By::Denoising | By::Noise | By::Blur => None,
+            By::Interpolation => {
                 let train = denoising::some(fit.train()?, Some(OTHERS))?;
                 let (inputs, mut all) = (train.inputs()?, Vec::new());
                 inputs.pass("reading images to mix with", &mut |_, images| {
@@ -342,7 +426,15 @@ impl Detector for Config {
                 Some(Tensor::cat(&all, 0)?)
             }
         };
-        Ok(Box::new(Fitted { config: self.clone(), others }))
+        let near = match self.noise {
+            Noise::Gaussian => None,
+            Noise::KnnInverted => {
+                let train = fit.train()?;
+                self.check_neighbours(train.inputs()?.images())?;
+                Some(Near::of(train, self.train_images)?)
+            }
+        };
+        Ok(Box::new(Fitted { config: self.clone(), others, near }))
     }
 }
 
@@ -351,11 +443,13 @@ struct Fitted {
     config: Config,
     /// (M, C, H, W) in -1..1.
     others: Option<Tensor>,
+    /// What noise is made of, unless it is drawn.
+    near: Option<Near>,
 }
 
 impl Scorer for Fitted {
     fn score(&self, bank: &Bank) -> Result<Scores> {
-        let Self { config, others } = self;
+        let Self { config, others, near } = self;
         let (inputs, denoiser) = (bank.inputs()?, Images::of(bank.second()?)?);
         for images in [inputs.images(), denoiser.count()] {
             same("images", images, bank.logits.dim(0)?)?;
@@ -367,14 +461,25 @@ impl Scorer for Fitted {
         let answers =
             Answers { network: inputs.network(), normalisation: inputs.normalisation(), together: inputs.at_a_time() };
         let mut scores = Vec::with_capacity(classes.len());
+        let (way_up, mut made) = (config.way_up(denoiser.guide.denoiser.schedule()), BTreeMap::new());
         denoiser.pass("scoring diffood", config.levels.len() * config.repeats, &mut |start, images| {
-            let noise = (0..config.repeats).map(|repeat| denoising::noise(images, (config.seed, "diffood", repeat)));
-            let noise = noise.collect::<Result<Vec<_>>>()?;
+            let drawn = |repeat| denoising::noise(images, (config.seed, "diffood", repeat));
+            let noise = match near {
+                None => (0..config.repeats).map(drawn).collect::<Result<Vec<_>>>()?,
+                Some(near) => {
+                    let features = bank.features.narrow(0, start, images.dim(0)?)?;
+                    near.noise(&denoiser.guide, &way_up, &features, config.repeats, &mut made)?
+                }
+            };
             let classes = &classes[start..start + images.dim(0)?];
             let towards = config.towards(images, others.as_ref())?;
             scores.extend(config.scores(&denoiser.guide, &answers, images, classes, &noise, towards.as_ref())?);
             Ok(())
         })?;
         Scores::new(scores)
+    }
+
+    fn record(&self) -> Option<serde_json::Value> {
+        self.near.as_ref().map(|near| serde_json::json!({ "neighbours_among": near.count() }))
     }
 }

@@ -1,13 +1,14 @@
 //! Compactness: the numbers that describe a patch tell different things.
 //!
-//! value = Σ over i ≠ j of c(i, j)², for the correlation c of channels i and j over all images and positions.
+//! value = Σ over i ≠ j of c(i, j)², for the correlation c of channels i and j over all images and positions; the sum of it over several sizes
+//! of patches.
 //!
 //! - Paper: Bergmann et al., *Uninformed Students*, CVPR 2020, equation 4, after Vassileios Balntas et al., L2-Net: a teacher's descriptions
 //!   have little redundancy. The paper sums the correlations themselves; squares are what keeps them from cancelling.
 //! - Code: none was published; `denguir/student-teacher-anomaly-detection`, `teacher_training.py`, has the squares.
 //! - A channel that does not vary is correlated with none.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,11 @@ impl Term for Settings {
     }
 
     fn value(&self, _: &[u32], _: usize) -> crate::Result<Value> {
-        Ok(Box::new(|step| compactness(step.shown.embedding()?)))
+        Ok(Box::new(|step| {
+            let mut values = step.shown.embeddings()?.map(compactness);
+            let first = values.next().unwrap_or_else(|| bail!("compactness: there is no embedding"))?;
+            values.try_fold(first, |sum, value| sum + value?)
+        }))
     }
 }
 

@@ -10,6 +10,7 @@
 //!   0.00001, 60,000 batches of 16. `denguir/student-teacher-anomaly-detection`, `teacher_training.py`.
 //! - Deviations: the code shows the backbone the image at twice the size, reduces channels by means of neighbours, and standardises afterwards.
 //!   *Uninformed Students* compares with features of a patch alone, and learns patches of random scale. Here both see the same image once.
+//! - With `further`, networks of several sizes of patches learn the same at once; the loss is the sum of theirs.
 //! - Other models take it `from` a network of this model: its parameters are below `teacher`.
 
 use candle_core::{Result, Tensor};
@@ -23,7 +24,7 @@ use crate::{
         Kind,
         stages::{bytes, chosen, fixed_maps_of, image_bytes, images_and_stages, wrong},
         students::RANDOM_TEACHER,
-        teacher::{TEACHER, grid},
+        teacher::{MOST_FURTHER, TEACHER, grid, no_size_twice, of_size},
     },
     nn::{
         Backbone, Model, Output, Pass, Shape, Shown,
@@ -53,6 +54,10 @@ pub struct Settings {
     #[garde(dive)]
     #[serde(default)]
     pub patches: patch_description::Settings,
+    /// Networks of other sizes of patches, which learn the same beside it. *Uninformed Students* has three. Default: none.
+    #[garde(length(max = MOST_FURTHER), dive, custom(no_size_twice(&self.patches)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<patch_description::Settings>,
     /// Whether zeros stand beyond the image's border, so that descriptions are as many as a stage's positions. Default: `true`, as
     /// EfficientAD's code has it while it distils.
     #[garde(skip)]
@@ -107,30 +112,45 @@ impl Kind for Settings {
     }
 
     fn least_side(&self) -> usize {
-        self.backbone.least_side().max(self.patches.layers.least_side(self.padding))
+        let patches = self.patches().map(|patches| patches.layers.least_side(self.padding));
+        patches.fold(self.backbone.least_side(), usize::max)
     }
 
     fn smoke(self) -> Self {
-        let backbone = self.backbone.smoke().unwrap_or(self.backbone);
+        let backbone = self.backbone.smoke().unwrap_or_else(|| self.backbone.clone());
         let renamed = |name: String| backbone.layer_in_smoke(&name);
-        let stages = self.stages.map(|stages| stages.into_iter().map(renamed).collect());
-        Self { stages, patches: self.patches.smoke(), padding: true, backbone, ..self }
+        let stages = self.stages.as_ref().map(|stages| stages.iter().cloned().map(renamed).collect());
+        Self { stages, backbone, ..self.on_small_images() }
     }
 
     fn on_small_images(self) -> Self {
-        Self { patches: self.patches.smoke(), padding: true, ..self }
+        let further = self.further.into_iter().map(patch_description::Settings::smoke).collect();
+        Self { patches: self.patches.smoke(), further, padding: true, ..self }
     }
 }
 
-/// The network, and what it learns from.
+impl Settings {
+    fn patches(&self) -> impl Iterator<Item = &patch_description::Settings> {
+        std::iter::once(&self.patches).chain(&self.further)
+    }
+}
+
+/// The networks, and what they learn from.
 #[derive(Debug)]
 struct Distilled {
     backbone: Box<dyn Extractor>,
     stages: Vec<String>,
+    source: Standard,
+    /// That of `patches`, and the further ones.
+    scales: Vec<Scale>,
+}
+
+/// A network of one size of patches.
+#[derive(Debug, Clone)]
+struct Scale {
     /// Rows and columns of descriptions.
     grid: [usize; 2],
     teacher: PatchNetwork,
-    source: Standard,
     /// (outputs, C, 1, 1), of the standardised stages.
     projection: Option<Tensor>,
     decoder: Option<Conv2d>,
@@ -145,43 +165,15 @@ impl Distilled {
         let backbone = settings.backbone.extractor(shape, vb.clone())?;
         let stages = chosen(&settings.backbone, settings.stages.as_deref(), Some(size));
         let stages = stages.map_err(wrong(NAME))?.unwrap_or_default();
-        let grid = grid(NAME, &settings.patches, settings.padding, size)?;
         let channels: usize = stages.iter().map(|(_, [channels, ..])| channels).sum();
-        let (vb, outputs) = (vb.pp(TEACHER), settings.patches.outputs);
-        let teacher = PatchNetwork::new(&settings.patches, shape.channels, settings.padding, 1, &vb)?;
-        let (mut projection, mut decoder) = (None, None);
-        if settings.decode {
-            decoder = Some(Conv2d::biased([outputs, channels], 1, Convolution::new(1, 0), &vb.pp("decoder"))?);
-        } else if channels != outputs {
-            let init = Init::Randn { mean: 0.0, stdev: 1.0 / (channels as f64).sqrt() };
-            let weights = vb.pp("source").get_with_hints((outputs, channels, 1, 1), "random_projection", init)?;
-            projection = Some(weights);
-        }
+        let vb = vb.pp(TEACHER);
+        let scale = |(at, patches): (usize, &patch_description::Settings)| {
+            Scale::new(settings, patches, shape, channels, &of_size(vb.clone(), at))
+        };
+        let scales = settings.patches().enumerate().map(scale).collect::<crate::Result<_>>()?;
         let source = Standard::new(channels, &vb.pp("source"))?;
         let stages = stages.into_iter().map(|(name, _)| name).collect();
-        Ok(Self { backbone, stages, grid, teacher, source, projection, decoder })
-    }
-
-    /// The stages at the descriptions' rows and columns, put together.
-    fn joined(&self, stages: &[Tensor]) -> Result<Tensor> {
-        let [rows, columns] = self.grid;
-        let at_grid = |maps: &Tensor| {
-            let (_, _, height, width) = maps.dims4()?;
-            if [height, width] == self.grid {
-                return Ok(maps.clone());
-            }
-            ops::resize(maps, (rows, columns), Interpolation::Bilinear, false)
-        };
-        Tensor::cat(&stages.iter().map(at_grid).collect::<Result<Vec<_>>>()?, 1)
-    }
-
-    /// What is learned, of the stages.
-    fn target(&self, stages: &[Tensor]) -> Result<Tensor> {
-        let target = self.source.forward(&self.joined(stages)?)?;
-        match &self.projection {
-            Some(weights) => ops::conv2d(&target, &weights.detach(), None, Convolution::new(1, 0)),
-            None => Ok(target),
-        }
+        Ok(Self { backbone, stages, source, scales })
     }
 
     fn stages(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
@@ -204,28 +196,76 @@ impl Model for Distilled {
         let Some((images, stages)) = fixed.split_first() else {
             candle_core::bail!("a patch description network sees images, and there are none")
         };
-        let target = self.target(stages)?.detach();
-        let described = self.teacher.forward(images, pass)?;
-        let made = match &self.decoder {
-            Some(decoder) => decoder.forward(&described, pass)?,
-            None => described.clone(),
-        };
-        Ok(Shown { pairs: vec![(target, made)], embedding: Some(described), ..Shown::default() })
+        let (mut pairs, mut embeddings) = (Vec::new(), Vec::new());
+        for scale in &self.scales {
+            let described = scale.teacher.forward(images, pass)?;
+            let made = match &scale.decoder {
+                Some(decoder) => decoder.forward(&described, pass)?,
+                None => described.clone(),
+            };
+            pairs.push((scale.target(&self.source, stages)?.detach(), made));
+            embeddings.push(described);
+        }
+        let embedding = Some(embeddings.remove(0));
+        Ok(Shown { pairs, embedding, further: embeddings, ..Shown::default() })
     }
 
+    /// Of the stages at the first network's rows and columns: for all, since a channel's moments hardly depend on them.
     fn survey(&self) -> Option<Survey<'_>> {
-        Some(Survey::new(&self.source, |images| self.joined(&self.stages(images, &Pass::eval())?)))
+        Some(Survey::new(&self.source, |images| self.scales[0].joined(&self.stages(images, &Pass::eval())?)))
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {
         Ok(Box::new(Self {
             backbone: self.backbone.folded()?,
             stages: self.stages.clone(),
-            grid: self.grid,
-            teacher: self.teacher.clone(),
             source: self.source.clone(),
-            projection: self.projection.clone(),
-            decoder: self.decoder.clone(),
+            scales: self.scales.clone(),
         }))
+    }
+}
+
+impl Scale {
+    fn new(
+        settings: &Settings,
+        patches: &patch_description::Settings,
+        shape: Shape,
+        channels: usize,
+        vb: &VarBuilder,
+    ) -> crate::Result<Self> {
+        let grid = grid(NAME, patches, settings.padding, [shape.height, shape.width])?;
+        let outputs = patches.outputs;
+        let teacher = PatchNetwork::new(patches, shape.channels, settings.padding, 1, vb)?;
+        let (mut projection, mut decoder) = (None, None);
+        if settings.decode {
+            decoder = Some(Conv2d::biased([outputs, channels], 1, Convolution::new(1, 0), &vb.pp("decoder"))?);
+        } else if channels != outputs {
+            let init = Init::Randn { mean: 0.0, stdev: 1.0 / (channels as f64).sqrt() };
+            let weights = vb.pp("source").get_with_hints((outputs, channels, 1, 1), "random_projection", init)?;
+            projection = Some(weights);
+        }
+        Ok(Self { grid, teacher, projection, decoder })
+    }
+
+    /// The stages at the descriptions' rows and columns, put together.
+    fn joined(&self, stages: &[Tensor]) -> Result<Tensor> {
+        let [rows, columns] = self.grid;
+        let at_grid = |maps: &Tensor| {
+            let (_, _, height, width) = maps.dims4()?;
+            if [height, width] == self.grid {
+                return Ok(maps.clone());
+            }
+            ops::resize(maps, (rows, columns), Interpolation::Bilinear, false)
+        };
+        Tensor::cat(&stages.iter().map(at_grid).collect::<Result<Vec<_>>>()?, 1)
+    }
+
+    /// What is learned, of the stages.
+    fn target(&self, source: &Standard, stages: &[Tensor]) -> Result<Tensor> {
+        let target = source.forward(&self.joined(stages)?)?;
+        match &self.projection {
+            Some(weights) => ops::conv2d(&target, &weights.detach(), None, Convolution::new(1, 0)),
+            None => Ok(target),
+        }
     }
 }

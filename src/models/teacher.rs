@@ -1,6 +1,7 @@
 //! A small teacher that is taken from another network, whose descriptions of patches are learned: what models of it have in common.
 
 use candle_core::{D, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use crate::{
     Error,
@@ -10,10 +11,13 @@ use crate::{
         patch_description::{PatchNetwork, Settings},
         standard::Standard,
     },
+    yaml::problems::first_repeated,
 };
 
 /// What stands before the names of its parameters, where it is distilled and where it teaches.
 pub(super) const TEACHER: &str = "teacher";
+/// Networks of further sizes of patches, at most: there are so many kinds besides the first.
+pub(super) const MOST_FURTHER: usize = 3;
 /// Why a teacher that is not taken from another network is none.
 pub(super) const UNTAUGHT: &str = "a teacher does not learn here, so it stays as random as it starts: distil one, `model: { \
                                    patch_description: … }`, and name that network under `from`";
@@ -38,8 +42,29 @@ pub(super) fn taught(teacher: &PatchNetwork, outputs: &Standard, images: &Tensor
 
 /// Bytes of [`taught`] of an image.
 pub(super) fn taught_bytes(patches: &Settings, padded: bool, size: [usize; 2]) -> Option<usize> {
+    Some(image_bytes(size) + described_bytes(patches, padded, size)?)
+}
+
+/// Bytes of the descriptions of an image.
+pub(super) fn described_bytes(patches: &Settings, padded: bool, size: [usize; 2]) -> Option<usize> {
     let [rows, columns] = patches.layers.grid(size, padded)?;
-    Some(image_bytes(size) + patches.outputs * rows * columns * size_of::<f32>())
+    Some(patches.outputs * rows * columns * size_of::<f32>())
+}
+
+/// Where the parameters of the network of a size of patches are: those of the first are named as where there is no other.
+pub(super) fn of_size(vb: VarBuilder<'_>, at: usize) -> VarBuilder<'_> {
+    if at == 0 { vb } else { vb.pp("further").pp(at - 1) }
+}
+
+/// Garde: no two networks see patches of one kind, since nothing would tell them apart.
+pub(super) fn no_size_twice(patches: &Settings) -> impl FnOnce(&Vec<Settings>, &()) -> garde::Result + '_ {
+    move |further, ()| {
+        let all: Vec<_> = std::iter::once(patches).chain(further).map(|settings| settings.layers.name()).collect();
+        match first_repeated(&all) {
+            Some(at) => Err(garde::Error::new(format!("layers {} are there twice", all[at]))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What decides [`taught`] of an image, beside the teacher's weights.

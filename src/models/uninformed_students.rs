@@ -9,9 +9,9 @@
 //! - Code: none was published. `denguir/student-teacher-anomaly-detection` has `loss: { regression: {} }`, Adam with learning rate 0.0001 and
 //!   weight decay 0.00001, 15 epochs.
 //! - The teacher is [taken](crate::models::patch_description) `from` another network. Its outputs are standardised by the train images.
+//! - With `further` sizes of patches the map is the mean of all sizes' parts, each brought to the rows and columns of the first, bilinearly.
 //! - Deviations: the paper sums both parts over channels, which changes nothing once they are standardised, and adds them, which doubles the
-//!   map. It describes every pixel; here it is every patch at the network's stride. It has the mean of three sizes of patches; here it is one:
-//!   `p17`, `p33` or `p65`.
+//!   map. It describes every pixel; here it is every patch at the network's stride.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
@@ -22,13 +22,18 @@ use serde::{Deserialize, Serialize};
 use crate::{
     models::{
         Kind,
-        teacher::{TEACHER, UNTAUGHT, apart, grid, mean_of, taught, taught_by, taught_bytes},
+        stages::image_bytes,
+        teacher::{
+            MOST_FURTHER, TEACHER, UNTAUGHT, apart, described_bytes, grid, mean_of, no_size_twice, of_size, taught,
+            taught_by,
+        },
     },
     nn::{
         Mode, Model, Output, Pass, Shape, Shown,
         patch_description::{self, Layers, PatchNetwork},
         standard::{Standard, Survey},
     },
+    ops::{self, Interpolation},
 };
 
 /// Settings of uninformed students.
@@ -40,6 +45,10 @@ pub struct Settings {
     /// outputs.
     #[garde(dive)]
     pub patches: patch_description::Settings,
+    /// The same of other sizes of patches. The paper has three sizes, `p17`, `p33` and `p65`. Default: none.
+    #[garde(length(max = MOST_FURTHER), dive, custom(no_size_twice(&self.patches)))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<patch_description::Settings>,
     /// Whether zeros stand beyond the image's border. Default: `false`; the paper mirrors the image.
     #[garde(skip)]
     pub padding: bool,
@@ -51,7 +60,13 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let patches = patch_description::Settings { layers: Layers::P33, channels: 128, outputs: 128 };
-        Self { patches, padding: false, students: 3 }
+        Self { patches, further: Vec::new(), padding: false, students: 3 }
+    }
+}
+
+impl Settings {
+    fn patches(&self) -> impl Iterator<Item = &patch_description::Settings> {
+        std::iter::once(&self.patches).chain(&self.further)
     }
 }
 
@@ -62,23 +77,29 @@ impl Kind for Settings {
 
     fn build(&self, shape: Shape, vb: VarBuilder) -> crate::Result<Box<dyn Model>> {
         let size = [shape.height, shape.width];
-        grid("uninformed_students", &self.patches, self.padding, size)?;
-        let network = |vb: VarBuilder| PatchNetwork::new(&self.patches, shape.channels, self.padding, 1, &vb);
-        let students = (0..self.students).map(|student| network(vb.pp("students").pp(student)));
-        Ok(Box::new(Students {
-            teacher: network(vb.pp(TEACHER))?,
-            standard: Standard::new(self.patches.outputs, &vb.pp("teacher_outputs"))?,
-            students: students.collect::<Result<_>>()?,
-            size,
-        }))
+        let scale = |(at, patches): (usize, &patch_description::Settings)| {
+            grid("uninformed_students", patches, self.padding, size)?;
+            let network = |vb: VarBuilder| PatchNetwork::new(patches, shape.channels, self.padding, 1, &vb);
+            let students = (0..self.students).map(|student| network(of_size(vb.pp("students"), at).pp(student)));
+            Ok(Scale {
+                teacher: network(of_size(vb.pp(TEACHER), at))?,
+                standard: Standard::new(patches.outputs, &of_size(vb.pp("teacher_outputs"), at))?,
+                students: students.collect::<Result<_>>()?,
+                names: if self.further.is_empty() { ["error", "variance"] } else { names(patches.layers) },
+            })
+        };
+        let scales = self.patches().enumerate().map(scale).collect::<crate::Result<_>>()?;
+        Ok(Box::new(Students { scales, size }))
     }
 
     fn fixed(&self) -> Option<serde_json::Value> {
-        Some(taught_by(&self.patches, self.padding))
+        let first = taught_by(&self.patches, self.padding);
+        Some(if self.further.is_empty() { first } else { serde_json::json!([first, self.further]) })
     }
 
     fn fixed_bytes(&self, size: [usize; 2]) -> Option<usize> {
-        taught_bytes(&self.patches, self.padding, size)
+        let all = self.patches().map(|patches| described_bytes(patches, self.padding, size));
+        Some(image_bytes(size) + all.sum::<Option<usize>>()?)
     }
 
     fn frozen(&self) -> Option<String> {
@@ -86,11 +107,12 @@ impl Kind for Settings {
     }
 
     fn least_side(&self) -> usize {
-        self.patches.layers.least_side(self.padding)
+        self.patches().map(|patches| patches.layers.least_side(self.padding)).max().unwrap_or(1)
     }
 
     fn smoke(self) -> Self {
-        Self { patches: self.patches.smoke(), padding: true, students: self.students.min(2) }
+        let further = self.further.into_iter().map(patch_description::Settings::smoke).collect();
+        Self { patches: self.patches.smoke(), further, padding: true, students: self.students.min(2) }
     }
 
     fn on_small_images(self) -> Self {
@@ -98,46 +120,115 @@ impl Kind for Settings {
     }
 }
 
-/// The networks.
+/// The networks of all sizes of patches.
 #[derive(Debug, Clone)]
 struct Students {
-    teacher: PatchNetwork,
-    standard: Standard,
-    students: Vec<PatchNetwork>,
+    scales: Vec<Scale>,
     /// Rows and columns of images.
     size: [usize; 2],
 }
 
-impl Model for Students {
-    fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown> {
-        self.show_fixed(&taught(&self.teacher, &self.standard, images, pass)?, pass)
-    }
+/// Those of one size.
+#[derive(Debug, Clone)]
+struct Scale {
+    teacher: PatchNetwork,
+    standard: Standard,
+    students: Vec<PatchNetwork>,
+    /// Of its two parts of the map.
+    names: [&'static str; 2],
+}
 
-    fn fixed(&self, images: &Tensor) -> Result<Option<Vec<Tensor>>> {
-        taught(&self.teacher, &self.standard, images, &Pass::eval()).map(Some)
+/// What the parts of the map are called, where there are several sizes.
+fn names(layers: Layers) -> [&'static str; 2] {
+    match layers {
+        Layers::Small => ["error of small", "variance of small"],
+        Layers::P17 => ["error of p17", "variance of p17"],
+        Layers::P33 => ["error of p33", "variance of p33"],
+        Layers::P65 => ["error of p65", "variance of p65"],
     }
+}
 
-    fn show_fixed(&self, fixed: &[Tensor], pass: &Pass) -> Result<Shown> {
-        let [images, teacher] = fixed else {
-            candle_core::bail!("students see images and a teacher's descriptions, not {} tensors", fixed.len())
-        };
+impl Scale {
+    /// The pairs of what the teacher says and each student made; in evaluation the parts of the map at these rows and columns, too, or at its
+    /// own.
+    fn show(
+        &self,
+        images: &Tensor,
+        teacher: &Tensor,
+        students: &Students,
+        grid: Option<[usize; 2]>,
+        pass: &Pass,
+    ) -> Result<Shown> {
         let made = self.students.iter().map(|student| student.forward(images, pass)).collect::<Result<Vec<_>>>()?;
-        let (mut parts, mut map) = (Vec::new(), None);
+        let mut parts = Vec::new();
         if pass.mode() == Mode::Eval {
             let all = Tensor::stack(&made, 0)?;
             let mean = all.mean(0)?;
             let variance = all.broadcast_sub(&mean.unsqueeze(0)?)?.sqr()?.mean(0)?.mean(1)?;
-            for (name, part) in [("error", apart(teacher, &mean)?), ("variance", variance)] {
-                parts.push((name, self.teacher.with_margin(&part, self.size)?));
+            for (name, part) in self.names.into_iter().zip([apart(teacher, &mean)?, variance]) {
+                let part = self.teacher.with_margin(&part, students.size)?;
+                parts.push((name, at_grid(part, grid)?));
             }
-            map = Some(mean_of(&parts)?);
         }
         let pairs = made.into_iter().map(|student| (teacher.clone(), student)).collect();
-        Ok(Shown { pairs, parts, map, ..Shown::default() })
+        Ok(Shown { pairs, parts, ..Shown::default() })
+    }
+}
+
+/// A (N, h, w) map at these rows and columns.
+fn at_grid(map: Tensor, grid: Option<[usize; 2]>) -> Result<Tensor> {
+    match grid {
+        Some([rows, columns]) if map.dims()[1..] != [rows, columns] => {
+            ops::resize(&map.unsqueeze(1)?, (rows, columns), Interpolation::Bilinear, false)?.squeeze(1)
+        }
+        _ => Ok(map),
+    }
+}
+
+impl Students {
+    /// The images, and what each size's teacher says of them.
+    fn taught(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+        let mut all = vec![images.clone()];
+        for scale in &self.scales {
+            all.extend(taught(&scale.teacher, &scale.standard, images, pass)?.into_iter().skip(1));
+        }
+        Ok(all)
+    }
+}
+
+impl Model for Students {
+    fn show(&self, images: &Tensor, pass: &Pass) -> Result<Shown> {
+        self.show_fixed(&self.taught(images, pass)?, pass)
+    }
+
+    fn fixed(&self, images: &Tensor) -> Result<Option<Vec<Tensor>>> {
+        self.taught(images, &Pass::eval()).map(Some)
+    }
+
+    fn show_fixed(&self, fixed: &[Tensor], pass: &Pass) -> Result<Shown> {
+        let Some((images, taught)) = fixed.split_first().filter(|(_, taught)| taught.len() == self.scales.len()) else {
+            candle_core::bail!("students see images and teachers' descriptions, not {} tensors", fixed.len())
+        };
+        let (mut shown, mut grid) = (Shown::default(), None);
+        for (scale, teacher) in self.scales.iter().zip(taught) {
+            let of = scale.show(images, teacher, self, grid, pass)?;
+            if let Some((_, part)) = of.parts.first() {
+                grid = Some([part.dim(1)?, part.dim(2)?]);
+            }
+            shown.pairs.extend(of.pairs);
+            shown.parts.extend(of.parts);
+        }
+        if pass.mode() == Mode::Eval {
+            shown.map = Some(mean_of(&shown.parts)?);
+        }
+        Ok(shown)
     }
 
     fn survey(&self) -> Option<Survey<'_>> {
-        Some(Survey::new(&self.standard, |images| self.teacher.forward(images, &Pass::eval())))
+        let of = |scale: &Scale, images: &Tensor| scale.teacher.forward(images, &Pass::eval());
+        let (first, others) = self.scales.split_first()?;
+        let start = Survey::new(&first.standard, move |images| of(first, images));
+        Some(others.iter().fold(start, |survey, scale| survey.and(&scale.standard, move |images| of(scale, images))))
     }
 
     fn folded(&self) -> Result<Box<dyn Model>> {

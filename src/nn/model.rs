@@ -35,6 +35,8 @@ pub struct Shown {
     pub parts: Vec<(&'static str, Tensor)>,
     /// (N, C, h, w) f32, the features of every position that a loss shapes.
     pub embedding: Option<Tensor>,
+    /// (N, C, h, w) f32 each, embeddings of further sizes of patches, which a loss shapes alike.
+    pub further: Vec<Tensor>,
     /// Maps (N, C, h, w) of a teacher, each with a student's of the same shape; from the finest to the coarsest. A teacher's are constants,
     /// unless it learns, too.
     pub pairs: Vec<(Tensor, Tensor)>,
@@ -94,6 +96,14 @@ impl Shown {
     /// If the model has none.
     pub fn embedding(&self) -> Result<&Tensor> {
         known(self.embedding.as_ref(), "embedding")
+    }
+
+    /// The embedding, and those of further sizes of patches.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub fn embeddings(&self) -> Result<impl Iterator<Item = &Tensor>> {
+        Ok(std::iter::once(self.embedding()?).chain(&self.further))
     }
 
     /// The parts of the (N, h, w) maps.
@@ -184,6 +194,7 @@ impl Shown {
             map: self.map.as_ref().map(of).transpose()?,
             noised: self.noised.as_ref().map(of).transpose()?,
             embedding: self.embedding.as_ref().map(of).transpose()?,
+            further: self.further.iter().map(of).collect::<Result<_>>()?,
             pairs: pairs.collect::<Result<_>>()?,
             makers: self.makers.as_ref().map(of).transpose()?,
             denoised,

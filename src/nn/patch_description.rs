@@ -101,6 +101,16 @@ impl Layers {
         }
     }
 
+    /// As in YAML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::P17 => "p17",
+            Self::P33 => "p33",
+            Self::P65 => "p65",
+        }
+    }
+
     fn activation(self) -> Activation {
         match self {
             Self::Small => Activation::Relu,

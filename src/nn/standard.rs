@@ -51,6 +51,49 @@ type Shows<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
 
 /// What a model wants to know of all train images before the first step.
 pub struct Survey<'a> {
+    all: Vec<Moments<'a>>,
+    cut: Option<Shows<'a>>,
+}
+
+impl<'a> Survey<'a> {
+    /// The moments of what `of` makes of images (N, C, H, W), (N, c, h, w), for `into`.
+    pub fn new(into: &'a Standard, of: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
+        Self { all: Vec::new(), cut: None }.and(into, of)
+    }
+
+    /// And those of something else.
+    #[must_use]
+    pub fn and(mut self, into: &'a Standard, of: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
+        self.all.push(Moments { of: Box::new(of), into, count: 0.0, mean: Vec::new(), squares: Vec::new() });
+        self
+    }
+
+    /// The same, of what `cut` makes of images.
+    #[must_use]
+    pub fn of_parts(self, cut: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
+        Self { cut: Some(Box::new(cut)), ..self }
+    }
+
+    /// A batch of train images, normalised.
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    pub fn see(&mut self, images: &Tensor) -> Result<()> {
+        let images = self.cut.as_ref().map_or_else(|| Ok(images.clone()), |cut| cut(images))?;
+        self.all.iter_mut().try_for_each(|moments| moments.see(&images))
+    }
+
+    /// After the last batch.
+    ///
+    /// # Errors
+    /// If there was none.
+    pub fn finish(self) -> Result<()> {
+        self.all.into_iter().try_for_each(Moments::finish)
+    }
+}
+
+/// The moments of what is made of images, so far.
+struct Moments<'a> {
     of: Shows<'a>,
     into: &'a Standard,
     /// Values of a channel so far, their mean, and the sum of squared distances from it.
@@ -59,24 +102,8 @@ pub struct Survey<'a> {
     squares: Vec<f64>,
 }
 
-impl<'a> Survey<'a> {
-    /// The moments of what `of` makes of images (N, C, H, W), (N, c, h, w), for `into`.
-    pub fn new(into: &'a Standard, of: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
-        Self { of: Box::new(of), into, count: 0.0, mean: Vec::new(), squares: Vec::new() }
-    }
-
-    /// The same, of what `cut` makes of images.
-    #[must_use]
-    pub fn of_parts(self, cut: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
-        let of = self.of;
-        Self { of: Box::new(move |images| of(&cut(images)?)), ..self }
-    }
-
-    /// A batch of train images, normalised.
-    ///
-    /// # Errors
-    /// If the images have another shape.
-    pub fn see(&mut self, images: &Tensor) -> Result<()> {
+impl Moments<'_> {
+    fn see(&mut self, images: &Tensor) -> Result<()> {
         let x = (self.of)(images)?.detach();
         let moments = ops::moments(&x)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
         let [mean, variance] = &moments[..] else { bail!("moments of {} rows", moments.len()) };
@@ -94,11 +121,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// After the last batch.
-    ///
-    /// # Errors
-    /// If there was none.
-    pub fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         if self.count == 0.0 {
             bail!("there are no train images to take moments of");
         }

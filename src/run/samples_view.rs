@@ -184,18 +184,18 @@ impl Runner<'_> {
             _ => None,
         });
         for figure in figures {
-            if let Some(every) = figure.every_epochs
-                && member.node.train.as_ref().is_some_and(|recipe| {
+            if let Some(every) = figure.every_epochs {
+                let first = sheet(every);
+                let long_enough = member.node.train.as_ref().is_some_and(|recipe| {
                     // As many steps as these epochs have.
                     let epoch = trained.record.train_images.div_ceil(recipe.batch_size);
                     trained.record.steps as usize >= every * epoch
-                })
-                && !trained.folder.join(sheet(every)).exists()
-            {
-                let first = sheet(every);
-                crate::say(format!(
-                    "{name} has no {first}: it learned before the file asked for `every_epochs`, or was stopped there"
-                ));
+                });
+                if long_enough && !trained.folder.join(&first).exists() {
+                    crate::say(format!(
+                        "{name} has no {first}: it learned before the file asked for `every_epochs`, or was stopped there"
+                    ));
+                }
             }
             let path = path(&trained.folder, figure);
             if read(&path).is_ok_and(|view| view.made.network == trained.sha256) {

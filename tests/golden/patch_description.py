@@ -108,6 +108,26 @@ def students():
     return {"loss": loss.item(), "error": sample(error), "variance": sample(variance)}
 
 
+def students_of_two_sizes():
+    """Padded, so that an image of 48 rows has patches of 65 pixels; maps of the larger patches at the grid of the smaller."""
+    images = torch.tensor(uniform("images", 3, 3, *SIZE))
+    found, maps, loss = {}, [], 0
+    for layers, stride, below in [("p33", 4, ""), ("p65", 8, "further.0.")]:
+        teacher = load(Patches(layers, 2, OUTPUTS, True), "teacher." + below)
+        all = [load(Patches(layers, 2, OUTPUTS, True), f"students.{below}{at}.") for at in range(3)]
+        moments = [torch.tensor(parameter(f"teacher_outputs.{below}running_{name}", OUTPUTS)).float().double() for name in ["mean", "var"]]
+        with torch.no_grad():
+            taught = standard(teacher(images), *moments)
+            made = torch.stack([student(images) for student in all])
+            loss = loss + sum(((student - taught) ** 2).mean() for student in made)
+            error, variance = ((made.mean(0) - taught) ** 2).mean(1), made.var(0, correction=0).mean(1)
+        for name, map in [("error", error), ("variance", variance)]:
+            map = F.interpolate(margin(map, SIZE, stride)[:, None], size=[12, 16], mode="bilinear")[:, 0]
+            found[f"{name} of {layers}"] = sample(map)
+            maps.append(map)
+    return {"loss": loss.item(), "map": sample(torch.stack(maps).mean(0)), **found}
+
+
 def losses():
     shape = (3, 5, 4, 6)
     maps = lambda name: torch.tensor(uniform(name, *shape))
@@ -148,6 +168,7 @@ record = {
     "networks": networks(),
     "efficient_ad": efficient_ad(),
     "students": students(),
+    "students_of_two_sizes": students_of_two_sizes(),
     "losses": losses(),
     "measured": measured(),
 }

@@ -183,6 +183,71 @@ fn uninformed_students_match_pytorch() {
     }
 }
 
+#[test]
+fn students_of_two_sizes_of_patches_match_pytorch() {
+    let golden = &golden()["students_of_two_sizes"];
+    let patches = |layers: &str| format!("{{ layers: {layers}, channels: 2, outputs: 5 }}");
+    let yaml =
+        format!("uninformed_students: {{ patches: {}, further: [{}], padding: true }}", patches("p33"), patches("p65"));
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
+        let (params, model, images) = built(&yaml, dtype);
+        let shown = model.show(&images, &Pass::eval()).unwrap();
+        let parts = shown.parts().unwrap();
+        let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["error of p33", "variance of p33", "error of p65", "variance of p65"]);
+        for (name, part) in parts.iter().map(|(name, part)| (*name, part)).chain([("map", shown.map().unwrap())]) {
+            assert_eq!(part.dims(), [3, 12, 16]);
+            assert_close(&format!("{name} {dtype:?}"), &sampled(part, 48), &numbers(&golden[name]), tolerance);
+        }
+        let learned = loss(&*model, &images, "{ regression: {} }");
+        assert_close("loss", &values(&learned), &[golden["loss"].as_f64().unwrap()], tolerance);
+        // Every student of both sizes learns, and no teacher.
+        let gradients = learned.backward().unwrap();
+        for (name, var) in params.trainable() {
+            assert_eq!(gradients.get(&var).is_some(), name.starts_with("students."), "{name}");
+        }
+        let fixed = model.fixed(&images).unwrap().unwrap();
+        let again = model.show_fixed(&fixed, &Pass::eval()).unwrap();
+        assert_eq!((fixed.len(), values(again.map().unwrap())), (3, values(shown.map().unwrap())));
+        // The moments of each teacher's outputs are its own.
+        let mut survey = model.survey().unwrap();
+        survey.see(&images).unwrap();
+        survey.finish().unwrap();
+        for taught in &model.fixed(&images).unwrap().unwrap()[1..] {
+            let mean = values(&taught.mean((0, 2, 3)).unwrap());
+            assert!(mean.iter().all(|mean| mean.abs() < 1e-3), "{mean:?}");
+        }
+    }
+}
+
+/// The loss of a teacher of two sizes is the sum of those of two teachers.
+#[test]
+fn teachers_of_two_sizes_learn_beside_each_other() {
+    let patches = |layers: &str| format!("{{ layers: {layers}, channels: 2, outputs: 5 }}");
+    let yaml = |patches: &str| {
+        format!("patch_description: {{ backbone: resnet20, stages: [layer2], patches: {patches}, decode: true }}")
+    };
+    let terms = "{ regression: {}, compactness: { weight: 0.5 } }";
+    let (params, model, images) =
+        built(&yaml(&format!("{}, further: [{}]", patches("p33"), patches("p65"))), DType::F64);
+    let together = loss(&*model, &images, terms);
+    let mut alone = Vec::new();
+    for (layers, below) in [("p33", "teacher."), ("p65", "teacher.further.0.")] {
+        let (other, model, _) = built(&yaml(&patches(layers)), DType::F64);
+        let all = params.all().unwrap();
+        let theirs = |name: &str| match name.strip_prefix("teacher.") {
+            Some(rest) if !rest.starts_with("source.") => format!("{below}{rest}"),
+            _ => name.to_owned(),
+        };
+        let state = other.all().unwrap().into_keys().map(|name| (name.clone(), all[&theirs(&name)].clone())).collect();
+        other.load(&state, std::path::Path::new("test")).unwrap();
+        alone.extend(values(&loss(&*model, &images, terms)));
+    }
+    assert_close("loss", &values(&together), &[alone.iter().sum()], 1e-10);
+    let shown = model.show(&images, &Pass::eval()).unwrap();
+    assert_eq!(shown.pairs().unwrap().iter().map(|(target, _)| target.dims()[2]).collect::<Vec<_>>(), [12, 5]);
+}
+
 /// The target is the backbone's stages, standardised and put together at the descriptions' rows and columns.
 #[test]
 fn a_teacher_learns_a_backbones_stages() {
@@ -264,9 +329,13 @@ fn models_that_learn_patches_say_what_is_wrong() {
         refused("patch_description: { backbone: resnet20, stages: [layer7] }", 64, 64),
         "patch_description: stages.0: resnet_cifar has no stage \"layer7\" (did you mean \"layer3\"?); its stages: layer1, layer2, layer3"
     );
-    for yaml in
-        ["efficient_ad: { students: 3 }", "uninformed_students: { students: 1 }", "efficient_ad: { dropout: 1 }"]
-    {
+    for yaml in [
+        "efficient_ad: { students: 3 }",
+        "uninformed_students: { students: 1 }",
+        "efficient_ad: { dropout: 1 }",
+        "uninformed_students: { patches: { layers: p33 }, further: [{ layers: p33 }] }",
+        "patch_description: { backbone: resnet20, further: [{ layers: p65 }, { layers: p65 }] }",
+    ] {
         let config: Result<ModelConfig, _> = serde_saphyr::from_str(yaml);
         let wrong = |config: ModelConfig| garde::Validate::validate(&config).is_err();
         assert!(config.map_or(true, wrong), "{yaml}");

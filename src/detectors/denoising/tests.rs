@@ -86,6 +86,48 @@ fn what_is_measured_is_what_numpy_measures() {
     assert_eq!(kinds.len(), 5, "{kinds:?}");
 }
 
+/// Noise of the nearest train images, one for each repeat, whatever goes together.
+#[test]
+fn noise_of_neighbours_is_numpys() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/denoisers.json")).unwrap();
+    let of = |key: &str| serde_json::from_value::<Vec<f32>>(golden[key].clone()).unwrap();
+    let normalisation = Normalisation { mean: of("mean"), std: of("std") };
+    let images = |name: &str, count| {
+        let images = uniform(name, &[count, 2, 2, 2]).to_dtype(DType::F32).unwrap();
+        images.to_dtype(DType::F64).unwrap()
+    };
+    let (images, train) = (images("images", 5), images("train", 7));
+    let shown = |images: &Tensor| {
+        let images = renormalised(images, &Normalisation::signed(2), &normalisation).unwrap();
+        Hidden.show(&images, &Pass::eval()).unwrap()
+    };
+    let features = |images: &Tensor| shown(images).features.unwrap().to_dtype(DType::F32).unwrap();
+    let classes = map_rows(&shown(&images).logits.unwrap(), |row| crate::detectors::argmax(row) as u32).unwrap();
+    let case = &golden["inverted"];
+    let config: DetectorConfig = serde_saphyr::from_str(case["detector"].as_str().unwrap()).unwrap();
+    let DetectorConfig::Diffood(config) = config else { panic!("{config:?}") };
+    let denoiser = layer(Course::Linear, Prediction::Noise);
+    let answers = Answers { network: &Hidden, normalisation: &normalisation, together: 3 };
+    let near = neighbours::Near::new(&features(&train), train).unwrap();
+    let expected: Vec<f64> = serde_json::from_value(case["expected"].clone()).unwrap();
+    for (together, all) in [(64, true), (2, true), (3, false)] {
+        let guide = Guide { denoiser: &denoiser, guidance: 0.0, together };
+        let (way, mut made) = (config.way_up(denoiser.schedule()), std::collections::BTreeMap::new());
+        let mut scores = |start: usize, count: usize| {
+            let images = images.narrow(0, start, count).unwrap();
+            let noise = near.noise(&guide, &way, &features(&images), 2, &mut made).unwrap();
+            config.scores(&guide, &answers, &images, &classes[start..start + count], &noise, None).unwrap()
+        };
+        let found = if all { scores(0, 5) } else { [scores(0, 2), scores(2, 3)].concat() };
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-6, "{together}: {found}, not {expected}");
+        }
+        let nearest: Vec<[u32; 2]> = serde_json::from_value(case["nearest"].clone()).unwrap();
+        let used: std::collections::BTreeSet<u32> = nearest.into_iter().flatten().collect();
+        assert!(made.keys().eq(&used), "no other is made into noise");
+    }
+}
+
 /// Of images of a Gaussian the error is known: a²σ²/(a²σ² + s²).
 #[test]
 fn the_error_of_a_gaussian_is_the_one_in_closed_form() {
@@ -158,6 +200,14 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
         ),
         ("diffood", 1000, 10, "denoiser", "it is told 10 classes, and the network whose answers are compared knows 3"),
         ("diffood: { sampler: ancestral }", 1000, 3, "sampler", "ancestral steps add noise"),
+        ("diffood: { noise: knn_inverted, repeats: 61 }", 1000, 3, "repeats", "and there are 60 train images"),
+        (
+            "diffood: { noise: knn_inverted, train_images: 3 }",
+            1000,
+            3,
+            "train_images",
+            "a neighbour for each of 4 repeats, of 3 images",
+        ),
         ("denoising_error", 500, 0, "levels", "there is no step 500"),
         ("ddpm_ood", 50, 0, "steps", "100 steps do not fit a schedule of 50"),
         ("ddpm_ood: { sampler: ancestral }", 1000, 0, "sampler", "ancestral steps add noise"),
@@ -217,6 +267,7 @@ fn evaluations_are_those_of_the_papers() {
     assert_eq!(of("diffood", 10), 288);
     assert_eq!(of("diffood: { sampler: pndm }", 10), 504);
     assert_eq!(of("diffood", 0), 144);
+    assert_eq!(of("diffood: { noise: knn_inverted }", 0), 144 + 4 * 49);
     assert_eq!(of("diffood: { guidance: 0, levels: [360] }", 10), 72);
     assert_eq!([of("ddpm_ood", 0), of("ddpm_ood: { skip: 16 }", 0)], [1275, 357]);
     assert_eq!([of("diffpath", 0), of("elbo_ratio", 0), of("denoising_error", 0)], [10, 10, 5]);

@@ -2,8 +2,9 @@
 //!
 //! Rows are rounded to eight bits around the mean of those near to them; a processor takes products of such integers four times as fast as
 //! those of f32. How far a product can be from the true one is known for every pair (Cauchy and Schwarz); only rows that can be among
-//! the largest are multiplied in full, in f64. What is found does not depend on the rounding, for rows and images whose lengths are
-//! between 1e-10 and 1e10 (or 0), as those of unit vectors times a confidence are: bounds are f32, which products of others leave.
+//! the largest are multiplied in full, in f64. Of distances, groups of rows that are too far away are not looked at (triangle inequality).
+//! What is found does not depend on the rounding, for rows and images whose lengths are between 1e-10 and 1e10 (or 0), as those of unit vectors
+//! times a confidence are: bounds are f32, which products of others leave.
 
 mod tile;
 
@@ -45,6 +46,8 @@ pub(super) struct Neighbours {
     offsets: Vec<f64>,
     kernel: Kernel,
     tiles: Vec<Tile>,
+    /// Whether closeness is by distance, so that tiles too far away need not be looked at.
+    by_distance: bool,
 }
 
 /// A row's closeness to an image, larger being closer; the index settles ties, so that the same rows are found every time.
@@ -75,7 +78,7 @@ impl Neighbours {
     /// [`Error::Input`] if D is more than 66,000.
     pub fn by_product(rows: Vec<f32>, columns: usize) -> Result<Self> {
         let offsets = vec![0.0; rows.len() / columns];
-        Self::new(rows, columns, offsets)
+        Self::new(rows, columns, offsets, false)
     }
 
     /// The same, close when their Euclidean distance d from an image x is small: the closeness is (‖x‖² − d²) / 2.
@@ -84,10 +87,10 @@ impl Neighbours {
     /// As [`Neighbours::by_product`].
     pub fn by_distance(rows: Vec<f32>, columns: usize) -> Result<Self> {
         let offsets = rows.par_chunks_exact(columns).map(|row| -0.5 * product(row, row)).collect();
-        Self::new(rows, columns, offsets)
+        Self::new(rows, columns, offsets, true)
     }
 
-    fn new(rows: Vec<f32>, columns: usize, offsets: Vec<f64>) -> Result<Self> {
+    fn new(rows: Vec<f32>, columns: usize, offsets: Vec<f64>, by_distance: bool) -> Result<Self> {
         if columns > MOST_COLUMNS {
             let message = format!("{columns} features are too many to look for neighbours; {MOST_COLUMNS} are not");
             return Err(Error::input(message));
@@ -95,7 +98,7 @@ impl Neighbours {
         let kernel = GemmExecutor::new();
         let groups = groups(&rows, columns);
         let tiles = groups.iter().map(|group| Tile::new(&kernel, &rows, columns, &offsets, group)).collect();
-        Ok(Self { rows, columns, offsets, kernel, tiles })
+        Ok(Self { rows, columns, offsets, kernel, tiles, by_distance })
     }
 
     /// D.
@@ -160,19 +163,32 @@ impl Neighbours {
 
     /// [`Neighbours::closest`] of a block of images.
     fn closest_to(&self, images: &[&[f32]], k: usize, room: &mut Room) -> Result<Vec<Vec<Near>>> {
-        let mut candidates: Vec<Candidates> = images.iter().map(|_| Candidates::new(k)).collect();
+        let mut all: Vec<(&[f32], f64, Candidates)> =
+            images.iter().map(|image| (*image, product(image, image), Candidates::new(k))).collect();
         for tile in self.by_closeness(images) {
-            self.look_at(&self.tiles[tile], images, room, &mut candidates)?;
+            let tile = &self.tiles[tile];
+            let reached = |(image, squares, candidates): &&mut (&[f32], f64, Candidates)| {
+                !self.by_distance || tile.reach(product(image, &tile.mean), *squares) >= f64::from(candidates.least)
+            };
+            let reached = all.iter_mut().filter(reached).map(|(image, _, candidates)| (*image, candidates));
+            let mut reached: Vec<_> = reached.collect();
+            if !reached.is_empty() {
+                self.look_at(tile, &mut reached, room)?;
+            }
+            if self.by_distance {
+                // How close the closest are rules out tiles, and must be known exactly: rounding may be more than their distance.
+                reached.into_iter().for_each(|(image, candidates)| candidates.settle(self, image));
+            }
         }
-        let closest = |(image, mut candidates): (&&[f32], Candidates)| {
+        let closest = |(image, _, mut candidates): (&[f32], f64, Candidates)| {
             candidates.settle(self, image);
             candidates.closest.into_sorted_vec().into_iter().map(|Reverse(near)| near).collect()
         };
-        Ok(images.iter().zip(candidates).map(closest).collect())
+        Ok(all.into_iter().map(closest).collect())
     }
 
-    /// Adds a tile's candidates to those of each image.
-    fn look_at(&self, tile: &Tile, images: &[&[f32]], room: &mut Room, candidates: &mut [Candidates]) -> Result<()> {
+    /// Adds a tile's candidates to those of each of these images.
+    fn look_at(&self, tile: &Tile, images: &mut [(&[f32], &mut Candidates)], room: &mut Room) -> Result<()> {
         // Where pairs of products are added up in 16 bits, seven bits of an image are all that fit.
         let steps = if self.kernel.may_saturate() { 127.0 } else { 255.0 };
         let width = tile.rows.len();
@@ -181,13 +197,13 @@ impl Neighbours {
         room.bounds.resize(width, 0.0);
         let each = images.iter().zip(room.integers.chunks_exact_mut(self.columns));
         let rounded: Vec<Image> =
-            each.map(|(image, integers)| tile.image(image, steps, &mut room.rest, integers)).collect();
+            each.map(|((image, _), integers)| tile.image(image, steps, &mut room.rest, integers)).collect();
         let matrix = NdTensorView::from_data([rounded.len(), self.columns], &*room.integers);
         let (matrix, packed) = (GemmInputA::Unpacked(matrix), GemmInputB::Packed(&tile.integers));
         let multiplied = self.kernel.gemm(&mut room.products, matrix, packed, GemmOptions::default());
         multiplied.map_err(|error| Error::Failed(format!("a product of rounded features: {error}")))?;
-        let each = candidates.iter_mut().zip(images).zip(&rounded).zip(room.products.chunks_exact(width));
-        for (((candidates, image), rounded), products) in each {
+        let each = images.iter_mut().zip(&rounded).zip(room.products.chunks_exact(width));
+        for (((image, candidates), rounded), products) in each {
             wide!(tile.bounds(rounded, products, &mut room.bounds));
             candidates.add(&tile.rows, &room.bounds, |place| tile.margin(rounded, place));
             if candidates.found.len() > MOST_CANDIDATES {
@@ -421,11 +437,10 @@ mod tests {
                 1.0 => Neighbours::by_distance(known, columns).unwrap(),
                 _ => Neighbours::by_product(known, columns).unwrap(),
             };
-            let mut candidates = [Candidates::new(10)];
+            let mut candidates = Candidates::new(10);
             for tile in &neighbours.tiles {
-                neighbours.look_at(tile, &[&image], &mut Room::default(), &mut candidates).unwrap();
+                neighbours.look_at(tile, &mut [(&image, &mut candidates)], &mut Room::default()).unwrap();
             }
-            let [mut candidates] = candidates;
             candidates.sift();
             assert!((10..120).contains(&candidates.found.len()), "{} at {spread}, {size}", candidates.found.len());
         }
@@ -442,6 +457,32 @@ mod tests {
         for found in found {
             assert_eq!(found.iter().map(|near| near.row).collect::<Vec<_>>(), [count as u32 - 1, 0, 1, 2]);
         }
+    }
+
+    /// A tile's reach is never less than the closeness of one of its rows, and most tiles of rows in clusters are out of it.
+    #[test]
+    fn tiles_too_far_away_are_not_looked_at() {
+        let columns = 8;
+        let (known, centres) = (normal(40_000 * columns, "known"), normal(16 * columns, "centres"));
+        let near = |(at, value): (usize, &f32)| 9.0 * centres[at / columns % 16 * columns + at % columns] + value;
+        let known: Vec<f32> = known.iter().enumerate().map(near).collect();
+        let images = [&known[..20 * columns], &normal(20 * columns, "images")].concat();
+        let neighbours = Neighbours::by_distance(known, columns).unwrap();
+        assert!(neighbours.tiles.iter().all(|tile| tile.rows.len() <= TILE), "tiles are small");
+        let mut out = 0;
+        for (at, image) in images.chunks_exact(columns).enumerate() {
+            let found = &neighbours.closest(image, 3).unwrap()[0];
+            let squares = product(image, image);
+            for tile in &neighbours.tiles {
+                let reach = tile.reach(product(image, &tile.mean), squares);
+                let closeness = |row: &u32| product(image, neighbours.row(*row)) + neighbours.offsets[*row as usize];
+                assert!(tile.rows.iter().all(|row| closeness(row) <= reach), "a row is closer than its tile reaches");
+                // Of images beside their cluster.
+                out += usize::from(at < 20 && reach < found[2].closeness);
+            }
+        }
+        let pairs = 20 * neighbours.tiles.len();
+        assert!(2 * out > pairs, "{out} of {pairs} tiles are out of reach");
     }
 
     #[test]

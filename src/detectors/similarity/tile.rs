@@ -41,6 +41,8 @@ pub(super) struct Tile {
     pub(super) sizes: [f32; 2],
     /// ‖mean‖
     pub(super) mean_length: f64,
+    /// How far a row is from the mean, at most.
+    pub(super) radius: f64,
 }
 
 /// An image to eight bits, for one tile: about share · mean + scale · integer + least. What lies across the mean is never longer than the image,
@@ -150,6 +152,12 @@ impl Tile {
                 (rounding, product(&mean, &rest) as f32)
             })
             .collect();
+        let far = |index: &u32| {
+            let squares =
+                row(*index).iter().zip(&mean).map(|(value, mean)| (f64::from(*value) - f64::from(*mean)).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let radius = rows.par_iter().map(far).reduce(|| 0.0, f64::max);
         let of = |value: fn(&Rounding) -> f32| each.iter().map(|(rounding, _)| value(rounding)).collect::<Vec<f32>>();
         let largest = |values: &[f32]| values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
         let offsets: Vec<f64> = rows.iter().map(|row| offsets[*row as usize]).collect();
@@ -167,10 +175,20 @@ impl Tile {
             along: each.iter().map(|(_, along)| *along).collect(),
             sizes: [largest(&of(|rounding| rounding.size)), largest(&offsets)],
             mean_length: product(&mean, &mean).sqrt(),
+            radius,
             offset,
             offsets,
             mean,
         }
+    }
+
+    /// The closeness by distance that a row can have at most to an image: of its product with the mean, and of its squared length.
+    pub(super) fn reach(&self, along: f64, squares: f64) -> f64 {
+        let from_mean = (squares - 2.0 * along + self.mean_length.powi(2)).max(0.0).sqrt();
+        let least = (from_mean - self.radius).max(0.0);
+        // Rounding of f64 is far below this.
+        let slack = 1e-10 * (squares + self.mean_length.powi(2) + self.radius.powi(2));
+        0.5 * (squares - least * least) + slack
     }
 
     /// An image of the tile, with its integers.
@@ -219,26 +237,45 @@ impl Tile {
     }
 }
 
-/// Groups of rows that are near to each other, [`TILE`] at most: those nearest to each of some of them that are far apart.
+/// Groups of rows that are near to each other, [`TILE`] at most.
 pub(super) fn groups(values: &[f32], columns: usize) -> Vec<Vec<u32>> {
-    let count = values.len() / columns;
-    let row = |row: usize| &values[row * columns..][..columns];
-    let sample: Vec<usize> = (0..count.min(SAMPLE)).map(|index| index * count / count.min(SAMPLE)).collect();
+    let all: Vec<u32> = (0..(values.len() / columns) as u32).collect();
+    let mut groups = Vec::new();
+    let mut large = vec![all];
+    while let Some(rows) = large.pop() {
+        for group in around_centres(values, columns, &rows) {
+            match group.len() {
+                0 => {}
+                // Rows that nothing tells apart stay together.
+                count if count == rows.len() => groups.extend(group.chunks(TILE).map(<[u32]>::to_vec)),
+                count if count > TILE => large.push(group),
+                _ => groups.push(group),
+            }
+        }
+    }
+    groups
+}
+
+/// The rows that are nearest to each of some of them, which are far apart.
+fn around_centres(values: &[f32], columns: usize, rows: &[u32]) -> Vec<Vec<u32>> {
+    let row = |row: u32| &values[row as usize * columns..][..columns];
+    let size = rows.len().min(SAMPLE);
+    let sample: Vec<u32> = (0..size).map(|index| rows[index * rows.len() / size]).collect();
     let mut distances = vec![f64::INFINITY; sample.len()];
-    let mut centres: Vec<usize> = Vec::new();
-    for _ in 0..(count / PER_CENTRE).clamp(1, MOST_CENTRES) {
+    let mut centres: Vec<u32> = Vec::new();
+    for _ in 0..(rows.len() / PER_CENTRE).clamp(1, MOST_CENTRES) {
         let far = (0..sample.len()).max_by(|a, b| distances[*a].total_cmp(&distances[*b])).unwrap_or(0);
         centres.push(sample[far]);
         distances.par_iter_mut().zip(&sample).for_each(|(least, other)| {
             *least = least.min(squared_distance(row(sample[far]), row(*other)));
         });
     }
-    let nearest = |values: &[f32]| {
-        let distances = centres.iter().map(|centre| squared_distance(row(*centre), values));
+    let nearest = |index: &u32| {
+        let distances = centres.iter().map(|centre| squared_distance(row(*centre), row(*index)));
         distances.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(centre, _)| centre)
     };
-    let nearest: Vec<usize> = values.par_chunks_exact(columns).map(nearest).collect();
+    let nearest: Vec<usize> = rows.par_iter().map(nearest).collect();
     let mut groups = vec![Vec::new(); centres.len()];
-    (0..).zip(nearest).for_each(|(row, centre)| groups[centre].push(row));
-    groups.iter().flat_map(|group: &Vec<u32>| group.chunks(TILE).map(<[u32]>::to_vec)).collect()
+    rows.iter().zip(nearest).for_each(|(row, centre)| groups[centre].push(*row));
+    groups
 }

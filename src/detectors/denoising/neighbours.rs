@@ -1,0 +1,101 @@
+//! Noise that an image's neighbours come from: what DDIM makes of the train images nearest to it, on the way up.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::{
+    Result,
+    data::Normalisation,
+    detectors::{Bank, inputs::renormalised, numbers, similarity::Neighbours},
+    nn::sampler::{Chain, Guide, Sampler, Way, together},
+};
+
+/// Train images that are told by what a network makes of them.
+pub(in crate::detectors) struct Near {
+    /// Features of length 1.
+    known: Neighbours,
+    /// (M, C, H, W) in -1..1.
+    images: Tensor,
+}
+
+impl Near {
+    /// Of (M, D) `features` and the (M, C, H, W) `images` in -1..1 that they are of.
+    ///
+    /// # Errors
+    /// If a feature is NaN or infinite.
+    pub(in crate::detectors) fn new(features: &Tensor, images: Tensor) -> Result<Self> {
+        Ok(Self { known: Neighbours::by_product(units(features)?, features.dim(1)?)?, images })
+    }
+
+    /// Of no more than `most` of a bank's images, at even distances.
+    ///
+    /// # Errors
+    /// As [`Near::new`], and those of reading images.
+    pub(in crate::detectors) fn of(bank: &Bank, most: usize) -> Result<Self> {
+        let inputs = bank.inputs()?;
+        let count = inputs.images().min(most);
+        let chosen: Vec<usize> = (0..count).map(|at| at * inputs.images() / count).collect();
+        let rows = Tensor::from_iter(chosen.iter().map(|row| *row as u32), bank.features.device())?;
+        let (features, inputs) = (bank.features.index_select(&rows, 0)?, inputs.subset(&chosen)?);
+        let mut all = Vec::new();
+        inputs.pass("reading images to find neighbours among", &mut |_, images| {
+            let signed = Normalisation::signed(images.dim(1)?);
+            all.push(renormalised(images, inputs.normalisation(), &signed)?);
+            Ok(())
+        })?;
+        Self::new(&features, Tensor::cat(&all, 0)?)
+    }
+
+    /// How many there are.
+    pub(in crate::detectors) fn count(&self) -> usize {
+        self.known.rows()
+    }
+
+    /// For images of these (N, D) features the noise of each of their nearest, (N, C, H, W) `repeats` times; the nearest first. What was made on
+    /// the way is `made`, and is not made again.
+    ///
+    /// # Errors
+    /// Those of the denoiser.
+    pub(in crate::detectors) fn noise(
+        &self,
+        guide: &Guide<'_>,
+        way: &Way,
+        features: &Tensor,
+        repeats: usize,
+        made: &mut BTreeMap<u32, Tensor>,
+    ) -> Result<Vec<Tensor>> {
+        let nearest = self.known.closest(&units(features)?, repeats)?;
+        let mut missing: Vec<u32> = nearest.iter().flatten().map(|near| near.row).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing.retain(|row| !made.contains_key(row));
+        // No class is told: the image's own would be that of another.
+        let guide = Guide { guidance: 0.0, ..*guide };
+        for rows in missing.chunks(guide.together.max(1)) {
+            let chosen = self.images.index_select(&Tensor::new(rows, self.images.device())?, 0)?;
+            let mut chains = [Chain::new(Sampler::default(), guide.denoiser, way, &chosen, None)];
+            together(&guide, &mut chains)?;
+            for (at, row) in rows.iter().enumerate() {
+                made.insert(*row, chains[0].images().get(at)?);
+            }
+        }
+        let of = |repeat: usize| {
+            let rows: Vec<&Tensor> = nearest.iter().map(|near| &made[&near[repeat].row]).collect();
+            Ok(Tensor::stack(&rows, 0)?)
+        };
+        (0..repeats).map(of).collect()
+    }
+}
+
+/// Rows of (N, D) features, each of length 1; of length 0 where it is 0.
+fn units(features: &Tensor) -> Result<Vec<f32>> {
+    let mut values = numbers(features)?;
+    for row in values.chunks_exact_mut(features.dim(1)?) {
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if length > 0.0 {
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+    }
+    Ok(values.into_iter().map(|x| x as f32).collect())
+}
