@@ -149,6 +149,7 @@ CASES = {
         ("ash", {"variant": "p"}, "ASH", SAME),
         ("ash", {"variant": "s"}, "ASH", SAME),
         ("scale", {}, "SCALE", SAME),
+        ("lts", {}, "LTS", SAME),
         ("vra", {}),
         ("vra", {"low": 1, "high": 99, "thresholds": "each"}, "VRA", SAME, vra),
     ],

@@ -157,6 +157,9 @@ fn classes_that_lack_what_they_need() {
     assert_eq!(score("nci: { alpha: 0 }", &head, &train, &mean).unwrap(), [0.0]);
     assert!(score("fdbd", &head, &train, &mean).unwrap()[0].is_finite());
     assert_eq!(score("neco", &head, &train, &mean).unwrap(), [0.0]);
+    // No feature is positive: logits stay as they are.
+    let negative = bank(&[vec![-1.0, -2.0]], &[vec![0.0, 1.0]], None);
+    assert_eq!(score("lts", &head, &train, &negative).unwrap(), score("energy", &head, &train, &negative).unwrap());
 }
 
 /// ‖∂L/∂W‖₁ by central differences of L = −1/K·Σ_c ln softmax(W·z + b)_c.
@@ -194,8 +197,8 @@ fn gradient_norms_are_those_of_central_differences() {
 #[test]
 fn numbers_that_are_none_and_other_sizes_are_refused() {
     let mut names: Vec<String> = golden().scores.into_iter().map(|scores| scores.detector).collect();
-    // GradNorm learns nothing, and OpenMax nothing from two images of a class: both are as far from their mean.
-    names.retain(|name| !name.contains(':') && !["gradnorm", "openmax"].contains(&name.as_str()));
+    // GradNorm and LTS learn nothing, and OpenMax nothing from two images of a class: both are as far from their mean.
+    names.retain(|name| !name.contains(':') && !["gradnorm", "lts", "openmax"].contains(&name.as_str()));
     for name in names.into_iter().map(|name| if name == "nnguide" { "nnguide: { k: 1 }".into() } else { name }) {
         for bad in [f32::NAN, f32::INFINITY] {
             let rows = [[1f32, 0.0], [bad, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);

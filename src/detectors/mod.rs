@@ -30,6 +30,7 @@ pub mod gram;
 pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
+pub mod lts;
 pub mod mahalanobis;
 pub mod map;
 pub mod max_logit;
@@ -126,6 +127,8 @@ registry::registry! {
     Ash = ash,
     /// The energy after features are scaled by how far the largest dominate (Xu et al. 2024).
     Scale = scale,
+    /// The energy of logits that are scaled by how far the largest features dominate (LTS, Djurisic et al. 2025).
+    Lts = lts,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
     /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).

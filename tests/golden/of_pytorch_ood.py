@@ -160,6 +160,10 @@ def scale(d, percentile=85):
     return detector.SCALE(None, exact_head(d), percentile=percentile / 100).predict_feature_maps(tensor(d.features)[:, :, None, None])
 
 
+def lts(d, percentile=95):
+    return detector.LTS(None, Head(d), p=1 - percentile / 100).predict_features(tensor(d.features))
+
+
 def vra(d, low=10, high=90):
     """Of `thresholds: each` and `below: clip`."""
     fitted = detector.VRA(None, exact_head(d), low / 100, high / 100).fit_feature_maps(*labelled(d))

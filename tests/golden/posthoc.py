@@ -113,6 +113,11 @@ for temperature in [1.0, 2.5]:
     agree("gradnorm", temperature=temperature)
 scores["gradnorm"] = scores["gradnorm: { temperature: 1.0 }"]
 
+# Where no feature is positive pytorch-ood has NaN.
+for percentile in [95, 65, 30]:
+    agree("lts", where=(test > 0).any(axis=1), percentile=percentile)
+scores["lts"] = scores["lts: { percentile: 95 }"]
+
 agree("fdbd")
 agree("fdbd", theirs=False, relative_to="origin")
 

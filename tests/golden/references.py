@@ -301,6 +301,13 @@ def scale(d, percentile=85):
     return energy_of(d, d.features * sharpening(d.features, percentile))
 
 
+def lts(d, percentile=95):
+    above = np.maximum(d.features, 0)
+    top = (above * kept(d.features, percentile)).sum(axis=1)
+    ratio = np.where(top > 0, above.sum(axis=1) / np.where(top > 0, top, 1), 1)
+    return -logsumexp(ratio[:, None] ** 2 * d.logits, axis=1)
+
+
 def vra(d, low=10, high=90, below="clip", thresholds="all"):
     least, most = np.percentile(d.train_features, [low, high], axis=None if thresholds == "all" else 0)
     if below == "clip":
