@@ -141,6 +141,7 @@ CASES = {
         ("gradnorm", {}, "GradNorm", SAME),
         ("fdbd", {}, "fDBD", SAME),
         ("fdbd", {"relative_to": "origin"}),
+        ("ora", {}),
         ("nci", {}, "NCI", SAME),
         ("she", {}, "SHE", SAME),
         ("react", {}, "ReAct", SAME),

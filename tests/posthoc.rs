@@ -127,7 +127,7 @@ fn what_cannot_be_learned_from_is_refused() {
     }
 }
 
-const LABELLED: [&str; 5] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax"];
+const LABELLED: [&str; 6] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax", "ora"];
 
 #[test]
 fn classes_that_lack_what_they_need() {
@@ -141,7 +141,9 @@ fn classes_that_lack_what_they_need() {
     assert!(refused("nnguide: { k: 5 }", confused).contains("k is 5, and there are 4 train images"));
     assert!(refused("nnguide: { k: 3, fraction: 0.5 }", confused).contains("k is 3, and there are 2 train images"));
     let twins = |head: &mut Head, _: &mut Bank, _: &mut Bank| head.weight = head.weight.ones_like().unwrap();
-    assert_eq!(refused("fdbd", twins), "there is no boundary between classes 0 and 1, of the same weights");
+    for name in ["fdbd", "ora"] {
+        assert_eq!(refused(name, twins), "there is no boundary between classes 0 and 1, of the same weights");
+    }
 
     // What remains of SHE's patterns scores every image, and zeros are related to nothing.
     let rows = [[1f32, 0.0], [2.0, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);
@@ -156,7 +158,9 @@ fn classes_that_lack_what_they_need() {
     let mean = bank(&[vec![0.8125, 0.875]], &[vec![0.0, 1.0]], None);
     assert_eq!(score("nci: { alpha: 0 }", &head, &train, &mean).unwrap(), [0.0]);
     assert!(score("fdbd", &head, &train, &mean).unwrap()[0].is_finite());
-    assert_eq!(score("neco", &head, &train, &mean).unwrap(), [0.0]);
+    for name in ["neco", "ora"] {
+        assert_eq!(score(name, &head, &train, &mean).unwrap(), [0.0], "{name}");
+    }
     // No feature is positive: logits stay as they are.
     let negative = bank(&[vec![-1.0, -2.0]], &[vec![0.0, 1.0]], None);
     assert_eq!(score("lts", &head, &train, &negative).unwrap(), score("energy", &head, &train, &negative).unwrap());

@@ -42,6 +42,7 @@ pub mod neco;
 pub mod nnguide;
 pub mod odin;
 pub mod openmax;
+pub mod ora;
 mod own_map;
 pub mod padim;
 mod parts;
@@ -155,6 +156,8 @@ registry::registry! {
     Gradnorm = gradnorm,
     /// The distance to decision boundaries (Liu & Qin 2024).
     Fdbd = fdbd,
+    /// The widest angle to a decision boundary, seen from the train images' centre (ORA, Demirel et al. 2025).
+    Ora = ora,
     /// How far features point along their class's weights (Liu & Qin 2025).
     Nci = nci,
     /// How much of the class's mean pattern the features hold (SHE, Zhang et al. 2023).

@@ -121,6 +121,8 @@ scores["lts"] = scores["lts: { percentile: 95 }"]
 agree("fdbd")
 agree("fdbd", theirs=False, relative_to="origin")
 
+agree("ora", theirs=False)
+
 for alpha in [0, 1e-4, 0.5]:
     agree("nci", alpha=alpha)
 scores["nci"] = scores["nci: { alpha: 0.0001 }"]

@@ -249,6 +249,20 @@ def fdbd(d, relative_to="mean"):
     return -boundaries / np.linalg.norm(d.features - (d.train_features.mean(axis=0) if relative_to == "mean" else 0), axis=1)
 
 
+def ora(d):
+    """Angles by their cosines, between vectors written out for each class."""
+    centre = np.mean([d.train_features[d.labels == k].mean(axis=0) for k in np.unique(d.labels)], axis=0)
+    predicted = d.logits.argmax(axis=1)
+    normal = d.weight[predicted][:, None] - d.weight[None]
+    square = (normal**2).sum(axis=2)
+    square[np.arange(len(square)), predicted] = 1
+    step = (d.logits.max(axis=1, keepdims=True) - d.logits) / square
+    away = (d.features - centre)[:, None]
+    on_boundary = away - step[:, :, None] * normal
+    cosine = (away * on_boundary).sum(axis=2) / np.linalg.norm(away, axis=2) / np.linalg.norm(on_boundary, axis=2)
+    return -np.arccos(np.clip(cosine, -1, 1)).max(axis=1) / np.pi
+
+
 def nci(d, alpha=1e-4):
     away = d.features - d.train_features.mean(axis=0)
     along = (d.weight[d.logits.argmax(axis=1)] * away).sum(axis=1) / np.linalg.norm(away, axis=1)
