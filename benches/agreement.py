@@ -129,6 +129,8 @@ CASES = {
         ("relation", {"power": 8}),
         ("mahalanobis", {}, "Mahalanobis", "× 2 N: it inverts N times the covariance, and halves"),
         ("rmds", {}, "RMD", "× N: it inverts N times the covariance"),
+        ("mahalanobis", {"normalise": True}, "Mahalanobis", "× 2 N, of features at length 1"),
+        ("rmds", {"normalise": True}, "RMD", "× N, of features at length 1"),
         ("gaussian", {}),
         ("gaussian", {"unit": False}),
         ("ddu", {}),

@@ -154,6 +154,11 @@ fn classes_that_lack_what_they_need() {
     for name in ["relation", "nnguide: { k: 2 }", "gradnorm"] {
         assert_eq!(score(name, &head, &train, &test).unwrap(), [0.0], "{name}");
     }
+    // Zeros have no length, and stay as they are.
+    let labelled = bank(&rows, &rows, Some(&[0, 0, 1, 1]));
+    for name in ["mahalanobis: { normalise: true }", "rmds: { normalise: true }"] {
+        assert!(score(name, &head, &labelled, &test).unwrap()[0].is_finite(), "{name}");
+    }
     // Features equal to the mean.
     let mean = bank(&[vec![0.8125, 0.875]], &[vec![0.0, 1.0]], None);
     assert_eq!(score("nci: { alpha: 0 }", &head, &train, &mean).unwrap(), [0.0]);

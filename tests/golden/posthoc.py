@@ -89,8 +89,9 @@ scores["gaussian"] = scores["gaussian: { unit: true }"]
 
 # Without pytorch-ood's ridge of 1e-6.
 with unittest.mock.patch.object(torch, "eye", lambda size, **_: torch.zeros(size, size)):
-    agree("mahalanobis")
-    agree("rmds")
+    for name in ["mahalanobis", "rmds"]:
+        agree(name)
+        agree(name, normalise=True)
 
 for dimension in [2, 3, 5]:
     agree("residual", theirs=False, dimension=dimension)

@@ -5,6 +5,8 @@ A function has a detector's name, settings and defaults. `d` has what a feature 
 (of an ensemble), taps (a list of layers), weight and bias of the last layer; of the train images train_logits, train_features,
 train_taps and labels. AFDU's stands in make_afdu.py.
 """
+from types import SimpleNamespace
+
 import mpmath
 import numpy as np
 from scipy.linalg import pinvh
@@ -155,11 +157,17 @@ def class_distances(d, labels):
     return ((offsets @ precision) * offsets).sum(axis=2)
 
 
-def mahalanobis(d):
+def at_unit_length(d):
+    return SimpleNamespace(**{**vars(d), "features": unit(d.features), "train_features": unit(d.train_features)})
+
+
+def mahalanobis(d, normalise=False):
+    d = at_unit_length(d) if normalise else d
     return class_distances(d, d.labels).min(axis=1)
 
 
-def rmds(d):
+def rmds(d, normalise=False):
+    d = at_unit_length(d) if normalise else d
     return (class_distances(d, d.labels) - class_distances(d, np.zeros(len(d.labels)))).min(axis=1)
 
 
