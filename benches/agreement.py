@@ -140,6 +140,8 @@ CASES = {
         ("vim", {}, "ViM", SAME),
         ("neco", {}),
         ("neco", {"max_logit": False}),
+        ("kpca", {}),
+        ("kpca", {"explained": 0.99}),
         ("gradnorm", {}, "GradNorm", SAME),
         ("fdbd", {}, "fDBD", SAME),
         ("fdbd", {"relative_to": "origin"}),

@@ -98,6 +98,7 @@ fn what_cannot_be_learned_from_is_refused() {
     assert_eq!(refused("mahalanobis", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("rmds", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("neco", constant), "no feature varies among the train images");
+    assert_eq!(refused("kpca", constant), "no direction of the features varies among the train images");
     for (settings, reason) in [
         ("dimension: 3", "dimension is 3, and there are 2 features"),
         ("dimension: 2, max_logit: false", "dimension is 2, all features: without max_logit every score is -1"),

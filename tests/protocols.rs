@@ -391,6 +391,10 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "neco: dimension is 84, all features",
         ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
+        (
+            "detector: { kpca: { kernel: cosine_gaussian } }",
+            "kpca: kpca needs 96 MiB for the covariance of 2048 features, and may use 1 MiB",
+        ),
     ] {
         let place = place_of_search();
         place.write(&experiment(method));

@@ -30,6 +30,7 @@ pub mod gram;
 pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
+pub mod kpca;
 pub mod lts;
 pub mod mahalanobis;
 pub mod map;
@@ -152,6 +153,8 @@ registry::registry! {
     Vim = vim,
     /// How little of the features lies along the train images' main directions (NECO, Ben Ammar et al. 2024).
     Neco = neco,
+    /// How far mapped features lie off the train images' main directions (CoP and CoRP, Fang et al. 2024).
+    Kpca = kpca,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,
     /// The distance to decision boundaries (Liu & Qin 2024).

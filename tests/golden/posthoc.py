@@ -109,6 +109,10 @@ for dimension in [1, 3, 6]:
 agree("neco", theirs=False, dimension=3, max_logit=False)
 scores["neco"] = scores["neco: { dimension: 3 }"]
 
+for explained in [0.85, 0.3, 0.999]:
+    agree("kpca", theirs=False, explained=explained)
+scores["kpca"] = scores["kpca: { explained: 0.85 }"]
+
 # By autograd of the last layer, with the mean over the classes; the test has central differences.
 for temperature in [1.0, 2.5]:
     agree("gradnorm", temperature=temperature)
@@ -152,6 +156,8 @@ dependent = {name: getattr(references, name)(lacking) for name in ["mahalanobis"
 # Two of the eight directions do not vary.
 for dimension in [3, 8]:
     dependent[f"neco: {{ dimension: {dimension} }}"] = references.neco(lacking, dimension)
+
+dependent["kpca"] = references.kpca(lacking)
 
 path = pathlib.Path(__file__).with_suffix(".json")
 before = json.loads(path.read_text()) if path.exists() else {}

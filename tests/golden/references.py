@@ -244,6 +244,21 @@ def neco(d, dimension=None, max_logit=True):
     return -share * (d.logits.max(axis=1) if max_logit else 1)
 
 
+def kpca(d, explained=0.85):
+    """Of the cosine kernel: kpca.py has random Fourier features."""
+    return off_main_directions(unit(d.train_features), unit(d.features), explained)[0]
+
+
+def off_main_directions(train, test, explained):
+    """The error of PCA's reconstruction, and how many directions it has: the fewest with this share of the variance."""
+    mean = train.mean(axis=0)
+    _, values, vectors = np.linalg.svd(train - mean, full_matrices=False)
+    shares = np.cumsum(values**2) / (values**2).sum()
+    main = min(int((shares < explained).sum()) + 1, train.shape[1] - 1)
+    away = test - mean
+    return np.linalg.norm(away - away @ vectors[:main].T @ vectors[:main], axis=1), main
+
+
 def gradnorm(d, temperature=1):
     away = np.abs(softmax(d.logits / temperature, axis=1) - 1 / d.logits.shape[1]).sum(axis=1)
     return -np.abs(d.features).sum(axis=1) * away / temperature
