@@ -125,6 +125,8 @@ CASES = {
         ("knn", {}, "KNN", SAME),
         ("nnguide", {}, "NNGuide", SAME),
         ("nnguide", {"k": 100, "fraction": 0.01}, "NNGuide", f"{SAME}, on every hundredth train image"),
+        ("cfood", {}),
+        ("cfood", {"k": 0.05}),
         ("relation", {}),
         ("relation", {"power": 8}),
         ("mahalanobis", {}, "Mahalanobis", "× 2 N: it inverts N times the covariance, and halves"),

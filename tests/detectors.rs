@@ -412,8 +412,10 @@ fn unsure_images_score_higher() {
     // PaDiM and to one Gaussian, which know no class, what lies between the classes is usual. Noise of these steps hides all classes,
     // also from a denoiser of features, whose own test has features that it finds unusual. Of six features the largest is too few
     // for LTS, and one direction off five for kernel PCA.
-    const UNFIT: [&str; 14] = [
+    // CF-OOD has ten reference images of a class unless told otherwise.
+    const UNFIT: [&str; 15] = [
         "afdu",
+        "cfood",
         "ddpm_ood",
         "denoising_error",
         "dice",
@@ -437,6 +439,7 @@ fn unsure_images_score_higher() {
         "ddpm_ood: { steps: 100, skip: 200 }",
         "diffood: { target: images, clean: true, time: exact }",
         "diffpath: { covariance: diagonal, components: 3 }",
+        "cfood: { alpha: 1 }",
         "lts: { percentile: 50 }",
         "kpca: { kernel: cosine_gaussian, frequencies: 128 }",
     ];

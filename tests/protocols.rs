@@ -377,6 +377,8 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "detector: { nac: { layers: { conv3: {} } } }",
             "nac: the network has no stage \"conv3\" (did you mean \"conv",
         ),
+        ("detector: { cfood: { alpha: 0.001 } }", "cfood: cfood compares with 1 of 1000 train images, and needs 2"),
+        ("detector: cfood, search: { alpha: [0.1, 1] }", "cfood: cfood needs 3 MiB for 1000 reference images"),
         ("detector: { knn: { k: 1001 } }", "knn: k is 1001, and there are 1000 train images to be neighbours"),
         ("detector: knn, search: { k: [5, 1001] }", "knn: k is 1001, and there are 1000 train images"),
         (

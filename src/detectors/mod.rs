@@ -6,6 +6,7 @@
 mod about;
 pub mod afdu;
 pub mod ash;
+pub mod cfood;
 pub mod coreset;
 pub mod ddpm_ood;
 pub mod ddu;
@@ -167,6 +168,8 @@ registry::registry! {
     She = she,
     /// The energy, guided by the nearest train images (Park et al. 2023).
     Nnguide = nnguide,
+    /// How far neighbourhoods of train images have to grow to hold an image (CF-OOD, Angiulli et al. 2025).
+    Cfood = cfood,
     /// How many train images are related by features and softmax (Kim et al. 2023).
     Relation = relation,
     /// The log-odds of an unknown class (Bendale & Boult 2016).

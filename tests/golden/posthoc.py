@@ -138,6 +138,11 @@ for k, fraction in [(10, 1), (1, 1), (90, 1), (4, 0.1)]:
     agree("nnguide", k=k, fraction=fraction)
 scores["nnguide"] = scores["nnguide: { k: 10, fraction: 1 }"]
 
+for alpha, k in [(1, 0.01), (0.1, 0.01), (0.5, 0.05), (1, 0.2)]:
+    agree("cfood", theirs=False, alpha=alpha, k=k)
+scores["cfood"] = scores["cfood: { alpha: 0.1, k: 0.01 }"]
+assert len(np.unique(scores["cfood: { alpha: 1, k: 0.01 }"])) > 5, "images are told apart"
+
 assert np.abs(references.relations(d) - 0.03).min() > 1e-6, "no relation may change sides in f32"
 for power in [1, 2, 8]:
     agree("relation", theirs=False, power=power)

@@ -127,6 +127,17 @@ def knn(d, k=50):
     return np.sort(cdist(unit(d.features), unit(d.train_features)), axis=1)[:, k - 1]
 
 
+def cfood(d, alpha=0.1, k=0.01):
+    images = len(d.train_features)
+    count = int(alpha * images)
+    reference = unit(d.train_features)[np.arange(count) * images // count]
+    kappas = np.concatenate([np.linspace(0.001, 0.1, 100), np.linspace(0.105, 0.5, 81), np.linspace(0.51, 0.99, 49)])
+    neighbours, first = np.unique(np.array(kappas * count - 1, dtype=int) + 1, return_index=True)
+    reach = np.sort(cdist(reference, reference), axis=1)[:, neighbours]
+    holding = (reach[None] >= cdist(unit(d.features), reference)[:, :, None]).mean(axis=1) >= k
+    return np.where(holding.any(axis=1), kappas[first][holding.argmax(axis=1)], 1)
+
+
 def nnguide(d, k=10, fraction=1):
     images = len(d.train_features)
     count = int(np.ceil(images * fraction))
