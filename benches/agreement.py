@@ -149,6 +149,7 @@ CASES = {
         ("fdbd", {"relative_to": "origin"}),
         ("ora", {}),
         ("nci", {}, "NCI", SAME),
+        ("pnml", {}, "PNML", SAME),
         ("she", {}, "SHE", SAME),
         ("react", {}, "ReAct", SAME),
         ("dice", {}, "DICE", SAME),

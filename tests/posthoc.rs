@@ -146,6 +146,11 @@ fn classes_that_lack_what_they_need() {
     for name in ["fdbd", "ora"] {
         assert_eq!(refused(name, twins), "there is no boundary between classes 0 and 1, of the same weights");
     }
+    let alone = |head: &mut Head, _: &mut Bank, _: &mut Bank| {
+        head.weight = head.weight.narrow(0, 0, 1).unwrap();
+        head.bias = head.bias.narrow(0, 0, 1).unwrap();
+    };
+    assert_eq!(refused("pnml", alone), "pnml: one class leaves nothing to regret");
 
     // What remains of SHE's patterns scores every image, and zeros are related to nothing.
     let rows = [[1f32, 0.0], [2.0, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);

@@ -52,6 +52,7 @@ pub mod patch_svdd;
 pub mod patchcore;
 mod patches;
 pub mod pgd;
+pub mod pnml;
 pub mod pushed;
 pub mod rankfeat;
 pub mod react;
@@ -170,6 +171,8 @@ registry::registry! {
     Nnguide = nnguide,
     /// How far neighbourhoods of train images have to grow to hold an image (CF-OOD, Angiulli et al. 2025).
     Cfood = cfood,
+    /// The regret of a learner that would have had to know the class (pNML, Bibas et al. 2021).
+    Pnml = pnml,
     /// How many train images are related by features and softmax (Kim et al. 2023).
     Relation = relation,
     /// The log-odds of an unknown class (Bendale & Boult 2016).

@@ -143,6 +143,10 @@ def fdbd(d):
     return detector.fDBD(torch.nn.Identity(), Head(d)).fit_features(tensor(d.train_features)).predict_features(tensor(d.features))
 
 
+def pnml(d):
+    return detector.PNML(None, exact_head(d)).fit_features(*labelled(d)).predict_features(tensor(d.features))
+
+
 def nci(d, alpha=1e-4):
     fitted = detector.NCI(torch.nn.Identity(), Head(d), alpha=alpha).fit_features(tensor(d.train_features))
     return fitted.predict_features(tensor(d.features))

@@ -132,6 +132,8 @@ for alpha in [0, 1e-4, 0.5]:
     agree("nci", alpha=alpha)
 scores["nci"] = scores["nci: { alpha: 0.0001 }"]
 
+agree("pnml")
+
 agree("she")
 
 for k, fraction in [(10, 1), (1, 1), (90, 1), (4, 0.1)]:

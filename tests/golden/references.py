@@ -297,6 +297,14 @@ def ora(d):
     return -np.arccos(np.clip(cosine, -1, 1)).max(axis=1) / np.pi
 
 
+def pnml(d):
+    train, test = unit(d.train_features), unit(d.features)
+    form = ((test @ pinvh(train.T @ train)) * test).sum(axis=1)
+    kappa = (form / (1 + form))[:, None]
+    p = softmax(test @ d.weight.T + d.bias, axis=1)
+    return np.log((p / (p + (1 - p) * p**kappa)).sum(axis=1)) / np.log(len(d.weight))
+
+
 def nci(d, alpha=1e-4):
     away = d.features - d.train_features.mean(axis=0)
     along = (d.weight[d.logits.argmax(axis=1)] * away).sum(axis=1) / np.linalg.norm(away, axis=1)
