@@ -233,21 +233,25 @@ fn a_network_is_surer_of_attacked_images() {
 #[test]
 fn mahalanobis_goes_down_its_distance() {
     let train = train();
-    let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
     // Features in steps of f32, which is what distances are of.
     let features = Tensor::new(&[[0.5f32; 64], [1.25f32; 64]], &Device::Cpu).unwrap();
-    let gradients = distances.gradients(&features).unwrap();
-    for place in [0usize, 5, 63, 64, 100] {
-        let moved = |step: f32| {
-            let mut values = features.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            values[place] += step;
-            let features = Tensor::from_vec(values, (2, 64), &Device::Cpu).unwrap();
-            distances.nearest(&features).unwrap()[place / 64]
-        };
-        // Within a class's reach, a quadratic form: differences are exact.
-        let difference = (moved(0.0078125) - moved(-0.0078125)) / 0.015625;
-        let error = (gradients[place] - difference).abs();
-        assert!(error <= 1e-8 * difference.abs(), "{place}: {} and {difference}", gradients[place]);
+    for normalise in [false, true] {
+        let distances = Distances::fit(&train.features, &train.labels.clone().unwrap(), normalise).unwrap();
+        let gradients = distances.gradients(&features).unwrap();
+        let largest = gradients.iter().fold(0.0, |largest: f64, slope| largest.max(slope.abs()));
+        for place in [0usize, 5, 63, 64, 100] {
+            let moved = |step: f32| {
+                let mut values = features.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                values[place] += step;
+                let features = Tensor::from_vec(values, (2, 64), &Device::Cpu).unwrap();
+                distances.nearest(&features).unwrap()[place / 64]
+            };
+            // Within a class's reach, a quadratic form: differences are exact unless the length goes along.
+            let difference = (moved(0.0078125) - moved(-0.0078125)) / 0.015625;
+            let error = (gradients[place] - difference).abs();
+            let bound = if normalise { 1e-3 * largest } else { 1e-8 * difference.abs() };
+            assert!(error <= bound, "{place}, normalised {normalise}: {} and {difference}", gradients[place]);
+        }
     }
 
     // On their way back through the network.
@@ -274,12 +278,14 @@ fn mahalanobis_goes_down_its_distance() {
 fn steps_are_those_of_differences() {
     let (train, image, deviations) = (train(), images("test images", 1), golden().deviations);
     let (network, pixels) = (wide_resnet(DType::F64), (0..192).collect::<Vec<_>>());
-    let distances = Distances::fit(&train.features, &train.labels.clone().unwrap()).unwrap();
     let features = network.show(&image, &Pass::eval()).unwrap().features.unwrap();
-    let slopes = distances.gradients(&features).unwrap();
-    let distance = |images: &Tensor| {
+    let [slopes, normalised] = [false, true].map(|normalise| {
+        let distances = Distances::fit(&train.features, &train.labels.clone().unwrap(), normalise).unwrap();
+        distances.gradients(&features).unwrap()
+    });
+    let along = |images: &Tensor, slopes: &[f64]| {
         let features = values(network.show(images, &Pass::eval()).unwrap().features().unwrap());
-        features.iter().zip(&slopes).map(|(z, slope)| z * slope).sum::<f64>()
+        features.iter().zip(slopes).map(|(z, slope)| z * slope).sum::<f64>()
     };
     let loss = |images: &Tensor| {
         let logits = values(network.show(images, &Pass::eval()).unwrap().logits().unwrap());
@@ -299,7 +305,9 @@ fn steps_are_those_of_differences() {
         assert!((expected - plain).abs() > 1e-3 * expected.abs(), "{with}: {expected} and without noise {plain}");
     };
     check(0.004, &loss, ["odin: { temperature: 1, noise: 0.004 }", "odin: { temperature: 1, noise: 0 }"]);
-    check(0.002, &distance, ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
+    check(0.002, &|images| along(images, &slopes), ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
+    let unit = ["mahalanobis: { normalise: true, noise: 0.002 }", "mahalanobis: { normalise: true }"];
+    check(0.002, &|images| along(images, &normalised), unit);
 }
 
 /// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
@@ -333,7 +341,9 @@ fn needs_follow_the_settings() {
     // What stored scores of earlier versions are called by.
     let json = |yaml: &str| serde_json::to_string(&config(yaml)).unwrap();
     assert_eq!(json("mahalanobis"), r#"{"mahalanobis":{}}"#);
-    assert_eq!(json("mahalanobis: { noise: 0, layers: penultimate }"), r#"{"mahalanobis":{}}"#);
+    assert_eq!(json("mahalanobis: { noise: 0, layers: penultimate, normalise: false }"), r#"{"mahalanobis":{}}"#);
+    assert_eq!(json("rmds"), r#"{"rmds":{}}"#);
+    assert_eq!(json("rmds: { normalise: true }"), r#"{"rmds":{"normalise":true}}"#);
     assert_eq!(
         json("mahalanobis: { noise: 0.5, layers: [relu, block1], weights: [1, 2] }"),
         r#"{"mahalanobis":{"noise":0.5,"layers":["relu","block1"],"weights":[1.0,2.0]}}"#

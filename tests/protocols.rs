@@ -70,7 +70,8 @@ fn all_is_what_a_network_can_have() {
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
-    let of_head = set(&["react", "dice", "ash", "scale", "vra", "rankfeat", "residual", "vim", "fdbd", "nci"]);
+    let of_head =
+        set(&["react", "dice", "ash", "scale", "vra", "rankfeat", "residual", "vim", "fdbd", "ora", "pnml", "nci"]);
     assert_eq!(
         left_out("backbone: wrn40_2\n    head: sngp"),
         &(&of_head | &maps) | &set(&["mutual_information", "duq"])
@@ -377,6 +378,8 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "detector: { nac: { layers: { conv3: {} } } }",
             "nac: the network has no stage \"conv3\" (did you mean \"conv",
         ),
+        ("detector: { cfood: { alpha: 0.001 } }", "cfood: cfood compares with 1 of 1000 train images, and needs 2"),
+        ("detector: cfood, search: { alpha: [0.1, 1] }", "cfood: cfood needs 3 MiB for 1000 reference images"),
         ("detector: { knn: { k: 1001 } }", "knn: k is 1001, and there are 1000 train images to be neighbours"),
         ("detector: knn, search: { k: [5, 1001] }", "knn: k is 1001, and there are 1000 train images"),
         (
@@ -391,6 +394,10 @@ fn what_cannot_be_fitted_is_told_before_training() {
             "neco: dimension is 84, all features",
         ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
+        (
+            "detector: { kpca: { kernel: cosine_gaussian } }",
+            "kpca: kpca needs 96 MiB for the covariance of 2048 features, and may use 1 MiB",
+        ),
     ] {
         let place = place_of_search();
         place.write(&experiment(method));

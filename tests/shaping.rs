@@ -166,6 +166,7 @@ fn settings_have_ranges() {
         "dice: { percentile: 100 }",
         "ash: { percentile: 100 }",
         "scale: { percentile: -1 }",
+        "lts: { percentile: 100 }",
         "vra: { low: 91 }",
         "vra: { high: 100.5 }",
     ] {

@@ -49,7 +49,7 @@ struct Fitted {
 }
 
 /// ‖w_a − w_b‖₂ for all pairs of rows.
-fn gaps(weight: &Tensor) -> Result<Vec<Vec<f64>>> {
+pub(super) fn gaps(weight: &Tensor) -> Result<Vec<Vec<f64>>> {
     let (classes, size) = weight.dims2()?;
     if classes < 2 {
         return Err(Error::Failed("one class has no decision boundary".into()));

@@ -4,14 +4,16 @@
 //! covariance Σ = 1/N·Σ_i (z_i − μ_{y_i})·(z_i − μ_{y_i})ᵀ that all classes share. With `noise` ε, it is that of the image
 //! x′ = x − ε·sign(∇_x score(x))/σ, moved towards its nearest class, with the deviations σ that the channels of the normalised image
 //! were divided by. With `layers`, score = Σ_l α_l · score_l, where the z of stage l are the means over space of what leaves it, and
-//! x′ is each stage's own.
+//! x′ is each stage's own. With `normalise`, z is divided by its length before all of this: MDS++.
 //!
 //! - Paper: Lee et al., *A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks*, NeurIPS
-//!   2018, eq. 1 and 2 and algorithm 1, <https://arxiv.org/abs/1807.03888>.
+//!   2018, eq. 1 and 2 and algorithm 1, <https://arxiv.org/abs/1807.03888>. MDS++: Mueller, Hein, *Mahalanobis++: Improving OOD
+//!   Detection via Feature Normalization*, ICML 2025, <https://arxiv.org/abs/2505.18032>.
 //! - Reference code: `pokaxpoka/deep_Mahalanobis_detector`, `lib_generation.py`; OpenOOD `mds_postprocessor.py` and
 //!   `mds_ensemble_postprocessor.py`, energy_ood `utils/lib_extraction.py` (all with sklearn's `EmpiricalCovariance`, whose precision
 //!   is a pseudo-inverse, and all but the second give −½ of these scores); pytorch-ood `Mahalanobis` and `MahalanobisODIN`, whose scores are these
-//!   times 1/(2N).
+//!   times 1/(2N). MDS++: `mueller-mp/maha-norm`, `mdsn_postprocessor.py`, which gives the negative of these scores, has neither noise
+//!   nor more layers, and NaN for features of zeros, which here stay as they are.
 //! - The authors' α_l are a logistic regression's on images of the very OOD set that is tested, or on adversarial ones, and OpenOOD's
 //!   on its validation sets. Here they are 1, as OpenOOD's configuration has it for its one layer, or given.
 //! - The authors try noise of 0, 0.0005, 0.001, 0.0014, 0.002, 0.005 and 0.01, as energy_ood. OpenOOD v1.5 has none with the
@@ -24,13 +26,13 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, centred, check_memory, finite,
-    finite_from, inputs, same,
+    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, check_memory, finite, finite_from,
+    in_f64, inputs, normalised, same,
     stages::{Stages, names_each_once},
 };
 use crate::{
     Error, Result,
-    linalg::{Eigen, add_gram, project},
+    linalg::{Eigen, add_gram, dot, project},
     nn::{Pass, Shown, pass::PENULTIMATE},
 };
 
@@ -59,6 +61,12 @@ pub struct Config {
     #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
     #[schemars(extend("default" = []))]
     pub weights: Vec<f64>,
+    /// Whether each layer's features are divided by their length. false: Lee et al.'s and OpenOOD v1.5's; true is MDS++, which reads the
+    /// penultimate ones.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
+    #[schemars(extend("default" = false))]
+    pub normalise: bool,
 }
 
 impl Config {
@@ -94,6 +102,8 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Distances {
     size: usize,
+    /// Whether features are divided by their length.
+    normalise: bool,
     /// The mean of the class means: features are taken relative to it.
     origin: Vec<f64>,
     /// v / √λ for each eigenvector of the covariance whose λ is not 0 up to rounding.
@@ -103,29 +113,32 @@ pub struct Distances {
 }
 
 impl Distances {
-    /// Of (N, D) features and the classes of the N images.
+    /// Of (N, D) features, divided by their length if they are to be, and the classes of the N images.
     ///
     /// # Errors
     /// If there are none, one is NaN or infinite, or nothing varies within a class.
-    pub fn fit(features: &Tensor, labels: &[u32]) -> Result<Self> {
+    pub fn fit(features: &Tensor, labels: &[u32], normalise: bool) -> Result<Self> {
         let values = finite(features)?;
         let (images, size) = features.dims2()?;
         same("labels", labels.len(), images)?;
         let mut sums: BTreeMap<u32, (usize, Vec<f64>)> = BTreeMap::new();
-        for (row, label) in values.chunks_exact(size).zip(labels) {
-            let (count, sum) = sums.entry(*label).or_insert_with(|| (0, vec![0.0; size]));
-            *count += 1;
-            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
+            for (row, label) in rows(block, size, normalise).chunks_exact(size).zip(labels) {
+                let (count, sum) = sums.entry(*label).or_insert_with(|| (0, vec![0.0; size]));
+                *count += 1;
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
         }
         for (count, sum) in sums.values_mut() {
             sum.iter_mut().for_each(|sum| *sum /= *count as f64);
         }
         let mut covariance = vec![0.0; size * size];
         for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
-            let rows = block.chunks_exact(size).zip(labels);
-            let centred =
-                rows.flat_map(|(row, label)| row.iter().zip(&sums[label].1).map(|(x, mean)| f64::from(*x) - mean));
-            add_gram(&mut covariance, &centred.collect::<Vec<_>>(), size);
+            let mut rows = rows(block, size, normalise);
+            for (row, label) in rows.chunks_exact_mut(size).zip(labels) {
+                row.iter_mut().zip(&sums[label].1).for_each(|(x, mean)| *x -= mean);
+            }
+            add_gram(&mut covariance, &rows, size);
         }
         covariance.iter_mut().for_each(|sum| *sum /= images as f64);
         let eigen = Eigen::new(covariance, size)
@@ -144,7 +157,7 @@ impl Distances {
         let offsets = sums.values().flat_map(|(_, mean)| mean.iter().zip(&origin).map(|(mean, origin)| mean - origin));
         let means = project(&offsets.collect::<Vec<_>>(), &directions, size);
         let means = means.chunks_exact(rank).map(<[f64]>::to_vec).collect();
-        Ok(Self { size, origin, directions, means })
+        Ok(Self { size, normalise, origin, directions, means })
     }
 
     /// The squared distance of each row of (N, D) features to the nearest class mean.
@@ -162,7 +175,7 @@ impl Distances {
     /// # Errors
     /// As [`Distances::nearest`].
     pub fn gradients(&self, features: &Tensor) -> Result<Vec<f64>> {
-        let mut gradients = Vec::with_capacity(features.elem_count());
+        let mut gradients: Vec<f64> = Vec::with_capacity(features.elem_count());
         self.whiten(features, |row| {
             let start = gradients.len();
             gradients.resize(start + self.size, 0.0);
@@ -172,6 +185,10 @@ impl Distances {
                 gradient.for_each(|(sum, along)| *sum += 2.0 * (x - mean) * along);
             }
         })?;
+        if self.normalise {
+            let rows = in_f64(&finite(features)?);
+            gradients.chunks_exact_mut(self.size).zip(rows.chunks_exact(self.size)).for_each(through_length);
+        }
         Ok(gradients)
     }
 
@@ -187,7 +204,10 @@ impl Distances {
         let values = finite(features)?;
         same("features", features.dim(1)?, self.size)?;
         for block in values.chunks(BLOCK * self.size) {
-            let rows = centred(block.chunks_exact(self.size), &self.origin);
+            let mut rows = rows(block, self.size, self.normalise);
+            for row in rows.chunks_exact_mut(self.size) {
+                row.iter_mut().zip(&self.origin).for_each(|(x, origin)| *x -= origin);
+            }
             let whitened = project(&rows, &self.directions, self.size);
             whitened.chunks_exact(self.rank()).for_each(&mut each);
         }
@@ -197,6 +217,20 @@ impl Distances {
     /// The rank of the covariance.
     pub fn rank(&self) -> usize {
         self.directions.len() / self.size
+    }
+}
+
+/// A block's rows in f64, divided by their length if they are to be.
+fn rows(block: &[f32], size: usize, normalise: bool) -> Vec<f64> {
+    if normalise { normalised(block, size) } else { in_f64(block) }
+}
+
+/// Turns the gradient g with respect to u = z/‖z‖ into that with respect to z: (g − (g·u)·u)/‖z‖. Zeros z are their own u.
+fn through_length((gradient, z): (&mut [f64], &[f64])) {
+    let square = dot(z, z);
+    if square > 0.0 {
+        let along = dot(gradient, z) / square;
+        gradient.iter_mut().zip(z).for_each(|(g, x)| *g = (*g - along * x) / square.sqrt());
     }
 }
 
@@ -219,7 +253,8 @@ impl Layers {
         let weights = if config.weights.is_empty() { vec![1.0; layers.len()] } else { config.weights.clone() };
         let mut fitted = Vec::with_capacity(layers.len());
         for ((name, features), weight) in layers.into_iter().zip(weights) {
-            let distances = Distances::fit(&features, labels).map_err(|error| in_layer(&name, error))?;
+            let distances =
+                Distances::fit(&features, labels, config.normalise).map_err(|error| in_layer(&name, error))?;
             fitted.push((name, weight, distances));
         }
         Ok(Self { noise: config.noise, stages: config.layers.clone(), fitted })

@@ -6,6 +6,7 @@
 mod about;
 pub mod afdu;
 pub mod ash;
+pub mod cfood;
 pub mod coreset;
 pub mod ddpm_ood;
 pub mod ddu;
@@ -30,6 +31,8 @@ pub mod gram;
 pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
+pub mod kpca;
+pub mod lts;
 pub mod mahalanobis;
 pub mod map;
 pub mod max_logit;
@@ -41,6 +44,7 @@ pub mod neco;
 pub mod nnguide;
 pub mod odin;
 pub mod openmax;
+pub mod ora;
 mod own_map;
 pub mod padim;
 mod parts;
@@ -48,6 +52,7 @@ pub mod patch_svdd;
 pub mod patchcore;
 mod patches;
 pub mod pgd;
+pub mod pnml;
 pub mod pushed;
 pub mod rankfeat;
 pub mod react;
@@ -94,7 +99,7 @@ use crate::{
 use registry::{file, name};
 use rows::{
     Peak, argmax, centred, check_memory, distance, finite, finite_from, first_not_finite, in_f64, log_softmax,
-    map_both, map_rows, map_rows_from, mean_row, numbers, of_each, same, score_rows, with_values,
+    map_both, map_rows, map_rows_from, mean_row, normalised, numbers, of_each, same, score_rows, with_values,
 };
 
 registry::registry! {
@@ -126,6 +131,8 @@ registry::registry! {
     Ash = ash,
     /// The energy after features are scaled by how far the largest dominate (Xu et al. 2024).
     Scale = scale,
+    /// The energy of logits that are scaled by how far the largest features dominate (LTS, Djurisic et al. 2025).
+    Lts = lts,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
     /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).
@@ -148,16 +155,24 @@ registry::registry! {
     Vim = vim,
     /// How little of the features lies along the train images' main directions (NECO, Ben Ammar et al. 2024).
     Neco = neco,
+    /// How far mapped features lie off the train images' main directions (CoP and CoRP, Fang et al. 2024).
+    Kpca = kpca,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,
     /// The distance to decision boundaries (Liu & Qin 2024).
     Fdbd = fdbd,
+    /// The widest angle to a decision boundary, seen from the train images' centre (ORA, Demirel et al. 2025).
+    Ora = ora,
     /// How far features point along their class's weights (Liu & Qin 2025).
     Nci = nci,
     /// How much of the class's mean pattern the features hold (SHE, Zhang et al. 2023).
     She = she,
     /// The energy, guided by the nearest train images (Park et al. 2023).
     Nnguide = nnguide,
+    /// How far neighbourhoods of train images have to grow to hold an image (CF-OOD, Angiulli et al. 2025).
+    Cfood = cfood,
+    /// The regret of a learner that would have had to know the class (pNML, Bibas et al. 2021).
+    Pnml = pnml,
     /// How many train images are related by features and softmax (Kim et al. 2023).
     Relation = relation,
     /// The log-odds of an unknown class (Bendale & Boult 2016).

@@ -2,23 +2,31 @@
 //!
 //! score = min_c d_c² − d_0² with d_c² = (z − μ_c)ᵀ·Σ⁻¹·(z − μ_c) for the penultimate features z, the mean μ_c of the train images of
 //! class c and the covariance Σ of all train images around their own class's mean; d_0² is the same with the mean and the covariance
-//! of all train images, whatever their class.
+//! of all train images, whatever their class. With `normalise`, z is divided by its length before all of this: RMDS++.
 //!
 //! - Paper: Ren et al., *A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection*, 2021,
-//!   <https://arxiv.org/abs/2106.09022>.
-//! - Reference code: OpenOOD `rmds_postprocessor.py`; pytorch-ood `RMD`, whose scores are these divided by N.
-//! - Deviations: none but f64 inside.
+//!   <https://arxiv.org/abs/2106.09022>. RMDS++: Mueller, Hein, *Mahalanobis++: Improving OOD Detection via Feature Normalization*, ICML
+//!   2025, <https://arxiv.org/abs/2505.18032>.
+//! - Reference code: OpenOOD `rmds_postprocessor.py`; pytorch-ood `RMD`, whose scores are these divided by N. RMDS++:
+//!   `mueller-mp/maha-norm`, `rmdsn_postprocessor.py`, which gives the negative of these scores.
+//! - Deviations: none but f64 inside. With `normalise`, features of zeros stay as they are, where the reference has NaN.
 
 use super::{Bank, Detector, Fit, Learns, Output, Scorer, Scores, mahalanobis::Distances};
 use crate::Result;
 
-/// The relative Mahalanobis distance has no settings.
+/// Settings.
 #[derive(
     Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize, garde::Validate, schemars::JsonSchema,
 )]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Rmds")]
-pub struct Config {}
+pub struct Config {
+    /// Whether features are divided by their length. false: Ren et al.'s and OpenOOD v1.5's; true is RMDS++.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
+    #[schemars(extend("default" = false))]
+    pub normalise: bool,
+}
 
 /// Distances to the classes, and to all of them together.
 struct Fitted {
@@ -37,8 +45,8 @@ impl Detector for Config {
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
         let (train, labels) = fit.labelled_train()?;
-        let classes = Distances::fit(&train.features, labels)?;
-        let background = Distances::fit(&train.features, &vec![0; labels.len()])?;
+        let classes = Distances::fit(&train.features, labels, self.normalise)?;
+        let background = Distances::fit(&train.features, &vec![0; labels.len()], self.normalise)?;
         Ok(Box::new(Fitted { classes, background }))
     }
 }

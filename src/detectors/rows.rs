@@ -91,6 +91,18 @@ pub(super) fn in_f64(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
+/// Rows of `size` values in f64, each divided by its length; one of zeros stays as it is.
+pub(super) fn normalised(values: &[f32], size: usize) -> Vec<f64> {
+    let mut rows = in_f64(values);
+    for row in rows.chunks_exact_mut(size) {
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if length > 0.0 {
+            row.iter_mut().for_each(|x| *x /= length);
+        }
+    }
+    rows
+}
+
 /// Refuses a fit that needs more bytes than it may use: `AFDU needs at least 4626 MiB for the neurons, and may use 2048 MiB`.
 pub(super) fn check_memory(who: &str, of: &str, [needed, allowed]: [usize; 2]) -> Result<()> {
     if needed <= allowed {

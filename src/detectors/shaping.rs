@@ -152,9 +152,14 @@ pub(super) fn largest(features: &[f64], percent: f64) -> Vec<usize> {
 
 /// exp(Σ z / Σ over `kept` of z), over positive features z; e when none is. The exponent is at most 80, where f32 still has room.
 pub(super) fn sharpening(features: &[f64], kept: &[usize]) -> f64 {
+    spread(features, kept).min(80.0).exp()
+}
+
+/// Σ z / Σ over `kept` of z, over positive features z; 1 when none is.
+pub(super) fn spread(features: &[f64], kept: &[usize]) -> f64 {
     let all: f64 = features.iter().map(|z| z.max(0.0)).sum();
     let top: f64 = kept.iter().map(|at| features[*at].max(0.0)).sum();
-    if top > 0.0 { (all / top).min(80.0).exp() } else { std::f64::consts::E }
+    if top > 0.0 { all / top } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -196,5 +201,6 @@ mod tests {
         assert_eq!(sharpening(&[-1.0, 3.0], &[1]), 1f64.exp());
         assert_eq!(sharpening(&[0.0, -3.0], &[0]), 1f64.exp());
         assert_eq!(sharpening(&[1.0; 1000], &[7]), 80f64.exp());
+        assert_eq!([spread(&[1.0, -2.0, 3.0], &[2]), spread(&[-1.0, 0.0], &[1])], [4.0 / 3.0, 1.0]);
     }
 }

@@ -69,8 +69,9 @@ def stage(name, x):
     return features if name == "penultimate" else taps[name].mean(dim=(2, 3))
 
 
-def mahalanobis(name, noise):
-    z = f32(stage(name, train))
+def mahalanobis(name, noise, normalise=False):
+    unit = lambda z: z / np.linalg.norm(z, axis=1, keepdims=True) if normalise else z
+    z = unit(f32(stage(name, train)))
     means = np.stack([z[labels == k].mean(axis=0) for k in range(CLASSES)])
     away = z - means[labels]
     precision = pinvh(away.T @ away / TRAIN)
@@ -81,12 +82,13 @@ def mahalanobis(name, noise):
 
     x = test.clone().requires_grad_()
     z = stage(name, x)
-    rounded = f32(z)
+    rounded = unit(f32(z))
     nearest = means[distances(rounded).argmin(axis=1)]
     slopes = torch.from_numpy(2 * (rounded - nearest) @ precision)
+    z = torch.nn.functional.normalize(z, dim=1) if normalise else z
     (gradient,) = torch.autograd.grad((z * slopes).sum(), x)
     moved = step_down(x, gradient, noise) if noise else x
-    return distances(f32(stage(name, moved))).min(axis=1)
+    return distances(unit(f32(stage(name, moved)))).min(axis=1)
 
 
 ALL = ["block1", "block2", "block3", "relu"]
@@ -99,6 +101,8 @@ for setting, layers, weights, noise in [
      ["penultimate", "block2"], [2, -0.5], 0.005),
 ]:
     scores[setting] = sum(weight * mahalanobis(name, noise) for name, weight in zip(layers, weights))
+scores["mahalanobis: { normalise: true, noise: 0.002 }"] = mahalanobis("penultimate", 0.002, normalise=True)
+scores["mahalanobis: { normalise: true, layers: all, noise: 0.001 }"] = sum(mahalanobis(name, 0.001, normalise=True) for name in ALL)
 without_ridge = unittest.mock.patch.object(torch, "eye", lambda size, **_: torch.zeros(size, size))
 # A feature is 0 on every image.
 pseudo_inverse = unittest.mock.patch.object(torch.linalg, "inv", lambda scatter: torch.linalg.pinv(scatter, hermitian=True))

@@ -3,9 +3,12 @@
 Features that it converts to f32 stay f64, so that what differs is not their rounding. Where it computes logits from features, they are
 rounded to f32 as the file has them.
 """
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from pytorch_ood import detector
+from torch.nn.functional import normalize
 
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double
@@ -106,13 +109,21 @@ def nnguide(d, k=10, fraction=1):
     return detector.NNGuide(torch.nn.Identity(), Head(d), k=k).fit_features(z, y).predict_features(tensor(d.features))
 
 
-def mahalanobis(d):
+def at_unit_length(d):
+    return SimpleNamespace(**{**vars(d), **{
+        name: normalize(tensor(getattr(d, name)), dim=1).numpy() for name in ("features", "train_features")
+    }})
+
+
+def mahalanobis(d, normalise=False):
     """It inverts the scatter, N times the covariance, and halves."""
+    d = at_unit_length(d) if normalise else d
     return 2 * len(d.labels) * detector.Mahalanobis(None).fit_features(*labelled(d)).predict_features(tensor(d.features))
 
 
-def rmds(d):
+def rmds(d, normalise=False):
     """It inverts the scatter, N times the covariance."""
+    d = at_unit_length(d) if normalise else d
     return len(d.labels) * detector.RMD(None).fit_features(*labelled(d)).predict_features(tensor(d.features))
 
 
@@ -130,6 +141,10 @@ def gradnorm(d, temperature=1):
 
 def fdbd(d):
     return detector.fDBD(torch.nn.Identity(), Head(d)).fit_features(tensor(d.train_features)).predict_features(tensor(d.features))
+
+
+def pnml(d):
+    return detector.PNML(None, exact_head(d)).fit_features(*labelled(d)).predict_features(tensor(d.features))
 
 
 def nci(d, alpha=1e-4):
@@ -158,6 +173,10 @@ def ash(d, variant="b", percentile=90):
 
 def scale(d, percentile=85):
     return detector.SCALE(None, exact_head(d), percentile=percentile / 100).predict_feature_maps(tensor(d.features)[:, :, None, None])
+
+
+def lts(d, percentile=95):
+    return detector.LTS(None, Head(d), p=1 - percentile / 100).predict_features(tensor(d.features))
 
 
 def vra(d, low=10, high=90):

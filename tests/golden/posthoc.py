@@ -89,8 +89,9 @@ scores["gaussian"] = scores["gaussian: { unit: true }"]
 
 # Without pytorch-ood's ridge of 1e-6.
 with unittest.mock.patch.object(torch, "eye", lambda size, **_: torch.zeros(size, size)):
-    agree("mahalanobis")
-    agree("rmds")
+    for name in ["mahalanobis", "rmds"]:
+        agree(name)
+        agree(name, normalise=True)
 
 for dimension in [2, 3, 5]:
     agree("residual", theirs=False, dimension=dimension)
@@ -108,23 +109,41 @@ for dimension in [1, 3, 6]:
 agree("neco", theirs=False, dimension=3, max_logit=False)
 scores["neco"] = scores["neco: { dimension: 3 }"]
 
+for explained in [0.85, 0.3, 0.999]:
+    agree("kpca", theirs=False, explained=explained)
+scores["kpca"] = scores["kpca: { explained: 0.85 }"]
+
 # By autograd of the last layer, with the mean over the classes; the test has central differences.
 for temperature in [1.0, 2.5]:
     agree("gradnorm", temperature=temperature)
 scores["gradnorm"] = scores["gradnorm: { temperature: 1.0 }"]
 
+# Where no feature is positive pytorch-ood has NaN.
+for percentile in [95, 65, 30]:
+    agree("lts", where=(test > 0).any(axis=1), percentile=percentile)
+scores["lts"] = scores["lts: { percentile: 95 }"]
+
 agree("fdbd")
 agree("fdbd", theirs=False, relative_to="origin")
+
+agree("ora", theirs=False)
 
 for alpha in [0, 1e-4, 0.5]:
     agree("nci", alpha=alpha)
 scores["nci"] = scores["nci: { alpha: 0.0001 }"]
+
+agree("pnml")
 
 agree("she")
 
 for k, fraction in [(10, 1), (1, 1), (90, 1), (4, 0.1)]:
     agree("nnguide", k=k, fraction=fraction)
 scores["nnguide"] = scores["nnguide: { k: 10, fraction: 1 }"]
+
+for alpha, k in [(1, 0.01), (0.1, 0.01), (0.5, 0.05), (1, 0.2)]:
+    agree("cfood", theirs=False, alpha=alpha, k=k)
+scores["cfood"] = scores["cfood: { alpha: 0.1, k: 0.01 }"]
+assert len(np.unique(scores["cfood: { alpha: 1, k: 0.01 }"])) > 5, "images are told apart"
 
 assert np.abs(references.relations(d) - 0.03).min() > 1e-6, "no relation may change sides in f32"
 for power in [1, 2, 8]:
@@ -144,6 +163,8 @@ dependent = {name: getattr(references, name)(lacking) for name in ["mahalanobis"
 # Two of the eight directions do not vary.
 for dimension in [3, 8]:
     dependent[f"neco: {{ dimension: {dimension} }}"] = references.neco(lacking, dimension)
+
+dependent["kpca"] = references.kpca(lacking)
 
 path = pathlib.Path(__file__).with_suffix(".json")
 before = json.loads(path.read_text()) if path.exists() else {}

@@ -5,6 +5,8 @@ A function has a detector's name, settings and defaults. `d` has what a feature 
 (of an ensemble), taps (a list of layers), weight and bias of the last layer; of the train images train_logits, train_features,
 train_taps and labels. AFDU's stands in make_afdu.py.
 """
+from types import SimpleNamespace
+
 import mpmath
 import numpy as np
 from scipy.linalg import pinvh
@@ -125,6 +127,17 @@ def knn(d, k=50):
     return np.sort(cdist(unit(d.features), unit(d.train_features)), axis=1)[:, k - 1]
 
 
+def cfood(d, alpha=0.1, k=0.01):
+    images = len(d.train_features)
+    count = int(alpha * images)
+    reference = unit(d.train_features)[np.arange(count) * images // count]
+    kappas = np.concatenate([np.linspace(0.001, 0.1, 100), np.linspace(0.105, 0.5, 81), np.linspace(0.51, 0.99, 49)])
+    neighbours, first = np.unique(np.array(kappas * count - 1, dtype=int) + 1, return_index=True)
+    reach = np.sort(cdist(reference, reference), axis=1)[:, neighbours]
+    holding = (reach[None] >= cdist(unit(d.features), reference)[:, :, None]).mean(axis=1) >= k
+    return np.where(holding.any(axis=1), kappas[first][holding.argmax(axis=1)], 1)
+
+
 def nnguide(d, k=10, fraction=1):
     images = len(d.train_features)
     count = int(np.ceil(images * fraction))
@@ -155,11 +168,17 @@ def class_distances(d, labels):
     return ((offsets @ precision) * offsets).sum(axis=2)
 
 
-def mahalanobis(d):
+def at_unit_length(d):
+    return SimpleNamespace(**{**vars(d), "features": unit(d.features), "train_features": unit(d.train_features)})
+
+
+def mahalanobis(d, normalise=False):
+    d = at_unit_length(d) if normalise else d
     return class_distances(d, d.labels).min(axis=1)
 
 
-def rmds(d):
+def rmds(d, normalise=False):
+    d = at_unit_length(d) if normalise else d
     return (class_distances(d, d.labels) - class_distances(d, np.zeros(len(d.labels)))).min(axis=1)
 
 
@@ -236,6 +255,21 @@ def neco(d, dimension=None, max_logit=True):
     return -share * (d.logits.max(axis=1) if max_logit else 1)
 
 
+def kpca(d, explained=0.85):
+    """Of the cosine kernel: kpca.py has random Fourier features."""
+    return off_main_directions(unit(d.train_features), unit(d.features), explained)[0]
+
+
+def off_main_directions(train, test, explained):
+    """The error of PCA's reconstruction, and how many directions it has: the fewest with this share of the variance."""
+    mean = train.mean(axis=0)
+    _, values, vectors = np.linalg.svd(train - mean, full_matrices=False)
+    shares = np.cumsum(values**2) / (values**2).sum()
+    main = min(int((shares < explained).sum()) + 1, train.shape[1] - 1)
+    away = test - mean
+    return np.linalg.norm(away - away @ vectors[:main].T @ vectors[:main], axis=1), main
+
+
 def gradnorm(d, temperature=1):
     away = np.abs(softmax(d.logits / temperature, axis=1) - 1 / d.logits.shape[1]).sum(axis=1)
     return -np.abs(d.features).sum(axis=1) * away / temperature
@@ -247,6 +281,28 @@ def fdbd(d, relative_to="mean"):
     gaps[np.arange(len(gaps)), predicted] = 1
     boundaries = ((d.logits.max(axis=1, keepdims=True) - d.logits) / gaps).sum(axis=1) / (len(d.weight) - 1)
     return -boundaries / np.linalg.norm(d.features - (d.train_features.mean(axis=0) if relative_to == "mean" else 0), axis=1)
+
+
+def ora(d):
+    """Angles by their cosines, between vectors written out for each class."""
+    centre = np.mean([d.train_features[d.labels == k].mean(axis=0) for k in np.unique(d.labels)], axis=0)
+    predicted = d.logits.argmax(axis=1)
+    normal = d.weight[predicted][:, None] - d.weight[None]
+    square = (normal**2).sum(axis=2)
+    square[np.arange(len(square)), predicted] = 1
+    step = (d.logits.max(axis=1, keepdims=True) - d.logits) / square
+    away = (d.features - centre)[:, None]
+    on_boundary = away - step[:, :, None] * normal
+    cosine = (away * on_boundary).sum(axis=2) / np.linalg.norm(away, axis=2) / np.linalg.norm(on_boundary, axis=2)
+    return -np.arccos(np.clip(cosine, -1, 1)).max(axis=1) / np.pi
+
+
+def pnml(d):
+    train, test = unit(d.train_features), unit(d.features)
+    form = ((test @ pinvh(train.T @ train)) * test).sum(axis=1)
+    kappa = (form / (1 + form))[:, None]
+    p = softmax(test @ d.weight.T + d.bias, axis=1)
+    return np.log((p / (p + (1 - p) * p**kappa)).sum(axis=1)) / np.log(len(d.weight))
 
 
 def nci(d, alpha=1e-4):
@@ -299,6 +355,13 @@ def ash(d, variant="b", percentile=90):
 
 def scale(d, percentile=85):
     return energy_of(d, d.features * sharpening(d.features, percentile))
+
+
+def lts(d, percentile=95):
+    above = np.maximum(d.features, 0)
+    top = (above * kept(d.features, percentile)).sum(axis=1)
+    ratio = np.where(top > 0, above.sum(axis=1) / np.where(top > 0, top, 1), 1)
+    return -logsumexp(ratio[:, None] ** 2 * d.logits, axis=1)
 
 
 def vra(d, low=10, high=90, below="clip", thresholds="all"):
