@@ -26,7 +26,9 @@ use inputs::Set;
 use network::parameter;
 use oodkit::{
     data::{Attack, Normalisation},
-    detectors::{Bank, DetectorConfig, Fit, inputs::pull_back, mahalanobis::Distances, nac, odin, pgd, stages::Stages},
+    detectors::{
+        Bank, DetectorConfig, Fit, adascale, inputs::pull_back, mahalanobis::Distances, nac, odin, pgd, stages::Stages,
+    },
     nn::{self, Backbone, Model, Output, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
 };
 use scores::{Reference, assert_scores};
@@ -93,7 +95,8 @@ fn config(yaml: &str) -> DetectorConfig {
 }
 
 fn score(detector: &str, train: &Bank, test: &Bank, memory: usize) -> oodkit::Result<Vec<f32>> {
-    let fit = Fit { train: Some(train), memory, ..Fit::default() };
+    let head = train.inputs.as_ref().and_then(|inputs| inputs.network().head());
+    let fit = Fit { train: Some(train), head: head.as_ref(), memory, ..Fit::default() };
     Ok(config(detector).build().fit(&fit)?.score(test)?.as_slice().to_vec())
 }
 
@@ -302,6 +305,38 @@ fn steps_are_those_of_differences() {
     check(0.002, &distance, ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
 }
 
+#[test]
+fn adascale_goes_up_its_largest_logit() {
+    let image = images("test images", 1);
+    let set = set(image.clone());
+    let largest = |images: &Tensor| {
+        let logits = values(set.network.show(images, &Pass::eval()).unwrap().logits().unwrap());
+        logits.into_iter().fold(f64::NEG_INFINITY, f64::max)
+    };
+    let (features, gradient) = adascale::gradient(&set, &image, 0).unwrap();
+    assert_eq!(values(&features), values(set.network.show(&image, &Pass::eval()).unwrap().features().unwrap()));
+    let gradient = values(&gradient);
+    let gradient: Vec<f64> = PLACES.iter().map(|place| gradient[*place]).collect();
+    assert_gradient("AdaSCALE", &gradient, &differences(&image, &PLACES, largest));
+}
+
+/// Images that are drawn by name, and percentages between `low` and `high`.
+#[test]
+fn adascale_learns_from_as_many_train_images_as_it_may() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    let head = wide_resnet(DType::F64).head().unwrap();
+    let fitted = |yaml: &str| {
+        let fit = Fit { train: Some(&train), head: Some(&head), memory: 1 << 20, ..Fit::default() };
+        config(yaml).build().fit(&fit).unwrap().record().unwrap()["images"].as_u64().unwrap()
+    };
+    assert_eq!([fitted("adascale"), fitted("adascale: { images: 23 }")], [100, 23]);
+    let [some, again] = [(); 2].map(|()| score("adascale: { images: 23 }", &train, &test, 1 << 20).unwrap());
+    assert_eq!(some, again);
+    // One percentage for all images is SCALE.
+    let scale = score("scale: { percentile: 80 }", &train, &test, 1 << 20).unwrap();
+    assert_eq!(score("adascale: { low: 80, high: 80 }", &train, &test, 1 << 20).unwrap(), scale);
+}
+
 /// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
 #[test]
 fn nac_weighs_neurons_by_their_gradients() {
@@ -324,7 +359,7 @@ fn nac_weighs_neurons_by_their_gradients() {
 #[test]
 fn needs_follow_the_settings() {
     let needs = |yaml: &str| config(yaml).build().needs().contains(&Output::Gradients);
-    for yaml in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+    for yaml in ["odin", "nac", "adascale", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         assert!(needs(yaml), "{yaml}");
     }
     for yaml in ["odin: { noise: 0 }", "mahalanobis", "mahalanobis: { weights: [2] }"] {
@@ -353,6 +388,10 @@ fn bad_settings_are_refused() {
         ("nac: { layers: { relu: { bins: 7 } } }", "must be even"),
         ("nac: { layers: { relu: { bin: 7 } } }", "unknown field `bin`"),
         ("nac: { images: 0 }", "images"),
+        ("adascale: { low: 90 }", "greater than `high`, 85"),
+        ("adascale: { high: 100 }", "high: greater than 99.99"),
+        ("adascale: { share: 1.1 }", "share: greater than 1"),
+        ("adascale: { images: 0 }", "images: lower than 1"),
     ] {
         let read = serde_saphyr::from_str::<DetectorConfig>(yaml).map_err(|error| error.to_string());
         let error = read.and_then(|config| config.validate().map_err(|report| report.to_string())).unwrap_err();
@@ -379,7 +418,7 @@ fn what_does_not_fit_the_network_is_refused() {
     assert!(error.starts_with("mahalanobis needs 1 MiB for its layers, and may use 0 MiB"), "{error}");
 
     let without = |bank: &Bank| Bank { inputs: None, ..bank.clone() };
-    for detector in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+    for detector in ["odin", "nac", "adascale", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         let error = refused(detector, &train, &without(&test), 1 << 20);
         assert!(error.contains("needs the network and the images, and there are none"), "{detector}: {error}");
         let three = bank(Set { normalisation: by(vec![0.5; 2]), ..set(test_images()) }, None);
@@ -387,8 +426,9 @@ fn what_does_not_fit_the_network_is_refused() {
             assert_eq!(refused(detector, &train, &three, 1 << 20), "2 deviations where there must be 3");
         }
     }
-    for detector in ["odin", "nac"] {
-        let fewer = Bank { logits: test.logits.narrow(0, 0, 3).unwrap(), ..test.clone() };
+    for detector in ["odin", "nac", "adascale"] {
+        let [logits, features] = [&test.logits, &test.features].map(|rows| rows.narrow(0, 0, 3).unwrap());
+        let fewer = Bank { logits, features, ..test.clone() };
         assert_eq!(refused(detector, &train, &fewer, 1 << 20), "8 images where there must be 3", "{detector}");
     }
 }
@@ -415,7 +455,7 @@ fn gradients_that_are_no_numbers_are_refused() {
     let images = Tensor::from_vec(pixels, (8, 3, 8, 8), &Device::Cpu).unwrap();
     let steep = |images| Set { network: Arc::new(Steep(wide_resnet(DType::F64))), ..set(images) };
     let train = train();
-    for detector in ["odin", "mahalanobis: { noise: 0.001 }"] {
+    for detector in ["odin", "adascale", "mahalanobis: { noise: 0.001 }"] {
         assert!(score(detector, &train, &bank(steep(test_images()), None), 1 << 20).is_ok());
         let error = score(detector, &train, &bank(steep(images.clone()), None), 1 << 20).unwrap_err().to_string();
         assert!(error.starts_with("the gradient with respect to image 5 is "), "{error}");
@@ -465,6 +505,8 @@ fn what_is_no_number_is_named_by_its_place_in_the_set() {
         ("mahalanobis: { noise: 0.001 }", 2, "feature 0 of image 5 is NaN"),
         ("mahalanobis: { noise: 0.001 }", 3, "feature 0 of image 5 is NaN"),
         ("odin", 3, "logit 0 of image 5 is NaN"),
+        ("adascale", 2, "logit 0 of image 5 is NaN"),
+        ("adascale", 3, "feature 0 of image 5 is NaN"),
     ] {
         let test = bank(set(test_images()), None);
         let left = AtomicUsize::new(before);

@@ -70,7 +70,8 @@ fn all_is_what_a_network_can_have() {
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
-    let of_head = set(&["react", "dice", "ash", "scale", "vra", "rankfeat", "residual", "vim", "fdbd", "nci"]);
+    let of_head =
+        set(&["react", "dice", "ash", "scale", "adascale", "vra", "rankfeat", "residual", "vim", "fdbd", "nci"]);
     assert_eq!(
         left_out("backbone: wrn40_2\n    head: sngp"),
         &(&of_head | &maps) | &set(&["mutual_information", "duq"])

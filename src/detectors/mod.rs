@@ -4,6 +4,7 @@
 //! the contract tests in `tests/detectors.rs` then cover it.
 
 mod about;
+pub mod adascale;
 pub mod afdu;
 pub mod ash;
 pub mod coreset;
@@ -126,6 +127,8 @@ registry::registry! {
     Ash = ash,
     /// The energy after features are scaled by how far the largest dominate (Xu et al. 2024).
     Scale = scale,
+    /// The energy after features or logits are scaled as much as each image suggests (AdaSCALE, Regmi 2025).
+    Adascale = adascale,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
     /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).

@@ -142,19 +142,29 @@ fn of_key(key: u32) -> f64 {
 pub(super) fn largest(features: &[f64], percent: f64) -> Vec<usize> {
     let count = features.len();
     let kept = count - (count as f64 * percent / 100.0).round_ties_even() as usize;
-    let mut order: Vec<usize> = (0..count).collect();
-    let by = |a: &usize, b: &usize| features[*b].total_cmp(&features[*a]).then(a.cmp(b));
-    order.select_nth_unstable_by(kept.max(1) - 1, by);
-    order.truncate(kept.max(1));
+    top(features, kept.max(1))
+}
+
+/// The positions of the `count` largest values, in rising order; 1 ≤ `count` ≤ n. Of equal values those come first that stand first.
+pub(super) fn top(values: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    let by = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
+    order.select_nth_unstable_by(count - 1, by);
+    order.truncate(count);
     order.sort_unstable();
     order
 }
 
 /// exp(Σ z / Σ over `kept` of z), over positive features z; e when none is. The exponent is at most 80, where f32 still has room.
 pub(super) fn sharpening(features: &[f64], kept: &[usize]) -> f64 {
+    dominance(features, kept).min(80.0).exp()
+}
+
+/// Σ z / Σ over `kept` of z, over positive features z; 1 when none is.
+pub(super) fn dominance(features: &[f64], kept: &[usize]) -> f64 {
     let all: f64 = features.iter().map(|z| z.max(0.0)).sum();
     let top: f64 = kept.iter().map(|at| features[*at].max(0.0)).sum();
-    if top > 0.0 { (all / top).min(80.0).exp() } else { std::f64::consts::E }
+    if top > 0.0 { all / top } else { 1.0 }
 }
 
 #[cfg(test)]

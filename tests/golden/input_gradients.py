@@ -15,6 +15,7 @@ import torch
 from pattern import parameter, uniform
 from pytorch_ood import detector as pytorch_ood
 from scipy.linalg import pinvh
+from scipy.special import logsumexp
 from torch_networks import WideResNet
 
 torch.set_default_dtype(torch.float64)
@@ -151,6 +152,39 @@ for layers in [
     )
     scores[f"nac: {{ layers: {{ {written} }}, images: {TRAIN} }}"] = nac(layers)
 scores["nac"] = scores[next(name for name in scores if name.startswith("nac"))]
+
+def adascale(variant="a", low=75, high=85, features=5, shifts=1, weight=10, share=0.05, step=0.5):
+    """By ranks, as the reference; at least one value and one feature, where it may take none."""
+    def shift(images):
+        x = images.clone().requires_grad_()
+        logits, z, _ = net(x)
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), x)
+        ranked, order = gradient.abs().flatten(1).sort(dim=1)
+        count = max(int(ranked.shape[1] * share), 1)
+        assert (ranked[:, 0] > 0).all() and (ranked[:, count] > (1 + 1e-6) * ranked[:, count - 1]).all()
+        mask = torch.zeros_like(ranked).scatter_(1, order[:, :count], 1).view_as(x)
+        before, after = f32(z), f32(net((x + step * mask * gradient.sign()).detach())[1])
+        order = np.argsort(-before, axis=1, kind="stable")
+        top = lambda rows, percent: np.take_along_axis(rows, order[:, : max(int(rows.shape[1] * percent / 100), 1)], axis=1)
+        return top(np.maximum(after, 0), features).sum(axis=1) + weight * top(np.abs(before - after), shifts).sum(axis=1), before
+
+    (known, _), (new, z) = shift(train), shift(test)
+    assert np.abs(new[:, None] / known - 1).min() > 1e-5, "no rank may change in f32"
+    percent = low + (known[None] > new[:, None]).mean(axis=1) * (high - low)
+    size = z.shape[1]
+    assert np.abs(size * percent / 100 % 1 - 0.5).min() > 1e-6
+    k = size - np.round(size * percent / 100).astype(int)
+    above = np.sort(np.maximum(z, 0), axis=1)[:, ::-1]
+    r = above.sum(axis=1) / np.where(np.arange(size) < k[:, None], above, 0).sum(axis=1)
+    print(f"AdaSCALE: percentages from {percent.min():.2f} to {percent.max():.2f}, r from {r.min():.2f} to {r.max():.2f}")
+    (matrix, bias), r = [p.detach().numpy() for p in (net.fc.weight, net.fc.bias)], r[:, None]
+    logits = np.exp(r) * z @ matrix.T + bias if variant == "a" else r**2 * (z @ matrix.T + bias)
+    return -logsumexp(logits, axis=1)
+
+
+for settings in [{}, {"variant": "l"}, {"low": 60, "high": 95, "features": 20, "shifts": 10, "weight": 2, "share": 0.2, "step": 0.1}]:
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    scores[f"adascale: {{ {written} }}" if settings else "adascale"] = adascale(**settings)
 
 record = {
     "made_by": f"tests/golden/input_gradients.py: numpy {np.__version__}, torch {torch.__version__}, "
