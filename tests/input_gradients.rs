@@ -168,7 +168,7 @@ fn odin_goes_down_its_loss() {
 fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
-    let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
+    let gradient = odin::Config { temperature: 1.0, noise: 0.1, ..odin::Config::default() }.gradient(&set, &image).unwrap();
     let logits = values(set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
@@ -302,6 +302,7 @@ fn steps_are_those_of_differences() {
         assert!((expected - plain).abs() > 1e-3 * expected.abs(), "{with}: {expected} and without noise {plain}");
     };
     check(0.004, &loss, ["odin: { temperature: 1, noise: 0.004 }", "odin: { temperature: 1, noise: 0 }"]);
+    one_value(&image, &network, &deviations, &differences(&image, &pixels, loss));
     check(0.002, &distance, ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
 }
 
@@ -337,6 +338,23 @@ fn adascale_learns_from_as_many_train_images_as_it_may() {
     assert_eq!(score("adascale: { low: 80, high: 80 }", &train, &test, 1 << 20).unwrap(), scale);
 }
 
+/// The same of i-ODIN, where the steepest of all values moves.
+fn one_value(image: &Tensor, network: &Arc<dyn Model>, deviations: &[f32], slopes: &[f64]) {
+    const NOISE: f64 = 0.5;
+    let steepest = (0..slopes.len()).max_by(|a, b| slopes[*a].abs().total_cmp(&slopes[*b].abs())).unwrap();
+    let mut moved = values(image);
+    moved[steepest] -= NOISE * slopes[steepest].signum() / f64::from(deviations[steepest / 64]);
+    let moved = Tensor::from_vec(moved, image.shape(), &Device::Cpu).unwrap();
+    let score = |pixels: &str, noise: f64, images: &Tensor| {
+        let set = Set { network: network.clone(), ..set(images.clone()) };
+        let yaml = format!("odin: {{ temperature: 1, noise: {noise}, pixels: {pixels} }}");
+        score(&yaml, &train(), &bank(set, None), 1 << 20).unwrap()[0]
+    };
+    let (found, expected, all) = (score("one", NOISE, image), score("all", 0.0, &moved), score("all", NOISE, image));
+    assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found}, by differences {expected}");
+    assert!((found - all).abs() > 1e-3 * all.abs(), "{found}, and {all} if all move");
+}
+
 /// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
 #[test]
 fn nac_weighs_neurons_by_their_gradients() {
@@ -367,6 +385,7 @@ fn needs_follow_the_settings() {
     }
     // What stored scores of earlier versions are called by.
     let json = |yaml: &str| serde_json::to_string(&config(yaml)).unwrap();
+    assert_eq!(json("odin: { pixels: all }"), r#"{"odin":{"temperature":1000.0,"noise":0.0014}}"#);
     assert_eq!(json("mahalanobis"), r#"{"mahalanobis":{}}"#);
     assert_eq!(json("mahalanobis: { noise: 0, layers: penultimate }"), r#"{"mahalanobis":{}}"#);
     assert_eq!(
@@ -380,6 +399,7 @@ fn bad_settings_are_refused() {
     for (yaml, message) in [
         ("odin: { noise: -1 }", "noise: lower than 0"),
         ("odin: { temperature: 0 }", "temperature: lower than 0.001"),
+        ("odin: { pixels: some }", "unknown variant `some`"),
         ("mahalanobis: { layers: [] }", "names no stage; `all` takes every one"),
         ("mahalanobis: { layers: [relu, relu] }", "\"relu\" is named twice"),
         ("mahalanobis: { layers: some }", "expected `penultimate`, `all` or a list of stages' names"),

@@ -37,18 +37,23 @@ f32 = lambda x: x.detach().numpy().astype("f4").astype("f8")
 scores = {}
 
 
-def step_down(x, gradient, noise):
+def step_down(x, gradient, noise, pixels="all"):
     size = gradient.abs()
     assert (size > 1e-10 * size.median()).all(), size.min()
     sign = torch.where(gradient >= 0, 1.0, -1.0)
+    if pixels == "one":
+        size = size.flatten(1)
+        first, second = size.topk(2, dim=1).values.T
+        assert (first > (1 + 1e-5) * second).all(), "no other value may be the steepest in f32"
+        sign = sign * torch.zeros_like(size).scatter_(1, size.argmax(dim=1, keepdim=True), 1).view_as(x)
     return (x - noise * sign / torch.tensor(DEVIATIONS).view(1, 3, 1, 1)).detach()
 
 
-def odin(temperature, noise):
+def odin(temperature, noise, pixels="all"):
     x = test.clone().requires_grad_()
     log_p = torch.log_softmax(net(x)[0] / temperature, dim=1)
     (gradient,) = torch.autograd.grad(-log_p.max(dim=1).values.sum(), x)
-    logits = torch.from_numpy(f32(net(step_down(x, gradient, noise))[0])) / temperature
+    logits = torch.from_numpy(f32(net(step_down(x, gradient, noise, pixels))[0])) / temperature
     return np.log1p(-torch.softmax(logits, dim=1).max(dim=1).values.numpy())
 
 
@@ -63,6 +68,11 @@ for setting, (temperature, noise) in {
     assert not noise or (moved > 1e-5).all()
     theirs = pytorch_ood.ODIN(lambda x: net(x)[0], eps=noise, temperature=temperature, norm_std=DEVIATIONS).predict(test)
     np.testing.assert_allclose(np.log1p(theirs.detach().numpy()), scores[setting], rtol=1e-6, err_msg=setting)
+
+# pytorch-ood does not have i-ODIN.
+for temperature, noise in [(1000, 0.0014), (1, 0.5)]:
+    setting = f"odin: {{ temperature: {temperature}, noise: {noise}, pixels: one }}"
+    scores[setting] = odin(temperature, noise, "one")
 
 
 def stage(name, x):
