@@ -150,6 +150,7 @@ CASES = {
         ("ash", {"variant": "s"}, "ASH", SAME),
         ("scale", {}, "SCALE", SAME),
         ("vra", {}),
+        ("weiper", {"distance": 0, "repeats": 1}),
         ("vra", {"low": 1, "high": 99, "thresholds": "each"}, "VRA", SAME, vra),
     ],
     of_maps: [("gram", {}, "Gram", SAME), ("rankfeat", {}, "RankFeat", SAME)],

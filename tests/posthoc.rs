@@ -14,7 +14,7 @@ use common::uniform;
 use inputs::Set;
 use oodkit::{
     data::Normalisation,
-    detectors::{Bank, DetectorConfig, Fit},
+    detectors::{Bank, DetectorConfig, Fit, weiper},
     nn::{Head, Model, Pass, Shown},
 };
 use scores::{Reference, assert_scores, tensor};
@@ -32,6 +32,7 @@ struct Golden {
     dependent_train_features: Vec<Vec<f32>>,
     dependent_features: Vec<Vec<f32>>,
     dependent_scores: Vec<Reference>,
+    perturbed_scores: Vec<Reference>,
 }
 
 fn golden() -> Golden {
@@ -83,6 +84,25 @@ fn covariances_that_lack_rank_have_pseudo_inverses() {
     check(&golden.dependent_scores, &golden.head(), &train, &test);
 }
 
+/// With directions that numpy has, too.
+#[test]
+fn perturbed_last_layers_are_those_of_numpy() {
+    let golden = golden();
+    for Reference { detector, expected } in &golden.perturbed_scores {
+        let DetectorConfig::Weiper(config) = serde_saphyr::from_str(detector).unwrap() else { panic!("{detector}") };
+        let (rows, size) = (config.repeats * golden.bias.len(), golden.features[0].len());
+        let directions = uniform("directions", &[rows, size]).flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let of = |directions: &[f64]| {
+            weiper::Fitted::new(&config, &golden.head(), &tensor(&golden.train_features), directions)
+        };
+        assert_scores(&of(&directions).unwrap().scores(&tensor(&golden.features)).unwrap(), expected, detector);
+        assert!(of(&directions[1..]).err().unwrap().to_string().contains("directions where there must be"));
+    }
+    let drawn = |yaml: &str| score(yaml, &golden.head(), &golden.train(), &golden.test()).unwrap();
+    assert_eq!(drawn("weiper: { repeats: 3 }"), drawn("weiper: { repeats: 3, seed: 0 }"));
+    assert_ne!(drawn("weiper: { repeats: 3 }"), drawn("weiper: { repeats: 3, seed: 1 }"));
+}
+
 /// Four images of two classes, two features; `change` makes them unfit.
 fn refused(detector: &str, change: impl Fn(&mut Head, &mut Bank, &mut Bank)) -> String {
     let rows = [[1f32, 0.0], [2.0, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);
@@ -98,6 +118,7 @@ fn what_cannot_be_learned_from_is_refused() {
     assert_eq!(refused("mahalanobis", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("rmds", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("neco", constant), "no feature varies among the train images");
+    assert_eq!(refused("weiper", constant), "no feature varies among the train images");
     for (settings, reason) in [
         ("dimension: 3", "dimension is 3, and there are 2 features"),
         ("dimension: 2, max_logit: false", "dimension is 2, all features: without max_logit every score is -1"),
@@ -196,6 +217,8 @@ fn numbers_that_are_none_and_other_sizes_are_refused() {
     let mut names: Vec<String> = golden().scores.into_iter().map(|scores| scores.detector).collect();
     // GradNorm learns nothing, and OpenMax nothing from two images of a class: both are as far from their mean.
     names.retain(|name| !name.contains(':') && !["gradnorm", "openmax"].contains(&name.as_str()));
+    // Its golden values are of perturbations that are given, or of none.
+    names.push("weiper".to_owned());
     for name in names.into_iter().map(|name| if name == "nnguide" { "nnguide: { k: 1 }".into() } else { name }) {
         for bad in [f32::NAN, f32::INFINITY] {
             let rows = [[1f32, 0.0], [bad, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);

@@ -71,7 +71,7 @@ fn all_is_what_a_network_can_have() {
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
     let of_head =
-        set(&["react", "dice", "ash", "scale", "adascale", "vra", "rankfeat", "residual", "vim", "fdbd", "nci"]);
+        set(&["react", "dice", "ash", "scale", "adascale", "vra", "weiper", "rankfeat", "residual", "vim", "fdbd", "nci"]);
     assert_eq!(
         left_out("backbone: wrn40_2\n    head: sngp"),
         &(&of_head | &maps) | &set(&["mutual_information", "duq"])
@@ -390,6 +390,10 @@ fn what_cannot_be_fitted_is_told_before_training() {
         (
             "detector: neco, search: { max_logit: [true, false], dimension: [84] }",
             "neco: dimension is 84, all features",
+        ),
+        (
+            "detector: { weiper: { repeats: 200 } }",
+            "weiper: weiper needs 2 MiB for 200 perturbed last layers, and may use 1 MiB",
         ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
     ] {

@@ -72,6 +72,7 @@ pub mod temperature_scaling;
 pub mod views;
 pub mod vim;
 pub mod vra;
+pub mod weiper;
 mod windows;
 
 pub use about::{About, Check, Refusal, Smoke};
@@ -131,6 +132,8 @@ registry::registry! {
     Adascale = adascale,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
+    /// How unusual the features, and the logits of perturbed last layers, are as a whole (WeiPer+KLD, Granz et al. 2024).
+    Weiper = weiper,
     /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).
     Gram = gram,
     /// The energy without the strongest pattern of the last feature maps (RankFeat, Song et al. 2022).
