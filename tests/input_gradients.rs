@@ -168,7 +168,8 @@ fn odin_goes_down_its_loss() {
 fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
-    let gradient = odin::Config { temperature: 1.0, noise: 0.1, ..odin::Config::default() }.gradient(&set, &image).unwrap();
+    let gradient =
+        odin::Config { temperature: 1.0, noise: 0.1, ..odin::Config::default() }.gradient(&set, &image).unwrap();
     let logits = values(set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
@@ -438,6 +439,11 @@ fn what_does_not_fit_the_network_is_refused() {
     assert!(error.starts_with("mahalanobis needs 1 MiB for its layers, and may use 0 MiB"), "{error}");
 
     let without = |bank: &Bank| Bank { inputs: None, ..bank.clone() };
+    let blind = Bank { inputs: None, ..train.clone() };
+    let error = refused("grood", &blind, &test, 1 << 20);
+    assert!(error.contains("needs the network and the images, and there are none"), "{error}");
+    let error = refused("grood", &train, &test, 1000);
+    assert!(error.starts_with("grood needs 1 MiB for the train images' gradients, and may use 0 MiB"), "{error}");
     for detector in ["odin", "nac", "adascale", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         let error = refused(detector, &train, &without(&test), 1 << 20);
         assert!(error.contains("needs the network and the images, and there are none"), "{detector}: {error}");
@@ -535,6 +541,20 @@ fn what_is_no_number_is_named_by_its_place_in_the_set() {
         let error = score(detector, &train, &test, 1 << 20).unwrap_err().to_string();
         assert_eq!(error, expected, "{detector}");
     }
+}
+
+/// Noise is drawn by name: more of it, or another seed, is another prototype.
+#[test]
+fn grood_draws_its_noise_by_name() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    let of = |yaml: &str| score(yaml, &train, &test, 1 << 20).unwrap();
+    let plain = of("grood");
+    assert_eq!(plain, of("grood: { noise_images: 1, seed: 0 }"));
+    for other in ["grood: { noise_images: 101 }", "grood: { seed: 1 }", "grood: { by: norm }"] {
+        assert_ne!(plain, of(other), "{other}");
+    }
+    let some = test.subset(&[6, 2]).unwrap();
+    assert_eq!(score("grood", &train, &some, 1 << 20).unwrap(), [plain[6], plain[2]]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use common::uniform;
 use inputs::Set;
 use oodkit::{
     data::Normalisation,
-    detectors::{Bank, DetectorConfig, Fit, weiper},
+    detectors::{Bank, DetectorConfig, Fit, grood, weiper},
     nn::{Head, Model, Pass, Shown},
 };
 use scores::{Reference, assert_scores, tensor};
@@ -33,6 +33,7 @@ struct Golden {
     dependent_features: Vec<Vec<f32>>,
     dependent_scores: Vec<Reference>,
     perturbed_scores: Vec<Reference>,
+    outlier_scores: Vec<Reference>,
 }
 
 fn golden() -> Golden {
@@ -103,6 +104,29 @@ fn perturbed_last_layers_are_those_of_numpy() {
     assert_ne!(drawn("weiper: { repeats: 3 }"), drawn("weiper: { repeats: 3, seed: 1 }"));
 }
 
+/// With a prototype that numpy has, too.
+#[test]
+fn prototypes_move_as_in_numpy() {
+    let golden = golden();
+    let outlier = uniform("outlier", &[golden.features[0].len()]).to_vec1::<f64>().unwrap();
+    let (train, test) = (golden.train(), golden.test());
+    for Reference { detector, expected } in &golden.outlier_scores {
+        let DetectorConfig::Grood(config) = serde_saphyr::from_str(detector).unwrap() else { panic!("{detector}") };
+        let of = |labels: &[u32], outlier: &[f64]| {
+            grood::Fitted::new(config.by, &train.logits, &train.features, labels, outlier.to_vec())
+        };
+        let fitted = of(&golden.labels, &outlier).unwrap();
+        assert_scores(&fitted.scores(&test.features).unwrap(), expected, detector);
+        // As many rows at once as there are, or one.
+        let each = (0..test.features.dims()[0]).flat_map(|at| fitted.scores(&test.features.narrow(0, at, 1).unwrap()));
+        assert_eq!(each.flatten().collect::<Vec<_>>(), fitted.scores(&test.features).unwrap(), "{detector}");
+        assert!(of(&golden.labels[1..], &outlier).is_err() && of(&golden.labels, &outlier[1..]).is_err());
+    }
+    let wrong: Vec<u32> = golden.labels.iter().map(|_| 9).collect();
+    let error = grood::Fitted::new(grood::By::Neighbour, &train.logits, &train.features, &wrong, outlier).err();
+    assert_eq!(error.unwrap().to_string(), "grood: no train image is classified correctly");
+}
+
 /// Four images of two classes, two features; `change` makes them unfit.
 fn refused(detector: &str, change: impl Fn(&mut Head, &mut Bank, &mut Bank)) -> String {
     let rows = [[1f32, 0.0], [2.0, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);
@@ -148,7 +172,7 @@ fn what_cannot_be_learned_from_is_refused() {
     }
 }
 
-const LABELLED: [&str; 5] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax"];
+const LABELLED: [&str; 6] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax", "grood"];
 
 #[test]
 fn classes_that_lack_what_they_need() {

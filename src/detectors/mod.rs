@@ -28,6 +28,7 @@ pub mod r#gen;
 mod golden_maps;
 pub mod gradnorm;
 pub mod gram;
+pub mod grood;
 pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
@@ -156,6 +157,8 @@ registry::registry! {
     Neco = neco,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,
+    /// How a prototype of strange images would move for the image (GROOD, ElAraby et al. 2023).
+    Grood = grood,
     /// The distance to decision boundaries (Liu & Qin 2024).
     Fdbd = fdbd,
     /// How far features point along their class's weights (Liu & Qin 2025).

@@ -168,6 +168,16 @@ for settings in [{"repeats": 7}, {"distance": 0.5, "repeats": 2, "bins": 30, "sm
     written = ", ".join(f"{key}: {value}" for key, value in settings.items())
     perturbed[f"weiper: {{ {written} }}"] = references.weiper(d, **settings)
 
+d.outlier = uniform("outlier", FEATURES)
+outliers = {f"grood: {{ by: {by} }}": references.grood(d, by) for by in ["neighbour", "norm"]}
+# By autograd of the loss, as in the authors' code.
+prototypes = np.stack([train[labels == label].mean(axis=0) for label in range(CLASSES)])
+outlier = torch.from_numpy(d.outlier).requires_grad_()
+away = torch.from_numpy(test)[:, None] - torch.vstack([torch.from_numpy(prototypes), outlier])
+losses = torch.nn.functional.cross_entropy(-away.norm(dim=2), torch.from_numpy(logits.argmax(axis=1)), reduction="none")
+norms = [torch.autograd.grad(loss, outlier, retain_graph=True)[0].abs().sum().item() for loss in losses]
+np.testing.assert_allclose(norms, outliers["grood: { by: norm }"], rtol=1e-9)
+
 path = pathlib.Path(__file__).with_suffix(".json")
 before = json.loads(path.read_text()) if path.exists() else {}
 
@@ -193,6 +203,7 @@ record = {
     "dependent_features": deficient(test).tolist(),
     "dependent_scores": lists("dependent_scores", dependent),
     "perturbed_scores": lists("perturbed_scores", perturbed),
+    "outlier_scores": lists("outlier_scores", outliers),
 }
 text = json.dumps(record).replace('{"detector"', '\n{"detector"')
 path.write_text(text + "\n")

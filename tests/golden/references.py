@@ -333,6 +333,22 @@ def weiper(d, distance=2.1, repeats=100, bins=100, smoothing=20, smoothing_pertu
             + lambda_1 * divergences(perturbed(d.train_features), logits, smoothing_perturbed, epsilon_perturbed) - lambda_2 * msp)
 
 
+def grood(d, by="neighbour"):
+    """With d.outlier, the mean features of noise, which the program draws."""
+    means = np.stack([d.train_features[d.labels == label].mean(axis=0) for label in np.unique(d.labels)])
+    prototypes = np.vstack([means, d.outlier])
+
+    def gradients(rows):
+        away = rows[:, None] - prototypes
+        distances = np.linalg.norm(away, axis=2)
+        return softmax(-distances, axis=1)[:, -1:] * away[:, -1] / distances[:, -1:]
+
+    new = gradients(d.features)
+    if by == "norm":
+        return np.abs(new).sum(axis=1)
+    return cdist(new, gradients(d.train_features[d.train_logits.argmax(axis=1) == d.labels])).min(axis=1)
+
+
 def reconstruction_change(before, after, of="logits", norm="l1", unit=True):
     """(N, D) answers to images, and to what a second network made of them."""
     def vectors(rows):
