@@ -175,8 +175,8 @@ impl Config {
             let (features, gradient) = gradient(inputs, images, start)?;
             let moved = self.moved(images, &gradient, start)?;
             let moved = inputs.network().show(&moved, &Pass::eval())?.features()?.detach();
-            let [before, after] = [&features, &moved].map(|features| Ok(in_f64(&finite_from(features, start)?)));
-            let (before, after): (Vec<f64>, Vec<f64>) = (before?, after?);
+            let rows = |features: &Tensor| -> Result<Vec<f64>> { Ok(in_f64(&finite_from(features, start)?)) };
+            let (before, after) = (rows(&features)?, rows(&moved)?);
             let size = features.dim(1)?;
             let pairs = before.chunks_exact(size).zip(after.chunks_exact(size));
             all.extend(pairs.map(|(before, after)| self.shift(before, after)));
