@@ -159,6 +159,7 @@ CASES = {
         ("scale", {}, "SCALE", SAME),
         ("lts", {}, "LTS", SAME),
         ("vra", {}),
+        ("weiper", {"distance": 0, "repeats": 1}),
         ("vra", {"low": 1, "high": 99, "thresholds": "each"}, "VRA", SAME, vra),
     ],
     of_maps: [("gram", {}, "Gram", SAME), ("rankfeat", {}, "RankFeat", SAME)],

@@ -26,7 +26,9 @@ use inputs::Set;
 use network::parameter;
 use oodkit::{
     data::{Attack, Normalisation},
-    detectors::{Bank, DetectorConfig, Fit, inputs::pull_back, mahalanobis::Distances, nac, odin, pgd, stages::Stages},
+    detectors::{
+        Bank, DetectorConfig, Fit, adascale, inputs::pull_back, mahalanobis::Distances, nac, odin, pgd, stages::Stages,
+    },
     nn::{self, Backbone, Model, Output, Pass, Shape, Shown, params::Params, pass::PENULTIMATE, wide_resnet},
 };
 use scores::{Reference, assert_scores};
@@ -93,7 +95,8 @@ fn config(yaml: &str) -> DetectorConfig {
 }
 
 fn score(detector: &str, train: &Bank, test: &Bank, memory: usize) -> oodkit::Result<Vec<f32>> {
-    let fit = Fit { train: Some(train), memory, ..Fit::default() };
+    let head = train.inputs.as_ref().and_then(|inputs| inputs.network().head());
+    let fit = Fit { train: Some(train), head: head.as_ref(), memory, ..Fit::default() };
     Ok(config(detector).build().fit(&fit)?.score(test)?.as_slice().to_vec())
 }
 
@@ -165,7 +168,8 @@ fn odin_goes_down_its_loss() {
 fn sure_images_move_too() {
     let image = (images("test images", 1) * 1e4).unwrap();
     let set = set(image.clone());
-    let gradient = odin::Config { temperature: 1.0, noise: 0.1 }.gradient(&set, &image).unwrap();
+    let gradient =
+        odin::Config { temperature: 1.0, noise: 0.1, ..odin::Config::default() }.gradient(&set, &image).unwrap();
     let logits = values(set.network.show(&image, &Pass::eval()).unwrap().logits().unwrap());
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     assert!(logits.iter().filter(|logit| **logit < largest).all(|logit| largest - logit > 800.0), "{logits:?}");
@@ -305,9 +309,59 @@ fn steps_are_those_of_differences() {
         assert!((expected - plain).abs() > 1e-3 * expected.abs(), "{with}: {expected} and without noise {plain}");
     };
     check(0.004, &loss, ["odin: { temperature: 1, noise: 0.004 }", "odin: { temperature: 1, noise: 0 }"]);
+    one_value(&image, &network, &deviations, &differences(&image, &pixels, loss));
     check(0.002, &|images| along(images, &slopes), ["mahalanobis: { noise: 0.002 }", "mahalanobis"]);
     let unit = ["mahalanobis: { normalise: true, noise: 0.002 }", "mahalanobis: { normalise: true }"];
     check(0.002, &|images| along(images, &normalised), unit);
+}
+
+#[test]
+fn adascale_goes_up_its_largest_logit() {
+    let image = images("test images", 1);
+    let set = set(image.clone());
+    let largest = |images: &Tensor| {
+        let logits = values(set.network.show(images, &Pass::eval()).unwrap().logits().unwrap());
+        logits.into_iter().fold(f64::NEG_INFINITY, f64::max)
+    };
+    let (features, gradient) = adascale::gradient(&set, &image, 0).unwrap();
+    assert_eq!(values(&features), values(set.network.show(&image, &Pass::eval()).unwrap().features().unwrap()));
+    let gradient = values(&gradient);
+    let gradient: Vec<f64> = PLACES.iter().map(|place| gradient[*place]).collect();
+    assert_gradient("AdaSCALE", &gradient, &differences(&image, &PLACES, largest));
+}
+
+/// Images that are drawn by name, and percentages between `low` and `high`.
+#[test]
+fn adascale_learns_from_as_many_train_images_as_it_may() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    let head = wide_resnet(DType::F64).head().unwrap();
+    let fitted = |yaml: &str| {
+        let fit = Fit { train: Some(&train), head: Some(&head), memory: 1 << 20, ..Fit::default() };
+        config(yaml).build().fit(&fit).unwrap().record().unwrap()["images"].as_u64().unwrap()
+    };
+    assert_eq!([fitted("adascale"), fitted("adascale: { images: 23 }")], [100, 23]);
+    let [some, again] = [(); 2].map(|()| score("adascale: { images: 23 }", &train, &test, 1 << 20).unwrap());
+    assert_eq!(some, again);
+    // One percentage for all images is SCALE.
+    let scale = score("scale: { percentile: 80 }", &train, &test, 1 << 20).unwrap();
+    assert_eq!(score("adascale: { low: 80, high: 80 }", &train, &test, 1 << 20).unwrap(), scale);
+}
+
+/// The same of i-ODIN, where the steepest of all values moves.
+fn one_value(image: &Tensor, network: &Arc<dyn Model>, deviations: &[f32], slopes: &[f64]) {
+    const NOISE: f64 = 0.5;
+    let steepest = (0..slopes.len()).max_by(|a, b| slopes[*a].abs().total_cmp(&slopes[*b].abs())).unwrap();
+    let mut moved = values(image);
+    moved[steepest] -= NOISE * slopes[steepest].signum() / f64::from(deviations[steepest / 64]);
+    let moved = Tensor::from_vec(moved, image.shape(), &Device::Cpu).unwrap();
+    let score = |pixels: &str, noise: f64, images: &Tensor| {
+        let set = Set { network: network.clone(), ..set(images.clone()) };
+        let yaml = format!("odin: {{ temperature: 1, noise: {noise}, pixels: {pixels} }}");
+        score(&yaml, &train(), &bank(set, None), 1 << 20).unwrap()[0]
+    };
+    let (found, expected, all) = (score("one", NOISE, image), score("all", 0.0, &moved), score("all", NOISE, image));
+    assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found}, by differences {expected}");
+    assert!((found - all).abs() > 1e-3 * all.abs(), "{found}, and {all} if all move");
 }
 
 /// z_i·∂L/∂z_i of the features, by differences of L through the last layer alone.
@@ -332,7 +386,7 @@ fn nac_weighs_neurons_by_their_gradients() {
 #[test]
 fn needs_follow_the_settings() {
     let needs = |yaml: &str| config(yaml).build().needs().contains(&Output::Gradients);
-    for yaml in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+    for yaml in ["odin", "nac", "adascale", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         assert!(needs(yaml), "{yaml}");
     }
     for yaml in ["odin: { noise: 0 }", "mahalanobis", "mahalanobis: { weights: [2] }"] {
@@ -340,6 +394,7 @@ fn needs_follow_the_settings() {
     }
     // What stored scores of earlier versions are called by.
     let json = |yaml: &str| serde_json::to_string(&config(yaml)).unwrap();
+    assert_eq!(json("odin: { pixels: all }"), r#"{"odin":{"temperature":1000.0,"noise":0.0014}}"#);
     assert_eq!(json("mahalanobis"), r#"{"mahalanobis":{}}"#);
     assert_eq!(json("mahalanobis: { noise: 0, layers: penultimate, normalise: false }"), r#"{"mahalanobis":{}}"#);
     assert_eq!(json("rmds"), r#"{"rmds":{}}"#);
@@ -355,6 +410,7 @@ fn bad_settings_are_refused() {
     for (yaml, message) in [
         ("odin: { noise: -1 }", "noise: lower than 0"),
         ("odin: { temperature: 0 }", "temperature: lower than 0.001"),
+        ("odin: { pixels: some }", "unknown variant `some`"),
         ("mahalanobis: { layers: [] }", "names no stage; `all` takes every one"),
         ("mahalanobis: { layers: [relu, relu] }", "\"relu\" is named twice"),
         ("mahalanobis: { layers: some }", "expected `penultimate`, `all` or a list of stages' names"),
@@ -363,6 +419,10 @@ fn bad_settings_are_refused() {
         ("nac: { layers: { relu: { bins: 7 } } }", "must be even"),
         ("nac: { layers: { relu: { bin: 7 } } }", "unknown field `bin`"),
         ("nac: { images: 0 }", "images"),
+        ("adascale: { low: 90 }", "greater than `high`, 85"),
+        ("adascale: { high: 100 }", "high: greater than 99.99"),
+        ("adascale: { share: 1.1 }", "share: greater than 1"),
+        ("adascale: { images: 0 }", "images: lower than 1"),
     ] {
         let read = serde_saphyr::from_str::<DetectorConfig>(yaml).map_err(|error| error.to_string());
         let error = read.and_then(|config| config.validate().map_err(|report| report.to_string())).unwrap_err();
@@ -389,7 +449,12 @@ fn what_does_not_fit_the_network_is_refused() {
     assert!(error.starts_with("mahalanobis needs 1 MiB for its layers, and may use 0 MiB"), "{error}");
 
     let without = |bank: &Bank| Bank { inputs: None, ..bank.clone() };
-    for detector in ["odin", "nac", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
+    let blind = Bank { inputs: None, ..train.clone() };
+    let error = refused("grood", &blind, &test, 1 << 20);
+    assert!(error.contains("needs the network and the images, and there are none"), "{error}");
+    let error = refused("grood", &train, &test, 1000);
+    assert!(error.starts_with("grood needs 1 MiB for the train images' gradients, and may use 0 MiB"), "{error}");
+    for detector in ["odin", "nac", "adascale", "mahalanobis: { noise: 0.001 }", "mahalanobis: { layers: all }"] {
         let error = refused(detector, &train, &without(&test), 1 << 20);
         assert!(error.contains("needs the network and the images, and there are none"), "{detector}: {error}");
         let three = bank(Set { normalisation: by(vec![0.5; 2]), ..set(test_images()) }, None);
@@ -397,8 +462,9 @@ fn what_does_not_fit_the_network_is_refused() {
             assert_eq!(refused(detector, &train, &three, 1 << 20), "2 deviations where there must be 3");
         }
     }
-    for detector in ["odin", "nac"] {
-        let fewer = Bank { logits: test.logits.narrow(0, 0, 3).unwrap(), ..test.clone() };
+    for detector in ["odin", "nac", "adascale"] {
+        let [logits, features] = [&test.logits, &test.features].map(|rows| rows.narrow(0, 0, 3).unwrap());
+        let fewer = Bank { logits, features, ..test.clone() };
         assert_eq!(refused(detector, &train, &fewer, 1 << 20), "8 images where there must be 3", "{detector}");
     }
 }
@@ -425,7 +491,7 @@ fn gradients_that_are_no_numbers_are_refused() {
     let images = Tensor::from_vec(pixels, (8, 3, 8, 8), &Device::Cpu).unwrap();
     let steep = |images| Set { network: Arc::new(Steep(wide_resnet(DType::F64))), ..set(images) };
     let train = train();
-    for detector in ["odin", "mahalanobis: { noise: 0.001 }"] {
+    for detector in ["odin", "adascale", "mahalanobis: { noise: 0.001 }"] {
         assert!(score(detector, &train, &bank(steep(test_images()), None), 1 << 20).is_ok());
         let error = score(detector, &train, &bank(steep(images.clone()), None), 1 << 20).unwrap_err().to_string();
         assert!(error.starts_with("the gradient with respect to image 5 is "), "{error}");
@@ -475,6 +541,8 @@ fn what_is_no_number_is_named_by_its_place_in_the_set() {
         ("mahalanobis: { noise: 0.001 }", 2, "feature 0 of image 5 is NaN"),
         ("mahalanobis: { noise: 0.001 }", 3, "feature 0 of image 5 is NaN"),
         ("odin", 3, "logit 0 of image 5 is NaN"),
+        ("adascale", 2, "logit 0 of image 5 is NaN"),
+        ("adascale", 3, "feature 0 of image 5 is NaN"),
     ] {
         let test = bank(set(test_images()), None);
         let left = AtomicUsize::new(before);
@@ -483,6 +551,20 @@ fn what_is_no_number_is_named_by_its_place_in_the_set() {
         let error = score(detector, &train, &test, 1 << 20).unwrap_err().to_string();
         assert_eq!(error, expected, "{detector}");
     }
+}
+
+/// Noise is drawn by name: more of it, or another seed, is another prototype.
+#[test]
+fn grood_draws_its_noise_by_name() {
+    let (train, test) = (train(), bank(set(test_images()), None));
+    let of = |yaml: &str| score(yaml, &train, &test, 1 << 20).unwrap();
+    let plain = of("grood");
+    assert_eq!(plain, of("grood: { noise_images: 1, seed: 0 }"));
+    for other in ["grood: { noise_images: 101 }", "grood: { seed: 1 }", "grood: { by: norm }"] {
+        assert_ne!(plain, of(other), "{other}");
+    }
+    let some = test.subset(&[6, 2]).unwrap();
+    assert_eq!(score("grood", &train, &some, 1 << 20).unwrap(), [plain[6], plain[2]]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use common::uniform;
 use inputs::Set;
 use oodkit::{
     data::Normalisation,
-    detectors::{Bank, DetectorConfig, Fit},
+    detectors::{Bank, DetectorConfig, Fit, grood, weiper},
     nn::{Head, Model, Pass, Shown},
 };
 use scores::{Reference, assert_scores, tensor};
@@ -32,6 +32,8 @@ struct Golden {
     dependent_train_features: Vec<Vec<f32>>,
     dependent_features: Vec<Vec<f32>>,
     dependent_scores: Vec<Reference>,
+    perturbed_scores: Vec<Reference>,
+    outlier_scores: Vec<Reference>,
 }
 
 fn golden() -> Golden {
@@ -83,6 +85,48 @@ fn covariances_that_lack_rank_have_pseudo_inverses() {
     check(&golden.dependent_scores, &golden.head(), &train, &test);
 }
 
+/// With directions that numpy has, too.
+#[test]
+fn perturbed_last_layers_are_those_of_numpy() {
+    let golden = golden();
+    for Reference { detector, expected } in &golden.perturbed_scores {
+        let DetectorConfig::Weiper(config) = serde_saphyr::from_str(detector).unwrap() else { panic!("{detector}") };
+        let (rows, size) = (config.repeats * golden.bias.len(), golden.features[0].len());
+        let directions = uniform("directions", &[rows, size]).flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let of = |directions: &[f64]| {
+            weiper::Fitted::new(&config, &golden.head(), &tensor(&golden.train_features), directions)
+        };
+        assert_scores(&of(&directions).unwrap().scores(&tensor(&golden.features)).unwrap(), expected, detector);
+        assert!(of(&directions[1..]).err().unwrap().to_string().contains("directions where there must be"));
+    }
+    let drawn = |yaml: &str| score(yaml, &golden.head(), &golden.train(), &golden.test()).unwrap();
+    assert_eq!(drawn("weiper: { repeats: 3 }"), drawn("weiper: { repeats: 3, seed: 0 }"));
+    assert_ne!(drawn("weiper: { repeats: 3 }"), drawn("weiper: { repeats: 3, seed: 1 }"));
+}
+
+/// With a prototype that numpy has, too.
+#[test]
+fn prototypes_move_as_in_numpy() {
+    let golden = golden();
+    let outlier = uniform("outlier", &[golden.features[0].len()]).to_vec1::<f64>().unwrap();
+    let (train, test) = (golden.train(), golden.test());
+    for Reference { detector, expected } in &golden.outlier_scores {
+        let DetectorConfig::Grood(config) = serde_saphyr::from_str(detector).unwrap() else { panic!("{detector}") };
+        let of = |labels: &[u32], outlier: &[f64]| {
+            grood::Fitted::new(config.by, &train.logits, &train.features, labels, outlier.to_vec())
+        };
+        let fitted = of(&golden.labels, &outlier).unwrap();
+        assert_scores(&fitted.scores(&test.features).unwrap(), expected, detector);
+        // As many rows at once as there are, or one.
+        let each = (0..test.features.dims()[0]).flat_map(|at| fitted.scores(&test.features.narrow(0, at, 1).unwrap()));
+        assert_eq!(each.flatten().collect::<Vec<_>>(), fitted.scores(&test.features).unwrap(), "{detector}");
+        assert!(of(&golden.labels[1..], &outlier).is_err() && of(&golden.labels, &outlier[1..]).is_err());
+    }
+    let wrong: Vec<u32> = golden.labels.iter().map(|_| 9).collect();
+    let error = grood::Fitted::new(grood::By::Neighbour, &train.logits, &train.features, &wrong, outlier).err();
+    assert_eq!(error.unwrap().to_string(), "grood: no train image is classified correctly");
+}
+
 /// Four images of two classes, two features; `change` makes them unfit.
 fn refused(detector: &str, change: impl Fn(&mut Head, &mut Bank, &mut Bank)) -> String {
     let rows = [[1f32, 0.0], [2.0, 0.5], [0.0, 1.0], [0.25, 2.0]].map(Vec::from);
@@ -99,6 +143,7 @@ fn what_cannot_be_learned_from_is_refused() {
     assert_eq!(refused("rmds", constant), "no feature varies among the train images of a class");
     assert_eq!(refused("neco", constant), "no feature varies among the train images");
     assert_eq!(refused("kpca", constant), "no direction of the features varies among the train images");
+    assert_eq!(refused("weiper", constant), "no feature varies among the train images");
     for (settings, reason) in [
         ("dimension: 3", "dimension is 3, and there are 2 features"),
         ("dimension: 2, max_logit: false", "dimension is 2, all features: without max_logit every score is -1"),
@@ -128,7 +173,7 @@ fn what_cannot_be_learned_from_is_refused() {
     }
 }
 
-const LABELLED: [&str; 6] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax", "ora"];
+const LABELLED: [&str; 7] = ["temperature_scaling", "mahalanobis", "rmds", "she", "openmax", "ora", "grood"];
 
 #[test]
 fn classes_that_lack_what_they_need() {
@@ -215,6 +260,8 @@ fn numbers_that_are_none_and_other_sizes_are_refused() {
     let mut names: Vec<String> = golden().scores.into_iter().map(|scores| scores.detector).collect();
     // GradNorm and LTS learn nothing, and OpenMax nothing from two images of a class: both are as far from their mean.
     names.retain(|name| !name.contains(':') && !["gradnorm", "lts", "openmax"].contains(&name.as_str()));
+    // Its golden values are of perturbations that are given, or of none.
+    names.push("weiper".to_owned());
     // As few images as there are here.
     let few = |name: String| match name.as_str() {
         "nnguide" => "nnguide: { k: 1 }".to_owned(),

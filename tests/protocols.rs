@@ -70,8 +70,10 @@ fn all_is_what_a_network_can_have() {
     assert_eq!(left_out("backbone: wrn40_2"), plain);
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
-    let of_head =
-        set(&["react", "dice", "ash", "scale", "vra", "rankfeat", "residual", "vim", "fdbd", "ora", "pnml", "nci"]);
+    let of_head = set(&[
+        "react", "dice", "ash", "scale", "adascale", "vra", "weiper", "rankfeat", "residual", "vim", "fdbd", "ora", "pnml",
+        "nci",
+    ]);
     assert_eq!(
         left_out("backbone: wrn40_2\n    head: sngp"),
         &(&of_head | &maps) | &set(&["mutual_information", "duq"])
@@ -79,7 +81,8 @@ fn all_is_what_a_network_can_have() {
     let duq = "backbone: wrn40_2\n    head: duq\n    loss: { binary_cross_entropy: {} }";
     assert!(left_out(duq).is_superset(&(&of_head | &set(&["mutual_information", "sngp"]))));
     let of_ensemble = left_out("backbone: lenet\n    members: 2");
-    let layers = set(&["energy", "duq", "afdu", "gram", "gradnorm", "openmax", "nnguide", "sngp", "odin", "nac"]);
+    let layers =
+        set(&["energy", "duq", "afdu", "gram", "gradnorm", "grood", "openmax", "nnguide", "sngp", "odin", "nac"]);
     assert!(of_ensemble.is_superset(&(&of_head | &layers)), "{of_ensemble:?}");
     assert!(of_ensemble.is_disjoint(&set(&["mutual_information", "msp", "knn", "mahalanobis", "gen"])));
 }
@@ -392,6 +395,10 @@ fn what_cannot_be_fitted_is_told_before_training() {
         (
             "detector: neco, search: { max_logit: [true, false], dimension: [84] }",
             "neco: dimension is 84, all features",
+        ),
+        (
+            "detector: { weiper: { repeats: 200 } }",
+            "weiper: weiper needs 2 MiB for 200 perturbed last layers, and may use 1 MiB",
         ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
         (

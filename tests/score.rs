@@ -595,7 +595,7 @@ fn maps_lie_beside_the_scores_of_files_that_know_the_images_size() {
 fn a_file_has_no_network_to_differentiate() {
     let folder = tempfile::tempdir().unwrap();
     let input = write(folder.path(), "test.safetensors", &[("logits", rows(9, 3, 1.7)), ("features", rows(9, 8, 0.9))]);
-    for detector in ["odin", "nac", "mahalanobis: {noise: 0.001}", "mahalanobis: {layers: all}"] {
+    for detector in ["odin", "nac", "adascale", "grood", "mahalanobis: {noise: 0.001}", "mahalanobis: {layers: all}"] {
         let arguments = ["score", "--detector", detector, "--input", &input, "--out", "never.npy"];
         let assert = oodkit().args(arguments).assert().code(2);
         let said = String::from_utf8(assert.get_output().stderr.clone()).unwrap();

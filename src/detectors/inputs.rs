@@ -1,7 +1,7 @@
 //! The network and the images, for detectors that run it again: the step down a gradient that two of them take, and what a second
 //! network makes of the images.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use candle_core::{Tensor, backprop::GradStore};
 
@@ -77,15 +77,32 @@ pub(super) fn slopes(gradient: &Tensor, start: usize) -> Result<Vec<f64>> {
 /// # Errors
 /// [`Error::Failed`] naming the first image with a gradient that is NaN or infinite, or if the deviations are of other channels.
 pub fn step_down(images: &Tensor, gradient: &Tensor, noise: f64, deviations: &[f32], start: usize) -> Result<Tensor> {
+    step_down_in(images, gradient, noise, deviations, start, |slopes| 0..slopes.len())
+}
+
+/// The same in those places alone that `places` gives of the slopes of an image's values.
+///
+/// # Errors
+/// As [`step_down`].
+pub(super) fn step_down_in(
+    images: &Tensor,
+    gradient: &Tensor,
+    noise: f64,
+    deviations: &[f32],
+    start: usize,
+    places: impl Fn(&[f64]) -> Range<usize>,
+) -> Result<Tensor> {
     let (_, channels, height, width) = images.dims4()?;
     super::same("deviations", deviations.len(), channels)?;
     // By loops: candle's elementwise operations on tensors of this size wait spinning.
     let (mut values, slopes) = (numbers(images)?, slopes(gradient, start)?);
     let plane = height * width;
-    let planes = values.chunks_exact_mut(plane).zip(slopes.chunks_exact(plane)).zip(deviations.iter().cycle());
-    for ((values, slopes), deviation) in planes {
-        let step = noise / f64::from(*deviation);
-        values.iter_mut().zip(slopes).for_each(|(x, slope)| *x -= if *slope >= 0.0 { step } else { -step });
+    let steps: Vec<f64> = deviations.iter().map(|deviation| noise / f64::from(*deviation)).collect();
+    for (values, slopes) in values.chunks_exact_mut(channels * plane).zip(slopes.chunks_exact(channels * plane)) {
+        for at in places(slopes) {
+            let step = steps[at / plane];
+            values[at] -= if slopes[at] >= 0.0 { step } else { -step };
+        }
     }
     Ok(Tensor::from_vec(values, images.shape(), images.device())?.to_dtype(images.dtype())?)
 }

@@ -4,6 +4,7 @@
 //! the contract tests in `tests/detectors.rs` then cover it.
 
 mod about;
+pub mod adascale;
 pub mod afdu;
 pub mod ash;
 pub mod cfood;
@@ -28,6 +29,7 @@ pub mod r#gen;
 mod golden_maps;
 pub mod gradnorm;
 pub mod gram;
+pub mod grood;
 pub mod inputs;
 pub mod kl_matching;
 pub mod knn;
@@ -76,6 +78,7 @@ pub mod temperature_scaling;
 pub mod views;
 pub mod vim;
 pub mod vra;
+pub mod weiper;
 mod windows;
 
 pub use about::{About, Check, Refusal, Smoke};
@@ -133,8 +136,12 @@ registry::registry! {
     Scale = scale,
     /// The energy of logits that are scaled by how far the largest features dominate (LTS, Djurisic et al. 2025).
     Lts = lts,
+    /// The energy after features or logits are scaled as much as each image suggests (AdaSCALE, Regmi 2025).
+    Adascale = adascale,
     /// The energy after features are clipped from both sides (Xu et al. 2023).
     Vra = vra,
+    /// How unusual the features, and the logits of perturbed last layers, are as a whole (WeiPer+KLD, Granz et al. 2024).
+    Weiper = weiper,
     /// How far channels go together otherwise than usual, in every layer (Sastry & Oore 2020).
     Gram = gram,
     /// The energy without the strongest pattern of the last feature maps (RankFeat, Song et al. 2022).
@@ -159,6 +166,8 @@ registry::registry! {
     Kpca = kpca,
     /// The norm of the last layer's gradient towards uniformity (Huang et al. 2021).
     Gradnorm = gradnorm,
+    /// How a prototype of strange images would move for the image (GROOD, ElAraby et al. 2023).
+    Grood = grood,
     /// The distance to decision boundaries (Liu & Qin 2024).
     Fdbd = fdbd,
     /// The widest angle to a decision boundary, seen from the train images' centre (ORA, Demirel et al. 2025).

@@ -11,8 +11,13 @@
 //! - σ is that of the in-distribution set. OpenOOD divides by 63.0/255, 62.1/255 and 66.7/255 on every data set.
 //! - The gradient at the logits is taken times T / (1 − softmax_ŷ), a positive number of each image, which the sign forgets: a sure
 //!   image's own vanishes in f32.
-//! - Both settings are to be chosen on validation distributions; energy_ood tries T of 1, 10, 100, 1000 and ten ε from 0 to 0.0048.
+//! - i-ODIN (`pixels: one`) takes the step in one value of the image alone, that of the largest |∇|, the first of equals. Paper: Regmi,
+//!   *Image-based Outlier Synthesis With Training Data*, 2024, <https://arxiv.org/abs/2411.10794>; reference code: OpenOOD
+//!   `iodin_postprocessor.py`. A pixel has a value for each channel, of which one moves.
+//! - T and ε are to be chosen on validation distributions; energy_ood tries T of 1, 10, 100, 1000 and ten ε from 0 to 0.0048.
 //!   With `noise: 0` nothing is differentiated, and the score is of the logits alone.
+
+use std::ops::Range;
 
 use candle_core::{Tensor, Var};
 
@@ -33,11 +38,40 @@ pub struct Config {
     /// ε: 0.0014 in OpenOOD and pytorch-ood, the paper's choice for DenseNet on CIFAR-10.
     #[garde(range(min = 0.0, max = 1.0))]
     pub noise: f64,
+    /// Which of an image's values move: `all` in the paper, `one` in i-ODIN.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "crate::yaml::named::is_default")]
+    pub pixels: Pixels,
+}
+
+/// Which of an image's values move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "OdinPixels")]
+pub enum Pixels {
+    /// All of them.
+    #[default]
+    All,
+    /// That of the steepest gradient.
+    One,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { temperature: 1000.0, noise: 0.0014 }
+        Self { temperature: 1000.0, noise: 0.0014, pixels: Pixels::All }
+    }
+}
+
+impl Pixels {
+    /// Where an image's values move that have these slopes.
+    fn places(self, slopes: &[f64]) -> Range<usize> {
+        match self {
+            Self::All => 0..slopes.len(),
+            Self::One => {
+                let steepest = argmax(&slopes.iter().map(|slope| slope.abs()).collect::<Vec<f64>>());
+                steepest..steepest + 1
+            }
+        }
     }
 }
 
@@ -88,7 +122,9 @@ impl Scorer for Config {
         let mut all = Vec::new();
         inputs.pass("scoring ODIN", &mut |start, images| {
             let gradient = self.gradient(inputs, images)?;
-            let moved = inputs::step_down(images, &gradient, self.noise, &inputs.normalisation().std, start)?;
+            let deviations = &inputs.normalisation().std;
+            let places = |slopes: &[f64]| self.pixels.places(slopes);
+            let moved = inputs::step_down_in(images, &gradient, self.noise, deviations, start, places)?;
             all.push(inputs.network().show(&moved, &Pass::eval())?.logits()?.detach());
             Ok(())
         })?;

@@ -23,7 +23,7 @@ use crate::{
 /// # Errors
 /// Those of the network; [`Error::Interrupted`](crate::Error::Interrupted) when the user asks to stop.
 pub fn moved(attack: &Attack, inputs: &dyn Inputs) -> Result<Vec<u8>> {
-    let surer = odin::Config { temperature: 1.0, noise: 0.0 };
+    let surer = odin::Config { temperature: 1.0, noise: 0.0, ..odin::Config::default() };
     let normalisation = inputs.normalisation();
     let channels = normalisation.std.len();
     let pixels = Normalisation { mean: vec![0.0; channels], std: vec![1.0; channels] };

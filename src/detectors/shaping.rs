@@ -142,10 +142,15 @@ fn of_key(key: u32) -> f64 {
 pub(super) fn largest(features: &[f64], percent: f64) -> Vec<usize> {
     let count = features.len();
     let kept = count - (count as f64 * percent / 100.0).round_ties_even() as usize;
-    let mut order: Vec<usize> = (0..count).collect();
-    let by = |a: &usize, b: &usize| features[*b].total_cmp(&features[*a]).then(a.cmp(b));
-    order.select_nth_unstable_by(kept.max(1) - 1, by);
-    order.truncate(kept.max(1));
+    top(features, kept.max(1))
+}
+
+/// The positions of the `count` largest values, in rising order; 1 ≤ `count` ≤ n. Of equal values those come first that stand first.
+pub(super) fn top(values: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    let by = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
+    order.select_nth_unstable_by(count - 1, by);
+    order.truncate(count);
     order.sort_unstable();
     order
 }

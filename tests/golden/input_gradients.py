@@ -15,6 +15,7 @@ import torch
 from pattern import parameter, uniform
 from pytorch_ood import detector as pytorch_ood
 from scipy.linalg import pinvh
+from scipy.special import logsumexp
 from torch_networks import WideResNet
 
 torch.set_default_dtype(torch.float64)
@@ -36,18 +37,23 @@ f32 = lambda x: x.detach().numpy().astype("f4").astype("f8")
 scores = {}
 
 
-def step_down(x, gradient, noise):
+def step_down(x, gradient, noise, pixels="all"):
     size = gradient.abs()
     assert (size > 1e-10 * size.median()).all(), size.min()
     sign = torch.where(gradient >= 0, 1.0, -1.0)
+    if pixels == "one":
+        size = size.flatten(1)
+        first, second = size.topk(2, dim=1).values.T
+        assert (first > (1 + 1e-5) * second).all(), "no other value may be the steepest in f32"
+        sign = sign * torch.zeros_like(size).scatter_(1, size.argmax(dim=1, keepdim=True), 1).view_as(x)
     return (x - noise * sign / torch.tensor(DEVIATIONS).view(1, 3, 1, 1)).detach()
 
 
-def odin(temperature, noise):
+def odin(temperature, noise, pixels="all"):
     x = test.clone().requires_grad_()
     log_p = torch.log_softmax(net(x)[0] / temperature, dim=1)
     (gradient,) = torch.autograd.grad(-log_p.max(dim=1).values.sum(), x)
-    logits = torch.from_numpy(f32(net(step_down(x, gradient, noise))[0])) / temperature
+    logits = torch.from_numpy(f32(net(step_down(x, gradient, noise, pixels))[0])) / temperature
     return np.log1p(-torch.softmax(logits, dim=1).max(dim=1).values.numpy())
 
 
@@ -62,6 +68,11 @@ for setting, (temperature, noise) in {
     assert not noise or (moved > 1e-5).all()
     theirs = pytorch_ood.ODIN(lambda x: net(x)[0], eps=noise, temperature=temperature, norm_std=DEVIATIONS).predict(test)
     np.testing.assert_allclose(np.log1p(theirs.detach().numpy()), scores[setting], rtol=1e-6, err_msg=setting)
+
+# pytorch-ood does not have i-ODIN.
+for temperature, noise in [(1000, 0.0014), (1, 0.5)]:
+    setting = f"odin: {{ temperature: {temperature}, noise: {noise}, pixels: one }}"
+    scores[setting] = odin(temperature, noise, "one")
 
 
 def stage(name, x):
@@ -155,6 +166,39 @@ for layers in [
     )
     scores[f"nac: {{ layers: {{ {written} }}, images: {TRAIN} }}"] = nac(layers)
 scores["nac"] = scores[next(name for name in scores if name.startswith("nac"))]
+
+def adascale(variant="a", low=75, high=85, features=5, shifts=1, weight=10, share=0.05, step=0.5):
+    """By ranks, as the reference; at least one value and one feature, where it may take none."""
+    def shift(images):
+        x = images.clone().requires_grad_()
+        logits, z, _ = net(x)
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), x)
+        ranked, order = gradient.abs().flatten(1).sort(dim=1)
+        count = max(int(ranked.shape[1] * share), 1)
+        assert (ranked[:, 0] > 0).all() and (ranked[:, count] > (1 + 1e-6) * ranked[:, count - 1]).all()
+        mask = torch.zeros_like(ranked).scatter_(1, order[:, :count], 1).view_as(x)
+        before, after = f32(z), f32(net((x + step * mask * gradient.sign()).detach())[1])
+        order = np.argsort(-before, axis=1, kind="stable")
+        top = lambda rows, percent: np.take_along_axis(rows, order[:, : max(int(rows.shape[1] * percent / 100), 1)], axis=1)
+        return top(np.maximum(after, 0), features).sum(axis=1) + weight * top(np.abs(before - after), shifts).sum(axis=1), before
+
+    (known, _), (new, z) = shift(train), shift(test)
+    assert np.abs(new[:, None] / known - 1).min() > 1e-5, "no rank may change in f32"
+    percent = low + (known[None] > new[:, None]).mean(axis=1) * (high - low)
+    size = z.shape[1]
+    assert np.abs(size * percent / 100 % 1 - 0.5).min() > 1e-6
+    k = size - np.round(size * percent / 100).astype(int)
+    above = np.sort(np.maximum(z, 0), axis=1)[:, ::-1]
+    r = above.sum(axis=1) / np.where(np.arange(size) < k[:, None], above, 0).sum(axis=1)
+    print(f"AdaSCALE: percentages from {percent.min():.2f} to {percent.max():.2f}, r from {r.min():.2f} to {r.max():.2f}")
+    (matrix, bias), r = [p.detach().numpy() for p in (net.fc.weight, net.fc.bias)], r[:, None]
+    logits = np.exp(r) * z @ matrix.T + bias if variant == "a" else r**2 * (z @ matrix.T + bias)
+    return -logsumexp(logits, axis=1)
+
+
+for settings in [{}, {"variant": "l"}, {"low": 60, "high": 95, "features": 20, "shifts": 10, "weight": 2, "share": 0.2, "step": 0.1}]:
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    scores[f"adascale: {{ {written} }}" if settings else "adascale"] = adascale(**settings)
 
 record = {
     "made_by": f"tests/golden/input_gradients.py: numpy {np.__version__}, torch {torch.__version__}, "

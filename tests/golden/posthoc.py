@@ -16,6 +16,7 @@ import references
 import scipy
 import sklearn
 import torch
+from pattern import uniform
 from pytorch_ood import detector as pytorch_ood
 from scipy.special import softmax
 from sklearn.covariance import LedoitWolf
@@ -144,6 +145,20 @@ for alpha, k in [(1, 0.01), (0.1, 0.01), (0.5, 0.05), (1, 0.2)]:
     agree("cfood", theirs=False, alpha=alpha, k=k)
 scores["cfood"] = scores["cfood: { alpha: 0.1, k: 0.01 }"]
 assert len(np.unique(scores["cfood: { alpha: 1, k: 0.01 }"])) > 5, "images are told apart"
+# pytorch-ood does not have it. Of perturbations there is a list of its own: here are none.
+def between_bins(rows, bins):
+    """No value but the outermost may be where one bin ends and the next begins."""
+    places = (rows - train_ends[0]) * bins / (train_ends[1] - train_ends[0])
+    inside = (places > 0) & (places < bins)
+    assert (np.abs(places - np.round(places)) > 1e-9)[inside].all()
+
+
+for settings in [{"distance": 0, "repeats": 1, "bins": 101}, {"distance": 0, "repeats": 3, "bins": 29, "smoothing": 4, "smoothing_perturbed": 7,
+                  "epsilon": 0.5, "epsilon_perturbed": 0.001, "lambda_1": 2.5, "lambda_2": 0.1}]:
+    for known, new in [(train, test), (train_logits, logits)]:
+        train_ends = known.min(), known.max()
+        between_bins(np.concatenate([known, new]), settings["bins"])
+    agree("weiper", theirs=False, **settings)
 
 assert np.abs(references.relations(d) - 0.03).min() > 1e-6, "no relation may change sides in f32"
 for power in [1, 2, 8]:
@@ -165,6 +180,22 @@ for dimension in [3, 8]:
     dependent[f"neco: {{ dimension: {dimension} }}"] = references.neco(lacking, dimension)
 
 dependent["kpca"] = references.kpca(lacking)
+# By names that Rust has, too.
+perturbed = {}
+for settings in [{"repeats": 7}, {"distance": 0.5, "repeats": 2, "bins": 30, "smoothing": 3, "smoothing_perturbed": 40, "lambda_1": 0.5, "lambda_2": 2}]:
+    d.directions = uniform("directions", settings["repeats"] * CLASSES, FEATURES)
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    perturbed[f"weiper: {{ {written} }}"] = references.weiper(d, **settings)
+
+d.outlier = uniform("outlier", FEATURES)
+outliers = {f"grood: {{ by: {by} }}": references.grood(d, by) for by in ["neighbour", "norm"]}
+# By autograd of the loss, as in the authors' code.
+prototypes = np.stack([train[labels == label].mean(axis=0) for label in range(CLASSES)])
+outlier = torch.from_numpy(d.outlier).requires_grad_()
+away = torch.from_numpy(test)[:, None] - torch.vstack([torch.from_numpy(prototypes), outlier])
+losses = torch.nn.functional.cross_entropy(-away.norm(dim=2), torch.from_numpy(logits.argmax(axis=1)), reduction="none")
+norms = [torch.autograd.grad(loss, outlier, retain_graph=True)[0].abs().sum().item() for loss in losses]
+np.testing.assert_allclose(norms, outliers["grood: { by: norm }"], rtol=1e-9)
 
 path = pathlib.Path(__file__).with_suffix(".json")
 before = json.loads(path.read_text()) if path.exists() else {}
@@ -190,6 +221,8 @@ record = {
     "dependent_train_features": deficient(train).tolist(),
     "dependent_features": deficient(test).tolist(),
     "dependent_scores": lists("dependent_scores", dependent),
+    "perturbed_scores": lists("perturbed_scores", perturbed),
+    "outlier_scores": lists("outlier_scores", outliers),
 }
 text = json.dumps(record).replace('{"detector"', '\n{"detector"')
 path.write_text(text + "\n")

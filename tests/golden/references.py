@@ -371,6 +371,47 @@ def vra(d, low=10, high=90, below="clip", thresholds="all"):
     return energy_of(d, np.where(d.features < least, 0, np.minimum(d.features, most)))
 
 
+def weiper(d, distance=2.1, repeats=100, bins=100, smoothing=20, smoothing_perturbed=20, epsilon=0.01, epsilon_perturbed=0.025,
+           lambda_1=1, lambda_2=1):
+    """With d.directions, (repeats · classes, features): the program's draws are not numpy's. At distance 0 they do not matter."""
+    weight, bias = np.tile(d.weight, (repeats, 1)), np.tile(d.bias, repeats)
+    if distance:
+        unit = d.directions / np.linalg.norm(d.directions, axis=1, keepdims=True)
+        weight = weight + distance * np.linalg.norm(weight, axis=1, keepdims=True) * unit
+    perturbed = lambda rows: rows @ weight.T + bias
+
+    def divergences(train, test, width, more):
+        ends = train.min(), train.max()
+        shares = lambda values: np.histogram(values, bins, ends)[0] / values.size
+        before = (width - 1) // 2
+        q = np.array([shares(row) for row in test])
+        q = np.pad(q, [(0, 0), (before, width - 1 - before)], mode="edge")
+        q = np.apply_along_axis(np.convolve, 1, q, np.ones(width) / width, mode="valid") + more
+        p = np.tile(shares(train) + more, (len(q), 1))
+        return entropy(p, q, axis=1) + entropy(q, p, axis=1)
+
+    logits = perturbed(d.features)
+    msp = softmax(logits.reshape(len(logits), repeats, -1), axis=2).max(axis=2).mean(axis=1)
+    return (divergences(d.train_features, d.features, smoothing, epsilon)
+            + lambda_1 * divergences(perturbed(d.train_features), logits, smoothing_perturbed, epsilon_perturbed) - lambda_2 * msp)
+
+
+def grood(d, by="neighbour"):
+    """With d.outlier, the mean features of noise, which the program draws."""
+    means = np.stack([d.train_features[d.labels == label].mean(axis=0) for label in np.unique(d.labels)])
+    prototypes = np.vstack([means, d.outlier])
+
+    def gradients(rows):
+        away = rows[:, None] - prototypes
+        distances = np.linalg.norm(away, axis=2)
+        return softmax(-distances, axis=1)[:, -1:] * away[:, -1] / distances[:, -1:]
+
+    new = gradients(d.features)
+    if by == "norm":
+        return np.abs(new).sum(axis=1)
+    return cdist(new, gradients(d.train_features[d.train_logits.argmax(axis=1) == d.labels])).min(axis=1)
+
+
 def reconstruction_change(before, after, of="logits", norm="l1", unit=True):
     """(N, D) answers to images, and to what a second network made of them."""
     def vectors(rows):
