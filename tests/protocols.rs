@@ -71,8 +71,8 @@ fn all_is_what_a_network_can_have() {
     assert_eq!(left_out("backbone: resnet18_32x32"), plain);
     assert_eq!(left_out("backbone: lenet"), &plain | &set(&["rankfeat"]));
     let of_head = set(&[
-        "react", "dice", "ash", "scale", "adascale", "vra", "weiper", "rankfeat", "residual", "vim", "fdbd", "ora", "pnml",
-        "nci",
+        "react", "dice", "ash", "scale", "adascale", "vra", "weiper", "rankfeat", "residual", "vim", "fdbd", "ora",
+        "pnml", "nci",
     ]);
     assert_eq!(
         left_out("backbone: wrn40_2\n    head: sngp"),

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::{
     Bank, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, argmax, finite, finite_from, in_f64, inputs,
     map_rows_from, numbers, same,
-    shaping::{spread, energy, largest, last_layer, sharpening, top},
+    shaping::{energy, largest, last_layer, sharpening, spread, top},
 };
 use crate::{
     Error, Result,
