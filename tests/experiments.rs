@@ -93,6 +93,7 @@ const PLANNED: &[&str] = &[
     "cifar10_energy_margin",
     "cifar10_lambda",
     "cifar10_published",
+    "cifar10_sparsity_resnet20",
     // Its twenty cells are as many in a smoke run: 36 seconds of a release build.
     "fashion_diffood_controls",
     "imagenet_diffood",
