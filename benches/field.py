@@ -22,7 +22,7 @@ PROGRAM = pathlib.Path("target/release/oodkit").resolve()
 OOD_SETS = 7
 ROWS = {
     "forward passes (she)": "she",
-    "the field without gradients and search of the train set": "{ all: { except: [afdu, knn, nnguide, relation, odin, nac, adascale] } }",
+    "the field without gradients and search of the train set": "{ all: { except: [afdu, knn, nnguide, relation, odin, nac, adascale, cfood, grood] } }",
 }
 
 

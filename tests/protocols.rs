@@ -398,7 +398,7 @@ fn what_cannot_be_fitted_is_told_before_training() {
         ),
         (
             "detector: { weiper: { repeats: 200 } }",
-            "weiper: weiper needs 2 MiB for 200 perturbed last layers, and may use 1 MiB",
+            "weiper: weiper needs 3 MiB for 200 perturbed last layers, and may use 1 MiB",
         ),
         ("detector: residual, search: { dimension: [83, 512] }", "residual: 512 of 84 features' directions leave"),
         (

@@ -102,6 +102,11 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// Steps from a neighbour to noise, at most. DiffOOD's.
+const MOST_STEPS_UP: usize = 50;
+/// The same, at least. Ours: the last step ends within a tenth of the schedule from its end.
+const LEAST_STEPS_UP: usize = 10;
+
 /// Train images that neighbours are found among.
 const TRAIN_IMAGES: usize = 1000;
 
@@ -208,9 +213,15 @@ impl Config {
         if self.time == Time::Official { way.told_early() } else { way }
     }
 
+    /// The stride from an image to noise.
+    fn stride_up(&self, steps: usize) -> usize {
+        self.stride.max(steps / MOST_STEPS_UP).max(1)
+    }
+
     /// From an image to noise.
     pub(super) fn way_up(&self, schedule: &Schedule) -> Way {
-        let way = Way::up(self.stride, schedule.steps().div_ceil(self.stride));
+        let stride = self.stride_up(schedule.steps());
+        let way = Way::up(stride, schedule.steps().div_ceil(stride));
         if self.time == Time::Official { way.told_early() } else { way }
     }
 
@@ -315,6 +326,11 @@ impl Config {
             }
         }
         if self.noise == Noise::KnnInverted {
+            if self.stride * LEAST_STEPS_UP > denoises.steps {
+                let message = format!("a stride of {} leaves much of a neighbour in its noise", self.stride);
+                let most = denoises.steps / LEAST_STEPS_UP;
+                return refused("stride", Error::input(message).hint(format!("take {most} at most")));
+            }
             if denoises.needs_class {
                 let message = "the denoiser cannot go without a class (`drop: 0`), and neighbours are told none";
                 return refused("noise", Error::input(message).hint("take gaussian"));
@@ -396,7 +412,7 @@ impl Detector for Config {
         let up = match self.noise {
             Noise::Gaussian => 0,
             // At most: what is a neighbour of two images is made into noise once.
-            Noise::KnnInverted => denoises.steps.div_ceil(self.stride) - 1,
+            Noise::KnnInverted => denoises.steps.div_ceil(self.stride_up(denoises.steps)).saturating_sub(1),
         };
         Some((steps * each + up) * self.repeats)
     }
@@ -431,7 +447,7 @@ impl Detector for Config {
             Noise::KnnInverted => {
                 let train = fit.train()?;
                 self.check_neighbours(train.inputs()?.images())?;
-                Some(Near::of(train, self.train_images)?)
+                Some(Near::of(train, self.train_images, fit.memory)?)
             }
         };
         Ok(Box::new(Fitted { config: self.clone(), others, near }))

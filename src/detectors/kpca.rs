@@ -77,6 +77,11 @@ impl Config {
     /// # Errors
     /// [`Error::Input`] with the numbers.
     pub fn check(&self, features: usize, memory: usize) -> Result<()> {
+        let usual = Self { explained: self.explained, ..Self::default() };
+        if self.kernel == Kernel::Cosine && *self != usual {
+            let message = "kpca: gamma, frequencies and seed go with kernel: cosine_gaussian, and the kernel is cosine";
+            return Err(Error::input(message).hint("leave them out, or give the kernel"));
+        }
         let mapped = match self.kernel {
             Kernel::Cosine if features < 2 => {
                 let message = "kpca: at length 1, one feature leaves no direction to lie off";
@@ -250,7 +255,9 @@ impl Detector for Config {
     }
 
     fn smoke(&mut self, smoke: &mut Smoke<'_>) {
-        smoke.set("frequencies", &mut self.frequencies, FEW);
+        if self.kernel == Kernel::CosineGaussian {
+            smoke.set("frequencies", &mut self.frequencies, FEW);
+        }
     }
 }
 
@@ -321,6 +328,8 @@ mod tests {
     #[test]
     fn features_that_leave_nothing_are_refused() {
         let of = |kernel| Config { kernel, ..Config::default() };
+        let ignored = Config { gamma: 3.0, ..Config::default() }.check(6, 1 << 30).unwrap_err();
+        assert!(ignored.to_string().contains("go with kernel: cosine_gaussian") && ignored.exit_code() == 2);
         assert!(of(Kernel::Cosine).check(1, 1 << 30).is_err() && of(Kernel::CosineGaussian).check(1, 1 << 30).is_ok());
         let error = of(Kernel::CosineGaussian).check(6, 1 << 20).unwrap_err().to_string();
         assert!(error.contains("kpca needs 96 MiB for the covariance of 2048 features, and may use 1 MiB"), "{error}");

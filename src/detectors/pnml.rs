@@ -14,8 +14,8 @@
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, finite, log_softmax, normalised, same,
-    shaping::last_layer,
+    Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, argmax, check_memory, finite, log_softmax, normalised,
+    same, shaping::last_layer,
 };
 use crate::{
     Error, Result,
@@ -47,6 +47,14 @@ pub fn regret(logits: &[f64], kappa: f64) -> f64 {
         raised * rest * -(kappa * log).exp_m1() / (raised + rest)
     });
     excess.sum::<f64>().ln_1p() / (logs.len() as f64).ln()
+}
+
+/// Refuses so many features that there is no room for.
+fn room(features: usize, memory: usize) -> Result<()> {
+    // The moments, their eigenvectors, and once more while they are found.
+    let bytes = (3 * size_of::<f64>()).saturating_mul(features).saturating_mul(features);
+    check_memory("pnml needs", &format!("the moments of {features} features"), [bytes, memory])
+        .map_err(|error| error.hint("raise evaluation.fit_memory (--memory)"))
 }
 
 struct Fitted {
@@ -92,8 +100,19 @@ impl Detector for Config {
         Learns::Images
     }
 
+    fn depends(&self) -> Option<Check<'_>> {
+        Some(Box::new(|about| {
+            if about.shown.logits()?.dim(1)? < 2 {
+                return Err(Error::input("pnml: one class leaves nothing to regret").into());
+            }
+            Ok(room(about.shown.features()?.dim(1)?, about.memory).map(|()| None)?)
+        }))
+    }
+
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted::new(fit.head()?, &fit.train()?.features)?))
+        let features = &fit.train()?.features;
+        room(features.dims2()?.1, fit.memory)?;
+        Ok(Box::new(Fitted::new(fit.head()?, features)?))
     }
 }
 

@@ -96,7 +96,8 @@ impl Config {
     /// # Errors
     /// [`Error::Input`] with what it needs.
     pub fn check(&self, classes: usize, features: usize, memory: usize) -> Result<()> {
-        let bytes = self.repeats.saturating_mul(classes).saturating_mul(features).saturating_mul(size_of::<f64>());
+        // The directions, and the layers that they lead to.
+        let bytes = self.repeats.saturating_mul(classes).saturating_mul(features).saturating_mul(2 * size_of::<f64>());
         check_memory("weiper needs", &format!("{} perturbed last layers", self.repeats), [bytes, memory])
             .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer repeats"))
     }

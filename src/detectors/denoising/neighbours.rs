@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use crate::{
     Result,
     data::Normalisation,
-    detectors::{Bank, inputs::renormalised, numbers, similarity::Neighbours},
+    detectors::{Bank, check_memory, finite, inputs::renormalised, similarity::Neighbours},
     nn::sampler::{Chain, Guide, Sampler, Way, together},
 };
 
@@ -28,11 +28,11 @@ impl Near {
         Ok(Self { known: Neighbours::by_product(units(features)?, features.dim(1)?)?, images })
     }
 
-    /// Of no more than `most` of a bank's images, at even distances.
+    /// Of no more than `most` of a bank's images, at even distances, in at most `memory` bytes.
     ///
     /// # Errors
-    /// As [`Near::new`], and those of reading images.
-    pub(in crate::detectors) fn of(bank: &Bank, most: usize) -> Result<Self> {
+    /// As [`Near::new`], and those of reading images; [`Error::Input`](crate::Error::Input) if there is no room for them.
+    pub(in crate::detectors) fn of(bank: &Bank, most: usize, memory: usize) -> Result<Self> {
         let inputs = bank.inputs()?;
         let count = inputs.images().min(most);
         let chosen: Vec<usize> = (0..count).map(|at| at * inputs.images() / count).collect();
@@ -40,6 +40,14 @@ impl Near {
         let (features, inputs) = (bank.features.index_select(&rows, 0)?, inputs.subset(&chosen)?);
         let mut all = Vec::new();
         inputs.pass("reading images to find neighbours among", &mut |_, images| {
+            if all.is_empty() {
+                // Images as they are read, all together, and what each becomes.
+                let bytes = count.saturating_mul(3 * size_of::<f32>() * images.elem_count() / images.dim(0)?);
+                check_memory("diffood needs", &format!("{count} train images and their noise"), [bytes, memory])
+                    .map_err(|error| {
+                        error.hint("raise evaluation.fit_memory (--memory), or take fewer train_images")
+                    })?;
+            }
             let signed = Normalisation::signed(images.dim(1)?);
             all.push(renormalised(images, inputs.normalisation(), &signed)?);
             Ok(())
@@ -90,7 +98,7 @@ impl Near {
 
 /// Rows of (N, D) features, each of length 1; of length 0 where it is 0.
 fn units(features: &Tensor) -> Result<Vec<f32>> {
-    let mut values = numbers(features)?;
+    let mut values: Vec<f64> = finite(features)?.into_iter().map(f64::from).collect();
     for row in values.chunks_exact_mut(features.dim(1)?) {
         let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
         if length > 0.0 {

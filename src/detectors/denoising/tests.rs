@@ -200,6 +200,13 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
         ),
         ("diffood", 1000, 10, "denoiser", "it is told 10 classes, and the network whose answers are compared knows 3"),
         ("diffood: { sampler: ancestral }", 1000, 3, "sampler", "ancestral steps add noise"),
+        (
+            "diffood: { noise: knn_inverted, levels: [360], stride: 120 }",
+            1000,
+            3,
+            "stride",
+            "a stride of 120 leaves much of a neighbour in its noise",
+        ),
         ("diffood: { noise: knn_inverted, repeats: 61 }", 1000, 3, "repeats", "and there are 60 train images"),
         (
             "diffood: { noise: knn_inverted, train_images: 3 }",

@@ -459,6 +459,22 @@ mod tests {
         }
     }
 
+    /// Rows of one direction and very different lengths: the farthest are parted from the rest one after another.
+    #[test]
+    fn outliers_do_not_make_a_tile_of_each() {
+        let columns = 64;
+        let known = normal(10_000 * columns, "known");
+        let mut lengths = normal(10_000, "lengths").into_iter().map(f32::exp);
+        let shift = |at: usize| if at.is_multiple_of(2) { 4.0 } else { 0.0 };
+        let of = |row: &[f32]| {
+            let length = lengths.next().unwrap();
+            row.iter().enumerate().map(|(at, x)| length * (x + shift(at))).collect::<Vec<_>>()
+        };
+        let known: Vec<f32> = known.chunks_exact(columns).flat_map(of).collect();
+        let neighbours = Neighbours::by_distance(known, columns).unwrap();
+        assert!(neighbours.tiles.len() < 20, "{} tiles", neighbours.tiles.len());
+    }
+
     /// A tile's reach is never less than the closeness of one of its rows, and most tiles of rows in clusters are out of it.
     #[test]
     fn tiles_too_far_away_are_not_looked_at() {

@@ -243,13 +243,16 @@ pub(super) fn groups(values: &[f32], columns: usize) -> Vec<Vec<u32>> {
     let mut groups = Vec::new();
     let mut large = vec![all];
     while let Some(rows) = large.pop() {
-        for group in around_centres(values, columns, &rows) {
-            match group.len() {
-                0 => {}
-                // Rows that nothing tells apart stay together.
-                count if count == rows.len() => groups.extend(group.chunks(TILE).map(<[u32]>::to_vec)),
-                count if count > TILE => large.push(group),
-                _ => groups.push(group),
+        let parts = around_centres(values, columns, &rows);
+        // Where a few outliers alone were parted from the rest, more of the same would leave a tile for each.
+        let stuck = parts.iter().any(|part| 2 * part.len() > rows.len());
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            if part.len() <= TILE {
+                groups.push(part);
+            } else if stuck {
+                groups.extend(part.chunks(TILE).map(<[u32]>::to_vec));
+            } else {
+                large.push(part);
             }
         }
     }
