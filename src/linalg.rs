@@ -1,5 +1,6 @@
 //! Linear algebra of statistics, in f64. Every sum has an order that depends on sizes only.
 
+mod cholesky;
 mod eigen;
 mod ledoit_wolf;
 mod mixture;
@@ -7,27 +8,46 @@ pub mod triangles;
 
 use rayon::prelude::*;
 
+pub use cholesky::Cholesky;
 pub use eigen::Eigen;
 pub use ledoit_wolf::LedoitWolf;
 pub use mixture::{Covariance, Mixture};
 
-use crate::ops::gemm::{Matrix, matmul_f64};
+use crate::ops::gemm::{Matrix, matmul_f64, matmul_f64_apart};
 
-/// Rows or columns that are treated together.
-const BLOCK: usize = 64;
-/// Vectors that one task solves for; always so many, so that a vector's result does not depend on its company.
+/// Rows of a symmetric product that one task computes. Smaller blocks copy more, larger ones compute more above the diagonal.
+const BLOCK: usize = 128;
+/// Numbers that a line of the cache holds.
+const LINE: usize = 8;
+/// Vectors that one task treats; always so many, so that a vector's result does not depend on its company.
 const TOGETHER: usize = 256;
 
-/// Adds the products of the columns of `rows` (N, size) to `sum` (size, size): sum += rowsᵀ·rows.
+/// Adds the products of the columns of `rows` (N, size) to the symmetric `sum` (size, size): sum += rowsᵀ·rows.
 ///
 /// # Panics
 /// When the lengths do not fit.
 pub fn add_gram(sum: &mut [f64], rows: &[f64], size: usize) {
+    assert!(sum.len() == size * size, "a {size}x{size} sum");
     let rows = Matrix::new(rows, rows.len() / size, size);
-    sum.par_chunks_mut(BLOCK * size).enumerate().for_each(|(block, sum)| {
+    // What lies below the diagonal and on it. The longest blocks come first: none is left when others are done.
+    sum.par_chunks_mut(BLOCK * size).enumerate().rev().for_each(|(block, sum)| {
         let start = block * BLOCK;
-        matmul_f64(sum, true, rows.columns(start..start + sum.len() / size).transposed(), rows);
+        let end = start + sum.len() / size;
+        matmul_f64_apart(sum, size, true, rows.columns(start..end).transposed(), rows.columns(0..end));
     });
+    mirror(sum, size);
+}
+
+/// Copies what lies below the diagonal to its place above.
+fn mirror(matrix: &mut [f64], size: usize) {
+    for start in (0..size).step_by(LINE) {
+        let end = size.min(start + LINE);
+        for column in 0..end {
+            for row in start.max(column + 1)..end {
+                matrix[column * size + row] = matrix[row * size + column];
+            }
+        }
+    }
 }
 
 /// The products of each row of `rows` (N, size) with each of `directions` (M, size): (N, M).
@@ -44,119 +64,45 @@ pub fn project(rows: &[f64], directions: &[f64], size: usize) -> Vec<f64> {
     let columns = Matrix::new(directions, count, size).transposed();
     let blocks = products.par_chunks_mut(TOGETHER * count).zip(rows.par_chunks(TOGETHER * size));
     blocks.for_each(|(products, rows)| {
-        if rows.len() == TOGETHER * size {
+        let multiply = |rows: &[f64], products: &mut [f64]| {
             matmul_f64(products, false, Matrix::new(rows, TOGETHER, size), columns);
-            return;
+        };
+        if rows.len() == TOGETHER * size {
+            return multiply(rows, products);
         }
-        let mut padded = rows.to_vec();
-        padded.resize(TOGETHER * size, 0.0);
         let mut all = vec![0.0; TOGETHER * count];
-        matmul_f64(&mut all, false, Matrix::new(&padded, TOGETHER, size), columns);
+        multiply(&filled(rows, size), &mut all);
         products.copy_from_slice(&all[..products.len()]);
     });
     products
 }
 
-/// The lower triangular L with L·Lᵀ = A.
-#[derive(Debug, Clone)]
-pub struct Cholesky {
-    size: usize,
-    /// Row after row, zeros above the diagonal.
-    lower: Vec<f64>,
+/// As many rows as are treated together, of which the rest are zeros.
+fn filled(rows: &[f64], size: usize) -> Vec<f64> {
+    let mut all = vec![0.0; TOGETHER * size];
+    all[..rows.len()].copy_from_slice(rows);
+    all
 }
 
-impl Cholesky {
-    /// Of the symmetric A (size, size), whose lower triangle is read. `None` when A is not positive definite to working precision:
-    /// when a pivot is lost in the rounding of what it was computed from, or not a number.
-    ///
-    /// # Panics
-    /// When `matrix` does not have size² elements.
-    pub fn new(mut matrix: Vec<f64>, size: usize) -> Option<Self> {
-        assert_eq!(matrix.len(), size * size, "a {size}x{size} matrix");
-        let rounding = size as f64 * f64::EPSILON;
-        for row in 0..size {
-            let (above, this) = matrix.split_at_mut(row * size);
-            let this = &mut this[..size];
-            for column in 0..row {
-                let other = &above[column * size..][..size];
-                this[column] = (this[column] - dot(&this[..column], &other[..column])) / other[column];
-            }
-            let pivot = this[row] - dot(&this[..row], &this[..row]);
-            if pivot.is_nan() || pivot <= rounding * this[row] {
-                return None;
-            }
-            this[row] = pivot.sqrt();
-            this[row + 1..].fill(0.0);
-        }
-        Some(Self { size, lower: matrix })
-    }
-
-    /// L, row after row, with zeros above the diagonal.
-    #[cfg(test)]
-    fn lower(&self) -> &[f64] {
-        &self.lower
-    }
-
-    /// ln det A
-    pub fn log_determinant(&self) -> f64 {
-        2.0 * self.lower.iter().step_by(self.size + 1).map(|pivot| pivot.ln()).sum::<f64>()
-    }
-
-    /// xᵀA⁻¹x = ‖L⁻¹x‖² of each row x of `rows` (N, size).
-    ///
-    /// # Panics
-    /// When `rows` are not whole rows.
-    pub fn inverse_forms(&self, rows: &[f64]) -> Vec<f64> {
-        assert_eq!(rows.len() % self.size, 0, "rows of {} elements", self.size);
-        let mut forms = vec![0.0; rows.len() / self.size];
-        forms.par_chunks_mut(TOGETHER).zip(rows.par_chunks(TOGETHER * self.size)).for_each(|(forms, rows)| {
-            let mut columns = vec![0.0; self.size * TOGETHER];
-            for (vector, row) in rows.chunks_exact(self.size).enumerate() {
-                row.iter().zip(columns.chunks_exact_mut(TOGETHER)).for_each(|(x, column)| column[vector] = *x);
-            }
-            self.solve_lower(&mut columns);
-            for column in columns.chunks_exact(TOGETHER) {
-                forms.iter_mut().zip(column).for_each(|(form, y)| *form += y * y);
-            }
-        });
-        forms
-    }
-
-    /// L⁻¹X in the place of X (size, TOGETHER), by forward substitution, block of rows after block.
-    fn solve_lower(&self, x: &mut [f64]) {
-        let mut known = vec![0.0; BLOCK * TOGETHER];
-        for start in (0..self.size).step_by(BLOCK) {
-            let count = BLOCK.min(self.size - start);
-            let (solved, rest) = x.split_at_mut(start * TOGETHER);
-            let block = &mut rest[..count * TOGETHER];
-            if start > 0 {
-                let rows = Matrix::new(&self.lower[start * self.size..][..count * self.size], count, self.size);
-                let known = &mut known[..count * TOGETHER];
-                matmul_f64(known, false, rows.columns(0..start), Matrix::new(solved, start, TOGETHER));
-                block.iter_mut().zip(known).for_each(|(x, known)| *x -= *known);
-            }
-            for row in 0..count {
-                let (before, this) = block.split_at_mut(row * TOGETHER);
-                let this = &mut this[..TOGETHER];
-                let factors = &self.lower[(start + row) * self.size + start..][..=row];
-                for (factor, y) in factors.iter().zip(before.chunks_exact(TOGETHER)) {
-                    this.iter_mut().zip(y).for_each(|(x, y)| *x -= factor * y);
-                }
-                let pivot = factors[row];
-                this.iter_mut().for_each(|x| *x /= pivot);
-            }
-        }
-    }
+/// ‖a − b‖²
+pub fn square_distance(a: &[f64], b: &[f64]) -> f64 {
+    in_eight_sums(a, b, |a, b| (a - b) * (a - b))
 }
 
-/// In eight sums, which fit the processor's vectors.
+/// a·b
 #[inline(always)]
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a_parts, b_parts) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest = a_parts.remainder().iter().zip(b_parts.remainder()).map(|(a, b)| a * b).sum::<f64>();
+    in_eight_sums(a, b, |a, b| a * b)
+}
+
+/// Eight fit the processor's vectors.
+#[inline(always)]
+fn in_eight_sums(a: &[f64], b: &[f64], of: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut sums = [0.0; LINE];
+    let (a_parts, b_parts) = (a.chunks_exact(LINE), b.chunks_exact(LINE));
+    let rest = a_parts.remainder().iter().zip(b_parts.remainder()).map(|(a, b)| of(*a, *b)).sum::<f64>();
     for (a, b) in a_parts.zip(b_parts) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += of(*a, *b));
     }
     sums.iter().sum::<f64>() + rest
 }
@@ -167,17 +113,17 @@ mod tests {
 
     use super::*;
 
-    fn normal(count: usize, name: &str) -> Vec<f64> {
+    pub(super) fn normal(count: usize, name: &str) -> Vec<f64> {
         StandardNormal.sample_iter(&mut crate::rng::stream(0, "linalg test", name)).take(count).collect()
     }
 
     /// More than a block, and no multiple of one.
-    const SIZE: usize = 150;
+    pub(super) const SIZE: usize = 150;
 
-    fn positive() -> Vec<f64> {
-        let mut matrix = vec![0.0; SIZE * SIZE];
-        matrix.iter_mut().step_by(SIZE + 1).for_each(|diagonal| *diagonal = 0.1);
-        add_gram(&mut matrix, &normal(2 * SIZE * SIZE, "rows"), SIZE);
+    pub(super) fn positive(size: usize) -> Vec<f64> {
+        let mut matrix = vec![0.0; size * size];
+        matrix.iter_mut().step_by(size + 1).for_each(|diagonal| *diagonal = 0.1);
+        add_gram(&mut matrix, &normal(2 * size * size, "rows"), size);
         matrix
     }
 
@@ -190,44 +136,23 @@ mod tests {
     }
 
     #[test]
-    fn the_factor_gives_the_matrix_back() {
-        let matrix = positive();
-        let cholesky = Cholesky::new(matrix.clone(), SIZE).unwrap();
-        for (row, expected) in matrix.chunks_exact(SIZE).enumerate() {
-            for (column, expected) in expected.iter().enumerate() {
-                let of = |row: usize| &cholesky.lower[row * SIZE..][..SIZE];
-                let found: f64 = of(row).iter().zip(of(column)).map(|(a, b)| a * b).sum();
-                assert!((found - expected).abs() < 1e-10, "{row}, {column}: {found}, not {expected}");
-            }
+    fn a_gram_matrix_of_many_blocks_is_symmetric_and_no_thread_changes_a_bit() {
+        const SIZE: usize = 3 * BLOCK + 5;
+        let rows = normal(20 * SIZE, "gram");
+        let gram = || {
+            let mut sum = vec![0.0; SIZE * SIZE];
+            add_gram(&mut sum, &rows, SIZE);
+            sum
+        };
+        let found = gram();
+        for at in 0..SIZE * SIZE {
+            let (row, column) = (at / SIZE, at % SIZE);
+            assert_eq!(found[at].to_bits(), found[column * SIZE + row].to_bits(), "{row}, {column}");
+            let expected: f64 = rows.chunks_exact(SIZE).map(|values| values[row] * values[column]).sum();
+            assert!((found[at] - expected).abs() < 1e-12, "{row}, {column}: {}, not {expected}", found[at]);
         }
-    }
-
-    #[test]
-    fn forms_and_determinants_of_known_matrices() {
-        // [[4, 2], [2, 3]]: determinant 8, inverse [[3, -2], [-2, 4]] / 8.
-        let cholesky = Cholesky::new(vec![4.0, 2.0, 2.0, 3.0], 2).unwrap();
-        assert!((cholesky.log_determinant() - 8f64.ln()).abs() < 1e-15);
-        let forms = cholesky.inverse_forms(&[1.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
-        assert!((forms[0] - 3.0 / 8.0).abs() < 1e-15 && (forms[1] - 3.0 / 8.0).abs() < 1e-15 && forms[2] == 0.0);
-    }
-
-    /// A·y has the form yᵀA·y.
-    #[test]
-    fn forms_invert_products() {
-        let matrix = positive();
-        let y = normal(SIZE, "y");
-        let product: Vec<f64> = matrix.chunks_exact(SIZE).map(|row| dot(row, &y)).collect();
-        let form = Cholesky::new(matrix, SIZE).unwrap().inverse_forms(&product)[0];
-        assert!((form / dot(&y, &product) - 1.0).abs() < 1e-10);
-    }
-
-    #[test]
-    fn company_does_not_change_a_bit() {
-        let cholesky = Cholesky::new(positive(), SIZE).unwrap();
-        let rows = normal(600 * SIZE, "company");
-        let whole = cholesky.inverse_forms(&rows);
-        let parts: Vec<f64> = rows.chunks(7 * SIZE).flat_map(|rows| cholesky.inverse_forms(rows)).collect();
-        assert_eq!(whole, parts);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(found, alone.install(gram));
     }
 
     #[test]
@@ -241,18 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_positive_definite_has_no_factor() {
-        for matrix in [
-            vec![0.0],
-            vec![-1.0],
-            vec![f64::NAN],
-            vec![1.0, 2.0, 2.0, 1.0],
-            vec![1.0, 1.0, 1.0, 1.0],
-            // Singular but for the rounding of 0.1 + 0.2.
-            vec![0.3, 0.3, 0.3, 0.1 + 0.2],
-        ] {
-            let size = matrix.len().isqrt();
-            assert!(Cholesky::new(matrix.clone(), size).is_none(), "{matrix:?}");
+    fn sums_of_any_length() {
+        for size in [0, 1, 7, 8, 9, 16, 19] {
+            let (a, b): (Vec<f64>, Vec<f64>) = (0..size).map(|x| (f64::from(x), f64::from(x * x))).unzip();
+            let of = |f: fn(f64, f64) -> f64| a.iter().zip(&b).map(|(a, b)| f(*a, *b)).sum::<f64>();
+            assert_eq!(
+                (dot(&a, &b), square_distance(&a, &b)),
+                (of(|a, b| a * b), of(|a, b| (a - b).powi(2))),
+                "{size}"
+            );
         }
     }
 }

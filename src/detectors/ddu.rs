@@ -136,7 +136,7 @@ impl Gaussian {
     }
 
     fn log_densities(&self, features: &[f32]) -> Vec<f64> {
-        let mut forms = self.covariance.inverse_forms(&centred(features.chunks_exact(self.mean.len()), &self.mean));
+        let mut forms = self.covariance.inverse_forms(centred(features.chunks_exact(self.mean.len()), &self.mean));
         forms.iter_mut().for_each(|form| *form = self.log_peak - 0.5 * *form);
         forms
     }

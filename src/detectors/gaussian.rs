@@ -145,7 +145,7 @@ impl Gaussian {
         for row in rows.chunks_exact_mut(size) {
             row.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x -= mean);
         }
-        self.covariance.inverse_forms(&rows).into_iter().map(|form| form.sqrt() as f32).collect()
+        self.covariance.inverse_forms(rows).into_iter().map(|form| form.sqrt() as f32).collect()
     }
 
     fn record(&self) -> serde_json::Value {

@@ -21,23 +21,21 @@
 //! - The stages are the network's: of a ResNet the authors' (without the stem's), of a WRN its three blocks and the last
 //!   activation.
 
-use std::collections::BTreeMap;
+mod distances;
 
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, check_memory, finite, finite_from,
-    in_f64, inputs, normalised, same,
+    Bank, Check, Detector, Fit, Inputs, Learns, Output, Scorer, Scores, Smoke, check_memory, finite_from, inputs, same,
     stages::{Stages, names_each_once},
 };
+pub(super) use distances::away;
+pub use distances::{Distances, Moments};
+
 use crate::{
     Error, Result,
-    linalg::{Eigen, add_gram, dot, project},
     nn::{Pass, Shown, pass::PENULTIMATE},
 };
-
-/// Images whose features are converted at a time.
-const BLOCK: usize = 4096;
 
 /// Settings.
 #[derive(
@@ -95,142 +93,6 @@ impl Config {
         }
         let (count, names) = (self.weights.len(), layers.join(", "));
         Err(Error::input(format!("mahalanobis has {count} weights for the layers {names}: give one each")))
-    }
-}
-
-/// Class means and what makes the shared covariance the identity.
-#[derive(Debug, Clone)]
-pub struct Distances {
-    size: usize,
-    /// Whether features are divided by their length.
-    normalise: bool,
-    /// The mean of the class means: features are taken relative to it.
-    origin: Vec<f64>,
-    /// v / √λ for each eigenvector of the covariance whose λ is not 0 up to rounding.
-    directions: Vec<f64>,
-    /// The class means along the directions.
-    means: Vec<Vec<f64>>,
-}
-
-impl Distances {
-    /// Of (N, D) features, divided by their length if they are to be, and the classes of the N images.
-    ///
-    /// # Errors
-    /// If there are none, one is NaN or infinite, or nothing varies within a class.
-    pub fn fit(features: &Tensor, labels: &[u32], normalise: bool) -> Result<Self> {
-        let values = finite(features)?;
-        let (images, size) = features.dims2()?;
-        same("labels", labels.len(), images)?;
-        let mut sums: BTreeMap<u32, (usize, Vec<f64>)> = BTreeMap::new();
-        for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
-            for (row, label) in rows(block, size, normalise).chunks_exact(size).zip(labels) {
-                let (count, sum) = sums.entry(*label).or_insert_with(|| (0, vec![0.0; size]));
-                *count += 1;
-                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-        }
-        for (count, sum) in sums.values_mut() {
-            sum.iter_mut().for_each(|sum| *sum /= *count as f64);
-        }
-        let mut covariance = vec![0.0; size * size];
-        for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
-            let mut rows = rows(block, size, normalise);
-            for (row, label) in rows.chunks_exact_mut(size).zip(labels) {
-                row.iter_mut().zip(&sums[label].1).for_each(|(x, mean)| *x -= mean);
-            }
-            add_gram(&mut covariance, &rows, size);
-        }
-        covariance.iter_mut().for_each(|sum| *sum /= images as f64);
-        let eigen = Eigen::new(covariance, size)
-            .ok_or_else(|| Error::Failed("the features' covariance has no finite eigenvalues".into()))?;
-        let rank = eigen.rank();
-        if rank == 0 {
-            return Err(Error::Failed("no feature varies among the train images of a class".into()));
-        }
-        let vectors = eigen.vectors.chunks_exact(size).zip(&eigen.values).take(rank);
-        let directions: Vec<f64> =
-            vectors.flat_map(|(vector, value)| vector.iter().map(|x| x / value.sqrt())).collect();
-        let mut origin = vec![0.0; size];
-        for (_, mean) in sums.values() {
-            origin.iter_mut().zip(mean).for_each(|(origin, mean)| *origin += mean / sums.len() as f64);
-        }
-        let offsets = sums.values().flat_map(|(_, mean)| mean.iter().zip(&origin).map(|(mean, origin)| mean - origin));
-        let means = project(&offsets.collect::<Vec<_>>(), &directions, size);
-        let means = means.chunks_exact(rank).map(<[f64]>::to_vec).collect();
-        Ok(Self { size, normalise, origin, directions, means })
-    }
-
-    /// The squared distance of each row of (N, D) features to the nearest class mean.
-    ///
-    /// # Errors
-    /// If they have another D, or one is NaN or infinite.
-    pub fn nearest(&self, features: &Tensor) -> Result<Vec<f64>> {
-        let mut distances = Vec::with_capacity(features.dim(0)?);
-        self.whiten(features, |row| distances.push(self.class(row).1))?;
-        Ok(distances)
-    }
-
-    /// The gradient of each row's squared distance with respect to the row: N·D numbers, row after row.
-    ///
-    /// # Errors
-    /// As [`Distances::nearest`].
-    pub fn gradients(&self, features: &Tensor) -> Result<Vec<f64>> {
-        let mut gradients: Vec<f64> = Vec::with_capacity(features.elem_count());
-        self.whiten(features, |row| {
-            let start = gradients.len();
-            gradients.resize(start + self.size, 0.0);
-            let directions = self.directions.chunks_exact(self.size);
-            for ((x, mean), direction) in row.iter().zip(self.class(row).0).zip(directions) {
-                let gradient = gradients[start..].iter_mut().zip(direction);
-                gradient.for_each(|(sum, along)| *sum += 2.0 * (x - mean) * along);
-            }
-        })?;
-        if self.normalise {
-            let rows = in_f64(&finite(features)?);
-            gradients.chunks_exact_mut(self.size).zip(rows.chunks_exact(self.size)).for_each(through_length);
-        }
-        Ok(gradients)
-    }
-
-    /// The nearest class's mean and the squared distance to it, of a row along the directions.
-    fn class(&self, row: &[f64]) -> (&[f64], f64) {
-        let square = |mean: &Vec<f64>| row.iter().zip(mean).map(|(x, mean)| (x - mean).powi(2)).sum::<f64>();
-        let nearer = |a: (_, f64), b: (_, f64)| if b.1 < a.1 { b } else { a };
-        self.means.iter().map(|mean| (&mean[..], square(mean))).fold((&[][..], f64::INFINITY), nearer)
-    }
-
-    /// Calls `each` with every row of (N, D) features along the directions.
-    fn whiten(&self, features: &Tensor, mut each: impl FnMut(&[f64])) -> Result<()> {
-        let values = finite(features)?;
-        same("features", features.dim(1)?, self.size)?;
-        for block in values.chunks(BLOCK * self.size) {
-            let mut rows = rows(block, self.size, self.normalise);
-            for row in rows.chunks_exact_mut(self.size) {
-                row.iter_mut().zip(&self.origin).for_each(|(x, origin)| *x -= origin);
-            }
-            let whitened = project(&rows, &self.directions, self.size);
-            whitened.chunks_exact(self.rank()).for_each(&mut each);
-        }
-        Ok(())
-    }
-
-    /// The rank of the covariance.
-    pub fn rank(&self) -> usize {
-        self.directions.len() / self.size
-    }
-}
-
-/// A block's rows in f64, divided by their length if they are to be.
-fn rows(block: &[f32], size: usize, normalise: bool) -> Vec<f64> {
-    if normalise { normalised(block, size) } else { in_f64(block) }
-}
-
-/// Turns the gradient g with respect to u = z/‖z‖ into that with respect to z: (g − (g·u)·u)/‖z‖. Zeros z are their own u.
-fn through_length((gradient, z): (&mut [f64], &[f64])) {
-    let square = dot(z, z);
-    if square > 0.0 {
-        let along = dot(gradient, z) / square;
-        gradient.iter_mut().zip(z).for_each(|(g, x)| *g = (*g - along * x) / square.sqrt());
     }
 }
 
@@ -390,7 +252,7 @@ impl Scorer for Layers {
     fn record(&self) -> Option<serde_json::Value> {
         match &self.fitted[..] {
             [(_, _, only)] if self.stages == Stages::Penultimate => {
-                Some(serde_json::json!({ "features": only.size, "rank": only.rank() }))
+                Some(serde_json::json!({ "features": only.size(), "rank": only.rank() }))
             }
             layers => {
                 let ranks = layers.iter().map(|(name, _, layer)| (format!("rank_of_{name}"), layer.rank().into()));

@@ -102,7 +102,7 @@ use crate::{
 use registry::{file, name};
 use rows::{
     Peak, argmax, centred, check_memory, distance, finite, finite_from, first_not_finite, in_f64, log_softmax,
-    map_both, map_rows, map_rows_from, mean_row, normalised, numbers, of_each, same, score_rows, with_values,
+    map_both, map_rows, map_rows_from, mean_row, normalised, numbers, of_each, relative, same, score_rows, with_values,
 };
 
 registry::registry! {

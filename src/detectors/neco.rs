@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    linalg::{Eigen, add_gram, project},
+    linalg::{Eigen, add_gram, dot, project},
 };
 
 /// Images whose features are converted at a time.
@@ -115,7 +115,7 @@ impl Subspace {
         let values = finite(features)?;
         let size = self.mean.len();
         same("features", features.dim(1)?, size)?;
-        let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let norm = |row: &[f64]| dot(row, row).sqrt();
         let share = |(along, whole): (f64, f64)| if whole > 0.0 { along / whole } else { 0.0 };
         let mut shares = Vec::with_capacity(values.len() / size);
         for block in values.chunks(BLOCK * size) {
@@ -133,11 +133,12 @@ impl Subspace {
     }
 
     fn standardised(&self, rows: &[f32]) -> Vec<f64> {
-        let of_row = |row: &[f32]| -> Vec<f64> {
-            let values = row.iter().zip(self.mean.iter().zip(&self.deviation));
-            values.map(|(x, (mean, deviation))| (f64::from(*x) - mean) / deviation).collect()
-        };
-        rows.chunks_exact(self.mean.len()).flat_map(of_row).collect()
+        let mut values = Vec::with_capacity(rows.len());
+        for row in rows.chunks_exact(self.mean.len()) {
+            let row = row.iter().zip(self.mean.iter().zip(&self.deviation));
+            values.extend(row.map(|(x, (mean, deviation))| (f64::from(*x) - mean) / deviation));
+        }
+        values
     }
 }
 

@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use super::{Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, Smoke, centred, finite, numbers, same};
 use crate::{
     Error, Result,
-    linalg::{Eigen, add_gram, project},
+    linalg::{Eigen, add_gram, dot, project},
     nn::Head,
 };
 
@@ -91,7 +91,7 @@ impl Residual {
     pub fn norms(&self, features: &Tensor) -> Result<Vec<(f64, f64)>> {
         let values = finite(features)?;
         same("features", features.dim(1)?, self.size)?;
-        let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let norm = |row: &[f64]| dot(row, row).sqrt();
         let mut norms = Vec::with_capacity(values.len() / self.size);
         for block in values.chunks(BLOCK * self.size) {
             let rows = centred(block.chunks_exact(self.size), &self.origin);

@@ -17,7 +17,7 @@
 
 use candle_core::Tensor;
 
-use super::{Bank, Detector, Fit, Learns, Output, Peak, Scorer, Scores, finite, map_rows};
+use super::{Bank, Detector, Fit, Learns, Output, Peak, Scorer, Scores, finite, in_f64, map_rows};
 use crate::{
     Error, Result,
     detectors::softmax_entropy::entropy,
@@ -79,7 +79,7 @@ impl Posterior {
         let mut precision = vec![0.0; size * size];
         precision.iter_mut().step_by(size + 1).for_each(|diagonal| *diagonal = config.ridge);
         for block in finite(features)?.chunks(BLOCK * size) {
-            add_gram(&mut precision, &block.iter().copied().map(f64::from).collect::<Vec<_>>(), size);
+            add_gram(&mut precision, &in_f64(block), size);
         }
         let precision = Cholesky::new(precision, size).ok_or_else(|| {
             Error::Failed(format!("sngp: the precision of {size} features is singular with ridge {}", config.ridge))
@@ -97,9 +97,7 @@ impl Posterior {
             return Err(Error::Failed(format!("sngp: {size} features, and {} in the train set", self.size)));
         }
         let values = finite(features)?;
-        let variances = values
-            .chunks(BLOCK * size)
-            .flat_map(|block| self.precision.inverse_forms(&block.iter().copied().map(f64::from).collect::<Vec<_>>()));
+        let variances = values.chunks(BLOCK * size).flat_map(|block| self.precision.inverse_forms(in_f64(block)));
         Ok(variances.map(|form| self.config.ridge * form).collect())
     }
 }

@@ -98,7 +98,7 @@ impl Mixture {
             let centred: Vec<f64> =
                 rows.chunks_exact(size).flat_map(|row| row.iter().zip(mean).map(|(x, mean)| x - mean)).collect();
             let constant = log_weight - 0.5 * (constant + covariance.log_determinant());
-            let forms = covariance.inverse_forms(&centred);
+            let forms = covariance.inverse_forms(centred);
             shares.iter_mut().skip(part).step_by(count).zip(forms).for_each(|(share, form)| {
                 *share = constant - 0.5 * form;
             });
