@@ -629,6 +629,15 @@ fn a_teacher_is_distilled_once_and_taken_by_the_students_of_every_category() {
         (ad.replace("padding: true", "padding: false"), &["networks.ad.model: needs images of at least 33×33 pixels"]),
         (ad.replace("from: teacher", "from: teachr"), &["networks.ad.from: ", "did you mean \"teacher\"?"]),
         (
+            format!(
+                "{ad}, us: {{ model: {{ uninformed_students: {{ {patches}, further: [{{ layers: p17, channels: 4, outputs: 8 }}], padding: true }} \
+                 }}, from: teacher, loss: {{ regression: {{}} }}, {recipe} }}"
+            ),
+            &[
+                "networks.us.from: patch_description has no teacher.further.0.conv1.bias, which would stay as random as it starts",
+            ],
+        ),
+        (
             ad.replace("model: {", "backbone: lenet, model: {"),
             &["give backbone or model, not both", "give backbone or from, not both"],
         ),

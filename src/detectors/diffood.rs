@@ -325,6 +325,10 @@ impl Config {
                 return refused("levels", Error::input(message));
             }
         }
+        if self.noise == Noise::Gaussian && self.train_images != TRAIN_IMAGES {
+            let message = "train_images goes with noise: knn_inverted, and the noise is gaussian";
+            return refused("train_images", Error::input(message).hint("leave it out, or give the noise"));
+        }
         if self.noise == Noise::KnnInverted {
             if self.stride * LEAST_STEPS_UP > denoises.steps {
                 let message = format!("a stride of {} leaves much of a neighbour in its noise", self.stride);

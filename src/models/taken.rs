@@ -1,7 +1,7 @@
 //! What a model takes from another: the parameters whose names both have.
 
 use crate::{
-    models::ModelConfig,
+    models::{ModelConfig, teacher::TEACHER},
     nn::{Shape, weights::fit},
 };
 
@@ -22,6 +22,15 @@ pub fn problem(from: &ModelConfig, to: &ModelConfig, shape: Shape) -> Option<Str
         };
         let (given, wanted) = (some(given.keys().collect()), some(wanted.keys().collect()));
         return Some(format!("{theirs} and {ours} have no parameter in common: {given} and {wanted}"));
+    }
+    // What a network does not learn is the teacher's own, or random.
+    let of_teacher = |name: &&String| name.starts_with(&format!("{TEACHER}."));
+    if theirs != ours
+        && let Some(name) = wanted.keys().filter(of_teacher).find(|name| !given.contains_key(*name))
+    {
+        return Some(format!(
+            "{theirs} has no {name}, which would stay as random as it starts: give both the same `patches` and `further`"
+        ));
     }
     let other: Vec<_> = common.into_iter().filter(|(_, wanted, given)| wanted != given).collect();
     let (name, wanted, given) = other.first()?;

@@ -207,6 +207,7 @@ fn what_a_denoiser_cannot_do_is_refused_at_its_key() {
             "stride",
             "a stride of 120 leaves much of a neighbour in its noise",
         ),
+        ("diffood: { train_images: 5 }", 1000, 3, "train_images", "goes with noise: knn_inverted"),
         ("diffood: { noise: knn_inverted, repeats: 61 }", 1000, 3, "repeats", "and there are 60 train images"),
         (
             "diffood: { noise: knn_inverted, train_images: 3 }",
