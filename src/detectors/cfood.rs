@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::{
     Bank, Check, Detector, Fit, Learns, Output, Scorer, Scores, Smoke, check_memory, finite, normalised, same,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, linalg::square_distance};
 
 /// Values of the grid.
 const GRID: usize = 230;
@@ -86,18 +86,6 @@ fn grid(images: usize) -> Vec<(f64, usize)> {
     kept
 }
 
-/// ‖a − b‖², in four sums.
-fn squared_distance(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 4];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..4 {
-            sums[lane] += (a[lane] - b[lane]).powi(2);
-        }
-    }
-    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| (a - b).powi(2)).sum::<f64>()
-}
-
 struct Fitted {
     /// D.
     size: usize,
@@ -124,7 +112,7 @@ impl Fitted {
         let rows = reach.par_chunks_exact_mut(places.len()).zip(references.par_chunks_exact(size));
         rows.for_each(|(reach, row)| {
             let others = references.chunks_exact(size);
-            let mut distances: Vec<f64> = others.map(|other| squared_distance(row, other)).collect();
+            let mut distances: Vec<f64> = others.map(|other| square_distance(row, other)).collect();
             distances.sort_unstable_by(f64::total_cmp);
             reach.iter_mut().zip(&places).for_each(|(reach, place)| *reach = distances[*place]);
         });
@@ -137,7 +125,7 @@ impl Fitted {
         // How many hold the image from a κ on.
         let mut first = vec![0usize; self.kappas.len()];
         for (row, reach) in self.references.chunks_exact(self.size).zip(self.reach.chunks_exact(self.kappas.len())) {
-            let distance = squared_distance(image, row);
+            let distance = square_distance(image, row);
             let at = reach.partition_point(|reach| *reach < distance);
             if let Some(holding) = first.get_mut(at) {
                 *holding += 1;

@@ -171,6 +171,24 @@ pub(super) fn part(all: &Tensor, part: usize, images: usize) -> Result<Tensor> {
     Ok(all.narrow(0, part * images, images)?)
 }
 
+/// All of a set's images in -1..1, (N, C, H, W). `begin` is called with the first of them.
+pub(super) fn read(inputs: &dyn Inputs, what: &str, begin: &dyn Fn(&Tensor) -> Result<()>) -> Result<Tensor> {
+    let mut all = Vec::new();
+    inputs.pass(what, &mut |_, images| {
+        if all.is_empty() {
+            begin(images)?;
+        }
+        all.push(renormalised(images, inputs.normalisation(), &Normalisation::signed(images.dim(1)?))?);
+        Ok(())
+    })?;
+    Ok(Tensor::cat(&all, 0)?)
+}
+
+/// The places of `some` of `all` images, at even distances.
+pub(super) fn evenly(some: usize, all: usize) -> Vec<usize> {
+    (0..some).map(|at| at * all / some).collect()
+}
+
 /// No more than so many of a bank's images, at even distances.
 ///
 /// # Errors
@@ -182,8 +200,7 @@ pub(super) fn some(bank: &Bank, most: Option<usize>) -> Result<Cow<'_, Bank>> {
     }
     match most {
         Some(most) if most < count => {
-            let images: Vec<usize> = (0..most).map(|at| at * count / most).collect();
-            let inputs = Some(bank.inputs()?.subset(&images)?);
+            let inputs = Some(bank.inputs()?.subset(&evenly(most, count))?);
             let none = Tensor::zeros((0, 0), DType::F32, bank.logits.device())?;
             Ok(Cow::Owned(Bank { inputs, ..Bank::new(none.clone(), none) }))
         }

@@ -43,7 +43,7 @@ use crate::{
         denoiser::Schedule,
         sampler::{Chain, Guide, Kind, Sampler, Way, together},
     },
-    yaml::limits::MOST_IMAGES,
+    yaml::{limits::MOST_IMAGES, named::is_default},
 };
 
 /// Guidance of a denoiser that is told classes. DiffOOD's.
@@ -87,11 +87,12 @@ pub struct Config {
     pub clean: bool,
     /// What changes the image: all else is a control that goes as far as denoising does. DiffOOD's: denoising.
     #[garde(skip)]
-    #[serde(skip_serializing_if = "denoises")]
+    // What is only written where it is asked for keeps the hashes of files without it.
+    #[serde(skip_serializing_if = "is_default")]
     pub by: By,
     /// Which noise is added. DiffOOD's: gaussian.
     #[garde(skip)]
-    #[serde(skip_serializing_if = "is_gaussian")]
+    #[serde(skip_serializing_if = "is_default")]
     pub noise: Noise,
     /// With `noise: knn_inverted`, among how many train images neighbours are found, at even distances. Ours: 1,000, which are kept.
     #[garde(range(min = 1, max = MOST_IMAGES))]
@@ -113,29 +114,18 @@ const TRAIN_IMAGES: usize = 1000;
 /// Train images of which `by: interpolation` takes one. Ours: enough that no single one matters, and soon read.
 const OTHERS: usize = 256;
 
-/// What is only written where it is asked for keeps the hashes of files without it.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn denoises(by: &By) -> bool {
-    *by == By::Denoising
-}
-
-/// As [`denoises`].
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_gaussian(noise: &Noise) -> bool {
-    *noise == Noise::Gaussian
-}
-
-/// As [`denoises`].
+/// The same of a number whose default is not 0.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn are_usual(images: &usize) -> bool {
     *images == TRAIN_IMAGES
 }
 
 /// Which noise is added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Noise {
     /// Drawn.
+    #[default]
     Gaussian,
     /// What the train images nearest to the image are made into on the way up, one for each repeat.
     KnnInverted,
@@ -187,7 +177,7 @@ impl Default for Config {
             time: Time::Official,
             clean: false,
             by: By::default(),
-            noise: Noise::Gaussian,
+            noise: Noise::default(),
             train_images: TRAIN_IMAGES,
             seed: 0,
         }
@@ -437,13 +427,7 @@ impl Detector for Config {
             By::Denoising | By::Noise | By::Blur => None,
             By::Interpolation => {
                 let train = denoising::some(fit.train()?, Some(OTHERS))?;
-                let (inputs, mut all) = (train.inputs()?, Vec::new());
-                inputs.pass("reading images to mix with", &mut |_, images| {
-                    let signed = Normalisation::signed(images.dim(1)?);
-                    all.push(renormalised(images, inputs.normalisation(), &signed)?);
-                    Ok(())
-                })?;
-                Some(Tensor::cat(&all, 0)?)
+                Some(denoising::read(train.inputs()?, "reading images to mix with", &|_| Ok(()))?)
             }
         };
         let near = match self.noise {

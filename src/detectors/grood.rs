@@ -18,8 +18,8 @@ use candle_core::Tensor;
 use rand::Rng as _;
 
 use super::{
-    Bank, Check, Detector, Fit, Inputs, Learns, Output, Peak, Scorer, Scores, argmax, check_memory, distance, finite,
-    in_f64, map_rows, mean_row, same,
+    Bank, Check, Detector, Fit, Inputs, Learns, Output, Peak, Scorer, Scores, argmax, check_memory, class_means,
+    distance, finite, in_f64, map_rows, same,
 };
 use crate::{
     Error, Result,
@@ -110,12 +110,7 @@ impl Fitted {
         same("labels", labels.len(), predicted.len())?;
         same("rows of features", images, predicted.len())?;
         same("features of noise", outlier.len(), size)?;
-        let last = labels.iter().copied().max().unwrap_or(0);
-        let of = |class: u32| -> Vec<f32> {
-            let rows = values.chunks_exact(size).zip(labels).filter(|(_, label)| **label == class);
-            rows.flat_map(|(row, _)| row).copied().collect()
-        };
-        let classes = (0..=last).map(of).filter(|rows| !rows.is_empty()).flat_map(|rows| mean_row(&rows, size));
+        let classes = class_means(&values, size, labels, false).into_values().flat_map(|(_, mean)| mean);
         let prototypes = Prototypes { classes: classes.collect(), outlier };
         let correct = values.chunks_exact(size).zip(predicted.iter().zip(labels));
         let correct = correct.filter(|(_, (predicted, label))| **predicted == **label as usize);

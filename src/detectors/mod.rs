@@ -101,8 +101,9 @@ use crate::{
 
 use registry::{file, name};
 use rows::{
-    Peak, argmax, centred, check_memory, distance, finite, finite_from, first_not_finite, in_f64, log_softmax,
-    map_both, map_rows, map_rows_from, mean_row, normalised, numbers, of_each, relative, same, score_rows, with_values,
+    Peak, argmax, centred, check_memory, class_means, distance, finite, finite_from, first_not_finite, in_f64,
+    log_softmax, map_both, map_rows, map_rows_from, mean_row, normalised, numbers, of_each, relative, same, score_rows,
+    with_values,
 };
 
 registry::registry! {

@@ -12,12 +12,11 @@
 //! - Deviations: classes with the same weights are refused, as in [`fdbd`](super::fdbd); the reference counts an angle of 0. Features equal
 //!   to μ have the score 0, as there. Angles are of their sines and cosines, so that small ones keep their digits.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 
 use super::{
-    Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, centred, fdbd::gaps, finite, map_rows, numbers, same,
+    Bank, Detector, Fit, Learns, Output, Scorer, Scores, argmax, centred, class_means, fdbd::gaps, finite, map_rows,
+    numbers, same,
 };
 use crate::{
     Result,
@@ -50,16 +49,10 @@ fn mean_of_means(features: &Tensor, labels: &[u32]) -> Result<Vec<f64>> {
     let values = finite(features)?;
     let (images, size) = features.dims2()?;
     same("labels", labels.len(), images)?;
-    let mut sums: BTreeMap<u32, (f64, Vec<f64>)> = BTreeMap::new();
-    for (row, label) in values.chunks_exact(size).zip(labels) {
-        let (count, sum) = sums.entry(*label).or_insert_with(|| (0.0, vec![0.0; size]));
-        *count += 1.0;
-        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
-    }
-    let classes = sums.len() as f64;
+    let classes = class_means(&values, size, labels, false);
     let mut mean = vec![0.0; size];
-    for (count, sum) in sums.values() {
-        mean.iter_mut().zip(sum).for_each(|(mean, sum)| *mean += sum / count / classes);
+    for (_, of_class) in classes.values() {
+        mean.iter_mut().zip(of_class).for_each(|(mean, x)| *mean += x / classes.len() as f64);
     }
     Ok(mean)
 }

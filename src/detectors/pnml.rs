@@ -81,9 +81,7 @@ impl Fitted {
         }
         let eigen = Eigen::new(moments, size)
             .ok_or_else(|| Error::Failed("the features' second moments have no finite eigenvalues".into()))?;
-        let vectors = eigen.vectors.chunks_exact(size).zip(&eigen.values).take(eigen.rank());
-        let directions: Vec<f64> =
-            vectors.flat_map(|(vector, value)| vector.iter().map(|x| x / value.sqrt())).collect();
+        let directions = eigen.whitening();
         if directions.is_empty() {
             return Err(Error::Failed("pnml: all features of the train images are 0".into()));
         }

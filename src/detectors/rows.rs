@@ -1,5 +1,7 @@
 //! What detectors read of tensors, row by row.
 
+use std::collections::BTreeMap;
+
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -8,6 +10,9 @@ use crate::{
     nn::pass::Layer,
     ops::{self, Activation},
 };
+
+/// Rows that are converted at a time.
+const BLOCK: usize = 4096;
 
 /// The values of (N, D) features, row after row.
 ///
@@ -138,6 +143,28 @@ pub(super) fn relative<'a, 'b>(rows: impl Iterator<Item = (&'a [f32], &'b [f64])
     let mut values = Vec::with_capacity(rows.size_hint().0 * size);
     rows.for_each(|(row, mean)| values.extend(row.iter().zip(mean).map(|(x, mean)| f64::from(*x) - mean)));
     values
+}
+
+/// Of each class that rows of `size` values are of, how many there are and their mean; of rows divided by their length if they are to be.
+pub(super) fn class_means(
+    values: &[f32],
+    size: usize,
+    labels: &[u32],
+    normalise: bool,
+) -> BTreeMap<u32, (f64, Vec<f64>)> {
+    let mut classes: BTreeMap<u32, (f64, Vec<f64>)> = BTreeMap::new();
+    for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
+        let rows = if normalise { normalised(block, size) } else { in_f64(block) };
+        for (row, label) in rows.chunks_exact(size).zip(labels) {
+            let (count, sum) = classes.entry(*label).or_insert_with(|| (0.0, vec![0.0; size]));
+            *count += 1.0;
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+    for (count, sum) in classes.values_mut() {
+        sum.iter_mut().for_each(|sum| *sum /= *count);
+    }
+    classes
 }
 
 /// The mean of rows of `size` values.

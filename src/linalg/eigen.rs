@@ -58,6 +58,13 @@ impl Eigen {
         let least = self.values[0] * self.values.len() as f64 * f64::EPSILON;
         self.values.iter().take_while(|value| **value > least).count()
     }
+
+    /// v / √λ of each eigenvector whose λ is among those of the [rank](Eigen::rank), one after the other: products with them have A as the
+    /// identity.
+    pub fn whitening(&self) -> Vec<f64> {
+        let vectors = self.vectors.chunks_exact(self.values.len()).zip(&self.values).take(self.rank());
+        vectors.flat_map(|(vector, value)| vector.iter().map(|x| x / value.sqrt())).collect()
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
         Kind,
         stages::{bytes, chosen, fixed_maps_of, image_bytes, images_and_stages, wrong},
         students::RANDOM_TEACHER,
-        teacher::{MOST_FURTHER, TEACHER, grid, no_size_twice, of_size},
+        teacher::{MOST_FURTHER, TEACHER, all_sizes, grid, no_size_twice, of_size},
     },
     nn::{
         Backbone, Model, Output, Pass, Shape, Shown,
@@ -131,7 +131,7 @@ impl Kind for Settings {
 
 impl Settings {
     fn patches(&self) -> impl Iterator<Item = &patch_description::Settings> {
-        std::iter::once(&self.patches).chain(&self.further)
+        all_sizes(&self.patches, &self.further)
     }
 }
 

@@ -34,10 +34,15 @@ pub(super) fn grid(model: &str, patches: &Settings, padded: bool, size: [usize; 
 
 /// What precedes anything that learns where a teacher teaches: the images, and what it says of them, standardised.
 pub(super) fn taught(teacher: &PatchNetwork, outputs: &Standard, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
+    Ok(vec![images.clone(), described(teacher, outputs, images, pass)?])
+}
+
+/// What a teacher says of images, standardised.
+pub(super) fn described(teacher: &PatchNetwork, outputs: &Standard, images: &Tensor, pass: &Pass) -> Result<Tensor> {
     let frozen = Pass::eval();
     let described = outputs.forward(&teacher.forward(&images.detach(), &frozen)?)?.detach();
     pass.hold_as(&frozen);
-    Ok(vec![images.clone(), described])
+    Ok(described)
 }
 
 /// Bytes of [`taught`] of an image.
@@ -56,10 +61,15 @@ pub(super) fn of_size(vb: VarBuilder<'_>, at: usize) -> VarBuilder<'_> {
     if at == 0 { vb } else { vb.pp("further").pp(at - 1) }
 }
 
+/// The networks of all sizes of patches.
+pub(super) fn all_sizes<'a>(patches: &'a Settings, further: &'a [Settings]) -> impl Iterator<Item = &'a Settings> {
+    std::iter::once(patches).chain(further)
+}
+
 /// Garde: no two networks see patches of one kind, since nothing would tell them apart.
 pub(super) fn no_size_twice(patches: &Settings) -> impl FnOnce(&Vec<Settings>, &()) -> garde::Result + '_ {
     move |further, ()| {
-        let all: Vec<_> = std::iter::once(patches).chain(further).map(|settings| settings.layers.name()).collect();
+        let all: Vec<_> = all_sizes(patches, further).map(|settings| settings.layers.name()).collect();
         match first_repeated(&all) {
             Some(at) => Err(garde::Error::new(format!("layers {} are there twice", all[at]))),
             None => Ok(()),

@@ -24,8 +24,8 @@ use crate::{
         Kind,
         stages::image_bytes,
         teacher::{
-            MOST_FURTHER, TEACHER, UNTAUGHT, apart, described_bytes, grid, mean_of, no_size_twice, of_size, taught,
-            taught_by,
+            MOST_FURTHER, TEACHER, UNTAUGHT, all_sizes, apart, described, described_bytes, grid, mean_of,
+            no_size_twice, of_size, taught_by,
         },
     },
     nn::{
@@ -66,7 +66,7 @@ impl Default for Settings {
 
 impl Settings {
     fn patches(&self) -> impl Iterator<Item = &patch_description::Settings> {
-        std::iter::once(&self.patches).chain(&self.further)
+        all_sizes(&self.patches, &self.further)
     }
 }
 
@@ -159,7 +159,10 @@ impl Scale {
         grid: Option<[usize; 2]>,
         pass: &Pass,
     ) -> Result<Shown> {
-        let made = self.students.iter().map(|student| student.forward(images, pass)).collect::<Result<Vec<_>>>()?;
+        let made = match pass.is_sketch() {
+            true => vec![teacher.clone(); self.students.len()],
+            false => self.students.iter().map(|student| student.forward(images, pass)).collect::<Result<Vec<_>>>()?,
+        };
         let mut parts = Vec::new();
         if pass.mode() == Mode::Eval {
             let all = Tensor::stack(&made, 0)?;
@@ -190,7 +193,11 @@ impl Students {
     fn taught(&self, images: &Tensor, pass: &Pass) -> Result<Vec<Tensor>> {
         let mut all = vec![images.clone()];
         for scale in &self.scales {
-            all.extend(taught(&scale.teacher, &scale.standard, images, pass)?.into_iter().skip(1));
+            all.push(match pass.is_sketch() {
+                // One stands for its teacher and the others: all make one shape.
+                true => scale.students[0].forward(images, pass)?,
+                false => described(&scale.teacher, &scale.standard, images, pass)?,
+            });
         }
         Ok(all)
     }

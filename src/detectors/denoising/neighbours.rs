@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use super::{evenly, read};
 use crate::{
     Result,
-    data::Normalisation,
-    detectors::{Bank, check_memory, finite, inputs::renormalised, similarity::Neighbours},
+    detectors::{Bank, check_memory, knn::unit, similarity::Neighbours},
     nn::sampler::{Chain, Guide, Sampler, Way, together},
 };
 
@@ -25,7 +25,7 @@ impl Near {
     /// # Errors
     /// If a feature is NaN or infinite.
     pub(in crate::detectors) fn new(features: &Tensor, images: Tensor) -> Result<Self> {
-        Ok(Self { known: Neighbours::by_product(units(features)?, features.dim(1)?)?, images })
+        Ok(Self { known: Neighbours::by_product(unit(features)?, features.dim(1)?)?, images })
     }
 
     /// Of no more than `most` of a bank's images, at even distances, in at most `memory` bytes.
@@ -35,24 +35,17 @@ impl Near {
     pub(in crate::detectors) fn of(bank: &Bank, most: usize, memory: usize) -> Result<Self> {
         let inputs = bank.inputs()?;
         let count = inputs.images().min(most);
-        let chosen: Vec<usize> = (0..count).map(|at| at * inputs.images() / count).collect();
+        let chosen = evenly(count, inputs.images());
         let rows = Tensor::from_iter(chosen.iter().map(|row| *row as u32), bank.features.device())?;
-        let (features, inputs) = (bank.features.index_select(&rows, 0)?, inputs.subset(&chosen)?);
-        let mut all = Vec::new();
-        inputs.pass("reading images to find neighbours among", &mut |_, images| {
-            if all.is_empty() {
-                // Images as they are read, all together, and what each becomes.
-                let bytes = count.saturating_mul(3 * size_of::<f32>() * images.elem_count() / images.dim(0)?);
-                check_memory("diffood needs", &format!("{count} train images and their noise"), [bytes, memory])
-                    .map_err(|error| {
-                        error.hint("raise evaluation.fit_memory (--memory), or take fewer train_images")
-                    })?;
-            }
-            let signed = Normalisation::signed(images.dim(1)?);
-            all.push(renormalised(images, inputs.normalisation(), &signed)?);
-            Ok(())
-        })?;
-        Self::new(&features, Tensor::cat(&all, 0)?)
+        let features = bank.features.index_select(&rows, 0)?;
+        let room = |images: &Tensor| {
+            // Images as they are read, all together, and what each becomes.
+            let bytes = count.saturating_mul(3 * size_of::<f32>() * images.elem_count() / images.dim(0)?);
+            check_memory("diffood needs", &format!("{count} train images and their noise"), [bytes, memory])
+                .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer train_images"))
+        };
+        let what = "reading images to find neighbours among";
+        Self::new(&features, read(&*inputs.subset(&chosen)?, what, &room)?)
     }
 
     /// How many there are.
@@ -73,7 +66,7 @@ impl Near {
         repeats: usize,
         made: &mut BTreeMap<u32, Tensor>,
     ) -> Result<Vec<Tensor>> {
-        let nearest = self.known.closest(&units(features)?, repeats)?;
+        let nearest = self.known.closest(&unit(features)?, repeats)?;
         let mut missing: Vec<u32> = nearest.iter().flatten().map(|near| near.row).collect();
         missing.sort_unstable();
         missing.dedup();
@@ -94,16 +87,4 @@ impl Near {
         };
         (0..repeats).map(of).collect()
     }
-}
-
-/// Rows of (N, D) features, each of length 1; of length 0 where it is 0.
-fn units(features: &Tensor) -> Result<Vec<f32>> {
-    let mut values: Vec<f64> = finite(features)?.into_iter().map(f64::from).collect();
-    for row in values.chunks_exact_mut(features.dim(1)?) {
-        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if length > 0.0 {
-            row.iter_mut().for_each(|x| *x /= length);
-        }
-    }
-    Ok(values.into_iter().map(|x| x as f32).collect())
 }

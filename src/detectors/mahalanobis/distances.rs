@@ -1,13 +1,11 @@
 //! Distances to the means of classes that share a covariance.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::{
     Error, Result,
-    detectors::{finite, in_f64, normalised, relative, same},
+    detectors::{class_means, finite, in_f64, normalised, relative, same},
     linalg::{Cholesky, Eigen, add_gram, dot, project, square_distance},
 };
 
@@ -35,25 +33,14 @@ impl Moments {
         let values = finite(features)?;
         let (images, size) = features.dims2()?;
         same("labels", labels.len(), images)?;
-        let mut sums: BTreeMap<u32, (f64, Vec<f64>)> = BTreeMap::new();
-        for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
-            let rows = if normalise { normalised(block, size) } else { in_f64(block) };
-            for (row, label) in rows.chunks_exact(size).zip(labels) {
-                let (count, sum) = sums.entry(*label).or_insert_with(|| (0.0, vec![0.0; size]));
-                *count += 1.0;
-                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-        }
-        for (count, sum) in sums.values_mut() {
-            sum.iter_mut().for_each(|sum| *sum /= *count);
-            *count /= images as f64;
-        }
+        let classes = class_means(&values, size, labels, normalise);
         let mut covariance = vec![0.0; size * size];
         for (block, labels) in values.chunks(BLOCK * size).zip(labels.chunks(BLOCK)) {
-            add_gram(&mut covariance, &away(block, size, normalise, |at| &sums[&labels[at]].1), size);
+            add_gram(&mut covariance, &away(block, size, normalise, |at| &classes[&labels[at]].1), size);
         }
         covariance.iter_mut().for_each(|sum| *sum /= images as f64);
-        Ok(Self { size, normalise, classes: sums.into_values().collect(), covariance })
+        let classes = classes.into_values().map(|(count, mean)| (count / images as f64, mean)).collect();
+        Ok(Self { size, normalise, classes, covariance })
     }
 
     /// The mean of all images.
@@ -104,12 +91,11 @@ impl Whitening {
         let size = moments.size;
         let eigen = Eigen::new(moments.covariance.clone(), size)
             .ok_or_else(|| Error::Failed("the features' covariance has no finite eigenvalues".into()))?;
-        let rank = eigen.rank();
-        if rank == 0 {
+        let directions = eigen.whitening();
+        if directions.is_empty() {
             return Err(Error::Failed("no feature varies among the train images of a class".into()));
         }
-        let vectors = eigen.vectors.chunks_exact(size).zip(&eigen.values).take(rank);
-        Ok(Self::Directions(vectors.flat_map(|(vector, value)| vector.iter().map(|x| x / value.sqrt())).collect()))
+        Ok(Self::Directions(directions))
     }
 
     /// Each row of `size` as one of as many numbers as the rank.
