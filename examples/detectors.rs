@@ -38,7 +38,7 @@ fn main() -> Result<()> {
         let (name, detector) = (config.name(), config.build());
         let (known, scored) = (train.bank(&config, detector.learns())?, test.bank(&config, Learns::Nothing)?);
         let wants_train = detector.learns() != Learns::Nothing;
-        let fit = Fit { train: wants_train.then_some(&known), head: train.head(), memory: MEMORY, scratch: None };
+        let fit = Fit { train: wants_train.then_some(&known), head: train.head(), memory: MEMORY, ..Fit::default() };
         let begun = Clock::start();
         let scorer = detector.fit(&fit)?;
         let [fit, fit_cpu] = begun.add([0.0; 2]);

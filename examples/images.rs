@@ -89,15 +89,16 @@ fn read(root: &Path, memory: u64, side: usize) -> Result<()> {
         outliers: None,
         made: None,
         normalisation: normalisation.clone(),
-        augment: Plain { flip: true, crop_padding: 4 }.into(),
+        augment: Plain { flip: true.into(), crop_padding: 4, ..Plain::default() }.into(),
         window: None,
         round: None,
         batch_size: BATCH,
+        drop_last: false,
         seed: 0,
         device: Device::Cpu,
     };
     let begun = Instant::now();
-    for batch in TrainBatches::new(source, 0..steps_per_epoch(images, BATCH))? {
+    for batch in TrainBatches::new(source, 0..steps_per_epoch(images, BATCH, false))? {
         batch?;
     }
     print("epoch", begun);

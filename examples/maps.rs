@@ -98,7 +98,7 @@ fn patchcore(made: Made, kept: usize, memory: usize) -> Result<Value> {
     let before = common::peak();
     let known = Bank { batches: Some(Arc::new(made)), ..Bank::new(none.clone(), none) };
     let begun = Clock::start();
-    let scorer = config.build().fit(&Fit { train: Some(&known), head: None, memory, scratch: None })?;
+    let scorer = config.build().fit(&Fit { train: Some(&known), head: None, memory, ..Fit::default() })?;
     let [seconds, cpu] = begun.add([0.0; 2]);
     Ok(json!({
         "fit": seconds, "fit_cpu": cpu, "peak_mib": common::peak(), "peak_before_mib": before, "bank_mib": bank >> 20, "record": scorer.record(),

@@ -236,6 +236,8 @@ fn run(arguments: &Experiment, device: Wanted, memory: data::Memory) -> Result<(
     let opened = Opened::new(arguments)?;
     let device = device.open(|reason| say(reason))?;
     if arguments.changes.smoke {
+        // A setting that the real run refuses may be one that a smoke run replaces.
+        opened.real.as_ref().map_or(Ok(()), layers::refuse)?;
         say("smoke run: tiny synthetic data, numbers mean nothing");
         let data = &opened.plan.experiment.data;
         let categories = opened.plan.cells.iter().flat_map(|cell| &cell.tasks).map(|task| &task.experiment.data.id);

@@ -313,7 +313,6 @@ fn smoke_is_small_valid_and_settled() {
     }
 }
 
-/// What it sets itself is not taken for a value that somebody gave beside those to choose from.
 /// What takes a part of a network of published weights is as wide as that; of random ones both are narrow.
 #[test]
 fn smoke_keeps_networks_as_wide_as_what_they_take() {
@@ -335,6 +334,18 @@ fn smoke_keeps_networks_as_wide_as_what_they_take() {
     }
 }
 
+/// Levels of up to 600 steps, where a smoke run's sampler takes one at a time.
+#[test]
+fn smoke_settles_what_is_swept() {
+    let small = config::smoke(experiment("fashion_diffood_controls"));
+    assert_eq!(serde_json::to_value(&small.sweep["methods.0.detector.diffood.levels"]).unwrap(), json!([[1, 2]]));
+    assert_eq!(
+        serde_json::to_value(&small.sweep["methods.0.detector.diffood.by"]).unwrap(),
+        json!(["denoising", "noise"])
+    );
+}
+
+/// What it sets itself is not taken for a value that somebody gave beside those to choose from.
 #[test]
 fn smoke_leaves_what_is_searched() {
     let text = std::fs::read_to_string("experiments/cifar10_openood_cpu.yaml").unwrap();

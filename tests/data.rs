@@ -423,10 +423,11 @@ fn an_embedded_set_becomes_normalised_batches() {
         outliers: None,
         made: None,
         normalisation: data::normalisation(&dataset).unwrap(),
-        augment: Plain { flip: true, crop_padding: 0 }.into(),
+        augment: Plain { flip: true.into(), ..Plain::default() }.into(),
         window: None,
         round: None,
         batch_size: 128,
+        drop_last: false,
         seed: 0,
         device: Device::Cpu,
     };

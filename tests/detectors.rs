@@ -177,7 +177,7 @@ fn score(config: &DetectorConfig, bank: &Bank) -> oodkit::Result<Vec<f32>> {
     let train = (detector.learns() != Learns::Nothing).then_some(&train);
     let weight = Tensor::eye(CLASSES, DType::F32, &Device::Cpu).unwrap();
     let head = Head { bias: weight.zeros_like().unwrap().get(0).unwrap(), weight };
-    let scorer = detector.fit(&Fit { train, head: Some(&head), memory: 1 << 20, scratch: None })?;
+    let scorer = detector.fit(&Fit { train, head: Some(&head), memory: 1 << 20, ..Fit::default() })?;
     let kernels = detector.needs().contains(&Output::Kernels).then(|| of_kernels(bank));
     Ok(scorer.score(kernels.as_ref().unwrap_or(bank))?.as_slice().to_vec())
 }
@@ -247,7 +247,7 @@ fn batches_are_all_that_some_read() {
     for detector in every_detector().filter(|config| config.build().pushed().is_some()) {
         names.push(detector.name());
         let scores = |train: &Bank, test: &Bank| {
-            let fit = Fit { train: Some(train), head: Some(&head), memory: 1 << 20, scratch: None };
+            let fit = Fit { train: Some(train), head: Some(&head), memory: 1 << 20, ..Fit::default() };
             detector.build().fit(&fit).unwrap().score(test).unwrap()
         };
         assert_eq!(

@@ -2,6 +2,8 @@
 
 #[path = "networks/adm.rs"]
 mod adm;
+#[path = "networks/airbench.rs"]
+mod airbench;
 mod common;
 #[path = "networks/metaformer.rs"]
 mod metaformer;
@@ -446,6 +448,7 @@ fn every_backbone_shows_the_stages_that_it_says() {
         ("{ resnet_cifar: { depth: 8 } }", [[16, 17], [32, 45]]),
         ("efficientnet_lite0", [[32, 47], [65, 50]]),
         ("{ vgg19_bn: { width: 4 } }", [[28, 40], [32, 65]]),
+        ("{ airbench: { widths: [4, 6, 8] } }", [[9, 17], [32, 45]]),
     ] {
         let backbone: Backbone = serde_saphyr::from_str(yaml).unwrap();
         for [height, width] in sizes {

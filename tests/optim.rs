@@ -1,6 +1,8 @@
 //! Optimisers, clipping, the average of the weights and schedules against PyTorch (`tests/golden/optim.py`).
 
 mod common;
+#[path = "optim/recipe.rs"]
+mod recipe;
 
 use candle_core::{DType, Tensor, Var, backprop::GradStore};
 use common::{assert_close, numbers, uniform, values};

@@ -149,6 +149,7 @@ fn a_step_is_one_pass_over_images_and_outliers_together() {
         window: None,
         round: None,
         batch_size: 4,
+        drop_last: false,
         seed: 0,
         device: Device::Cpu,
     };

@@ -61,7 +61,7 @@ impl Golden {
 
 fn score(detector: &str, head: &Head, train: &Bank, test: &Bank) -> oodkit::Result<Vec<f32>> {
     let config: DetectorConfig = serde_saphyr::from_str(detector).unwrap();
-    let fit = Fit { train: Some(train), head: Some(head), memory: 1 << 20, scratch: None };
+    let fit = Fit { train: Some(train), head: Some(head), memory: 1 << 20, ..Fit::default() };
     Ok(config.build().fit(&fit)?.score(test)?.as_slice().to_vec())
 }
 

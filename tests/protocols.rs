@@ -11,6 +11,7 @@ use oodkit::{
     config::{self, Experiment, load, overrides},
     detectors::{DetectorConfig, temperature_scaling::scaled_msp},
     metrics,
+    nn::tta::Tta,
     run::results::Results,
 };
 use serde_json::{Value, json};
@@ -184,7 +185,7 @@ impl Place {
 
     fn oodkit(&self, command: &str) -> Output {
         let mut oodkit = Command::new(env!("CARGO_BIN_EXE_oodkit"));
-        oodkit.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").arg(command);
+        oodkit.current_dir(env!("CARGO_MANIFEST_DIR")).env("NO_COLOR", "1").args(command.split(' '));
         oodkit.arg(self.path("field.yaml")).arg("--runs").arg(self.path("runs")).output().unwrap()
     }
 
@@ -882,6 +883,46 @@ fn a_run_measures_intervals_and_classes() {
     assert!(out.join("confusion_base.png").is_file());
 }
 
+/// Accuracy and what is confused are of several views of each image, where that is asked for, with a word; scores are what they were.
+#[test]
+fn accuracy_of_several_views_moves_no_score() {
+    let text = "\
+title: Views
+data:
+  id: { name: fashion_mnist_small, train_limit: 200, test_limit: 200 }
+  ood: [{ name: digits, test_limit: 20 }]
+networks:
+  base: { backbone: lenet, train: { epochs: 2, batch_size: 8, optimizer: { sgd: { lr: 0.05 } } } }
+methods: [{ name: MSP, network: base, detector: msp }]
+tables:
+  - { name: all, rows: method, columns: [accuracy, auroc] }
+  - { name: classes, rows: method, columns: [worst_class_accuracy] }
+  - { name: scores, rows: method, columns: [auroc] }
+";
+    let said = "Accuracy is of the mean logits over 6 views of each image (mirror_translate); scores are of one.";
+    let runs = ["", "evaluation: { tta: mirror_translate }\n"].map(|more| {
+        let place = Place::new(&format!("{text}{more}"));
+        let printed = place.prints("run");
+        assert_eq!(printed.matches(said).count(), if more.is_empty() { 0 } else { 2 }, "{printed}");
+        let results = place.results();
+        let task = results.tasks().next().unwrap();
+        let scores = ["fashion_mnist_small", "digits"].map(|set| place.scores(&task.methods["MSP"].scores[set]));
+        (scores, task.methods["MSP"].sets["digits"].measures.clone(), task.networks["base"].clone())
+    });
+    let [(scores, measures, one), (same_scores, same_measures, several)] = runs;
+    assert_eq!(scores, same_scores);
+    assert_eq!(measures, same_measures);
+    assert_eq!(one.views.map(Tta::views), None);
+    assert_eq!(several.views.map(Tta::views), Some(6));
+    assert_ne!(one.confusion.unwrap().0, several.confusion.unwrap().0);
+    let place = Place::new(
+        &format!("{text}evaluation: {{ tta: mirror }}\n")
+            .replace("backbone: lenet", "model: { autoencoder: {} }, loss: { reconstruction: {} }")
+            .replace("detector: msp", "detector: map"),
+    );
+    place.refuses("run", "evaluation.tta: no network classifies: leave this key out");
+}
+
 #[test]
 fn intervals_are_asked_for_where_there_are_some() {
     let table = "{ name: field, rows: method, columns: [fpr95, auroc], over: group, protocol: openood_v1_5 }";
@@ -1075,7 +1116,10 @@ tables: [{ name: all, rows: method, columns: [auroc] }]
         assert!(text.contains(from), "{from}");
         let place = Place::new(&text.replace(from, to).replace("repeats: 2", "repeats: 2, guidance: 1"));
         place.refuses("run", message);
+        // A smoke run takes steps of its own in the place of these.
+        place.refuses("run --smoke", message);
         assert!(!place.path("runs/networks").exists(), "{message}: trained first");
+        assert!(!place.path("runs/smoke").exists(), "{message}: data were made first");
     }
 }
 

@@ -117,6 +117,7 @@ fn seed_result(seed: u64, weight: f64) -> SeedResult {
         folder: format!("networks/{name}/seed{seed}").into(),
         measures: [("accuracy".to_owned(), accuracy + seed as f64 * 0.001)].into_iter().collect(),
         confusion: None,
+        views: None,
         steps: 391,
         final_loss: Some(0.1),
         train_seconds: 60.0,

@@ -75,7 +75,7 @@ fn config(yaml: &str) -> DetectorConfig {
 
 fn fit(yaml: &str, train: &Tensor, head: &Head) -> Result<Box<dyn Scorer>> {
     let train = of_features(train);
-    config(yaml).build().fit(&Fit { train: Some(&train), head: Some(head), memory: 1 << 20, scratch: None })
+    config(yaml).build().fit(&Fit { train: Some(&train), head: Some(head), memory: 1 << 20, ..Fit::default() })
 }
 
 #[test]

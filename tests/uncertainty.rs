@@ -114,6 +114,15 @@ fn the_head_of_sngp_matches_pytorch() {
     matches_pytorch("lenet sngp", &Architecture { head: Head::Sngp(settings), ..lenet });
 }
 
+/// Both give other logits while they learn, and gradients through what they divide by.
+#[test]
+fn heads_that_learn_other_logits_match_pytorch() {
+    for head in ["t2fnorm", "elogitnorm"] {
+        let lenet = architecture("lenet".into(), 0.8);
+        matches_pytorch(&format!("lenet {head}"), &Architecture { head: Head::by_name(head).unwrap(), ..lenet });
+    }
+}
+
 /// One channel of singular vectors and a bound of 1e-3, which every weight passes.
 fn layer(case: &Value, params: &Params) -> (Conv2d, [usize; 2]) {
     let size = serde_json::from_value(case["size"].clone()).unwrap();

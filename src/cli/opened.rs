@@ -28,6 +28,8 @@ const LISTED: usize = 3;
 /// An experiment, read and planned.
 pub(super) struct Opened {
     pub(super) plan: Plan,
+    /// Of a smoke run, what the run would be without.
+    pub(super) real: Option<Plan>,
     pub(super) store: Store,
     /// Where its results go.
     pub(super) out: PathBuf,
@@ -75,11 +77,14 @@ impl Opened {
             return Err(Error::input(message).hint("give its file a shorter name"));
         }
         let (mut runs, mut data) = (folders.runs.clone(), folders.data.clone());
+        let mut real = None;
         // A smoke run makes its data, but weights are what they are.
         let weights = data.join(data::download::WEIGHTS);
         if arguments.changes.smoke {
             // First, so that the networks without weights are narrow.
             without_absent_weights(&mut loaded.experiment, &weights);
+            let store = Store::new(runs.clone());
+            real = Some(plan(&loaded, &Places { data: None, weights: &weights, store: &store })?);
             loaded.experiment = config::smoke(loaded.experiment);
             runs = runs.join("smoke");
             data = runs.join("data");
@@ -97,7 +102,7 @@ impl Opened {
             &loaded,
             &Places { data: Some(&*data).filter(|_| !arguments.changes.smoke), weights: &weights, store: &store },
         )?;
-        Ok(Self { command, plan, out, store, data, elsewhere })
+        Ok(Self { command, plan, real, out, store, data, elsewhere })
     }
 
     /// The results on disk, if they are those of the experiment as it stands now.

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use crate::{
     config::{
         Detectors, Experiment, Figure, HeldOut, Method, MethodEntry, Network,
         methods::root,
-        sweep::{self, FOLD},
+        sweep::{self, CATEGORIES, FOLD},
+        tasks::{Categories, SMOKE_CATEGORIES},
     },
     data::{self, Dataset, Format, Size, registry},
     detectors::Smoke,
@@ -58,15 +61,17 @@ pub fn untrained(network: &mut Network, categories: bool) {
     }
 }
 
-/// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two steps per network. Networks
+/// The experiment cut down to a few steps on a few images: one seed, two values per swept key, two categories, two steps per network. Networks
 /// are as deep as they were, and narrow unless their weights are published ones.
 ///
 /// Its numbers mean nothing; that it runs through says that the whole path works. Values that are smaller already stay.
 #[must_use]
 pub fn smoke(mut experiment: Experiment) -> Experiment {
     experiment.seeds.truncate(1);
-    sweep_less(&mut experiment);
-    methods(&mut experiment);
+    fewer_categories(&mut experiment);
+    let cells = cell_names(&experiment);
+    let settled = methods(&mut experiment);
+    sweep_less(&mut experiment, settled, &cells);
     let published: Vec<bool> =
         experiment.networks.values().map(|network| starts_published(network, &experiment.networks)).collect();
     for (network, published) in experiment.networks.values_mut().zip(published) {
@@ -146,17 +151,39 @@ fn starts_published(network: &Network, networks: &BTreeMap<String, Network>) -> 
     current.is_some_and(|network| network.weights.is_some())
 }
 
-/// Fewer values of every swept key. A paper's numbers of the cells that are gone have no row to stand beside.
-fn sweep_less(experiment: &mut Experiment) {
-    // A sweep that is wrong is refused when it is planned.
-    let names = |experiment: &Experiment| -> BTreeSet<String> {
-        sweep::cells(experiment).into_iter().flatten().map(|cell| cell.name).collect()
-    };
-    let all = names(experiment);
+/// Fewer categories, given or swept. A paper's numbers of those that are gone have no row to stand beside.
+fn fewer_categories(experiment: &mut Experiment) {
+    for names in experiment.sweep.get_mut(CATEGORIES).into_iter().flatten() {
+        if let Value::Array(names) = names {
+            names.truncate(SMOKE_CATEGORIES);
+        }
+    }
+    let Some(Categories::Named(names)) = &mut experiment.data.categories else { return };
+    let gone = names.split_off(SMOKE_CATEGORIES.min(names.len()));
+    let stays = |key: &String, _: &mut String| !gone.contains(key);
+    for expect in experiment.tables.iter_mut().filter_map(|table| table.expect.as_mut()) {
+        expect.rows.retain(stays);
+        expect.columns.retain(stays);
+    }
+}
+
+/// What a sweep's cells are called. A sweep that is wrong has none, and is refused when it is planned.
+fn cell_names(experiment: &Experiment) -> BTreeSet<String> {
+    sweep::cells(experiment).into_iter().flatten().map(|cell| cell.name).collect()
+}
+
+/// Fewer values of every swept key, and one of each that a smoke run has `settled`. A paper's numbers of those of `all` cells that are gone
+/// have no row to stand beside.
+fn sweep_less(experiment: &mut Experiment, settled: Vec<(String, Value)>, all: &BTreeSet<String>) {
+    for (key, value) in settled {
+        if let Some(values) = experiment.sweep.get_mut(&key) {
+            *values = vec![value];
+        }
+    }
     for values in experiment.sweep.values_mut() {
         values.truncate(SWEEP_VALUES);
     }
-    let left = names(experiment);
+    let left = cell_names(experiment);
     let gone: Vec<&String> = all.difference(&left).collect();
     let stays =
         |key: &String, _: &mut String| !gone.iter().any(|cell| key == *cell || key.contains(&format!("({cell})")));
@@ -167,8 +194,10 @@ fn sweep_less(experiment: &mut Experiment) {
 }
 
 /// Detectors with fewer neighbours, clusters and neurons. What that changes of an `all` becomes an entry of its own, at the end:
-/// the others keep their places, by which a sweep may call them. To be called while networks are what they were.
-fn methods(experiment: &mut Experiment) {
+/// the others keep their places, by which a sweep may call them. To be called while networks are what they were. The keys that have one value
+/// now, whatever a sweep gives them.
+fn methods(experiment: &mut Experiment) -> Vec<(String, Value)> {
+    let mut settled = Vec::new();
     // Fitting a neuron costs about the same however few the images, and most networks have hundreds of thousands of pixels:
     // only those that figures show and LeNet's are fitted, once, and feature maps as a whole in all other rows.
     let few_pixels =
@@ -185,13 +214,17 @@ fn methods(experiment: &mut Experiment) {
         }
         let origin = root(&experiment.networks[&method.network], &experiment.networks);
         let replaced = origin.built_on().filter(|_| !starts_published(origin, &experiment.networks));
+        let place = format!("methods.{}.detector.{}", method.entry, method.detector.name());
+        let mut set = Vec::new();
         method.detector.detector_mut().smoke(&mut Smoke {
             search: &mut method.search,
+            set: &mut set,
             layer: &|name| replaced.as_ref().map_or_else(|| name.to_owned(), |backbone| backbone.layer_in_smoke(name)),
             neurons: &mut || {
                 shown.contains(&method.name) || few_pixels(&method.network) && seen.insert(method.network.clone())
             },
         });
+        settled.extend(set.into_iter().map(|(key, value)| (format!("{place}.{key}"), value)));
         let entry = &mut experiment.methods[method.entry];
         match &mut entry.detector {
             Detectors::One(detector) => (*detector, entry.search) = (method.detector, method.search),
@@ -206,6 +239,7 @@ fn methods(experiment: &mut Experiment) {
             }
         }
     }
+    settled
 }
 
 fn limit(dataset: &mut Dataset, train_images: usize) {

@@ -42,7 +42,8 @@ const FIXED: [(&str, &str); 7] = [
 
 /// The keys of data that can be swept.
 pub const FOLD: &str = "data.id.split.fold";
-const CATEGORIES: &str = "data.categories";
+/// The same.
+pub const CATEGORIES: &str = "data.categories";
 
 const NAMES: &str = "it is the same for all cells";
 

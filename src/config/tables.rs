@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     detectors::views::{Part, View},
     metrics::{Column, Protocol},
+    nn::Tta,
     yaml::limits::{MOST_IMAGES, MOST_TOGETHER},
 };
 
@@ -36,11 +37,15 @@ pub struct Evaluation {
     /// Score random subsets of each OOD set, several times, as energy_ood does.
     #[garde(dive)]
     pub redraw: Option<Redraw>,
+    /// Views of each ID test image whose mean logits all accuracies and the confusion matrix are of. Scores are of one view. Ours: one.
+    #[garde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tta: Option<Tta>,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Self { batch_size: None, memory: 256, fit_memory: 2048, redraw: None }
+        Self { batch_size: None, memory: 256, fit_memory: 2048, redraw: None, tta: None }
     }
 }
 

@@ -301,5 +301,5 @@ fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' }).collect()
 }
 
-/// Categories of a smoke run whose file names none.
-const SMOKE_CATEGORIES: usize = 2;
+/// Categories of a smoke run, at most.
+pub(super) const SMOKE_CATEGORIES: usize = 2;

@@ -176,6 +176,7 @@ mod tests {
             augment: Augment::default(),
             window,
             batch_size: 6,
+            drop_last: false,
             seed: 3,
             device: candle_core::Device::Cpu,
         };

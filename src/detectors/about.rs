@@ -1,6 +1,7 @@
 //! What a fit will meet, before there is a trained network, and what a smoke run makes of a detector.
 
 use indexmap::IndexMap;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{Denoises, LayerShape};
@@ -60,6 +61,8 @@ const DIRECTIONS: usize = 2;
 pub struct Smoke<'a> {
     /// The values that are tried of the detector's settings.
     pub search: &'a mut IndexMap<String, Vec<Value>>,
+    /// The settings that have a value of a smoke run's own now, whatever is given or tried.
+    pub set: &'a mut Vec<(String, Value)>,
     /// What a layer is called in the network that stands for the detector's own.
     pub layer: &'a dyn Fn(&str) -> String,
     /// Whether the detector may fit each neuron by itself; to be asked once.
@@ -68,9 +71,11 @@ pub struct Smoke<'a> {
 
 impl Smoke<'_> {
     /// Takes this value in the place of those given or tried.
-    pub fn set<T>(&mut self, key: &str, setting: &mut T, value: T) {
+    pub fn set<T: Serialize>(&mut self, key: &str, setting: &mut T, value: T) {
         *setting = value;
         self.search.shift_remove(key);
+        // Settings are numbers, words and lists of them, all of which JSON has.
+        self.set.extend(serde_json::to_value(&*setting).ok().map(|value| (key.to_owned(), value)));
     }
 
     /// Only the first steps of a schedule, which the smallest has.
@@ -86,7 +91,10 @@ impl Smoke<'_> {
     /// Only such k as so few images have, given or to be tried.
     pub fn few_neighbours(&mut self, k: &mut usize) {
         match self.search.get_mut("k") {
-            None => *k = (*k).min(NEIGHBOURS),
+            None => {
+                *k = (*k).min(NEIGHBOURS);
+                self.set.push(("k".to_owned(), Value::from(*k)));
+            }
             Some(values) => {
                 values.retain(|k| k.as_u64().is_some_and(|k| k <= NEIGHBOURS as u64));
                 if values.is_empty() {

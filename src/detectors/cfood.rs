@@ -13,7 +13,8 @@
 //!   Features of zeros stay as they are. Fewer than two reference images are refused, of which the reference has no neighbour.
 //! - A score is one of 231 numbers, so that many images share one.
 
-use candle_core::Tensor;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
@@ -98,9 +99,9 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn new(config: &Config, features: &Tensor, memory: usize) -> Result<Self> {
-        let values = finite(features)?;
-        let (images, size) = features.dims2()?;
+    fn new(config: &Config, train: &Bank, memory: usize) -> Result<Self> {
+        let values = finite(&train.features)?;
+        let (images, size) = train.features.dims2()?;
         let count = config.references(images, size, memory)?;
         let chosen = (0..count).flat_map(|index| {
             let image = index * images / count;
@@ -109,13 +110,23 @@ impl Fitted {
         let references = normalised(&chosen.collect::<Vec<f32>>(), size);
         let (kappas, places): (Vec<f64>, Vec<usize>) = grid(count).into_iter().unzip();
         let mut reach = vec![0.0; count * places.len()];
-        let rows = reach.par_chunks_exact_mut(places.len()).zip(references.par_chunks_exact(size));
-        rows.for_each(|(reach, row)| {
-            let others = references.chunks_exact(size);
-            let mut distances: Vec<f64> = others.map(|other| square_distance(row, other)).collect();
-            distances.sort_unstable_by(f64::total_cmp);
-            reach.iter_mut().zip(&places).for_each(|(reach, place)| *reach = distances[*place]);
-        });
+        let mut compare = |images: Range<usize>| {
+            let reach = &mut reach[images.start * places.len()..images.end * places.len()];
+            let rows = &references[images.start * size..images.end * size];
+            let rows = reach.par_chunks_exact_mut(places.len()).zip(rows.par_chunks_exact(size));
+            rows.for_each(|(reach, row)| {
+                let others = references.chunks_exact(size);
+                let mut distances: Vec<f64> = others.map(|other| square_distance(row, other)).collect();
+                distances.sort_unstable_by(f64::total_cmp);
+                reach.iter_mut().zip(&places).for_each(|(reach, place)| *reach = distances[*place]);
+            });
+            Ok(())
+        };
+        match &train.batches {
+            // With a progress bar, until the user asks to stop.
+            Some(batches) => batches.work("comparing CF-OOD's images", count, &mut compare)?,
+            None => compare(0..count)?,
+        }
         Ok(Self { size, references, kappas, reach, k: config.k })
     }
 
@@ -150,7 +161,7 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted::new(self, &fit.train()?.features, fit.memory)?))
+        Ok(Box::new(Fitted::new(self, fit.train()?, fit.memory)?))
     }
 
     fn depends(&self) -> Option<Check<'_>> {

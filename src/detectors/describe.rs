@@ -48,13 +48,17 @@ fn followed<'a>(value: &'a Value, schema: &'a Value) -> &'a Value {
 fn list(text: &mut String, object: &Value, schema: &Value, indent: &str) {
     for (key, setting) in object["properties"].as_object().into_iter().flatten() {
         let kind = followed(setting, schema);
-        let default = match &setting["default"] {
-            Value::Null => "none".to_owned(),
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.as_f64().map(plain).unwrap_or_default(),
-            other => other.to_string(),
+        let default = match setting.get("default") {
+            // Its description says which, for an option that files leave out.
+            None => String::new(),
+            Some(Value::Null) => "; may be left out".to_owned(),
+            Some(Value::String(text)) => format!("; default {text}"),
+            Some(Value::Number(number)) => {
+                number.as_f64().map(|number| format!("; default {}", plain(number))).unwrap_or_default()
+            }
+            Some(other) => format!("; default {other}"),
         };
-        let _ = writeln!(text, "{indent}{key}: {}; default {default}", in_words(kind));
+        let _ = writeln!(text, "{indent}{key}: {}{default}", in_words(kind));
         describe_lines(text, &setting["description"], indent);
         for option in kind["oneOf"].as_array().into_iter().flatten() {
             let meaning = option["description"].as_str().unwrap_or_default();

@@ -433,9 +433,8 @@ impl Detector for Config {
         let near = match self.noise {
             Noise::Gaussian => None,
             Noise::KnnInverted => {
-                let train = fit.train()?;
-                self.check_neighbours(train.inputs()?.images())?;
-                Some(Near::of(train, self.train_images, fit.memory)?)
+                self.check_neighbours(fit.train()?.inputs()?.images())?;
+                Some(Near::of(fit, self.train_images)?)
             }
         };
         Ok(Box::new(Fitted { config: self.clone(), others, near }))

@@ -11,7 +11,7 @@
 //!   last digit of most, but shows in small ones. Features of mean 1000 and deviation 1 have distances of 1e-3, and these are off by
 //!   1.5e-5 of themselves.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
@@ -63,7 +63,7 @@ pub(super) fn enough(k: usize, images: usize) -> Result<()> {
 /// # Errors
 /// If there are fewer than `k` train rows, nothing to score, other sizes, or NaN or infinity among the features.
 pub fn knn(train: &Tensor, features: &Tensor, k: usize) -> Result<Vec<f32>> {
-    Fitted::new(train, k)?.distances(features)
+    Fitted::new(train, k, None)?.distances(features)
 }
 
 /// The rows of (N, D) features, each scaled to length 1.
@@ -89,7 +89,7 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted::new(&fit.train()?.features, self.k)?))
+        Ok(Box::new(Fitted::new(&fit.train()?.features, self.k, fit.device)?))
     }
 
     fn depends(&self) -> Option<Check<'_>> {
@@ -108,10 +108,10 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn new(train: &Tensor, k: usize) -> Result<Self> {
+    fn new(train: &Tensor, k: usize, device: Option<&Device>) -> Result<Self> {
         let (rows, columns) = train.dims2()?;
         enough(k, rows)?;
-        Ok(Self { k, train: Neighbours::by_distance(unit(train)?, columns)? })
+        Ok(Self { k, train: Neighbours::by_distance(unit(train)?, columns)?.on(device) })
     }
 
     fn distances(&self, features: &Tensor) -> Result<Vec<f32>> {

@@ -356,6 +356,8 @@ pub struct Fit<'a> {
     pub memory: usize,
     /// A folder for what an interrupted fit goes on from; the caller removes it after the fit.
     pub scratch: Option<&'a Path>,
+    /// Where the network runs, and a detector that has work for a GPU may do it; `None`: on the CPU. Scores do not depend on it.
+    pub device: Option<&'a Device>,
 }
 
 impl<'a> Fit<'a> {

@@ -10,7 +10,7 @@
 //!   in f64. Of a fraction of the train images each is as far from the next in the set's order; OpenOOD takes the
 //!   first ones of a shuffled set.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
@@ -62,7 +62,7 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn new(config: &Config, train: &Bank) -> Result<Self> {
+    fn new(config: &Config, train: &Bank, device: Option<&Device>) -> Result<Self> {
         let (values, sums) = (unit(&train.features)?, log_sums(&train.logits)?);
         let columns = train.features.dim(1)?;
         same("rows of logits", sums.len(), values.len() / columns)?;
@@ -74,7 +74,7 @@ impl Fitted {
             let unit = &values[image * columns..][..columns];
             row.iter_mut().zip(unit).for_each(|(value, x)| *value = (f64::from(*x) * sums[image]) as f32);
         });
-        Ok(Self { k: config.k, train: Neighbours::by_product(train, columns)? })
+        Ok(Self { k: config.k, train: Neighbours::by_product(train, columns)?.on(device) })
     }
 
     fn scores(&self, logits: &Tensor, features: &Tensor) -> Result<Vec<f32>> {
@@ -97,7 +97,7 @@ impl Detector for Config {
     }
 
     fn fit(&self, fit: &Fit<'_>) -> Result<Box<dyn Scorer>> {
-        Ok(Box::new(Fitted::new(self, fit.train()?)?))
+        Ok(Box::new(Fitted::new(self, fit.train()?, fit.device)?))
     }
 
     fn depends(&self) -> Option<Check<'_>> {

@@ -21,7 +21,7 @@ use rand::seq::index;
 use rayon::prelude::*;
 
 use super::{
-    Bank, Batches, Fitting, Learner, Maps, Scorer, Scores, Scoring, check_memory,
+    Bank, Batches, Fit, Fitting, Learner, Maps, Scorer, Scores, Scoring, check_memory,
     map::{ImageScore, Post},
     patches::{Layout, Patchwise, Settings, image_size, means, odd, stages_once},
     pushed,
@@ -186,9 +186,9 @@ impl Patchwise for Config {
         Ok(Some(bytes))
     }
 
-    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>> {
+    fn learner(&self, images: usize, fit: &Fit<'_>) -> Result<Box<dyn Learner>> {
         enough(images)?;
-        Ok(Box::new(Learning { config: self.clone(), memory, fitted: None }))
+        Ok(Box::new(Learning { config: self.clone(), memory: fit.memory, fitted: None }))
     }
 }
 

@@ -11,6 +11,7 @@
 //! - The fit holds (4·D + 16)·5/4 bytes for each window of the train images, of all of them: 355 MiB for 320 images of 256×256 pixels with D = 64 at
 //!   strides of 4 and 16. A stride twice as large needs a quarter, and a sixteenth of the time.
 
+use candle_core::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -159,7 +160,8 @@ impl Detector for Config {
 impl Pushed for Config {
     fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
         let images = fit.train()?.batches()?.images();
-        Ok(Fitting::Learning(Box::new(Gathering { config: self.clone(), images, memory: fit.memory, all: Vec::new() })))
+        let (config, device) = (self.clone(), fit.device.cloned());
+        Ok(Fitting::Learning(Box::new(Gathering { config, images, memory: fit.memory, device, all: Vec::new() })))
     }
 }
 
@@ -168,6 +170,7 @@ struct Gathering {
     config: Config,
     images: usize,
     memory: usize,
+    device: Option<Device>,
     all: Vec<(Layout, Vec<f32>)>,
 }
 
@@ -197,7 +200,8 @@ impl Learner for Gathering {
         let cell = cell(&layouts);
         let scale = |(layout, rows): (Layout, Vec<f32>)| {
             let axes = layout.spread(cell, |_| 1.0);
-            Ok(Scale { bank: Neighbours::by_distance(rows, layout.features)?, axes, layout })
+            let bank = Neighbours::by_distance(rows, layout.features)?.on(self.device.as_ref());
+            Ok(Scale { bank, axes, layout })
         };
         let scales = self.all.into_iter().map(scale).collect::<Result<_>>()?;
         Ok(Fitting::Ready(Box::new(PatchSvdd { config: self.config, cell, scales })))

@@ -22,12 +22,13 @@ mod sample;
 
 use std::ops::Range;
 
+use candle_core::Device;
 use rand::Rng as _;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::{
-    Bank, Batches, Fitting, Learner, Maps, Scorer, Scores, Scoring,
+    Bank, Batches, Fit, Fitting, Learner, Maps, Scorer, Scores, Scoring,
     coreset::Greedy,
     in_f64,
     map::{ImageScore, Post},
@@ -318,8 +319,9 @@ impl Patchwise for Config {
         Ok(images.map(|_| counts.sampled * self.bytes_of_a_patch(layout)))
     }
 
-    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(Gathering { config: self.clone(), images, memory, gathered: None }))
+    fn learner(&self, images: usize, fit: &Fit<'_>) -> Result<Box<dyn Learner>> {
+        let (config, device, memory) = (self.clone(), fit.device.cloned(), fit.memory);
+        Ok(Box::new(Gathering { config, images, memory, device, gathered: None }))
     }
 
     fn shrink(&mut self) {
@@ -333,6 +335,7 @@ struct Gathering {
     config: Config,
     images: usize,
     memory: usize,
+    device: Option<Device>,
     gathered: Option<(Patches, Sample, Counts)>,
 }
 
@@ -361,7 +364,7 @@ impl Learner for Gathering {
     }
 
     fn passed(self: Box<Self>, train: &dyn Batches) -> Result<Fitting> {
-        let Self { config, gathered, .. } = *self;
+        let Self { config, gathered, device, .. } = *self;
         let Some((patches, Sample { mut rows, .. }, mut counts)) = gathered else {
             return Err(Error::Failed("patchcore saw no train image".into()));
         };
@@ -371,7 +374,7 @@ impl Learner for Gathering {
             counts.kept = places.len();
             keep(&mut rows, columns, places);
         }
-        let bank = Neighbours::by_distance(rows, columns)?;
+        let bank = Neighbours::by_distance(rows, columns)?.on(device.as_ref());
         let post = config.settings().post;
         Ok(Fitting::Ready(Box::new(Patchcore { patches, bank, reweight: config.reweight, post, counts })))
     }

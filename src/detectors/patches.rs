@@ -37,11 +37,11 @@ pub(super) trait Patchwise {
     /// # Errors
     /// [`Error::Input`] if no fit has room in `memory` bytes.
     fn bytes(&self, layout: &Layout, images: Option<usize>, memory: usize) -> Result<Option<usize>>;
-    /// What learns from so many train images, in at most `memory` bytes.
+    /// What learns from so many train images, in at most the fit's memory.
     ///
     /// # Errors
     /// [`Error::Input`] if there are too few.
-    fn learner(&self, images: usize, memory: usize) -> Result<Box<dyn Learner>>;
+    fn learner(&self, images: usize, fit: &Fit<'_>) -> Result<Box<dyn Learner>>;
     /// As [`Detector::smoke`], stages' names apart.
     fn shrink(&mut self) {}
 }
@@ -89,7 +89,7 @@ impl<D: Patchwise> Detector for D {
 
 impl<D: Patchwise> Pushed for D {
     fn start(&self, fit: &Fit<'_>) -> Result<Fitting> {
-        Ok(Fitting::Learning(self.learner(fit.train()?.batches()?.images(), fit.memory)?))
+        Ok(Fitting::Learning(self.learner(fit.train()?.batches()?.images(), fit)?))
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
             ("mahalanobis: { layers: [layer1, penultimate] }", "mahalanobis: { layers: [block1, penultimate] }"),
         ] {
             let mut config = config(yaml);
-            let mut smoke = Smoke { search: &mut search, layer: &layer, neurons: &mut || false };
+            let mut smoke = Smoke { search: &mut search, set: &mut Vec::new(), layer: &layer, neurons: &mut || false };
             config.detector_mut().smoke(&mut smoke);
             assert_eq!(config, super::super::golden_maps::config(expected));
         }

@@ -9,8 +9,8 @@ use crate::{
     Result,
     data::Normalisation,
     nn::{
-        Output, Pass, Shape, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar, resnet18_32x32,
-        vgg, wide_resnet,
+        Output, Pass, Shape, airbench, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar,
+        resnet18_32x32, standard::Survey, vgg, wide_resnet,
     },
     yaml::registry::registry,
 };
@@ -29,6 +29,8 @@ pub trait Family: Sized + Clone + 'static {
     const FEW_PIXELS: bool = false;
     /// Whether layers with weights come before its first stage: they are its [stem](super::pass::STEM).
     const STEM: bool = true;
+    /// Whether it takes something from the train images before the first step, as a classifier alone has it do.
+    const SURVEYS: bool = false;
     /// Mean and deviation of the RGB images in 0..1 that its published weights were trained with; `None` where there are no such
     /// weights, or they differ in it.
     const NORMALISATION: Option<[[f32; 3]; 2]> = None;
@@ -86,6 +88,11 @@ pub trait Extractor: fmt::Debug + Send + Sync {
         Ok(self.extract(images, pass)?.1)
     }
 
+    /// As [`Model::survey`](super::Model::survey).
+    fn survey(&self) -> Option<Survey<'_>> {
+        None
+    }
+
     /// The backbone's own last layer for so many classes.
     fn last_layer(&self, classes: usize) -> LastLayerOf;
 
@@ -117,6 +124,8 @@ pub struct LastLayerOf {
     pub features: usize,
     /// How weights and biases start.
     pub init: [Init; 2],
+    /// What logits are multiplied by, of a layer without bias; `None`: with bias, and as they are.
+    pub scale: Option<f64>,
 }
 
 /// ImageNet's mean and deviation: torchvision's `ImageClassification` presets, timm's `IMAGENET_DEFAULT_MEAN` and `_STD`.
@@ -152,6 +161,9 @@ registry! {
         EfficientnetLite0 = "efficientnet_lite0" in efficientnet,
         /// VGG-19 with batch normalisation and one linear layer (DDU's form).
         Vgg19Bn = "vgg19_bn" in vgg,
+        /// The network of airbench (Jordan 2024), which whitens patches first, for a fast 94 % of CIFAR-10. `airbench94`, `airbench95` and
+        /// `airbench96` are short for the usual ones.
+        Airbench = "airbench" in airbench,
     }
 }
 
@@ -225,6 +237,14 @@ impl Backbone {
     pub fn pools_maps(&self) -> bool {
         fn of<F: Family>(_: &F) -> bool {
             F::POOLS_MAPS
+        }
+        of_settings!(self, settings => of(settings))
+    }
+
+    /// As [`Family::SURVEYS`].
+    pub fn surveys(&self) -> bool {
+        fn of<F: Family>(_: &F) -> bool {
+            F::SURVEYS
         }
         of_settings!(self, settings => of(settings))
     }

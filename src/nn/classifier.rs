@@ -4,9 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::{
-    Architecture, Head, Model, Pass, Shape, Shown,
-    backbone::{Extractor, LastLayerOf},
-    heads::HeadLayer,
+    Architecture, Head, Model, Pass, Shape, Shown, backbone::Extractor, heads::HeadLayer, standard::Survey,
 };
 
 /// A backbone and its head.
@@ -20,8 +18,8 @@ impl Classifier {
     /// As [`nn::build`](super::build).
     pub(super) fn new(architecture: &Architecture, shape: Shape, vb: &VarBuilder) -> crate::Result<Self> {
         let backbone = architecture.backbone.build(architecture, shape, vb.clone())?;
-        let LastLayerOf { name, features, init } = backbone.last_layer(shape.classes);
-        let head = HeadLayer::new(&architecture.head, [features, shape.classes], init, &vb.pp(name))?;
+        let own = backbone.last_layer(shape.classes);
+        let head = HeadLayer::new(&architecture.head, &own, shape.classes, &vb.pp(own.name))?;
         Ok(Self { backbone, head })
     }
 }
@@ -37,6 +35,10 @@ impl Model for Classifier {
 
     fn head(&self) -> Option<Head> {
         self.head.linear()
+    }
+
+    fn survey(&self) -> Option<Survey<'_>> {
+        self.backbone.survey()
     }
 
     fn after_step(&self, images: &Tensor, labels: &Tensor) -> Result<()> {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     nn::{
         Pass,
+        backbone::LastLayerOf,
         heads::{Gives, HeadFamily, LastLayer},
     },
     ops::{self, Activation, one_hot},
@@ -52,7 +53,8 @@ impl Default for Settings {
 impl HeadFamily for Settings {
     const GIVES: Gives = Gives::Kernels;
 
-    fn build(&self, sizes: [usize; 2], _: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+    fn build(&self, own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+        let sizes = [own.features, classes];
         Ok(Box::new(Duq::new(self, sizes, vb)?))
     }
 }

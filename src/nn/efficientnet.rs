@@ -118,7 +118,7 @@ impl Extractor for EfficientNetLite0 {
     fn last_layer(&self, classes: usize) -> LastLayerOf {
         let bound = 1.0 / (classes as f64).sqrt();
         let weight = Init::Uniform { lo: -bound, up: bound };
-        LastLayerOf { name: "classifier", features: FEATURES, init: [weight, Init::Const(0.0)] }
+        LastLayerOf { name: "classifier", features: FEATURES, init: [weight, Init::Const(0.0)], scale: None }
     }
 
     fn folded(&self) -> Result<Box<dyn Extractor>> {

@@ -3,10 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
 use crate::{
-    nn::{Pass, duq, linear, pass::PENULTIMATE, sngp},
+    nn::{Pass, backbone::LastLayerOf, duq, elogitnorm, linear, pass::PENULTIMATE, sngp, t2fnorm},
     yaml::registry::registry,
 };
 
@@ -17,8 +17,11 @@ pub trait HeadFamily: Sized + Clone + 'static {
     /// What it gives.
     const GIVES: Gives;
 
-    /// The layer from `features` to `classes`. `init` is how the weights and biases of the backbone's own linear layer start.
-    fn build(&self, sizes: [usize; 2], init: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>>;
+    /// The layer from features to `classes`. `own` is the backbone's own linear layer.
+    ///
+    /// # Errors
+    /// If the parameters are not there or have other shapes.
+    fn build(&self, own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Box<dyn LastLayer>>;
 }
 
 /// What a head gives of the features.
@@ -43,6 +46,10 @@ registry! {
         /// SNGP's (Liu et al. 2020): a Gaussian process by random Fourier features, whose output layer alone is learned. For the
         /// detector `sngp`.
         Sngp = "sngp" in sngp,
+        /// T2FNorm's (Regmi et al. 2024): features of one length while the network learns, and of their own afterwards.
+        T2fnorm = "t2fnorm" in t2fnorm,
+        /// ELogitNorm's (Ding et al. 2026): logits divided by the distance from the decision boundaries while the network learns.
+        Elogitnorm = "elogitnorm" in elogitnorm,
     }
 }
 
@@ -93,8 +100,8 @@ impl HeadLayer {
     ///
     /// # Errors
     /// If the parameters are not there or have other shapes.
-    pub fn new(head: &Head, sizes: [usize; 2], init: [Init; 2], vb: &VarBuilder) -> Result<Self> {
-        let layer = of_settings!(head, settings => settings.build(sizes, init, vb))?;
+    pub fn new(head: &Head, own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Self> {
+        let layer = of_settings!(head, settings => settings.build(own, classes, vb))?;
         Ok(Self(layer.into()))
     }
 

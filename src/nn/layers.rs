@@ -1,8 +1,10 @@
 //! Layers with PyTorch's parameter names and default initialisation.
 
 mod doubling;
+pub mod whitening;
 
 pub use doubling::DoublingNorm;
+pub use whitening::Whitening;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
@@ -62,6 +64,33 @@ impl Conv2d {
         };
         let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
         Ok(Self { weight: weight.into(), bias: None, convolution, same: false })
+    }
+
+    /// Without bias. The first filters, one for each input channel, start as the identity: PyTorch's `dirac_` of `weight[:inputs]`; the
+    /// others as PyTorch's default.
+    pub fn dirac(
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        convolution: Convolution,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let known = vb.contains_tensor("weight");
+        let conv = Self::new([inputs, outputs], kernel, convolution, ConvInit::Default, vb)?;
+        let weight = conv.weight.raw();
+        // What was there before is no first value.
+        if !known {
+            let same = inputs.min(outputs);
+            let (taps, centre) = (kernel * kernel, kernel / 2 * (kernel + 1));
+            let mut identity = vec![0f32; same * inputs * taps];
+            (0..same).for_each(|at| identity[(at * inputs + at) * taps + centre] = 1.0);
+            let identity = Tensor::from_vec(identity, (same, inputs, kernel, kernel), weight.device())?;
+            let mut start = vec![identity.to_dtype(weight.dtype())?];
+            if outputs > same {
+                start.push(weight.detach().narrow(0, same, outputs - same)?);
+            }
+            Var::from_tensor(weight)?.set(&Tensor::cat(&start, 0)?)?;
+        }
+        Ok(conv)
     }
 
     /// With bias, PyTorch's default initialisation.
@@ -264,6 +293,8 @@ pub struct Linear {
     name: String,
     weight: Weight,
     bias: Tensor,
+    /// What it multiplies its result by.
+    scale: Option<f64>,
 }
 
 impl Linear {
@@ -278,6 +309,17 @@ impl Linear {
             name: vb.prefix(),
             weight: vb.get_with_hints((outputs, inputs), "weight", weight)?.into(),
             bias: vb.get_with_hints(outputs, "bias", bias)?,
+            scale: None,
+        })
+    }
+
+    /// Without bias, its result multiplied by `scale`.
+    pub fn scaled([inputs, outputs]: [usize; 2], weight: Init, scale: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self {
+            name: vb.prefix(),
+            weight: vb.get_with_hints((outputs, inputs), "weight", weight)?.into(),
+            bias: Tensor::zeros(outputs, vb.dtype(), vb.device())?,
+            scale: Some(scale),
         })
     }
 
@@ -293,7 +335,7 @@ impl Linear {
 
     /// (N, inputs) to (N, outputs), which `activation` of the network's follows: the identity after the last layer.
     pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
-        let (weight, bias) = (self.weight.seen(pass)?, pass.seen(&self.bias));
+        let (weight, bias) = (self.seen(pass)?, pass.seen(&self.bias));
         let input = pass.operand(x)?;
         let y = if input.dtype() == x.dtype() {
             ops::linear(x, &weight, &bias)?
@@ -305,13 +347,29 @@ impl Linear {
         pass.choose(activation, |activation| ops::activate(&y, activation))
     }
 
+    /// Its weight (outputs, inputs) as the pass sees it.
+    pub(super) fn seen(&self, pass: &Pass) -> Result<Tensor> {
+        self.as_scaled(self.weight.seen(pass)?)
+    }
+
     /// The layer as detectors see it.
     pub fn head(&self) -> Head {
-        Head { weight: self.weight.raw().detach(), bias: self.bias.detach() }
+        let weight = self.weight.raw().detach();
+        // A product of a matrix and a number cannot fail.
+        let weight = self.as_scaled(weight.clone()).unwrap_or(weight);
+        Head { weight, bias: self.bias.detach() }
+    }
+
+    /// A weight with what the result is multiplied by.
+    fn as_scaled(&self, weight: Tensor) -> Result<Tensor> {
+        match self.scale {
+            None => Ok(weight),
+            Some(scale) => weight * scale,
+        }
     }
 }
 
-/// Batch normalisation with running averages, as `torch.nn.BatchNorm2d` (momentum 0.1: PyTorch's default).
+/// Batch normalisation with running averages, as `torch.nn.BatchNorm2d`.
 #[derive(Debug, Clone)]
 pub struct BatchNorm2d {
     name: String,
@@ -320,9 +378,10 @@ pub struct BatchNorm2d {
     running_mean: Var,
     running_var: Var,
     epsilon: f64,
+    momentum: f64,
 }
 
-/// PyTorch's default.
+/// PyTorch's defaults.
 const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
@@ -339,6 +398,12 @@ impl BatchNorm2d {
         Self::with(Tensor::ones(channels, dtype, device)?, Tensor::zeros(channels, dtype, device)?, vb)
     }
 
+    /// With bias, and without weight: that is 1 and does not learn.
+    pub fn shifted(channels: usize, vb: &VarBuilder) -> Result<Self> {
+        let weight = Tensor::ones(channels, vb.dtype(), vb.device())?;
+        Self::with(weight, vb.get_with_hints(channels, "bias", Init::Const(0.0))?, vb)
+    }
+
     fn with(weight: Tensor, bias: Tensor, vb: &VarBuilder) -> Result<Self> {
         let channels = weight.elem_count();
         Ok(Self {
@@ -348,6 +413,7 @@ impl BatchNorm2d {
             running_mean: Var::from_tensor(&vb.get_with_hints(channels, "running_mean", Init::Const(0.0))?)?,
             running_var: Var::from_tensor(&vb.get_with_hints(channels, "running_var", Init::Const(1.0))?)?,
             epsilon: EPSILON,
+            momentum: MOMENTUM,
         })
     }
 
@@ -355,6 +421,12 @@ impl BatchNorm2d {
     #[must_use]
     pub fn epsilon(self, epsilon: f64) -> Self {
         Self { epsilon, ..self }
+    }
+
+    /// The same with another momentum than 0.1: the share that a batch has in the running averages, as PyTorch counts it.
+    #[must_use]
+    pub fn momentum(self, momentum: f64) -> Self {
+        Self { momentum, ..self }
     }
 
     /// activation(normalised (N, C, H, W)), in one pass over the data.
@@ -410,7 +482,7 @@ impl BatchNorm2d {
         for (running, new) in
             [(&self.running_mean, moments.get(0)?), (&self.running_var, (moments.get(1)? * unbiased)?)]
         {
-            running.set(&((running.as_detached_tensor() * (1.0 - MOMENTUM))? + (new * MOMENTUM)?)?)?;
+            running.set(&((running.as_detached_tensor() * (1.0 - self.momentum))? + (new * self.momentum)?)?)?;
         }
         Ok(())
     }

@@ -86,7 +86,7 @@ impl Extractor for LeNet {
     }
 
     fn last_layer(&self, _: usize) -> LastLayerOf {
-        LastLayerOf { name: "fc3", features: 84, init: [within(84); 2] }
+        LastLayerOf { name: "fc3", features: 84, init: [within(84); 2], scale: None }
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {

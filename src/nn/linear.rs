@@ -1,11 +1,12 @@
 //! The usual head: a linear layer, with the backbone's names and first values.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
 use crate::{
     nn::{
         Head, Pass,
+        backbone::LastLayerOf,
         heads::{Gives, HeadFamily, HeadLayer, LastLayer},
         layers::Linear,
     },
@@ -18,8 +19,17 @@ no_settings!();
 impl HeadFamily for Settings {
     const GIVES: Gives = Gives::LinearLogits;
 
-    fn build(&self, sizes: [usize; 2], [weight, bias]: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
-        Ok(Box::new(Linear::with_init(sizes, weight, bias, vb)?))
+    fn build(&self, own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+        Ok(Box::new(of_backbone(own, classes, vb)?))
+    }
+}
+
+/// The backbone's own last layer.
+pub(super) fn of_backbone(own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Linear> {
+    let (sizes, [weight, bias]) = ([own.features, classes], own.init);
+    match own.scale {
+        None => Linear::with_init(sizes, weight, bias, vb),
+        Some(scale) => Linear::scaled(sizes, weight, scale, vb),
     }
 }
 

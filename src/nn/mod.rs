@@ -1,5 +1,6 @@
 //! Networks, one file each, with PyTorch's parameter names.
 
+pub mod airbench;
 pub mod architecture;
 pub mod backbone;
 pub mod choices;
@@ -8,6 +9,7 @@ pub mod denoiser;
 pub mod description_autoencoder;
 pub mod duq;
 pub mod efficientnet;
+pub mod elogitnorm;
 pub mod footprint;
 pub mod heads;
 pub mod layers;
@@ -30,7 +32,9 @@ pub mod sngp;
 pub mod spectral_norm;
 pub mod standard;
 pub mod stl;
+pub mod t2fnorm;
 pub mod transformer;
+pub mod tta;
 pub mod unet;
 pub mod vgg;
 pub mod weights;
@@ -43,6 +47,7 @@ pub use denoiser::Denoiser;
 pub use model::{Head, Model, Shown};
 pub use output::Output;
 pub use pass::{Mode, Pass};
+pub use tta::Tta;
 
 use candle_nn::VarBuilder;
 use schemars::JsonSchema;

@@ -42,6 +42,11 @@ impl Params {
         variables.iter().filter(|(name, _)| !is_buffer(name)).map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
+    /// Every parameter and buffer, by name.
+    pub fn variables_by_name(&self) -> Vec<(String, Var)> {
+        self.variables().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+    }
+
     /// A copy of every parameter and buffer, as a checkpoint holds them; later steps do not change it.
     pub fn all(&self) -> Result<BTreeMap<String, Tensor>> {
         let variables = self.variables();
@@ -130,8 +135,8 @@ impl SimpleBackend for Params {
 }
 
 /// The last part of the names of what a network keeps but does not learn by gradient: running statistics, the sums that DUQ's
-/// centroids follow, singular vectors, random features.
-const BUFFERS: [&str; 9] = [
+/// centroids follow, singular vectors, random features, filters of the train images.
+const BUFFERS: [&str; 10] = [
     "running_mean",
     "running_var",
     "N",
@@ -141,9 +146,11 @@ const BUFFERS: [&str; 9] = [
     "random_projection",
     "random_weight",
     "random_phase",
+    "whitening",
 ];
 
-fn is_buffer(name: &str) -> bool {
+/// Whether what is called so is kept and not learned by gradient.
+pub(crate) fn is_buffer(name: &str) -> bool {
     name.rsplit('.').next().is_some_and(|last| BUFFERS.contains(&last))
 }
 

@@ -155,7 +155,7 @@ impl Extractor for ResNet {
 
     fn last_layer(&self, _: usize) -> LastLayerOf {
         let features = self.trunk.channels();
-        LastLayerOf { name: "fc", features, init: [within(features); 2] }
+        LastLayerOf { name: "fc", features, init: [within(features); 2], scale: None }
     }
 
     fn folded(&self) -> Result<Box<dyn Extractor>> {

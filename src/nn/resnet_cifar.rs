@@ -111,7 +111,7 @@ impl Extractor for ResNetCifar {
     }
 
     fn last_layer(&self, _: usize) -> LastLayerOf {
-        LastLayerOf { name: "linear", features: PLANES[2], init: [he(PLANES[2]), within(PLANES[2])] }
+        LastLayerOf { name: "linear", features: PLANES[2], init: [he(PLANES[2]), within(PLANES[2])], scale: None }
     }
 
     fn folded(&self) -> Result<Box<dyn Extractor>> {

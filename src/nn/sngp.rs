@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     nn::{
         Pass,
+        backbone::LastLayerOf,
         heads::{Gives, HeadFamily, LastLayer},
         layers::within,
     },
@@ -59,7 +60,8 @@ impl Default for Settings {
 impl HeadFamily for Settings {
     const GIVES: Gives = Gives::Logits;
 
-    fn build(&self, sizes: [usize; 2], _: [Init; 2], vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+    fn build(&self, own: &LastLayerOf, classes: usize, vb: &VarBuilder) -> Result<Box<dyn LastLayer>> {
+        let sizes = [own.features, classes];
         Ok(Box::new(Sngp::new(self, sizes, vb)?))
     }
 }

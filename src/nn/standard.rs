@@ -49,22 +49,54 @@ impl Standard {
 /// What a model makes of images.
 type Shows<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
 
-/// What a model wants to know of all train images before the first step.
+/// What a model wants to know of the train images before the first step.
 pub struct Survey<'a> {
-    all: Vec<Moments<'a>>,
+    all: Vec<Box<dyn Look + 'a>>,
     cut: Option<Shows<'a>>,
+    /// How many images it wants, from the first on; `None`: some of all.
+    first: Option<usize>,
+}
+
+/// Something that is to be known of train images.
+pub(super) trait Look {
+    /// A batch of them, normalised.
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    fn see(&mut self, images: &Tensor) -> Result<()>;
+
+    /// After the last batch.
+    ///
+    /// # Errors
+    /// If there was none.
+    fn finish(self: Box<Self>) -> Result<()>;
 }
 
 impl<'a> Survey<'a> {
     /// The moments of what `of` makes of images (N, C, H, W), (N, c, h, w), for `into`.
     pub fn new(into: &'a Standard, of: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
-        Self { all: Vec::new(), cut: None }.and(into, of)
+        Self { all: Vec::new(), cut: None, first: None }.and(into, of)
+    }
+
+    /// Something else, of so many images, from the first on.
+    pub(super) fn of_first(images: usize, look: impl Look + 'a) -> Self {
+        Self { all: vec![Box::new(look)], cut: None, first: Some(images) }
+    }
+
+    /// The places of the images that it is to see, of so many.
+    pub fn places(&self, all: usize) -> Vec<usize> {
+        let seen = all.min(self.first.unwrap_or(MOST_IMAGES));
+        match self.first {
+            Some(_) => (0..seen).collect(),
+            None => (0..seen).map(|at| at * all / seen).collect(),
+        }
     }
 
     /// And those of something else.
     #[must_use]
     pub fn and(mut self, into: &'a Standard, of: impl Fn(&Tensor) -> Result<Tensor> + 'a) -> Self {
-        self.all.push(Moments { of: Box::new(of), into, count: 0.0, mean: Vec::new(), squares: Vec::new() });
+        let moments = Moments { of: Box::new(of), into, count: 0.0, mean: Vec::new(), squares: Vec::new() };
+        self.all.push(Box::new(moments));
         self
     }
 
@@ -80,7 +112,7 @@ impl<'a> Survey<'a> {
     /// If the images have another shape.
     pub fn see(&mut self, images: &Tensor) -> Result<()> {
         let images = self.cut.as_ref().map_or_else(|| Ok(images.clone()), |cut| cut(images))?;
-        self.all.iter_mut().try_for_each(|moments| moments.see(&images))
+        self.all.iter_mut().try_for_each(|look| look.see(&images))
     }
 
     /// After the last batch.
@@ -88,7 +120,7 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// If there was none.
     pub fn finish(self) -> Result<()> {
-        self.all.into_iter().try_for_each(Moments::finish)
+        self.all.into_iter().try_for_each(|look| look.finish())
     }
 }
 
@@ -102,7 +134,7 @@ struct Moments<'a> {
     squares: Vec<f64>,
 }
 
-impl Moments<'_> {
+impl Look for Moments<'_> {
     fn see(&mut self, images: &Tensor) -> Result<()> {
         let x = (self.of)(images)?.detach();
         let moments = ops::moments(&x)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
@@ -121,7 +153,7 @@ impl Moments<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<()> {
         if self.count == 0.0 {
             bail!("there are no train images to take moments of");
         }

@@ -163,7 +163,7 @@ impl Extractor for Vgg19 {
     }
 
     fn last_layer(&self, _: usize) -> LastLayerOf {
-        LastLayerOf { name: "classifier", features: self.features, init: [within(self.features); 2] }
+        LastLayerOf { name: "classifier", features: self.features, init: [within(self.features); 2], scale: None }
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {

@@ -150,7 +150,12 @@ impl Extractor for WideResNet {
     }
 
     fn last_layer(&self, _: usize) -> LastLayerOf {
-        LastLayerOf { name: "fc", features: self.features, init: [within(self.features), Init::Const(0.0)] }
+        LastLayerOf {
+            name: "fc",
+            features: self.features,
+            init: [within(self.features), Init::Const(0.0)],
+            scale: None,
+        }
     }
 
     fn folded(&self) -> candle_core::Result<Box<dyn Extractor>> {

@@ -29,6 +29,7 @@ mod like;
 mod linear;
 mod max_pool2d;
 mod memory;
+pub(crate) mod neighbours;
 mod one_hot;
 mod op;
 pub mod optimizer;
@@ -51,6 +52,8 @@ pub use avg_pool2d::avg_pool2d;
 pub use batch_norm::{Statistics, batch_norm, moments};
 pub use concat::concat;
 pub use conv2d::{Convolution, channel_products, conv_transpose2d, conv2d, conv2d_inference};
+#[cfg(test)]
+pub(crate) use cuda::emulator::emulated;
 pub use dropout::dropout;
 pub use gate::gate;
 pub use gelu::gelu;

@@ -3,6 +3,7 @@
 
 use crate::{
     metrics::Column,
+    nn::tta::Tta,
     report::{
         table::{Row, two_decimals},
         variants::Variant,
@@ -19,6 +20,34 @@ pub fn largest_class(results: &Results) -> Option<String> {
     let (classes, share) = largest(results.datasets.values().next()?)?;
     let share = two_decimals(share * 100.0);
     Some(format!("Always naming the largest of {classes} classes gives {share} % accuracy."))
+}
+
+/// `Accuracy is of the mean logits over 6 views of each image (mirror_translate); scores are of one.` `None` where all is of one view.
+pub fn views(results: &Results) -> Option<String> {
+    Some(format!("Accuracy is of the mean logits over {}; scores are of one.", views_in_words(results)?))
+}
+
+/// `6 views of each image (mirror_translate)`, or `1 or 6 (mirror_translate) views of each image, by row` where a sweep changes them.
+pub fn views_in_words(results: &Results) -> Option<String> {
+    let networks = results.tasks().flat_map(|task| task.networks.values());
+    let mut found: Vec<Option<Tta>> = Vec::new();
+    for network in networks.filter(|network| network.measures.contains_key("accuracy")) {
+        if !found.contains(&network.views) {
+            found.push(network.views);
+        }
+    }
+    let words = |tta: &Option<Tta>| match tta {
+        None => "1".to_owned(),
+        Some(tta) => format!("{} ({})", tta.views(), tta.name()),
+    };
+    match &found[..] {
+        [] | [None] => None,
+        [Some(tta)] => Some(format!("{} views of each image ({})", tta.views(), tta.name())),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(words).collect();
+            Some(format!("{} or {} views of each image, by row", first.join(", "), words(last)))
+        }
+    }
 }
 
 /// How many classes the ID set has, and the share that the largest has of its test images.

@@ -10,7 +10,7 @@ use crate::{
     detectors::{Bank, Batches, Inputs, LayerShape, mutual_information::log_mean_softmax},
     fs::read_if_there,
     nn::{
-        Model, Pass, Shown, footprint,
+        Model, Pass, Shown, Tta, footprint,
         pass::Side,
         weights::{self, read_safetensors},
     },
@@ -216,6 +216,13 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Where the logits over these views of each image are stored.
+    #[must_use]
+    pub fn of_views(self, tta: Tta) -> Self {
+        let path = self.path.with_extension(format!("{}.safetensors", tta.name()));
+        Self { path, ..self }
+    }
+
     /// Reads what [`Stored::write`] wrote; `labels` come from the image set.
     ///
     /// `None` if there is no file, or one that is damaged or was made of something else, such as a copy of another set's outputs:

@@ -104,7 +104,7 @@ impl Runner<'_> {
             if let (Some(validation), Some(banks)) = (&mut subject.validation, validated.transpose()?) {
                 validation.banks = banks;
             }
-            network_results.insert(name.clone(), classified(&subject, experiment)?);
+            network_results.insert(name.clone(), self.classified(&subject, experiment)?);
             for method in methods {
                 let result = match failed.remove(&method.name) {
                     Some(error) => Err(error),
@@ -140,6 +140,32 @@ impl Runner<'_> {
             networks: network_results,
             methods: in_order.chain(controls).collect(),
             unfit: unfit.into_iter().map(|(name, error)| (name, said(&error))).collect(),
+        })
+    }
+
+    /// The record of a network with how well it classifies the ID test images, if these are of the classes that it learned.
+    fn classified(&self, subject: &Subject<'_>, experiment: &config::Experiment) -> Result<NetworkResult> {
+        let bank = &subject.banks[0];
+        // In a set of one class there is nothing to be right about, and nothing in classes that the network did not learn.
+        let one_class = subject.sets[0].images.classes < 2;
+        let no_classes = !subject.members.iter().all(|member| member.shows(Output::Logits));
+        if one_class || no_classes || subject.members.iter().any(|member| member.node.shared) {
+            return Ok(network_result(subject, Measures::new()));
+        }
+        let labels = bank
+            .labels
+            .as_deref()
+            .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
+        let views = experiment.evaluation.tta;
+        let logits = match views {
+            None => bank.logits.clone(),
+            Some(tta) => self.logits_of_views(subject, &subject.sets[0], tta)?,
+        };
+        let confusion = Confusion::of(&logits, labels)?;
+        Ok(NetworkResult {
+            confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
+            views,
+            ..network_result(subject, measures::of_logits(&logits, labels)?)
         })
     }
 
@@ -224,7 +250,8 @@ impl Runner<'_> {
         let learns = detector.learns() != Learns::Nothing;
         let train = if learns { Some(self.train_bank(method, subject)?) } else { None };
         let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
-        let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch };
+        let device = Some(&self.context.device);
+        let fit = Fit { train: train.as_ref(), head: head.as_ref(), memory, scratch, device };
         detector.fit(&fit).map_err(|error| place.name(error))
     }
 }
@@ -256,26 +283,6 @@ fn said(error: &Error) -> String {
     if let Error::Unfit { cause, .. } = error { cause.to_string() } else { error.to_string() }
 }
 
-/// The record of a network with how well it classifies the ID test images, if these are of the classes that it learned.
-fn classified(subject: &Subject<'_>, experiment: &config::Experiment) -> Result<NetworkResult> {
-    let bank = &subject.banks[0];
-    // In a set of one class there is nothing to be right about, and nothing in classes that the network did not learn.
-    let one_class = subject.sets[0].images.classes < 2;
-    let no_classes = !subject.members.iter().all(|member| member.shows(Output::Logits));
-    if one_class || no_classes || subject.members.iter().any(|member| member.node.shared) {
-        return Ok(network_result(subject, Measures::new()));
-    }
-    let labels = bank
-        .labels
-        .as_deref()
-        .ok_or_else(|| Error::input(format!("the ID set {} has no labels", experiment.data.id.name)))?;
-    let confusion = Confusion::of(&bank.logits, labels)?;
-    Ok(NetworkResult {
-        confusion: (confusion.classes() <= MOST_CONFUSED).then_some(confusion),
-        ..network_result(subject, measures::of_logits(&bank.logits, labels)?)
-    })
-}
-
 /// The record of a network, or of an ensemble.
 fn network_result(subject: &Subject<'_>, measures: Measures) -> NetworkResult {
     let (members, count) = (&subject.members, subject.members.len());
@@ -290,6 +297,7 @@ fn network_result(subject: &Subject<'_>, measures: Measures) -> NetworkResult {
         },
         measures,
         confusion: None,
+        views: None,
         steps: records().map(|record| record.steps).sum(),
         final_loss: losses.map(|losses| losses.iter().sum::<f64>() / count as f64),
         train_seconds: records().map(|record| record.train_seconds).sum(),

@@ -122,11 +122,19 @@ impl Evaluations {
 /// # Errors
 /// [`crate::Error::Input`] naming the file, the key and what there is, or the least memory.
 pub fn check(plan: &Plan, root: Option<&Path>) -> Result<Vec<String>> {
-    check_counting(plan, &|set, split| Some(data::glance(set, split, root?)?.0))
+    check_counting(plan, &|set, split| Some(data::glance(set, split, root?)?.0), true)
 }
 
-/// The same with what counts the images of a folder, which is asked once of each.
-fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>) -> Result<Vec<String>> {
+/// Refuses the same without data, and times nothing.
+///
+/// # Errors
+/// As [`check`].
+pub fn refuse(plan: &Plan) -> Result<()> {
+    check_counting(plan, &|_, _| None, false).map(|_| ())
+}
+
+/// The same with what counts the images of a folder, which is asked once of each; with `costs`, what denoisers take is measured.
+fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>, costs: bool) -> Result<Vec<String>> {
     let counted: RefCell<Vec<(Dataset, Split, Option<usize>)>> = RefCell::default();
     let count = |set: &Dataset, split: Split| -> Option<usize> {
         let known =
@@ -159,7 +167,7 @@ fn check_counting(plan: &Plan, count: &dyn Fn(&Dataset, Split) -> Option<usize>)
         };
         std::iter::once(&data.id).chain(&data.ood_sets()).chain(&data.shifted).map(count).sum()
     };
-    check_with(plan, images, Some(&tested))
+    check_with(plan, images, costs.then_some(&tested as &Tested<'_>))
 }
 
 impl Runner<'_> {
@@ -367,7 +375,7 @@ mod tests {
             *asked.borrow_mut().entry(folder).or_default() += 1;
             Some(10)
         };
-        let lines = check_counting(&plan, &count).unwrap();
+        let lines = check_counting(&plan, &count, true).unwrap();
         // Of each category the normal train and test images, and one kind of anomaly.
         assert_eq!(asked.borrow().len(), 2 * 3, "{asked:?}");
         assert!(asked.borrow().values().all(|times| *times == 1), "{asked:?}");
@@ -381,7 +389,7 @@ mod tests {
     fn a_fit_is_told_of_once_with_its_places() {
         let count =
             |set: &Dataset, _: Split| Some(if set.path.as_ref().unwrap().ends_with("nut") { 2000 } else { 100 });
-        let lines = check_counting(&parts(), &count).unwrap();
+        let lines = check_counting(&parts(), &count, true).unwrap();
         let of = |name: &str| lines.iter().filter(|line| line.starts_with(name)).cloned().collect::<Vec<_>>();
         let fits = of("fit of PatchCore: ");
         assert_eq!(fits.len(), 1, "{lines:?}");

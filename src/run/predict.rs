@@ -150,7 +150,8 @@ fn hold_out(
     let fitted = detector.learns() != Learns::Nothing;
     let learned = fitted.then(|| train.subset(learned)).transpose()?;
     let (head, memory) = (subject.head(), subject.settings.fit_memory << 20);
-    let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
+    let device = Some(&runner.context.device);
+    let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None, device };
     let scorer = detector.fit(&fit).map_err(|error| place.name(error))?;
     let scores = scorer.score(&train.subset(held)?).map_err(|error| place.name(error))?;
     let threshold = |scores: &[f64]| metrics::threshold(scores, quantile).unwrap_or_default();

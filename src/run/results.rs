@@ -11,6 +11,7 @@ use crate::{
     config::{ALL_KINDS, Experiment, search::By},
     fs::write_atomic,
     metrics::{Confusion, Intervals, MeanStd, Measures},
+    nn::Tta,
     run::{
         plan::to_json,
         schema_1,
@@ -335,6 +336,9 @@ pub struct NetworkResult {
     /// ID test images by class and the class they were taken for, of up to 100 classes; `None` in records that are older than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Confusion>,
+    /// Which views of each image these numbers are of; `None`: the image as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<Tta>,
     /// Optimiser steps of its own (without those of the network it started from); of an ensemble, their sum.
     pub steps: u64,
     /// Mean total loss over the last epoch; of an ensemble, the mean of theirs; `null` if it was not trained here.

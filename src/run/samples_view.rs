@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     Error, Result,
     config::{Figure, MOST_SAMPLES, SamplesFigure},
-    data::{self, painted},
+    data::{self, batches::steps_per_epoch, painted},
     fs::write_atomic,
     nn::{
         Denoiser, Model,
@@ -188,8 +188,9 @@ impl Runner<'_> {
                 let first = sheet(every);
                 let long_enough = member.node.train.as_ref().is_some_and(|recipe| {
                     // As many steps as these epochs have.
-                    let epoch = trained.record.train_images.div_ceil(recipe.batch_size);
-                    trained.record.steps as usize >= every * epoch
+                    let images = trained.record.train_images;
+                    let epoch = steps_per_epoch(images, recipe.batch_size, recipe.drop_last);
+                    trained.record.steps >= every as u64 * epoch
                 });
                 if long_enough && !trained.folder.join(&first).exists() {
                     crate::say(format!(

@@ -7,15 +7,16 @@ use std::{
     sync::Arc,
 };
 
+use candle_core::Tensor;
 use serde_json::json;
 
 use crate::{
     Error, Result,
     config::{self, Method, Redraw},
     data::Dataset,
-    detectors::Bank,
+    detectors::{Bank, mutual_information::log_mean_softmax},
     metrics::Measure,
-    nn::{Head, Model, Output, Shape, footprint, pass::Side},
+    nn::{Head, Model, Output, Shape, Tta, footprint, pass::Side, tta::Views},
     run::{
         bank,
         evaluation::{Grading, asked_for},
@@ -206,6 +207,22 @@ impl<'a> Runner<'a> {
         Ok(Bank { batches: Some(pass.clone()), inputs: Some(pass), ..bank })
     }
 
+    /// The logits as means over views of each image.
+    pub(super) fn logits_of_views(&self, subject: &Subject<'_>, set: &LoadedSet, tta: Tta) -> Result<Tensor> {
+        let logits = subject.members.iter().map(|member| {
+            let stored = stored_outputs(member, set, subject).of_views(tta);
+            if let Some(bank) = stored.read(None)? {
+                return Ok(bank.logits);
+            }
+            let network = Arc::new(Views::new(member.folded.clone(), tta));
+            let bank = bank::ForwardPass { network, ..self.forward_pass(member, set, subject) }.outputs()?;
+            stored.write(&bank)?;
+            Ok(bank.logits)
+        });
+        let mut logits = logits.collect::<Result<Vec<_>>>()?;
+        Ok(if subject.ensemble { log_mean_softmax(&Tensor::stack(&logits, 1)?)? } else { logits.remove(0) })
+    }
+
     /// The same with the second network on these images, for a method that reads one.
     pub(super) fn with_second(
         &self,
@@ -278,8 +295,6 @@ pub(super) fn stored_outputs(member: &Member<'_>, set: &LoadedSet, subject: &Sub
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use candle_core::Tensor;
 
     use super::*;
     use crate::{

@@ -289,7 +289,8 @@ impl Runner<'_> {
             let keeper = Keeper::open(&root, place, &self.environment)?;
             let (layers, time) = (layers(method), Duration::ZERO);
             let mut looker = Looker { method, layers, keeper, state: State::Gone, time, scores: *scores };
-            let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None };
+            let device = Some(&self.context.device);
+            let fit = Fit { train: learned.as_ref(), head: head.as_ref(), memory, scratch: None, device };
             if let Some(pushed) = method.detector.detector().pushed() {
                 looker.fitted(pushed.start(&fit));
             }

@@ -1,7 +1,8 @@
 //! What is needed to continue training, in one file.
 //!
-//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<part>.<name>`, `average.<name>`, `best.<name>` and `start.<name>`,
-//! and [`State`] as JSON in its metadata. Random streams are named by step (see [`crate::rng`]), so the step is all there is to save of them.
+//! `checkpoint.safetensors` holds the tensors `model.<name>`, `optimizer.<part>.<name>`, `average.<name>`, `best.<name>`, `start.<name>`
+//! and `slow.<name>`, and [`State`] as JSON in its metadata. Random streams are named by step (see [`crate::rng`]): the step is all there is to
+//! save of them.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -94,6 +95,8 @@ pub struct Checkpoint {
     pub best: BTreeMap<String, Tensor>,
     /// The weights at the beginning of the round under way; empty unless the recipe has [rounds](super::reptile).
     pub start: BTreeMap<String, Tensor>,
+    /// The slow weights and running statistics; empty unless the recipe has a [lookahead](super::lookahead).
+    pub slow: BTreeMap<String, Tensor>,
 }
 
 impl Checkpoint {
@@ -108,14 +111,14 @@ impl Checkpoint {
         let state = metadata.get("state").ok_or_else(|| damaged("it has no state".to_owned()))?;
         let state: State = serde_json::from_str(state).map_err(|error| damaged(error.to_string()))?;
         let state = State { epoch: state.epoch.renewed(), ..state };
-        let mut parts = ["model.", "optimizer.", "average.", "best.", "start."].map(|prefix| {
+        let mut parts = ["model.", "optimizer.", "average.", "best.", "start.", "slow."].map(|prefix| {
             let part = tensors
                 .iter()
                 .filter_map(|(name, tensor)| name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone())));
             part.collect::<BTreeMap<_, _>>()
         });
-        let [model, optimizer, average, best, start] = parts.each_mut().map(std::mem::take);
-        Ok(Some(Self { state, model, optimizer, average, best, start }))
+        let [model, optimizer, average, best, start, slow] = parts.each_mut().map(std::mem::take);
+        Ok(Some(Self { state, model, optimizer, average, best, start, slow }))
     }
 
     /// What is told of the checkpoint at `path` when its content is wrong in this way; other errors are returned unchanged.
@@ -137,6 +140,7 @@ impl Checkpoint {
             ("average.", &self.average),
             ("best.", &self.best),
             ("start.", &self.start),
+            ("slow.", &self.slow),
         ];
         let tensors = parts.into_iter().flat_map(|(prefix, part)| {
             part.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
@@ -196,6 +200,7 @@ mod tests {
             average: BTreeMap::new(),
             best: BTreeMap::new(),
             start: BTreeMap::new(),
+            slow: BTreeMap::new(),
         };
         written.write(&path)?;
         let read = Checkpoint::read(&path)?.expect("was written");

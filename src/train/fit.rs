@@ -16,14 +16,16 @@ use crate::{
         batches::{Batch, Source, TrainBatches, in_order},
     },
     losses::{LOSS, Objective, StepLoss},
-    nn::{Mode, Model, params::Params, standard::MOST_IMAGES},
+    nn::{Mode, Model, params::Params},
     train::{
         Fixed, Train,
         checkpoint::{Checkpoint, EpochSums, State},
+        groups,
+        lookahead::Lookahead,
         optim::{Average, Optimizer},
         recipe::{Checkpoint as Cadence, Keep, LR_OF_ZERO},
         reptile::Start,
-        schedule,
+        schedule::{self, Place},
     },
     watch::{
         events::{Event, Observer},
@@ -72,6 +74,7 @@ impl Job<'_> {
     fn optimizer(&self) -> Result<Optimizer> {
         let recipe = self.recipe;
         let optimizer = Optimizer::new(&recipe.optimizer, recipe.clip, self.params.trainable())?;
+        let optimizer = optimizer.grouped(&recipe.groups)?;
         match (recipe.trunk_rate(), self.own) {
             (None, _) => Ok(optimizer),
             (Some(rate), Some(own)) if rate.is_finite() => {
@@ -84,7 +87,7 @@ impl Job<'_> {
     }
 
     fn source(&self) -> Source {
-        let Train { augment, batch_size, outlier_ratio, reptile, .. } = self.recipe;
+        let Train { augment, batch_size, drop_last, outlier_ratio, reptile, .. } = self.recipe;
         let outliers = self.outliers.as_ref();
         Source {
             images: self.images.clone(),
@@ -96,6 +99,7 @@ impl Job<'_> {
             augment: augment.clone(),
             window: self.window,
             batch_size: *batch_size,
+            drop_last: *drop_last,
             seed: self.seed,
             device: self.device.clone(),
         }
@@ -162,10 +166,7 @@ const SURVEYED: usize = 16;
 /// of it.
 fn survey(job: &Job<'_>, interrupt: &Interrupt) -> Result<()> {
     let Some(mut survey) = job.model.survey() else { return Ok(()) };
-    let (images, all) = (&job.images, job.images.len());
-    let seen = all.min(MOST_IMAGES);
-    let places: Vec<usize> = (0..seen).map(|at| at * all / seen).collect();
-    let some = images.subset(&places);
+    let some = job.images.subset(&survey.places(job.images.len()));
     in_order(&some, SURVEYED, job.normalisation, job.device, |_, images| {
         interrupt.check()?;
         Ok(survey.see(images)?)
@@ -178,6 +179,8 @@ struct Training<'a> {
     job: &'a Job<'a>,
     optimizer: Optimizer,
     average: Option<Average>,
+    /// The slow weights, if the recipe has some.
+    lookahead: Option<Lookahead>,
     /// Where the round of one class began, if there are rounds, and the steps of a round.
     start: Option<(Start, u64)>,
     state: State,
@@ -197,6 +200,8 @@ impl<'a> Training<'a> {
         let recipe = job.recipe;
         let mut optimizer = job.optimizer()?;
         let mut average = recipe.ema.as_ref().map(|ema| Average::new(ema, job.params.trainable()));
+        let slow = recipe.lookahead.as_ref();
+        let mut lookahead = slow.map(|slow| Lookahead::new(slow, job.params.variables_by_name())).transpose()?;
         let per_epoch = job.source().steps_per_epoch();
         let every_step = recipe.epochs as u64 * per_epoch;
         let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
@@ -210,6 +215,9 @@ impl<'a> Training<'a> {
                 optimizer.load_state(&saved.optimizer).map_err(fits)?;
                 if let Some(average) = &mut average {
                     average.load(&saved.average).map_err(fits)?;
+                }
+                if let Some(lookahead) = &mut lookahead {
+                    lookahead.load(&saved.slow).map_err(fits)?;
                 }
                 // At a round's end there is no start to go back to; the last round may be a short one.
                 if let Some((start, steps)) = &mut start
@@ -230,6 +238,7 @@ impl<'a> Training<'a> {
             job,
             optimizer,
             average,
+            lookahead,
             start,
             state,
             best,
@@ -255,7 +264,8 @@ impl<'a> Training<'a> {
         let StepLoss { total, terms, watched } = self.job.objective.loss_from(fixed.as_deref(), model, batch, mode)?;
         let (loss, terms) = (scalar(&total)?, scalars(&terms)?);
         refuse_non_finite(recipe, loss, &terms, self.state.step, batch.epoch)?;
-        self.optimizer.step(&total.backward()?, lr)?;
+        let place = Place { steps_per_epoch: self.per_epoch, total_steps: self.total, step: self.state.step };
+        self.optimizer.step_grouped(&total.backward()?, lr, &groups::rates(recipe, place))?;
         if let Some(labels) = &batch.labels {
             model.after_step(&batch.images.narrow(0, 0, batch.normal)?, labels)?;
         }
@@ -263,6 +273,9 @@ impl<'a> Training<'a> {
             average.update()?;
         }
         self.state.step += 1;
+        if let Some(lookahead) = &mut self.lookahead {
+            lookahead.update(self.state.step, self.total)?;
+        }
         // The last round may be a short one.
         if let Some((start, steps)) = &mut self.start
             && (self.state.step.is_multiple_of(*steps) || self.state.step == self.total)
@@ -285,10 +298,11 @@ impl<'a> Training<'a> {
         let sums = std::mem::take::<EpochSums>(&mut self.state.epoch);
         let loss = sums.loss / sums.images as f64;
         self.state.last_loss = Some(loss);
-        // What is looked at is what would be left.
+        // What is looked at is what would be left: averaged or slow weights, where there are some.
         let looked_at = self.job.validation.is_some() || observers.iter().any(|observer| observer.looks(epoch));
-        let average = self.average.as_ref().filter(|_| looked_at);
-        let weights = average.map(|average| use_average(self.job, average)).transpose()?;
+        let average = self.average.as_ref().map(Average::values);
+        let instead = average.or_else(|| self.lookahead.as_ref().map(Lookahead::values)).filter(|_| looked_at);
+        let weights = instead.map(|instead| put(self.job, instead)).transpose()?;
         let validation = self.job.validation.map(|images| self.validate(images)).transpose()?;
         let watched: Vec<_> =
             sums.watched.iter().map(|(name, sum)| (name.as_str(), sum / sums.images as f64)).collect();
@@ -330,6 +344,7 @@ impl<'a> Training<'a> {
             average: self.average.as_ref().map(|average| average.values().clone()).unwrap_or_default(),
             best: self.best.clone(),
             start: self.start.as_ref().map(|(start, _)| start.values().clone()).unwrap_or_default(),
+            slow: self.lookahead.as_ref().map(|slow| slow.values().clone()).unwrap_or_default(),
         };
         saved.write(self.job.checkpoint)
     }
@@ -339,17 +354,17 @@ impl<'a> Training<'a> {
         if self.job.recipe.keep == Keep::Best && !self.best.is_empty() {
             self.job.params.load(&self.best, self.job.checkpoint)?;
         } else if let Some(average) = &self.average {
-            use_average(self.job, average)?;
+            put(self.job, average.values())?;
         }
         Ok(())
     }
 }
 
-/// Puts the averaged weights in the place of the weights, which are returned.
-fn use_average(job: &Job<'_>, average: &Average) -> Result<BTreeMap<String, Tensor>> {
+/// Puts averaged or slow weights in the place of the weights, which are returned.
+fn put(job: &Job<'_>, instead: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
     let weights = job.params.all()?;
     let mut averaged = weights.clone();
-    averaged.extend(average.values().clone());
+    averaged.extend(instead.clone());
     job.params.load(&averaged, job.checkpoint)?;
     Ok(weights)
 }

@@ -3,6 +3,8 @@
 pub mod checkpoint;
 mod fit;
 mod fixed;
+pub mod groups;
+pub mod lookahead;
 pub mod optim;
 pub mod recipe;
 pub mod reptile;

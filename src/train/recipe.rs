@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::{augment::Augment, enlarged::Outliers},
     nn::Precision,
-    train::{optim::Rules, reptile, schedule::Schedule},
-    yaml::limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
+    train::{groups::Group, lookahead, optim::Rules, reptile, schedule::Schedule},
+    yaml::{
+        limits::{MOST_IMAGES, MOST_TOGETHER, MOST_WEIGHT},
+        named::is_default,
+    },
 };
 
 // Upper ends of ranges, as in [`crate::yaml::limits`].
@@ -18,6 +21,8 @@ const MOST_STEPS: usize = 1_000_000_000;
 pub(super) const MOST_LR: f64 = 1000.0;
 /// Why there may be no `trunk_lr`.
 pub const LR_OF_ZERO: &str = "follows optimizer.lr in proportion, and that is 0";
+/// Groups of parameters; ours.
+const MOST_GROUPS: usize = 64;
 /// Outliers for each image.
 const MOST_OUTLIERS: usize = 16;
 
@@ -31,6 +36,10 @@ pub struct Train {
     /// Images a step, made outliers among them; the last batch of an epoch may be smaller (PyTorch's default, as in energy_ood).
     #[garde(range(min = 1, max = MOST_TOGETHER))]
     pub batch_size: usize,
+    /// Passes over the images that are left of an epoch after its last whole batch; others every time. PyTorch's default: false.
+    #[garde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drop_last: bool,
     /// Auxiliary outliers in every batch, so many times `batch_size` whatever the last batch of an epoch has, for losses with
     /// a term of them. They pass through the network together with the ID images, so that batch normalisation sees both, and
     /// are changed by `augment` as they are. Default: 2, of energy_ood and outlier-exposure (256 beside 128).
@@ -49,6 +58,10 @@ pub struct Train {
     #[garde(range(min = 0.0, max = MOST_LR))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk_lr: Option<f64>,
+    /// Parameters by name with settings of their own, as parameter groups in PyTorch: each belongs to the first that fits. Ours: none.
+    #[garde(dive, length(max = MOST_GROUPS))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
     /// Gradients that are too large are made smaller. Ours: not.
     #[garde(dive)]
     #[serde(default)]
@@ -57,6 +70,10 @@ pub struct Train {
     #[garde(dive)]
     #[serde(default)]
     pub ema: Option<Ema>,
+    /// Slow weights follow the fast ones, which go on from them every few steps. Ours: not.
+    #[garde(dive)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookahead: Option<lookahead::Settings>,
     /// Every class is a task of its own, in rounds: what is learned are first weights that adapt to a task in few steps. Ours: not.
     #[garde(dive)]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -104,6 +104,23 @@ class SngpHead(nn.Module):
         return self.phi / self.feature_scale @ self.beta.T
 
 
+class T2fnormHead(nn.Linear):
+    def forward(self, x):
+        return super().forward((F.normalize(x, dim=-1) if self.training else x) / 0.1)
+
+
+class ElogitnormHead(nn.Linear):
+    """All differences between the classes' weights, as the reference has them."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        if not self.training:
+            return logits
+        apart = (self.weight[:, None] - self.weight[None]).norm(dim=2) + torch.eye(len(self.weight)).double()
+        largest, place = logits.max(1)
+        return logits / ((logits - largest[:, None]).abs() / apart[place]).mean(1, keepdim=True)
+
+
 def record(network, images, labels):
     state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     network.double()
@@ -132,6 +149,10 @@ def networks():
     sngp = bounded(torch_networks.LeNet(1, 10, 256), 3.0, images(2, 1, 28), "fc3")
     sngp.fc3 = SngpHead(84, 16, 40, 10, 4.0)
     yield "lenet sngp", sngp, images(3, 1, 28)
+    for name, head in [("t2fnorm", T2fnormHead), ("elogitnorm", ElogitnormHead)]:
+        other = bounded(torch_networks.LeNet(1, 10, 256), 0.8, images(2, 1, 28), "fc3")
+        other.fc3 = head(84, 10)
+        yield f"lenet {name}", other, images(3, 1, 28)
     plain = bounded(torch_networks.WideResNet(10, 2, 3, 7), 0.8, images(2, 3, 18), "fc")
     yield "wide_resnet", plain, images(3, 3, 18)
     pooled = torch_networks.WideResNet(10, 2, 3, 7)

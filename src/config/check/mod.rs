@@ -5,6 +5,7 @@
 
 mod comparison;
 mod networks;
+mod recipe;
 mod sets;
 mod tables;
 
@@ -12,7 +13,8 @@ pub(in crate::config) use networks::in_words;
 
 use crate::{
     Error, Result,
-    config::{Experiment, expect, sweep},
+    config::{Experiment, expect, methods, sweep},
+    nn::Output,
     yaml::problems::{Path, Problem, first_repeated, of_part},
 };
 
@@ -54,6 +56,7 @@ pub fn problems(experiment: &Experiment) -> Vec<Problem> {
     if experiment.data.has_categories() {
         found.without_id();
     }
+    found.views(experiment);
     if let Some(seed) = first_repeated(&experiment.seeds) {
         found.add(root("seeds").join(seed), format!("seed {} is given twice", experiment.seeds[seed]));
     }
@@ -93,6 +96,22 @@ struct Found {
 impl Found {
     fn add(&mut self, path: Path, message: impl Into<String>) {
         self.problems.push(Problem { path, message: message.into() });
+    }
+
+    /// Views of test images are for who classifies them.
+    fn views(&mut self, experiment: &Experiment) {
+        let classifies = |network| {
+            let root = methods::root(network, &experiment.networks);
+            root.model().is_none_or(|model| model.shows().contains(&Output::Logits))
+        };
+        let reason = match experiment.data.has_categories() {
+            true => "a category has one class, so there is no accuracy that views would change",
+            false if !experiment.networks.values().any(classifies) => "no network classifies",
+            false => return,
+        };
+        if experiment.evaluation.tta.is_some() {
+            self.add(root("evaluation").join("tta"), format!("{reason}: leave this key out"));
+        }
     }
 
     /// Text goes to terminals and into Markdown, where a control character can do harm and a line break ends a line.

@@ -40,6 +40,15 @@ impl Found {
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
                 self.trunk_lr(&path.join("train"), train, methods::root(network, &experiment.networks));
+                self.padding(&path.join("train"), train);
+                self.lookahead(&path.join("train"), train);
+                self.drop_last(&path.join("train"), train, network.data.as_ref().unwrap_or(&experiment.data.id));
+                self.groups(
+                    &path.join("train"),
+                    train,
+                    methods::root(network, &experiment.networks),
+                    &experiment.data.id,
+                );
                 self.reptile(&path.join("train"), network, &experiment.data);
             }
             let loss = &network.loss;
@@ -49,6 +58,7 @@ impl Found {
                 self.add(path.join("loss"), "no term has a weight above 0, so there is nothing to learn");
             }
             self.architecture(&path, network);
+            self.surveys(&path, network);
             if network.train.is_some() {
                 self.objective(&path, name, network, methods::root(network, &experiment.networks));
                 self.outliers(&path, network, experiment.data.outliers.is_some());
@@ -324,6 +334,10 @@ impl Found {
         }
         if train.ema.is_some() {
             self.add(path.clone(), "goes without `ema`: an average of weights of one class after another is of no use");
+        }
+        if train.lookahead.is_some() {
+            let message = "goes without `lookahead`: slow weights of one class after another are of no use";
+            self.add(path.clone(), message);
         }
         if train.outliers.is_some() {
             self.add(path, "goes without `outliers`: a round has the images of one class as they are");

@@ -5,10 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Alter, Image, even,
+    About, Alter, Image, even,
     spread::{Spread, within},
 };
-use crate::{data::Normalisation, rng::Rng};
+use crate::rng::Rng;
 
 /// How a pixel between pixels is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -50,7 +50,7 @@ pub(in crate::data) struct Look {
 
 /// torchvision's `RandomRotation`: an angle drawn evenly.
 impl Alter for Rotation {
-    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {
         let degrees = even(self.degrees.about(0.0), rng);
         rotate(image, degrees, Look { interpolation: self.interpolation, fill: self.fill });
     }

@@ -6,13 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Alter, Image, even,
+    About, Alter, Image, even,
     spread::{Spread, within},
 };
-use crate::{
-    data::{Normalisation, conform::luma},
-    rng::Rng,
-};
+use crate::{data::conform::luma, rng::Rng};
 
 /// Settings of `color_jitter`. torchvision's defaults: 0, no change.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Validate, JsonSchema)]
@@ -34,7 +31,7 @@ pub struct ColorJitter {
 
 /// torchvision's `ColorJitter`: four factors drawn evenly, applied in a random order.
 impl Alter for ColorJitter {
-    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {
         let (order, [brightness, contrast, saturation, hue]) = draw(self, rng);
         for kind in order {
             match kind {

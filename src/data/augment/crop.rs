@@ -4,9 +4,9 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Alter, Image, Window, below, sides, spread::rising};
+use super::{About, Alter, Image, Window, below, sides, spread::rising};
 use crate::{
-    data::{Mode, Normalisation, resample},
+    data::{Mode, resample},
     rng::Rng,
 };
 
@@ -62,7 +62,7 @@ pub enum PaddingMode {
 
 /// torchvision's `RandomCrop` of the image's own size after `padding`.
 impl Alter for Crop {
-    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {
         let top = below(2 * self.padding + 1, rng);
         let left = below(2 * self.padding + 1, rng);
         cut_padded(image, top, left, self);
@@ -109,7 +109,7 @@ fn source(at: i64, length: i64, mode: PaddingMode) -> Option<usize> {
 
 /// torchvision's `RandomResizedCrop` to the image's own size.
 impl Alter for ResizedCrop {
-    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {
         let window = window(image.height, image.width, self, rng);
         *image = resize(&cut(image, window), image.height, image.width);
     }

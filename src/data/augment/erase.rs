@@ -6,7 +6,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Alter, Image, Window, below, sides, spread::rising};
+use super::{About, Alter, Image, Window, below, sides, spread::rising};
 use crate::{data::Normalisation, rng::Rng};
 
 /// Settings of `random_erasing`.
@@ -69,11 +69,11 @@ impl Default for Cutout {
 
 /// torchvision's `RandomErasing`.
 impl Alter for Erasing {
-    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, about: &About<'_>, rng: &mut Rng) {
         if rng.random_bool(self.p)
             && let Some(window) = window(image.height, image.width, self, rng)
         {
-            fill(image, window, self.value, normalisation, rng);
+            fill(image, window, self.value, about.normalisation, rng);
         }
     }
 }
@@ -93,12 +93,12 @@ pub(super) fn window(height: usize, width: usize, settings: &Erasing, rng: &mut 
 
 /// The authors' `Cutout`: squares about pixels drawn evenly, cut at the border.
 impl Alter for Cutout {
-    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, about: &About<'_>, rng: &mut Rng) {
         for _ in 0..self.holes {
             let y = below(image.height, rng);
             let x = below(image.width, rng);
             let window = square(image.height, image.width, [y, x], self.length);
-            fill(image, window, self.value, normalisation, rng);
+            fill(image, window, self.value, about.normalisation, rng);
         }
     }
 }

@@ -17,13 +17,14 @@ mod plain;
 mod rand_augment;
 pub(super) mod spread;
 
+pub(super) use flip::Alternation;
 pub(super) use plain::plain;
 
 pub use affine::{Interpolation, Rotation};
 pub use colour::ColorJitter;
 pub use crop::{Crop, PaddingMode, ResizedCrop};
 pub use erase::{Cutout, Erasing, Fill};
-pub use plain::Plain;
+pub use plain::{Flip, Plain};
 pub use rand_augment::RandAugment;
 pub use spread::Spread;
 
@@ -62,6 +63,19 @@ pub enum Augment {
 impl Default for Augment {
     fn default() -> Self {
         Self::Plain(Plain::default())
+    }
+}
+
+impl Augment {
+    /// How likely an image is mirrored in the first epoch by a flip that alternates, if there is one.
+    pub(super) fn alternates(&self) -> Option<f64> {
+        match self {
+            Self::Plain(plain) => (plain.flip == Flip::Alternating).then_some(0.5),
+            Self::List(changes) => changes.iter().find_map(|change| match change {
+                Change::HorizontalFlip(flip) => flip.alternating.then_some(flip.p),
+                _ => None,
+            }),
+        }
     }
 }
 
@@ -134,8 +148,17 @@ keys! {
 
 /// What a random change does.
 pub trait Alter {
-    /// Changes an image, which keeps its size; `normalisation` is that of its data set.
-    fn alter(&self, image: &mut Image, normalisation: &Normalisation, rng: &mut Rng);
+    /// Changes an image, which keeps its size.
+    fn alter(&self, image: &mut Image, about: &About<'_>, rng: &mut Rng);
+}
+
+/// What a change is told of an image.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// That of its data set.
+    pub normalisation: &'a Normalisation,
+    /// Whether an alternating flip mirrors it in this epoch.
+    pub mirrored: bool,
 }
 
 /// An image as bytes.
@@ -170,12 +193,12 @@ pub(super) fn change(
     bytes: &mut [u8],
     [_, height, width]: [usize; 3],
     changes: &[Change],
-    normalisation: &Normalisation,
+    about: &About<'_>,
     rng: &mut Rng,
 ) {
     let mut image = Image { height, width, bytes: bytes.to_vec() };
     for change in changes {
-        change.alter(&mut image, normalisation, rng);
+        change.alter(&mut image, about, rng);
     }
     bytes.copy_from_slice(&image.bytes);
 }

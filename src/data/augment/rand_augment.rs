@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Alter, Image,
+    About, Alter, Image,
     affine::{self, Interpolation, Look},
     below, colour,
 };
-use crate::{data::Normalisation, rng::Rng};
+use crate::rng::Rng;
 
 /// Settings of `rand_augment`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Validate, JsonSchema)]
@@ -74,7 +74,7 @@ pub(super) enum Kind {
 
 /// torchvision's `RandAugment`.
 impl Alter for RandAugment {
-    fn alter(&self, image: &mut Image, _: &Normalisation, rng: &mut Rng) {
+    fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {
         let look = Look { interpolation: self.interpolation, fill: self.fill };
         for _ in 0..self.num_ops {
             let kind = draw(image.height, image.width, self, rng);

@@ -26,6 +26,10 @@ fn norm() -> Normalisation {
     Normalisation { mean: vec![0.2, 0.4, 0.6], std: vec![0.1, 0.2, 0.3] }
 }
 
+fn about(normalisation: &Normalisation) -> About<'_> {
+    About { normalisation, mirrored: false }
+}
+
 #[test]
 fn images_are_pillows_to_the_byte() {
     let golden = golden();
@@ -52,7 +56,7 @@ fn images_are_pillows_to_the_byte() {
             "horizontal_flip" | "vertical_flip" => {
                 let list = of(&serde_json::json!([{ kind.as_str(): { "p": 1.0 } }]));
                 let (shape, n) = ([image.planes().len(), image.height, image.width], norm());
-                change(&mut image.bytes, shape, &Vec::<Change>::clone(&list), &n, &mut stream(0, "", ""));
+                change(&mut image.bytes, shape, &Vec::<Change>::clone(&list), &about(&n), &mut stream(0, "", ""));
             }
             "random_crop" => {
                 let (padding, fill) = (of(&case["padding"]), of(&case["fill"]));
@@ -158,7 +162,7 @@ fn jitter_draws_evenly_and_in_every_order() {
     // What is not asked for changes nothing.
     let mut image = Image { height: 1, width: 2, bytes: vec![1, 2, 3, 90, 150, 255] };
     let before = image.clone();
-    ColorJitter::default().alter(&mut image, &norm(), &mut rng);
+    ColorJitter::default().alter(&mut image, &about(&norm()), &mut rng);
     assert_eq!(image, before);
 }
 
@@ -207,7 +211,7 @@ fn rotations_are_even_and_flips_have_their_chance() {
     let settings = |range| Rotation { degrees: Spread::Between(range), interpolation: Interpolation::Nearest, fill: 0 };
     let mut rng = stream(6, "rotation", "");
     let mut image = Image { height: 2, width: 2, bytes: vec![1, 2, 3, 4] };
-    settings([90.0, 90.0]).alter(&mut image, &norm(), &mut rng);
+    settings([90.0, 90.0]).alter(&mut image, &about(&norm()), &mut rng);
     assert_eq!(image.bytes, [2, 4, 1, 3]);
     let angles: Vec<f64> = (0..5000).map(|_| even(Spread::About(30.0).about(0.0), &mut rng)).collect();
     spread_evenly(&angles, [-30.0, 30.0]);
@@ -216,7 +220,7 @@ fn rotations_are_even_and_flips_have_their_chance() {
         let list: Vec<Change> = of(&serde_json::json!([{ name: { "p": p } }]));
         let flipped = (0..4000).filter(|_| {
             let mut bytes = [1, 2, 3, 4];
-            change(&mut bytes, [1, 2, 2], &list, &norm(), &mut rng);
+            change(&mut bytes, [1, 2, 2], &list, &about(&norm()), &mut rng);
             bytes != [1, 2, 3, 4]
         });
         let count = flipped.count() as f64;
@@ -231,7 +235,7 @@ fn crops_after_padding_start_everywhere_evenly() {
     let mut counts = std::collections::BTreeMap::new();
     for _ in 0..9000 {
         let mut image = Image { height: 2, width: 2, bytes: vec![1, 2, 3, 4] };
-        settings.alter(&mut image, &norm(), &mut rng);
+        settings.alter(&mut image, &about(&norm()), &mut rng);
         *counts.entry(image.bytes).or_insert(0) += 1;
     }
     assert_eq!(counts.len(), 9);
@@ -269,14 +273,14 @@ fn holes_are_where_and_what_they_should_be() {
     let mut hit = [0; 48];
     for _ in 0..4800 {
         let mut image = blank();
-        settings.alter(&mut image, &norm(), &mut rng);
+        settings.alter(&mut image, &about(&norm()), &mut rng);
         image.planes().next().unwrap().iter().zip(&mut hit).for_each(|(pixel, hit)| *hit += usize::from(*pixel == 0));
     }
     // A pixel inside is in the squares of four centres.
     assert!((300..500).contains(&hit[9]) && (50..150).contains(&hit[47]), "{hit:?}");
     let erased = (0..2000).filter(|_| {
         let mut image = blank();
-        Erasing { value: Fill::Black, ..Erasing::default() }.alter(&mut image, &norm(), &mut rng);
+        Erasing { value: Fill::Black, ..Erasing::default() }.alter(&mut image, &about(&norm()), &mut rng);
         image != blank()
     });
     assert!((880..1120).contains(&erased.count()));
@@ -290,7 +294,7 @@ fn changes_are_made_in_the_order_of_the_list() {
             crate::data::augment::Augment::Plain(_) => panic!("a list"),
         };
         let mut bytes = [10, 20, 30, 40];
-        change(&mut bytes, [1, 1, 4], &list, &norm(), &mut stream(0, "order", ""));
+        change(&mut bytes, [1, 1, 4], &list, &about(&norm()), &mut stream(0, "order", ""));
         bytes
     };
     let (bright, turn) = ("color_jitter: { brightness: [2, 2] }", "horizontal_flip: { p: 1 }");

@@ -26,7 +26,7 @@ use rand::Rng as _;
 
 use super::{
     ImageSet, Normalisation,
-    augment::{Alter, ColorJitter, Image, Spread, below, crop::window_of},
+    augment::{About, Alter, ColorJitter, Image, Spread, below, crop::window_of},
 };
 use crate::{
     Error, Result,
@@ -284,7 +284,8 @@ const MOST_SIDE: usize = 65_536;
 fn jitter(image: &mut Image, strength: f64, rng: &mut Rng) {
     let about = Spread::About(strength);
     let jitter = ColorJitter { brightness: about, contrast: about, saturation: about, hue: about };
-    jitter.alter(image, &Normalisation { mean: Vec::new(), std: Vec::new() }, rng);
+    let normalisation = Normalisation { mean: Vec::new(), std: Vec::new() };
+    jitter.alter(image, &About { normalisation: &normalisation, mirrored: false }, rng);
 }
 
 /// Pastes a patch at a place, where `covers` says so. Marks it in `region`.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::{evenly, read};
 use crate::{
     Result,
-    detectors::{Bank, check_memory, knn::unit, similarity::Neighbours},
+    detectors::{Fit, check_memory, knn::unit, similarity::Neighbours},
     nn::sampler::{Chain, Guide, Sampler, Way, together},
 };
 
@@ -24,15 +24,16 @@ impl Near {
     ///
     /// # Errors
     /// If a feature is NaN or infinite.
-    pub(in crate::detectors) fn new(features: &Tensor, images: Tensor) -> Result<Self> {
-        Ok(Self { known: Neighbours::by_product(unit(features)?, features.dim(1)?)?, images })
+    pub(in crate::detectors) fn new(features: &Tensor, images: Tensor, device: Option<&Device>) -> Result<Self> {
+        Ok(Self { known: Neighbours::by_product(unit(features)?, features.dim(1)?)?.on(device), images })
     }
 
-    /// Of no more than `most` of a bank's images, at even distances, in at most `memory` bytes.
+    /// Of no more than `most` of the fit's train images, at even distances, in at most its memory.
     ///
     /// # Errors
     /// As [`Near::new`], and those of reading images; [`Error::Input`](crate::Error::Input) if there is no room for them.
-    pub(in crate::detectors) fn of(bank: &Bank, most: usize, memory: usize) -> Result<Self> {
+    pub(in crate::detectors) fn of(fit: &Fit<'_>, most: usize) -> Result<Self> {
+        let bank = fit.train()?;
         let inputs = bank.inputs()?;
         let count = inputs.images().min(most);
         let chosen = evenly(count, inputs.images());
@@ -41,11 +42,11 @@ impl Near {
         let room = |images: &Tensor| {
             // Images as they are read, all together, and what each becomes.
             let bytes = count.saturating_mul(3 * size_of::<f32>() * images.elem_count() / images.dim(0)?);
-            check_memory("diffood needs", &format!("{count} train images and their noise"), [bytes, memory])
+            check_memory("diffood needs", &format!("{count} train images and their noise"), [bytes, fit.memory])
                 .map_err(|error| error.hint("raise evaluation.fit_memory (--memory), or take fewer train_images"))
         };
         let what = "reading images to find neighbours among";
-        Self::new(&features, read(&*inputs.subset(&chosen)?, what, &room)?)
+        Self::new(&features, read(&*inputs.subset(&chosen)?, what, &room)?, fit.device)
     }
 
     /// How many there are.

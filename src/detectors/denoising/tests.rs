@@ -108,7 +108,7 @@ fn noise_of_neighbours_is_numpys() {
     let DetectorConfig::Diffood(config) = config else { panic!("{config:?}") };
     let denoiser = layer(Course::Linear, Prediction::Noise);
     let answers = Answers { network: &Hidden, normalisation: &normalisation, together: 3 };
-    let near = neighbours::Near::new(&features(&train), train).unwrap();
+    let near = neighbours::Near::new(&features(&train), train, None).unwrap();
     let expected: Vec<f64> = serde_json::from_value(case["expected"].clone()).unwrap();
     for (together, all) in [(64, true), (2, true), (3, false)] {
         let guide = Guide { denoiser: &denoiser, guidance: 0.0, together };

@@ -345,7 +345,7 @@ pub fn score(
     }
     let learned_from = fit.or(inputs.first().copied()).map(|path| path.display().to_string()).unwrap_or_default();
     let head = shared.as_ref().map(|shared| &shared.head);
-    let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, scratch: None }).map_err(|error| {
+    let scorer = detector.fit(&Fit { train: train.as_ref(), head, memory, ..Fit::default() }).map_err(|error| {
         let advice = "other train images or settings may do: oodkit detectors lists what each detector needs";
         of_detector(config, &learned_from, error, advice)
     })?;

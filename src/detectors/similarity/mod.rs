@@ -5,16 +5,22 @@
 //! the largest are multiplied in full, in f64. Of distances, groups of rows that are too far away are not looked at (triangle inequality).
 //! What is found does not depend on the rounding, for rows and images whose lengths are between 1e-10 and 1e10 (or 0), as those of unit vectors
 //! times a confidence are: bounds are f32, which products of others leave.
+//!
+//! On a GPU (`on_gpu`) the products with all rows are f32, and how far these can be off is known as well. What is found is the same to the bit.
 
+mod on_gpu;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
+use on_gpu::OnGpu;
 use tile::{Image, Tile, groups};
 
 use super::{Peak, map_rows};
@@ -48,6 +54,7 @@ pub(super) struct Neighbours {
     tiles: Vec<Tile>,
     /// Whether closeness is by distance, so that tiles too far away need not be looked at.
     by_distance: bool,
+    on_gpu: Option<OnGpu>,
 }
 
 /// A row's closeness to an image, larger being closer; the index settles ties, so that the same rows are found every time.
@@ -98,7 +105,13 @@ impl Neighbours {
         let kernel = GemmExecutor::new();
         let groups = groups(&rows, columns);
         let tiles = groups.iter().map(|group| Tile::new(&kernel, &rows, columns, &offsets, group)).collect();
-        Ok(Self { rows, columns, offsets, kernel, tiles, by_distance })
+        Ok(Self { rows, columns, offsets, kernel, tiles, by_distance, on_gpu: None })
+    }
+
+    /// The same, looked for on this device if it is a GPU that has room for the rows. What is found stays the same, to the bit.
+    pub fn on(self, device: Option<&Device>) -> Self {
+        let on_gpu = device.and_then(|device| OnGpu::new(&self, device));
+        Self { on_gpu, ..self }
     }
 
     /// D.
@@ -132,6 +145,14 @@ impl Neighbours {
     /// # Errors
     /// [`Error::Failed`] if numbers leave the range of f32.
     pub fn closest(&self, images: &[f32], k: usize) -> Result<Vec<Vec<Near>>> {
+        match &self.on_gpu {
+            Some(on_gpu) => on_gpu.closest(self, images, k),
+            None => self.closest_on_cpu(images, k),
+        }
+    }
+
+    /// [`Neighbours::closest`] without a GPU.
+    fn closest_on_cpu(&self, images: &[f32], k: usize) -> Result<Vec<Vec<Near>>> {
         let image = |index: usize| &images[index * self.columns..][..self.columns];
         // Images of the same tile together: then what is close to one of them is soon found for all.
         let tile_of = |image: &[f32]| self.by_closeness(&[image])[0];
@@ -182,7 +203,7 @@ impl Neighbours {
         }
         let closest = |(image, _, mut candidates): (&[f32], f64, Candidates)| {
             candidates.settle(self, image);
-            candidates.closest.into_sorted_vec().into_iter().map(|Reverse(near)| near).collect()
+            candidates.into_closest()
         };
         Ok(all.into_iter().map(closest).collect())
     }
@@ -272,6 +293,11 @@ impl Candidates {
         }
     }
 
+    /// Those that were settled, the closest first.
+    fn into_closest(self) -> Vec<Near> {
+        self.closest.into_sorted_vec().into_iter().map(|Reverse(near)| near).collect()
+    }
+
     /// The closeness of the `k`-th, if there are so many.
     fn last(&self) -> Option<f64> {
         let last = if self.closest.len() == self.k { self.closest.peek() } else { None };
@@ -350,160 +376,4 @@ fn products<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f64; N] {
 /// ln Σ_c exp f_c of each row of (N, K) logits; errors as [`map_rows`].
 pub(super) fn log_sums(logits: &Tensor) -> Result<Vec<f64>> {
     map_rows(logits, |row| Peak::of(row).log_sum())
-}
-
-#[cfg(test)]
-mod tests {
-    use rand_distr::{Distribution, StandardNormal};
-
-    use super::*;
-
-    fn normal(count: usize, name: &str) -> Vec<f32> {
-        StandardNormal.sample_iter(crate::rng::stream(0, "similarity test", name)).take(count).collect()
-    }
-
-    /// Rows that are easy and hard to round: as after a ReLU, negative, constant, zero, with one element that outweighs the rest,
-    /// many that are nearly the same, and exact doubles.
-    fn rows(count: usize, columns: usize, name: &str) -> Vec<f32> {
-        let mut values = normal(count * columns, name);
-        for (index, row) in values.chunks_exact_mut(columns).enumerate() {
-            match index % 8 {
-                0 | 1 => row.iter_mut().for_each(|value| *value = value.max(0.0)),
-                2 => row.iter_mut().for_each(|value| *value -= 3.0),
-                3 => row.fill(0.25 * (index % 5) as f32),
-                4 => row[index % columns] = -1e4,
-                5 => row.iter_mut().enumerate().for_each(|(at, value)| *value = at as f32 + *value * 1e-6),
-                6 => row.iter_mut().enumerate().for_each(|(at, value)| *value = (at % 3) as f32),
-                _ => {}
-            }
-        }
-        values
-    }
-
-    /// All rows, the closest first.
-    fn by_all_products(known: &[f32], image: &[f32], of_squares: f64) -> Vec<Near> {
-        let all = known.chunks_exact(image.len()).zip(0..).map(|(known, row)| {
-            let closeness = product(image, known) - of_squares * product(known, known);
-            Near { closeness, row }
-        });
-        let mut all: Vec<Near> = all.collect();
-        all.sort_by(|a, b| b.cmp(a));
-        all
-    }
-
-    #[test]
-    fn the_closest_are_those_of_all_products() {
-        for (count, columns, k) in [(TILE + 700, 13, 7), (300, 40, 300), (1, 5, 1), (2000, 1, 50)] {
-            let (known, images) = (rows(count, columns, "known"), rows(TOGETHER + 9, columns, "images"));
-            let by_product = Neighbours::by_product(known.clone(), columns).unwrap();
-            let by_distance = Neighbours::by_distance(known.clone(), columns).unwrap();
-            for (neighbours, of_squares) in [(by_product, 0.0), (by_distance, 0.5)] {
-                let found = neighbours.closest(&images, k).unwrap();
-                for (image, found) in images.chunks_exact(columns).zip(&found) {
-                    let all = by_all_products(&known, image, of_squares);
-                    assert_eq!(found, &all[..k], "{count} rows of {columns}");
-                }
-            }
-        }
-    }
-
-    /// No share of an image lies across a mean of zero.
-    #[test]
-    fn rows_may_lie_around_zero() {
-        let columns = 24;
-        let (half, images) = (rows(200, columns, "half"), rows(20, columns, "images"));
-        // Each beside its opposite, so that sums are exact.
-        let both = |row: &[f32]| [row.to_vec(), row.iter().map(|value| -value).collect()].concat();
-        let known: Vec<f32> = half.chunks_exact(columns).flat_map(both).collect();
-        let neighbours = Neighbours::by_product(known.clone(), columns).unwrap();
-        assert!(neighbours.tiles.iter().any(|tile| tile.mean_length == 0.0), "no tile's mean is zero");
-        for (image, found) in images.chunks_exact(columns).zip(neighbours.closest(&images, 9).unwrap()) {
-            assert_eq!(found, &by_all_products(&known, image, 0.0)[..9]);
-        }
-    }
-
-    /// The point of it: of many rows, few are multiplied in full, also where those of a class are nearly the same, or longer than an image.
-    #[test]
-    fn few_rows_are_candidates() {
-        let columns = 64;
-        let (known, centres) = (normal(8192 * columns, "known"), normal(4 * columns, "centres"));
-        for (spread, size) in [(1.0, 1.0), (0.3, 1.0), (0.03, 1.0), (0.3, 7.0)] {
-            let near = |(at, value): (usize, &f32)| centres[at / columns % 4 * columns + at % columns] + spread * value;
-            let known: Vec<f32> = known.iter().enumerate().map(near).collect();
-            let image = known[..columns].iter().zip(normal(columns, "image"));
-            let image: Vec<f32> = image.map(|(value, noise)| value + 0.5 * spread * noise).collect();
-            let known: Vec<f32> = known.into_iter().map(|value| size * value).collect();
-            let neighbours = match size {
-                1.0 => Neighbours::by_distance(known, columns).unwrap(),
-                _ => Neighbours::by_product(known, columns).unwrap(),
-            };
-            let mut candidates = Candidates::new(10);
-            for tile in &neighbours.tiles {
-                neighbours.look_at(tile, &mut [(&image, &mut candidates)], &mut Room::default()).unwrap();
-            }
-            candidates.sift();
-            assert!((10..120).contains(&candidates.found.len()), "{} at {spread}, {size}", candidates.found.len());
-        }
-    }
-
-    /// Also where no row can be told from another, and candidates are more than are kept.
-    #[test]
-    fn of_equally_close_rows_the_first_are_found() {
-        let (count, columns, k) = (2 * MOST_CANDIDATES + 5 * TILE, 3, 4);
-        let mut known = vec![0.5; count * columns];
-        known[(count - 1) * columns..].fill(0.6);
-        let neighbours = Neighbours::by_distance(known, columns).unwrap();
-        let found = neighbours.closest(&[0.6; 9], k).unwrap();
-        for found in found {
-            assert_eq!(found.iter().map(|near| near.row).collect::<Vec<_>>(), [count as u32 - 1, 0, 1, 2]);
-        }
-    }
-
-    /// Rows of one direction and very different lengths: the farthest are parted from the rest one after another.
-    #[test]
-    fn outliers_do_not_make_a_tile_of_each() {
-        let columns = 64;
-        let known = normal(10_000 * columns, "known");
-        let mut lengths = normal(10_000, "lengths").into_iter().map(f32::exp);
-        let shift = |at: usize| if at.is_multiple_of(2) { 4.0 } else { 0.0 };
-        let of = |row: &[f32]| {
-            let length = lengths.next().unwrap();
-            row.iter().enumerate().map(|(at, x)| length * (x + shift(at))).collect::<Vec<_>>()
-        };
-        let known: Vec<f32> = known.chunks_exact(columns).flat_map(of).collect();
-        let neighbours = Neighbours::by_distance(known, columns).unwrap();
-        assert!(neighbours.tiles.len() < 20, "{} tiles", neighbours.tiles.len());
-    }
-
-    /// A tile's reach is never less than the closeness of one of its rows, and most tiles of rows in clusters are out of it.
-    #[test]
-    fn tiles_too_far_away_are_not_looked_at() {
-        let columns = 8;
-        let (known, centres) = (normal(40_000 * columns, "known"), normal(16 * columns, "centres"));
-        let near = |(at, value): (usize, &f32)| 9.0 * centres[at / columns % 16 * columns + at % columns] + value;
-        let known: Vec<f32> = known.iter().enumerate().map(near).collect();
-        let images = [&known[..20 * columns], &normal(20 * columns, "images")].concat();
-        let neighbours = Neighbours::by_distance(known, columns).unwrap();
-        assert!(neighbours.tiles.iter().all(|tile| tile.rows.len() <= TILE), "tiles are small");
-        let mut out = 0;
-        for (at, image) in images.chunks_exact(columns).enumerate() {
-            let found = &neighbours.closest(image, 3).unwrap()[0];
-            let squares = product(image, image);
-            for tile in &neighbours.tiles {
-                let reach = tile.reach(product(image, &tile.mean), squares);
-                let closeness = |row: &u32| product(image, neighbours.row(*row)) + neighbours.offsets[*row as usize];
-                assert!(tile.rows.iter().all(|row| closeness(row) <= reach), "a row is closer than its tile reaches");
-                // Of images beside their cluster.
-                out += usize::from(at < 20 && reach < found[2].closeness);
-            }
-        }
-        let pairs = 20 * neighbours.tiles.len();
-        assert!(2 * out > pairs, "{out} of {pairs} tiles are out of reach");
-    }
-
-    #[test]
-    fn too_many_columns_are_refused() {
-        let error = Neighbours::by_product(vec![0.0; MOST_COLUMNS + 1], MOST_COLUMNS + 1).err().unwrap();
-        assert!(error.to_string().starts_with("66001 features are too many"), "{error}");
-    }
 }

@@ -48,6 +48,7 @@ impl Gpu for CudaStorage {
             "batch_norm" => ptx::BATCH_NORM,
             "convolution" => ptx::CONVOLUTION,
             "group_norm" => ptx::GROUP_NORM,
+            "neighbours" => ptx::NEIGHBOURS,
             "optimizer" => ptx::OPTIMIZER,
             "pool" => ptx::POOL,
             "resize" => ptx::RESIZE,

@@ -27,7 +27,7 @@ pub(in crate::ops) fn is_active() -> bool {
 }
 
 /// Runs `body` with every operation on the emulator.
-pub(super) fn emulated<R>(body: impl FnOnce() -> R) -> R {
+pub(crate) fn emulated<R>(body: impl FnOnce() -> R) -> R {
     ACTIVE.set(true);
     let result = body();
     ACTIVE.set(false);
@@ -42,6 +42,7 @@ impl Gpu for CpuStorage {
             DType::F32 => Self::F32(vec![f32::from_bits(u32::MAX); count]),
             DType::F64 => Self::F64(vec![f64::from_bits(u64::MAX); count]),
             DType::BF16 => Self::BF16(vec![half::bf16::from_bits(u16::MAX); count]),
+            DType::U32 => Self::U32(vec![u32::MAX; count]),
             other => bail!("the emulator has no {other:?}"),
         })
     }
@@ -123,6 +124,7 @@ fn from_bytes(memory: &mut CpuStorage, bytes: &[u8]) {
         CpuStorage::F32(values) => set!(values, f32, 4),
         CpuStorage::F64(values) => set!(values, f64, 8),
         CpuStorage::BF16(values) => set!(values, half::bf16, 2),
+        CpuStorage::U32(values) => set!(values, u32, 4),
         other => panic!("kernels write no {:?}", other.dtype()),
     }
 }

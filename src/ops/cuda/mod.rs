@@ -7,7 +7,6 @@
 //!
 //! Kernels of later topics go here in the same way, as new pairs of files:
 //! - `density`: log-densities of Gaussian mixtures, for detectors that score by them;
-//! - `neighbours`: distances to the k nearest train features, tile by tile with a top-k per row, so that no N×M matrix exists;
 //! - `pseudo_anomalies`: drawing cut-paste, confetti and noise into batches that are on the device already.
 
 use candle_core::{
@@ -26,6 +25,7 @@ mod device;
 pub(super) mod emulator;
 pub(super) mod group_norm;
 pub(super) mod linear;
+pub(super) mod neighbours;
 pub(super) mod optimizer;
 pub(super) mod pool;
 pub(super) mod resize;

@@ -5,6 +5,7 @@ use crate::{
     metrics::MeanStd,
     report::{
         figures::{Axis, GREY, Mark, Panel, Picture, Style, id_set, title},
+        remarks::views_in_words,
         table::mean_std,
         variants,
     },
@@ -65,9 +66,10 @@ pub fn picture(names: &[String], results: &Results) -> Result<Picture> {
         "one seed".to_owned()
     };
     let some = if bars > MOST_BARS { format!(" · the first {MOST_BARS} of {bars} bars") } else { String::new() };
+    let views = views_in_words(results).map(|views| format!(" · of {views}")).unwrap_or_default();
     Ok(Picture {
         title: format!("Accuracy on {}", id_set(results)?),
-        subtitle: format!("{} · {spread}{some}", title(results)),
+        subtitle: format!("{} · {spread}{views}{some}", title(results)),
         panels: vec![Panel {
             title: String::new(),
             x_label: String::new(),

@@ -14,6 +14,7 @@ use crate::{
             },
             id_set, title,
         },
+        remarks::views_in_words,
         variants,
     },
     run::results::Results,
@@ -85,9 +86,10 @@ impl Matrix {
         let room = if cell < WITH_NAMES { 0 } else { longest + 8 };
         let seeds = if seeds == 1 { "one seed".to_owned() } else { format!("{seeds} seeds together") };
         let network = if variant.swept { format!("{name} ({})", variant.cell.name) } else { name.to_owned() };
+        let views = views_in_words(results).map(|views| format!(" · of {views}")).unwrap_or_default();
         Ok(Self {
             title: format!("What {network} takes {} for", id_set(results)?),
-            subtitle: format!("{} · % of each row's test images · {seeds}", title(results)),
+            subtitle: format!("{} · % of each row's test images · {seeds}{views}", title(results)),
             counts,
             classes,
             cell,

@@ -102,6 +102,9 @@ impl<'a> Builder<'a> {
         if table.columns.contains(&Column::Accuracy) {
             caption.extend(remarks::largest_class(results));
         }
+        if table.columns.iter().any(|column| column.is_of_classes()) {
+            caption.extend(remarks::views(results));
+        }
         if let Some(outliers) = &results.outliers {
             let parts = [Some(part(outliers.images, outliers.full, "train")), outliers.note.clone()];
             let parts = joined(parts).unwrap_or_default();

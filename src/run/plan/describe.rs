@@ -191,6 +191,10 @@ pub(super) fn images_and_steps(train: &Train, count: Option<usize>) -> Option<(u
     let epoch = |count: usize| an_epoch(count.saturating_sub(train.validation), train.outliers.as_ref()) as u64;
     let epoch = count.map(epoch);
     let whole = epoch.map(|count| match &train.reptile {
+        None if train.drop_last => {
+            let steps = count / batch * train.epochs as u64;
+            (steps * batch, steps)
+        }
         None => (count * train.epochs as u64, count.div_ceil(batch) * train.epochs as u64),
         // Every batch of a round is whole.
         Some(reptile) => {

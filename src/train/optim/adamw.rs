@@ -5,7 +5,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Parameter, Rule};
+use super::{Parameter, Rule, Rules};
 use crate::{
     Result,
     ops::optimizer::{self as ops, Direction},
@@ -56,6 +56,11 @@ const SQUARE: &str = "square";
 impl Rule for Settings {
     fn lr(&self) -> f64 {
         self.lr
+    }
+
+    fn altered(&self, lr: Option<f64>, weight_decay: Option<f64>) -> Rules {
+        let (lr, weight_decay) = (lr.unwrap_or(self.lr), weight_decay.unwrap_or(self.weight_decay));
+        Rules::Adamw(Self { lr, weight_decay, ..self.clone() })
     }
 
     fn remembered(&self) -> &'static [&'static str] {

@@ -1,6 +1,7 @@
 //! Optimisers with PyTorch's semantics, gradient clipping and the moving average of the weights.
 
 pub mod adamw;
+pub mod muon;
 pub mod sgd;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,10 @@ use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use crate::{
     Error, Result,
     ops::optimizer::{self as ops, Direction},
-    train::recipe::{Clip, Ema},
+    train::{
+        groups::{self, Group},
+        recipe::{Clip, Ema},
+    },
     yaml::keys::keys,
 };
 
@@ -22,6 +26,8 @@ keys! {
         Sgd = "sgd" in sgd::Settings,
         /// Adam with decoupled weight decay (Loshchilov & Hutter 2019) in PyTorch's form.
         Adamw = "adamw" in adamw::Settings,
+        /// Momentum made orthogonal, for filters and matrices (Jordan et al. 2024, airbench94_muon).
+        Muon = "muon" in muon::Settings,
     }
 }
 
@@ -30,9 +36,17 @@ pub trait Rule {
     /// The learning rate before the schedule.
     fn lr(&self) -> f64;
 
+    /// The same rule with this learning rate and decay, where they are given.
+    fn altered(&self, lr: Option<f64>, weight_decay: Option<f64>) -> Rules;
+
     /// What is wrong with its settings together, and with which of them.
     fn problem(&self) -> Option<(&'static str, &'static str)> {
         None
+    }
+
+    /// How many dimensions a parameter has, at least.
+    fn least_dims(&self) -> usize {
+        0
     }
 
     /// The parts of a parameter's memory, in alphabetical order.
@@ -51,12 +65,15 @@ pub trait Rule {
 /// - AdamW: m ← β₁·m + (1 − β₁)·g; v ← β₂·v + (1 − β₂)·g²; w ← w·(1 − lr·wd) − lr·m̂/(√v̂ + ε), where m̂ = m/(1 − β₁ᵗ),
 ///   v̂ = v/(1 − β₂ᵗ) and t counts the steps of the parameter.
 ///
-/// A parameter without a gradient is left alone, its weight decay too. One that is [paced](Optimizer::paced) has another learning rate.
+/// A parameter without a gradient is left alone, its weight decay too. One that is [paced](Optimizer::paced) has another learning rate;
+/// one of a [group](Optimizer::grouped) has the group's settings.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rules,
     clip: Option<Clip>,
     parameters: Vec<Parameter>,
+    /// Those of groups.
+    rules: Vec<Rules>,
 }
 
 /// A parameter and what its rule remembers.
@@ -66,6 +83,8 @@ pub struct Parameter {
     var: Var,
     /// Its learning rate over that of the others.
     pace: f64,
+    /// The place of its group, if it is in one.
+    group: Option<usize>,
     /// Steps taken.
     steps: u64,
     /// What the rule remembers; nothing before the first step.
@@ -84,10 +103,9 @@ impl Optimizer {
         if let Some((key, problem)) = rule.problem() {
             return Err(Error::input(format!("{}: {key} {problem}", rule.name())));
         }
-        let parameters = parameters.into_iter();
-        let parameters =
-            parameters.map(|(name, var)| Parameter { name, var, pace: 1.0, steps: 0, memory: BTreeMap::new() });
-        Ok(Self { rule: rule.clone(), clip, parameters: parameters.collect() })
+        let start = |(name, var)| Parameter { name, var, pace: 1.0, group: None, steps: 0, memory: BTreeMap::new() };
+        let parameters = parameters.into_iter().map(start).collect();
+        Ok(Self { rule: rule.clone(), clip, parameters, rules: Vec::new() })
     }
 
     /// The same where the parameters of which `of` is true have `pace` times the learning rate of the others.
@@ -97,26 +115,68 @@ impl Optimizer {
         self
     }
 
-    /// One step with learning rate `lr`.
+    /// The same with these groups, whose learning rates are arguments of [`Optimizer::step_grouped`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a group that no parameter belongs to, or whose settings do not go together.
+    pub fn grouped(mut self, groups: &[Group]) -> Result<Self> {
+        if let Some((at, keys, problem)) = groups::setting_problems(groups).into_iter().next() {
+            return Err(Error::input(format!("groups.{at}.{}: {problem}", keys.join("."))));
+        }
+        let names: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        if let Some((at, problem)) = groups::empty(groups, &names).into_iter().next() {
+            return Err(Error::input(format!("groups.{at}.match: {problem}")));
+        }
+        self.rules = groups.iter().map(|group| group.rule(&self.rule)).collect();
+        let parameters = self.parameters.iter();
+        let sizes = parameters.map(|parameter| (parameter.name.as_str(), parameter.var.dims().len()));
+        if let Some((_, problem)) = groups::too_flat(groups, &self.rule, sizes) {
+            return Err(Error::input(problem));
+        }
+        self.parameters.iter_mut().for_each(|parameter| parameter.group = groups::first(groups, &parameter.name));
+        Ok(self)
+    }
+
+    /// One step with learning rate `lr`, where there are no groups.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
     pub fn step(&mut self, gradients: &GradStore, lr: f64) -> Result<()> {
-        let direction = self.clipped(gradients)?;
+        self.step_grouped(gradients, lr, &[])
+    }
+
+    /// One step with learning rate `lr`, and those of the groups; the parameters of a group without one stay as they are.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn step_grouped(&mut self, gradients: &GradStore, lr: f64, groups: &[Option<f64>]) -> Result<()> {
+        let direction = self.clipped(gradients, groups)?;
         for parameter in &mut self.parameters {
             let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
+            let (rule, lr) = match parameter.group {
+                None => (&self.rule, lr * parameter.pace),
+                Some(group) => {
+                    let Some(lr) = groups.get(group).copied().flatten() else { continue };
+                    (&self.rules[group], lr)
+                }
+            };
             parameter.steps += 1;
-            let lr = lr * parameter.pace;
-            self.rule.step(parameter, gradient, lr, direction)?;
+            rule.step(parameter, gradient, lr, direction)?;
         }
         Ok(())
     }
 
     /// `clip_grad_norm_` or `clip_grad_value_` of PyTorch, as factor and bound, so that gradients are read once.
-    fn clipped(&self, gradients: &GradStore) -> Result<Direction> {
+    fn clipped(&self, gradients: &GradStore, groups: &[Option<f64>]) -> Result<Direction> {
         let unchanged = Direction { scale: 1.0, bound: f64::INFINITY, decay: 0.0 };
         Ok(match self.clip {
             None => unchanged,
             Some(Clip::Value(bound)) => Direction { bound, ..unchanged },
             Some(Clip::Norm(most)) => {
-                let all = self.parameters.iter().filter_map(|parameter| gradients.get(parameter.var.as_tensor()));
+                // In PyTorch what does not learn has no gradient.
+                let learns = |group: usize| groups.get(group).is_some_and(Option::is_some);
+                let all = self.parameters.iter().filter(|parameter| parameter.group.is_none_or(learns));
+                let all = all.filter_map(|parameter| gradients.get(parameter.var.as_tensor()));
                 let scale = most / (ops::norm(all)? + 1e-6);
                 // Not `min`, which would pass over a NaN: as in PyTorch it spoils the weights, which training then refuses.
                 Direction { scale: if scale > 1.0 { 1.0 } else { scale }, ..unchanged }
@@ -140,7 +200,6 @@ impl Optimizer {
     /// [`Error::Input`] when it names a parameter that is not here, or one of another shape, or does not have of each the number
     /// of steps and the parts that this rule remembers. Nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let remembered = self.rule.remembered();
         let mut loaded: Vec<(u64, BTreeMap<&str, Tensor>)> = vec![Default::default(); self.parameters.len()];
         for (key, value) in state {
             // What another rule remembers is told of below.
@@ -164,21 +223,29 @@ impl Optimizer {
             }
         }
         for (parameter, (steps, memory)) in self.parameters.iter().zip(&loaded) {
+            let rule = self.rule_of(parameter);
+            let remembered = rule.remembered();
             let started = *steps > 0 && memory.keys().eq(remembered);
             if !started && (*steps, memory.len()) != (0, 0) {
                 return Err(Error::input(format!(
                     "the optimiser state of {} is {steps} steps and {:?}; {} keeps its steps and {remembered:?}",
                     parameter.name,
                     memory.keys().collect::<Vec<_>>(),
-                    self.rule.name()
+                    rule.name()
                 )));
             }
         }
-        for (parameter, (steps, mut memory)) in self.parameters.iter_mut().zip(loaded) {
+        let remembered: Vec<_> = self.parameters.iter().map(|parameter| self.rule_of(parameter).remembered()).collect();
+        for ((parameter, (steps, mut memory)), remembered) in self.parameters.iter_mut().zip(loaded).zip(remembered) {
             let parts = remembered.iter().filter_map(|part| Some((*part, memory.remove(part)?)));
             (parameter.steps, parameter.memory) = (steps, parts.collect());
         }
         Ok(())
+    }
+
+    /// How a parameter follows its gradients.
+    fn rule_of(&self, parameter: &Parameter) -> &Rules {
+        parameter.group.map_or(&self.rule, |group| &self.rules[group])
     }
 }
 

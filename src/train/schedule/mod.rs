@@ -4,6 +4,7 @@ pub mod constant;
 pub mod cosine;
 pub mod exponential;
 pub mod multi_step;
+pub mod triangle;
 
 use crate::{train::recipe::Train, yaml::keys::keys};
 
@@ -21,6 +22,8 @@ keys! {
         Exponential = "exponential" in exponential::Settings,
         /// Multiplied by `gamma` at each milestone (DDU).
         MultiStep = "multi_step" in multi_step::Settings,
+        /// Linearly up to `lr` and down again, moving every step (airbench).
+        Triangle = "triangle" in triangle::Settings,
     }
 }
 
@@ -47,16 +50,17 @@ pub struct Place {
 }
 
 /// The learning rate of optimiser step `step`, counted from 0, out of `total_steps`.
-///
-/// Warm-up multiplies it by (step + 1) / (warm-up steps) until that is 1, so that no step has a rate of 0 (Goyal et al.
-/// 2017 start from a fraction of the rate, too).
 pub fn lr(train: &Train, steps_per_epoch: u64, total_steps: u64, step: u64) -> f64 {
     let full = train.optimizer.lr();
     let place = Place { steps_per_epoch, total_steps, step };
-    let scheduled = train.schedule.lr(full, place);
-    let warmup_steps = train.warmup_epochs * steps_per_epoch as f64;
-    let warmup = if warmup_steps > 0.0 { ((step + 1) as f64 / warmup_steps).min(1.0) } else { 1.0 };
-    scheduled * warmup
+    train.schedule.lr(full, place) * warmup(train, place)
+}
+
+/// What warm-up multiplies every learning rate by: (step + 1) / (warm-up steps) until that is 1, so that no step has a rate of 0 (Goyal
+/// et al. 2017 start from a fraction of the rate, too).
+pub(super) fn warmup(train: &Train, place: Place) -> f64 {
+    let warmup_steps = train.warmup_epochs * place.steps_per_epoch as f64;
+    if warmup_steps > 0.0 { ((place.step + 1) as f64 / warmup_steps).min(1.0) } else { 1.0 }
 }
 
 #[cfg(test)]
