@@ -240,6 +240,7 @@ fn experiments() {
         ("groups beside a trunk's rate", "epochs: 1", "epochs: 1\n      trunk_lr: 0.1\n      groups: [{ match: \"*\" }]"),
         ("filters' optimiser for biases", "epochs: 1", "epochs: 1\n      optimizer: { muon: { lr: 0.24 } }"),
         ("slow weights of averages", "epochs: 1", "epochs: 1\n      lookahead: {}\n      ema: {}"),
+        ("slow weights that never move", "epochs: 1", "epochs: 1\n      max_steps: 4\n      lookahead: {}"),
         ("a peak after the end", "epochs: 1", "epochs: 1\n      schedule: { triangle: { peak_at: 2 } }"),
         ("a border of no pixels", "epochs: 1", "epochs: 1\n      augment: { padding: reflect }"),
         ("a flip that nobody knows", "epochs: 1", "epochs: 1\n      augment: { flip: sometimes }"),

@@ -334,6 +334,16 @@ fn smoke_keeps_networks_as_wide_as_what_they_take() {
     }
 }
 
+/// No cell would have the value that somebody gave.
+#[test]
+fn an_override_of_what_is_swept_is_refused() {
+    let swept = experiment("quickstart");
+    let given = [format!("{}=0.05", swept.sweep.keys().next().unwrap())];
+    let error = overrides::refuse_swept(&swept, &given).unwrap_err().to_string();
+    assert!(error.contains(&given[0]) && error.contains("the file sweeps this key"), "{error}");
+    overrides::refuse_swept(&swept, &["seeds=[0]".to_owned()]).unwrap();
+}
+
 /// Levels of up to 600 steps, where a smoke run's sampler takes one at a time.
 #[test]
 fn smoke_settles_what_is_swept() {

@@ -642,7 +642,7 @@ fn a_detector_is_shown_with_its_paper_and_settings() {
         for (key, value) in settings {
             let line = said.lines().find(|line| line.starts_with(&format!("  {key}: "))).unwrap();
             let default = line.rsplit("; default ").next().unwrap();
-            let default: serde_json::Value = match line.ends_with("; may be left out") {
+            let default: serde_json::Value = match line.ends_with("; no default") {
                 true => serde_json::Value::Null,
                 false => serde_json::from_str(default).unwrap_or_else(|_| default.into()),
             };

@@ -46,7 +46,9 @@ impl Opened {
         let mut loaded = find(&arguments.experiment, &folders.experiments)?;
         let plain = loaded.experiment.clone();
         let parts = |texts: &[String]| texts.iter().flat_map(|text| overrides::split(text)).collect::<Vec<_>>();
-        loaded.experiment = overrides::apply(&loaded.experiment, &parts(&arguments.changes.set))?;
+        let set = parts(&arguments.changes.set);
+        loaded.experiment = overrides::apply(&loaded.experiment, &set)?;
+        overrides::refuse_swept(&loaded.experiment, &set)?;
         loaded.experiment = overrides::apply_sweep(&loaded.experiment, &parts(&arguments.changes.sweep))?;
         // A paper's table that cannot be read must not be found out after hours of training.
         for table in &loaded.experiment.tables {

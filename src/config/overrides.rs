@@ -90,6 +90,24 @@ pub fn apply(experiment: &Experiment, overrides: &[String]) -> Result<Experiment
     Ok(experiment)
 }
 
+/// Refuses overrides of keys that the experiment sweeps: no cell would have their values.
+///
+/// # Errors
+/// [`Error::Input`] that quotes the first.
+pub fn refuse_swept(experiment: &Experiment, overrides: &[String]) -> Result<()> {
+    for text in overrides {
+        if let Some((key, value)) = text.split_once('=')
+            && experiment.sweep.contains_key(key.trim())
+        {
+            let message = format!("override `{text}`: the file sweeps this key, with values of its own");
+            return Err(
+                Error::input(message).hint(format!("sweep this value alone: --sweep \"{}=[{value}]\"", key.trim()))
+            );
+        }
+    }
+    Ok(())
+}
+
 /// The experiment with `key=[values]` added to its sweep, replacing what the file sweeps over that key.
 ///
 /// # Errors

@@ -86,7 +86,8 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         train.batch_size = train.batch_size.min(BATCH);
         train.max_steps = Some(train.max_steps.map_or(STEPS, |steps| steps.min(STEPS)));
         train.validation = train.validation.min(VALIDATION);
-        // A round a step.
+        // Slow weights move at each step, a round is one.
+        train.lookahead.iter_mut().for_each(|lookahead| lookahead.every = 1);
         train.reptile.iter_mut().for_each(|reptile| reptile.inner_steps = 1);
     }
     for figure in &mut experiment.figures {

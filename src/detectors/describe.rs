@@ -51,7 +51,7 @@ fn list(text: &mut String, object: &Value, schema: &Value, indent: &str) {
         let default = match setting.get("default") {
             // Its description says which, for an option that files leave out.
             None => String::new(),
-            Some(Value::Null) => "; may be left out".to_owned(),
+            Some(Value::Null) => "; no default".to_owned(),
             Some(Value::String(text)) => format!("; default {text}"),
             Some(Value::Number(number)) => {
                 number.as_f64().map(|number| format!("; default {}", plain(number))).unwrap_or_default()

@@ -205,6 +205,9 @@ impl<'a> Training<'a> {
         let per_epoch = job.source().steps_per_epoch();
         let every_step = recipe.epochs as u64 * per_epoch;
         let total = recipe.max_steps.map_or(every_step, |most| every_step.min(most as u64));
+        if let Some(problem) = recipe.lookahead.as_ref().and_then(|lookahead| lookahead.problem(total)) {
+            return Err(Error::input(format!("lookahead.every: {problem}")).hint("give a smaller one"));
+        }
         let rounds = recipe.reptile.as_ref();
         let mut start = rounds.map(|rounds| (Start::new(rounds, job.params.trainable()), rounds.inner_steps as u64));
         let (state, best) = match saved {

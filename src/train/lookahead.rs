@@ -1,7 +1,8 @@
 //! Lookahead: slow weights that follow the fast ones, which go on from them.
 //!
 //! After every k-th of T steps, with a = `decay`·(t/T)^`power` at step t from 1: e ← a·e + (1 − a)·w, then w ← e, over weights and running
-//! statistics alike. Early on a is near 0, and the fast weights go their way. After the last step w ← e.
+//! statistics alike. Early on a is near 0, and the fast weights go their way. After the last step w ← e: what fewer than k last steps learned
+//! is left out, as in airbench.
 //!
 //! - Paper: Zhang, Lucas, Hinton, Ba, *Lookahead Optimizer: k steps forward, 1 step back*, NeurIPS 2019, <https://arxiv.org/abs/1907.08610>.
 //! - Code: `KellerJordan/cifar10-airbench`, `LookaheadState` of `airbench94.py`, whose a rises over time; the paper's is constant
@@ -38,6 +39,15 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { every: 5, decay: 0.95f64.powi(5), power: 3.0 }
+    }
+}
+
+impl Settings {
+    /// Why so many steps are too few.
+    pub fn problem(&self, steps: u64) -> Option<String> {
+        let every = self.every as u64;
+        // They would stay the first weights, which are left at the end.
+        (every > steps).then(|| format!("slow weights never move: {every} is more than all {steps} steps"))
     }
 }
 

@@ -41,8 +41,9 @@ impl Found {
                 self.train(&path.join("train"), train);
                 self.trunk_lr(&path.join("train"), train, methods::root(network, &experiment.networks));
                 self.padding(&path.join("train"), train);
-                self.lookahead(&path.join("train"), train);
-                self.drop_last(&path.join("train"), train, network.data.as_ref().unwrap_or(&experiment.data.id));
+                let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
+                self.lookahead(&path.join("train"), train, learned);
+                self.drop_last(&path.join("train"), train, learned);
                 self.groups(
                     &path.join("train"),
                     train,

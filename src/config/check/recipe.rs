@@ -6,6 +6,7 @@ use crate::{
     data::{
         self, Dataset, Split,
         augment::{Augment, PaddingMode, Plain},
+        batches::steps_per_epoch,
         enlarged::an_epoch,
     },
     models::ModelConfig,
@@ -17,6 +18,12 @@ use crate::{
 /// Names of parameters do not depend on the shape of images: this one stands for a shape that is known only when images are read.
 const SOME_SHAPE: [usize; 3] = [3, 224, 224];
 
+/// Images of an epoch, as far as their number is known before reading.
+fn images_of_epoch(train: &Train, learned: &Dataset) -> Option<usize> {
+    let all = data::full_size(learned, Split::Train).into_iter().chain(learned.train_limit).min()?;
+    Some(an_epoch(all.saturating_sub(train.validation), train.outliers.as_ref()))
+}
+
 impl Found {
     /// Whether a whole batch is left of an epoch, as far as the number of images is known before reading.
     pub(super) fn drop_last(&mut self, path: &Path, train: &Train, learned: &Dataset) {
@@ -24,10 +31,7 @@ impl Found {
             return;
         }
         let path = path.join("drop_last");
-        let all = data::full_size(learned, Split::Train).or(learned.train_limit);
-        let all = all.map(|images| images.min(learned.train_limit.unwrap_or(usize::MAX)));
-        let epoch = all.map(|images| an_epoch(images.saturating_sub(train.validation), train.outliers.as_ref()));
-        if let Some(images) = epoch.filter(|images| (1..train.batch_size).contains(images)) {
+        if let Some(images) = images_of_epoch(train, learned).filter(|images| (1..train.batch_size).contains(images)) {
             let message = format!(
                 "leaves no batch of {} of the {images} images of an epoch: leave it out, or give a smaller `batch_size`",
                 train.batch_size
@@ -65,11 +69,18 @@ impl Found {
         }
     }
 
-    /// Whether there is one kind of slow weights.
-    pub(super) fn lookahead(&mut self, path: &Path, train: &Train) {
-        if train.lookahead.is_some() && train.ema.is_some() {
-            let message = "goes without `ema`: the weights that it leaves are averages already";
-            self.add(path.join("lookahead"), message);
+    /// Whether there is one kind of slow weights, and steps for them to move.
+    pub(super) fn lookahead(&mut self, path: &Path, train: &Train, learned: &Dataset) {
+        let Some(lookahead) = &train.lookahead else { return };
+        let path = path.join("lookahead");
+        let epoch = images_of_epoch(train, learned);
+        let all = epoch.map(|images| train.epochs as u64 * steps_per_epoch(images, train.batch_size, train.drop_last));
+        let steps = all.into_iter().chain(train.max_steps.map(|most| most as u64)).min();
+        if let Some(problem) = steps.and_then(|steps| lookahead.problem(steps)) {
+            self.add(path.join("every"), problem);
+        }
+        if train.ema.is_some() {
+            self.add(path, "goes without `ema`: the weights that it leaves are averages already");
         }
     }
 
