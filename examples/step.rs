@@ -97,7 +97,7 @@ const UNET: Dense = Dense {
 };
 
 /// Name, work, batch, channels, rows and columns; `benches/torch_step.py` has the same table.
-const CASES: [(&str, Work, usize, usize, usize); 28] = [
+const CASES: [(&str, Work, usize, usize, usize); 33] = [
     ("lenet", Train("lenet"), 128, 1, 28),
     ("wrn40_2", Train("wrn40_2"), 64, 3, 32),
     ("wrn40_2_eval", Eval("wrn40_2"), 128, 3, 32),
@@ -105,6 +105,11 @@ const CASES: [(&str, Work, usize, usize, usize); 28] = [
     ("vgg19", Train("vgg19_bn"), 64, 3, 32),
     ("resnet50_stages", Stages("resnet50", 3), 4, 3, 256),
     ("efficientnet_eval", Eval("efficientnet_lite0"), 16, 3, 224),
+    ("convnext_tiny", Eval("convnext_tiny"), 8, 3, 224),
+    ("regnety_16gf", Eval("regnety_16gf"), 4, 3, 224),
+    ("swin_tiny", Eval("swin_tiny"), 8, 3, 224),
+    ("vit_s16", Eval("vit_s16"), 8, 3, 224),
+    ("dinov2_s14", Eval("dinov2_s14"), 1, 3, 448),
     ("unet", Work::Dense(&UNET), 64, 1, 28),
     ("unet_eval", Work::Denoise(UNET.model), 64, 1, 28),
     ("unet_block32", Block, 64, 32, 32),

@@ -67,6 +67,7 @@ smoke_tests!(
     fer2013_vgg19_afdu_cpu,
     imagenet200_openood,
     mnist_afdu,
+    mvtec_anomaly_dino,
     quickstart,
     surface_quickstart,
     surfaces,

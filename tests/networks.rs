@@ -19,10 +19,16 @@ mod reverse;
 mod simplenet;
 #[path = "networks/stl.rs"]
 mod stl;
+#[path = "networks/swin.rs"]
+mod swin;
 #[path = "networks/tiled.rs"]
 mod tiled;
+#[path = "networks/timm_networks.rs"]
+mod timm_networks;
 #[path = "networks/unet.rs"]
 mod unet;
+#[path = "networks/vit.rs"]
+mod vit;
 #[path = "networks/windows.rs"]
 mod windows;
 
@@ -66,7 +72,10 @@ fn check_outputs(name: &str, outputs: &Shown, golden: &Value, tolerance: f64) {
 }
 
 fn matches_pytorch(name: &str, backbone: Backbone) {
-    let golden = &golden()[name];
+    matches(name, backbone, &golden()[name]);
+}
+
+fn matches(name: &str, backbone: Backbone, golden: &Value) {
     // As used, to the accuracy that f32 allows; then in f64, where gradients through many layers stay sharp.
     for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
         let (network, params, images) = evaluates_as_pytorch(name, &backbone, golden, dtype, tolerance);
@@ -394,6 +403,7 @@ fn every_model_shows_what_it_says() {
         "classifier: { backbone: { wide_resnet: { depth: 10, width: 1 } } }",
         "classifier: { backbone: lenet, head: duq }",
         "features: { backbone: resnet20 }",
+        "classifier: { backbone: { vit: { width: 4, depth: 1, heads: 2, patch: 8 } } }",
         "autoencoder: { channels: 2, latent: 2 }",
         "metaformer: { patch: 8, width: 8, heads: 2 }",
         "stfpm: { backbone: resnet20, stages: [layer3] }",
@@ -449,6 +459,10 @@ fn every_backbone_shows_the_stages_that_it_says() {
         ("efficientnet_lite0", [[32, 47], [65, 50]]),
         ("{ vgg19_bn: { width: 4 } }", [[28, 40], [32, 65]]),
         ("{ airbench: { widths: [4, 6, 8] } }", [[9, 17], [32, 45]]),
+        ("{ convnext: { depths: [1, 1, 2, 1], widths: [4, 6, 8, 10] } }", [[32, 47], [65, 50]]),
+        ("{ regnety: { depths: [1, 1, 2, 1], widths: [4, 8, 16, 24], group: 8 } }", [[32, 47], [65, 50]]),
+        ("{ swin: { width: 4, depths: [1, 2, 1, 1], heads: [1, 2, 4, 2], window: 3 } }", [[4, 36], [64, 44]]),
+        ("{ vit: { width: 4, depth: 2, heads: 2, patch: 7, pretrained_size: 28 } }", [[28, 28], [14, 35]]),
     ] {
         let backbone: Backbone = serde_saphyr::from_str(yaml).unwrap();
         for [height, width] in sizes {

@@ -276,6 +276,10 @@ fn rankfeat_takes_networks_that_average_their_last_maps() {
         (serde_json::json!({ "wide_resnet": { "depth": 10, "width": 1 } }), None),
         ("resnet18_32x32".into(), None),
         ("efficientnet_lite0".into(), None),
+        (
+            serde_json::json!({ "swin": { "width": 4, "depths": [2, 1, 1, 1], "heads": [1, 2, 2, 4], "window": 4 } }),
+            None,
+        ),
         ("vgg19_bn".into(), Some("those of \"features.50\"")),
         ("lenet".into(), Some("those of \"conv2\"")),
     ];

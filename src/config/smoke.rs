@@ -13,7 +13,7 @@ use crate::{
     },
     data::{self, Dataset, Format, Size, registry},
     detectors::Smoke,
-    models::ModelConfig,
+    models::{ModelConfig, common_multiple},
     nn::{Backbone, weights::Normalise},
 };
 
@@ -37,7 +37,7 @@ const EVALUATION_BATCH: usize = 16;
 const DRAWS: usize = 10;
 /// Train images of a set; of the ID set two of each class, if that is more: some detectors learn from how a class's images differ.
 const TRAIN_IMAGES: usize = 32;
-/// Rows and columns of images that are brought to a size.
+/// Rows and columns of images that are brought to a size, at least.
 const SIDE: usize = 32;
 /// Test images of a set.
 const TEST_IMAGES: usize = 24;
@@ -83,6 +83,9 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     }
     for train in experiment.networks.values_mut().filter_map(|network| network.train.as_mut()) {
         train.epochs = 1;
+        for group in &mut train.groups {
+            group.epochs = group.epochs.map(|epochs| epochs.min(1));
+        }
         train.batch_size = train.batch_size.min(BATCH);
         train.max_steps = Some(train.max_steps.map_or(STEPS, |steps| steps.min(STEPS)));
         train.validation = train.validation.min(VALIDATION);
@@ -110,11 +113,12 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
     // Synthetic sets have both parts, and classes have names of their own.
     experiment.sweep.shift_remove(FOLD);
     experiment.data.ood = experiment.data.ood_sets();
+    let side = side(&experiment.networks);
     let id = &mut experiment.data.id;
     let two_of_each = registry::known(id.source()).map_or(0, |known| 2 * known.classes);
     limit(id, TRAIN_IMAGES.max(two_of_each));
-    id.size = id.size.map(|size| Size::Sides(size.sides().map(|side| side.min(SIDE))));
-    let size = data::shape(id).map_or([SIDE; 2], |[_, height, width]| [height, width]);
+    id.size = id.size.map(|size| Size::Sides(size.sides().map(|given| given.min(side))));
+    let size = data::shape(id).map_or([side; 2], |[_, height, width]| [height, width]);
     let grids: Vec<Option<[usize; 2]>> = experiment
         .networks
         .values()
@@ -139,6 +143,13 @@ pub fn smoke(mut experiment: Experiment) -> Experiment {
         validation.made.truncate(SWEEP_VALUES);
     }
     experiment
+}
+
+/// Rows and columns of images that are brought to a size: a whole number of the patches of every network, and no fewer than one needs.
+fn side(networks: &BTreeMap<String, Network>) -> usize {
+    let models: Vec<ModelConfig> = networks.values().filter_map(Network::model).collect();
+    let least = models.iter().map(ModelConfig::least_side).fold(SIDE, usize::max);
+    least.next_multiple_of(models.iter().map(ModelConfig::patch).fold(1, common_multiple))
 }
 
 /// Whether the chain of `from` of a network begins with published weights, whose layers are as wide as they are.

@@ -298,7 +298,7 @@ pub struct MapsFigure {
     pub images: usize,
     /// Whether what a threshold makes of each map stands beside it. Without it many methods fit side by side. Ours: yes.
     #[garde(skip)]
-    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    #[serde(default = "crate::yaml::named::yes", skip_serializing_if = "is_true")]
     pub predictions: bool,
 }
 
@@ -435,10 +435,6 @@ fn fit_in_the_width(predictions: bool) -> impl FnOnce(&Vec<String>, &()) -> gard
         true => Err(garde::Error::new("more than 4 methods fit only with predictions: false")),
         false => Ok(()),
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn is_true(flag: &bool) -> bool {

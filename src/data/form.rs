@@ -53,12 +53,8 @@ pub struct Resize {
     pub mode: Mode,
     /// Whether a pixel is made of all that it covers where an image shrinks. True unless given, as torchvision does with images
     /// of files; OpenCV and albumentations do not. Nearest neighbours have none.
-    #[serde(default = "yes")]
+    #[serde(default = "crate::yaml::named::yes")]
     pub antialias: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// How a pixel is made of others.

@@ -110,6 +110,14 @@ pub(super) struct Stage {
     pub size: [usize; 2],
 }
 
+/// Whether several stages, of more than a pixel, have the rows and columns of the first.
+fn of_one_size(shown: &[(&str, &[usize])]) -> bool {
+    let size = |(_, dims): &(&str, &[usize])| dims[dims.len().saturating_sub(2)..].to_vec();
+    shown.len() > 1
+        && size(&shown[0]).iter().product::<usize>() > 1
+        && shown.iter().all(|stage| size(stage) == size(&shown[0]))
+}
+
 impl Layout {
     /// Of a network that shows this.
     ///
@@ -126,7 +134,7 @@ impl Layout {
     fn of(settings: &Settings<'_>, shown: &[(&str, &[usize])]) -> Result<Self> {
         if shown.is_empty() {
             let message = format!("{} reads what leaves a network's stages, and this one shows none", settings.who);
-            return Err(Error::input(message).hint("ResNets, Wide ResNets, EfficientNets, VGG and LeNet show theirs"));
+            return Err(Error::input(message).hint("classifiers' backbones show theirs"));
         }
         let known = || shown.iter().map(|(name, _)| *name);
         let find = |name: &str| {
@@ -137,6 +145,8 @@ impl Layout {
         };
         let chosen = match settings.stages {
             Some(names) => names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?,
+            // A transformer's are all of one size: the last stands behind its norm, as AnomalyDINO reads it.
+            None if of_one_size(shown) => shown[shown.len() - 1..].iter().collect(),
             None if shown.len() < settings.default.end => shown.iter().collect(),
             None => shown[settings.default.clone()].iter().collect(),
         };

@@ -177,6 +177,9 @@ macro_rules! registry {
 
         /// What is wrong with a name that no detector has.
         pub(crate) fn unknown(name: &str) -> String {
+            if crate::nn::heads::Head::NAMES.contains(&name) {
+                return format!("{name} is a network's head, `head: {name}`, and no detector");
+            }
             let nearest = crate::did_you_mean(name, DetectorConfig::NAMES.iter().copied());
             format!("there is no detector \"{name}\"{nearest}; `oodkit detectors` lists them")
         }

@@ -112,6 +112,11 @@ impl Settings {
                     format!("{name} needs at least {least}×{least} pixels, not {patch}×{patch}"),
                 ));
             }
+            Some(patch) if !patch.is_multiple_of(self.backbone.patch()) => {
+                let (name, whole) = (self.backbone.name(), self.backbone.patch());
+                let message = format!("{name} needs a whole number of patches of {whole}×{whole} pixels");
+                return Err(wrong("patch", message));
+            }
             Some(patch) => {
                 if let Some([height, width]) = size.filter(|size| size.iter().any(|side| patch > *side)) {
                     let message = format!("a window of {patch}×{patch} has no room in images of {height}×{width}");
@@ -182,6 +187,10 @@ impl Kind for Settings {
         Self { freeze, stride, ..self }
     }
 
+    fn patch(&self) -> usize {
+        if self.patch.is_some() { 1 } else { self.backbone.patch() }
+    }
+
     fn label(&self, name: &str) -> String {
         format!("{} {name}", self.backbone.label())
     }
@@ -195,7 +204,8 @@ impl Kind for Settings {
 
     fn on_small_images(self) -> Self {
         let [side, stride] = SMOKE;
-        let patch = self.patch.map(|patch| patch.min(side.max(self.backbone.least_side())));
+        let least = side.max(self.backbone.least_side()).next_multiple_of(self.backbone.patch());
+        let patch = self.patch.map(|patch| patch.min(least));
         Self { stride: patch.map(|_| self.stride.unwrap_or(STRIDE).max(stride)), patch, ..self }
     }
 }

@@ -76,7 +76,7 @@ pub struct Settings {
     /// Whether each channel of a stage is brought to mean 0 and deviation 1 first (batch normalisation without weights): stages differ in
     /// size by an order. Ours: true.
     #[garde(skip)]
-    #[serde(default = "yes")]
+    #[serde(default = "crate::yaml::named::yes")]
     pub standardise: bool,
     /// Which parts of the backbone keep their weights and statistics: a list of the first ones, `[stem, layer1]`, or the last of these,
     /// `layer1`; `stem` is what comes before the first stage; or `all` or `none`. The paper does not say. Ours: `all`, which is
@@ -113,10 +113,6 @@ fn stl_default() -> Option<stl::Settings> {
 
 fn sc_default() -> Option<self_calibrated::Settings> {
     Some(self_calibrated::Settings::default())
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Kind for Settings {

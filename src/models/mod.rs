@@ -130,6 +130,11 @@ pub trait Kind: Sized + Clone + 'static {
         self.backbone().map_or(1, Backbone::least_side)
     }
 
+    /// Rows and columns of the patches that images have a whole number of; 1 where any size goes.
+    fn patch(&self) -> usize {
+        self.backbone().map_or(1, Backbone::patch)
+    }
+
     /// What stands for it where its weights are not there and it has to learn: itself, unless nothing of it could.
     fn learning(&self) -> Option<ModelConfig> {
         None
@@ -285,6 +290,11 @@ impl ModelConfig {
         of_settings!(self, settings => settings.least_side())
     }
 
+    /// As [`Kind::patch`].
+    pub fn patch(&self) -> usize {
+        of_settings!(self, settings => settings.patch())
+    }
+
     /// As [`Kind::learning`].
     #[must_use]
     pub fn learning(self) -> Self {
@@ -307,4 +317,13 @@ impl ModelConfig {
         of_settings!(&mut model, settings => of(settings, published));
         model
     }
+}
+
+/// The least number that both divide; of numbers beyond all sizes, one beyond them.
+pub(crate) fn common_multiple(one: usize, other: usize) -> usize {
+    let (mut divisor, mut rest) = (one.max(1), other.max(1));
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (one.max(1) / divisor).saturating_mul(other.max(1))
 }

@@ -61,16 +61,12 @@ pub struct Settings {
     /// Whether zeros stand beyond the image's border, so that descriptions are as many as a stage's positions. Default: `true`, as
     /// EfficientAD's code has it while it distils.
     #[garde(skip)]
-    #[serde(default = "yes")]
+    #[serde(default = "crate::yaml::named::yes")]
     pub padding: bool,
     /// Whether a 1×1 convolution that learns makes the backbone's channels of the descriptions, as in *Uninformed Students*. Default: `false`.
     #[garde(skip)]
     #[serde(default)]
     pub decode: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Kind for Settings {

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    models::{Kind, ModelConfig, stages::wrong},
+    models::{Kind, ModelConfig, common_multiple, stages::wrong},
     nn::{Backbone, Model, Output, Pass, Shape, Shown, standard::Survey},
     yaml::problems::{Path, Problem},
 };
@@ -76,6 +76,12 @@ impl Settings {
     /// From one tile to the next: 1 at least, also where the settings are refused.
     fn step(&self) -> usize {
         self.size.saturating_sub(self.overlap).max(1)
+    }
+
+    /// A model on the smallest tiles that it takes.
+    fn smallest(model: ModelConfig) -> Self {
+        let size = common_multiple(STRIDE, model.patch());
+        Self { model: Box::new(model), size, overlap: 0 }
     }
 
     fn tile(&self) -> [usize; 2] {
@@ -148,8 +154,13 @@ impl Kind for Settings {
             path: Path::default().join("size"),
             message: format!("the model needs tiles of at least {least}×{least} pixels"),
         });
+        let patch = self.model.patch();
+        let odd = (!self.size.is_multiple_of(patch)).then(|| Problem {
+            path: Path::default().join("size"),
+            message: format!("the model needs tiles of a whole number of patches of {patch}×{patch} pixels"),
+        });
         let cut = size.and_then(|size| self.counts(size).err());
-        inner.chain(small).chain(cut).collect()
+        inner.chain(small).chain(odd).chain(cut).collect()
     }
 
     fn grid(&self, size: [usize; 2]) -> Option<[usize; 2]> {
@@ -169,17 +180,22 @@ impl Kind for Settings {
         self.size
     }
 
+    /// The image's tiles are whole numbers of patches.
+    fn patch(&self) -> usize {
+        1
+    }
+
     fn learning(&self) -> Option<ModelConfig> {
         let learning = self.model.clone().learning();
         (learning != *self.model).then_some(learning)
     }
 
     fn smoke(self) -> Self {
-        Self { model: Box::new(self.model.smoke(false)), size: STRIDE, overlap: 0 }
+        Self::smallest(self.model.smoke(false))
     }
 
     fn on_small_images(self) -> Self {
-        Self { model: Box::new(self.model.smoke(true)), size: STRIDE, overlap: 0 }
+        Self::smallest(self.model.smoke(true))
     }
 }
 

@@ -9,8 +9,8 @@ use crate::{
     Result,
     data::Normalisation,
     nn::{
-        Output, Pass, Shape, airbench, architecture::Architecture, efficientnet, lenet, resnet, resnet_cifar,
-        resnet18_32x32, standard::Survey, vgg, wide_resnet,
+        Output, Pass, Shape, airbench, architecture::Architecture, convnext, efficientnet, lenet, regnet, resnet,
+        resnet_cifar, resnet18_32x32, standard::Survey, swin, vgg, vit, wide_resnet,
     },
     yaml::registry::registry,
 };
@@ -35,6 +35,16 @@ pub trait Family: Sized + Clone + 'static {
     /// weights, or they differ in it.
     const NORMALISATION: Option<[[f32; 3]; 2]> = None;
 
+    /// [`Self::NORMALISATION`], or where weights differ in it that of the ones which fit these settings.
+    fn normalisation(&self) -> Option<[[f32; 3]; 2]> {
+        Self::NORMALISATION
+    }
+
+    /// How the ends of timm's tags start, behind the point, of the weights that [`Self::normalisation`] is of; empty: of all that fit.
+    fn tags(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The layers up to the features, for images of `shape`, with parameters from `vb`.
     ///
     /// # Errors
@@ -44,6 +54,11 @@ pub trait Family: Sized + Clone + 'static {
     /// The stages that its layers show, from input to output: their names, and their channels, rows and columns of images with `size` rows
     /// and columns that fit it.
     fn stages(&self, size: [usize; 2]) -> Vec<(String, [usize; 3])>;
+
+    /// Rows and columns of the patches that it cuts images into, which have a whole number of them; 1 where any size goes.
+    fn patch(&self) -> usize {
+        1
+    }
 
     /// What plans and folders call it; its name unless it is told by its settings.
     fn label(&self, name: &str) -> String {
@@ -164,6 +179,18 @@ registry! {
         /// The network of airbench (Jordan 2024), which whitens patches first, for a fast 94 % of CIFAR-10. `airbench94`, `airbench95` and
         /// `airbench96` are short for the usual ones.
         Airbench = "airbench" in airbench,
+        /// ConvNeXt (Liu et al. 2022) as in timm, whose weights it takes: for images of 32×32 pixels or more. `convnext_tiny`,
+        /// `convnext_small` and `convnext_base` are short for the paper's.
+        Convnext = "convnext" in convnext,
+        /// RegNetY (Radosavovic et al. 2020) as in timm and torchvision, whose weights it takes: for images of 32×32 pixels or more.
+        /// `regnety_16gf` is short for timm's `regnety_160`.
+        Regnety = "regnety" in regnet,
+        /// Swin transformer (Liu et al. 2021) as in timm, whose weights it takes: attention inside of windows. `swin_tiny`, `swin_small` and
+        /// `swin_base` are short for the paper's.
+        Swin = "swin" in swin,
+        /// Vision transformers (Dosovitskiy et al. 2021; DINOv2, Oquab et al. 2024) as timm's, whose weights it takes. `vit_s16`, `vit_b16`,
+        /// `dinov2_s14` and `dinov2_b14` are short for the usual ones.
+        Vit = "vit" in vit,
     }
 }
 
@@ -257,13 +284,20 @@ impl Backbone {
         of_settings!(self, settings => of(settings))
     }
 
-    /// As [`Family::NORMALISATION`].
+    /// As [`Family::normalisation`].
     pub fn normalisation(&self) -> Option<Normalisation> {
-        fn of<F: Family>(_: &F) -> Option<[[f32; 3]; 2]> {
-            F::NORMALISATION
-        }
-        let [mean, std] = of_settings!(self, settings => of(settings))?;
+        let [mean, std] = of_settings!(self, settings => settings.normalisation())?;
         Some(Normalisation { mean: mean.to_vec(), std: std.to_vec() })
+    }
+
+    /// As [`Family::tags`].
+    pub fn tags(&self) -> &'static [&'static str] {
+        of_settings!(self, settings => settings.tags())
+    }
+
+    /// As [`Family::patch`].
+    pub fn patch(&self) -> usize {
+        of_settings!(self, settings => settings.patch())
     }
 
     /// As [`Family::label`].

@@ -1,9 +1,11 @@
 //! Layers with PyTorch's parameter names and default initialisation.
 
 mod doubling;
+mod layer_norm;
 pub mod whitening;
 
 pub use doubling::DoublingNorm;
+pub use layer_norm::LayerNorm2d;
 pub use whitening::Whitening;
 
 use candle_core::{DType, Result, Tensor, Var, bail};
@@ -100,17 +102,21 @@ impl Conv2d {
         Ok(Self { bias, ..Self::new(channels, kernel, convolution, ConvInit::Default, vb)? })
     }
 
-    /// With bias, both starting as asked.
-    pub fn with_init(
+    /// With bias; its weight and its bias start as asked.
+    pub fn starting(
         [inputs, outputs]: [usize; 2],
         kernel: usize,
         convolution: Convolution,
-        init: Init,
+        [weight, bias]: [Init; 2],
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", init)?;
-        let bias = Some(vb.get_with_hints(outputs, "bias", init)?);
-        Ok(Self { weight: weight.into(), bias, convolution, same: false })
+        let weight = vb.get_with_hints((outputs, inputs / convolution.groups, kernel, kernel), "weight", weight)?;
+        Ok(Self::of(weight, vb.get_with_hints(outputs, "bias", bias)?, convolution))
+    }
+
+    /// Of a weight (O, C/groups, k, k) and a bias (O) from elsewhere.
+    pub(super) fn of(weight: Tensor, bias: Tensor, convolution: Convolution) -> Self {
+        Self { weight: weight.into(), bias: Some(bias), convolution, same: false }
     }
 
     /// The same with TensorFlow's `SAME` padding in place of its own: ⌈size / stride⌉ pixels leave each axis, and an odd
@@ -323,6 +329,11 @@ impl Linear {
         })
     }
 
+    /// Without bias.
+    pub fn unbiased([inputs, outputs]: [usize; 2], weight: Init, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { scale: None, ..Self::scaled([inputs, outputs], weight, 1.0, vb)? })
+    }
+
     /// The same with a bound on its spectral norm.
     pub fn bounded(self, bound: Option<&spectral_norm::Settings>, vb: &VarBuilder) -> Result<Self> {
         Ok(Self { weight: self.weight.bounded(bound, None, vb)?, ..self })
@@ -335,6 +346,13 @@ impl Linear {
 
     /// (N, inputs) to (N, outputs), which `activation` of the network's follows: the identity after the last layer.
     pub fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let y = self.of_rows(x, pass)?;
+        pass.note(&self.name, &y, activation)?;
+        pass.choose(activation, |activation| ops::activate(&y, activation))
+    }
+
+    /// (R, inputs) to (R, outputs) of rows that are parts of images, such as tokens: they are no image's neurons, so that none are kept.
+    pub fn of_rows(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (weight, bias) = (self.seen(pass)?, pass.seen(&self.bias));
         let input = pass.operand(x)?;
         let y = if input.dtype() == x.dtype() {
@@ -342,9 +360,8 @@ impl Linear {
         } else {
             input.matmul(&pass.operand(&weight)?.t()?)?.to_dtype(x.dtype())?.broadcast_add(&bias)?
         };
-        pass.note(&self.name, &y, activation)?;
         pass.multiply(&y, weight.dim(1)?);
-        pass.choose(activation, |activation| ops::activate(&y, activation))
+        Ok(y)
     }
 
     /// Its weight (outputs, inputs) as the pass sees it.
@@ -389,6 +406,12 @@ impl BatchNorm2d {
     /// Weight 1, bias 0, running mean 0, running variance 1.
     pub fn new(channels: usize, vb: &VarBuilder) -> Result<Self> {
         let weight = vb.get_with_hints(channels, "weight", Init::Const(1.0))?;
+        Self::with(weight, vb.get_with_hints(channels, "bias", Init::Const(0.0))?, vb)
+    }
+
+    /// Weight 0, bias 0, running mean 0, running variance 1: what ends a residual branch that starts as nothing.
+    pub fn closed(channels: usize, vb: &VarBuilder) -> Result<Self> {
+        let weight = vb.get_with_hints(channels, "weight", Init::Const(0.0))?;
         Self::with(weight, vb.get_with_hints(channels, "bias", Init::Const(0.0))?, vb)
     }
 

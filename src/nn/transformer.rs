@@ -1,10 +1,10 @@
 //! The parts of a vision transformer: patches of an image as tokens, and blocks of self-attention, with timm's parameter names.
 //!
 //! block: y = x + attention(norm1(x)); z = y + mlp(norm2(y)). attention = softmax(Q·Kᵀ/√d)·V in each of `heads` parts of the width, put
-//! together and projected; mlp = fc2(GELU(fc1)).
+//! together and projected; mlp = fc2(GELU(fc1)). With a layer scale, each channel of both is multiplied by a number that learns.
 //!
 //! - Paper: Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021, <https://arxiv.org/abs/2010.11929>.
-//! - Code: timm's `vision_transformer.py` (`Block`, `Attention`, `Mlp`, `PatchEmbed`), its names, ε, and first values (`init_weights_vit_timm`).
+//! - Code: timm's `vision_transformer.py` (`Block`, `Attention`, `LayerScale`, `Mlp`, `PatchEmbed`), its names, ε, and first values (`init_weights_vit_timm`).
 //!   There is no dropout, as in timm's defaults.
 
 use candle_core::{Result, Tensor};
@@ -39,7 +39,7 @@ pub fn linear(inputs: usize, outputs: usize, vb: &VarBuilder) -> Result<Linear> 
 /// When the shapes do not fit.
 pub fn of_tokens(layer: &Linear, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
     let (images, count, width) = tokens.dims3()?;
-    let y = layer.forward(&tokens.reshape((images * count, width))?, Activation::Identity, pass)?;
+    let y = layer.of_rows(&tokens.reshape((images * count, width))?, pass)?;
     y.reshape((images, count, ()))
 }
 
@@ -48,6 +48,7 @@ pub fn of_tokens(layer: &Linear, tokens: &Tensor, pass: &Pass) -> Result<Tensor>
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    epsilon: f64,
 }
 
 impl LayerNorm {
@@ -59,7 +60,14 @@ impl LayerNorm {
         Ok(Self {
             weight: vb.get_with_hints(width, "weight", Init::Const(1.0))?,
             bias: vb.get_with_hints(width, "bias", Init::Const(0.0))?,
+            epsilon: EPSILON,
         })
+    }
+
+    /// The same with another ε than 1e-6.
+    #[must_use]
+    pub fn epsilon(self, epsilon: f64) -> Self {
+        Self { epsilon, ..self }
     }
 
     /// (N, T, width) to the same.
@@ -70,7 +78,7 @@ impl LayerNorm {
         let (images, count, width) = tokens.dims3()?;
         let rows = tokens.reshape((images * count, width))?;
         // One group of all channels.
-        let y = ops::group_norm(&rows, &pass.seen(&self.weight), &pass.seen(&self.bias), 1, EPSILON, false)?;
+        let y = ops::group_norm(&rows, &pass.seen(&self.weight), &pass.seen(&self.bias), 1, self.epsilon, false)?;
         y.reshape((images, count, width))
     }
 }
@@ -135,14 +143,35 @@ impl Attention {
     }
 }
 
+/// A number for each channel, which it is multiplied by.
+#[derive(Debug, Clone)]
+struct LayerScale {
+    gamma: Tensor,
+}
+
+impl LayerScale {
+    fn new(width: usize, start: f64, vb: &VarBuilder) -> Result<Self> {
+        Ok(Self { gamma: vb.get_with_hints(width, "gamma", Init::Const(start))? })
+    }
+
+    /// (N, T, width) to the same.
+    fn forward(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
+        tokens.broadcast_mul(&pass.seen(&self.gamma))
+    }
+}
+
 /// A block of an encoder, which normalises before each of its two parts.
 #[derive(Debug, Clone)]
 pub struct Block {
+    /// The name of what its GELU gives.
+    name: String,
     norm1: LayerNorm,
     attn: Attention,
+    ls1: Option<LayerScale>,
     norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
+    ls2: Option<LayerScale>,
 }
 
 impl Block {
@@ -151,13 +180,25 @@ impl Block {
     /// # Errors
     /// As [`Attention::new`].
     pub fn new(width: usize, heads: usize, vb: &VarBuilder) -> Result<Self> {
+        Self::scaled(width, heads, None, vb)
+    }
+
+    /// The same with a layer scale of which each number starts at `layer_scale`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Attention::new`].
+    pub fn scaled(width: usize, heads: usize, layer_scale: Option<f64>, vb: &VarBuilder) -> Result<Self> {
         let (hidden, mlp) = (EXPANSION * width, vb.pp("mlp"));
+        let scale = |name| layer_scale.map(|start| LayerScale::new(width, start, &vb.pp(name))).transpose();
         Ok(Self {
+            name: mlp.pp("act").prefix(),
             norm1: LayerNorm::new(width, &vb.pp("norm1"))?,
             attn: Attention::new(width, heads, &vb.pp("attn"))?,
+            ls1: scale("ls1")?,
             norm2: LayerNorm::new(width, &vb.pp("norm2"))?,
             fc1: linear(width, hidden, &mlp.pp("fc1"))?,
             fc2: linear(hidden, width, &mlp.pp("fc2"))?,
+            ls2: scale("ls2")?,
         })
     }
 
@@ -171,12 +212,27 @@ impl Block {
 
     /// (N, T, width) to the same.
     ///
+    /// Of the layers whose neurons are [kept](Pass::keeping_layers), it has what its GELU gives, (N, 4·width, T, 1).
+    ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor> {
         let attended = self.attn.forward(&self.norm1.forward(tokens, pass)?, pass)?;
-        let tokens = ops::add(tokens, &attended, Activation::Identity)?;
+        let tokens = ops::add(tokens, &scaled(self.ls1.as_ref(), attended, pass)?, Activation::Identity)?;
         let hidden = ops::gelu(&of_tokens(&self.fc1, &self.norm2.forward(&tokens, pass)?, pass)?)?;
-        ops::add(&tokens, &of_tokens(&self.fc2, &hidden, pass)?, Activation::Identity)
+        if !pass.is_plain() {
+            let neurons = hidden.transpose(1, 2)?.unsqueeze(3)?.contiguous()?;
+            pass.note(&self.name, &neurons, Activation::Identity)?;
+        }
+        let made = scaled(self.ls2.as_ref(), of_tokens(&self.fc2, &hidden, pass)?, pass)?;
+        ops::add(&tokens, &made, Activation::Identity)
+    }
+}
+
+/// What a part of a block gives, with its layer scale.
+fn scaled(scale: Option<&LayerScale>, tokens: Tensor, pass: &Pass) -> Result<Tensor> {
+    match scale {
+        Some(scale) => scale.forward(&tokens, pass),
+        None => Ok(tokens),
     }
 }

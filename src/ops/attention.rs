@@ -2,10 +2,13 @@
 //! again on the way back.
 //!
 //! Of each head: P = softmax(scale·Qᵀ·K) over the keys, Y = V·Pᵀ. With dY the gradient of Y: dV = dY·P, dP = dYᵀ·V,
-//! dS = scale·P·(dP − Σ P·dP), dQ = K·dSᵀ, dK = Q·dS.
+//! dS = scale·P·(dP − Σ P·dP), dQ = K·dSᵀ, dK = Q·dS. With a bias, P = softmax(scale·Qᵀ·K + B), and dB = P·(dP − Σ P·dP) is summed over
+//! the images that have it.
 //!
 //! - Paper: Vaswani et al., *Attention Is All You Need*, NeurIPS 2017, <https://arxiv.org/abs/1706.03762>. That the weights need not be
 //!   kept: Rabe & Staats, *Self-attention Does Not Need O(n²) Memory*, 2021, <https://arxiv.org/abs/2112.05682>.
+
+use std::ops::Range;
 
 use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -38,16 +41,40 @@ pub enum Order {
 /// # Errors
 /// When `3·heads` does not divide the channels, or nothing is there.
 pub fn attention(qkv: &Tensor, heads: usize, scale: f64, order: Order) -> Result<Tensor> {
-    let (images, first, second) = qkv.dims3()?;
-    let [channels, tokens] = if order == Order::Channels { [first, second] } else { [second, first] };
-    if heads == 0 || !channels.is_multiple_of(3 * heads) || qkv.elem_count() == 0 {
-        bail!("attention: {heads} heads do not fit queries, keys and values {:?}", qkv.dims());
-    }
-    let sizes = Sizes { images, tokens, heads, depth: channels / (3 * heads), scale, order };
+    let sizes = Sizes::of(qkv, heads, scale, order)?;
     if op::is_on_gpu(qkv) {
-        return sizes.composed(qkv);
+        return sizes.composed(qkv, None);
     }
     op::apply(Attention(sizes), [qkv])
+}
+
+/// The same with `bias` (K, heads, T, T), which is added to the scaled products of each query (a row) and key (a column) before the softmax:
+/// image i, counted from 0, has the bias i mod K, so that K divides the images. The bias has a gradient, too.
+///
+/// # Errors
+/// As [`attention`], and when the bias does not fit.
+pub fn biased_attention(qkv: &Tensor, bias: &Tensor, heads: usize, scale: f64, order: Order) -> Result<Tensor> {
+    let sizes = Sizes::of(qkv, heads, scale, order)?;
+    let (kinds, of, rows, columns) = bias.dims4()?;
+    let fits = [of, rows, columns] == [heads, sizes.tokens, sizes.tokens] && kinds > 0;
+    if !fits || !sizes.images.is_multiple_of(kinds) {
+        bail!("attention: a bias of {:?} does not fit queries, keys and values {:?}", bias.dims(), qkv.dims());
+    }
+    if op::is_on_gpu(qkv) {
+        return sizes.composed(qkv, Some(bias));
+    }
+    op::apply(Biased(sizes), [qkv, bias])
+}
+
+impl Sizes {
+    fn of(qkv: &Tensor, heads: usize, scale: f64, order: Order) -> Result<Self> {
+        let (images, first, second) = qkv.dims3()?;
+        let [channels, tokens] = if order == Order::Channels { [first, second] } else { [second, first] };
+        if heads == 0 || !channels.is_multiple_of(3 * heads) || qkv.elem_count() == 0 {
+            bail!("attention: {heads} heads do not fit queries, keys and values {:?}", qkv.dims());
+        }
+        Ok(Self { images, tokens, heads, depth: channels / (3 * heads), scale, order })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +90,7 @@ struct Sizes {
 
 impl Sizes {
     /// By products of whole matrices, which a GPU has.
-    fn composed(self, qkv: &Tensor) -> Result<Tensor> {
+    fn composed(self, qkv: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let Self { images, tokens, heads, depth, scale, order } = self;
         // (N, heads, T, depth) each.
         let parts = match order {
@@ -71,7 +98,13 @@ impl Sizes {
             Order::Tokens => qkv.reshape((images, tokens, 3, heads, depth))?.permute((2, 0, 3, 1, 4))?,
         };
         let parts = parts.contiguous()?;
-        let weights = softmax(&(parts.get(0)? * scale)?.matmul(&parts.get(1)?.t()?)?)?;
+        let mut products = (parts.get(0)? * scale)?.matmul(&parts.get(1)?.t()?)?;
+        if let Some(bias) = bias {
+            let shape = products.shape().clone();
+            let by_kind = products.reshape(((), bias.dim(0)?, heads, tokens, tokens))?;
+            products = by_kind.broadcast_add(bias)?.reshape(shape)?;
+        }
+        let weights = softmax(&products)?;
         let mixed = weights.matmul(&parts.get(2)?)?;
         match order {
             Order::Channels => mixed.transpose(2, 3)?.reshape((images, heads * depth, tokens)),
@@ -124,17 +157,35 @@ impl Sizes {
     }
 
     /// Ranges of queries whose weights are made at a time.
-    fn blocks(self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    fn blocks(self) -> impl Iterator<Item = Range<usize>> {
         let size = (WEIGHTS / self.tokens).clamp(1, self.tokens);
         (0..self.tokens).step_by(size).map(move |start| start..self.tokens.min(start + size))
     }
 
-    /// The (queries, T) weights P, row after row.
-    fn weights<T: Float>(self, weights: &mut [T], queries: Matrix<'_, T>, keys: Matrix<'_, T>) {
-        matmul(weights, false, queries.transposed(), keys);
+    /// The (T, T) bias of a head of an image, if there is one.
+    fn bias_of<T>(self, bias: Option<&[T]>, image: usize, head: usize) -> Option<&[T]> {
+        let square = self.tokens * self.tokens;
+        let bias = bias?;
+        let kind = image % (bias.len() / (self.heads * square));
+        bias.chunks_exact(square).nth(kind * self.heads + head)
+    }
+
+    /// The (queries, T) weights P of the queries of `block`, row after row. `bias`: of all queries.
+    fn weights<T: Float>(
+        self,
+        weights: &mut [T],
+        block: Range<usize>,
+        [queries, keys]: [Matrix<'_, T>; 2],
+        bias: Option<&[T]>,
+    ) {
+        matmul(weights, false, queries.columns(block.clone()).transposed(), keys);
         let scale = T::from_f64(self.scale);
-        for row in weights.chunks_exact_mut(self.tokens) {
+        for (query, row) in block.zip(weights.chunks_exact_mut(self.tokens)) {
             wide!(row.iter_mut().for_each(|value| *value *= scale));
+            if let Some(bias) = bias {
+                let bias = &bias[query * self.tokens..][..self.tokens];
+                wide!(row.iter_mut().zip(bias).for_each(|(value, bias)| *value += *bias));
+            }
             let most = largest(row);
             wide!(row.iter_mut().for_each(|value| *value = Float::exp(*value - most)));
             let factor = T::from_f64(1.0 / sum(row));
@@ -142,21 +193,88 @@ impl Sizes {
         }
     }
 
-    /// `parts` times C channels of every image, which `head` writes head by head.
-    fn each_head<T: Float>(
-        self,
-        parts: usize,
-        head: impl Fn(usize, usize) -> Vec<(usize, usize, Vec<T>)> + Sync,
-    ) -> Vec<T> {
+    /// `parts` times C channels of every image, which `head` writes head by head; and what else it makes, image after image and head after
+    /// head.
+    fn each_head<T: Float>(self, parts: usize, head: impl Fn(usize, usize) -> Made<T> + Sync) -> (Vec<T>, Vec<Vec<T>>) {
         let mut all = vec![T::from_f64(0.0); self.images * self.of_image(parts)];
-        all.par_chunks_mut(self.of_image(parts)).enumerate().for_each(|(at, image)| {
+        let images = all.par_chunks_mut(self.of_image(parts)).enumerate().map(|(at, image)| {
             let heads: Vec<_> = (0..self.heads).into_par_iter().map(|of| head(at, of)).collect();
-            for (of, made) in heads.iter().enumerate() {
-                made.iter().for_each(|(part, first, values)| self.write(image, parts, [*part, of], *first, values));
+            let mut others = Vec::with_capacity(self.heads);
+            for (of, made) in heads.into_iter().enumerate() {
+                made.parts.iter().for_each(|(part, first, values)| {
+                    self.write(image, parts, [*part, of], *first, values);
+                });
+                others.push(made.slopes);
             }
+            others
         });
-        all
+        let others: Vec<Vec<Vec<T>>> = images.collect();
+        (all, others.into_iter().flatten().collect())
     }
+
+    fn forward<T: Float>(self, qkv: &[T], bias: Option<&[T]>) -> Vec<T> {
+        let (y, _) = self.each_head(1, |image, head| {
+            let bias = self.bias_of(bias, image, head);
+            let image = &qkv[image * self.of_image(3)..][..self.of_image(3)];
+            let [q, k, v] = [0, 1, 2].map(|part| self.matrix(image, 3, part, head));
+            let mut weights = Vec::new();
+            let made = self.blocks().map(|block| {
+                weights.resize(block.len() * self.tokens, T::from_f64(0.0));
+                self.weights(&mut weights, block.clone(), [q, k], bias);
+                let mut mixed = vec![T::from_f64(0.0); self.depth * block.len()];
+                matmul(&mut mixed, false, v, Matrix::new(&weights, block.len(), self.tokens).transposed());
+                (0, block.start, mixed)
+            });
+            Made { parts: made.collect(), slopes: Vec::new() }
+        });
+        y
+    }
+
+    /// The gradient of queries, keys and values, as they lie; with `learns`, also the (T, T) gradient of each head's bias, image after image.
+    fn backward<T: Float>(self, qkv: &[T], bias: Option<&[T]>, dy: &[T], learns: bool) -> (Vec<T>, Vec<Vec<T>>) {
+        let scale = T::from_f64(self.scale);
+        self.each_head(3, |image, head| {
+            let bias = self.bias_of(bias, image, head);
+            let dy = self.matrix(&dy[image * self.of_image(1)..][..self.of_image(1)], 1, 0, head);
+            let image = &qkv[image * self.of_image(3)..][..self.of_image(3)];
+            let [q, k, v] = [0, 1, 2].map(|part| self.matrix(image, 3, part, head));
+            let zeros = |count: usize| vec![T::from_f64(0.0); self.depth * count];
+            let (mut weights, mut slopes) = (Vec::new(), Vec::new());
+            let (mut dk, mut dv) = (zeros(self.tokens), zeros(self.tokens));
+            let mut made = Made { parts: Vec::new(), slopes: Vec::new() };
+            for block in self.blocks() {
+                let (rows, start) = (block.len(), block.start);
+                weights.resize(rows * self.tokens, T::from_f64(0.0));
+                slopes.resize(rows * self.tokens, T::from_f64(0.0));
+                self.weights(&mut weights, block.clone(), [q, k], bias);
+                let (q, dy) = (q.columns(block.clone()), dy.columns(block));
+                matmul(&mut dv, true, dy, Matrix::new(&weights, rows, self.tokens));
+                matmul(&mut slopes, false, dy.transposed(), v);
+                for (ds, p) in slopes.chunks_exact_mut(self.tokens).zip(weights.chunks_exact(self.tokens)) {
+                    let mean = T::from_f64(sum_of([&*ds, p], |[ds, p]| ds * p));
+                    if learns {
+                        made.slopes.extend(ds.iter().zip(p).map(|(ds, p)| *p * (*ds - mean)));
+                    }
+                    wide!(ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * *p * (*ds - mean)));
+                }
+                let slopes = Matrix::new(&slopes, rows, self.tokens);
+                let mut dq = zeros(rows);
+                matmul(&mut dq, false, k, slopes.transposed());
+                made.parts.push((0, start, dq));
+                matmul(&mut dk, true, q, slopes);
+            }
+            made.parts.extend([(1, 0, dk), (2, 0, dv)]);
+            made
+        })
+    }
+}
+
+/// What one head of one image makes.
+struct Made<T> {
+    /// (part, first token, values) of (depth, tokens) matrices.
+    parts: Vec<(usize, usize, Vec<T>)>,
+    /// The gradient of its bias, if that is asked for.
+    slopes: Vec<T>,
 }
 
 struct Attention(Sizes);
@@ -165,21 +283,7 @@ impl Op<1> for Attention {
     const NAME: &'static str = "attention";
 
     fn cpu<T: Float>(&self, [qkv]: [Array<'_, T>; 1]) -> Result<(Vec<T>, Shape)> {
-        let sizes = self.0;
-        let y = sizes.each_head(1, |image, head| {
-            let image = &qkv.data[image * sizes.of_image(3)..][..sizes.of_image(3)];
-            let [q, k, v] = [0, 1, 2].map(|part| sizes.matrix(image, 3, part, head));
-            let mut weights = Vec::new();
-            let made = sizes.blocks().map(|block| {
-                weights.resize(block.len() * sizes.tokens, T::from_f64(0.0));
-                sizes.weights(&mut weights, q.columns(block.clone()), k);
-                let mut mixed = vec![T::from_f64(0.0); sizes.depth * block.len()];
-                matmul(&mut mixed, false, v, Matrix::new(&weights, block.len(), sizes.tokens).transposed());
-                (0, block.start, mixed)
-            });
-            made.collect()
-        });
-        Ok((y, sizes.result()))
+        Ok((self.0.forward(qkv.data, None), self.0.result()))
     }
 
     fn gradients(&self, [qkv]: [&Tensor; 1], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 1]> {
@@ -194,38 +298,53 @@ impl Op<2> for Gradient {
     const NAME: &'static str = "attention's gradient";
 
     fn cpu<T: Float>(&self, [qkv, dy]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
-        let sizes = self.0;
-        let scale = T::from_f64(sizes.scale);
-        let gradient = sizes.each_head(3, |image, head| {
-            let dy = sizes.matrix(&dy.data[image * sizes.of_image(1)..][..sizes.of_image(1)], 1, 0, head);
-            let image = &qkv.data[image * sizes.of_image(3)..][..sizes.of_image(3)];
-            let [q, k, v] = [0, 1, 2].map(|part| sizes.matrix(image, 3, part, head));
-            let zeros = |count: usize| vec![T::from_f64(0.0); sizes.depth * count];
-            let (mut weights, mut slopes) = (Vec::new(), Vec::new());
-            let (mut dk, mut dv) = (zeros(sizes.tokens), zeros(sizes.tokens));
-            let mut made = Vec::new();
-            for block in sizes.blocks() {
-                let (rows, start) = (block.len(), block.start);
-                let (q, dy) = (q.columns(block.clone()), dy.columns(block));
-                weights.resize(rows * sizes.tokens, T::from_f64(0.0));
-                slopes.resize(rows * sizes.tokens, T::from_f64(0.0));
-                sizes.weights(&mut weights, q, k);
-                matmul(&mut dv, true, dy, Matrix::new(&weights, rows, sizes.tokens));
-                matmul(&mut slopes, false, dy.transposed(), v);
-                for (ds, p) in slopes.chunks_exact_mut(sizes.tokens).zip(weights.chunks_exact(sizes.tokens)) {
-                    let mean = T::from_f64(sum_of([&*ds, p], |[ds, p]| ds * p));
-                    wide!(ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * *p * (*ds - mean)));
-                }
-                let slopes = Matrix::new(&slopes, rows, sizes.tokens);
-                let mut dq = zeros(rows);
-                matmul(&mut dq, false, k, slopes.transposed());
-                made.push((0, start, dq));
-                matmul(&mut dk, true, q, slopes);
+        Ok((self.0.backward(qkv.data, None, dy.data, false).0, qkv.shape.clone()))
+    }
+}
+
+struct Biased(Sizes);
+
+impl Op<2> for Biased {
+    const NAME: &'static str = "biased attention";
+
+    fn cpu<T: Float>(&self, [qkv, bias]: [Array<'_, T>; 2]) -> Result<(Vec<T>, Shape)> {
+        Ok((self.0.forward(qkv.data, Some(bias.data)), self.0.result()))
+    }
+
+    fn gradients(&self, [qkv, bias]: [&Tensor; 2], _: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let learns = bias.track_op();
+        let packed = op::apply_no_grad(&BiasedGradient { sizes: self.0, learns }, [qkv, bias, dy])?;
+        let of_qkv = packed.narrow(0, 0, qkv.elem_count())?.reshape(qkv.shape())?;
+        // Copied, because a view would keep the large array alive as long as an optimiser keeps the gradient.
+        let of_bias =
+            || packed.narrow(0, qkv.elem_count(), bias.elem_count())?.force_contiguous()?.reshape(bias.shape());
+        Ok([Some(of_qkv), learns.then(of_bias).transpose()?])
+    }
+}
+
+/// (queries, keys and values; bias; dY) to the gradients of the first and, if the bias learns, of the second, packed.
+struct BiasedGradient {
+    sizes: Sizes,
+    learns: bool,
+}
+
+impl Op<3> for BiasedGradient {
+    const NAME: &'static str = "biased attention's gradient";
+
+    fn cpu<T: Float>(&self, [qkv, bias, dy]: [Array<'_, T>; 3]) -> Result<(Vec<T>, Shape)> {
+        let (mut packed, slopes) = self.sizes.backward(qkv.data, Some(bias.data), dy.data, self.learns);
+        if self.learns {
+            // In the order of the images, whatever thread came first.
+            let mut sums = vec![0.0; bias.data.len()];
+            let square = self.sizes.tokens * self.sizes.tokens;
+            for (at, slopes) in slopes.iter().enumerate() {
+                let sums = &mut sums[at * square % bias.data.len()..][..square];
+                sums.iter_mut().zip(slopes).for_each(|(sum, slope)| *sum += slope.to_f64());
             }
-            made.extend([(1, 0, dk), (2, 0, dv)]);
-            made
-        });
-        Ok((gradient, qkv.shape.clone()))
+            packed.extend(sums.into_iter().map(T::from_f64));
+        }
+        let shape = packed.len().into();
+        Ok((packed, shape))
     }
 }
 
@@ -249,7 +368,7 @@ mod tests {
             let qkv = Var::from_tensor(&(uniform("qkv", &shape) * 3.0).unwrap()).unwrap();
             let sizes = Sizes { images: 2, tokens, heads, depth: 8 / heads, scale: 0.7, order };
             let ours = attention(&qkv, heads, 0.7, order).unwrap();
-            let whole = sizes.composed(&qkv).unwrap();
+            let whole = sizes.composed(&qkv, None).unwrap();
             assert_eq!(ours.dims(), whole.dims());
             assert!(farthest(&ours, &whole) < 1e-12, "{order:?}: {}", farthest(&ours, &whole));
             let toward = uniform("toward", ours.dims());
@@ -264,8 +383,38 @@ mod tests {
         assert_eq!(blocks.map(|block| block.len()).collect::<Vec<_>>(), [109, 109, 82]);
     }
 
+    /// The second image of each pair has another bias than the first; 200 tokens are two blocks of queries.
+    #[test]
+    fn a_bias_is_added_and_learns() {
+        for (order, tokens, heads) in [(Order::Tokens, 200, 1), (Order::Tokens, 6, 2), (Order::Channels, 6, 2)] {
+            let shape = if order == Order::Channels { [4, 24, tokens] } else { [4, tokens, 24] };
+            let qkv = Var::from_tensor(&(uniform("qkv", &shape) * 3.0).unwrap()).unwrap();
+            let bias = Var::from_tensor(&(uniform("bias", &[2, heads, tokens, tokens]) * 2.0).unwrap()).unwrap();
+            let sizes = Sizes { images: 4, tokens, heads, depth: 8 / heads, scale: 0.7, order };
+            let ours = biased_attention(&qkv, &bias, heads, 0.7, order).unwrap();
+            let whole = sizes.composed(&qkv, Some(&bias)).unwrap();
+            assert!(farthest(&ours, &whole) < 1e-12, "{order:?}: {}", farthest(&ours, &whole));
+            assert!(farthest(&ours, &attention(&qkv, heads, 0.7, order).unwrap()) > 1e-3);
+            let toward = uniform("toward", ours.dims());
+            let gradients = |y: &Tensor| (y * &toward).unwrap().sum_all().unwrap().backward().unwrap();
+            let (found, expected) = (gradients(&ours), gradients(&whole));
+            for of in [&qkv, &bias] {
+                let far = farthest(found.get(of).unwrap(), expected.get(of).unwrap());
+                assert!(far < 1e-11, "{order:?}, gradients: {far}");
+            }
+            // A bias that is a constant: the same for the rest.
+            let constant = gradients(&biased_attention(&qkv, &bias.detach(), heads, 0.7, order).unwrap());
+            assert_eq!(farthest(constant.get(&qkv).unwrap(), found.get(&qkv).unwrap()), 0.0);
+            assert!(constant.get(&bias).is_none());
+        }
+    }
+
     #[test]
     fn what_does_not_fit_is_an_error() {
+        let qkv = uniform("qkv", &[4, 12, 5]);
+        let biased = |shape: &[usize]| biased_attention(&qkv, &uniform("bias", shape), 2, 1.0, Order::Channels);
+        assert!(biased(&[1, 2, 5, 5]).is_ok() && biased(&[4, 2, 5, 5]).is_ok());
+        assert!(biased(&[3, 2, 5, 5]).is_err() && biased(&[1, 1, 5, 5]).is_err() && biased(&[1, 2, 5, 4]).is_err());
         let qkv = uniform("qkv", &[1, 12, 5]);
         assert!(attention(&qkv, 2, 1.0, Order::Channels).is_ok());
         assert!(attention(&qkv, 3, 1.0, Order::Channels).is_err());

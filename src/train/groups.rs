@@ -157,8 +157,9 @@ pub fn empty(groups: &[Group], names: &[&str]) -> Vec<(usize, String)> {
             None => {
                 let listed = names.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
                 let more = if names.len() > LISTED { ", …" } else { "" };
+                let nearest = crate::did_you_mean(&group.names, names.iter().copied());
                 format!(
-                    "no parameter that learns fits \"{}\": they are called {listed}{more}, and `*` stands for any characters",
+                    "no parameter that learns fits \"{}\"{nearest}: they are called {listed}{more}, and `*` stands for any characters",
                     group.names
                 )
             }

@@ -26,15 +26,15 @@ pub type Required = fn(Option<&str>, &str) -> Option<Vec<String>>;
 /// What is wrong at one place.
 struct Finding {
     location: Option<Location>,
-    /// Whether it is about all of that file, not about the place where its reading ended.
-    whole_file: bool,
+    /// Line and column of what it is about in that file, where that is not the place at which the reading ended.
+    instead: Option<(u64, u64)>,
     message: String,
     hint: Option<String>,
 }
 
 impl Finding {
     fn new(location: Option<Location>, message: impl Into<String>) -> Self {
-        Self { location, whole_file: false, message: message.into(), hint: None }
+        Self { location, instead: None, message: message.into(), hint: None }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -70,7 +70,7 @@ fn block(finding: &Finding, sources: &[Source]) -> String {
             None => message,
         };
     };
-    let (line, column) = if finding.whole_file { (1, 1) } else { (location.line(), location.column()) };
+    let (line, column) = finding.instead.unwrap_or((location.line(), location.column()));
     let mut block = format!("{}:{line}:{column}: {message}", from.name);
     block.push_str(&excerpt(&from.text, line, column));
     let mut included = from.included_at;
@@ -127,7 +127,11 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source], required: Required)
         E::Unexpected { expected: "mapping end", .. } | E::ExpectedMappingEndAfterEnumVariantValue { .. } => {
             Finding::new(at, "only one name may stand here, and this is the second")
         }
-        E::Unexpected { expected: what, .. } => Finding::new(at, expected(type_words(what), at, sources)),
+        E::Unexpected { expected: what, .. } => {
+            let what = type_words(what);
+            let lacks = (what == "a map").then(|| lacks_settings(at, sources)).flatten();
+            lacks.unwrap_or_else(|| Finding::new(at, expected(what, at, sources)))
+        }
         E::ExternallyTaggedEnumExpectedScalarOrMapping { .. } | E::ExpectedStringKeyForExternallyTaggedEnum { .. } => {
             Finding::new(at, expected("a name, or a map of a name and its settings".into(), at, sources))
         }
@@ -171,13 +175,70 @@ fn findings(error: &serde_saphyr::Error, sources: &[Source], required: Required)
     vec![finding]
 }
 
+/// A name that needs a map of settings and has none, or a key without its value. The reading ends at what comes next.
+fn lacks_settings(at: Option<Location>, sources: &[Source]) -> Option<Finding> {
+    let end = at.filter(|location| *location != Location::UNKNOWN)?;
+    let (row, column) = (usize::try_from(end.line()).ok()?, usize::try_from(end.column()).ok()?);
+    let lines: Vec<&str> = source(end, sources)?.text.lines().collect();
+    // The place may be behind the last line.
+    let last = lines.get(row.checked_sub(1)?).copied().unwrap_or_default();
+    let same: String = last.chars().take(column.checked_sub(1)?).collect();
+    let same = same.trim_end();
+    let found = |line: usize, word: &str, before: usize| {
+        let word = word.trim_matches(['"', '\'']);
+        let mut finding = Finding::new(at, format!("`{word}` needs its settings, a map"));
+        finding.instead = Some((line as u64, before as u64 + 1));
+        finding.hint(format!("write `{{ {word}: {{ … }} }}`"))
+    };
+    let without_value = |line: usize, text: &str| {
+        let key = text.trim().trim_start_matches("- ");
+        let mut finding = Finding::new(at, format!("`{key}` has no value"));
+        finding.instead = Some((line as u64, (text.trim_end().chars().count() - key.chars().count()) as u64 + 1));
+        finding.hint("it takes a map of settings; `{}` has the defaults")
+    };
+    // The colon of the key itself.
+    if !same.is_empty() && last.chars().skip(same.chars().count()).collect::<String>().trim() == ":" {
+        return Some(without_value(row, same));
+    }
+    if let Some(before) = same.strip_suffix(',') {
+        // Within braces: the word before the comma, unless it ends a map or a list of its own.
+        let start = before.rfind([' ', ':', '{', '[', ',']).map_or(0, |at| at + 1);
+        let word = &before[start..];
+        return (!word.is_empty() && !word.ends_with(['}', ']']))
+            .then(|| found(row, word, before[..start].chars().count()));
+    }
+    if !same.is_empty() {
+        return None;
+    }
+    // At the start of a line: the last word of what stands above.
+    let content = |line: &str| line.split(" #").next().unwrap_or_default().trim_end().to_owned();
+    let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let above = lines.iter().take(row - 1).rposition(|line| says(line))?;
+    let text = content(lines[above]);
+    let text = text.trim_end_matches(',');
+    let indent = text.len() - text.trim_start().len();
+    let start = text.rfind([' ', ':']).map_or(0, |at| at + 1);
+    match &text[start..] {
+        // A key without a value, and not one whose value starts here.
+        "" if text.ends_with(':') && column <= indent + 1 => Some(without_value(above + 1, &text[..text.len() - 1])),
+        word if !word.is_empty()
+            && !word.ends_with(['}', ']', '|', '>'])
+            && text[..start].trim_end().ends_with(':') =>
+        {
+            Some(found(above + 1, word, text[..start].chars().count()))
+        }
+        _ => None,
+    }
+}
+
 /// A key that a map lacks, with all that the map must have; the place is that of the map's last key.
 fn missing_key(field: &str, at: Option<Location>, sources: &[Source], required: Required) -> Finding {
     let mut finding = Finding::new(at, format!("this map lacks the key `{field}`"));
     let Some(at) = at.filter(|location| *location != Location::UNKNOWN) else { return finding };
     let Some(from) = source(at, sources) else { return finding };
-    finding.whole_file = at.column() == 1;
-    let parent = if finding.whole_file {
+    let whole_file = at.column() == 1;
+    finding.instead = whole_file.then_some((1, 1));
+    let parent = if whole_file {
         // An included file is the value of the key that includes it.
         from.included_at.and_then(|at| Some((at, source(at, sources)?))).map(|(at, parent)| key_above(&parent.text, at))
     } else {

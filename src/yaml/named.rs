@@ -148,6 +148,11 @@ pub fn string_or_object(schema: &mut Schema) {
     *schema = json_schema!({ "anyOf": [{ "type": "string" }, long] });
 }
 
+/// The default of a setting that is on unless it is turned off.
+pub fn yes() -> bool {
+    true
+}
+
 /// Whether a setting need not be written.
 pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

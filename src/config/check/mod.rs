@@ -4,6 +4,7 @@
 //! into a line and a column.
 
 mod comparison;
+mod images;
 mod networks;
 mod recipe;
 mod sets;

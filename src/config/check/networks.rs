@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Found, in_names, root};
 use crate::{
     config::{Data, Experiment, Network, methods},
-    data::{self, Dataset, Format, Split, enlarged::Outliers},
+    data::{self, Dataset, Format, enlarged::Outliers},
     losses::{Loss, Term},
     models::{ModelConfig, taken},
     nn::{
@@ -40,8 +40,8 @@ impl Found {
             if let Some(train) = &network.train {
                 self.train(&path.join("train"), train);
                 self.trunk_lr(&path.join("train"), train, methods::root(network, &experiment.networks));
-                self.padding(&path.join("train"), train);
                 let learned = network.data.as_ref().unwrap_or(&experiment.data.id);
+                self.padding(&path.join("train"), train, learned);
                 self.lookahead(&path.join("train"), train, learned);
                 self.drop_last(&path.join("train"), train, learned);
                 self.groups(
@@ -71,49 +71,6 @@ impl Found {
             self.taken(&path, network, experiment);
             self.normalise(&path, network, learned);
             self.members(&path, network, &experiment.seeds);
-        }
-    }
-
-    /// Whether it is known what images are normalised by.
-    pub(super) fn normalise(&mut self, path: &Path, network: &Network, id: &Dataset) {
-        let known = network.built_on().as_ref().and_then(Backbone::normalisation);
-        let path_of = path.join("normalise");
-        let of_model = network.model().is_some_and(|model| model.normalisation(1).is_some());
-        match network.normalise {
-            Normalise::Weights if of_model => {
-                let message = "this model brings pixels to -1..1, whatever its weights are: leave this key out";
-                self.add(path_of, message);
-            }
-            Normalise::Data if of_model => {}
-            Normalise::Data
-                if network.train.is_none() && data::given_normalisation(id).is_ok_and(|given| given.is_none()) =>
-            {
-                let or = if known.is_some() { "write `normalise: weights`, or " } else { "" };
-                let message = format!(
-                    "weights that are used as they are need the mean and std that they were trained with: {or}give them with \
-                     \"{}\", one number per channel",
-                    id.name
-                );
-                self.add(path.clone(), message);
-            }
-            Normalise::Weights if network.from.is_some() => {
-                self.add(path_of, "goes with weights: a network `from` another has that one's");
-            }
-            Normalise::Weights if network.weights.is_none() => {
-                self.add(path_of, "goes with weights, and this network starts untrained");
-            }
-            Normalise::Weights => {
-                let channels = data::shape(id).map(|[channels, ..]| channels).or(id.channels);
-                if known.is_none() {
-                    let message = "oodkit knows no mean and std of this backbone's weights: give them with data.id";
-                    self.add(path_of, message);
-                } else if channels == Some(1) {
-                    let message =
-                        format!("is of RGB images, and those of \"{}\" are grey: write `channels: 3` there", id.name);
-                    self.add(path_of, message);
-                }
-            }
-            Normalise::Data => {}
         }
     }
 
@@ -232,29 +189,6 @@ impl Found {
                 self.add(if whole { path.clone() } else { path.join(term) }, message);
             }
             said |= whole;
-        }
-    }
-
-    /// Whether a network can be built and trained for the images of an ID set, as far as they are known before reading.
-    pub(super) fn fits(&mut self, path: &Path, network: &Network, dataset: &Dataset, id: &Dataset) {
-        let smallest = network.model().map_or(1, |model| model.least_side());
-        // All sets take the ID set's shape.
-        if let Some([_, height, width]) = data::shape(id)
-            && height.min(width) < smallest
-        {
-            let message = format!(
-                "needs images of at least {smallest}×{smallest} pixels, and those of \"{}\" are {height}×{width}",
-                id.name
-            );
-            self.add(path.join(if network.model.is_some() { "model" } else { "backbone" }), message);
-        }
-        let limit = dataset.train_limit.unwrap_or(usize::MAX);
-        if let Some(train) = &network.train
-            && let Some(images) = data::full_size(dataset, Split::Train).or(dataset.train_limit).map(|n| n.min(limit))
-            && train.validation >= images
-        {
-            let message = format!("{} of {images} train images: none would be left to learn from", train.validation);
-            self.add(path.join("train").join("validation"), message);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     config::Network,
     data::{
         self, Dataset, Split,
-        augment::{Augment, PaddingMode, Plain},
+        augment::{Augment, Change, PaddingMode, Plain},
         batches::steps_per_epoch,
         enlarged::an_epoch,
     },
@@ -59,13 +59,31 @@ impl Found {
         }
     }
 
-    /// Whether there are pixels around images to fill.
-    pub(super) fn padding(&mut self, path: &Path, train: &Train) {
+    /// Whether there are pixels around images to fill, and enough within them to mirror.
+    pub(super) fn padding(&mut self, path: &Path, train: &Train, learned: &Dataset) {
+        let path = path.join("augment");
+        let side = data::shape(learned).map(|[_, height, width]| height.min(width));
+        let mut mirrored = |path: Path, pixels: usize, mode: PaddingMode| {
+            if let Some(most) = side.and_then(|side| mode.most(side)).filter(|most| pixels > *most) {
+                self.add(path, format!("images of this size have {most} pixels to mirror, not {pixels}"));
+            }
+        };
+        match &train.augment {
+            Augment::Plain(plain) => mirrored(path.join("crop_padding"), plain.crop_padding, plain.padding),
+            Augment::List(changes) => {
+                for (at, change) in changes.iter().enumerate() {
+                    if let Change::RandomCrop(crop) = change {
+                        let path = path.join(at).join("random_crop").join("padding");
+                        mirrored(path, crop.padding, crop.padding_mode);
+                    }
+                }
+            }
+        }
         if let Augment::Plain(Plain { crop_padding: 0, padding, .. }) = &train.augment
             && *padding != PaddingMode::Constant
         {
             let message = "goes with `crop_padding`, how many pixels there are around an image: `crop_padding: 2`";
-            self.add(path.join("augment").join("padding"), message);
+            self.add(path.join("padding"), message);
         }
     }
 
@@ -92,6 +110,12 @@ impl Found {
         let (usual, path) = (path.join("optimizer"), path.join("groups"));
         for (at, keys, message) in groups::setting_problems(&train.groups) {
             self.add(keys.into_iter().fold(path.join(at), |path, key| path.join(key)), message);
+        }
+        for (at, group) in train.groups.iter().enumerate() {
+            if group.epochs.is_some_and(|own| own > train.epochs) {
+                let message = format!("more than the recipe's {}: leave it out to learn in all of them", train.epochs);
+                self.add(path.join(at).join("epochs"), message);
+            }
         }
         if train.trunk_lr.is_some() && !train.groups.is_empty() {
             let message = "goes without `trunk_lr`: a group gives a trunk a learning rate of its own, `{ match: \"layer*\", lr: … }`";

@@ -60,6 +60,17 @@ pub enum PaddingMode {
     Symmetric,
 }
 
+impl PaddingMode {
+    /// Pixels on a side, at most, that can be filled around an image whose smaller side is given: a mirror shows an image once.
+    pub fn most(self, side: usize) -> Option<usize> {
+        match self {
+            Self::Constant | Self::Edge => None,
+            Self::Reflect => Some(side.saturating_sub(1)),
+            Self::Symmetric => Some(side),
+        }
+    }
+}
+
 /// torchvision's `RandomCrop` of the image's own size after `padding`.
 impl Alter for Crop {
     fn alter(&self, image: &mut Image, _: &About<'_>, rng: &mut Rng) {

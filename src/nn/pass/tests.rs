@@ -15,8 +15,10 @@ fn every_architecture_shows_its_neurons_and_computes_the_same() {
     let images = Tensor::arange(0f32, (2 * 3 * 32 * 32) as f32, &Device::Cpu).unwrap();
     let images = (images.sin().unwrap()).reshape((2, 3, 32, 32)).unwrap();
     let tiny = serde_json::json!({ "wide_resnet": { "depth": 10, "width": 1 } });
+    let swin =
+        serde_json::json!({ "swin": { "width": 4, "depths": [2, 1, 1, 1], "heads": [1, 2, 2, 4], "window": 4 } });
     let backbones = ["lenet", "resnet18_32x32", "efficientnet_lite0", "vgg19_bn"].map(serde_json::Value::from);
-    for (backbone, layers) in backbones.into_iter().chain([tiny]).zip([5, 18, 34, 17, 8]) {
+    for (backbone, layers) in backbones.into_iter().chain([tiny, swin]).zip([5, 18, 34, 17, 8, 7]) {
         let backbone: Backbone = serde_json::from_value(backbone).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let network = nn::build(&backbone.clone().into(), shape, params.builder()).unwrap();
@@ -74,7 +76,9 @@ fn gradients_of_stages_are_part_of_those_of_the_images() {
     let weights = Tensor::new(&[[1.0, -2.0, 0.5, 0.25], [-1.0, 0.0, 3.0, 1.0]], &Device::Cpu).unwrap();
     let tiny = serde_json::json!({ "wide_resnet": { "depth": 10, "width": 1 } });
     let narrow = serde_json::json!({ "vgg19_bn": { "width": 2 } });
-    for (backbone, stages) in [("lenet".into(), 3), ("resnet18_32x32".into(), 5), (tiny, 5), (narrow, 6)] {
+    let swin =
+        serde_json::json!({ "swin": { "width": 4, "depths": [2, 1, 1, 1], "heads": [1, 2, 2, 4], "window": 4 } });
+    for (backbone, stages) in [("lenet".into(), 3), ("resnet18_32x32".into(), 5), (tiny, 5), (narrow, 6), (swin, 5)] {
         let backbone: Backbone = serde_json::from_value(backbone).unwrap();
         let params = Params::new(0, &Device::Cpu);
         let builder = params.builder().set_dtype(DType::F64);

@@ -56,7 +56,7 @@ pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Those of candle.
 pub(super) fn zeroed(channels: [usize; 2], kernel: usize, by: Convolution, vb: &VarBuilder) -> Result<Conv2d> {
-    Conv2d::with_init(channels, kernel, by, Init::Const(0.0), vb)
+    Conv2d::starting(channels, kernel, by, [Init::Const(0.0); 2], vb)
 }
 
 /// Group normalisation of maps.

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Batch norm's step counter, which no network of ours has.
-const COUNTER: &str = "num_batches_tracked";
+/// What files hold and no network of ours has: batch norm's step counter, and what a Swin transformer computes from its sizes.
+const COMPUTED: [&str; 3] = ["num_batches_tracked", "relative_position_index", "attn_mask"];
 /// First parts of the names of last layers in published files.
 const HEADS: [&str; 6] = ["fc", "classifier", "head", "linear", "last_linear", "_fc"];
 
@@ -68,7 +68,8 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Whether `given` has exactly the tensors of `wanted` (sizes by name); batch norm's `num_batches_tracked` never counts.
+/// Whether `given` has exactly the tensors of `wanted` (sizes by name); batch norm's `num_batches_tracked` never counts, nor do a Swin
+/// transformer's `relative_position_index` and `attn_mask`.
 ///
 /// # Errors
 /// All the differences at once.
@@ -90,7 +91,7 @@ pub fn match_names(wanted: &BTreeMap<String, Vec<usize>>, given: &BTreeMap<Strin
 }
 
 fn counts(name: &str) -> bool {
-    name.rsplit('.').next() != Some(COUNTER)
+    !name.rsplit('.').next().is_some_and(|last| COMPUTED.contains(&last))
 }
 
 /// Asks for all parameters of a network for images and classes of a shape.
@@ -246,7 +247,8 @@ impl Wanted {
                 "`mean` and `std` of the ID set, one value a channel, say how many channels its images have",
             );
         }
-        let larger = Shape { height: height + 32, width: width + 32, ..self.shape };
+        // Of twice the size: a whole number of patches stays one.
+        let larger = Shape { height: 2 * height, width: 2 * width, ..self.shape };
         if take(&mut mismatch, &self.axes(larger)?).is_some() {
             causes.push(format!("it is for images of another size than {height}×{width}"));
             hint.get_or_insert("give the ID set images of the size that the weights were trained on");
@@ -257,6 +259,14 @@ impl Wanted {
             causes.push(format!("it has no head ({} are missing)", mismatch.missing.join(", ")));
             mismatch.missing.clear();
             hint = Some("`weights: { file: …, head: new }` with `train` learns one");
+        }
+        let of = |part: &str| mismatch.wrong_shape.iter().any(|(name, ..)| name.ends_with(part));
+        if of("pos_embed") {
+            hint.get_or_insert(
+                "`vit: { pretrained_size: … }` is the size of the images that the weights were trained on",
+            );
+        } else if of("relative_position_bias_table") {
+            hint.get_or_insert("`swin: { window: … }` is the window that the weights were trained with");
         }
         if mismatch != Mismatch::default() {
             causes.push(mismatch.to_string());

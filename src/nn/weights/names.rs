@@ -1,7 +1,7 @@
 //! The names that others give to the parameters of our networks.
 //!
-//! Ours are PyTorch's where the network is PyTorch's: torchvision's and timm's ResNets, timm's EfficientNet-Lite0, OpenOOD's
-//! ResNet-18 and pytorch-ood's wide ResNets (which are energy_ood's) load as they are. What differs is here.
+//! Ours are PyTorch's where the network is PyTorch's: torchvision's and timm's ResNets, timm's EfficientNet-Lite0, ConvNeXt, RegNetY, Swin and
+//! vision transformers, OpenOOD's ResNet-18 and pytorch-ood's wide ResNets (which are energy_ood's) load as they are. What differs is here.
 
 use std::collections::BTreeMap;
 

@@ -44,8 +44,9 @@ pub enum Normalise {
     /// The mean and the std of the ID set: those given with it, known of it, or computed of its train images.
     #[default]
     Data,
-    /// The mean and the std that the backbone's published weights were trained with. ImageNet's for `resnet`, torchvision's; 0.5 and
-    /// 0.5 for `efficientnet_lite0`, timm's; those of the published CIFAR weights for `resnet_cifar` and `wide_resnet`.
+    /// The mean and the std that the backbone's published weights were trained with. ImageNet's for `resnet`, `convnext`, `regnety`, `swin`, and
+    /// a `vit` with `layer_scale`, as DINOv2 has; 0.5 and 0.5 for `efficientnet_lite0` and other `vit`, timm's; those of the published CIFAR
+    /// weights for `resnet_cifar` and `wide_resnet`.
     Weights,
 }
 

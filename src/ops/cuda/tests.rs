@@ -297,6 +297,10 @@ fn attention() {
         check(&format!("attention {order:?}"), &[numbers("qkv", &shape, false)], |qkv| {
             ops::attention(&qkv[0], 2, 0.7, order)
         });
+        let inputs = [numbers("qkv", &shape, false), numbers("bias", &[2, 2, 5, 5], false)];
+        check(&format!("biased attention {order:?}"), &inputs, |at| {
+            ops::biased_attention(&at[0], &at[1], 2, 0.7, order)
+        });
     }
 }
 

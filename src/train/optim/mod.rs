@@ -59,6 +59,14 @@ pub trait Rule {
     fn step(&self, parameter: &mut Parameter, gradient: &Tensor, lr: f64, direction: Direction) -> Result<()>;
 }
 
+/// v: the momentum of a parameter, in its memory.
+const VELOCITY: &str = "velocity";
+
+/// What is wrong with Nesterov's form of this momentum, for [`Rule::problem`].
+fn nesterov_problem(nesterov: bool, momentum: f64) -> Option<(&'static str, &'static str)> {
+    (nesterov && momentum == 0.0).then_some(("nesterov", "needs momentum above 0"))
+}
+
 /// `torch.optim.SGD` (dampening 0) or `torch.optim.AdamW` over named parameters, changed in place.
 ///
 /// - SGD: g ← ∇w + wd·w; v ← μ·v + g (v = g at a parameter's first step); g ← g + μ·v with Nesterov, else v; w ← w − lr·g.

@@ -12,7 +12,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Parameter, Rule, Rules};
+use super::{Parameter, Rule, Rules, VELOCITY, nesterov_problem};
 use crate::{
     Result,
     ops::optimizer::{self as ops, Direction},
@@ -38,7 +38,7 @@ pub struct Settings {
     pub momentum: f64,
     /// Nesterov's form. airbench94_muon's: true.
     #[garde(skip)]
-    #[serde(default = "yes")]
+    #[serde(default = "crate::yaml::named::yes")]
     pub nesterov: bool,
     /// Newton–Schulz steps. airbench94_muon's: 3.
     #[garde(range(min = 1, max = 100))]
@@ -46,7 +46,7 @@ pub struct Settings {
     pub steps: usize,
     /// Brings each parameter to the norm √rows before its step. airbench94_muon's: true.
     #[garde(skip)]
-    #[serde(default = "yes")]
+    #[serde(default = "crate::yaml::named::yes")]
     pub rescale: bool,
     /// Decay of the weights, beside the momentum. airbench94_muon's: 0.
     #[garde(range(min = 0.0, max = 1.0))]
@@ -62,13 +62,6 @@ fn default_steps() -> usize {
     3
 }
 
-fn yes() -> bool {
-    true
-}
-
-/// v
-const VELOCITY: &str = "velocity";
-
 impl Rule for Settings {
     fn lr(&self) -> f64 {
         self.lr
@@ -80,7 +73,7 @@ impl Rule for Settings {
     }
 
     fn problem(&self) -> Option<(&'static str, &'static str)> {
-        (self.nesterov && self.momentum == 0.0).then_some(("nesterov", "needs momentum above 0"))
+        nesterov_problem(self.nesterov, self.momentum)
     }
 
     fn remembered(&self) -> &'static [&'static str] {

@@ -5,7 +5,7 @@ use garde::Validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Parameter, Rule, Rules};
+use super::{Parameter, Rule, Rules, VELOCITY, nesterov_problem};
 use crate::{
     Result,
     ops::optimizer::{self as ops, Direction},
@@ -34,9 +34,6 @@ pub struct Settings {
     pub weight_decay: f64,
 }
 
-/// v
-const VELOCITY: &str = "velocity";
-
 impl Rule for Settings {
     fn lr(&self) -> f64 {
         self.lr
@@ -48,7 +45,7 @@ impl Rule for Settings {
     }
 
     fn problem(&self) -> Option<(&'static str, &'static str)> {
-        (self.nesterov && self.momentum == 0.0).then_some(("nesterov", "needs momentum above 0"))
+        nesterov_problem(self.nesterov, self.momentum)
     }
 
     fn remembered(&self) -> &'static [&'static str] {
