@@ -52,6 +52,9 @@ plan: need-exp $(program) ## exp=NAME: what would be done, and what is done
 table: need-exp $(program) ## exp=NAME: the tables again
 	@$(oodkit) table $(options)
 
+report: need-exp $(program) ## exp=NAME: one HTML page with its tables, figures, heat maps and images
+	@$(oodkit) report $(options)
+
 speed: need-exp $(program) ## exp=NAME: milliseconds an image of each of its methods
 	@$(oodkit) speed $(options)
 
@@ -65,6 +68,9 @@ data: tools ## set="NAME ...": download data sets (builds the hub client the fir
 
 schema: $(program) ## the JSON schema of an experiment file, for editors
 	@$(oodkit) schema
+
+reference: tools ## the pages below docs/reference, from the configuration's types
+	OODKIT_WRITE_REFERENCE=1 cargo test --locked --features hub --test reference pages_are_current
 
 build: tools ## the program, in target/release
 	@test -x target/release/oodkit || echo 'building: about six minutes the first time on two cores' >&2
@@ -93,6 +99,9 @@ test: tools cxx ## format, lints, all tests, documentation tests
 	cargo clippy --locked -- -D warnings  # what has no hub client: tests and examples do not differ
 	cargo test --locked --features hub
 
+fuzz: tools ## damaged files to the parsers, seconds=60 for each
+	OODKIT_FUZZ_SECONDS=$(or $(seconds),60) cargo test --locked --features hub --test hostile -- --nocapture
+
 # valgrind hides AVX-512 from the program, so that it checks the portable and the AVX2 kernels.
 memcheck: tools cxx ## the unit tests of code that is unsafe, under valgrind
 	@command -v valgrind >/dev/null || { echo 'valgrind was not found' >&2; echo 'hint: apt-get install valgrind' >&2; exit 2; }
@@ -120,6 +129,9 @@ bench-images: tools ## 100,000 small image files, held and decoded as they are n
 agreement: tools ## every detector's scores beside pytorch-ood's and numpy's on random features (installs them into its own environment)
 	benches/run-agreement
 
+report-check: build ## pages of smoke runs in headless Chromium: scripts, requests, screenshots in target/report-check
+	@tools/report-check.sh $(oodkit)
+
 tools:
 	@command -v cargo >/dev/null || { \
 	  echo "oodkit needs Rust 1.89 or newer, and cargo was not found" >&2; \
@@ -136,4 +148,4 @@ cxx:
 need-exp:
 	@test -n "$$OODKIT_EXP" || { echo 'which experiment? make $(MAKECMDGOALS) exp=NAME   (make list shows them)' >&2; exit 2; }
 
-.PHONY: help quickstart run plan table speed list data schema build build-cuda gpu-check test memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp
+.PHONY: help quickstart run plan table report report-check speed list data schema reference build build-cuda gpu-check test fuzz memcheck bench bench-afdu bench-detectors bench-field bench-images agreement tools cxx need-exp

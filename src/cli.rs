@@ -2,6 +2,7 @@
 
 mod export;
 mod opened;
+mod page;
 mod predict;
 mod speed;
 
@@ -46,6 +47,8 @@ enum Command {
     /// Print an experiment's tables again from its results, and write them beside it where that can be written; trains and
     /// scores nothing
     Table(Experiment),
+    /// Write one HTML file with the tables, figures, heat maps and images of an experiment that was run
+    Report(page::Page),
     /// List experiments, data sets, detectors and architectures
     List(Folders),
     /// List detectors with what each needs, or show one with its paper and settings
@@ -198,6 +201,7 @@ impl Cli {
                 print(&(opened.plan.describe(&opened.store, data) + &held))
             }
             Command::Table(experiment) => table(&experiment),
+            Command::Report(arguments) => arguments.run(),
             Command::List(folders) => list(&folders),
             Command::Data(download) => data::download::download(&download.names, &download.data, true),
             Command::Metrics(measure) => {

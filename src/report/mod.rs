@@ -1,8 +1,9 @@
 //! Tables and figures, made from results and scores only.
 //!
 //! [`table::build`] turns results (and a paper's CSV) into one neutral value, [`table::Rendered`]; each writer is one
-//! file with one function from that value to text. [`figures`] draws the same picture as SVG and PNG.
+//! file with one function from that value to text. [`figures`] draws the same picture as SVG and PNG. [`page`] puts all into one HTML file.
 
+mod base64;
 pub mod chosen;
 mod controls;
 pub mod csv;
@@ -13,6 +14,7 @@ pub mod json;
 pub mod latex;
 pub mod maps;
 pub mod markdown;
+pub mod page;
 mod pixels;
 mod remarks;
 pub mod table;
@@ -84,14 +86,10 @@ pub fn write(
         }
     }
     let protocol = experiment.tables.first().map(|table| table.protocol).unwrap_or_default();
-    // In lower case: some file systems do not tell `MSP` from `msp`.
     let mut taken = BTreeSet::new();
     for figure in &experiment.figures {
         for drawn in figures::draw(figure, results, protocol, runs_root)? {
-            let stem = (1..)
-                .map(|number| if number == 1 { drawn.stem.clone() } else { format!("{}_{number}", drawn.stem) })
-                .find(|stem| taken.insert(stem.to_lowercase()))
-                .unwrap_or_default();
+            let stem = figures::free(&drawn.stem, &mut taken);
             for (extension, bytes) in [("svg", drawn.svg.as_bytes()), ("png", &drawn.png)] {
                 let path = out.join(format!("{stem}.{extension}"));
                 write_atomic(&path, |file| file.write_all(bytes))?;

@@ -11,7 +11,8 @@ mod confusion;
 mod factors;
 pub mod gallery;
 mod histogram;
-mod maps;
+pub mod maps;
+mod names;
 mod neuron;
 pub mod overlay;
 mod panels;
@@ -20,7 +21,7 @@ mod pseudo;
 mod roc;
 mod samples;
 mod scale;
-mod scores;
+pub mod scores;
 mod set_scores;
 pub mod sheet;
 mod sweep;
@@ -34,9 +35,15 @@ use crate::{
     Error, Result,
     config::Figure,
     metrics::Protocol,
-    report::variants::{self, Variant},
+    report::{
+        base64::base64,
+        variants::{self, Variant},
+    },
     run::results::{NetworkResult, Results},
 };
+
+pub use names::{Files, files, free};
+use names::{named, stem};
 
 /// A figure: panels in rows, one legend below them all.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,15 +179,12 @@ pub struct Drawn {
 /// # Errors
 /// The figure names a method or network that the results do not have, or a score file cannot be used.
 pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &Path) -> Result<Vec<Drawn>> {
+    let (kind, names) = named(figure);
     // Of photographs, a picture for each category.
-    let (kind, names, galleries) = match figure {
-        Figure::Samples(figure) => {
-            ("samples", vec![figure.network.clone()], samples::galleries(figure, results, runs_root)?)
-        }
-        Figure::Maps(figure) => ("maps", figure.methods.clone(), maps::galleries(figure, results, runs_root)?),
-        Figure::Pseudo(figure) => {
-            ("pseudo", figure.network.iter().cloned().collect(), pseudo::galleries(figure, results, runs_root)?)
-        }
+    let galleries = match figure {
+        Figure::Samples(figure) => samples::galleries(figure, results, runs_root)?,
+        Figure::Maps(figure) => maps::galleries(figure, results, runs_root)?,
+        Figure::Pseudo(figure) => pseudo::galleries(figure, results, runs_root)?,
         // Each category has an ID set of its own.
         Figure::Roc(_) | Figure::Histogram(_) if results.has_categories() => {
             let of =
@@ -192,9 +196,8 @@ pub fn draw(figure: &Figure, results: &Results, protocol: Protocol, runs_root: &
     let galleries = galleries.into_iter().map(|(category, mut gallery)| {
         gallery.title = loud(gallery.title, results);
         // Of samples without categories, the only task is known.
-        let category = Some(category).filter(|_| kind != "samples" || results.has_categories());
-        let names: Vec<String> = category.into_iter().chain(names.iter().cloned()).collect();
-        embedded(file_stem(kind, &names), &gallery::Laid::of(&gallery)?)
+        let category = Some(&category).filter(|_| kind != "samples" || results.has_categories());
+        embedded(stem(kind, category, &names), &gallery::Laid::of(&gallery)?)
     });
     galleries.collect()
 }
@@ -207,51 +210,23 @@ fn one(
     runs_root: &Path,
     category: Option<&String>,
 ) -> Result<Drawn> {
-    let (kind, names, made) = match figure {
-        Figure::Roc(figure) => {
-            ("roc", figure.methods.clone(), Made::Panels(roc::picture(&figure.methods, results, protocol, runs_root)?))
-        }
-        Figure::Histogram(figure) => (
-            "histogram",
-            figure.methods.clone(),
-            Made::Panels(histogram::picture(&figure.methods, results, runs_root)?),
-        ),
-        Figure::Accuracy(figure) => {
-            ("accuracy", figure.networks.clone(), Made::Panels(accuracy::picture(&figure.networks, results)?))
-        }
-        Figure::Confusion(figure) => {
-            ("confusion", vec![figure.network.clone()], Made::Matrix(confusion::Matrix::of(&figure.network, results)?))
-        }
-        Figure::Sweep(figure) => {
-            ("sweep", vec![figure.method.clone()], Made::Panels(sweep::picture(figure, results, protocol)?))
-        }
-        Figure::SetScores(figure) => {
-            let picture = set_scores::picture(figure, results, runs_root)?;
-            ("set_scores", vec![figure.method.clone()], Made::Panels(picture))
-        }
-        Figure::Factors(figure) => {
-            let names = [&figure.method].into_iter().chain(&figure.layer).cloned().collect();
-            ("factors", names, Made::Gallery(factors::gallery(figure, results, runs_root)?))
-        }
-        Figure::Neuron(figure) => {
-            let neuron = figure.neuron.map(|neuron| neuron.to_string());
-            let names = [&figure.method].into_iter().chain(&figure.layer).chain(&neuron).cloned().collect();
-            ("neuron", names, Made::Panels(neuron::picture(figure, results, runs_root)?))
-        }
-        Figure::PixelCurves(figure) => {
-            ("pixel_curves", figure.methods.clone(), Made::Panels(pixel_curves::picture(figure, results, runs_root)?))
-        }
-        Figure::Training(figure) => (
-            "training",
-            figure.networks.clone(),
-            Made::Panels(training::picture(&figure.networks, results, runs_root)?),
-        ),
+    let made = match figure {
+        Figure::Roc(figure) => Made::Panels(roc::picture(&figure.methods, results, protocol, runs_root)?),
+        Figure::Histogram(figure) => Made::Panels(histogram::picture(&figure.methods, results, runs_root)?),
+        Figure::Accuracy(figure) => Made::Panels(accuracy::picture(&figure.networks, results)?),
+        Figure::Confusion(figure) => Made::Matrix(confusion::Matrix::of(&figure.network, results)?),
+        Figure::Sweep(figure) => Made::Panels(sweep::picture(figure, results, protocol)?),
+        Figure::SetScores(figure) => Made::Panels(set_scores::picture(figure, results, runs_root)?),
+        Figure::Factors(figure) => Made::Gallery(factors::gallery(figure, results, runs_root)?),
+        Figure::Neuron(figure) => Made::Panels(neuron::picture(figure, results, runs_root)?),
+        Figure::PixelCurves(figure) => Made::Panels(pixel_curves::picture(figure, results, runs_root)?),
+        Figure::Training(figure) => Made::Panels(training::picture(&figure.networks, results, runs_root)?),
         Figure::Maps(_) | Figure::Pseudo(_) | Figure::Samples(_) => {
             return Err(Error::Failed("photographs are a picture for each category".into()));
         }
     };
-    let names: Vec<String> = category.into_iter().cloned().chain(names).collect();
-    let stem = file_stem(kind, &names);
+    let (kind, names) = named(figure);
+    let stem = stem(kind, category, &names);
     match made {
         Made::Panels(mut picture) => {
             picture.title = loud(picture.title, results);
@@ -291,20 +266,6 @@ fn embedded(stem: String, sheet: &impl canvas::Sheet) -> Result<Drawn> {
     Ok(Drawn { stem, svg, png })
 }
 
-/// RFC 4648.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |three: &[u8]| {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        let letter = |place: usize| match place <= three.len() {
-            true => char::from(LETTERS[(bits >> (18 - 6 * place)) as usize & 63]),
-            false => '=',
-        };
-        (0..4).map(letter).collect::<String>()
-    };
-    bytes.chunks(3).map(group).collect()
-}
-
 /// The title; a smoke run's says so.
 fn loud(title: String, results: &Results) -> String {
     if results.smoke { format!("SMOKE RUN, numbers mean nothing: {title}") } else { title }
@@ -334,15 +295,6 @@ fn shortened(text: &str, most: usize) -> String {
         Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
         None => text.to_owned(),
     }
-}
-
-/// `roc_EBD_Sparsity`: letters, digits and `-` of the names; long ones are cut.
-fn file_stem(kind: &str, names: &[String]) -> String {
-    let safe = |name: &String| -> String {
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
-    };
-    let names = names.iter().map(safe).collect::<Vec<_>>().join("_");
-    format!("{kind}_{}", names.chars().take(80).collect::<String>())
 }
 
 /// The method with the file's own values, or an error that names the figure and what there is.
@@ -384,16 +336,4 @@ fn ood_sets(results: &Results) -> Vec<&str> {
 fn id_set(results: &Results) -> Result<&str> {
     let first = results.datasets.keys().next();
     first.map(String::as_str).ok_or_else(|| Error::input("the results name no data set"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The examples of RFC 4648, section 10.
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        let coded = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
-        assert_eq!(coded, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
-    }
 }
