@@ -130,10 +130,16 @@ impl<'a> Reference<'a> {
             "number" => format!("number{range}"),
             "string" => "text".to_owned(),
             "boolean" => "true or false".to_owned(),
-            "array" => match schema.get("items").filter(|items| items.is_object()) {
-                Some(items) => format!("list of {}", self.value(items, page)),
-                None => "list".to_owned(),
-            },
+            "array" => {
+                let of = match schema.get("items").filter(|items| items.is_object()) {
+                    Some(items) => format!("list of {}", self.value(items, page)),
+                    None => "list".to_owned(),
+                };
+                match (bound("minItems"), bound("maxItems")) {
+                    (Some(least), Some(most)) if least == most => format!("{of}, {least} of them"),
+                    _ => of,
+                }
+            }
             "object" => match schema.get("additionalProperties").filter(|inner| inner.is_object()) {
                 Some(inner) => format!("map of names to {}", self.value(inner, page)),
                 None => match schema.get("properties").and_then(Value::as_object) {
@@ -195,6 +201,7 @@ impl<'a> Reference<'a> {
                 rows += &format!("| `{}` | | {about} |\n", yaml(only));
             } else if let (Some(keys), None) =
                 (one.get("properties").and_then(Value::as_object), schema.get("properties"))
+                && keys.len() == 1
             {
                 for (key, inner) in keys {
                     let about = if about.is_empty() { cell(text(inner, "description")) } else { about.clone() };
@@ -232,9 +239,14 @@ impl<'a> Reference<'a> {
             // Many are told of where they are named.
             let about = text(schema, "description");
             if !["", "Settings."].contains(&about) {
-                page += &format!("\n{about}\n");
+                page += &format!("\n{}\n", plain(about));
             }
-            let parts = [self.keys(schema, name), self.choices(schema, name)];
+            let mut parts = vec![self.keys(schema, name), self.choices(schema, name)];
+            // A map beside a name: a data set, or a file of weights.
+            let beside = ["anyOf", "oneOf"].iter().filter_map(|key| schema.get(*key)?.as_array()).flatten();
+            let of_several = |one: &Value| one["properties"].as_object().is_some_and(|keys| keys.len() > 1);
+            let maps = beside.filter(|one| of_several(one));
+            parts.extend(maps.map(|one| format!("A text, or a map of these keys:\n\n{}", self.keys(one, name))));
             parts.iter().filter(|part| !part.is_empty()).for_each(|part| page += &format!("\n{part}"));
             if parts.iter().all(String::is_empty) {
                 page += &format!("\nWhat may be written: {}.\n", self.value(schema, name));
@@ -282,9 +294,25 @@ fn yaml(value: &Value) -> String {
     }
 }
 
+/// A text without the links that only Rust's documentation has: `[x](crate::y)` is x.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('[');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']') {
+            Some((name, rest)) if name.starts_with('`') && !rest.starts_with('(') => plain += &format!("{name}{rest}"),
+            Some((name, rest)) if rest.starts_with("(crate::") => {
+                plain += &format!("{name}{}", rest.split_once(')').map_or("", |(_, rest)| rest));
+            }
+            _ => plain += &format!("[{part}"),
+        }
+    }
+    plain
+}
+
 /// A text within a row of a table.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").split_whitespace().collect::<Vec<_>>().join(" ")
+    plain(text).replace('|', "\\|").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Every page of the reference: its file's name and its text.

@@ -188,7 +188,8 @@ fn lacks_settings(at: Option<Location>, sources: &[Source]) -> Option<Finding> {
         let word = word.trim_matches(['"', '\'']);
         let mut finding = Finding::new(at, format!("`{word}` needs its settings, a map"));
         finding.instead = Some((line as u64, before as u64 + 1));
-        finding.hint(format!("write `{{ {word}: {{ … }} }}`"))
+        finding
+            .hint(format!("write `{{ {word}: {{}} }}` for its defaults, with its settings inside of the inner braces"))
     };
     let without_value = |line: usize, text: &str| {
         let key = text.trim().trim_start_matches("- ");

@@ -121,8 +121,8 @@ fn presets_have_timms_parameters_whatever_the_size() {
             assert_eq!(found.values().map(|sizes| sizes.iter().product::<usize>()).sum::<usize>(), count);
         }
     }
-    let loads = "timm.create_model('swin_tiny_patch4_window7_224', num_classes=5, in_chans=1)";
-    assert_eq!(Backbone::by_name("swin_tiny").unwrap().elsewhere(1, 5).unwrap(), loads);
+    // timm's has to be made for one size of images.
+    assert_eq!(Backbone::by_name("swin_tiny").unwrap().elsewhere(1, 5), None);
 }
 
 /// Older files hold what is computed from the sizes.

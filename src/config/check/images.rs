@@ -46,8 +46,8 @@ impl Found {
                     other.filter(|tag| !tags.is_empty() && !tags.iter().any(|known| tag.starts_with(known)))
                 {
                     let message = format!(
-                        "oodkit knows the mean and std of this backbone's weights whose tag starts with {}, not of `{tag}`: give them \
-                         with data.id, as timm's `default_cfg` has them",
+                        "oodkit knows the mean and std of this backbone's weights whose tag starts with {}, not of `{tag}`: leave this \
+                         key out, and give `mean` and `std` with data.id, as timm's `default_cfg` has them",
                         tags.join(" or ")
                     );
                     self.add(path_of, message);
